@@ -17,10 +17,15 @@ from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run.devices import get_memory
 
 
+def list_contenders(networks: Sequence[str]) -> list[str]:
+    """Return all contenders of these networks."""
+    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
+    return [name for name, entry in CONTENDERS.items() if entry.kind in kinds]
+
+
 def list_default_contenders(networks: Sequence[str]) -> list[str]:
     """Return the contenders of these networks that run by default."""
-    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
-    return [name for name, entry in CONTENDERS.items() if entry.quick and entry.kind in kinds]
+    return [name for name in list_contenders(networks) if CONTENDERS[name].quick]
 
 
 def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
@@ -29,16 +34,13 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
     Raises UserError for a contender that is unknown, needs another network, or is named but not installed, and for a network without
     contenders.
     """
-    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
-    named = set(names or ())
+    allowed, named = list_contenders(networks), set(names or ())
     for name in names or ():
-        _check_contender(name, kinds)
+        _check_contender(name, allowed)
     if names is None:
         candidates = list_default_contenders(networks)
-    elif "all" in named:
-        candidates = [name for name, entry in CONTENDERS.items() if entry.kind in kinds]
     else:
-        candidates = list(named)
+        candidates = allowed if "all" in named else names
     found = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
     found |= {REFERENCES[CONTENDERS[name].kind] for name in found}
     _require_networks(networks, found)
@@ -53,10 +55,10 @@ def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> N
             raise UserError(f"--networks {network}: none of its contenders is named in --contenders")
 
 
-def _check_contender(name: str, kinds: Sequence[str]) -> None:
-    """Raise UserError unless ``name`` is ``all`` or a contender of one of the ``kinds``."""
+def _check_contender(name: str, allowed: Sequence[str]) -> None:
+    """Raise UserError unless ``name`` is ``all`` or one of the ``allowed`` contenders."""
     check_name("--contenders", name, ("all", *CONTENDERS))
-    if name != "all" and CONTENDERS[name].kind not in kinds:
+    if name not in ("all", *allowed):
         needed = next(key for key, network in NETWORKS.items() if CONTENDERS[name].kind in network.kinds)
         raise UserError(f"--contenders: {name!r} needs --networks {needed}")
 

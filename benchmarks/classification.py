@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks import plot as bench_plot
 from benchmarks.classifiers import BASELINES, CONTENDERS, COUNTED, PEER, RATES, Ours
-from benchmarks.common import check_name, keep_memory
+from benchmarks.common import check_name, compute_median_and_spread, keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
@@ -201,10 +201,10 @@ def summarize_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(run.contender for run in runs):
         mine = [run for run in runs if run.contender == name]
         last, times = [run.accuracy[-1] for run in mine], [s for run in mine for s in run.seconds]
-        quarters = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        seconds, spread = compute_median_and_spread(times)
         error = statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else None
         row = {"contender": name, "accuracy": statistics.fmean(last), "standard_error": error}
-        found.append({**row, "seconds": statistics.median(times), "spread": quarters[2] - quarters[0]})
+        found.append({**row, "seconds": seconds, "spread": spread})
     base = min(row["seconds"] for row in found if row["contender"] in BASELINES)
     return [{**row, "ratio": base / row["seconds"]} for row in found]
 

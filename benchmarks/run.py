@@ -10,7 +10,6 @@ import argparse
 import gc
 import importlib
 import importlib.util
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from torch import Tensor
 from benchmarks import jax_contenders
 from benchmarks import plot as bench_plot
 from benchmarks.choice import build_settings, choose_contenders
-from benchmarks.common import keep_memory
+from benchmarks.common import compute_median_and_spread, keep_memory
 from benchmarks.contenders import RATE, Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
@@ -214,11 +213,8 @@ class Race:
         for row, values in zip(rows, times, strict=True):
             row.rates = rates
             if row.failed is None:
-                middle = statistics.median(values)
-                quarters = (
-                    statistics.quantiles(values, n=4, method="inclusive") if rounds > 1 else [middle] * 3
-                )
-                row.ms, row.spread = middle * 1e3, (quarters[2] - quarters[0]) / middle
+                middle, spread = compute_median_and_spread(values)
+                row.ms, row.spread = middle * 1e3, spread / middle
                 row.ratio = rows[0].ms and rows[0].ms / row.ms
 
     def _prepare(self, row: Row, x: Tensor, truth: list[Tensor]) -> int:

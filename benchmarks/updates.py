@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import compute_median_and_spread
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
@@ -90,15 +90,12 @@ def bench(argv: Sequence[str]) -> int:
     for (algorithm, library), agents in AGENTS.items():
         for size in args.minibatch:
             times = measure(args, algorithm, library, agents, size)
-            middle = [statistics.median(values) for values in times]
-            for agent, values, ms in zip(agents, times, middle, strict=True):
-                quarters = (
-                    statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [ms] * 3
-                )
-                spread = (quarters[2] - quarters[0]) / ms
-                rows.append(Row(algorithm, library, agent, size, ms, spread, ms / middle[0]))
+            middles = [compute_median_and_spread(values) for values in times]
+            for agent, (ms, spread) in zip(agents, middles, strict=True):
+                rows.append(Row(algorithm, library, agent, size, ms, spread / ms, ms / middles[0][0]))
+            (ann, _), (spiking, _) = middles
             print(
-                f"{algorithm + ', ' + library:<16}{size:>10}{middle[0]:>12.2f}{middle[1]:>14.2f}{rows[-1].ratio:>16.2f}",
+                f"{algorithm + ', ' + library:<16}{size:>10}{ann:>12.2f}{spiking:>14.2f}{rows[-1].ratio:>16.2f}",
                 flush=True,
             )
             if args.json:

@@ -155,16 +155,16 @@ def describe_benchmark(rows: Sequence[Mapping[str, Any]]) -> str:
         bench_plot.format_table([row for row in rows if [row[key] for key in SIZE] == list(size)])
         for size in dict.fromkeys(tuple(row[key] for key in SIZE) for row in rows)
     ]
-    parts = [f"On `{rows[0]['device']}`; ratio: times as fast as the first line of each table."]
-    if rows[0]["device"] != "cpu":
-        parts[
-            0
-        ] += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set; products are in TF32."
-    parts += [
-        f"```text\n{text.rstrip()}\n```" for text in (bench_plot.format_summary(rows), "\n".join(blocks))
-    ]
+    device = rows[0]["device"]
+    intro = f"On `{device}`; ratio: times as fast as the first line of each table."
+    if device != "cpu":
+        intro += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set; products are in TF32."
+    texts = (bench_plot.format_summary(rows), "\n".join(blocks))
+    parts = [intro, *(f"```text\n{text.rstrip()}\n```" for text in texts)]
     failed = dict.fromkeys(f"* {row['contender']}: {row['failed']}" for row in rows if row["failed"])
-    return "\n\n".join([*parts, *(["Failed:\n\n" + "\n".join(failed)] if failed else [])])
+    if failed:
+        parts.append("Failed:\n\n" + "\n".join(failed))
+    return "\n\n".join(parts)
 
 
 def _list_measures(run: Training) -> dict[str, object]:

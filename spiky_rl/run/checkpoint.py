@@ -30,13 +30,12 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
     if theirs is None:
         return
     old, new = get_function_values(theirs), get_function_values(spec.to_dict())
-    defaults = {path for path, _, origin in spec.list_values() if origin == "default"}
+    # the default of an option that the file does not have yet equals the earlier behaviour
+    ignored = {path for path, _, origin in spec.list_values() if origin == "default"} - old.keys()
+    if resume:
+        ignored |= {path for path in {**old, **new} if path.endswith(TRAINING_ONLY_KEYS)}
     for path in {**old, **new}:
-        if path not in old and path in defaults:
-            continue  # a newer option whose default equals the earlier behaviour
-        if resume and path.endswith(TRAINING_ONLY_KEYS):
-            continue
-        if old.get(path) != new.get(path):
+        if path not in ignored and old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
             raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 
@@ -55,6 +54,22 @@ def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def read_requested_checkpoint(plan: RunPlan, only: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint that a plan's request names, and its content. Raises UserError if its task or agent differs.
+
+    ``only`` is that of `run_folders.find_checkpoint`.
+    """
+    request = plan.request
+    assert request.checkpoint is not None
+    path = run_folders.find_checkpoint(
+        request.checkpoint, request.log_root, plan.experiment, plan.task, plan.agent, plan.library,
+        None if request.seed == -1 else request.seed, only,
+    )  # fmt: skip
+    loaded = checkpoints.read_checkpoint(str(path), library=plan.library)
+    checkpoints.check_identity(loaded, plan.identity, str(path))
+    return path, loaded
+
+
 def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
     """Return the checkpoint that a plan's request names. Raises UserError if its task, agent or network differs.
 
@@ -62,21 +77,7 @@ def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
         plan: The run plan.
         resume: Whether training resumes, which needs a run of the given seed; otherwise the seed may be the environments' alone.
     """
-    request = plan.request
-    assert request.checkpoint is not None
-    seed = None if request.seed == -1 else request.seed
-    checkpoint = run_folders.find_checkpoint(
-        request.checkpoint,
-        request.log_root,
-        plan.experiment,
-        plan.task,
-        plan.agent,
-        plan.library,
-        seed,
-        resume,
-    )
-    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
-    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
+    checkpoint, loaded = read_requested_checkpoint(plan, only=resume)
     check_network(loaded, plan.spec, checkpoint, resume)
     checkpoints.warn_if_assets_differ(loaded, plan.assets, str(checkpoint))
     return checkpoint

@@ -26,7 +26,7 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.devices import get_memory
-from spiky_rl.run.measure import PolicyGroup, run_episodes, synchronize_time
+from spiky_rl.run.measure import PolicyGroup, make_cost_record, run_episodes, synchronize_time
 from spiky_rl.run.provenance import find_commit, get_versions, read_provenance
 from spiky_rl.run.recovery import RecoveryMeter
 from spiky_rl.run.run_plan import RANDOM, RunPlan
@@ -247,12 +247,7 @@ def _compute_cost(
     if not costs:
         return None
     cost = average(costs, [count for count, _ in activities])
-    return {
-        **cost.to_dict(),
-        "ann_dense_operations": activities[0][1].ann_operations,
-        "actions_per_second": actions_per_second,
-        "effective_operations_per_second": cost.throughput(actions_per_second),
-    }
+    return make_cost_record(cost, activities[0][1].ann_operations, actions_per_second)
 
 
 def compute_nominal_energy(

@@ -20,8 +20,7 @@ from spiky_rl.config.safe_loading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
-from spiky_rl.learners.common import checkpoints
-from spiky_rl.run import run_folders
+from spiky_rl.run.checkpoint import read_requested_checkpoint
 from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_trusted_packages
 
 log = logging.getLogger(__name__)
@@ -80,14 +79,8 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
     Raises:
         UserError: There is no such checkpoint of this task and agent, or the run's record is damaged.
     """
+    checkpoint, loaded = read_requested_checkpoint(plan)
     request = plan.request
-    assert request.checkpoint is not None
-    checkpoint = run_folders.find_checkpoint(
-        request.checkpoint, request.log_root, plan.experiment, plan.task, plan.agent, plan.library,
-        None if request.seed == -1 else request.seed,
-    )  # fmt: skip
-    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
-    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
     given = request.model_fields_set | options.model_fields_set
     request = request.with_changes(checkpoint=str(checkpoint))
     settings = read_settings(checkpoint)

@@ -172,17 +172,17 @@ def find_checkpoint(
         if seed in (None, run_seed):
             return path
         other_seeds.add(run_seed)
-    if other_seeds and not only:
-        log.info("--seed %s: no run was trained with it; taking the newest run", seed)
-        return find_checkpoint(name, root, experiment, task, agent, library)
-    if damaged and not other_seeds:
-        _raise_all_damaged(name, damaged)
     missing = f"--checkpoint {name}: no run of {agent or 'any agent'} on {task}"
     if other_seeds:
+        if not only:
+            log.info("--seed %s: no run was trained with it; taking the newest run", seed)
+            return find_checkpoint(name, root, experiment, task, agent, library)
         raise CheckpointError(
             f"{missing} with --seed {seed} in {str(parent)!r}; seeds of its runs: {', '.join(sorted(map(str, other_seeds)))};"
             " remove --seed, or pass the checkpoint's file"
         )
+    if damaged:
+        _raise_all_damaged(name, damaged)
     raise CheckpointError(f"{missing} with a checkpoint in {str(parent)!r}; train one first")
 
 

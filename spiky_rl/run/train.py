@@ -174,14 +174,14 @@ class TrainingRun:
             outcome = self._learn(self.runner, stop, display)
             if recorder is not None:
                 recorder.finish()
-            if self.teacher is not None and self.folder is not None and outcome == "finished":
-                from spiky_rl.run.teacher import compare_with_teacher
+            if self.folder is not None and outcome == "finished":
+                if self.teacher is not None:
+                    from spiky_rl.run.teacher import compare_with_teacher
 
-                self.returns = compare_with_teacher(self.runner, host_env, plan)
-            # with evaluations during the training, best.pt is the best of them already
-            choose_best = options.choose_best and not self.runner.progress.evaluations
-            if choose_best and self.folder is not None and outcome == "finished":
-                self.best = self._choose_best(host_env, self.folder, stop)
+                    self.returns = compare_with_teacher(self.runner, host_env, plan)
+                # with evaluations during the training, best.pt is the best of them already
+                if options.choose_best and not self.runner.progress.evaluations:
+                    self.best = self._choose_best(host_env, self.folder, stop)
         return outcome
 
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
@@ -254,11 +254,7 @@ class TrainingRun:
         """Write ``result.json`` with the ``outcome`` of `train` into the run folder, and return its content."""
         assert self.folder is not None and self.runner is not None
         plan, activity = self.plan, self.activity
-        optional = {}
-        if self.returns:
-            optional["distillation"] = self.returns
-        if self.best:
-            optional["best"] = self.best
+        optional = {"distillation": self.returns, "best": self.best}
         try:
             return run_folders.write_result(
                 self.folder / "result.json",
@@ -270,7 +266,7 @@ class TrainingRun:
                 provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
                 cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
-                **optional,
+                **{key: value for key, value in optional.items() if value},
             )
         except OSError:  # such as a disk that is still full
             log.error("%s", outcome)

@@ -141,6 +141,11 @@ class Cell(PlannedCell):
     teacher: str = ""
     """The cell of this study whose final policy its training learns from."""
 
+    @property
+    def episodes(self) -> int:
+        """Episodes of every evaluation."""
+        return self.specification.episodes
+
 
 def build_cells(
     study: Study,
@@ -218,27 +223,40 @@ def format_commands(
         teacher: Name of its teacher's folder; empty if it has no teacher.
     """
     folder, is_trained = f"{OUT}/cells/{name}", kind != RANDOM
-    common = ["--task", given.task, "--agent", given.agent]
-    common += ["--device", given.device] if given.device else []
-    common += ["--assets", given.assets] if given.assets != "auto" else []
-    common += ["--rl_library", given.library] if given.library != DEFAULT_LEARNER else []
-    common += ["--tuning", f"{OUT}/{given.tuned}"] if given.tuned else []
-    root = ["--log_root", f"{folder}/run"] if is_trained else []
+    common = _list_flags(
+        task=given.task,
+        agent=given.agent,
+        device=given.device,
+        assets=given.assets if given.assets != "auto" else None,
+        rl_library=given.library if given.library != DEFAULT_LEARNER else None,
+        tuning=f"{OUT}/{given.tuned}" if given.tuned else None,
+    )
+    root = _list_flags(log_root=f"{folder}/run" if is_trained else None)
+    measured = _list_flags(
+        seed=given.evaluation_seed,
+        episodes=given.episodes,
+        conditions=",".join(given.conditions),
+        out=f"{folder}/{EVALUATION}",
+        checkpoint="latest" if is_trained else RANDOM,
+    )
+    words = quote_arguments([*common, *measured, *root, *given.overrides])
+    evaluate = f"python scripts/evaluate.py {words}"
+    if not is_trained:
+        return (evaluate,)
+    own = _list_flags(seed=given.seed, num_envs=given.num_envs, budget=given.budget)
+    # the last policy is measured
+    words = quote_arguments([*common, *own, "--no-choose_best", *root, *given.overrides])
     run = "python scripts/train.py"
     if processes > 1:
         run = f"torchrun --standalone --nproc_per_node {processes} scripts/train.py --distributed"
-    train = [*common, "--seed", str(given.seed), "--num_envs", str(given.num_envs)]
-    train += ["--budget", given.budget] if given.budget else []
-    train += ["--no-choose_best"]  # the last policy is measured
-    measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
-    measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
-    measured += ["--checkpoint", "latest" if is_trained else RANDOM]
-    evaluate = quote_arguments([*common, *measured, *root, *given.overrides])
-    taught = (
-        f' --teacher "{OUT}/cells/{teacher}"/run/*/*/*' if teacher else ""
-    )  # the shell finds the run folder
-    trained = (f"{run} {quote_arguments([*train, *root, *given.overrides])}{taught}",) if is_trained else ()
-    return (*trained, f"python scripts/evaluate.py {evaluate}")
+    # the shell finds the run folder
+    taught = f' --teacher "{OUT}/cells/{teacher}"/run/*/*/*' if teacher else ""
+    return (f"{run} {words}{taught}", evaluate)
+
+
+def _list_flags(**values: object) -> list[str]:
+    """Return each flag and its value as words; a flag whose value is None is left out."""
+    return [word for key, value in values.items() if value is not None for word in (f"--{key}", str(value))]
 
 
 @dataclass(frozen=True)

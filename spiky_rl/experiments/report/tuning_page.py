@@ -64,7 +64,9 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
     colours = figures.assign_colors(dimensions, anns)
     by_task = {o.pair.label: [p for p in outcomes if p.pair.label == o.pair.label] for o in outcomes}
-    failed = dict(item for outcome in outcomes for item in list_failures(outcome)) | search.broken
+    diverged = ((o.pair, trial) for o in outcomes for trial in o.diverged)
+    failed = {f"{p.stem} trial{t.number} on {p.label}": t.user_attrs["diverged"] for p, t in diverged}
+    failed |= search.broken
     activity = search.tuning.activity
     answers = [block for task, own in by_task.items() for block in build_answer(task, own, activity)]
     sections = [
@@ -79,13 +81,6 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     )
     title = f"What does tuning change in {join_names(dimensions)}?"
     return write_pages(search.out, title, subtitle, sections, colours, None)
-
-
-def list_failures(outcome: TuningOutcome) -> Iterable[tuple[str, str]]:
-    """Yield the name and the error of each trial of an ``outcome`` that diverged."""
-    pair = outcome.pair
-    for trial in outcome.diverged:
-        yield f"{pair.stem} trial{trial.number} on {pair.label}", trial.user_attrs["diverged"]
 
 
 def build_answer(task: str, outcomes: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:

@@ -57,7 +57,7 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
     """
     result = theirs.result
     for key in SAME:
-        other, own = _format_attribute(result, key), _format_attribute(ours, key)
+        other, own = str(getattr(result, key)), str(getattr(ours, key))
         if other != own:
             return key, other, own
     if (other := _format_overrides(theirs.design)) != (own := _format_overrides(study)):
@@ -80,12 +80,6 @@ def _find_provenance_conflict(ours: Cell | CellResult, theirs: CellResult) -> tu
     return next(((key, *pair) for key, pair in differing.items()), None)
 
 
-def _format_attribute(cell: Cell | CellResult, key: str) -> str:
-    return str(
-        cell.specification.episodes if isinstance(cell, Cell) and key == "episodes" else getattr(cell, key)
-    )
-
-
 def _format_overrides(study: Study) -> str:
     """Return the environment's overrides of a ``study`` without physics, which is compared on its own."""
     own = [text for text in study.overrides if not text.startswith(("agent.", "physics="))]
@@ -105,13 +99,11 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):
             key, other, own = conflict
             raise StudyError(f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {other}; here {own}")
-    for arm in study.arms:
-        for agent in arm.agents:
-            for task in ours:
-                if not any((f.arm, f.result.agent, f.result.task) == (arm, agent, task) for f in found):
-                    raise StudyError(
-                        f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds"
-                    )
+    finished = [(theirs.arm, theirs.result.agent, theirs.result.task) for theirs in found]
+    wanted = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in ours]
+    for arm, agent, task in wanted:
+        if (arm, agent, task) not in finished:
+            raise StudyError(f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds")
 
 
 def take_arms(

@@ -163,18 +163,13 @@ class CountsRecord(_Counts):
         Raises RegistryError for an unknown energy model.
         """
         model = get_energy_model(name)
-        needed: tuple[str, ...] = ()
-        if model.lists:
-            needed = OPTIONAL_KEYS
-        elif model.word:
-            needed = ("state_accesses",)
+        needed = OPTIONAL_KEYS if model.lists else ("state_accesses",) if model.word else ()
         if any(getattr(self, key) is None for key in needed):
             return None
-        numbers = self.model_dump(include=set(_COUNT_FIELDS))
-        for key in OPTIONAL_KEYS:
-            if numbers[key] is None:
-                numbers[key] = 0  # this energy model does not use it
-        return InferenceCost(**numbers).compute_energy(model) / 1000.0
+        counts = self.model_dump(include=set(_COUNT_FIELDS))
+        # an absent count is not used by this energy model
+        known: dict[str, Any] = {key: 0 if value is None else value for key, value in counts.items()}
+        return InferenceCost(**known).compute_energy(model) / 1000.0
 
 
 class CostRecord(CountsRecord):

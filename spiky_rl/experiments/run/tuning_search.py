@@ -140,18 +140,28 @@ class TuningSearch:
         if self.open and time.monotonic() < self.looked + PAUSE:
             return None
         with lock_cell(self.out):  # so that no other command takes the same
-            for pair, study in self.studies.items():
-                for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    if (pair, left.number) not in self.taken and (lock := self.lock_trial(pair, left.number)):
-                        now = get_frozen_trial(study, left.number)
-                        if now.state == TrialState.RUNNING:
-                            return self.open_trial(pair, left.number, lock, now)
-                        lock.close()  # its former holder has reported its end
-            counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
-            pair = min(counts, key=lambda pair: counts[pair])
-            if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
-                return self.open_trial(pair, counts[pair], lock)
-        self.looked = time.monotonic()
+            trial = self.take_over_trial() or self.add_trial()
+        if trial is None:
+            self.looked = time.monotonic()
+        return trial
+
+    def take_over_trial(self) -> RunningTrial | None:
+        """Return a trial that another command has left at work; None if there is none."""
+        for pair, study in self.studies.items():
+            for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if (pair, left.number) not in self.taken and (lock := self.lock_trial(pair, left.number)):
+                    now = get_frozen_trial(study, left.number)
+                    if now.state == TrialState.RUNNING:
+                        return self.open_trial(pair, left.number, lock, now)
+                    lock.close()  # its former holder has reported its end
+        return None
+
+    def add_trial(self) -> RunningTrial | None:
+        """Return a new trial of the pair with the fewest trials; None if all pairs have all trials."""
+        counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
+        pair = min(counts, key=counts.__getitem__)
+        if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
+            return self.open_trial(pair, counts[pair], lock)
         return None
 
     def lock_trial(self, pair: AgentTask, number: int) -> ExitStack | None:

@@ -69,9 +69,34 @@ class WorkOrder:
 class Engine(ABC):
     """Runs cells, each in processes of its own; a cell that fails does not affect others."""
 
-    @abstractmethod
     def run(self, order: WorkOrder) -> dict[str, str]:
         """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""
+        states = {cell.name: WAITING for cell in order.cells}
+        waiting, running = list(order.cells), set[str]()
+        while order.has_more(waiting, states) or running:
+            while order.can_start(waiting, running) and (cell := order.take_next(waiting, states)):
+                self.start(order, cell)
+                running.add(cell.name)
+                states[cell.name] = RUNNING
+            if order.stop_requested():
+                self.stop()
+            ended = self.wait(order)
+            states |= ended
+            running -= ended.keys()
+            order.on_change(states)
+        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+
+    @abstractmethod
+    def start(self, order: WorkOrder, cell: Cell) -> None:
+        """Start the worker of a ``cell``."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask all running cells to stop; called again in every round until they have ended."""
+
+    @abstractmethod
+    def wait(self, order: WorkOrder) -> dict[str, str]:
+        """Wait for a fraction of a second and return the states of the cells that have ended since, by name."""
 
 
 def make_command(order: WorkOrder, cell: Cell) -> list[str]:
@@ -116,11 +141,6 @@ def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | No
 def get_cell_state(code: int) -> str:
     """Return a cell's state from the exit ``code`` of its process; a killed process counts as failed."""
     return {FINISHED: DONE, FAILED: BROKEN}.get(code, STOPPED if code > 0 else BROKEN)
-
-
-def name_never_begun(states: Mapping[str, str]) -> dict[str, str]:
-    """Return the ``states`` at the end of an order, in which cells that still wait are stopped."""
-    return {name: STOPPED if state == WAITING else state for name, state in states.items()}
 
 
 def count_cores() -> int:
