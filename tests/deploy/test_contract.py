@@ -42,7 +42,10 @@ class Managed:
         self.action_manager = SimpleNamespace(active_terms=["legs"], get_term=lambda name: Legs())
 
 
-def joint_pos(env, selected=SimpleNamespace(name="robot", joint_ids=[2, 0])):
+LEGS = SimpleNamespace(name="robot", joint_ids=[2, 0])
+
+
+def joint_pos(env, selected=LEGS):
     """Observe two of the robot's joints."""
 
 
@@ -55,7 +58,7 @@ def joint_share(env, other=None):
 
 
 def observed(function, size, **params):
-    settings = dict(scale=None, clip=None, history_length=0, params=params, func=function)
+    settings = {"scale": None, "clip": None, "history_length": 0, "params": params, "func": function}
     manager = SimpleNamespace(
         active_terms={"policy": ["x"]},
         group_obs_term_dim={"policy": [(size,)]},
