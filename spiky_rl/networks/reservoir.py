@@ -272,13 +272,13 @@ class Reservoir(SpikingNetwork):
         driven = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
-        potentials: list[Tensor] | None = None if record is None else []
+        potentials: list[Tensor] = []
+        noted = None if record is None else potentials
         if plastic is None:
-            spikes, features, states = self._run_neurons(driven, states, keep, potentials)
+            spikes, features, states = self._run_neurons(driven, states, keep, noted)
         else:
-            spikes, features, states = self._run_plastic(driven, states, keep, potentials, plastic)
+            spikes, features, states = self._run_plastic(driven, states, keep, noted, plastic)
         if record is not None:
-            assert potentials is not None
             self._record(record, x, signal, spikes, torch.stack(potentials), features)
         after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
         return features, after
