@@ -138,7 +138,7 @@ class ReservoirSetting(SequenceSetting):
     def rates(self, kind: str, x: Tensor) -> list[float]:
         record = ForwardRecord()
         self.reference(x, None, record=record)
-        return [firing_rate(record.signal[1])]
+        return [firing_rate(record.signals[1])]
 
 
 class OurRecurrent(Contender):

@@ -342,7 +342,7 @@ def changes(configured: ComponentSpec) -> list[np.ndarray]:
     y, _ = network(x, None)
     wrong = (y - torch.stack([x[..., 0], x[..., 1] * x[..., 2]], -1)).square().mean((0, 2))
     wrong.mean().backward()
-    if network.local:
+    if network.has_local_rules:
         network.apply_local_rules(x, None, None, (wrong.detach().mean() - wrong.detach()).unsqueeze(0))
         return [
             (layer.connection.weight.detach() - old).flatten().numpy()

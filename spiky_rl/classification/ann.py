@@ -53,7 +53,7 @@ def build(trainer: Trainer, seed: int) -> Trainer:
         trainer.settings,
         epochs=math.ceil(trainer.settings.epochs / EPOCH_RATIO),
         learning_rate=spec.runner["algorithm"]["learning_rate"],
-        frames=frame_mode,
+        frame_mode=frame_mode,
     )
     return Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
 

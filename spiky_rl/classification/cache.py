@@ -31,21 +31,21 @@ log = logging.getLogger(__name__)
 VERSION = 4
 """Version of the file format; files of another version are made anew."""
 LIMIT_GB = 20.0
-PLACE = np.dtype(np.uint32)
+INDEX_TYPE = np.dtype(np.uint32)
 MAX_MEASURED = 16
 """Maximum number of recordings from which the total size is estimated."""
 KEYS = ("offsets", "digests", "index", "ends", "skipped")
-"""Arrays in the second file (.npz), which also holds a digest of both files; the first file (.events) holds the ``places``."""
+"""Arrays in the second file (.npz), which also holds a digest of both files; the first file (.events) holds the ``event_indices``."""
 
 
 @dataclass(frozen=True)
 class CachedRecordings:
     """Recordings in the cache: events, their hashes, and the skipped recordings."""
 
-    places: np.ndarray
+    event_indices: np.ndarray
     """[events] of all recordings: index in the recording's flat frames [T, channels, rows, columns]."""
     offsets: np.ndarray
-    """[recordings + 1]: index in ``places`` of the first event of each recording, and the number of events."""
+    """[recordings + 1]: index in ``event_indices`` of the first event of each recording, and the number of events."""
     digests: np.ndarray
     """[recordings], uint64: hash of the events, independent of their file."""
     index: np.ndarray
@@ -61,8 +61,8 @@ def index_events(events: Events, dataset: Dataset) -> np.ndarray:
     start, end = dataset.window
     k = (events.t - start) * dataset.bins // (end - start)
     channels, rows, columns = dataset.shape
-    place = ((k * channels + events.p) * rows + events.y) * columns + events.x
-    return place[(k >= 0) & (k < dataset.bins)].astype(PLACE)
+    flat_index = ((k * channels + events.p) * rows + events.y) * columns + events.x
+    return flat_index[(k >= 0) & (k < dataset.bins)].astype(INDEX_TYPE)
 
 
 def load_cached(
@@ -84,7 +84,7 @@ def load_cached(
         UserError: If the cache has no room for the recordings.
     """
     size = math.prod(dataset.shape) * dataset.bins
-    if size > np.iinfo(PLACE).max:
+    if size > np.iinfo(INDEX_TYPE).max:
         raise UserError(
             f"dataset.bins: {dataset.bins} frames of {' x '.join(map(str, dataset.shape))} are more than 2^32 values"
         )
@@ -126,11 +126,11 @@ def _open_cached(path: Path) -> CachedRecordings | None:
         with open_regular(arrays_path) as file:
             arrays = read_arrays(file, (*KEYS, "digest"), NUMBERS + TEXTS)
         size = path.stat().st_size
-        if size != arrays["offsets"].astype(np.int64).max(initial=0) * PLACE.itemsize:
+        if size != arrays["offsets"].astype(np.int64).max(initial=0) * INDEX_TYPE.itemsize:
             raise ValueError(f"has {size:,} bytes")
-        places = np.memmap(path, PLACE, "r") if size else np.zeros(0, PLACE)
+        event_indices = np.memmap(path, INDEX_TYPE, "r") if size else np.zeros(0, INDEX_TYPE)
         expected = str(arrays.pop("digest"))
-        if _digest_all(hashlib.sha256(places).hexdigest(), path, arrays) != expected:
+        if _digest_all(hashlib.sha256(event_indices).hexdigest(), path, arrays) != expected:
             raise ValueError("digest: does not match the content")
     except DAMAGE as error:
         log.warning("%s: damaged (%s); it is made anew", path, " ".join(str(error).split()))
@@ -138,16 +138,16 @@ def _open_cached(path: Path) -> CachedRecordings | None:
     for used in (path, arrays_path):
         os.utime(used)
     skipped = tuple(map(str, arrays.pop("skipped")))
-    return CachedRecordings(places, **arrays, skipped=skipped)
+    return CachedRecordings(event_indices, **arrays, skipped=skipped)
 
 
-def _digest_all(places: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
-    """Return a hash of both files: of ``places``, the hash of the first; of the file's name; and of the second file's ``arrays``."""
-    whole = hashlib.sha256(places.encode())
+def _digest_all(events_digest: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a hash of both files: of ``events_digest``, the hash of the first; of the file's name; and of the second file's ``arrays``."""
+    digest = hashlib.sha256(events_digest.encode())
     for key in KEYS:
         array = arrays[key]
-        whole.update(f"{path.stem} {key} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
-    return whole.hexdigest()
+        digest.update(f"{path.stem} {key} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _build(
@@ -182,9 +182,9 @@ def _build(
         path,
     )
     offsets, digests, index, ends, skipped = [0], [], [], [], []
-    places_hash = hashlib.sha256()
+    indices_hash = hashlib.sha256()
 
-    def write_places(temporary: Path) -> None:
+    def write_events(temporary: Path) -> None:
         with temporary.open("wb") as file, open_progress(f"reading {dataset.title}") as report_progress:
             for number, recording in enumerate(recordings):
                 try:
@@ -194,22 +194,22 @@ def _build(
                         raise EventFileError(f"{error}; --skip_bad skips such recordings") from None
                     skipped.append(str(error))
                     continue
-                places = index_events(events, dataset)
-                offsets.append(offsets[-1] + len(places))
-                if offsets[-1] * PLACE.itemsize > limit:
+                event_indices = index_events(events, dataset)
+                offsets.append(offsets[-1] + len(event_indices))
+                if offsets[-1] * INDEX_TYPE.itemsize > limit:
                     raise UserError(
                         f"SPIKY_RL_CACHE_GB: {dataset.title} needs more than {limit / 1e9:.3g} GB; raise it"
                     )
                 digests.append(hash_events(events))
                 index.append(number)
                 ends.append(int(events.t.max()) + 1)
-                file.write(places.tobytes())
-                places_hash.update(places.tobytes())
+                file.write(event_indices.tobytes())
+                indices_hash.update(event_indices.tobytes())
                 report_progress((number + 1) / len(recordings), f"{number + 1} of {len(recordings)}")
         if not index:
             raise EventFileError(f"{skipped[0]}; no recording is left")
 
-    files.write_atomically(path, write_places, durable=False)
+    files.write_atomically(path, write_events, durable=False)
     arrays = {
         "offsets": np.array(offsets, np.int64),
         "digests": np.array(digests, np.uint64),
@@ -217,7 +217,7 @@ def _build(
         "ends": np.array(ends, np.int64),
         "skipped": np.array(skipped, np.str_),
     }
-    arrays["digest"] = np.array(_digest_all(places_hash.hexdigest(), path, arrays))
+    arrays["digest"] = np.array(_digest_all(indices_hash.hexdigest(), path, arrays))
 
     def write_arrays(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -253,7 +253,7 @@ def estimate_bytes(dataset: Dataset, recordings: Sequence[Recording]) -> int:
             counts.append(len(dataset.read_events(recordings[number])))
         except EventFileError:  # it is refused or skipped later, when all are read
             continue
-    return round(PLACE.itemsize * len(recordings) * sum(counts) / max(len(counts), 1))
+    return round(INDEX_TYPE.itemsize * len(recordings) * sum(counts) / max(len(counts), 1))
 
 
 def get_limit_bytes() -> float:
@@ -286,10 +286,10 @@ def _list_evictable(folder: Path, limit: float) -> list[tuple[int, Path]]:
         for path in folder.iterdir()
         if path.suffix in (".events", ".npz") and path.is_file()
     )
-    total, found = sum(size for _, size, _ in candidates), []
+    total, evictable = sum(size for _, size, _ in candidates), []
     for _, size, path in candidates:
         if total <= limit:
             break
-        found.append((size, path))
+        evictable.append((size, path))
         total -= size
-    return found
+    return evictable

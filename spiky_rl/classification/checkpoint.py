@@ -110,10 +110,12 @@ class LoadedCheckpoint:
         """Return the run's agent; imports the classes that it names. Raises RegistryError that names the file and the key."""
         spec = self.identity["spec"]
         with error_path(f"{self.path}: infos.spiky_rl.identity.spec"):
-            built = build_agent_spec(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
-            if built.network is None:
+            agent_spec = build_agent_spec(
+                self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint")
+            )
+            if agent_spec.network is None:
                 raise RegistryError("missing network")
-        return built
+        return agent_spec
 
 
 def read(path: Path) -> LoadedCheckpoint:
@@ -211,10 +213,10 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
             )
     weights = list(trainer.network.parameters())
     for index, moments in state["state"].items():
-        place = f"{where}.state.{index}"
+        key_path = f"{where}.state.{index}"
         if index not in range(len(weights)):
-            raise CheckpointError(f"{place}: no such weight; allowed: 0 to {len(weights) - 1}")
-        _require_moments(moments, weights[index], place)
+            raise CheckpointError(f"{key_path}: no such weight; allowed: 0 to {len(weights) - 1}")
+        _require_moments(moments, weights[index], key_path)
 
 
 def _require_moments(moments: Mapping[str, object], weight: Tensor, where: str) -> None:

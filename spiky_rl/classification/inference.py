@@ -16,12 +16,12 @@ from spiky_rl.classification import result as results
 from spiky_rl.classification.checkpoint import LoadedCheckpoint
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import OWN_DATA, ClassifyRequest, configure_dataset, require_code_named
-from spiky_rl.classification.training import compute_confusion, compute_scores, get_sequence_shape
+from spiky_rl.classification.training import compute_confusion, compute_probabilities, get_sequence_shape
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
-from spiky_rl.datasets.base import TIMES, Dataset
+from spiky_rl.datasets.base import Dataset, to_time_unit
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.run.devices import get_memory, resolve_device
 
@@ -35,8 +35,8 @@ class TrainedClassifier:
     loaded: LoadedCheckpoint
     agent: str
     network: SpikingNetwork
-    frames: str
-    """Frame mode, see `TrainerSettings.frames`."""
+    frame_mode: str
+    """See `TrainerSettings.frame_mode`."""
     device: str
     samples: Samples
     seen: np.ndarray
@@ -44,9 +44,9 @@ class TrainedClassifier:
     other_parts: int = 0
     """Number of recordings outside the test set, which are left out."""
 
-    def compute_scores(self, indices: np.ndarray) -> np.ndarray:
+    def compute_probabilities(self, indices: np.ndarray) -> np.ndarray:
         """Return the class probabilities of samples, [samples, classes]."""
-        return compute_scores(self.network, self.samples, indices, self.device, self.frames)
+        return compute_probabilities(self.network, self.samples, indices, self.device, self.frame_mode)
 
 
 def load_classifier(
@@ -94,7 +94,7 @@ def predict(trained: TrainedClassifier, out: Path | None) -> Path:
     rows: list[tuple[str, ...]] = [
         ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
     ]
-    for i, row in enumerate(trained.compute_scores(np.arange(len(recordings)))):
+    for i, row in enumerate(trained.compute_probabilities(np.arange(len(recordings)))):
         known = classes[recordings.labels[i]] if recordings.labels[i] >= 0 else ""
         seen = "yes" if trained.seen[i] else "no"
         rows.append((recordings.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
@@ -117,7 +117,7 @@ def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[s
             " name other ones with --data"
         )
     counts = compute_confusion(
-        recordings.labels[fresh], trained.compute_scores(fresh).argmax(1), len(recordings.classes)
+        recordings.labels[fresh], trained.compute_probabilities(fresh).argmax(1), len(recordings.classes)
     )
     right, count = int(counts.trace()), len(fresh)
     result = {
@@ -134,11 +134,11 @@ def _load_samples(
     request: ClassifyRequest, identity: Mapping[str, Any], only_tests: bool, open_progress: ProgressFactory
 ) -> tuple[Samples, int]:
     """Return the requested samples, with the network's labels, and the number of recordings of other parts. Raises UserError."""
-    given, known = request.flags, identity["classes"]
-    folder = samples.get_data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
+    flags, known = request.flags, identity["classes"]
+    folder = samples.get_data_folder(Path(str(flags.get("data") or identity["settings"]["flags"]["data"])))
     name, dataset = _open_dataset(request, identity, folder)
     _require_fit(dataset, identity, folder)
-    count, ids = given.get("recordings"), given.get("ids")
+    count, ids = flags.get("recordings"), flags.get("ids")
     assert count is None or isinstance(count, int)
     chosen = split.select_subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
     requested = len(chosen)
@@ -147,10 +147,10 @@ def _load_samples(
     # an invalid label stays invalid: its recording is refused or skipped later, when it is read
     index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
     chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
-    found = samples.load_samples(name, dataset, chosen, bool(given.get("skip_bad")), open_progress)
+    loaded_samples = samples.load_samples(name, dataset, chosen, bool(flags.get("skip_bad")), open_progress)
     if "window" in dataset.settings() and "window" not in request.get_dataset_options():
-        _warn_of_late_events(found, dataset.window)
-    return replace(found, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
+        _warn_of_late_events(loaded_samples, dataset.window)
+    return replace(loaded_samples, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
 
 
 def _require_fit(dataset: Dataset, identity: Mapping[str, Any], folder: Path) -> None:
@@ -184,17 +184,19 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
 
     Custom recordings are taken if the request names a folder only, and the folder does not have the layout of the checkpoint's dataset.
     """
-    trained, given = identity["settings"]["dataset"], request.get_dataset_options()
+    trained, requested_options = identity["settings"]["dataset"], request.get_dataset_options()
     frames = {key: trained[key] for key in ("bins", "binary")}
     others = {"others": "unlabelled"} if request.predict else {}
     if request.dataset not in (None, trained["name"], OWN_DATA):
-        return request.dataset, configure_dataset(request.dataset, {**frames, **given}).build(data=folder)
+        return request.dataset, configure_dataset(request.dataset, {**frames, **requested_options}).build(
+            data=folder
+        )
     if trained["name"] == OWN_DATA:
-        return OWN_DATA, _build_trained_dataset(trained, {**others, **given}, folder)
+        return OWN_DATA, _build_trained_dataset(trained, {**others, **requested_options}, folder)
     if request.dataset == trained["name"] or (request.dataset is None and "data" not in request.flags):
-        return trained["name"], _build_trained_dataset(trained, given, folder)
+        return trained["name"], _build_trained_dataset(trained, requested_options, folder)
     if request.dataset is None:  # the user names a folder, but not its layout
-        if dataset := _find_trained_dataset(trained, given, folder):
+        if dataset := _find_trained_dataset(trained, requested_options, folder):
             return trained["name"], dataset
         log.info(
             "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
@@ -206,26 +208,28 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
         "window": identity["window"],
         "time": get_time_unit(trained),
     }
-    options = {**frames, **layout, **others, "names": identity["classes"], **given}
+    options = {**frames, **layout, **others, "names": identity["classes"], **requested_options}
     return OWN_DATA, configure_dataset(OWN_DATA, options).build(data=folder)
 
 
 def _find_trained_dataset(
-    trained: Mapping[str, Any], given: Mapping[str, Any], folder: Path
+    trained: Mapping[str, Any], requested_options: Mapping[str, Any], folder: Path
 ) -> Dataset | None:
     """Return the checkpoint's dataset in ``folder``; None if the folder does not have its layout."""
     try:
-        dataset = _build_trained_dataset(trained, given, folder)
+        dataset = _build_trained_dataset(trained, requested_options, folder)
     except MissingData:
         return None
     # a dataset that reads no files is the same for any folder
     return dataset if any(r.store for r in dataset.recordings) else None
 
 
-def _build_trained_dataset(trained: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> Dataset:
-    """Return the dataset of a run in ``folder``, with its settings ``trained`` replaced by the ``given`` ones."""
+def _build_trained_dataset(
+    trained: Mapping[str, Any], requested_options: Mapping[str, Any], folder: Path
+) -> Dataset:
+    """Return the dataset of a run in ``folder``, with its settings ``trained`` replaced by the ``requested_options``."""
     options = {key: value for key, value in trained.items() if key != "name"}
-    return configure_dataset(trained["name"], {**options, **given}).build(data=folder)
+    return configure_dataset(trained["name"], {**options, **requested_options}).build(data=folder)
 
 
 def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:
@@ -233,7 +237,7 @@ def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:
     if dataset_settings["name"] in registry.list_names("datasets") and "time" not in dataset_settings:
         cls = registry.resolve("datasets", dataset_settings["name"])
         assert issubclass(cls, Dataset)
-        return TIMES[cls.steps]
+        return to_time_unit(cls.times_are_steps)
     return dataset_settings.get("time", "")
 
 

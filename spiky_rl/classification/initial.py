@@ -85,6 +85,6 @@ def _make_factor_error(index: int) -> UserError:
 
 def _record_signal(network: FeedForward, frames: Tensor) -> list[Tensor]:
     """Return the input of every layer of a ``network``, and of its decoder, for ``frames``."""
-    record = ForwardRecord(only_signal=True)
+    record = ForwardRecord(only_signals=True)
     compute_logits(network, frames, record)
-    return record.signal
+    return record.signals

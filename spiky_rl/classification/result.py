@@ -9,7 +9,12 @@ from typing import Any
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
-from spiky_rl.classification.training import Trainer, compute_confusion, compute_scores, get_sequence_shape
+from spiky_rl.classification.training import (
+    Trainer,
+    compute_confusion,
+    compute_probabilities,
+    get_sequence_shape,
+)
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.learners.common.checkpoints import read_checkpoint, write_checkpoint
@@ -62,14 +67,14 @@ def write_result(
     """
     samples, history, split = trainer.samples, trainer.history, trainer.split
     finished = outcome == "finished"
-    best = trainer.load_best() if finished else history.best
+    best = trainer.load_best() if finished else history.best_epoch
     rise = history.find_rise(len(split.validation), trainer.settings.schedule) if finished else None
     layers, rate, operations = trainer.measure_activity()
-    steps, _ = get_sequence_shape(samples.size, trainer.settings.frames)
+    steps, _ = get_sequence_shape(samples.size, trainer.settings.frame_mode)
     counts, accuracy = None, None
     if finished:
-        predicted = compute_scores(
-            trainer.network, samples, split.test, trainer.device, trainer.settings.frames
+        predicted = compute_probabilities(
+            trainer.network, samples, split.test, trainer.device, trainer.settings.frame_mode
         ).argmax(1)
         counts = compute_confusion(samples.labels[split.test], predicted, len(samples.classes))
         accuracy = float(counts.trace() / counts.sum())

@@ -46,10 +46,10 @@ from spiky_rl.run.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
-TRAINING_ONLY_KEYS = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
+TRAINER_KEYS = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
 """Flags that become settings of the trainer."""
 MIN_UPDATES = 1500
-"""Number of optimiser steps that the default number of epochs makes at least, if `MAX_EPOCHS` are enough for it."""
+"""The default number of epochs gives at least this many optimiser steps, unless that needs more than `MAX_EPOCHS`."""
 MIN_EPOCHS, MAX_EPOCHS = 30, 500
 MIN_BATCH, MAX_BATCH = 16, 50
 BATCHES_PER_EPOCH = 10
@@ -76,12 +76,20 @@ def find_checkpoint(request: ClassifyRequest) -> LoadedCheckpoint:
     assert named is not None
     if request.dataset is None and named in ("latest", "best"):
         raise UserError(f"--checkpoint {named}: name the --dataset too, or the run's folder instead")
-    name = format_dataset_label(request.dataset or "any")
-    name = _find_folder_name(request.log_root, name)
+    folder_name = _find_folder_name(request.log_root, format_dataset_label(request.dataset or "any"))
     agent = None if request.agent is None else Path(request.agent).stem
-    given = request.flags.get("seed")
-    seed = given if isinstance(given, int) and given != -1 else None
-    path = run_folders.find_checkpoint(named, request.log_root, name, name, agent, LIBRARY, seed)
+    seed = request.flags.get("seed")
+    if not isinstance(seed, int) or seed == -1:
+        seed = None
+    path = run_folders.find_checkpoint(
+        named,
+        request.log_root,
+        experiment=folder_name,
+        task=folder_name,
+        agent=agent,
+        library=LIBRARY,
+        seed=seed,
+    )
     return checkpoint.read(path)
 
 
@@ -114,23 +122,36 @@ def prepare_data(
         UserError: If settings contradict each other, or data are missing.
     """
     if loaded is not None:
-        _require_epochs(settings, loaded)
+        return _prepare_resume(settings, loaded, device, fetch, open_progress)
     device = resolve_device(device)
-    if loaded is not None:
-        checkpoint.require_memory(loaded, settings.spec, get_memory(device))
     _require_memory(settings, device)
-    if loaded is not None and settings.flags.initial is None:  # a run from before this option existed
+    trainer = _make_trainer(settings, device, fetch, open_progress)
+    if settings.flags.initial == "data":
+        scale_to_recordings(trainer.network, trainer.sample_frames())
+    return trainer
+
+
+def _prepare_resume(
+    settings: ClassificationSettings,
+    loaded: LoadedCheckpoint,
+    device: str | None,
+    fetch: bool,
+    open_progress: ProgressFactory,
+) -> Trainer:
+    """Return a trainer with the data and the state of the checkpoint ``loaded``. See `prepare_data`."""
+    _require_epochs(settings, loaded)
+    device = resolve_device(device)
+    checkpoint.require_memory(loaded, settings.spec, get_memory(device))
+    _require_memory(settings, device)
+    if settings.flags.initial is None:  # a run from before this option existed
         settings.flags = settings.flags.with_changes(initial="agent")
     trainer = _make_trainer(settings, device, fetch, open_progress)
-    if loaded is None and settings.flags.initial == "data":
-        scale_to_recordings(trainer.network, trainer.sample_frames())
-    if loaded is not None:
-        _restore(trainer, loaded, settings.flags.ids)
-        if device != loaded.identity["device"]:
-            settings.changed["device"] = [loaded.identity["device"], device]
-        log.info("resumed from %s after %d epochs", loaded.path, len(trainer.history.loss))
-        for key, (before, now) in settings.changed.items():
-            log.info("  --%s is %s now, was %s", key, now, before)
+    _restore(trainer, loaded, settings.flags.ids)
+    if device != loaded.identity["device"]:
+        settings.changed["device"] = [loaded.identity["device"], device]
+    log.info("resumed from %s after %d epochs", loaded.path, len(trainer.history.loss))
+    for key, (before, now) in settings.changed.items():
+        log.info("  --%s is %s now, was %s", key, now, before)
     return trainer
 
 
@@ -195,24 +216,26 @@ def _make_trainer(
     if settings.pending_overrides is not None:
         settings.spec = load_agent(dataset.agent, settings.dataset["name"], settings.pending_overrides)
         _require_memory(settings, device)
-    recordings = _load_samples(settings, dataset, folder, open_progress)
+    loaded_samples = _load_samples(settings, dataset, folder, open_progress)
     frame_mode = settings.spec.runner.get("frames", "turn")
-    steps, inputs = get_sequence_shape(recordings.size, frame_mode)
+    steps, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
     require_state(settings.spec, steps)
     flags = settings.flags
-    parts = split(recordings.labels, recordings.parts, flags.hold_out, flags.validation, flags.split)
-    flags = _complete_sizes(flags, len(parts.train))
+    drawn_split = split(
+        loaded_samples.labels, loaded_samples.parts, flags.hold_out, flags.validation, flags.split
+    )
+    flags = _complete_sizes(flags, len(drawn_split.train))
     assert flags.batch_size is not None
     _require_memory(settings, device, flags.batch_size)
-    network = _build_network(settings.spec, inputs, len(recordings.classes), flags.seed)
+    network = _build_network(settings.spec, inputs, len(loaded_samples.classes), flags.seed)
     initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
     settings.flags = flags = flags.with_changes(initial=initial)
     training = TrainerSettings(
         learning_rate=settings.spec.runner["algorithm"]["learning_rate"],
-        frames=frame_mode,
-        **{key: getattr(flags, key) for key in TRAINING_ONLY_KEYS},
+        frame_mode=frame_mode,
+        **{key: getattr(flags, key) for key in TRAINER_KEYS},
     )
-    return Trainer(network, recordings, parts, training, device)
+    return Trainer(network, loaded_samples, drawn_split, training, device)
 
 
 def _open_dataset(
@@ -283,7 +306,8 @@ def require_state(spec: AgentSpec, steps: int) -> None:
 def require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path) -> None:
     """Raise UserError if no classes can be learned from the ``chosen`` recordings; ``folder`` is for messages."""
     where = f"{dataset.title} in {str(folder)!r}"
-    learned = {r.label for r in chosen if r.part == "train"} - {len(dataset.classes)}
+    invalid_label = len(dataset.classes)  # its recording is refused or skipped later, when it is read
+    learned = {r.label for r in chosen if r.part == "train"} - {invalid_label}
     if not learned:
         raise UserError(
             f"{where}: all recordings are in the test set, none are left for training;"
@@ -315,10 +339,10 @@ class ClassificationRun:
         self, trainer: Trainer, settings: ClassificationSettings, log_root: Path, run_name: str
     ) -> None:
         """Make the run folder, below ``log_root`` and with an optional suffix ``run_name``, and write the run's specification."""
-        data, parts, spec, seed = trainer.samples, trainer.split, settings.spec, settings.flags.seed
+        data, split_, spec, seed = trainer.samples, trainer.split, settings.spec, settings.flags.seed
         self.trainer, self.settings = trainer, settings
         self.identity = {
-            "dataset": data.name, "agent": spec.name, "seed": seed, "data": data.digest, "split": parts.digest,
+            "dataset": data.name, "agent": spec.name, "seed": seed, "data": data.digest, "split": split_.digest,
             "spec": spec.to_dict(), "settings": settings.to_dict(), "shape": list(data.shape), "classes": list(data.classes),
             "window": list(settings.window), "scale": data.scale, "device": trainer.device,
             "overridden": list(settings.overridden),
@@ -326,10 +350,10 @@ class ClassificationRun:
         name = format_dataset_label(data.name)
         self.folder = run_folders.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
         run_folders.write_spec(self.folder, spec)
-        results.write_recordings(self.folder, data, parts)
+        results.write_recordings(self.folder, data, split_)
         log.info(
             "%s on %s, %d training samples, %d for validation, %d for testing, %s, seed %d",
-            spec.name, data.name, len(parts.train), len(parts.validation), len(parts.test), trainer.device, seed,
+            spec.name, data.name, len(split_.train), len(split_.validation), len(split_.test), trainer.device, seed,
         )  # fmt: skip
         log.info("run folder: %s", self.folder)
         self.board = boards.open_writer(self.folder)
@@ -354,7 +378,7 @@ class ClassificationRun:
                 previous, self.latest = self.latest, path
                 if previous is not None:
                     previous.unlink()
-                if self.trainer.history.best == epoch.index:
+                if self.trainer.history.best_epoch == epoch.index:
                     results.save(self.folder / run_folders.BEST, self.trainer, self.identity)
                 display(epoch)
                 if self.board is not None:
@@ -393,7 +417,7 @@ class ClassificationRun:
     def compare(
         self, result: dict[str, Any], stop: StopRequest, open_progress: ProgressFactory = no_progress
     ) -> None:
-        """Train the run's ANN, if it has one, on the same frames, and add its entry to ``result`` and its file."""
+        """With ``--ann mlp``, train an ANN on the same frames; add its entry to ``result`` and write ``result.json`` again."""
         if self.settings.flags.ann == "mlp":
             result["ann"] = anns.train(self.trainer, self.settings.flags.seed, stop, open_progress)
             results.write(self.folder, result)

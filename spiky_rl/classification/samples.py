@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.classification.cache import PLACE, load_cached
+from spiky_rl.classification.cache import INDEX_TYPE, load_cached
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets.base import Dataset, Recording
@@ -34,7 +34,7 @@ class Samples:
     size: tuple[int, int, int, int]
     """Size of a sample's frames: T, channels, rows, columns."""
     classes: tuple[str, ...]
-    places: np.ndarray
+    event_indices: np.ndarray
     """[events] of all samples: index in the sample's flat frames."""
     offsets: np.ndarray
     """[samples + 1]: first event of each sample."""
@@ -67,33 +67,36 @@ class Samples:
 
     @property
     def digest(self) -> str:
-        """Hash of recordings, labels and frames, independent of the recordings' place and format."""
+        """Hash of recordings, labels and frames, independent of the recordings' folder and format."""
         text = repr((self.size, self.classes, self.scale, self.binary, list(self.names)))
         return hashlib.sha256(text.encode() + self.labels.tobytes() + self.digests.tobytes()).hexdigest()[:16]
 
-    def gather_places(self, indices: np.ndarray) -> np.ndarray:
+    def gather_event_indices(self, indices: np.ndarray) -> np.ndarray:
         """Return the indices of the events of some samples in the flat frames of these samples together, [events], int64."""
         indices = np.asarray(indices)
-        own = [self.places[self.offsets[i] : self.offsets[i + 1]] for i in indices]
-        first = np.repeat(np.arange(len(own)) * math.prod(self.size), [len(places) for places in own])
-        return np.concatenate([np.zeros(0, PLACE), *own]).astype(np.int64) + first
+        of_samples = [self.event_indices[self.offsets[i] : self.offsets[i + 1]] for i in indices]
+        first = np.repeat(
+            np.arange(len(of_samples)) * math.prod(self.size),
+            [len(event_indices) for event_indices in of_samples],
+        )
+        return np.concatenate([np.zeros(0, INDEX_TYPE), *of_samples]).astype(np.int64) + first
 
-    def fill_frames(self, places: Tensor, count: int) -> Tensor:
-        """Return the frames [B, T, channels, rows, columns] of ``count`` samples from the result of `gather_places`, on its device."""
-        frames = torch.zeros(count * math.prod(self.size), device=places.device)
-        frames.index_add_(0, places, frames.new_ones(1).expand(places.shape[0]))
+    def fill_frames(self, event_indices: Tensor, count: int) -> Tensor:
+        """Return the frames [B, T, channels, rows, columns] of ``count`` samples from the result of `gather_event_indices`, on its device."""
+        frames = torch.zeros(count * math.prod(self.size), device=event_indices.device)
+        frames.index_add_(0, event_indices, frames.new_ones(1).expand(event_indices.shape[0]))
         if self.binary:
             frames.clamp_(max=1.0)
         return (frames * self.scale if self.scale != 1.0 else frames).view(count, *self.size)
 
     def frames(self, indices: np.ndarray) -> Tensor:
         """Return the frames [B, T, channels, rows, columns] of samples: event counts times `scale`."""
-        return self.fill_frames(torch.from_numpy(self.gather_places(indices)), len(indices))
+        return self.fill_frames(torch.from_numpy(self.gather_event_indices(indices)), len(indices))
 
 
-def get_data_folder(given: Path | None = None) -> Path:
-    """Return the folder of the data: ``given``, else the environment's SPIKY_RL_DATA, else ``datasets`` in the cache folder."""
-    return (given or Path(os.environ.get("SPIKY_RL_DATA") or files.cache_folder() / "datasets")).absolute()
+def get_data_folder(folder: Path | None = None) -> Path:
+    """Return the folder of the data: ``folder``, else the environment's SPIKY_RL_DATA, else ``datasets`` in the cache folder."""
+    return (folder or Path(os.environ.get("SPIKY_RL_DATA") or files.cache_folder() / "datasets")).absolute()
 
 
 def load_samples(
@@ -118,7 +121,7 @@ def load_samples(
         name,
         (dataset.bins, *dataset.shape),
         dataset.classes,
-        cached.places,
+        cached.event_indices,
         cached.offsets,
         np.array([r.label for r in chosen], np.int64),
         [r.part for r in chosen],

@@ -181,8 +181,8 @@ class ClassifyRequest(options.Settings):
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
             raise UserError("--predict: name the folder of the recordings with --data")
-        given = {"bins": self.bins, "binary": self.binary, **self.flags}
-        for key, value in given.items():
+        options = {"bins": self.bins, "binary": self.binary, **self.flags}
+        for key, value in options.items():
             if value is not None and key not in READING:
                 raise UserError(f"--{key}: available only for training; {flag} takes it from the checkpoint")
         if overrides := self.get_agent_overrides():
@@ -202,8 +202,8 @@ class ClassifyRequest(options.Settings):
 
     def get_agent_overrides(self) -> list[str]:
         """Return the agent's overrides. Raises UserError for a key of an agent that a classification does not use."""
-        found = [text for text in self.overrides if not text.startswith("dataset.")]
-        for text in found:
+        overrides = [text for text in self.overrides if not text.startswith("dataset.")]
+        for text in overrides:
             key = text.partition("=")[0].removeprefix("agent.")
             if text.startswith("agent.") and not any(
                 key == k or key.startswith(f"{k}.") for k in USED_AGENT_KEYS
@@ -211,7 +211,7 @@ class ClassifyRequest(options.Settings):
                 raise UserError(
                     f"{text!r}: not used by a classification; allowed: {', '.join(USED_AGENT_KEYS)}"
                 )
-        return found
+        return overrides
 
 
 @dataclass
@@ -300,12 +300,14 @@ def _resume_agent(request: ClassifyRequest, loaded: LoadedCheckpoint) -> tuple[A
         _refuse_change(loaded, f"agent.{key}", now, known.get(key))
     spec, overridden = loaded.build_spec(), tuple(identity.get("overridden", ()))
     if request.agent is not None:
-        given = flatten(
+        requested = flatten(
             load_agent(request.agent, identity["settings"]["dataset"]["name"], overrides).to_dict()
         )
         known = flatten(spec.to_dict())
-        if key := _find_difference(given, known, overridden):
-            _refuse_change(loaded, f"--agent {request.agent}: agent.{key}", given.get(key), known.get(key))
+        if key := _find_difference(requested, known, overridden):
+            _refuse_change(
+                loaded, f"--agent {request.agent}: agent.{key}", requested.get(key), known.get(key)
+            )
     return spec, overridden
 
 
@@ -351,10 +353,10 @@ def format_required_arguments(request: ClassifyRequest, settings: Classification
     return [*words, *(text for text in request.get_agent_overrides() if find_code(parse_overrides([text])))]
 
 
-def configure_dataset(name: str, given: Mapping[str, Any]) -> ComponentSpec:
+def configure_dataset(name: str, options: Mapping[str, Any]) -> ComponentSpec:
     """Return a dataset with options. Raises RegistryError for an unknown name or option."""
     try:
-        return registry.configure("datasets", {"name": name, **given}, "dataset")
+        return registry.configure("datasets", {"name": name, **options}, "dataset")
     except registry.RegistryError as error:
         raise registry.RegistryError(str(error).replace("dataset.name: ", "--dataset: ")) from None
 
@@ -371,15 +373,15 @@ def parse_dataset_options(
 
     Raises UserError if a value is not valid YAML.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in overrides:
         path, equals, value = text.partition("=")
         if equals and path.startswith("dataset."):
             try:
-                found[path.removeprefix("dataset.")] = parse_yaml(value)
+                options[path.removeprefix("dataset.")] = parse_yaml(value)
             except ReadingError as error:
                 raise UserError(f"{path}: {shorten(value)} is not a valid value: {error}") from None
-    return found | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
+    return options | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
 
 
 def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:

@@ -15,8 +15,8 @@ from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.config.safe_loading import read_regular
 from spiky_rl.datasets.base import PARTS, Recording
 
-TESTED, VALIDATED = 0.2, 0.1
-"""Share of the test set, and of the validation set in the rest, for a dataset without an official split."""
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+"""Share of the test set, and share of the validation set in the recordings outside the test set, for a dataset without an official split."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Split:
     @property
     def digest(self) -> str:
         """Hash of all three parts."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for indices in (self.train, self.validation, self.test):
-            found.update(np.asarray([len(indices), *indices], np.int64).tobytes())
-        return found.hexdigest()[:16]
+            digest.update(np.asarray([len(indices), *indices], np.int64).tobytes())
+        return digest.hexdigest()[:16]
 
     def get_parts(self, count: int) -> list[str]:
         """Return the part of each of ``count`` recordings; empty for a recording that is not used."""
@@ -61,20 +61,21 @@ def split(
     Raises:
         UserError: If no training recordings would be left.
     """
-    train, test, chosen = (
-        np.array([own == part for own in parts], bool) for part in ("train", "test", "validation")
+    in_train, in_test, in_validation = (
+        np.array([official_part == part for official_part in parts], bool)
+        for part in ("train", "test", "validation")
     )
-    if hold_out is not None or not test.any():
-        count = round(TESTED * train.sum()) if hold_out is None else hold_out
-        test = draw_part(labels, train, count, [seed], "--hold_out")
-        train = train & ~test
-    if validation is not None or not chosen.any():
-        count = round(VALIDATED * train.sum()) if validation is None else validation
-        chosen = np.zeros(len(labels), bool)
+    if hold_out is not None or not in_test.any():
+        count = round(TEST_SHARE * in_train.sum()) if hold_out is None else hold_out
+        in_test = draw_part(labels, in_train, count, [seed], "--hold_out")
+        in_train = in_train & ~in_test
+    if validation is not None or not in_validation.any():
+        count = round(VALIDATION_SHARE * in_train.sum()) if validation is None else validation
+        in_validation = np.zeros(len(labels), bool)
         if count:
-            chosen = draw_part(labels, train, count, [seed, 1], "--validation")
-        train = train & ~chosen
-    return Split(*(np.flatnonzero(mask) for mask in (train, chosen, test)))
+            in_validation = draw_part(labels, in_train, count, [seed, 1], "--validation")
+        in_train = in_train & ~in_validation
+    return Split(*(np.flatnonzero(mask) for mask in (in_train, in_validation, in_test)))
 
 
 def draw_part(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:

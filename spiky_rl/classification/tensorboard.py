@@ -60,10 +60,10 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], titl
         if count:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    turned = "vertical" if max(map(len, classes)) > 2 else "horizontal"
-    axes.set_xticks(range(len(classes)), classes, rotation=turned)
+    rotation = "vertical" if max(map(len, classes)) > 2 else "horizontal"
+    axes.set_xticks(range(len(classes)), classes, rotation=rotation)
     axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="taken for", ylabel="class", title=title)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     return figure
 
 
@@ -73,7 +73,7 @@ def write_confusion(folder: Path, board: SummaryWriter | None, result: Mapping[s
     Args:
         folder: The run folder.
         board: The TensorBoard writer; None if TensorBoard is not installed.
-        result: The result of `result.write_result`.
+        result: Content of ``result.json``, of which ``confusion``, ``classes`` and ``epochs`` are used.
         title: Title of the picture.
     """
     if importlib.util.find_spec("matplotlib") is None:

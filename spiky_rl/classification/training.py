@@ -1,7 +1,7 @@
-"""Training of a classifier: optimiser steps, and epochs, of which the validation set chooses the best.
+"""Training of a classifier, which keeps the epoch with the best validation accuracy.
 
-The features of the network are averaged over the control steps; the largest mean gives the predicted class, and the loss is the
-cross-entropy of the means. The test set is used once, after the best epoch has been chosen.
+The network's features are averaged over the T frames of a recording, one control step each. The means are the logits: the largest one
+gives the predicted class, and the loss is their cross-entropy. The test set is used once, after the best epoch has been chosen.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ EVALUATION_BATCH_SIZE = 200
 MIN_RISE = 0.02
 """Smallest rise of the accuracy near the end of a training at which the training counts as not converged."""
 SCALING_SAMPLES = 32
-"""Number of samples to which initial weights are scaled, up to twice as many."""
+"""Initial weights are scaled on this many samples; `spread_out` may return up to twice as many."""
 ACTIVITY_SAMPLES = 50
-"""Number of samples for firing rates and operations, up to twice as many."""
-Part = Annotated[float, Field(ge=0.0, le=1.0)]
+"""Firing rates and operations are measured on this many samples; `spread_out` may return up to twice as many."""
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class TrainerSettings:
     """Augmentation: maximum rotation of a sample in degrees."""
     patience: int = 0
     """Number of epochs without a better validation accuracy after which training ends; 0 to never end early."""
-    frames: str = "turn"
-    """Frame mode: the network gets a recording's frames one per control step (``turn``), their ``sum``, or a ``stack`` of channels."""
+    frame_mode: str = "turn"
+    """Input of the network: a recording's frames in turn, one per control step (``turn``), their ``sum``, or a ``stack`` of channels."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,26 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Rise:
-    """An accuracy that was still rising when training ended."""
+    """An accuracy that was still rising when training ended; the fields are keys of ``result.json``."""
 
     what: str
-    """``validation`` or ``training``."""
+    """Which accuracy: ``validation`` or ``training``."""
     before: float
-    """Mean over a fifth of the epochs, before the last fifth of the learning."""
+    """Mean over a fifth of the epochs, just before the last fifth of the learning (see `History.find_rise`)."""
     last: float
     """Mean over the last fifth of the epochs."""
 
 
 class History(FileRecord):
-    """Values of all epochs so far; every checkpoint holds them, so that a resumed run continues the list."""
+    """Values of all epochs so far; every checkpoint holds them, so that a resumed run continues the list.
+
+    Every field is a list of values of the field of `Epoch` with this name, and a key of ``result.json``.
+    """
 
     model_config = ConfigDict(frozen=False)
     loss: list[float] = Field(default_factory=list)
-    accuracy_train: list[Part] = Field(default_factory=list)
-    accuracy_validation: list[Part | None] = Field(default_factory=list)
+    accuracy_train: list[Fraction] = Field(default_factory=list)
+    accuracy_validation: list[Fraction | None] = Field(default_factory=list)
     seconds: list[Amount] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -120,8 +123,8 @@ class History(FileRecord):
             values.append(getattr(epoch, key))
 
     @property
-    def best(self) -> int:
-        """The last epoch with the highest validation accuracy; without a validation set the last epoch."""
+    def best_epoch(self) -> int:
+        """The last epoch with the highest validation accuracy, because it has learned longest; without a validation set the last."""
         last_epoch, accuracies = len(self.loss) - 1, self._list_validation_accuracies()
         if not accuracies:
             return last_epoch
@@ -129,7 +132,7 @@ class History(FileRecord):
 
     @property
     def epochs_without_improvement(self) -> int:
-        """Number of epochs since the validation accuracy last reached a new maximum."""
+        """Number of epochs since the validation accuracy last exceeded its maximum; an equal accuracy is no improvement."""
         accuracies = self._list_validation_accuracies()
         if not accuracies:
             return 0
@@ -139,14 +142,14 @@ class History(FileRecord):
         """Return the validation accuracies of all epochs; empty without a validation set."""
         return [value for value in self.accuracy_validation if value is not None]
 
-    def find_rise(self, validated: int, schedule: str) -> Rise | None:
+    def find_rise(self, n_validation: int, schedule: str) -> Rise | None:
         """Return the accuracy that still rose in the last fifth of the learning; None if none did, or there are fewer than 10 epochs.
 
         A fifth of the learning is a fifth of the sum of learning rates. With a cosine schedule the last fifth begins at half of the
         epochs; the last fifth of the epochs learns so slowly that it would always look converged.
 
         Args:
-            validated: Number of recordings in the validation set; a rise of less than one and a half of them does not count.
+            n_validation: Number of recordings in the validation set; a rise of less than one and a half of them does not count.
             schedule: See `TrainerSettings`.
         """
         epochs, fifth = len(self.loss), len(self.loss) // 5
@@ -154,7 +157,7 @@ class History(FileRecord):
             return None
         begin = epochs // 2 if schedule == "cosine" else epochs - fifth
         candidates = [
-            ("validation", self._list_validation_accuracies(), max(MIN_RISE, 1.5 / max(validated, 1))),
+            ("validation", self._list_validation_accuracies(), max(MIN_RISE, 1.5 / max(n_validation, 1))),
             ("training", self.accuracy_train, MIN_RISE),
         ]
         for name, values, min_rise in candidates:
@@ -166,7 +169,7 @@ class History(FileRecord):
 
 
 def compute_logits(network: SpikingNetwork, frames: Tensor, record: ForwardRecord | None = None) -> Tensor:
-    """Return the mean features over T, [B, classes], of frames [T, B, O], from the zero state."""
+    """Run frames [T, B, O] from the zero state; return the features averaged over T: logits [B, classes]. O is inputs, C H W."""
     state = network.zero_state(frames.shape[1], frames) if network.stateful else None
     features, _ = network(frames, state, record=record)
     return features.mean(0)
@@ -188,12 +191,12 @@ def training_step(
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    network.count_update()
+    network.count_update()  # for slope schedules and the noise of random encoders
     return loss.detach(), (output.argmax(1) == labels).sum()
 
 
 def augment(frames: Tensor, shift: float, rotation: float) -> Tensor:
-    """Return samples [B, T, C, H, W] with a random shift and rotation per sample; counts between pixels are interpolated."""
+    """Return samples [B, T, C, H, W] with a random shift and rotation per sample; event counts are interpolated bilinearly."""
     if not (shift or rotation):
         return frames
     count, (height, width) = len(frames), frames.shape[-2:]
@@ -238,8 +241,8 @@ class Trainer:
         self.settings, self.device = settings, device
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
         self.history = History()
-        self.best: dict[str, Any] = {}
-        """The network of the best epoch."""
+        self.best_weights: dict[str, Any] = {}
+        """State dict of the network after the best epoch."""
 
     def run_epochs(self) -> Iterator[Epoch]:
         """Train and yield each epoch, to the last one or until ``patience`` ends the training.
@@ -254,7 +257,7 @@ class Trainer:
             seconds = time.perf_counter() - started
             layers, rate, operations = self.measure_activity()
             validation = self.split.validation
-            steps, _ = get_sequence_shape(self.samples.size, self.settings.frames)
+            steps, _ = get_sequence_shape(self.samples.size, self.settings.frame_mode)
             epoch = Epoch(
                 index=index,
                 last=self.settings.epochs - 1,
@@ -268,13 +271,16 @@ class Trainer:
                 steps=steps,
             )
             self.history.add(epoch)
-            if self.history.best == index:
-                self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+            if self.history.best_epoch == index:
+                self.best_weights = {
+                    key: value.detach().clone() for key, value in self.network.state_dict().items()
+                }
             yield epoch
 
     def _learn(self, index: int) -> tuple[float, float]:
         """Train for one epoch; return the mean loss and accuracy."""
         settings, train = self.settings, self.split.train
+        # torch's generator, because a checkpoint restores it
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
         totals = torch.zeros(
@@ -283,7 +289,7 @@ class Trainer:
         for i, (frames, labels) in enumerate(iterate_batches(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._get_learning_rate((index + i / len(batches)) / settings.epochs)
-            frames = to_sequence(augment(frames, settings.shift, settings.rotation), settings.frames)
+            frames = to_sequence(augment(frames, settings.shift, settings.rotation), settings.frame_mode)
             loss, count = training_step(
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
@@ -303,7 +309,7 @@ class Trainer:
     def sample_frames(self) -> Tensor:
         """Return frames [T, B, O] of some training samples, as input of the network."""
         frames = self.samples.frames(spread_out(self.split.train, SCALING_SAMPLES)).to(self.device)
-        return to_sequence(frames, self.settings.frames)
+        return to_sequence(frames, self.settings.frame_mode)
 
     def measure_activity(self) -> tuple[list[LayerActivity], float, float]:
         """Return activity by layer, mean rate, and operations per control step, on some validation samples (training samples if none)."""
@@ -312,20 +318,24 @@ class Trainer:
         batch = spread_out(indices, ACTIVITY_SAMPLES)
         frames, _ = next(iterate_batches(self.samples, [batch], self.device))
         with torch.no_grad():
-            compute_logits(self.network, to_sequence(frames, self.settings.frames), record)
+            compute_logits(self.network, to_sequence(frames, self.settings.frame_mode), record)
         layers = compute_layer_activity(record)
         return layers, compute_mean_rate(layers, record), effective_operations(record)
 
     def load_best(self) -> int:
         """Load the network of the best epoch; return the epoch's index."""
-        self.network.load_state_dict(self.best)
-        return self.history.best
+        self.network.load_state_dict(self.best_weights)
+        return self.history.best_epoch
 
     def state(self) -> dict[str, Any]:
-        """Return everything that `restore` needs to continue with the same bits, as plain data and tensors."""
+        """Return the content of a checkpoint, as plain data and tensors.
+
+        `restore` continues from it with the same bits. ``learned``, the hashes of the recordings in the training and validation sets, is
+        for inference: it tells which recordings the network has not been trained with.
+        """
         return {
             "network": self.network.state_dict(),
-            "best": self.best,
+            "best": self.best_weights,
             "optimizer": self.optimiser.state_dict(),
             "history": self.history.model_dump(),
             "random": get_random_state(self.device),
@@ -335,7 +345,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
         self.network.load_state_dict(state["network"])
-        self.best = state["best"]
+        self.best_weights = state["best"]
         self.optimiser.load_state_dict(state["optimizer"])
         self.history = History(**state["history"])
         restore_random_state(state["random"], self.device)
@@ -361,13 +371,12 @@ def iterate_batches(
     pinned = device.startswith("cuda") and torch.cuda.is_available()
 
     def gather(indices: np.ndarray) -> tuple[Any, Any]:
-        parts = samples.gather_places(indices), samples.labels[indices]
-        return (_pin(parts[0]), _pin(parts[1])) if pinned else parts
+        event_indices, labels = samples.gather_event_indices(indices), samples.labels[indices]
+        return (_pin(event_indices), _pin(labels)) if pinned else (event_indices, labels)
 
-    def move(parts: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        places = torch.as_tensor(parts[0]).to(device, non_blocking=pinned)
-        labels = torch.as_tensor(parts[1]).to(device, non_blocking=pinned)
-        return samples.fill_frames(places, len(labels)), labels
+    def move(batch: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+        event_indices, labels = (torch.as_tensor(values).to(device, non_blocking=pinned) for values in batch)
+        return samples.fill_frames(event_indices, len(labels)), labels
 
     if device == "cpu":
         yield from (move(gather(indices)) for indices in batches)
@@ -377,17 +386,17 @@ def iterate_batches(
     with ThreadPoolExecutor(1) as pool:
         gathering = pool.submit(gather, batches[0])
         for i in range(len(batches)):
-            parts = gathering.result()
+            batch = gathering.result()
             if i + 1 < len(batches):
                 gathering = pool.submit(gather, batches[i + 1])
-            yield move(parts)
+            yield move(batch)
 
 
 def _pin(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).pin_memory()
 
 
-def compute_scores(
+def compute_probabilities(
     network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, frame_mode: str = "turn"
 ) -> np.ndarray:
     """Return the class probabilities [samples, classes] of the samples at ``indices``."""
@@ -404,8 +413,8 @@ def compute_scores(
 
 def compute_accuracy(trainer: Trainer, indices: np.ndarray) -> float:
     """Return the accuracy of the trainer's network on some of its samples."""
-    predicted = compute_scores(
-        trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames
+    predicted = compute_probabilities(
+        trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frame_mode
     ).argmax(1)
     return float((predicted == trainer.samples.labels[indices]).mean())
 

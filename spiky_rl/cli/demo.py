@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.play import run_play
 from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.play import run_play
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import no_progress
 from spiky_rl.hosts import find_host

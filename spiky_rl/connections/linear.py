@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Connection, Shape, make_dale_factors, make_sparse_mask, count_values
+from spiky_rl.connections.base import Connection, Shape, count_values, make_dale_factors, make_sparse_mask
 from spiky_rl.kernels import dispatch
 
 

@@ -20,9 +20,9 @@ from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import (
     IntraLayerConnection,
     Shape,
+    count_values,
     make_dale_factors,
     make_sparse_mask,
-    count_values,
     require_neurons,
 )
 

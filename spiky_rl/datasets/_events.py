@@ -149,15 +149,15 @@ def decode_tensor(counts: np.ndarray, path: str) -> Events:
             " [events, 4] as columns t, x, y, p"
         )
     _require_count(int(np.count_nonzero(counts)), path)
-    places = np.argwhere(counts)
-    count = counts[tuple(places.T)]
+    cells = np.argwhere(counts)
+    count = counts[tuple(cells.T)]
     wrong = (count < 0) | (count > MAX_COUNT) | (count != np.floor(count))
     if wrong.any():
         raise EventFileError(
             f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MAX_COUNT}"
         )
     _require_count(int(count.sum(dtype=np.float64)), path)
-    t, p, y, x = np.repeat(places, count.astype(np.int64), 0).T
+    t, p, y, x = np.repeat(cells, count.astype(np.int64), 0).T
     return Events(x, y, p, t, steps=True)
 
 
@@ -235,7 +235,7 @@ def check_events(events: Events, path: str, shape: tuple[int, int, int]) -> None
         outside = (values < 0) | (values >= size)
         if outside.any():
             first = int(outside.argmax())
-            place = f"column {events.x[first]}, row {events.y[first]}, channel {events.p[first]}"
+            pixel = f"column {events.x[first]}, row {events.y[first]}, channel {events.p[first]}"
             raise EventFileError(
-                f"{path}: event {first} is at {place}; this sensor has {axis}s from 0 to {size - 1}"
+                f"{path}: event {first} is at {pixel}; this sensor has {axis}s from 0 to {size - 1}"
             )

@@ -18,7 +18,7 @@ from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import read_header
 from spiky_rl.datasets._events import COLUMNS, LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
 from spiky_rl.datasets._store import make_read_error
-from spiky_rl.datasets.base import TIMES, Recording
+from spiky_rl.datasets.base import Recording, to_time_unit
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def measure_needs(
     recordings: Sequence[Recording],
     read: Callable[[Recording], Events],
     time: str = "",
-    given: tuple[str, ...] = (),
+    set_keys: tuple[str, ...] = (),
 ) -> Needs:
     """Measure the needs of all readable recordings. A tensor is measured by its header alone.
 
@@ -90,8 +90,8 @@ def measure_needs(
     Args:
         recordings: Recordings in a store.
         read: Reads the events of a recording.
-        time: Required unit of times, one of `TIMES`; recordings with another unit are ignored. Empty for any.
-        given: Keys of `AXES` that the user has set, so that they are not checked.
+        time: Required unit of times, a `TimeUnit`; recordings with another unit are ignored. Empty for any.
+        set_keys: Keys of `AXES` that the user has set, so that they are not checked.
 
     Raises:
         EventFileError: If no recording can be read, if some have times in microseconds and others in steps, or if one needs more than
@@ -107,7 +107,7 @@ def measure_needs(
     if len(sizes) >= MIN_CHECKED:
         checked = ("end",) if steps else AXES  # tensors of other shapes are refused later, one by one
         for key in checked:
-            if key not in given:
+            if key not in set_keys:
                 _require_like_others(sizes, key, paths)
     channels, rows, columns = sizes[:, :3].max(0).tolist()
     if steps:
@@ -137,8 +137,10 @@ def _measure_readable(
         path = recording.store.path(recording.member)
         try:
             need, steps = _measure_tensor(recording) or _measure_events(read(recording), path)
-            if time not in ("", TIMES[steps]):
-                raise EventFileError(f"{path}: has times in {TIMES[steps]}, but dataset.time is {time}")
+            if time not in ("", to_time_unit(steps)):
+                raise EventFileError(
+                    f"{path}: has times in {to_time_unit(steps)}, but dataset.time is {time}"
+                )
         except EventFileError as error:  # it is refused or skipped later, when it is read for training
             first_error = first_error or str(error)
             continue

@@ -186,18 +186,18 @@ def find_stores(data: Path, names: Sequence[str]) -> Iterator[RecordingStore]:
             yield RecordingStore(path)
 
 
-def format_unpack_hint(*places: Path | RecordingStore, dataset: str = "") -> str:
+def format_unpack_hint(*sources: Path | RecordingStore, dataset: str = "") -> str:
     """Return the end of an error message for a missing dataset, about archives that must be unpacked first.
 
     Args:
-        places: Folders (only their own files are examined), archives, or stores.
+        sources: Folders (only their own files are examined), archives, or stores.
         dataset: Name of the missing dataset; archives whose names begin with another dataset's name are ignored.
 
     Returns:
         ``; there is FILE: unpack it``, or an empty text if there is no such archive.
     """
-    found = dict.fromkeys(path for place in places for path in _list_archives(place))
-    matching = [str(path) for path in found if _may_belong_to(path, dataset)]
+    archives = dict.fromkeys(path for source in sources for path in _list_archives(source))
+    matching = [str(path) for path in archives if _may_belong_to(path, dataset)]
     if not matching:
         return ""
     named = ", ".join(matching[:MAX_NAMED_ARCHIVES])
@@ -217,15 +217,15 @@ def _may_belong_to(archive: Path, dataset: str) -> bool:
     return name.startswith(_normalize(dataset)) or not name.startswith(others)
 
 
-def _list_archives(place: Path | RecordingStore) -> list[Path]:
-    """Return the archives in a store or directly in a folder, or ``place`` itself if it is an archive."""
-    if isinstance(place, RecordingStore):
-        found = [Path(place.path(name)) for name in place.list_names()]
-    elif place.is_dir():
-        found = sorted(path for path in place.iterdir() if path.name[0] != ".")
+def _list_archives(source: Path | RecordingStore) -> list[Path]:
+    """Return the archives in a store or directly in a folder, or ``source`` itself if it is an archive."""
+    if isinstance(source, RecordingStore):
+        paths = [Path(source.path(name)) for name in source.list_names()]
+    elif source.is_dir():
+        paths = sorted(path for path in source.iterdir() if path.name[0] != ".")
     else:
-        found = [place] if place.is_file() else []
-    return [path for path in found if path.name.lower().endswith(PACKED)]
+        paths = [source] if source.is_file() else []
+    return [path for path in paths if path.name.lower().endswith(PACKED)]
 
 
 def _normalize(name: str) -> str:
@@ -239,7 +239,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _leads_out(path: Path, inside: Path) -> bool:
-    """Return whether ``path`` is a link to a place that is not below the folder ``inside``."""
+    """Return whether ``path`` is a link that leads out of the folder ``inside``."""
     return path.is_symlink() and not path.resolve().is_relative_to(inside)
 
 

@@ -24,8 +24,8 @@ from spiky_rl.datasets._events import Events
 from spiky_rl.datasets._store import RecordingStore
 
 PARTS = ("train", "validation", "test")
-TIMES = {False: "us", True: "steps"}
-"""Unit of times, by whether they are steps of tensors."""
+type TimeUnit = Literal["us", "steps"]
+"""Unit of a recording's times: microseconds, or steps of tensors."""
 type Initial = Literal["agent", "data"]
 """Initial weights: as the agent draws them, or drawn so and then scaled to the recordings."""
 type Ann = Literal["none", "mlp"]
@@ -34,12 +34,17 @@ UNKNOWN = -1
 """Label of an unlabelled recording."""
 
 
+def to_time_unit(times_are_steps: bool) -> TimeUnit:
+    """Return the unit of times by whether they are steps of tensors."""
+    return "steps" if times_are_steps else "us"
+
+
 @dataclass(frozen=True)
 class Recording:
     """One recording, before it is read."""
 
     name: str
-    """Unique name, independent of the dataset's place and format."""
+    """Unique name, independent of the dataset's folder and format."""
     label: int
     """Index of the class, or `UNKNOWN`."""
     part: str
@@ -67,6 +72,7 @@ class Dataset(Component):
         "about": "describe",
         "stamps": "get_fingerprints",
         "reader": "get_reader_fingerprint",
+        "steps": "times_are_steps",
     }
 
     class Options(Settings):
@@ -85,9 +91,9 @@ class Dataset(Component):
     shape: tuple[int, int, int]
     """Channels, rows and columns of the sensor."""
     window: tuple[int, int]
-    """Start and end of the classified time (end excluded), in microseconds, or in steps if ``steps``."""
-    steps: ClassVar[bool] = False
-    """Whether times are steps of tensors."""
+    """Start and end of the classified time (end excluded), in microseconds, or in steps if `times_are_steps`."""
+    times_are_steps: ClassVar[bool] = False
+    """Whether times are steps of tensors instead of microseconds."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the labels."""
     scale: ClassVar[float] = 1.0
@@ -138,7 +144,7 @@ class Dataset(Component):
 
     @abstractmethod
     def list_recordings(self) -> list[Recording]:
-        """Return all recordings without reading them, in an order that does not depend on their place. Raises MissingData."""
+        """Return all recordings without reading them, in an order that does not depend on their folder. Raises MissingData."""
 
     @abstractmethod
     def read_events(self, recording: Recording) -> Events:

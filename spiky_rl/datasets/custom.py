@@ -37,13 +37,15 @@ from spiky_rl.datasets._events import (
 )
 from spiky_rl.datasets._needs import Needs, load_needs, measure_needs
 from spiky_rl.datasets._store import RecordingStore, format_unpack_hint
-from spiky_rl.datasets.base import TIMES, UNKNOWN, Dataset, Recording
+from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording, to_time_unit
 
 log = logging.getLogger(__name__)
 
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
 COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
 """Key of a manifest's row by the name of the column in the file."""
+MEASUREMENT_VERSION = 3
+"""Version of the measurement of sensor and window; another one is measured again."""
 BINS = 32
 """Default number of frames per recording."""
 MANIFESTS = ("manifest.csv", "manifest.npz")
@@ -60,7 +62,7 @@ SPLITS = {
 """Part of a recording by the name of its folder or its entry in a manifest."""
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6}
 """Microseconds by the name of the unit."""
-LAYOUT = (
+LAYOUT_HELP = (
     "expected DIR/CLASS/RECORDING, or DIR/train/CLASS/RECORDING and DIR/test/CLASS/RECORDING, or DIR/manifest.csv with columns"
     " recording, label and split; a recording is .bin (N-MNIST's bytes), .npy (counts [time, channels, height, width], or events"
     " [n, 4] as t, x, y, p), .npz or .csv (t, x, y, p)"
@@ -72,6 +74,7 @@ class CustomDataset(Dataset):
 
     title = "own recordings"
     agent = ""
+    # defaults of classify.py, see Dataset
     epochs = batch_size = None
     initial, ann = "data", "mlp"
     licence = "yours"
@@ -80,7 +83,7 @@ class CustomDataset(Dataset):
     class Options(Dataset.Options):
         bins: int = option(
             0,
-            f"T: frames per recording, which are the control steps of the network; 0 for {BINS}, or for all steps of a shorter window",
+            f"T: frames per recording, one for each control step of the network; 0 for {BINS}, or for all steps of a shorter window",
             low=0,
             high=100_000,
         )
@@ -97,10 +100,12 @@ class CustomDataset(Dataset):
             (),
             "start and end of the classified time, in microseconds, or in steps of tensors; empty for 0 to the last event",
         )
-        unit: Literal["us", "ms", "s"] = option("us", "unit of times in columns")
+        unit: Literal["us", "ms", "s"] = option(
+            "us", "unit of the times in columns of .npy, .npz and .csv files"
+        )
         time: Literal["", "us", "steps"] = option(
             "",
-            "times of the recordings: microseconds, or steps of tensors; empty if all recordings agree",
+            "kind of times: microseconds of events, or steps of tensors; other recordings are refused; empty if all have the same",
         )
         names: Names = option(
             (), "names of the classes, in the order of their labels; empty for all classes found, sorted"
@@ -126,13 +131,15 @@ class CustomDataset(Dataset):
     options: Options
 
     def __init__(self, options: Options, data: Path) -> None:
-        self.unit, self.classes, self.others = options.unit, options.names, options.others
-        self.time = options.time
+        self.unit, self.time = options.unit, options.time
+        self.classes, self.others = options.names, options.others
         super().__init__(options, data)
 
+    @override
     def list_recordings(self) -> list[Recording]:
+        """Return all recordings; also set classes, sensor, window, number of frames, kind of times and agent from them."""
         if not self.data.exists():
-            raise MissingData(f"{self.data}: no such folder; {LAYOUT}")
+            raise MissingData(f"{self.data}: no such folder; {LAYOUT_HELP}")
         store = RecordingStore(self.data)
         names = store.list_names()
         if store.outward:
@@ -142,7 +149,7 @@ class CustomDataset(Dataset):
         manifest = next((name for name in MANIFESTS if name in names), None)
         rows = _list_folders(names) if manifest is None else _read_manifest(store, manifest)
         if not rows:
-            raise MissingData(f"{self.data}: contains no recording{format_unpack_hint(store)}; {LAYOUT}")
+            raise MissingData(f"{self.data}: contains no recording{format_unpack_hint(store)}; {LAYOUT_HELP}")
         recordings = self._label(rows, store)
         self._infer_layout(recordings)
         self.agent = _choose_agent(self.shape)
@@ -150,13 +157,13 @@ class CustomDataset(Dataset):
 
     def _label(self, rows: list[ListedRecording], store: RecordingStore) -> list[Recording]:
         """Return the recordings; a label is an index into the option ``names``, or into the sorted classes of ``rows`` if it is empty."""
-        found = sorted({row.label for row in rows if row.label is not None}, key=_natural_sort_key)
-        self.classes = self.classes or tuple(found)
-        if unknown_classes := [name for name in found if name not in self.classes]:
+        names = sorted({row.label for row in rows if row.label is not None}, key=_natural_sort_key)
+        self.classes = self.classes or tuple(names)
+        if unknown_classes := [name for name in names if name not in self.classes]:
             self._check_unknown_classes(unknown_classes)
         labels = {name: i for i, name in enumerate(self.classes)}
         return [
-            Recording(row.name, labels.get(row.label or "", UNKNOWN), row.part, store, row.name)
+            Recording(row.name, labels.get(row.label or "", UNKNOWN), row.part, store=store, member=row.name)
             for row in rows
         ]
 
@@ -165,9 +172,10 @@ class CustomDataset(Dataset):
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
         events = decode_events(data, path, UNITS[self.unit], getattr(self, "shape", None))
-        if self.time and self.time != TIMES[events.steps]:
+        time = to_time_unit(events.steps)
+        if self.time and self.time != time:
             raise EventFileError(
-                f"{path}: has times in {TIMES[events.steps]}; expected {self.time}, like the others or dataset.time"
+                f"{path}: has times in {time}; expected {self.time}, like the others or dataset.time"
             )
         return events
 
@@ -194,12 +202,12 @@ class CustomDataset(Dataset):
         """Set sensor and window from the options, else from the recordings; the result is kept in the cache."""
         sensor, channels, window = self.options.sensor, self.options.channels, self.options.window
         if not (sensor and channels and window):
-            given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
-            needs = self._load_needs(recordings, given)
+            set_keys = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
+            needs = self._load_needs(recordings, set_keys)
             channels = channels or needs.channels
             sensor = sensor or (needs.rows, needs.columns)
             window = window or (0, needs.end)
-            self.time = self.time or TIMES[needs.steps]
+            self.time = self.time or to_time_unit(needs.steps)
             log.info(
                 "%s: %d channels, %d x %d pixels, times from %d to %d; set dataset.channels, .sensor and .window to change this",
                 self.data, channels, sensor[0], sensor[1], window[0], window[1],
@@ -208,20 +216,19 @@ class CustomDataset(Dataset):
         self.bins = self.bins or min(BINS, self.window[1] - self.window[0])
         self.time = self.time or self._get_first_time(recordings)
 
-    def _load_needs(self, recordings: list[Recording], given: tuple[str, ...]) -> Needs:
-        """Return the needs of the ``recordings`` from the cache, or measure them; ``given`` are keys that the user has set."""
+    def _load_needs(self, recordings: list[Recording], set_keys: tuple[str, ...]) -> Needs:
+        """Return the needs of the ``recordings`` from the cache, or measure them; ``set_keys`` are set by the user."""
         stamps = [
             f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
         ]
-        # 3 is the version of the measurement
-        request = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
+        request = f"{MEASUREMENT_VERSION} {self.data.resolve()} {self.unit} {self.time} {set_keys}"
         key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
 
         def measure() -> Needs:
             log.info(
                 "%s: reading %d recordings once to measure sensor and window", self.data, len(recordings)
             )
-            return measure_needs(recordings, self.read_events, self.time, given)
+            return measure_needs(recordings, self.read_events, self.time, set_keys)
 
         return load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure)
 
@@ -229,10 +236,10 @@ class CustomDataset(Dataset):
         """Return the unit of times of the first readable recording."""
         for recording in recordings:
             try:
-                return TIMES[self.read_events(recording).steps]
+                return to_time_unit(self.read_events(recording).steps)
             except EventFileError:  # it is refused or skipped later, when it is read for training
                 continue
-        return TIMES[False]
+        return "us"
 
 
 def _choose_agent(shape: tuple[int, int, int]) -> str:
@@ -256,31 +263,31 @@ def _list_folders(names: list[str]) -> list[ListedRecording]:
     """Return all recordings among the files ``names``, with classes and parts from their folders. Raises MissingData."""
     names = [name for name in names if name.lower().endswith(ENDINGS)]
     folders = _drop_outer_folder([name.split("/")[:-1] for name in names])
-    outer_folders = {place[0] for place in folders if len(place) > 1}
+    outer_folders = {nested[0] for nested in folders if len(nested) > 1}
     splits = sorted(folder for folder in outer_folders if folder.lower() in SPLITS)
     if splits and (others := outer_folders - {*splits}):
         other = min(others)
         raise MissingData(
             f"{other}: unknown split folder beside {splits[0]}; allowed: {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
         )
-    return [_describe_place(name, place) for name, place in zip(names, folders, strict=True)]
+    return [_read_folders(name, nested) for name, nested in zip(names, folders, strict=True)]
 
 
 def _drop_outer_folder(folders: list[list[str]]) -> list[list[str]]:
     """Return the ``folders`` of recordings without a folder that contains all class folders, as in many archives."""
-    if not folders or min(len(place) for place in folders) < 2:
+    if not folders or min(len(nested) for nested in folders) < 2:
         return folders
     outer = folders[0][0]
-    if outer.lower() in SPLITS or any(place[0] != outer for place in folders):
+    if outer.lower() in SPLITS or any(nested[0] != outer for nested in folders):
         return folders
-    return [place[1:] for place in folders]
+    return [nested[1:] for nested in folders]
 
 
-def _describe_place(name: str, place: list[str]) -> ListedRecording:
-    """Return the recording ``name`` in the nested folders ``place``: [CLASS], [SPLIT, CLASS], or none."""
-    part = SPLITS.get(place[0].lower()) if len(place) > 1 else None
-    inner = place[1:] if part else place
-    return ListedRecording(name, inner[0] if inner else None, part or "train")
+def _read_folders(name: str, folders: list[str]) -> ListedRecording:
+    """Return the recording ``name`` with class and part from its nested ``folders``: [CLASS], [SPLIT, CLASS], or none."""
+    part = SPLITS.get(folders[0].lower()) if len(folders) > 1 else None
+    inner_folders = folders[1:] if part else folders
+    return ListedRecording(name, inner_folders[0] if inner_folders else None, part or "train")
 
 
 def _read_manifest(store: RecordingStore, manifest: str) -> list[ListedRecording]:

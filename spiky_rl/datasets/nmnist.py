@@ -52,7 +52,7 @@ ARCHIVES = (
     ),
 )
 FOLDERS = ("nmnist", "NMNIST", ".")
-"""Possible places below the data folder."""
+"""Possible folders and archives below the data folder."""
 
 
 class NMnist(Dataset):
@@ -133,12 +133,12 @@ class _Packed:
     def _read_arrays(self, *keys: str) -> list[np.ndarray]:
         """Read lists of whole numbers; ids default to 1, 2, ... Raises UserError."""
         try:
-            found = self._read_present("label", *keys)
+            arrays_by_key = self._read_present("label", *keys)
         except OSError as error:
             raise make_read_error(self.path, error) from None
         except DAMAGE as error:
             raise UserError(f"{self.path}: not packed recordings, or damaged: {error}") from None
-        arrays = [found.get(key, np.arange(1, found["label"].size + 1)) for key in keys]
+        arrays = [arrays_by_key.get(key, np.arange(1, arrays_by_key["label"].size + 1)) for key in keys]
         for key, array in zip(keys, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
                 raise UserError(f"{self.path}: {key} must be a list of whole numbers that is not empty")
@@ -188,6 +188,6 @@ class _Packed:
                 raise EventFileError(
                     f"{path}: event {first}: {key} is {values[first]}; it must be between 0 and {most}"
                 )
-        place, p = np.divmod(address[own].astype(np.int64), 2)
-        y, x = np.divmod(place, SIDE)
+        pixel, p = np.divmod(address[own].astype(np.int64), 2)
+        y, x = np.divmod(pixel, SIDE)
         return Events(x, y, p, np.cumsum(gaps[own], dtype=np.int64))

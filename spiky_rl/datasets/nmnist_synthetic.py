@@ -1,16 +1,16 @@
 """Synthetic N-MNIST: a simulated event sensor that looks at digits which move as in N-MNIST. It contains no real recording.
 
     L = log(0.302 + I/255), moved along the measured path;   F <- F + (1 - exp(-1/1.6)) (L - F)   every millisecond
-    |F - R| > C, and 2 ms since the pixel's last event:  an event of the difference's sign, R <- F
+    if |F - R| > C and the pixel's last event is at least 2 ms ago:  an event with the sign of F - R;   R <- F
 
 L is the log brightness at a pixel, F its low-pass filtered value, R the value of F at the pixel's last event, and C the pixel's threshold,
 about 0.229. The events of a millisecond are spread over it. Each pixel has noise events at 0.3 Hz. Saccades begin some milliseconds early
 or late. p = 0 means brighter, as in N-MNIST. The digits are MNIST's if its idx files, packed or unpacked, are in DIR/mnist, else
 scikit-learn's, enlarged to MNIST's size.
 
-The path is the measured offset of the 28 x 28 digit on the 34 x 34 sensor, averaged over recordings. Comparison of simulations with
-recordings of the same 100 digits of MNIST: 4,058 and 4,187 events, 449 and 452 active pixels, 49 and 50 % of the events ON. Frames of
-10 ms of 40 digits correlate by 0.72 without jitter, by 0.68 with it, and by 0.14 between different digits.
+The path is the measured offset of the 28 x 28 digit on the 34 x 34 sensor, averaged over recordings. Simulated / recorded, for the same
+100 digits of MNIST: 4,058 / 4,187 events, 449 / 452 active pixels, 49 / 50 % of the events ON. Frames of 10 ms of 40 digits correlate by
+0.72 without jitter, by 0.68 with it, and by 0.14 between different digits.
 Source: calibrated on recordings of Orchard et al. (2015); contrast threshold and refractoriness: Lichtsteiner et al. (2008).
 """
 
@@ -36,10 +36,10 @@ from spiky_rl.datasets.nmnist import SIDE
 
 MNIST_SIDE, BOX = 28, 20
 """Side of MNIST's images in pixels, and of the box that a digit fills there."""
-FLOOR, PALER = 0.3, 1.6
+OFFSET, GAIN = 0.3, 1.6
 """Offset and gain of enlarged images. Enlarged strokes are wider and paler than MNIST's; with these values they cover as many pixels."""
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-MOST = 1 << 28
+MAX_BYTES = 1 << 28
 """Maximum bytes of a file of images; all 60,000 take a fifth of it."""
 STEPS = 310
 """Duration in milliseconds."""
@@ -68,19 +68,21 @@ SACCADES_MS = (50.0, 150.0, 255.0)
 
 def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
     """Simulate a recording of an ``image`` [28, 28] from 0 to 255; the events are ordered by time."""
+    # 0 where the image is black, as in the margin that `_move_image` adds
     light = np.log(DARK + np.clip(image, 0.0, 255.0) / 255.0) - np.log(DARK)
     seen = _move_image(light, _draw_path(generator))
     threshold = np.maximum(generator.normal(CONTRAST, CONTRAST_DEVIATION, (SIDE, SIDE)), 0.0)
     noisy = generator.random((STEPS, SIDE, SIDE)) < NOISE_HZ / 1000.0
     follow = 1.0 - np.exp(-1.0 / LOW_PASS_MS)
     filtered, reference = seen[0].copy(), seen[0].copy()
-    last = np.full((SIDE, SIDE), -REFRACTORY_MS)
+    last_event = np.full((SIDE, SIDE), -REFRACTORY_MS)
     spikes: list[np.ndarray] = []
     for step in range(STEPS):
         filtered += follow * (seen[step] - filtered)
         difference = filtered - reference
-        fired = (np.abs(difference) > threshold) & (step - last >= REFRACTORY_MS)
-        reference[fired], last[fired] = filtered[fired], step
+        fired = (np.abs(difference) > threshold) & (step - last_event >= REFRACTORY_MS)
+        reference[fired] = filtered[fired]
+        last_event[fired] = step
         y, x = fired.nonzero()
         spikes.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
     step, y, x = noisy.nonzero()
@@ -101,8 +103,9 @@ def _draw_path(generator: np.random.Generator) -> np.ndarray:
 
 def _move_image(image: np.ndarray, path: np.ndarray) -> np.ndarray:
     """Return the image on the sensor at every offset of the path, [steps, 34, 34], with zeros around it and bilinear interpolation."""
-    place = np.arange(SIDE)[:, None] - np.arange(MNIST_SIDE)
-    columns, rows = (np.clip(1.0 - np.abs(place - offset[:, None, None]), 0.0, None) for offset in path.T)
+    distance = np.arange(SIDE)[:, None] - np.arange(MNIST_SIDE)
+    # weights [steps, 34, 28] of bilinear interpolation: 1 at a shifted pixel, falling to 0 at a distance of one pixel
+    columns, rows = (np.clip(1.0 - np.abs(distance - offset[:, None, None]), 0.0, None) for offset in path.T)
     return rows @ image @ columns.transpose(0, 2, 1)
 
 
@@ -162,7 +165,7 @@ def load_mnist_like(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
     images, labels = digits.load_images()
     images = (images / digits.LEVELS).astype(np.float32)
     enlarged = np.asarray(zoom(images, (1, BOX / digits.SIDE, BOX / digits.SIDE), order=3))
-    large = np.clip(PALER * (enlarged - FLOOR), 0.0, 1.0)
+    large = np.clip(GAIN * (enlarged - OFFSET), 0.0, 1.0)
     margin = (MNIST_SIDE - BOX) // 2
     return (
         255.0 * np.pad(large, ((0, 0), (margin, margin), (margin, margin))),
@@ -177,13 +180,13 @@ def _read_idx(path: Path) -> np.ndarray | None:
     if not (path.is_file() or packed.is_file()):
         return None
     try:
-        data = read_regular(path, MOST) if path.is_file() else _unpack(read_regular(packed, MOST))
+        data = read_regular(path, MAX_BYTES) if path.is_file() else _unpack(read_regular(packed, MAX_BYTES))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    count = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
-    start = 4 + 4 * count
-    shape = np.frombuffer(data[4:start].ljust(4 * count, b"\0"), ">u4").astype(int)
-    if not count or len(data) - start != math.prod(shape.tolist()):
+    dimensions = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(data[4:start].ljust(4 * dimensions, b"\0"), ">u4").astype(int)
+    if not dimensions or len(data) - start != math.prod(shape.tolist()):
         raise UserError(f"{path}: not an idx file of bytes, or truncated")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
@@ -191,7 +194,7 @@ def _read_idx(path: Path) -> np.ndarray | None:
 def _unpack(data: bytes) -> bytes:
     """Return the unpacked gzip ``data``. Raises OSError if they are too large or not gzip."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        unpacked = file.read(MOST + 1)
-    if len(unpacked) > MOST:
-        raise OSError(f"unpacks to more than {MOST:,} bytes")
+        unpacked = file.read(MAX_BYTES + 1)
+    if len(unpacked) > MAX_BYTES:
+        raise OSError(f"unpacks to more than {MAX_BYTES:,} bytes")
     return unpacked

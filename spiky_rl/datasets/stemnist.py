@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, override
 
@@ -25,9 +24,10 @@ from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 SIDE, STEPS = 16, 240
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"
-FOLDERS = ("stemnist", "STEMNIST", "stemnist/stemnist_spikes.zip", "stemnist_spikes.zip", "spike")
-HOMES = ("stemnist", "STEMNIST", ".")
-"""Folders in which archives of another name are looked for."""
+CANDIDATES = ("stemnist", "STEMNIST", "stemnist/stemnist_spikes.zip", "stemnist_spikes.zip", "spike")
+"""Folders and archives below the data folder that may hold the spikes."""
+ARCHIVE_FOLDERS = ("stemnist", "STEMNIST", ".")
+"""Folders below the data folder that are searched for archives, to name them in the hint."""
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -39,7 +39,7 @@ class Stemnist(Dataset):
     source = "https://github.com/Four-Q/STEMNIST_Classify"
     shape = (1, SIDE, SIDE)
     window = (0, STEPS)
-    steps = True
+    times_are_steps = True
 
     class Options(Dataset.Options):
         bins: int = declare_bins(24)
@@ -47,24 +47,27 @@ class Stemnist(Dataset):
             "all", "characters to use: all 35, the nine digits, or the letters"
         )
 
+    # defaults of classify.py, see Dataset
     agent = "lif_conv_small_classifier"
     epochs, batch_size = 60, 25
     shift, rotation = 1.0, 10.0
 
     def __init__(self, options: Options, data: Path) -> None:
         self.characters = options.characters
+        self.files: dict[str, TensorFile] = {}
+        """Open spike files by their names."""
         self.classes = tuple({"all": LETTERS + DIGITS, "digits": DIGITS, "letters": LETTERS}[self.characters])
         super().__init__(options, data)
 
     def list_recordings(self) -> list[Recording]:
-        for store in find_stores(self.data, FOLDERS):
+        for store in find_stores(self.data, CANDIDATES):
             recordings = [r for name in store.list_names() for r in self._read_manifest(store, name)]
             if recordings:
                 return recordings
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
             " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they are elsewhere"
-            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='stemnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in ARCHIVE_FOLDERS), dataset='stemnist')}"
         )
 
     def _read_manifest(self, store: RecordingStore, name: str) -> list[Recording]:
@@ -90,18 +93,13 @@ class Stemnist(Dataset):
                 f"{match[1]}/{row['sample_id']}",
                 self.classes.index(row["label"]),
                 PARTS[match[1]],
-                store,
-                member,
-                i,
+                store=store,
+                member=member,
+                row=i,
             )
             for i, row in enumerate(rows)
             if row["label"] in self.classes
         ]
-
-    @cached_property
-    def files(self) -> dict[str, TensorFile]:
-        """Open spike files by their names."""
-        return {}
 
     @override
     def read_events(self, recording: Recording) -> Events:

@@ -30,7 +30,7 @@ HEADER = 128
 """Bytes of the header of a MATLAB 5 file."""
 ARCHIVE = "STMNIST dataset NUS Tee Research Group.zip"
 FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
-"""Possible places below the data folder, unpacked or packed."""
+"""Possible folders and archives below the data folder, unpacked or packed."""
 HOMES = ("stmnist", "STMNIST", ".")
 """Folders in which archives of another name are looked for."""
 
@@ -68,20 +68,20 @@ def _check_whole(data: bytes, path: str) -> None:
     if len(data) < HEADER:
         raise EventFileError(f"{path}: byte {len(data)}: the file ends within its header of {HEADER} bytes")
     order = "<" if data[126:128] == b"IM" else ">"
-    place = HEADER
-    while place < len(data):
-        end = place + 8
+    start = HEADER
+    while start < len(data):
+        end = start + 8
         kind = 0
         if end <= len(data):
-            kind, size = struct.unpack(f"{order}2I", data[place:end])
+            kind, size = struct.unpack(f"{order}2I", data[start:end])
             end += size
         if end > len(data):
             raise EventFileError(
-                f"{path}: byte {place}: an element that ends at byte {end} of {len(data)}; the file is truncated"
+                f"{path}: byte {start}: an element that ends at byte {end} of {len(data)}; the file is truncated"
             )
         if kind == COMPRESSED:
-            _check_unpacked(memoryview(data)[place + 8 : end], f"{path}: byte {place}")
-        place = end
+            _check_unpacked(memoryview(data)[start + 8 : end], f"{path}: byte {start}")
+        start = end
 
 
 def _check_unpacked(data: memoryview, where: str) -> None:

@@ -123,16 +123,16 @@ class IntegerNetwork(SpikingNetwork):
     def _record(self, record: ForwardRecord, x: Tensor, seen: list[StepRecord]) -> None:
         sources = [self.stages[0].source, *(stage.output_format for stage in self.stages)]
         for i, source in enumerate(sources):
-            record.signal.append(
+            record.signals.append(
                 torch.stack([torch.stack(read[i]) for read, _ in seen]).float() * source.unit
             )
-        if record.only_signal:
+        if record.only_signals:
             return
         record.operations.append(self.origin.encoder.count_operations(x))
         for i, layer in enumerate(self.origin.layers):
             record.potentials.append(torch.stack([torch.stack(levels[i]) for _, levels in seen]))
-            record.operations.append(layer.operations(record.signal[i], record.signal[i + 1]))
-        record.operations.append(self.origin.decoder.operations(record.signal[-1]))
+            record.operations.append(layer.operations(record.signals[i], record.signals[i + 1]))
+        record.operations.append(self.origin.decoder.operations(record.signals[-1]))
 
     def _move_to(self, device: torch.device) -> None:
         """Move the parts to ``device``."""

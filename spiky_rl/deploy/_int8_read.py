@@ -9,16 +9,15 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.decoders import linear as last_spikes
 from spiky_rl.codecs.decoders import first_spike, membrane, population_vector
+from spiky_rl.codecs.decoders import linear as last_spikes
 from spiky_rl.codecs.decoders import rate as mean_rate
 from spiky_rl.codecs.decoders import sigma_delta as sums
-from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.codecs.encoders import concat, delta, direct, latency, population, rate, sigma_delta
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.connections import linear
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
-from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_arithmetic import (
     CURRENT_LIMIT,
     DECAY_BITS,
@@ -40,6 +39,7 @@ from spiky_rl.deploy._int8_layers import (
     Int8SigmaDeltaLayer,
     Int8SpikingLayer,
 )
+from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork

@@ -51,9 +51,9 @@ class NirPolicy:
             raise UserError(
                 f"observation: shape {list(observation.shape[1:])} given; allowed: {list(self.inputs)}"
             )
-        record = ForwardRecord(only_signal=True)
+        record = ForwardRecord(only_signals=True)
         features, after = self.network(x[None], self._get_state(x) if self.stateful else None, record=record)
-        self.spikes = [signal[0] for signal in record.signal[1:]]
+        self.spikes = [signal[0] for signal in record.layer_spikes]
         if self.stateful:
             self._state = after
         return features[0]

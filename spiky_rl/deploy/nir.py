@@ -20,8 +20,8 @@ import numpy as np
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
-from spiky_rl.networks._nir_graph import require_nir
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts
+from spiky_rl.networks._nir_graph import require_nir
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._nir_policy import NirPolicy

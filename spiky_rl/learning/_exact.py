@@ -33,9 +33,9 @@ class ExactGradientRule(LearningRule):
     A rule wraps the neurons with ``timed``; ``lowest`` and ``highest`` bound the mean spikes per control step of every neuron.
     """
 
-    by_sample = False
-    counts = False
-    blocks_gradient = ("rate", "population_vector")
+    has_independent_samples = False
+    counts_have_gradient = False
+    decoders_without_gradient = ("rate", "population_vector")
     timed: ClassVar[type[ExactSpikeNeuron]]
     """Wrapper of neurons that locates spikes within the step."""
 

@@ -275,7 +275,7 @@ class LocalRule(LearningRule):
                     )
             return self
 
-    local = True
+    is_local = True
 
     def __init__(self, options: Options) -> None:
         super().__init__()

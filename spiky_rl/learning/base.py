@@ -31,35 +31,39 @@ class LearningRule(Component, torch.nn.Module):
         "attach": "setup",
         "neuron": "wrap_neuron",
         "surrogate": "choose_surrogate",
-        "no_way_through": "blocks_gradient",
+        "no_way_through": "decoders_without_gradient",
+        "blocks_gradient": "decoders_without_gradient",
+        "by_sample": "has_independent_samples",
+        "counts": "counts_have_gradient",
+        "local": "is_local",
     }
 
-    plain: ClassVar[bool] = True
-    """Whether `on_layer_input`, `on_layer_output` and `decode` are not overridden. Networks then do not call them, and a backend may
+    has_hooks: ClassVar[bool] = False
+    """Whether `on_layer_input`, `on_layer_output` or `decode` is overridden. Otherwise networks do not call them, and a backend may
     run all layers in one call."""
-    by_sample: ClassVar[bool] = True
+    has_independent_samples: ClassVar[bool] = True
     """Whether the gradient of a sample is independent of its batch."""
     cut_recurrent: ClassVar[bool] = False
     """Whether recurrent spikes carry no gradient."""
-    counts: ClassVar[bool] = True
+    counts_have_gradient: ClassVar[bool] = True
     """Whether spike counts have a gradient; if not, only spike times have one."""
-    blocks_gradient: ClassVar[tuple[str, ...]] = ()
+    decoders_without_gradient: ClassVar[tuple[str, ...]] = ()
     """Names of decoders that have no gradient under this rule."""
-    local: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
     """Whether `apply_weight_change` must be called after every rollout, for weights without a gradient."""
     truncate: int = 0
     """Number of control steps after which the gradient of a replayed rollout is cut; 0: never."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.plain = (cls.on_layer_input, cls.on_layer_output, cls.decode) == (
+        cls.has_hooks = (cls.on_layer_input, cls.on_layer_output, cls.decode) != (
             LearningRule.on_layer_input,
             LearningRule.on_layer_output,
             LearningRule.decode,
         )
-        if cls.local != (cls.apply_weight_change is not LearningRule.apply_weight_change):
+        if cls.is_local != (cls.apply_weight_change is not LearningRule.apply_weight_change):
             raise TypeError(
-                f"{cls.__name__}: local must be True if and only if apply_weight_change is defined"
+                f"{cls.__name__}: is_local must be True if and only if apply_weight_change is defined"
             )
 
     def choose_surrogate(self, surrogate: Surrogate) -> Surrogate:

@@ -135,16 +135,16 @@ def _make_convolution_hook(tally: OperationCounter, module: nn.Conv2d) -> Hook:
 
 
 def _make_recurrent_hook(tally: OperationCounter, module: nn.RNNBase) -> Hook:
-    first, *rest = get_weights(module)
+    first, *hidden_weights = get_weights(module)
     fan_out = (first != 0).float().sum(0)
-    hidden = sum(int((w != 0).sum()) for w in rest)
+    hidden = sum(int((w != 0).sum()) for w in hidden_weights)
     each = count_recurrent_cell(module) * module.num_layers
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         x, last = inputs[0].detach(), outputs[0].detach()
         rows = x.numel() // x.shape[-1]
         tally.macs += float(((x != 0).float() @ fan_out).double().sum()) + rows * hidden
-        tally.dense += rows * sum(w.numel() for w in (first, *rest))
+        tally.dense += rows * sum(w.numel() for w in (first, *hidden_weights))
         tally.add_activations(last, each)
         # layers below the last return no outputs; count them as non-zero
         tally.updates += (module.num_layers - 1) * last.numel()

@@ -51,7 +51,7 @@ DRAM = 1950.0
 """Energy in pJ of an access to 8 bytes of off-chip memory: the middle of 1.3 to 2.6 nJ."""
 WORD = 4
 """Bytes of a number in the networks of this package."""
-ZEROS = 0.5
+RELU_ZERO_SHARE = 0.5
 """Assumed share of zeros in an ANN's hidden activations: with ReLU, if its inputs are as often negative as positive."""
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.energy import WORD, ZEROS, InferenceCost
+from spiky_rl.metrics.energy import RELU_ZERO_SHARE, WORD, InferenceCost
 from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.metrics.updates import (
     ArithmeticCounts,
@@ -32,22 +32,24 @@ class CostMeter:
 
     def __init__(self, network: SpikingNetwork) -> None:
         """Count what is the same in every pass. Raises RegistryError for unknown connections: see `synops.list_connections`."""
-        self.links = synops.list_connections(network)
+        self.connections = synops.list_connections(network)
         self.updates, self.arithmetic, self.accesses = _count_updates(network)
-        self.sparsity = synops.connection_sparsity(self.links)
-        self.parameters, self.footprint, size = _measure_memory(network)
-        self.state = sum(network.state_sizes) * size
-        self.sparse_storage = _measure_sparse_storage(network, [link.stored for link in self.links])
-        self.equal_ann = _measure_equal_ann(network, self.links)
+        self.sparsity = synops.connection_sparsity(self.connections)
+        self.parameters, self.footprint, bytes_per_value = _measure_memory(network)
+        self.state = sum(network.state_sizes) * bytes_per_value
+        self.sparse_storage = _measure_sparse_storage(
+            network, [connection.stored for connection in self.connections]
+        )
+        self.equal_ann = _measure_equal_ann(network, self.connections)
 
     def __call__(self, record: ForwardRecord) -> InferenceCost:
         """Return the mean cost of a control step in the pass of ``record``."""
-        counts = synops.count_operations(self.links, record)
+        counts = synops.count_operations(self.connections, record)
         return InferenceCost(
             effective_macs=counts.effective_macs,
             effective_acs=counts.effective_acs,
             dense_operations=counts.dense,
-            encoder_operations=float(record.operations[0].double().mean()),
+            encoder_operations=float(record.encoder_operations.double().mean()),
             neuron_updates=self.updates,
             **vars(self.arithmetic),
             activation_sparsity=counts.activation_sparsity,
@@ -73,7 +75,7 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         run()
     weights = ann.get_weights(body)
     zeros = sum(int((w == 0).sum()) for w in weights)
-    parameters, footprint, size = _measure_memory(body)
+    parameters, footprint, bytes_per_value = _measure_memory(body)
     return InferenceCost(
         effective_macs=tally.macs / samples,
         effective_acs=tally.acs / samples,
@@ -85,7 +87,7 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         connection_sparsity=zeros / max(sum(w.numel() for w in weights), 1),
         parameters=parameters,
         footprint_bytes=footprint,
-        state_bytes=ann.count_state_values(body) * size,
+        state_bytes=ann.count_state_values(body) * bytes_per_value,
         # every output is written and read once, every hidden state is read once more
         state_accesses=2.0 * tally.updates / samples + ann.count_state_values(body),
         **_measure_sparse_storage(body, ann.get_weight_storage(body)),
@@ -123,7 +125,8 @@ def _list_feedforward_units(network: FeedForward) -> list[_UpdatedUnits]:
     kinds = []
     for layer in network.layers:
         states = len(layer.neuron.states)
-        if layer.loop is not None and layer.loop.decay is not None:
+        recurrence = layer.loop
+        if recurrence is not None and recurrence.decay is not None:
             states += 1  # the filtered synaptic current
         kinds.append(_UpdatedUnits(layer.width * network.steps, count_neuron(layer.neuron), states))
     if (potential := network.decoder.potential) is not None:
@@ -138,29 +141,34 @@ def _list_reservoir_units(network: Reservoir) -> list[_UpdatedUnits]:
     states = len(network.neuron.states) + 1 + traces  # 1: the synaptic current
     kinds = [_UpdatedUnits(network.size * network.steps, arithmetic, states)]
     activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
+    # the last linear map of the readout has no activation
     for width, module in zip(network.readout_widths, activations, strict=False):
         kinds.append(_UpdatedUnits(width, count_activation(module) or ArithmeticCounts(), 1))
     return kinds
 
 
-def _measure_equal_ann(network: SpikingNetwork, links: Sequence[synops.ConnectionCost]) -> InferenceCost:
-    """Return the cost of an ANN of the same sizes and synapses with ReLU units, which skips zeros: `ZEROS` of its hidden values.
+def _measure_equal_ann(
+    network: SpikingNetwork, connections: Sequence[synops.ConnectionCost]
+) -> InferenceCost:
+    """Return the cost of an ANN with the same layers and synapses and with ReLU units.
 
-    The ANN reads the observations themselves, so its first connection is narrower than behind an encoder that widens them.
+    The ANN skips multiplications by zero; a share `RELU_ZERO_SHARE` of its hidden values is assumed to be zero. It reads the
+    observations themselves, so its first layer has fewer inputs than that of a spiking network whose encoder has several channels
+    per observation.
     """
     assert isinstance(network, FeedForward | Reservoir)
     observations_per_channel = network.inputs / network.encoder.width
-    sizes, active = [], []
-    for link in links:
-        reads_encoder = link.signal == 0
-        sizes.append(observations_per_channel if reads_encoder else 1.0)
-        active.append(observations_per_channel if reads_encoder else 1.0 - ZEROS)
-    weights = _sum_weighted(links, sizes, lambda link: link.weights)
+    size_factors, active_factors = [], []
+    for connection in connections:
+        reads_encoder = connection.signal_index == 0
+        size_factors.append(observations_per_channel if reads_encoder else 1.0)
+        active_factors.append(observations_per_channel if reads_encoder else 1.0 - RELU_ZERO_SHARE)
+    weights = _sum_weighted(connections, size_factors, lambda c: c.weights)
     units = sum(network.layer_sizes)
     vectors = units + network.readout.out_features
     parameters = round(weights) + vectors
     return InferenceCost(
-        effective_macs=_sum_weighted(links, active, lambda link: link.once),
+        effective_macs=_sum_weighted(connections, active_factors, lambda c: c.max_operations),
         effective_acs=0.0,
         dense_operations=weights,
         encoder_operations=0.0,
@@ -168,32 +176,36 @@ def _measure_equal_ann(network: SpikingNetwork, links: Sequence[synops.Connectio
         additions=units,
         multiplications=0.0,
         transcendental=0.0,
-        activation_sparsity=ZEROS,
-        connection_sparsity=synops.connection_sparsity(links),
+        activation_sparsity=RELU_ZERO_SHARE,
+        connection_sparsity=synops.connection_sparsity(connections),
         parameters=parameters,
         footprint_bytes=parameters * WORD,
         state_bytes=units * WORD,
         state_accesses=2.0 * units,
-        stored_values=round(_sum_weighted(links, sizes, lambda link: link.stored.values)) + vectors,
-        index_bytes=round(_sum_weighted(links, sizes, lambda link: link.stored.index_bytes)),
+        stored_values=round(_sum_weighted(connections, size_factors, lambda c: c.stored.values)) + vectors,
+        index_bytes=round(_sum_weighted(connections, size_factors, lambda c: c.stored.index_bytes)),
+        # every input reads its list and every non-zero weight its index
         index_reads=_sum_weighted(
-            links, active, lambda link: link.stored.count_read_bytes(link.once, link.stored.inputs)
+            connections,
+            active_factors,
+            lambda c: c.stored.count_read_bytes(c.max_operations, c.stored.inputs),
         ),
     )
 
 
 def _sum_weighted(
-    links: Sequence[synops.ConnectionCost],
+    connections: Sequence[synops.ConnectionCost],
     shares: Sequence[float],
     value: Callable[[synops.ConnectionCost], float],
 ) -> float:
-    """Return the sum of ``value`` over ``links``, weighted by ``shares``."""
-    return sum(value(link) * share for link, share in zip(links, shares, strict=True))
+    """Return the sum of ``value`` over ``connections``, weighted by ``shares``."""
+    return sum(value(connection) * share for connection, share in zip(connections, shares, strict=True))
 
 
 def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]) -> dict[str, Any]:
     """Return the number of stored values and the bytes of indices if the sparse ones of ``matrices`` are stored as lists."""
-    # other buffers of two dimensions are masks and encoder noise, which a deployed network does not store
+    # a deployed network stores vectors, and fixed weights, whose buffers are named `weight`; other buffers of two dimensions are masks
+    # and encoder noise
     fixed = [b for name, b in module.named_buffers() if b.ndim < 2 or name.endswith("weight")]
     values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
     values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)

@@ -27,7 +27,8 @@ class WeightStorage:
     @property
     def index(self) -> int:
         """Bytes of a neuron's index; 0 if the weights are stored as a matrix."""
-        size, width = self.inputs * self.neurons, 1 if self.neurons <= 256 else 2
+        size = self.inputs * self.neurons
+        width = 1 if self.neurons <= 256 else 2
         return width if (size - self.zeros) * (1 + width) + self._starts < size else 0
 
     @property

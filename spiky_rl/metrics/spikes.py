@@ -29,20 +29,20 @@ class LayerActivity:
 
 def compute_layer_activity(record: ForwardRecord) -> list[LayerActivity]:
     """Return the activity of every layer in the pass of ``record``."""
-    return [_measure(spikes) for spikes in record.signal[1:]]
+    return [_measure(spikes) for spikes in record.layer_spikes]
 
 
 def compute_mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
     """Return the mean firing rate over all neurons of all ``layers`` of a ``record``."""
-    widths = [spikes.shape[-1] for spikes in record.signal[1:]]
+    widths = [spikes.shape[-1] for spikes in record.layer_spikes]
     return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
 
 
 def compute_rate_by_environment(record: ForwardRecord) -> Tensor:
     """Return the mean firing rate over all neurons of all layers of a ``record`` for every environment, [B]."""
-    layers = record.signal[1:]
+    layers = record.layer_spikes  # [T, K, B, N] each
     fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
-    return fired / sum(spikes[:, :, 0].numel() for spikes in layers)
+    return fired / sum(spikes.numel() // spikes.shape[2] for spikes in layers)
 
 
 def _measure(spikes: Tensor) -> LayerActivity:
@@ -52,9 +52,9 @@ def _measure(spikes: Tensor) -> LayerActivity:
     )
 
 
-def get_spikes(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
-    """Return the spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
-    return [layer[0, :, environment].detach() for layer in signal[1:]]
+def get_spikes(record: ForwardRecord, environment: int = 0) -> list[Tensor]:
+    """Return the spikes [K, N] of every layer in one ``environment``, from the ``record`` of a single control step."""
+    return [spikes[0, :, environment].detach() for spikes in record.layer_spikes]
 
 
 def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -66,7 +66,7 @@ def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], 
     def flat(x: Tensor) -> Tensor:
         return (x if stateful else x.transpose(0, 2)).flatten(0, 2)
 
-    return [flat(s) for s in record.signal[1:]], [flat(p) for p in record.potentials]
+    return [flat(s) for s in record.layer_spikes], [flat(p) for p in record.potentials]
 
 
 def draw_raster(
@@ -89,16 +89,16 @@ def draw_raster(
     )[:, 0]
     for i, (fired, potential) in enumerate(zip(spikes, potentials, strict=True)):
         shown = torch.linspace(0, fired.shape[1] - 1, min(neurons, fired.shape[1])).long()
-        raster, trace = axes[2 * i], axes[2 * i + 1]
+        raster, potential_plot = axes[2 * i], axes[2 * i + 1]
         time, row = fired[:, shown].cpu().nonzero(as_tuple=True)
         raster.scatter(time, row, s=12, marker="|", color="black", linewidths=1.0)
         raster.set(
             ylabel=f"layer {i + 1}\n{len(shown)} of {fired.shape[1]}", ylim=(-1, len(shown)), yticks=[]
         )
         busiest = shown[fired[:, shown].sum(0).cpu().topk(min(traces, len(shown))).indices]
-        trace.plot(potential[:, busiest].cpu(), linewidth=0.8)
-        trace.set(ylabel="potential")
-        for axis in (raster, trace):
+        potential_plot.plot(potential[:, busiest].cpu(), linewidth=0.8)
+        potential_plot.set(ylabel="potential")
+        for axis in (raster, potential_plot):
             axis.vlines(
                 torch.arange(0, fired.shape[0], steps),
                 *axis.get_ylim(),

@@ -35,9 +35,9 @@ from spiky_rl.networks.reservoir import Reservoir
 class ConnectionCost:
     """One connection: the signal that it reads, and its operations."""
 
-    signal: int | None
-    """Index in `ForwardRecord.signal`; None if the record does not hold the signal. The last entry of its ``operations`` then counts this
-    connection."""
+    signal_index: int | None
+    """Index in `ForwardRecord.signals`; None if the record does not hold the signal. The last entry of its ``operations`` then counts
+    this connection."""
     weights: int
     zeros: int
     """Number of weights that are 0."""
@@ -58,7 +58,7 @@ class ConnectionCost:
         return self.matrix or WeightStorage(1, self.weights, 0)
 
     @property
-    def once(self) -> float:
+    def max_operations(self) -> float:
         """Operations of a call if every input is non-zero."""
         return float(self.weights - self.zeros) if self.fan_out is None else self.fan_out
 
@@ -82,13 +82,13 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     Raises RegistryError if ``network`` is of an unknown class.
     """
     if isinstance(network, FeedForward):
-        links, count = [], 0
+        connections, count = [], 0
         for i, layer in enumerate(network.layers):
-            links.append(make_connection_cost(layer.connection, i))
+            connections.append(make_connection_cost(layer.connection, i))
             if layer.recurrent is not None:
-                links.append(make_connection_cost(layer.recurrent, i + 1))
+                connections.append(make_connection_cost(layer.recurrent, i + 1))
             count = i + 1
-        return [*links, _make_readout_cost(network.decoder, count)]
+        return [*connections, _make_readout_cost(network.decoder, count)]
     if isinstance(network, Reservoir):
         readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
         return [
@@ -101,19 +101,19 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     )
 
 
-def make_connection_cost(connection: Connection, signal: int = 0) -> ConnectionCost:
-    """Return the cost of a ``connection`` that reads `ForwardRecord.signal` [``signal``]."""
+def make_connection_cost(connection: Connection, signal_index: int = 0) -> ConnectionCost:
+    """Return the cost of a ``connection`` that reads `ForwardRecord.signals` [``signal_index``]."""
     if isinstance(connection, IntraLayerConnection):
         # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
-        return _make_matrix_cost(delayed.abs().sum(0), signal, delays=connection.delays)
+        return _make_matrix_cost(delayed.abs().sum(0), signal_index, delays=connection.delays)
     if isinstance(connection, LinearConnection):
-        return _make_matrix_cost(connection.synapses(), signal)
+        return _make_matrix_cost(connection.synapses(), signal_index)
     if isinstance(connection, Convolutional):
         weight, reached = connection.weight.detach(), _count_reached_weights(connection)
         dense = float(connection.fan_out.sum())
         return ConnectionCost(
-            signal,
+            signal_index,
             weights=weight.numel(),
             zeros=_count_zeros(weight),
             dense=dense,
@@ -123,7 +123,7 @@ def make_connection_cost(connection: Connection, signal: int = 0) -> ConnectionC
     # a user's own connection
     weights = [p.detach() for p in connection.parameters() if p.ndim > 1]
     return ConnectionCost(
-        signal,
+        signal_index,
         weights=sum(p.numel() for p in weights),
         zeros=sum(_count_zeros(p) for p in weights),
         count=connection.operations,
@@ -132,7 +132,7 @@ def make_connection_cost(connection: Connection, signal: int = 0) -> ConnectionC
 
 def _make_matrix_cost(
     weight: Tensor,
-    signal: int,
+    signal_index: int,
     read: Callable[[Tensor], Tensor] = lambda signal: signal,
     delays: int = 1,
 ) -> ConnectionCost:
@@ -144,7 +144,7 @@ def _make_matrix_cost(
 
     matrix = WeightStorage(weight.shape[0], weight.shape[1], _count_zeros(weight), delays)
     return ConnectionCost(
-        signal,
+        signal_index,
         weights=weight.numel(),
         zeros=matrix.zeros,
         dense=weight.numel(),
@@ -154,8 +154,8 @@ def _make_matrix_cost(
     )
 
 
-def _make_readout_cost(decoder: Decoder, signal: int) -> ConnectionCost:
-    return _make_matrix_cost(decoder.unrounded_weights().detach(), signal, read=decoder.select_events)
+def _make_readout_cost(decoder: Decoder, signal_index: int) -> ConnectionCost:
+    return _make_matrix_cost(decoder.unrounded_weights().detach(), signal_index, read=decoder.select_events)
 
 
 def _count_reached_weights(connection: Convolutional) -> Tensor:
@@ -173,33 +173,35 @@ def _count_zeros(weight: Tensor) -> int:
     return int((weight == 0).sum())
 
 
-def connection_sparsity(links: Sequence[ConnectionCost]) -> float:
-    """Return the share of zero weights in the connections ``links``."""
-    return sum(link.zeros for link in links) / sum(link.weights for link in links)
+def connection_sparsity(connections: Sequence[ConnectionCost]) -> float:
+    """Return the share of zero weights in these ``connections``."""
+    return sum(c.zeros for c in connections) / sum(c.weights for c in connections)
 
 
-def count_operations(links: Sequence[ConnectionCost], record: ForwardRecord) -> OperationCounts:
-    """Return the operations of the pass of ``record`` through a network with the connections ``links``."""
-    zero = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
+def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecord) -> OperationCounts:
+    """Return the operations of the pass of ``record`` through a network with these ``connections``."""
+    zero = torch.zeros((), dtype=torch.double, device=record.signals[0].device)
     accumulated, multiplied, index_reads, dense = zero, zero, zero, 0.0
-    for link in links:
-        if link.signal is None:
-            dense += link.dense or 0.0
+    for connection in connections:
+        if connection.signal_index is None:
+            dense += connection.dense or 0.0
             continue
-        events = link.read(record.signal[link.signal])
-        operations = link.count(events).double().mean(2)  # [T, K or 1]
+        events = connection.read(record.signals[connection.signal_index])
+        operations = connection.count(events).double().mean(2)  # [T, K or 1]
         is_ternary = ((events == 0) | (events.abs() == 1)).flatten(2).all(2)
         accumulated = accumulated + (operations * is_ternary).sum(1).mean()
         multiplied = multiplied + (operations * ~is_ternary).sum(1).mean()
         active_inputs = (events != 0).sum(-1).double().mean(2)
-        index_reads = index_reads + link.stored.count_read_bytes(operations, active_inputs).sum(1).mean()
-        dense_per_call = link.dense
+        index_reads = (
+            index_reads + connection.stored.count_read_bytes(operations, active_inputs).sum(1).mean()
+        )
+        dense_per_call = connection.dense
         if dense_per_call is None:
-            dense_per_call = float(link.count(torch.ones_like(events[:1, :1, :1])))
+            dense_per_call = float(connection.count(torch.ones_like(events[:1, :1, :1])))
         dense += events.shape[1] * dense_per_call
-    if any(link.signal is None for link in links):
+    if any(c.signal_index is None for c in connections):
         multiplied = multiplied + record.operations[-1].double().mean()
-    outputs = record.signal[1:]
+    outputs = record.layer_spikes
     zeros = torch.stack([(s == 0).sum() for s in outputs]).sum()
     sparsity = zeros.double() / sum(s.numel() for s in outputs)
     # one transfer from the device for all numbers

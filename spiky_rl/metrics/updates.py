@@ -17,9 +17,9 @@ from spiky_rl.kernels import trace
 from spiky_rl.kernels.trace import Node, TraceGraph, TraceOps
 from spiky_rl.neurons.base import Neuron, Ops, States, Value
 
-COMPARING = {*trace.COMPARISONS, "max", "min"}
+COUNTED_AS_ADDITION = {*trace.COMPARISONS, "max", "min"}
 """Operations that count as an addition."""
-ITERATED = {"exp", "tanh", "tan", "sqrt"}
+TRANSCENDENTAL = {"exp", "tanh", "tan", "sqrt"}
 """Operations that count as transcendental."""
 
 
@@ -73,11 +73,11 @@ def count_synapse_and_traces(traces: int) -> ArithmeticCounts:
     """Count one inner step of a reservoir neuron's exponential synapse and of ``traces`` traces of its spikes."""
 
     def step(
-        _: Ops, decay: Value, driven: Value, synapse: Value, spike: Value, *before: Value
+        _: Ops, decay: Value, input_current: Value, synapse: Value, spike: Value, *traces: Value
     ) -> list[Value]:
         # the synaptic operations include adding the input to the synapse
         synapse = decay * synapse
-        return [synapse, driven + synapse, *(spike + decay * (r - spike) for r in before)]
+        return [synapse, input_current + synapse, *(spike + decay * (r - spike) for r in traces)]
 
     return _count_function(step, 3 + traces, constants=1)
 
@@ -204,11 +204,11 @@ def _is(x: Value, number: float) -> bool:
 
 def _count_node(node: Node) -> ArithmeticCounts:
     op, args = node.op, node.args
-    if op in COMPARING or (op in ("+", "-") and not _is_binary(node)):
+    if op in COUNTED_AS_ADDITION or (op in ("+", "-") and not _is_binary(node)):
         return ArithmeticCounts(additions=1.0)
     if (op == "*" and not any(map(_is_binary, args))) or (op == "/" and not _varies(args[1])):
         return ArithmeticCounts(multiplications=1.0)
-    if op in ITERATED or op == "/":
+    if op in TRANSCENDENTAL or op == "/":
         return ArithmeticCounts(transcendental=1.0)
     return ArithmeticCounts()
 

@@ -17,6 +17,7 @@ Frame = np.ndarray
 
 BACKGROUND, INK, FAINT = 250, 25, 205
 MARGIN, LABEL, PIXEL = 12, 18, 2
+"""Pixels of the image: margin and gap below a layer's label, height of a label, width of an inner step."""
 
 
 class RasterPanel:
@@ -62,8 +63,8 @@ class RasterPanel:
             labels.append(((MARGIN, top - title), text))
         drawn = Image.fromarray(image)
         pen = ImageDraw.Draw(drawn)
-        for place, text in labels:
-            pen.text(place, text, fill=(INK, INK, INK), font_size=13)
+        for corner, text in labels:
+            pen.text(corner, text, fill=(INK, INK, INK), font_size=13)
         return np.asarray(drawn)
 
 

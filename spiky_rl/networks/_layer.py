@@ -67,7 +67,7 @@ class NeuronParameters(torch.nn.Module):
 class LayerRule(Protocol):
     """The members of `spiky_rl.learning.base.LearningRule` that a layer uses; a protocol, because networks may not import learning."""
 
-    plain: bool
+    has_hooks: bool
     cut_recurrent: bool
 
     def on_layer_input(self, signal: Tensor, /) -> Tensor: ...
@@ -112,6 +112,7 @@ class SpikingLayer(torch.nn.Module):
         self.width = connection.width
         self.parameters_of_neuron = NeuronParameters(neuron, self.width)
         self.loop: RecurrentFeedback | None = None
+        """Delays and states of the recurrent connection; None without one."""
         self.states = len(neuron.states)
         """Number of state tensors [B, N]: the neuron's, then those of the recurrent connection."""
         if recurrent:
@@ -129,7 +130,7 @@ class SpikingLayer(torch.nn.Module):
         steps: int,
         state: tuple[Tensor, ...] | None,
         keep: Tensor | None,
-        trace: list[Tensor] | None,
+        recorded_potentials: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run the layer over time; return the output [T, K, B, N] and the states after the last step.
 
@@ -139,12 +140,12 @@ class SpikingLayer(torch.nn.Module):
             steps: K.
             state: Tensors [B, N] before the first step; None to start from zero and return no state.
             keep: [T, B]; 0 where an episode begins with this step.
-            trace: List to which the neuron's first state is appended after every inner step, or None.
+            recorded_potentials: List to which the neuron's first state is appended after every inner step, or None.
         """
         is_stateful = state is not None
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            rule_input = signal if self.rule.plain else self.rule.on_layer_input(signal)
+            rule_input = self.rule.on_layer_input(signal) if self.rule.has_hooks else signal
             current = self.connection(rule_input, self.backend, self.binary, self.bfloat16_gradient)
             output, new = run_neuron(
                 self.backend,
@@ -156,20 +157,22 @@ class SpikingLayer(torch.nn.Module):
                 state=state if is_stateful else None,
                 params=self.parameters_of_neuron(),
                 keep=keep,
-                trace=trace,
+                recorded_potentials=recorded_potentials,
                 loop=self.loop,
                 synapses=None if self.recurrent is None else self.recurrent.synapses(),
             )
-            if not self.rule.plain:
+            if self.rule.has_hooks:
                 output = self.rule.on_layer_output(self, signal, current, output, keep)
             return output, *new
 
-        before = state or ()
-        if self.recompute and trace is None and torch.is_grad_enabled():
+        old_states = state or ()
+        if self.recompute and recorded_potentials is None and torch.is_grad_enabled():
             learned = tuple(self.parameters())
-            output, *new = run_with_recomputation(run, self.backend, self.binary, learned, signal, *before)
+            output, *new = run_with_recomputation(
+                run, self.backend, self.binary, learned, signal, *old_states
+            )
         else:
-            output, *new = run(signal, *before)
+            output, *new = run(signal, *old_states)
         return output, tuple(new)
 
     def make_stage(self) -> StackStage:
@@ -187,8 +190,8 @@ class SpikingLayer(torch.nn.Module):
     def fan_out(self, reader: Connection | Decoder) -> float:
         """Return the mean number of synapses that an output event reaches: in the layer and in ``reader``, which gets the output."""
         events = torch.ones(1, 1, 1, self.width)
-        within = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
-        return (float(reader.operations(events).sum()) + within) / self.width
+        recurrent = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
+        return (float(reader.operations(events).sum()) + recurrent) / self.width
 
     def operations(self, signal: Tensor, output: Tensor) -> Tensor:
         """Count effective operations [T, B] of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N]."""
@@ -223,17 +226,17 @@ def run_neuron(
     state: tuple[Tensor, ...] | None,
     params: tuple[Tensor | float, ...],
     keep: Tensor | None,
-    trace: list[Tensor] | None,
+    recorded_potentials: list[Tensor] | None,
     loop: RecurrentFeedback | None,
     synapses: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Call `dispatch.unroll` and apply ``channel`` to the output, and to recurrent spikes before they return to the layer.
 
-    ``loop`` is ``feedback`` of `dispatch.unroll`; the other arguments have the same names there.
+    ``loop`` is ``feedback`` of `dispatch.unroll` and ``recorded_potentials`` is ``trace``; the other arguments have the same names.
     """
     if channel is None or loop is None:
         output, new = dispatch.unroll(
-            backend, neuron, ops, current, steps, state, params, keep, trace, loop, synapses
+            backend, neuron, ops, current, steps, state, params, keep, recorded_potentials, loop, synapses
         )
         return output if channel is None else channel(output), new
     if current.shape[0] != 1:
@@ -250,7 +253,17 @@ def run_neuron(
         step_current = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
         step_keep = keep if k == 0 else None
         output, new = dispatch.unroll(
-            backend, neuron, ops, step_current, 1, state, params, step_keep, trace, loop, synapses
+            backend,
+            neuron,
+            ops,
+            step_current,
+            1,
+            state,
+            params,
+            step_keep,
+            recorded_potentials,
+            loop,
+            synapses,
         )
         output = channel(output)
         outputs.append(output)

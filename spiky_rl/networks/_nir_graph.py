@@ -35,19 +35,19 @@ NEURONS = (*SPIKING, "LI")
 MAPS = ("Affine", "Conv2d", "Linear")
 ALLOWED = (*MAPS, *NEURONS, "AvgPool2d", "Delay", "Flatten", "Input", "NIRGraph", "Output")
 """Types of nodes that can be run."""
-PLACES = {
+ALLOWED_POSITIONS = {
     **dict.fromkeys(NEURONS, f"behind {', '.join(MAPS)}"),
     "AvgPool2d": "one behind a Conv2d, before its neurons",
     "Flatten": "before a Conv2d, or behind neurons",
     "Delay": "in feedback to the same neurons",
     "Input": "at the beginning",
 }
-"""Places at which a type of node can stand."""
-OLDEST = (1, 0, 7)
+"""Position at which a type of node is allowed."""
+MIN_VERSION = (1, 0, 7)
 """Oldest version of nir whose files have the reset and can be read without its own check of shapes."""
-ROUNDED = 1e-6
+GAIN_TOLERANCE = 1e-6
 """Largest distance of a gain from 1 that counts as rounding of the file's numbers."""
-WHOLE = 1e-3
+DELAY_TOLERANCE_STEPS = 1e-3
 """Largest distance of a delay from a whole number of steps, in steps."""
 
 
@@ -133,12 +133,12 @@ class Reading:
 def read_content(reading: Reading) -> NirContent:
     """Read the graph of ``reading.file``. Raises RegistryError that names the file, the node and what is allowed."""
     try:
-        found = os.stat(reading.file)
+        status = os.stat(reading.file)
     except FileNotFoundError:
         raise RegistryError(f"{reading.file}: no such file") from None
     except OSError as error:
         raise RegistryError(f"{reading.file}: {error.strerror}") from None
-    return _read_cached(reading, found.st_mtime_ns, found.st_size)
+    return _read_cached(reading, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=8)
@@ -153,15 +153,15 @@ def _read_cached(reading: Reading, _modified: int, _size: int) -> NirContent:
         raise RegistryError(f"{reading.file}: damaged: {type(error).__name__}: {text}") from None
 
 
-def require_nir(place: str) -> None:
-    """Raise RegistryError, naming ``place``, if the package nir is absent or older than `OLDEST`."""
+def require_nir(key: str) -> None:
+    """Raise RegistryError, naming ``key``, if the package nir is absent or older than `MIN_VERSION`."""
     try:
-        found = version("nir")
+        installed = version("nir")
     except PackageNotFoundError:
-        raise RegistryError(f"{place}: nir is not installed; install it with: pip install nir") from None
-    if tuple(int(part) for part in found.split(".")[:3]) < OLDEST:
-        allowed = ".".join(map(str, OLDEST))
-        raise RegistryError(f"{place}: nir {found} is installed; allowed: {allowed} or later")
+        raise RegistryError(f"{key}: nir is not installed; install it with: pip install nir") from None
+    if tuple(int(part) for part in installed.split(".")[:3]) < MIN_VERSION:
+        allowed = ".".join(map(str, MIN_VERSION))
+        raise RegistryError(f"{key}: nir {installed} is installed; allowed: {allowed} or later")
 
 
 def _read_file(path: str) -> Any:
@@ -178,11 +178,11 @@ def _read_file(path: str) -> Any:
 
 
 @dataclass
-class _Place:
-    """A place in the chain from input to output."""
+class _Walk:
+    """State of the walk from the input to the output: the signal behind the last visited node."""
 
     shape: tuple[int, ...]
-    """Shape of the signal there, without the batch."""
+    """Shape of the signal, without the batch."""
     link: str = ""
     """Name of the map since the last neurons; empty if there is none."""
     inputs: tuple[int, ...] = ()
@@ -198,12 +198,13 @@ class _Builder:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self._add_graph("", graph)
-        said = dict(graph.metadata)
-        self.said = said if said.get("producer") == PRODUCER else {}
-        if self.said and int(self.said.get("layout", 0)) != LAYOUT:
-            raise RegistryError(f"metadata.layout: {self.said.get('layout')} given; allowed: {LAYOUT}")
-        self.dt = reading.dt or float(self.said.get("dt", DT))
-        self.spike = reading.spike or ("at" if self.said else "above")
+        metadata = dict(graph.metadata)
+        self.metadata = metadata if metadata.get("producer") == PRODUCER else {}
+        """Metadata of one of our own files; empty for another file."""
+        if self.metadata and int(self.metadata.get("layout", 0)) != LAYOUT:
+            raise RegistryError(f"metadata.layout: {self.metadata.get('layout')} given; allowed: {LAYOUT}")
+        self.dt = reading.dt or float(self.metadata.get("dt", DT))
+        self.spike = reading.spike or ("at" if self.metadata else "above")
         self.reset = reading.reset
         for name, node in self.nodes.items():
             self._check_node(name, node)
@@ -259,56 +260,56 @@ class _Builder:
         """Walk from the input to the output."""
         (first,) = self._list_kind("Input")
         self._list_kind("Output")
-        content = NirContent(bool(self.said), (), [], None, digest=self._compute_digest())
-        place = _Place(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
-        visited, name = {first}, self._follow(first)
+        content = NirContent(bool(self.metadata), (), [], None, digest=self._compute_digest())
+        walk = _Walk(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
+        visited, name = {first}, self._get_next_node(first)
         while (kind := _kind(self.nodes[name])) != "Output":
             visited.add(name)
             if kind in MAPS:
-                self._pass_map(content, place, name)
-            elif kind in NEURONS and place.link:
-                visited.update(self._pass_neurons(content, place, name))
-            elif kind == "Flatten" and not self._is_in_convolution(place):
-                place.shape = (math.prod(place.shape),)
-            elif kind == "AvgPool2d" and place.pool == 1 and self._is_in_convolution(place):
-                place.pool = self._get_pool(name)
-                place.shape = (place.shape[0], *(side // place.pool for side in place.shape[1:]))
+                self._pass_map(content, walk, name)
+            elif kind in NEURONS and walk.link:
+                visited.update(self._pass_neurons(content, walk, name))
+            elif kind == "Flatten" and not self._is_in_convolution(walk):
+                walk.shape = (math.prod(walk.shape),)
+            elif kind == "AvgPool2d" and walk.pool == 1 and self._is_in_convolution(walk):
+                walk.pool = self._get_pool(name)
+                walk.shape = (walk.shape[0], *(side // walk.pool for side in walk.shape[1:]))
             else:
-                raise self._refuse(name, f"behind {place.link or 'neurons'}", PLACES[kind])
-            name = self._follow(name)
+                raise self._refuse(name, f"behind {walk.link or 'neurons'}", ALLOWED_POSITIONS[kind])
+            name = self._get_next_node(name)
         self._check_complete(content, visited | {name})
         content.inputs = content.layers[0].inputs
-        if place.link:
-            self._read_readout(content, place.link)
-        if self.said:
+        if walk.link:
+            self._read_readout(content, walk.link)
+        if self.metadata:
             self._read_metadata(content)
         return content
 
-    def _is_in_convolution(self, place: _Place) -> bool:
-        """Return whether ``place`` is between a convolution and its neurons."""
-        return bool(place.link) and _kind(self.nodes[place.link]) == "Conv2d"
+    def _is_in_convolution(self, walk: _Walk) -> bool:
+        """Return whether ``walk`` is between a convolution and its neurons."""
+        return bool(walk.link) and _kind(self.nodes[walk.link]) == "Conv2d"
 
-    def _pass_map(self, content: NirContent, place: _Place, name: str) -> None:
+    def _pass_map(self, content: NirContent, walk: _Walk, name: str) -> None:
         """Go behind the map ``name``. A first map before another one is the normalisation of observations, in our own files."""
-        if place.link and not (self.said and not content.layers and content.normaliser is None):
-            raise self._refuse(name, f"behind {place.link}", f"behind {', '.join(NEURONS)}")
-        if place.link:
-            content.normaliser = self._read_normaliser(place.link)
-        place.link, place.inputs = name, place.shape
-        place.shape = self._get_map_shape(name, place.shape)
+        if walk.link and not (self.metadata and not content.layers and content.normaliser is None):
+            raise self._refuse(name, f"behind {walk.link}", f"behind {', '.join(NEURONS)}")
+        if walk.link:
+            content.normaliser = self._read_normaliser(walk.link)
+        walk.link, walk.inputs = name, walk.shape
+        walk.shape = self._get_map_shape(name, walk.shape)
 
-    def _pass_neurons(self, content: NirContent, place: _Place, name: str) -> list[str]:
+    def _pass_neurons(self, content: NirContent, walk: _Walk, name: str) -> list[str]:
         """Go behind the neurons ``name``, which complete a layer; return the nodes of their feedback."""
-        ways = self._find_feedback(name)
-        content.layers.append(self._build_layer(name, place, ways))
-        place.link, place.pool = "", 1
-        return [node for way in ways for node in way]
+        feedback_paths = self._find_feedback(name)
+        content.layers.append(self._build_layer(name, walk, feedback_paths))
+        walk.link, walk.pool = "", 1
+        return [node for path in feedback_paths for node in path]
 
     def _check_complete(self, content: NirContent, visited: set[str]) -> None:
         """Raise RegistryError for nodes beside the chain, and for a chain without neurons that spike."""
-        if left := [name for name in self.nodes if name not in visited]:
+        if unvisited := [name for name in self.nodes if name not in visited]:
             raise RegistryError(
-                f"{', '.join(left)}: outside the chain from input to output; allowed: feedback"
+                f"{', '.join(unvisited)}: outside the chain from input to output; allowed: feedback"
             )
         if not any(layer.kind in SPIKING for layer in content.layers):
             raise RegistryError(f"no neurons that spike; allowed: {', '.join(SPIKING)}")
@@ -318,46 +319,48 @@ class _Builder:
         node = self.nodes[name]
         if _kind(node) == "Conv2d":
             raise self._refuse(name, "as the last node", "Affine, Linear")
-        if content.layers[-1].kind == "LI" and not self.said:
+        if content.layers[-1].kind == "LI" and not self.metadata:
             raise self._refuse(name, "behind LI", f"behind {', '.join(SPIKING)}")
         bias = _to_double(node.bias) if _kind(node) == "Affine" else None
         content.readout = _to_double(node.weight), bias
 
     def _read_metadata(self, content: NirContent) -> None:
         """Read the metadata of one of our own files."""
-        said = self.said
-        content.steps, content.stateful = int(said["steps"]), bool(said["stateful"])
-        content.inputs = tuple(int(side) for side in said["inputs"])
-        content.codecs = {key: _read_codec(key, said[key]) for key in ("encoder", "decoder")}
+        metadata = self.metadata
+        content.steps, content.stateful = int(metadata["steps"]), bool(metadata["stateful"])
+        content.inputs = tuple(int(side) for side in metadata["inputs"])
+        content.codecs = {key: _read_codec(key, metadata[key]) for key in ("encoder", "decoder")}
         content.encoder_state = {
             key.removeprefix("encoder_"): _to_double(value)
-            for key, value in said.items()
+            for key, value in metadata.items()
             if key.startswith("encoder_")
         }
-        if "normaliser_mean" in said:
-            content.normaliser = _to_double(said["normaliser_mean"]), _to_double(said["normaliser_scale"])
+        if "normaliser_mean" in metadata:
+            content.normaliser = _to_double(metadata["normaliser_mean"]), _to_double(
+                metadata["normaliser_scale"]
+            )
         if content.readout is None:
             raise RegistryError("damaged: no readout")
-        content.readout = content.readout[0], _to_double(said["decoder_bias"])
+        content.readout = content.readout[0], _to_double(metadata["decoder_bias"])
 
     def _list_kind(self, kind: str) -> list[str]:
-        found = [name for name, node in self.nodes.items() if _kind(node) == kind]
-        if len(found) != 1:
-            raise RegistryError(f"{len(found)} nodes {kind} given; allowed: 1")
-        return found
+        names = [name for name, node in self.nodes.items() if _kind(node) == kind]
+        if len(names) != 1:
+            raise RegistryError(f"{len(names)} nodes {kind} given; allowed: 1")
+        return names
 
-    def _follow(self, name: str) -> str:
+    def _get_next_node(self, name: str) -> str:
         """Return the node behind ``name``, apart from its feedback."""
         ahead = [b for b in self.after.get(name, []) if self._trace_back(name, b) is None]
         if len(ahead) != 1:
-            given = ", ".join(ahead) if ahead else "none"
+            targets = ", ".join(ahead) if ahead else "none"
             raise RegistryError(
-                f"{name} ({_kind(self.nodes[name])}): edges to {given} given; allowed: 1 edge"
+                f"{name} ({_kind(self.nodes[name])}): edges to {targets} given; allowed: 1 edge"
             )
         return ahead[0]
 
     def _trace_back(self, name: str, start: str) -> list[str] | None:
-        """Return the nodes from ``start`` back to the neurons ``name``, without them; None if that way leads elsewhere."""
+        """Return the nodes from ``start`` back to the neurons ``name``, without them; None if that path leads elsewhere."""
         if _kind(self.nodes[name]) not in NEURONS:
             return None
         path, here = [], start
@@ -370,9 +373,9 @@ class _Builder:
         return path
 
     def _find_feedback(self, name: str) -> list[list[str]]:
-        """Return the nodes of each way from the neurons ``name`` back to them."""
-        ways = [self._trace_back(name, start) for start in self.after.get(name, [])]
-        return [way for way in ways if way is not None]
+        """Return the nodes of each path from the neurons ``name`` back to them."""
+        feedback_paths = [self._trace_back(name, start) for start in self.after.get(name, [])]
+        return [path for path in feedback_paths if path is not None]
 
     def _refuse(self, name: str, given: str, allowed: str) -> RegistryError:
         return RegistryError(f"{name} ({_kind(self.nodes[name])}): {given} given; allowed: {allowed}")
@@ -412,8 +415,9 @@ class _Builder:
 
     def _get_padding(self, name: str, kernel: int, stride: int) -> int:
         """Return the padding of a Conv2d, which may be a word: ``same``, or another one for none."""
-        given = self.nodes[name].padding
-        padding = given.decode() if isinstance(given, bytes) else given
+        padding = self.nodes[name].padding
+        if isinstance(padding, bytes):
+            padding = padding.decode()
         if isinstance(padding, str):
             if padding == "same" and (kernel % 2 == 0 or stride != 1):
                 raise self._refuse(name, "padding same", "odd kernels with stride 1")
@@ -440,23 +444,23 @@ class _Builder:
                 raise self._refuse(name, f"{key} {np.atleast_1d(getattr(node, key)).tolist()}", str(allowed))
         return side
 
-    def _build_layer(self, name: str, place: _Place, ways: list[list[str]]) -> NirLayer:
-        """Build the layer of the neurons ``name`` at ``place``, with the nodes of each of the ``ways`` back to them."""
-        link, shape = place.link, place.shape
+    def _build_layer(self, name: str, walk: _Walk, feedback_paths: list[list[str]]) -> NirLayer:
+        """Build the layer of the neurons ``name`` at ``walk``; each of the ``feedback_paths`` has the nodes of one path back to them."""
+        link, shape = walk.link, walk.shape
         node, kind = self.nodes[link], _kind(self.nodes[link])
         options, gain, values = self._read_neurons(name, math.prod(shape))
-        if not self.said:  # a gain of 1 that was written in 32 bits
-            gain = np.where(np.abs(gain - 1.0) < ROUNDED, 1.0, gain)
+        if not self.metadata:  # a gain of 1 that was written in 32 bits
+            gain = np.where(np.abs(gain - 1.0) < GAIN_TOLERANCE, 1.0, gain)
         weight = _to_double(node.weight)
         bias = None if kind == "Linear" else _to_double(node.bias)
-        feedback, constant = self._read_feedback(name, ways, math.prod(shape))
+        feedback, constant = self._read_feedback(name, feedback_paths, math.prod(shape))
         if constant is not None:
             if kind == "Conv2d":
                 raise self._refuse(name, "feedback with a bias", "Linear feedback behind a Conv2d")
             bias = constant if bias is None else bias + constant
         geometry, factor = None, gain
         if kind == "Conv2d":
-            geometry = replace(self._get_geometry(link, place.inputs), pool=place.pool)
+            geometry = replace(self._get_geometry(link, walk.inputs), pool=walk.pool)
             channels = gain.reshape(shape[0], -1)
             if np.ptp(channels, axis=1).any():
                 raise self._refuse(name, "r or tau that differ in a channel", "one value per channel")
@@ -496,31 +500,31 @@ class _Builder:
                 r * self.dt,
                 (np.ones(width), self._read_threshold(name, 0.0, get)),
             )
-        rest = get("v_leak")
-        options = self._read_reset(name, rest, get)
-        threshold = self._read_threshold(name, rest, get)
+        v_rest = get("v_leak")
+        options = self._read_reset(name, v_rest, get)
+        threshold = self._read_threshold(name, v_rest, get)
         if kind == "CubaLIF":
-            self._require(name, "v_leak", rest, 0.0)
+            self._require(name, "v_leak", v_rest, 0.0)
             gain = r * self.dt / get("tau_mem") * get("w_in") * self.dt / get("tau_syn")
             return options, gain, (decay("tau_syn"), decay("tau_mem"), threshold)
-        said = node.metadata if self.said else {}
-        options["input_gain"] = str(said.get("input_gain", "unit"))
+        metadata = node.metadata if self.metadata else {}
+        options["input_gain"] = str(metadata.get("input_gain", "unit"))
         gain = r if options["input_gain"] == "ode" else r * self.dt / get("tau")
         return options, gain, (decay("tau"), threshold)
 
     def _read_reset(
-        self, name: str, rest: float | np.ndarray, get: Callable[[str], np.ndarray]
+        self, name: str, v_rest: float | np.ndarray, get: Callable[[str], np.ndarray]
     ) -> dict[str, PlainValue]:
-        said = self.nodes[name].metadata if self.said else {}
-        reset = self.reset or str(said.get("reset", "zero"))
+        metadata = self.nodes[name].metadata if self.metadata else {}
+        reset = self.reset or str(metadata.get("reset", "zero"))
         if reset == "zero":
-            self._require(name, "v_reset", get("v_reset"), rest)
-        return {"reset": reset, "dt": float(said.get("step_ms", 1e3 * self.dt))}
+            self._require(name, "v_reset", get("v_reset"), v_rest)
+        return {"reset": reset, "dt": float(metadata.get("step_ms", 1e3 * self.dt))}
 
     def _read_threshold(
-        self, name: str, rest: float | np.ndarray, get: Callable[[str], np.ndarray]
+        self, name: str, v_rest: float | np.ndarray, get: Callable[[str], np.ndarray]
     ) -> np.ndarray:
-        threshold = get("v_threshold") - rest
+        threshold = get("v_threshold") - v_rest
         if not (threshold > 0.0).all():
             raise self._refuse(
                 name, f"v_threshold - v_leak {threshold.min():g}", "above 0, so that a neuron rests"
@@ -537,13 +541,13 @@ class _Builder:
             raise self._refuse(name, f"{key} {wrong:g}", text)
 
     def _read_feedback(
-        self, name: str, ways: list[list[str]], width: int
+        self, name: str, feedback_paths: list[list[str]], width: int
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return the weights [D N, N] of the feedback of the neurons ``name``, and the sum of its biases [N]."""
         blocks: dict[int, np.ndarray] = {}
         constant: np.ndarray | None = None
-        for way in ways:
-            steps, weight, bias = self._read_way(name, way, width)
+        for path in feedback_paths:
+            steps, weight, bias = self._read_feedback_path(name, path, width)
             if bias is not None:
                 constant = bias + (0.0 if constant is None else constant)
             for step in np.unique(steps):
@@ -554,15 +558,15 @@ class _Builder:
         empty = np.zeros((width, width))
         return np.concatenate([blocks.get(d, empty) for d in range(1, max(blocks) + 1)]), constant
 
-    def _read_way(
-        self, name: str, way: list[str], width: int
+    def _read_feedback_path(
+        self, name: str, path: list[str], width: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return delay in steps [N], weight [N, N] and bias [N] of one way from the neurons ``name`` back to them."""
-        delays = [each for each in way if _kind(self.nodes[each]) == "Delay"]
-        maps = way[len(delays) :]
+        """Return delay in steps [N], weight [N, N] and bias [N] of one path from the neurons ``name`` back to them."""
+        delays = [each for each in path if _kind(self.nodes[each]) == "Delay"]
+        maps = path[len(delays) :]
         kinds = [_kind(self.nodes[each]) for each in maps]
         if kinds not in ([], ["Affine"], ["Linear"]):
-            raise self._refuse(name, f"feedback over {', '.join(way)}", "Delay, then one Affine or Linear")
+            raise self._refuse(name, f"feedback over {', '.join(path)}", "Delay, then one Affine or Linear")
         delay, weight, bias = np.zeros(width), np.eye(width), None
         for each in delays:
             delay = delay + np.broadcast_to(_to_double(self.nodes[each].delay).reshape(-1), (width,))
@@ -573,8 +577,8 @@ class _Builder:
                 raise self._refuse(each, f"weight of shape {list(weight.shape)}", str([width, width]))
             bias = _to_double(node.bias) if kinds == ["Affine"] else None
         steps = np.rint(delay / self.dt)
-        if (np.abs(delay / self.dt - steps) > WHOLE).any():
-            raise self._refuse(way[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
+        if (np.abs(delay / self.dt - steps) > DELAY_TOLERANCE_STEPS).any():
+            raise self._refuse(path[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
         return steps, weight, bias
 
     def _read_normaliser(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 A network maps observations [T, B, O] to features [T, B, F], with K inner steps in each of the T control steps. It keeps no state:
 `SpikingNetwork.forward` takes the state and returns the new one, and the initial state is zero. `ForwardRecord` collects the
-signals of a forward pass for plots and counts of operations. A file of this folder is a network that agents can name.
+signals of a forward pass for plots and counts of operations. If a part of the network is fixed, `compute_fixed_part` computes it
+without a gradient, a learner may store the result, and only `apply_readout` is trained. A file of this folder is a network that agents can name.
 """
 
 from __future__ import annotations
@@ -27,14 +28,24 @@ SpikeChannel = Callable[[Tensor], Tensor]
 class ForwardRecord:
     """Tensors recorded in a forward pass, for plots and counts of operations."""
 
-    signal: list[Tensor] = field(default_factory=list)
-    """Input of every layer [T, K or 1, B, C], then the input of the decoder."""
+    signals: list[Tensor] = field(default_factory=list)
+    """The encoder's signal [T, K or 1, B, C], then the output of every layer [T, K, B, N]: the input of each layer, then the decoder's."""
     potentials: list[Tensor] = field(default_factory=list)
     """First state of every layer after each inner step [T, K, B, N]."""
     operations: list[Tensor] = field(default_factory=list)
     """Effective operations [T, B] of the encoder, of every layer and of the decoder."""
-    only_signal: bool = False
-    """Record ``signal`` only: the rest would need gigabytes for a whole rollout."""
+    only_signals: bool = False
+    """Record ``signals`` only: potentials and operations would need gigabytes for a whole rollout."""
+
+    @property
+    def layer_spikes(self) -> list[Tensor]:
+        """Output of every layer [T, K, B, N]: ``signals`` without the encoder's."""
+        return self.signals[1:]
+
+    @property
+    def encoder_operations(self) -> Tensor:
+        """Effective operations [T, B] of the encoder."""
+        return self.operations[0]
 
 
 class SpikingNetwork(Component, torch.nn.Module):
@@ -42,10 +53,14 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     renamed = {
         "replayed": "is_recurrent",
-        "cached": "caches_features",
+        "cached": "caches_fixed_part",
+        "caches_features": "caches_fixed_part",
         "widths": "layer_sizes",
         "disturb": "set_spike_channels",
-        "extract": "compute_features",
+        "extract": "compute_fixed_part",
+        "compute_features": "compute_fixed_part",
+        "features": "fixed_size",
+        "local": "has_local_rules",
         "read": "apply_readout",
         "learn": "apply_local_rules",
         "run_on": "set_backend",
@@ -60,10 +75,10 @@ class SpikingNetwork(Component, torch.nn.Module):
     """Whether the state is carried from one control step to the next."""
     state_sizes: tuple[int, ...]
     """Width of every state tensor."""
-    local: bool = False
+    has_local_rules: bool = False
     """Whether a learner must call `apply_local_rules` after every rollout."""
-    features: int | None = None
-    """Number of outputs of `compute_features`; None if no part of the network is fixed."""
+    fixed_size: int | None = None
+    """Number of outputs of `compute_fixed_part`; None if no part of the network is fixed."""
     updates: int = 0
     """Number of PPO updates so far; a Python number, so that no forward pass waits for a device."""
 
@@ -73,8 +88,8 @@ class SpikingNetwork(Component, torch.nn.Module):
         """Return whether training must replay a rollout from its stored states, with these ``options``."""
 
     @classmethod
-    def caches_features(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
-        """Return whether a learner may store the results of `compute_features`, because only `apply_readout` is trained."""
+    def caches_fixed_part(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
+        """Return whether a learner may store the results of `compute_fixed_part`, because only `apply_readout` is trained."""
         return False
 
     @property
@@ -104,21 +119,22 @@ class SpikingNetwork(Component, torch.nn.Module):
             record: Record to fill, or None.
         """
 
-    def compute_features(
+    def compute_fixed_part(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
-        """Compute the fixed part of `forward`, with its arguments; return [T, B, ``features``] and the new state.
+        """Compute the fixed part of the network; return the input of `apply_readout` [T, B, ``fixed_size``] and the new state.
 
-        ``adapt`` lets plasticity change the network, as in a rollout; `forward` never does.
+        ``x``, ``state`` and ``keep`` are as in `forward`. With ``adapt``, plasticity changes the network, as in a rollout;
+        `forward` never changes it.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} defines no compute_features; a network with features must"
+            f"{type(self).__name__} defines no compute_fixed_part; a network with a fixed part must"
         )
 
-    def apply_readout(self, cached: Tensor) -> Tensor:
-        """Compute features [..., F] from the results of `compute_features`, [..., ``features``]."""
+    def apply_readout(self, fixed: Tensor) -> Tensor:
+        """Compute features [..., F] from the output ``fixed`` [..., ``fixed_size``] of `compute_fixed_part`."""
         raise NotImplementedError(
-            f"{type(self).__name__} defines no apply_readout; a network with features must"
+            f"{type(self).__name__} defines no apply_readout; a network with a fixed part must"
         )
 
     def apply_local_rules(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
@@ -130,7 +146,9 @@ class SpikingNetwork(Component, torch.nn.Module):
             keep: [T, B]; 0 where an episode begins with that step.
             credit: Credit of each step, such as its advantage, [T, B].
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no apply_local_rules; a local network must")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no apply_local_rules; a network with local rules must"
+        )
 
     def zero_state(self, batch: int, like: Tensor) -> State:
         """Return the initial state of ``batch`` environments, with the device and dtype of ``like``."""

@@ -3,8 +3,9 @@
 Each layer runs over all inner steps before the next layer starts, so a call has one matrix product per layer, not per inner step.
 The first layer's current is computed once per control step if the encoder's signal is constant over it.
 
-`FeedForward.forward` splits what can be split, `_forward` encodes, runs the layers, decodes and adds the penalty. The layers run in
-one call of a kernel backend (`_run_stack`) where this gives the same result, else one by one (`_run_layers`).
+`FeedForward.forward` splits a large stateless batch on the CPU, or a rollout for truncated BPTT. `_forward` encodes, runs the layers,
+decodes and adds the penalty. The layers run in one call of a kernel backend (`_run_stack`) where this gives the same result, else one
+by one (`_run_layers`).
 """
 
 # pylint: disable=protected-access  # _modules is faster than attributes: a rollout step of one environment takes microseconds
@@ -39,19 +40,19 @@ from spiky_rl.surrogates.base import Surrogate
 
 CPU_ROWS = 2048
 """Maximum number of samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache.
-Measured with 8,192 rows of 400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024. As a
-whole they take longer if the memory is newly allocated."""
+Measured with 8,192 rows of 400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024. A pass
+over all rows takes longer if its memory is newly allocated."""
 
 
-def check_connection_position(path: str, connection: ComponentSpec, within: bool) -> None:
-    """Raise RegistryError at ``path`` unless ``connection`` is for its position: within a layer if ``within``, else between layers."""
+def check_connection_position(path: str, connection: ComponentSpec, is_recurrent: bool) -> None:
+    """Raise RegistryError at ``path`` unless ``connection`` is for its position: in a layer if ``is_recurrent``, else between layers."""
 
     def fits(cls: type) -> bool:
-        return getattr(cls, "is_intra_layer", False) == within
+        return getattr(cls, "is_intra_layer", False) == is_recurrent
 
     if not fits(connection.cls):
         allowed = [name for name in list_names("connections") if fits(resolve("connections", name))]
-        position = "among the neurons of a layer" if within else "between layers"
+        position = "among the neurons of a layer" if is_recurrent else "between layers"
         raise RegistryError(
             f"{path}: {connection.name!r} does not connect {position}; choose from {', '.join(allowed)}"
         )
@@ -76,12 +77,12 @@ def check_learning(path: str, backend: str, parts: Mapping[str, Any], decoder: s
     with error_path(f"{path}.surrogate"):
         surrogate = rule.choose_surrogate(parts["surrogate"].build())
         neuron_checks.check_surrogate(surrogate)
-    if decoder in rule.blocks_gradient:
+    if decoder in rule.decoders_without_gradient:
         raise RegistryError(
             f"{path}.decoder: {decoder!r} counts spikes, for which {name!r} has no gradient;"
             " use membrane, which depends on spike times"
         )
-    if parts["sparsity"] is not None and not rule.counts:
+    if parts["sparsity"] is not None and not rule.counts_have_gradient:
         raise RegistryError(
             f"{path}.sparsity: {name!r} has no gradient of spike counts; use its option regularization"
         )
@@ -102,7 +103,9 @@ def _get_component(part: Part, layer: int) -> ComponentSpec | None:
 
 def _take(states: list[Tensor] | None, start: int, count: int | None = None) -> tuple[Tensor, ...] | None:
     """Return ``count`` of the ``states`` from ``start`` on, or all from there on; None without states."""
-    return None if states is None else tuple(states[start : None if count is None else start + count])
+    if states is None:
+        return None
+    return tuple(states[start:] if count is None else states[start : start + count])
 
 
 def _can_run_last_step(stack: LayerStack | GpuStack) -> TypeGuard[LayerStack]:
@@ -170,20 +173,20 @@ class FeedForward(SpikingNetwork):
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         rule, surrogate = check_learning(path, options.backend, parts, parts["decoder"].name)
         for key in cls.listed:
-            given, count = parts[key], len(options.layers)
-            if isinstance(given, tuple) and len(given) != count:
+            part, n_layers = parts[key], len(options.layers)
+            if isinstance(part, tuple) and len(part) != n_layers:
                 raise RegistryError(
-                    f"{path}.{key}: a list of {len(given)} for {count} layers; give one entry per layer"
+                    f"{path}.{key}: a list of {len(part)} for {n_layers} layers; give one entry per layer"
                 )
         for key in ("connection", "recurrent"):
-            for place, connection in _list_components(f"{path}.{key}", parts[key]):
-                check_connection_position(place, connection, within=key == "recurrent")
+            for key_path, connection in _list_components(f"{path}.{key}", parts[key]):
+                check_connection_position(key_path, connection, is_recurrent=key == "recurrent")
                 if options.quantize != "none" and not hasattr(connection.cls, "unrounded_weights"):
                     raise RegistryError(
                         f"{path}.quantize: int8 is not available for the connection {connection.name!r}"
                     )
-        for place, neuron in _list_components(f"{path}.neuron", parts["neuron"]):
-            with error_path(place):
+        for key_path, neuron in _list_components(f"{path}.neuron", parts["neuron"]):
+            with error_path(key_path):
                 neuron_checks.check_neuron(rule.wrap_neuron(neuron.build()), surrogate)
 
     def __init__(
@@ -211,8 +214,10 @@ class FeedForward(SpikingNetwork):
         self._soft_spike = False
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.backend, self.recompute = options.backend, options.recompute
-        wanted = options.gradient_precision
-        self.bfloat16_gradient = wanted == "bfloat16" or (wanted == "auto" and precision.has_fast_bfloat16())
+        chosen_precision = options.gradient_precision
+        self.bfloat16_gradient = chosen_precision == "bfloat16" or (
+            chosen_precision == "auto" and precision.has_fast_bfloat16()
+        )
         self._set_encoder_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
         layers = self._build_layers(options.layers, connection, recurrent, neuron, shape)
@@ -233,13 +238,15 @@ class FeedForward(SpikingNetwork):
                     f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
                 )
             self._set_penalty(sparsity.build())
-        self._plain = all(getattr(layer.connection, "is_plain", False) for layer in layers)
+        self._can_use_stack = all(getattr(layer.connection, "is_plain", False) for layer in layers)
         """Whether the connections are linear and no spike channel is set, as a stack requires."""
         # owner's modules, name and expected class of each linear map
         self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in layers]
         self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
-        self._stack: tuple[Backend, LayerStack | GpuStack | None] | None = None
-        """Backend of the last pass, and its stack of these layers or None if it has none."""
+        self._stack_backend: Backend | None = None
+        """Backend of the last pass that asked for a stack, or None before the first."""
+        self._stack: LayerStack | GpuStack | None = None
+        """Stack of these layers on that backend, or None if it has no stacks."""
 
     def _build_layers(
         self,
@@ -255,10 +262,10 @@ class FeedForward(SpikingNetwork):
         for i, width in enumerate(widths):
             link: Connection = _get_component(connection, i).build(inputs=shape, outputs=width)  # type: ignore[union-attr]
             cell = self.learning.wrap_neuron(_get_component(neuron, i).build())  # type: ignore[union-attr]
-            within: IntraLayerConnection | None = None
+            feedback: IntraLayerConnection | None = None
             if (spec := _get_component(recurrent, i)) is not None:
-                within = spec.build(inputs=link.shape, outputs=width)
-            layers.append(self._make_layer(link, cell, within, binary))
+                feedback = spec.build(inputs=link.shape, outputs=width)
+            layers.append(self._make_layer(link, cell, feedback, binary))
             shape, binary = link.shape, not cell.graded
         return layers
 
@@ -300,8 +307,9 @@ class FeedForward(SpikingNetwork):
         if record is None and state is None and self._can_split(x):
             parts = [self._forward(rows, None, None, None)[0] for rows in x.split(CPU_ROWS, 1)]
             return torch.cat(parts, 1), ()
-        if record is None and state is not None and 0 < self.learning.truncate < x.shape[0]:
-            return self._forward_truncated(x, state, keep, self.learning.truncate)
+        span = self.learning.truncate
+        if record is None and state is not None and 0 < span < x.shape[0]:
+            return self._forward_truncated(x, state, keep, span)
         return self._forward(x, state, keep, record)
 
     def _can_split(self, x: Tensor) -> bool:
@@ -309,8 +317,10 @@ class FeedForward(SpikingNetwork):
         return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
 
     def _has_independent_samples(self) -> bool:
-        """Return whether the gradient of each sample is independent of its batch."""
-        return not torch.is_grad_enabled() or (self.learning.by_sample and not self._has_penalty)
+        """Return whether the gradient of each sample is independent of its batch, so that the batch may be split."""
+        return not torch.is_grad_enabled() or (
+            self.learning.has_independent_samples and not self._has_penalty
+        )
 
     def _forward_truncated(
         self, x: Tensor, state: State, keep: Tensor | None, span: int
@@ -339,7 +349,7 @@ class FeedForward(SpikingNetwork):
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         encoder_state, states = self._split_state(state)
         signal, new_encoder_state = self.encoder.encode_stateful(x, encoder_state, keep)
-        if record is not None and not record.only_signal:
+        if record is not None and not record.only_signals:
             record.operations.append(self.encoder.count_operations(x))
         if stack := self._choose_stack(signal, ops, record):
             features, new, rates = self._run_stack(stack, ops, signal, states, keep, share)
@@ -371,7 +381,7 @@ class FeedForward(SpikingNetwork):
         A stack needs linear connections and a backend with stacks. It does not support records, torch.compile, or learning rules
         with hooks; it supports a penalty only if all neurons spike.
         """
-        has_hooks = torch.is_grad_enabled() and not self.learning.plain
+        has_hooks = torch.is_grad_enabled() and self.learning.has_hooks
         if record is not None or has_hooks or not self._is_linear_stack() or torch.compiler.is_compiling():
             return None
         stack = self._get_stack(dispatch.choose_backend(self.backend, signal, ops))
@@ -384,7 +394,7 @@ class FeedForward(SpikingNetwork):
 
         Hooks, pruning, parametrizations and subclasses may compute something else.
         """
-        if not self._plain:
+        if not self._can_use_stack:
             return False
         for modules, name, kind in self._linear_maps:
             link: Any = modules[name]
@@ -394,12 +404,13 @@ class FeedForward(SpikingNetwork):
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
-        if self._stack is None or self._stack[0] is not backend:
+        if self._stack_backend is not backend:
             stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
-            self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
-        return self._stack[1]
+            self._stack = backend.stack(stages, self.bfloat16_gradient, self.recompute)
+            self._stack_backend = backend
+        return self._stack
 
     def _run_stack(
         self,
@@ -415,10 +426,10 @@ class FeedForward(SpikingNetwork):
         A stack on a GPU adds the penalty's gradient itself, times ``share``, and returns no rates.
         """
         decoder: Any = self._modules["decoder"]
-        if states is None and decoder.last_step and _can_run_last_step(stack):
+        if states is None and decoder.reads_last_step and _can_run_last_step(stack):
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
         # with an offset, the stack returns the features themselves: the last potential plus the bias
-        offset = decoder.readout.bias if decoder.last_step else None
+        offset = decoder.readout.bias if decoder.reads_last_step else None
         rates: list[Tensor] = []
         if isinstance(stack, GpuStack):
             output, new = stack(
@@ -458,21 +469,21 @@ class FeedForward(SpikingNetwork):
     ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
         """Run the layers one by one and fill ``record``; return as `_run_stack`."""
         signals, potentials = [signal], []
-        records_all = record is not None and not record.only_signal
+        records_all = record is not None and not record.only_signals
         new: list[Tensor] = []
         for layer in self.layers:
-            trace: list[Tensor] | None = [] if records_all else None
+            layer_potentials: list[Tensor] | None = [] if records_all else None
             layer_state = _take(states, len(new), layer.states)
-            output, layer_new = layer(ops, signals[-1], self.steps, layer_state, keep, trace)
+            output, layer_new = layer(ops, signals[-1], self.steps, layer_state, keep, layer_potentials)
             new += layer_new
             signals.append(output)
-            if trace is not None:
-                potentials.append(torch.stack(trace).view_as(output))
+            if layer_potentials is not None:
+                potentials.append(torch.stack(layer_potentials).view_as(output))
         decoder_state = _take(states, len(new))
-        if self.learning.plain:
-            features, last = self.decoder(signals[-1], decoder_state, keep)
-        else:
+        if self.learning.has_hooks:
             features, last = self.learning.decode(self.decoder, signals[1:], decoder_state, keep)
+        else:
+            features, last = self.decoder(signals[-1], decoder_state, keep)
         if record is not None:
             self._fill_record(record, signals, potentials)
         rates = [compute_rates(output) for output in signals[1:]] if self._has_penalty else []
@@ -482,8 +493,8 @@ class FeedForward(SpikingNetwork):
         self, record: ForwardRecord, signals: Sequence[Tensor], potentials: Sequence[Tensor]
     ) -> None:
         """Record the input of every layer and of the decoder (``signals``), the ``potentials``, and the operations."""
-        record.signal += signals
-        if record.only_signal:
+        record.signals += signals
+        if record.only_signals:
             return
         record.potentials += potentials
         for layer, signal, output in zip(self.layers, signals, signals[1:], strict=False):
@@ -498,7 +509,7 @@ class FeedForward(SpikingNetwork):
     def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
         for layer, channel in zip(self.layers, channels, strict=True):
             layer.channel = channel
-        self._plain = False  # a stack does not support channels
+        self._can_use_stack = False  # a stack does not support channels
 
     @property
     def readout(self) -> torch.nn.Linear:
@@ -518,31 +529,31 @@ class FeedForward(SpikingNetwork):
     @override
     def set_backend(self, backend: str) -> None:
         dispatch.check(backend)
-        for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
-            part.backend = backend
+        for module in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
+            module.backend = backend
         self._set_encoder_backend(backend)
 
     def _set_encoder_backend(self, backend: str) -> None:
-        """Set the backend of the encoder and of those that it is made of."""
-        for part in self.encoder.modules():
-            if isinstance(part, Encoder):
-                part.backend = backend
+        """Set the backend of the encoder and of the encoders inside it."""
+        for module in self.encoder.modules():
+            if isinstance(module, Encoder):
+                module.backend = backend
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance
-        return {**super().__getstate__(), "_stack": None}
+        return {**super().__getstate__(), "_stack_backend": None, "_stack": None}
 
     @property
-    def local(self) -> bool:  # type: ignore[override]
+    def has_local_rules(self) -> bool:  # type: ignore[override]
         """Whether the learning rule is local."""
-        return self.learning.local
+        return self.learning.is_local
 
     @override
     def apply_local_rules(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
-        record = ForwardRecord(only_signal=True)
+        record = ForwardRecord(only_signals=True)
         with torch.no_grad():
             self(x, state, keep, record=record)
-            self.learning.apply_weight_change(self.layers, record.signal, credit, keep)
+            self.learning.apply_weight_change(self.layers, record.signals, credit, keep)
 
     def count_update(self) -> None:
         super().count_update()

@@ -83,8 +83,8 @@ class Nir(FeedForward):
             absent = {"steps", "stateful"} - set(values) if isinstance(values, Mapping) else set()
             if absent and isinstance(values.get("file"), str):
                 content = read_content(Reading(values["file"]))
-                found = {"steps": content.steps, "stateful": content.stateful}
-                return {**values, **{key: found[key] for key in absent if found[key] is not None}}
+                of_file = {"steps": content.steps, "stateful": content.stateful}
+                return {**values, **{key: of_file[key] for key in absent if of_file[key] is not None}}
             return values
 
     parts = {
@@ -184,10 +184,10 @@ class Nir(FeedForward):
             )
         for layer in self._file_layers:
             neuron = self.learning.wrap_neuron(_make_neuron(layer))
-            within = None if layer.feedback is None else FileFeedback(layer.feedback)
-            built = self._make_layer(_make_connection(layer), neuron, within, binary)
-            built.parameters_of_neuron = FileParameters(neuron, layer.values)
-            layers.append(built)
+            feedback = None if layer.feedback is None else FileFeedback(layer.feedback)
+            spiking_layer = self._make_layer(_make_connection(layer), neuron, feedback, binary)
+            spiking_layer.parameters_of_neuron = FileParameters(neuron, layer.values)
+            layers.append(spiking_layer)
             binary = not neuron.graded
         return layers
 
@@ -282,12 +282,15 @@ def _check_sizes(content: NirContent, file: str, observations: int, features: in
         )
 
 
-def _choose_codec(content: NirContent, key: str, given: ComponentSpec | None) -> ComponentSpec:
-    """Return the encoder or decoder (``key``): the ``given`` one, else that of the file, else the default of foreign files."""
-    if given is not None:
-        return given
-    ends_in_potential = content.layers[-1].kind == "LI"
-    default = "direct" if key == "encoder" else "linear" if ends_in_potential else "rate"
+def _choose_codec(content: NirContent, key: str, chosen: ComponentSpec | None) -> ComponentSpec:
+    """Return the encoder or decoder (``key``): the ``chosen`` one of the agent, else that of the file, else the default of foreign files."""
+    if chosen is not None:
+        return chosen
+    if key == "encoder":
+        default = "direct"
+    else:
+        ends_in_potential = content.layers[-1].kind == "LI"
+        default = "linear" if ends_in_potential else "rate"
     return registry.configure(f"{key}s", content.codecs.get(key, default), f"metadata.{key}")
 
 

@@ -2,9 +2,11 @@
 
     I_k <- decay I_(k-1) + W^T z_(k-1);   z_k = neuron(input weights x + bias + I_k);   r_k <- d r_(k-1) + (1 - d) z_k
 
-Spikes z reach the other neurons through exponential synapses. The features are the standardised traces r of every neuron's
-spikes, and the readout is linear or a small ELU network. The state is carried through the episode. Only the readout has a
-gradient, so a learner may compute the features once, in the rollout, and train on them repeatedly. ``train_input: true`` also
+x: encoded observations, I: synaptic current, W: recurrent weights, z: spikes, r: trace, d: decay of a trace.
+
+Spikes z reach the other neurons through exponential synapses. The readout, linear or a small ELU network, maps the standardised
+traces r of every neuron to the features. The state is carried through the episode. Only the readout has a gradient, so a learner
+may compute the traces once, in the rollout, and train on them repeatedly. ``train_input: true`` also
 trains the input weights and then replays the rollout.
 
 The working regime of a spiking reservoir depends on its firing rate, not on its spectral radius. With ``control: rate`` the
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 """Calibration: number of series of observations, control steps in each, and control steps at the start that are left out."""
+MIN_DEVIATION = 0.3
+"""Smallest standard deviation by which a trace is divided, as a share of the mean standard deviation of all traces."""
 
 
 class Reservoir(SpikingNetwork):
@@ -77,7 +81,9 @@ class Reservoir(SpikingNetwork):
         )
         tau_synapse: float = option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms")
         traces: tuple[Annotated[float, Field(ge=1e-3)], ...] = option(
-            (20.0,), "time constants of the features; each gives one trace per neuron", unit="ms"
+            (20.0,),
+            "time constants of the traces that the readout reads; each gives one trace per neuron",
+            unit="ms",
         )
         hidden: Widths = option((), "hidden layers of the readout; empty: a linear readout")
         train_input: bool = option(False, "also train the input weights, by BPTT over the rollout")
@@ -109,7 +115,7 @@ class Reservoir(SpikingNetwork):
 
     @override
     @classmethod
-    def caches_features(cls, options: Options) -> bool:
+    def caches_fixed_part(cls, options: Options) -> bool:
         return not options.train_input
 
     @override
@@ -163,22 +169,22 @@ class Reservoir(SpikingNetwork):
         self.surrogate = surrogate.build()
         self.ops = TorchOps(self.surrogate, self.surrogate.slope)
         self.wiring: Wiring = graph.build().wire(options.size, np.random.default_rng(seed))
-        self.unit = calibration.find_rheobase(self.neuron, self.ops)
-        """Unit of currents: the rheobase."""
+        self.rheobase = calibration.find_rheobase(self.neuron, self.ops)
+        """Smallest constant current at which a neuron spikes: the unit of currents."""
         self.feedback = RecurrentFeedback(
             delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse)
         )
         self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in options.traces)
-        # runs once per trace, with the decay of each as its parameter
+        # runs once per trace; each call passes the decay of its trace, so the tau here is not used
         self.filter = Potential.from_options(dt=self.neuron.dt, tau=options.traces[0])
-        self.features = None if options.train_input else options.size * len(options.traces)
+        self.fixed_size = None if options.train_input else options.size * len(options.traces)
         uniform = 2.0 * torch.rand(self.encoder.width, options.size, generator=generator) - 1.0
         self.input_weight = nn.Parameter(
-            options.input_scaling * self.unit * uniform, requires_grad=options.train_input
+            options.input_scaling * self.rheobase * uniform, requires_grad=options.train_input
         )
         bias_noise = 2.0 * torch.rand(options.size, generator=generator) - 1.0
-        self.register_buffer("bias", (options.bias + options.spread * bias_noise) * self.unit)
-        self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.unit)
+        self.register_buffer("bias", (options.bias + options.spread * bias_noise) * self.rheobase)
+        self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.rheobase)
         self.register_buffer("mean", torch.zeros(options.size * len(options.traces)))
         self.register_buffer("deviation", torch.ones(options.size * len(options.traces)))
         self.bias: Tensor
@@ -196,12 +202,16 @@ class Reservoir(SpikingNetwork):
         )
         if plasticity is not None:
             inhibitory = torch.from_numpy(self.wiring.inhibitory)
-            built: Plasticity = plasticity.build(
-                weight=self.weight, bias=self.bias, inhibitory=inhibitory, unit=self.unit, dt=self.neuron.dt
+            rule: Plasticity = plasticity.build(
+                weight=self.weight,
+                bias=self.bias,
+                inhibitory=inhibitory,
+                unit=self.rheobase,
+                dt=self.neuron.dt,
             )
-            built.backend = options.backend
-            self.plasticity = built
-            self.state_sizes += built.state_sizes
+            rule.backend = options.backend
+            self.plasticity = rule
+            self.state_sizes += rule.state_sizes
         self.backend = options.backend
 
     @override
@@ -213,15 +223,15 @@ class Reservoir(SpikingNetwork):
         return self.apply_readout(traces), new
 
     @override
-    def compute_features(
+    def compute_fixed_part(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
         with torch.no_grad():
             return self._forward_reservoir(x, state, keep, None, self.plasticity if adapt else None)
 
     @override
-    def apply_readout(self, cached: Tensor) -> Tensor:
-        return self.decoder((cached - self.mean) / self.deviation)
+    def apply_readout(self, fixed: Tensor) -> Tensor:
+        return self.decoder((fixed - self.mean) / self.deviation)
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
@@ -252,7 +262,7 @@ class Reservoir(SpikingNetwork):
         One time step is one control step. For the metrics of reservoirs.
         """
         x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight.device)
-        traces, _ = self.compute_features(x, self.zero_state(x.shape[1], x))
+        traces, _ = self.compute_fixed_part(x, self.zero_state(x.shape[1], x))
         return traces.transpose(0, 1).cpu().numpy()
 
     def _forward_reservoir(
@@ -263,29 +273,32 @@ class Reservoir(SpikingNetwork):
         record: ForwardRecord | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
-        before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
-        count = len(self.encoder.state_sizes)
-        encoder_state, states = tuple(before[:count]), before[count:]
-        signal, encoded = self.encoder.encode_stateful(x, encoder_state or None, keep)
-        # plasticity may change the bias from one control step to the next
+        if state is None:
+            old_states = [s.squeeze(0) for s in self.zero_state(x.shape[1], x)]
+        else:
+            old_states = [s.squeeze(0) for s in state]
+        encoder_states = len(self.encoder.state_sizes)
+        encoder_state, states = tuple(old_states[:encoder_states]), old_states[encoder_states:]
+        signal, new_encoder_state = self.encoder.encode_stateful(x, encoder_state or None, keep)
+        # plasticity may change the bias from one control step to the next, so `_run_plastic` adds it
         bias = self.bias if plastic is None else None
-        driven = dispatch.linear(
+        input_current = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
         potentials: list[Tensor] = []
-        noted = None if record is None else potentials
+        recorded = None if record is None else potentials
         if plastic is None:
-            spikes, features, states = self._run_neurons(driven, states, keep, noted)
+            spikes, traces, states = self._run_neurons(input_current, states, keep, recorded)
         else:
-            spikes, features, states = self._run_plastic(driven, states, keep, noted, plastic)
+            spikes, traces, states = self._run_plastic(input_current, states, keep, recorded, plastic)
         if record is not None:
-            self._record(record, x, signal, spikes, torch.stack(potentials), features)
-        after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
-        return features, after
+            self._record(record, x, signal, spikes, torch.stack(potentials), traces)
+        new_state = () if state is None else tuple(s.unsqueeze(0) for s in (*new_encoder_state, *states))
+        return traces, new_state
 
     def _run_plastic(
         self,
-        driven: Tensor,
+        input_current: Tensor,
         states: list[Tensor],
         keep: Tensor | None,
         potentials: list[Tensor] | None,
@@ -293,17 +306,17 @@ class Reservoir(SpikingNetwork):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Call `_run_neurons` for one control step at a time and change weights and bias after each.
 
-        ``driven`` is the current of the input, without the bias.
+        ``input_current`` is the current of the input, without the bias.
         """
-        all_spikes, all_features = [], []
-        for t in range(driven.shape[0]):
+        all_spikes, all_traces = [], []
+        for t in range(input_current.shape[0]):
             step_keep = None if keep is None else keep[t : t + 1]
-            current = driven[t : t + 1] + self.bias
-            spikes, features, states = self._run_neurons(current, states, step_keep, potentials, plastic)
+            current = input_current[t : t + 1] + self.bias
+            spikes, traces, states = self._run_neurons(current, states, step_keep, potentials, plastic)
             all_spikes.append(spikes)
-            all_features.append(features)
+            all_traces.append(traces)
             plastic.adapt(self.weight, self.bias)
-        return torch.cat(all_spikes), torch.cat(all_features), states
+        return torch.cat(all_spikes), torch.cat(all_traces), states
 
     def _run_neurons(
         self,
@@ -313,13 +326,13 @@ class Reservoir(SpikingNetwork):
         potentials: list[Tensor] | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run neurons on a ``current`` [T, K or 1, B, N]; return spikes [T, K, B, N], traces [T, B, ``features``], new states.
+        """Run neurons on a ``current`` [T, K or 1, B, N]; return spikes [T, K, B, N], traces [T, B, N x traces], new states.
 
         With ``plastic``, T must be 1.
         """
         loop_end = len(self.neuron.states) + self.feedback.states
         traces_end = loop_end + len(self.trace_decays)
-        neuron_state, traces = tuple(states[:loop_end]), states[loop_end:traces_end]
+        neuron_state, old_traces = tuple(states[:loop_end]), states[loop_end:traces_end]
         plastic_state = states[traces_end:]
         spikes, new = run_neuron(
             self.backend,
@@ -331,23 +344,23 @@ class Reservoir(SpikingNetwork):
             state=neuron_state,
             params=self.parameters_of_neuron(),
             keep=keep,
-            trace=potentials,
+            recorded_potentials=potentials,
             loop=self.feedback,
             synapses=self.weight,
         )
-        features, after = [], [*new]
-        for trace, decay in zip(traces, self.trace_decays, strict=True):
+        traces, new_states = [], [*new]
+        for old_trace, decay in zip(old_traces, self.trace_decays, strict=True):
             filtered, last = dispatch.unroll(
-                self.backend, self.filter, self.ops, spikes, self.steps, (trace,), (decay,), keep
+                self.backend, self.filter, self.ops, spikes, self.steps, (old_trace,), (decay,), keep
             )
-            features.append(filtered[:, -1])
-            after += last
+            traces.append(filtered[:, -1])
+            new_states += last
         if keep is not None:
             plastic_state = [s * keep.prod(0).unsqueeze(-1) for s in plastic_state]
         if plastic is not None:
             plastic_state = plastic.observe(spikes[0], tuple(plastic_state))
-        after += plastic_state
-        return spikes, torch.cat(features, -1), after
+        new_states += plastic_state
+        return spikes, torch.cat(traces, -1), new_states
 
     def _record(
         self,
@@ -356,18 +369,18 @@ class Reservoir(SpikingNetwork):
         signal: Tensor,
         spikes: Tensor,
         potentials: Tensor,
-        features: Tensor,
+        traces: Tensor,
     ) -> None:
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
         later_layers = sum(a * b for a, b in itertools.pairwise(self.readout_widths))
-        record.signal += [signal, spikes]
+        record.signals += [signal, spikes]
         record.potentials.append(potentials.view_as(spikes))
         record.operations += [
             self.encoder.count_operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
-            (features != 0).sum(-1) * width + later_layers,
+            (traces != 0).sum(-1) * width + later_layers,
         ]
 
     @property
@@ -378,7 +391,7 @@ class Reservoir(SpikingNetwork):
     def _calibrate(
         self, control: str, target: float, gain: float, radius: float, generator: torch.Generator
     ) -> None:
-        """Scale the recurrent weights, then measure the mean and standard deviation that standardise the features."""
+        """Scale the recurrent weights, then measure the mean and standard deviation that standardise the traces."""
         drawn = self.get_buffer("weight")
         synapses_per_neuron = (drawn != 0).sum(0).float().mean().clamp(min=1.0)
         weight = drawn / synapses_per_neuron.sqrt()
@@ -391,16 +404,18 @@ class Reservoir(SpikingNetwork):
                 return self._measure_rate(x)
 
             start = calibration.Drives(self.bias.clone(), self.input_weight.detach().clone(), weight)
-            calibrated = calibration.calibrate_rate(start, self.unit, target, measure_rate)
+            calibrated = calibration.calibrate_rate(start, self.rheobase, target, measure_rate)
             self.bias, self.input_weight.data, self.weight = calibrated
         elif control == "gain":
             self.weight = gain * weight
-        else:
-            largest = np.abs(np.linalg.eigvals(weight.double().numpy() / self.unit)).max()
+        elif control == "spectral_radius":
+            largest = np.abs(np.linalg.eigvals(weight.double().numpy() / self.rheobase)).max()
             if largest < 1e-9:
                 raise RegistryError("control: spectral_radius needs a graph with cycles; this graph has none")
             self.weight = float(radius / largest) * weight
-        traces, _ = self.compute_features(x, self.zero_state(SERIES, x))  # [CONTROL_STEPS, SERIES, features]
+        traces, _ = self.compute_fixed_part(
+            x, self.zero_state(SERIES, x)
+        )  # [CONTROL_STEPS, SERIES, N x traces]
         traces = traces[WARM_UP:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)
@@ -408,15 +423,15 @@ class Reservoir(SpikingNetwork):
             raise RegistryError(
                 "bias: no neuron of this reservoir fires on standard-normal observations; raise bias or input_scaling"
             )
-        # the first spike of a neuron that was silent here must not give a huge feature
-        self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
+        # the first spike of a neuron that was silent here must not give a huge standardised trace
+        self.deviation = deviation.clamp(min=MIN_DEVIATION * float(deviation.mean()))
 
     def _measure_rate(self, x: Tensor) -> float:
         """Return the mean firing rate in Hz on observations [T, B, O]."""
         record = ForwardRecord()
         with torch.no_grad():
             self._forward_reservoir(x, self.zero_state(x.shape[1], x), None, record)
-        return float(record.signal[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt
+        return float(record.signals[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt
 
 
 def _make_mlp_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
@@ -427,7 +442,7 @@ def _make_mlp_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.
         parts += [nn.Linear(a, b), nn.ELU()]
     last = parts[-2]
     assert isinstance(last, nn.Linear)
-    # a random readout of many features would give large first actions
+    # a random readout of many traces would give large first actions
     with torch.no_grad():
         last.weight *= 0.1
         last.bias.zero_()

@@ -60,7 +60,10 @@ def bisect(rate: Callable[[float], float], target: float, low: float, high: floa
         attained = rate(middle)
         if abs(attained / target - 1.0) < TOLERANCE:
             return middle
-        low, high = (middle, high) if attained < target else (low, middle)
+        if attained < target:
+            low = middle
+        else:
+            high = middle
     return 0.5 * (low + high)
 
 
@@ -73,7 +76,7 @@ class Drives(NamedTuple):
 
 
 def calibrate_rate(
-    start: Drives, unit: float, target: float, measure_rate: Callable[[Drives], float]
+    start: Drives, rheobase: float, target: float, measure_rate: Callable[[Drives], float]
 ) -> Drives:
     """Return drives with which the neurons fire at the target rate.
 
@@ -83,7 +86,7 @@ def calibrate_rate(
 
     Args:
         start: The drives before calibration, with recurrent weights at a strength of 1.
-        unit: The rheobase, in which the bias is shifted.
+        rheobase: Unit of the shift of the bias.
         target: Target rate in Hz.
         measure_rate: Returns the rate in Hz with given drives.
 
@@ -95,7 +98,7 @@ def calibrate_rate(
     # each of these functions changes one of the drives and returns the rate with it
     def try_bias(shift: float) -> float:
         nonlocal now
-        now = now._replace(bias=bias + shift * unit)
+        now = now._replace(bias=bias + shift * rheobase)
         return measure_rate(now)
 
     def try_input(factor: float) -> float:

@@ -26,7 +26,7 @@ SERIES, WASHOUT = 20, 50
 DELAYS = 40
 PERTURBATION = 0.1
 """Change of an input in [-1, 1] that is large enough to move a spike."""
-REFERENCE = 200
+ECHO_STATE_SIZE = 200
 """Neurons of the echo-state network that every reservoir is compared with."""
 
 type Rows = list[tuple[str, str]]
@@ -70,8 +70,8 @@ def load_reservoir(name: str, overrides: Sequence[str] = ()) -> NamedReservoir:
     data, _ = merge([(str(file), data), ("command line", layer)])
     settings = data.get("network")
     if not isinstance(settings, Mapping) or settings.get("name") != "reservoir":
-        found = settings.get("name") if isinstance(settings, Mapping) else settings
-        raise UserError(f"{file}: network.name: {found!r} given; allowed: reservoir")
+        network_name = settings.get("name") if isinstance(settings, Mapping) else settings
+        raise UserError(f"{file}: network.name: {network_name!r} given; allowed: reservoir")
     configured = registry.configure("networks", settings, "network")
     if configured.options.seed is None:
         configured = replace(configured, options=configured.options.model_copy(update={"seed": 0}))
@@ -81,10 +81,10 @@ def load_reservoir(name: str, overrides: Sequence[str] = ()) -> NamedReservoir:
 def describe_structure(wiring: Wiring) -> Rows:
     """Return properties of the graph: neurons, synapses, degrees, spectral radius, strong components."""
     weights = wiring.weights.astype(np.float64)
-    there = weights != 0
+    synapses = weights != 0
     size = len(weights)
     inhibitory = int(wiring.inhibitory.sum())
-    count, labels = csgraph.connected_components(csr_array(there), connection="strong")
+    count, labels = csgraph.connected_components(csr_array(synapses), connection="strong")
     largest = int(np.bincount(labels).max())
     radius = float(np.abs(np.linalg.eigvals(weights)).max())
 
@@ -93,9 +93,9 @@ def describe_structure(wiring: Wiring) -> Rows:
 
     return [
         ("neurons", f"{size}: {size - inhibitory} excitatory, {inhibitory} inhibitory"),
-        ("synapses", f"{int(there.sum())}, density {wiring.density:.4f}"),
-        ("synapses in", degrees(there.sum(0))),
-        ("synapses out", degrees(there.sum(1))),
+        ("synapses", f"{int(synapses.sum())}, density {wiring.density:.4f}"),
+        ("synapses in", degrees(synapses.sum(0))),
+        ("synapses out", degrees(synapses.sum(1))),
         ("spectral radius", f"{radius:.3f} of the graph's weights"),
         ("strong components", f"{count}, the largest with {largest} neurons"),
     ]
@@ -104,24 +104,24 @@ def describe_structure(wiring: Wiring) -> Rows:
 def compute_measures(net: SpikingReservoir) -> Rows:
     """Return computational measures of the spiking reservoir, with inputs standardised like its observations."""
     drive = memory.standardize_drive(net.drive, -1.0, 1.0)
-    features = net.size * net.traces
-    kernel = memory.kernel_rank(drive, make_generator(0), series=features)
-    general = memory.generalisation_rank(drive, make_generator(1), series=features)
-    recalled = memory.memory_capacity(drive, make_generator(2), DELAYS, washout=WASHOUT, series=SERIES)
+    states = net.size * net.traces
+    kernel = memory.kernel_rank(drive, make_generator(0), series=states)
+    general = memory.generalisation_rank(drive, make_generator(1), series=states)
+    capacity = memory.memory_capacity(drive, make_generator(2), DELAYS, washout=WASHOUT, series=SERIES)
     growth = memory.compute_lyapunov(drive, make_generator(3), perturbation=PERTURBATION)
-    apart = memory.compute_separation(drive, make_generator(4))
+    separation = memory.compute_separation(drive, make_generator(4))
     rows = [
-        ("features", f"{features}: {net.traces} trace(s) of every neuron, read once a control step"),
+        ("features", f"{states}: {net.traces} trace(s) of every neuron, read once a control step"),
         ("kernel rank", f"{kernel.value} of {kernel.size} ({kernel.fraction:.2f})"),
         ("generalisation rank", f"{general.value} of {general.size} ({general.fraction:.2f})"),
-        ("memory capacity", f"{recalled.total:.2f} control steps"),
+        ("memory capacity", f"{capacity.total:.2f} control steps"),
         ("Lyapunov exponent", f"{growth:+.3f} per control step, perturbed by {PERTURBATION}"),
-        ("separation", f"{apart:.3f} mean state lengths"),
+        ("separation", f"{separation:.3f} mean state lengths"),
     ]
     drive = memory.standardize_drive(net.drive, *narma_task.INPUT)
     for order in narma_task.COEFFICIENTS:
-        found = evaluate_narma(drive, order, 0)
-        rows.append((f"NARMA-{order}", f"NRMSE {found.nrmse:.3f}, NMSE {found.nmse:.3f}"))
+        score = evaluate_narma(drive, order, 0)
+        rows.append((f"NARMA-{order}", f"NRMSE {score.nrmse:.3f}, NMSE {score.nmse:.3f}"))
     return rows
 
 
@@ -132,20 +132,23 @@ def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
         return [evaluate_narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
 
     spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
-    found = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
-    for size in dict.fromkeys([net.size, REFERENCE]):
+    errors_by_network = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
+    for size in dict.fromkeys([net.size, ECHO_STATE_SIZE]):
         drives = [draw_echo_state(size, make_generator(seed)) for seed in SEEDS]
-        found[f"echo state, N = {size}"] = errors(drives)
-    return found
+        errors_by_network[f"echo state, N = {size}"] = errors(drives)
+    return errors_by_network
 
 
-def format_comparison(found: Mapping[str, Sequence[float]]) -> Rows:
+def format_comparison(errors_by_network: Mapping[str, Sequence[float]]) -> Rows:
     """Return the result of `compare_with_echo_state` as rows of a table."""
     head = ("NARMA-10", f"2000 samples to train, 2000 to test, seeds {SEEDS[0]} to {SEEDS[-1]}")
-    return [head, *((name, f"NRMSE {np.mean(e):.3f} ± {np.std(e):.3f}") for name, e in found.items())]
+    return [
+        head,
+        *((name, f"NRMSE {np.mean(e):.3f} ± {np.std(e):.3f}") for name, e in errors_by_network.items()),
+    ]
 
 
-def evaluate_narma(drive: Drive, order: int, seed: int) -> narma_task.NarmaError:
+def evaluate_narma(drive: Drive, order: int, seed: int) -> narma_task.NarmaScore:
     """Return the NARMA error of ``drive`` with the protocol of this description.
 
     Args:

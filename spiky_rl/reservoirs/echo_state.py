@@ -26,11 +26,11 @@ def echo_state(
     """Return the drive of an echo-state network with ``weights`` [N, N], from row to column, and ``input_weights`` [channels, N]."""
 
     def drive(u: np.ndarray) -> np.ndarray:
-        arriving = u @ input_weights
-        states = np.empty(arriving.shape)
+        currents = u @ input_weights
+        states = np.empty(currents.shape)
         x = np.zeros((len(u), len(weights)))
         for t in range(u.shape[1]):
-            x = activation(x @ weights + arriving[:, t])
+            x = activation(x @ weights + currents[:, t])
             states[:, t] = x
         return states
 

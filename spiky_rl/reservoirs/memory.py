@@ -14,9 +14,9 @@ import numpy as np
 from spiky_rl.reservoirs.echo_state import Drive
 from spiky_rl.reservoirs.regression import predict_test_series
 
-ENERGY = 0.99
-"""Share of the sum of all singular values that counts for the rank."""
-FLOOR = 0.1
+RANK_SHARE = 0.99
+"""The rank is the number of largest singular values that sum to this share of the sum of all."""
+MIN_CORRELATION = 0.1
 """Smallest squared correlation that counts; a finite sample reaches smaller ones by chance."""
 RESOLUTION = 100.0
 """Smallest distance of two states that counts as a difference, in units of their rounding error."""
@@ -45,12 +45,12 @@ class MemoryCapacity:
 
     @property
     def total(self) -> float:
-        """The capacity: sum of the correlations above `FLOOR`. At most N."""
-        return float(self.correlations[self.correlations >= FLOOR].sum())
+        """The capacity: sum of the correlations above `MIN_CORRELATION`. At most N."""
+        return float(self.correlations[self.correlations >= MIN_CORRELATION].sum())
 
 
 def standardize_drive(drive: Drive, low: float, high: float) -> Drive:
-    """Return a drive that standardises its inputs, uniform from ``low`` to ``high``, to mean 0 and variance 1 for ``drive``."""
+    """Wrap ``drive``: inputs uniform in [``low``, ``high``] reach it with mean 0 and variance 1."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
 
@@ -59,7 +59,7 @@ def compute_rank(states: np.ndarray) -> StateRank:
     """Return the numerical rank of ``states`` [samples, N]: the fewest singular values that sum to 99 % of the total."""
     s = np.linalg.svd(np.asarray(states, np.float64), compute_uv=False)
     total = s.sum()
-    value = int(np.searchsorted(np.cumsum(s), ENERGY * total) + 1) if total > 0.0 else 0
+    value = int(np.searchsorted(np.cumsum(s), RANK_SHARE * total) + 1) if total > 0.0 else 0
     return StateRank(value, states.shape[-1])
 
 
@@ -73,8 +73,8 @@ def kernel_rank(
     Args:
         drive: The reservoir.
         generator: Random generator of the inputs.
-        series: Number of inputs, which bounds the rank; use at least N.
-        steps: Length of each input.
+        series: Number of input series; the rank cannot be larger, so use at least N.
+        steps: Length of each series.
     """
     return compute_rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
@@ -144,7 +144,7 @@ def compute_lyapunov(
     Args:
         drive: The reservoir.
         generator: Random generator of the inputs.
-        series: Number of inputs.
+        series: Number of input series.
         washout: Steps before the perturbed step.
         steps: Steps after the perturbed step.
         perturbation: Change of the input; for a discontinuous reservoir it must be large enough to move a spike.

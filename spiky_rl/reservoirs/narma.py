@@ -11,6 +11,7 @@ while the source has y(t-n+1..t) and u(t-n+1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,11 +29,12 @@ INPUT = (0.0, 0.5)
 """Range of u."""
 DIVERGED_ABOVE = 2.0
 """A series above this value, which is beyond the unstable fixed points at 1.0 and 0.5, goes to infinity."""
-DRAWS = 1000
+MAX_DRAWS = 1000
+"""Attempts to draw a series that does not diverge."""
 
 
 @dataclass(frozen=True)
-class NarmaError:
+class NarmaScore:
     """Error of a readout on the test series."""
 
     nmse: float
@@ -45,7 +47,7 @@ class NarmaError:
 
 
 def compute_target(u: np.ndarray, order: int = 10) -> np.ndarray:
-    """Return the target at every time t, y(t+1) of this ``order``, for inputs ``u`` [time], with y = u = 0 before the first."""
+    """Return the targets [time] for inputs ``u`` [time]: element t is y(t+1). Before the first input, y and u are 0."""
     a, b, c, d = COEFFICIENTS[order]
     y = np.zeros(order + len(u))
     past = np.concatenate([np.zeros(order - 1), u])
@@ -62,12 +64,12 @@ def draw_series(steps: int, generator: np.random.Generator, order: int = 10) -> 
     """Return inputs and targets of length ``steps``. A series that diverges is drawn again; ``order`` is 10 or 30."""
     if order not in COEFFICIENTS:
         raise ValueError(f"order: {order} given; allowed: {', '.join(map(str, COEFFICIENTS))}")
-    for _ in range(DRAWS):
+    for _ in range(MAX_DRAWS):
         u = generator.uniform(*INPUT, steps)
         y = compute_target(u, order)
         if np.isfinite(y).all() and y.max() < DIVERGED_ABOVE:
             return u, y
-    raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; use shorter series")
+    raise ValueError(f"NARMA-{order} diverges in {MAX_DRAWS} draws of {steps} steps; use shorter series")
 
 
 def evaluate_narma(
@@ -79,7 +81,7 @@ def evaluate_narma(
     washout: int = 200,
     series: int = 1,
     ridge: float | None = None,
-) -> NarmaError:
+) -> NarmaScore:
     """Return the error of a ridge readout on test series.
 
     Args:
@@ -89,12 +91,12 @@ def evaluate_narma(
         train: Number of samples for fitting.
         test: Number of samples for testing.
         washout: Steps at the start of every series that are not used.
-        series: Number of parallel series that share the samples of each kind.
+        series: Number of parallel series that the samples for fitting are split over, and likewise the samples for testing.
         ridge: See `ridge_regression`.
     """
-    longest = -(-max(train, test) // series)
-    drawn = [draw_series(washout + longest, generator, order) for _ in range(2 * series)]
+    length = math.ceil(max(train, test) / series)
+    drawn = [draw_series(washout + length, generator, order) for _ in range(2 * series)]
     states = drive(np.stack([u for u, _ in drawn])[..., None])[:, washout:]
     targets = np.stack([y for _, y in drawn])[:, washout:, None]
     predicted, target = predict_test_series(states, targets, train, test, ridge)
-    return NarmaError(nmse(target, predicted))
+    return NarmaScore(nmse(target, predicted))

@@ -96,7 +96,11 @@ def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_ca
     assert first.reads == 40 + cache.MAX_MEASURED
     warm = Drawn(0, count=40)
     again = load_cached(warm, warm.recordings)
-    assert warm.reads == 0 and (one.places == again.places).all() and (one.digests == again.digests).all()
+    assert (
+        warm.reads == 0
+        and (one.event_indices == again.event_indices).all()
+        and (one.digests == again.digests).all()
+    )
     other, finer = Drawn(1, count=40), Drawn(0, count=40, bins=5)
     assert (load_cached(other, other.recordings).digests != one.digests).any()
     assert (load_cached(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
@@ -118,7 +122,7 @@ def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
     coarse, fine = (
         dataset("custom", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms")
     )
-    places = [load_cached(found, found.recordings).places.tolist() for found in (coarse, fine)]
+    places = [load_cached(found, found.recordings).event_indices.tolist() for found in (coarse, fine)]
     assert places[0] != places[1], "another unit of time"
 
 
@@ -156,13 +160,13 @@ def test_a_recording_without_events_in_the_window_is_bad():
 
 def test_damaged_files_of_the_cache_are_made_anew(own_cache):
     found = Drawn(0)
-    whole = np.array(load_cached(found, found.recordings).places)
+    whole = np.array(load_cached(found, found.recordings).event_indices)
     for pattern in ("*.events", "*.npz"):
         for left in (0, 20, -1):
             (path,) = own_cache.glob(pattern)
             with path.open("r+b") as file:
                 file.truncate(left if left >= 0 else path.stat().st_size - 1)
-            assert np.array_equal(load_cached(found, found.recordings).places, whole)
+            assert np.array_equal(load_cached(found, found.recordings).event_indices, whole)
 
 
 def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -177,7 +181,9 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
     ):
         load_cached(many, many.recordings)
     assert many.reads == cache.MAX_MEASURED
-    assert load_cached(few, few.recordings).places.size == 300 and few.reads == read, "what is kept stays"
+    assert (
+        load_cached(few, few.recordings).event_indices.size == 300 and few.reads == read
+    ), "what is kept stays"
     for value in ("much", "0", "nan"):
         monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
         with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' given"):
@@ -207,7 +213,7 @@ def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog
     evict(own_cache, 0.4 * sizes)
     warm, cold = Drawn(0), Drawn(1)
     for found in (warm, cold):
-        assert load_cached(found, found.recordings).places.size == 300
+        assert load_cached(found, found.recordings).event_indices.size == 300
     assert warm.reads == 0 < cold.reads
     assert "removed, to make room in the cache" in caplog.text
     evict(own_cache, 0)

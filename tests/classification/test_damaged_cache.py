@@ -33,7 +33,13 @@ def load(root):
     """What recordings are, from the cache where it has them."""
     found = dataset("custom", root / "data", bins=3)
     held = load_cached(found, found.recordings)
-    return found.shape, found.window, held.places.tolist(), held.offsets.tolist(), held.digests.tolist()
+    return (
+        found.shape,
+        found.window,
+        held.event_indices.tolist(),
+        held.offsets.tolist(),
+        held.digests.tolist(),
+    )
 
 
 def bytes_of(change):

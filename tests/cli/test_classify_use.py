@@ -191,14 +191,14 @@ def test_recordings_without_a_class_are_predicted(tmp_path, trained):
 def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best_epoch(tmp_path, monkeypatch):
     data = folder(folder(tmp_path / "data", 10, 0, "train"), 5, 1, "test")
     seen = []
-    scores = classify_training.compute_scores
+    scores = classify_training.compute_probabilities
 
     def noted(network, samples, indices, *rest):
         seen.append({samples.parts[i] for i in indices})
         return scores(network, samples, indices, *rest)
 
-    monkeypatch.setattr(classify_training, "compute_scores", noted)
-    monkeypatch.setattr("spiky_rl.classification.result.compute_scores", noted)
+    monkeypatch.setattr(classify_training, "compute_probabilities", noted)
+    monkeypatch.setattr("spiky_rl.classification.result.compute_probabilities", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     assert seen == [{"train"}] * 3 + [{"test"}]
     _, result = newest(tmp_path)
@@ -210,14 +210,14 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
 def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp_path, monkeypatch):
     data = folder(tmp_path / "data", 10, 0)
     accuracies, tested = iter([0.9, 0.5, 0.1]), []
-    scores = classify_training.compute_scores
+    scores = classify_training.compute_probabilities
 
     def noted(network, *rest):
         tested.append({key: value.clone() for key, value in network.state_dict().items()})
         return scores(network, *rest)
 
     monkeypatch.setattr(classify_training, "compute_accuracy", lambda trainer, indices: next(accuracies))
-    monkeypatch.setattr("spiky_rl.classification.result.compute_scores", noted)
+    monkeypatch.setattr("spiky_rl.classification.result.compute_probabilities", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     run_folder, result = newest(tmp_path)
     best, last = (

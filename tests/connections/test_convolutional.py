@@ -93,8 +93,8 @@ def test_a_layer_equals_torchs_convolution_and_a_lif_written_out():
         v = DECAY * v + (1.0 - DECAY) * current
         spikes.append((v >= THRESHOLD).double())
         v = v - THRESHOLD * spikes[-1]
-    assert torch.equal(record.signal[1][0], torch.stack(spikes))
-    assert 0.05 < record.signal[1].mean() < 0.95
+    assert torch.equal(record.signals[1][0], torch.stack(spikes))
+    assert 0.05 < record.signals[1].mean() < 0.95
 
 
 @pytest.mark.parametrize("pooling", [{}, {"pool": 2}, {"pool": 2, "pooling": "average"}], ids=str)
@@ -228,7 +228,7 @@ def test_fresh_layers_of_every_neuron_neither_fall_silent_nor_saturate(neuron, p
     record = ForwardRecord()
     net = network([16, 32], inputs=(3, 16, 16), neuron=options, connection=pooled, steps=8)
     net(torch.randn(1, 64, 3 * 16 * 16), None, record=record)
-    for spikes in record.signal[1:]:
+    for spikes in record.layer_spikes:
         rate = (spikes != 0).float().mean((0, 1, 2))
         assert 0.03 < rate.mean() < 0.75
         assert (rate == 0).float().mean() < 0.2

@@ -71,7 +71,7 @@ def test_the_loop_is_its_definition_with_gradients(within, neuron):
     own = tuple(s.squeeze(0) for s in net.zero_state(BATCH, x))[: layer.states]
     output, _ = layer(TorchOps(net.surrogate), x.unsqueeze(1), K, own, keep, None)
     expected = by_hand(net, x, keep)
-    assert torch.equal(output, record.signal[1])
+    assert torch.equal(output, record.signals[1])
     assert torch.allclose(output, expected)
     assert output.abs().sum() > 0
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -161,7 +161,7 @@ def test_lateral_inhibition_thins_out_a_code():
     for strength in (0.0, 4.0):
         net, record = network({"name": "lateral", "strength": strength}), ForwardRecord()
         net(x, net.zero_state(BATCH, x), record=record)
-        rates.append(float(record.signal[1].mean()))
+        rates.append(float(record.signals[1].mean()))
     assert rates[1] < 0.7 * rates[0]
 
 
@@ -170,7 +170,7 @@ def test_operations_count_every_spike_at_every_synapse_once(within):
     net, x, record = network(WITHIN[within]), observations(), ForwardRecord()
     net(x, net.zero_state(BATCH, x), record=record)
     layer = net.layers[0]
-    spikes = (record.signal[1] != 0).float()
+    spikes = (record.signals[1] != 0).float()
     there = (layer.recurrent.synapses().view(-1, SIZE, SIZE) != 0).float().sum(0)
     counted = (x != 0).sum(-1) * SIZE + (spikes @ there).sum((1, 3))
     assert torch.equal(record.operations[1].float(), counted.float())

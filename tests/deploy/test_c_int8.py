@@ -117,7 +117,7 @@ def test_states_in_integers_move_actions_less_than_weights_of_8_bits_do(made, ca
     policy, target, _ = made(case)
     seen, rounded = walk(policy, seed=2), copy.deepcopy(policy)
     quantize_weights(rounded.network.layers, rounded.network.decoder)
-    rounded.network._plain = False
+    rounded.network._can_use_stack = False
     exact, coarse, integers = (
         live(each, seen) for each in (policy, rounded, target.get_reference_model(policy))
     )

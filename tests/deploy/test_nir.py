@@ -413,11 +413,11 @@ def live_spikes(policy, seen):
     if network.stateful:
         state = network.zero_state(1, seen[0])
     for x in seen:
-        record = ForwardRecord(only_signal=True)
+        record = ForwardRecord(only_signals=True)
         with torch.inference_mode():
             after = network(policy.obs_normalizer(x)[None], state, record=record)[1]
         state = after if network.stateful else None
-        yield [signal[0, :, 0] for signal in record.signal[1:]]
+        yield [signal[0, :, 0] for signal in record.layer_spikes]
 
 
 def compared(net, policy, seen):

@@ -21,7 +21,8 @@ def test_a_spiking_actor_imitates_recorded_motions():
         speeds.append(transitions[:, 2].abs().mean().item())
     record = compute_step_activity(agent.policy.network, motions[:32, :3], None)
     assert all(
-        0.0 < layer.mean() < 1.0 and set(layer.unique().tolist()) == {0.0, 1.0} for layer in record.signal[1:]
+        0.0 < layer.mean() < 1.0 and set(layer.unique().tolist()) == {0.0, 1.0}
+        for layer in record.layer_spikes
     )
     recorded = motions[:, 2].abs().mean().item()
     assert recorded > 6.0 and speeds[0] < 0.5 * recorded < 0.7 * recorded < speeds[1], (recorded, speeds)

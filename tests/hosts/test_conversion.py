@@ -116,11 +116,11 @@ def test_higher_thresholds_send_fewer_events_and_err_more():
 
 def count_events(model, seen):
     """Events of all layers after the first step of an episode."""
-    network, record = model.network, ForwardRecord(only_signal=True)
+    network, record = model.network, ForwardRecord(only_signals=True)
     with torch.inference_mode():
         x = torch.stack([model.get_latent(obs) for obs in seen])
         network(x, network.zero_state(x.shape[1], x), record=record)
-    return sum(float((signal[1:] != 0).sum()) for signal in record.signal[1:])
+    return sum(float((signal[1:] != 0).sum()) for signal in record.layer_spikes)
 
 
 def test_first_the_conversion_then_the_critic_then_both():

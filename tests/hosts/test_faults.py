@@ -66,7 +66,7 @@ def spikes(net, x: torch.Tensor) -> list[torch.Tensor]:
     record = ForwardRecord()
     with torch.no_grad():
         net(x[None], net.zero_state(len(x), x), record=record)
-    return record.signal[1:]
+    return record.layer_spikes
 
 
 NETWORKS = ["plain", "recurrent", "reservoir"]

@@ -22,21 +22,21 @@ NETWORK = {"layers": [12, 10], "steps": 4, "neuron": NEURON, "connection": CONNE
 class Witness(LearningRule):
     """A local rule that changes nothing and remembers what it was called with."""
 
-    local = True
+    is_local = True
 
     def apply_weight_change(self, layers, signals, credit, keep):
         self.seen = (list(layers), [s.clone() for s in signals], credit.clone(), keep)
 
 
 @pytest.mark.parametrize(
-    "body", ["local = True", "local = True\n    def chnage(self): pass", "def change(self): pass"]
+    "body", ["is_local = True", "is_local = True\n    def chnage(self): pass", "def change(self): pass"]
 )
 def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
     path = tmp_path / "mine.py"
     path.write_text(
         f"from spiky_rl.learning.base import Rule\n\nclass Mine(Rule):\n    {body}\n", encoding="utf-8"
     )
-    with pytest.raises(RegistryError, match="mine.py, line 3: TypeError: Mine: local must be True"):
+    with pytest.raises(RegistryError, match="mine.py, line 3: TypeError: Mine: is_local must be True"):
         configure("learning", f"{path}:Mine", "learning")
 
 
@@ -57,7 +57,7 @@ def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, enco
     run = runner(f"{__file__}:Witness", stateful, encoder=encoder)
     network = run.alg.actor.network
     network.set_backend("torch")
-    network._plain = False  # layer by layer, so that the hooks are called
+    network._can_use_stack = False  # layer by layer, so that the hooks are called
     for _ in range(
         2
     ):  # the second rollout starts in the middle of episodes, with a normalisation that has moved
@@ -98,7 +98,7 @@ def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, enco
 class Doubling(LearningRule):
     """A local rule that doubles its weights, and notes what they were."""
 
-    local = True
+    is_local = True
 
     def setup(self, layers, decoder, outputs):
         for layer in layers:

@@ -52,8 +52,8 @@ def is_for_ant(agent: str) -> bool:
 
 def minibatch(made, x, state, keep) -> None:
     """Forward and backward, or a reservoir's control step: what `network` gives."""
-    if made.features is not None:
-        made.compute_features(x[:1], state, keep[:1], adapt=True)
+    if made.fixed_size is not None:
+        made.compute_fixed_part(x[:1], state, keep[:1], adapt=True)
     else:
         made(x, state, keep)[0].sum().backward()
 

@@ -54,7 +54,7 @@ def test_every_agent_trains(agent):
     assert ((launches["spiky_forward"] + launches["spiky_layer_forward"]) >= ITERATIONS * STEPS) == (
         network is not None
     )
-    learns = network is not None and not network.cls.caches_features(network.options)
+    learns = network is not None and not network.cls.caches_fixed_part(network.options)
     assert (
         (launches["spiky_backward"] + launches["spiky_layer_backward"]) > 0
     ) == learns, "gradients come from kernels too"

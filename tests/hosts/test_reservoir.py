@@ -57,7 +57,9 @@ def test_every_epoch_trains_on_the_features_of_the_rollout(case):
     rollout(run)
     kept = run.alg.storage.observations["actor_features"].clone()
     calls = []
-    actor.network.compute_features = lambda *args, **kwargs: calls.append(args)  # would break, were it called
+    actor.network.compute_fixed_part = lambda *args, **kwargs: calls.append(
+        args
+    )  # would break, were it called
     run.alg.update()
     assert calls == []
     assert kept.abs().sum() > 0
@@ -77,7 +79,7 @@ def test_stored_features_are_those_of_a_pass_over_the_whole_rollout():
     x = run.alg.actor.get_latent(storage.observations)
     begins = torch.roll(storage.dones[..., 0], 1, 0).float()
     begins[0] = 0.0
-    found, _ = network.compute_features(x, network.zero_state(x.shape[1], x), 1.0 - begins)
+    found, _ = network.compute_fixed_part(x, network.zero_state(x.shape[1], x), 1.0 - begins)
     assert torch.allclose(found, storage.observations["actor_features"], atol=1e-6)
 
 

@@ -43,7 +43,7 @@ def built(agent: str):
     made = chosen.build(inputs=IMAGE if images else OBSERVATIONS, outputs=OUTPUTS)
     width = math.prod(IMAGE) if images else OBSERVATIONS
     x = torch.randn(TIME if made.stateful else 1, BATCH, width)
-    return made, x, not chosen.cls.caches_features(chosen.options)
+    return made, x, not chosen.cls.caches_fixed_part(chosen.options)
 
 
 def results(made, backend: str, x: torch.Tensor):
@@ -61,10 +61,10 @@ def results(made, backend: str, x: torch.Tensor):
     sum((t * torch.randn(t.shape, generator=g)).sum() for t in (y, *last) if t.requires_grad).backward()
     grads = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
     found = [seen[0], *seen[1], y.detach(), *(s.detach() for s in last)]
-    if made.features is not None:
-        adapted, after = made.compute_features(x, state, keep, adapt=True)
+    if made.fixed_size is not None:
+        adapted, after = made.compute_fixed_part(x, state, keep, adapt=True)
         found += [adapted, *after]
-    if made.local:
+    if made.has_local_rules:
         made.apply_local_rules(x, state, keep, torch.randn(x.shape[:2], generator=g))
     return [*found, *(w.detach() for w in (*made.parameters(), *made.buffers()))], grads
 

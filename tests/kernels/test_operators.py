@@ -299,7 +299,7 @@ REFUSED = [{}, {"recompute": True}, {"backend": "torch", "recompute": True}]
 @pytest.mark.parametrize("settings", REFUSED, ids=str)
 def test_a_second_derivative_is_refused(settings, fused):
     network, x = build(**settings), observations().requires_grad_()
-    network._plain = fused
+    network._can_use_stack = fused
     y, _ = network(x, None)
     with pytest.raises(RuntimeError, match="no second derivative; backend: torch has, without recompute"):
         (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)

@@ -210,7 +210,7 @@ def test_recompute_changes_no_bit(settings, fused):
     results = []
     for recompute in (False, True):
         network, x = build(stateful=True, recompute=recompute, **settings), observations(time=3)
-        network._plain = fused
+        network._can_use_stack = fused
         state = tuple(s + 0.1 for s in network.zero_state(BATCH, x))
         keep = (torch.rand(3, BATCH, generator=torch.Generator().manual_seed(2)) > 0.4).float()
         y, last = network(x, state, keep)

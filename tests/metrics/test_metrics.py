@@ -32,7 +32,7 @@ def record_of(*layers: torch.Tensor) -> ForwardRecord:
     """A record of spikes [T, K, B, N] per layer, behind an observation of one channel."""
     time, _, batch, _ = layers[0].shape
     return ForwardRecord(
-        signal=[torch.ones(time, 1, batch, 1), *layers], potentials=[0.1 * s for s in layers]
+        signals=[torch.ones(time, 1, batch, 1), *layers], potentials=[0.1 * s for s in layers]
     )
 
 
@@ -83,8 +83,8 @@ def test_effective_operations_equal_the_count_by_hand():
     # environment 0: neurons 1 and 3 spike in every step, then one of two; environment 1: nothing comes in
     x = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     network(x, network.zero_state(2, x), record=record)
-    assert record.signal[1][0, :, 0].tolist() == [[1.0, 0.0, 1.0]] * STEPS
-    assert record.signal[2][0, :, 0].tolist() == [[1.0, 0.0]] * STEPS
+    assert record.signals[1][0, :, 0].tolist() == [[1.0, 0.0, 1.0]] * STEPS
+    assert record.signals[2][0, :, 0].tolist() == [[1.0, 0.0]] * STEPS
     encoder, first, second, readout = (o.tolist()[0] for o in record.operations)
     assert encoder == [0, 0]
     assert first == [1 * 3, 0], "one non-zero input, once per control step, to three neurons"
@@ -208,7 +208,7 @@ def test_the_panel_forgets_what_has_left_it():
 def test_spikes_of_one_environment_are_picked_from_the_record():
     spikes = torch.zeros(1, STEPS, 3, 5)
     spikes[0, 2, 1, 4] = 1.0
-    (layer,) = get_spikes(record_of(spikes).signal, environment=1)
+    (layer,) = get_spikes(record_of(spikes), environment=1)
     assert layer.shape == (STEPS, 5)
     assert layer.nonzero().tolist() == [[2, 4]]
 

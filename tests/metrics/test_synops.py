@@ -93,11 +93,11 @@ def test_spikes_accumulate_and_a_graded_observation_multiplies():
     network = built(layers=[7, 6])
     record = passed(network, noise(1, BATCH, INPUTS))
     found = synops.count_operations(synops.list_connections(network), record)
-    spikes = [float(s.sum()) / BATCH for s in record.signal[1:]]
+    spikes = [float(s.sum()) / BATCH for s in record.layer_spikes]
     assert found.effective_macs == INPUTS * 7, "the observation, once per control step"
     assert found.effective_acs == pytest.approx(spikes[0] * 6 + spikes[1] * OUTPUTS)
     assert found.dense == INPUTS * 7 + STEPS * (7 * 6 + 6 * OUTPUTS)
-    silent = sum(int((s == 0).sum()) for s in record.signal[1:])
+    silent = sum(int((s == 0).sum()) for s in record.layer_spikes)
     assert found.activation_sparsity == pytest.approx(silent / (BATCH * STEPS * (7 + 6)))
 
 

@@ -90,7 +90,7 @@ def test_a_record_holds_signal_potentials_and_operations_of_every_layer():
     y, _ = network(x, network.zero_state(BATCH, x), record=record)
     plain, _ = network(x, network.zero_state(BATCH, x))
     assert torch.equal(y, plain), "to be watched changes nothing"
-    shapes = [tuple(s.shape) for s in record.signal]
+    shapes = [tuple(s.shape) for s in record.signals]
     assert shapes == [(TIME, 1, BATCH, INPUTS), (TIME, 4, BATCH, 8), (TIME, 4, BATCH, 6)]
     assert [tuple(p.shape) for p in record.potentials] == [(TIME, 4, BATCH, 8), (TIME, 4, BATCH, 6)]
     assert [tuple(o.shape) for o in record.operations] == [(TIME, BATCH)] * 4

@@ -46,11 +46,11 @@ def compare(network, run, x):
     """Share of spikes of all layers that differ from those of ``run``: observation [B, O] -> spikes of each layer, [K, B, N]."""
     different, total, fired = 0, 0, 0
     for seen in x:
-        record = ForwardRecord(only_signal=True)
+        record = ForwardRecord(only_signals=True)
         with torch.inference_mode():
             network(seen[None], None, record=record)
             expected = run(seen)
-        ours = [signal[0] for signal in record.signal[1:]]
+        ours = [signal[0] for signal in record.layer_spikes]
         assert len(ours) == len(expected)
         for a, b in zip(ours, expected, strict=True):
             b = b.reshape(a.shape)
@@ -163,11 +163,11 @@ def test_a_graph_of_norse_spikes_as_it_does_there_and_its_integrator_is_the_outp
         return [*run(seen), torch.stack(out)]
 
     for seen in x:
-        record = ForwardRecord(only_signal=True)
+        record = ForwardRecord(only_signals=True)
         with torch.inference_mode():
             y = network(seen[None], None, record=record)[0][0]
             expected = with_potential(seen)
-        for ours, theirs in zip(record.signal[1:3], expected[:2], strict=True):
+        for ours, theirs in zip(record.layer_spikes[:2], expected[:2], strict=True):
             assert torch.equal(ours[0], theirs) and 0.02 < theirs.mean() < 0.95
         torch.testing.assert_close(y, expected[2][-1], rtol=1e-5, atol=1e-6)
 
@@ -306,21 +306,21 @@ def file_of_a_graph(tmp_path):
 
 def test_the_readout_of_a_file_is_the_mean_of_its_outputs(file):
     network, x = network_of(file, 2), observations()
-    record = ForwardRecord(only_signal=True)
+    record = ForwardRecord(only_signals=True)
     with torch.inference_mode():
         y = network(x, None, record=record)[0]
     node = nir.read(file, type_check=False).nodes["n2"]
-    expected = (record.signal[-1].numpy() @ node.weight.T + node.bias).mean(1)
+    expected = (record.signals[-1].numpy() @ node.weight.T + node.bias).mean(1)
     np.testing.assert_allclose(y.numpy(), expected, atol=1e-5)
 
 
 def test_neurons_at_the_end_are_features_or_get_a_readout(tmp_path):
     nir.write(tmp_path / "x.nir", chain(affine(OBSERVED, 6), lif(6)))
     x = observations()
-    record = ForwardRecord(only_signal=True)
+    record = ForwardRecord(only_signals=True)
     with torch.inference_mode():
         y = network_of(tmp_path / "x.nir", 6)(x, None, record=record)[0]
-        assert torch.allclose(y, record.signal[-1].mean(1))
+        assert torch.allclose(y, record.signals[-1].mean(1))
         assert network_of(tmp_path / "x.nir", 2)(x, None)[0].shape == (TRIALS, BATCH, 2)
 
 
@@ -341,12 +341,12 @@ def test_a_carried_state_is_one_long_observation(file, backend):
     state, twice = network.zero_state(BATCH, x), network_of(
         file, 2, backend=backend, stateful=True, steps=2 * STEPS
     )
-    record, longer = ForwardRecord(only_signal=True), ForwardRecord(only_signal=True)
+    record, longer = ForwardRecord(only_signals=True), ForwardRecord(only_signals=True)
     with torch.inference_mode():
         for _ in range(2):
             state = network(x[:1], state, record=record)[1]
         twice(x[:1], twice.zero_state(BATCH, x), record=longer)
-    assert torch.equal(torch.cat([record.signal[1], record.signal[3]], 1), longer.signal[1])
+    assert torch.equal(torch.cat([record.signals[1], record.signals[3]], 1), longer.signals[1])
 
 
 def test_it_trains_on_and_a_checkpoint_has_what_was_learned(file):

@@ -64,7 +64,7 @@ def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatc
     assert traces == [None] * len(LAYERS), "no potentials are kept"
     assert len(records[0]) == len(LAYERS) + 1
     assert not torch.equal(made.layers[0].connection.weight, before)
-    record = ForwardRecord(only_signal=True)
+    record = ForwardRecord(only_signals=True)
     with torch.no_grad():
         made(torch.rand(1, BATCH, 6), None, record=record)
-    assert len(record.signal) == len(LAYERS) + 1 and record.potentials == record.operations == []
+    assert len(record.signals) == len(LAYERS) + 1 and record.potentials == record.operations == []

@@ -62,7 +62,7 @@ def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_
     record = ForwardRecord()
     with torch.no_grad():
         net(x, net.zero_state(16, x), record=record)
-    spikes = record.signal[1][20:]
+    spikes = record.signals[1][20:]
     assert 10.0 < float(spikes.mean()) * 1000.0 / net.neuron.dt < 30.0
     assert float((spikes.amax((0, 1, 2)) == 0).float().mean()) <= 0.1
     assert float((spikes.mean((0, 1, 2)) > 0.2).float().mean()) <= 0.02, "no neuron fires at more than 200 Hz"
@@ -71,7 +71,7 @@ def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_
 def test_the_bias_gives_way_where_no_synapse_could():
     built = reservoir(**RATE, bias=1.5, target_rate=5.0)
     assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(5.0, rel=0.35)
-    assert float(built.bias.mean()) < 1.5 * built.unit
+    assert float(built.bias.mean()) < 1.5 * built.rheobase
 
 
 def test_a_rate_out_of_reach_is_refused():
@@ -82,7 +82,7 @@ def test_a_rate_out_of_reach_is_refused():
 @pytest.mark.parametrize("radius", [0.5, 0.9])
 def test_the_spectral_radius_is_what_was_asked_for(radius):
     built = reservoir(control="spectral_radius", spectral_radius=radius)
-    eigenvalues = np.linalg.eigvals(built.weight.double().numpy() / built.unit)
+    eigenvalues = np.linalg.eigvals(built.weight.double().numpy() / built.rheobase)
     assert np.abs(eigenvalues).max() == pytest.approx(radius, rel=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_the_traces_are_their_definition(neuron):
     net = reservoir(neuron=neuron, traces=[20.0, 100.0]).double()
     x, keep = observations().double(), torch.ones(T, BATCH, dtype=torch.float64)
     keep[2, 1] = keep[4, 3] = 0.0
-    found, _ = net.compute_features(x, net.zero_state(BATCH, x), keep)
+    found, _ = net.compute_fixed_part(x, net.zero_state(BATCH, x), keep)
     assert torch.allclose(found, by_hand(net, x, keep))
     assert found.shape == (T, BATCH, 2 * SIZE)
     assert (found > 0).any()
@@ -174,15 +174,15 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
     assert learned == {name for name, _ in net.named_parameters() if name.startswith("decoder")}
     whole = [p.grad.clone() for p in net.parameters() if p.requires_grad]
     net.zero_grad()
-    cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
-    assert not cached.requires_grad and cached.shape[-1] == net.features
+    cached, _ = net.compute_fixed_part(x, net.zero_state(BATCH, x))
+    assert not cached.requires_grad and cached.shape[-1] == net.fixed_size
     net.apply_readout(cached).square().sum().backward()
     assert all(torch.allclose(a, p.grad) for a, p in zip(whole, net.decoder.parameters(), strict=True))
 
 
 def test_trained_input_weights_get_a_gradient_through_time():
     net, x = reservoir(train_input=True), observations()
-    assert net.features is None and type(net).is_recurrent(type(net).Options(train_input=True))
+    assert net.fixed_size is None and type(net).is_recurrent(type(net).Options(train_input=True))
     features, _ = net(x, net.zero_state(BATCH, x))
     features[-1].square().sum().backward()
     assert net.input_weight.grad.abs().sum() > 0
@@ -192,7 +192,7 @@ def test_trained_input_weights_get_a_gradient_through_time():
 def test_features_are_standardised_on_what_the_reservoir_was_calibrated_with():
     net = reservoir(**RATE)
     x = observations(steps=60, seed=12, batch=16)
-    cached, _ = net.compute_features(x, net.zero_state(16, x))
+    cached, _ = net.compute_fixed_part(x, net.zero_state(16, x))
     z = ((cached[20:] - net.mean) / net.deviation).flatten(0, 1)
     assert z.mean().abs() < 0.2
     assert z.std(0).max() < 4.0
@@ -201,9 +201,9 @@ def test_features_are_standardised_on_what_the_reservoir_was_calibrated_with():
 def test_operations_are_those_of_the_spikes_and_the_readout():
     net, x, record = reservoir(hidden=[16]), observations(), ForwardRecord()
     net(x, net.zero_state(BATCH, x), record=record)
-    spikes = record.signal[1]
+    spikes = record.signals[1]
     assert spikes.shape == (T, net.steps, BATCH, SIZE) == record.potentials[0].shape
-    cached, _ = net.compute_features(x, net.zero_state(BATCH, x))
+    cached, _ = net.compute_fixed_part(x, net.zero_state(BATCH, x))
     there = (net.weight != 0).float()
     counted = [
         (x != 0).sum(-1) * SIZE,
@@ -304,6 +304,6 @@ class Chain(registry.resolve("graphs", "erdos_renyi").__mro__[1]):  # type: igno
 
 def test_rheobase_of_a_leaky_neuron_is_its_threshold():
     net = reservoir()
-    assert net.unit == pytest.approx(1.0, rel=0.03)
+    assert net.rheobase == pytest.approx(1.0, rel=0.03)
     slow = reservoir(neuron={"name": "lif", "tau": 20.0, "input_gain": "unit"})
-    assert slow.unit == pytest.approx(1.0 - math.exp(-1.0 / 20.0), rel=0.03)
+    assert slow.rheobase == pytest.approx(1.0 - math.exp(-1.0 / 20.0), rel=0.03)

@@ -105,7 +105,7 @@ def test_the_winner_gives_half_its_columns_and_the_loser_mutates():
     assert np.abs(layer[mutated]).max() <= 1.0
     columns = np.median(layer, 0)
     assert set(columns) == {0.0, 9.0} and (columns == 9.0).mean() == pytest.approx(0.5, abs=0.05)
-    assert loser.record == math.inf and (winner.layers[0] == 9.0).all()
+    assert loser.best_fitness == math.inf and (winner.layers[0] == 9.0).all()
 
 
 def test_the_score_is_that_of_a_spiking_reservoir_and_the_same_every_time():

@@ -278,5 +278,5 @@ def test_memory_capacity_is_reservoirpys():
     expected = from_theirs.memory_capacity(theirs >> Ridge(ridge=1e-6), 60, True, u, test_size=2000)
     found = reservoir.memory_capacity(ours, generator(3), 60, ridge=1e-6)
     # different draws of the same quantity
-    assert found.total == pytest.approx(expected[expected > reservoir.FLOOR].sum(), rel=0.05)
+    assert found.total == pytest.approx(expected[expected > reservoir.MIN_CORRELATION].sum(), rel=0.05)
     assert found.correlations == pytest.approx(expected, abs=0.12)

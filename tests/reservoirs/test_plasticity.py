@@ -114,7 +114,7 @@ def homeostasis(gain, seconds):
     other = calibration.make_observations(32, 60, 4, torch.Generator().manual_seed(6))
     before = net._measure_rate(other), kernel_rank(net)
     with torch.inference_mode():
-        net.compute_features(x, net.zero_state(16, x), adapt=True)
+        net.compute_fixed_part(x, net.zero_state(16, x), adapt=True)
     return before, (net._measure_rate(other), kernel_rank(net))
 
 
@@ -136,7 +136,7 @@ def test_a_reservoir_finds_its_target_rate_and_keeps_its_kernel_rank(gain):
 
 def kernel_rank(net):
     x = calibration.make_observations(100, 20, 4, torch.Generator().manual_seed(6))
-    features, _ = net.compute_features(x, net.zero_state(100, x))
+    features, _ = net.compute_fixed_part(x, net.zero_state(100, x))
     values = torch.linalg.svdvals(features[-1].double())
     return int((values.cumsum(0) < 0.99 * values.sum()).sum()) + 1
 
@@ -146,12 +146,12 @@ def test_a_reservoir_changes_where_it_is_told_to_and_nowhere_else():
     x = calibration.make_observations(8, 20, 4, torch.Generator().manual_seed(5))
     start = net.weight.clone()
     net.train()
-    net.compute_features(x, net.zero_state(8, x))
+    net.compute_fixed_part(x, net.zero_state(8, x))
     net(x, net.zero_state(8, x))
     net(x, net.zero_state(8, x), record=ForwardRecord())
     assert torch.equal(net.weight, start)
     with torch.inference_mode():
-        net.compute_features(x, net.zero_state(8, x), adapt=True)
+        net.compute_fixed_part(x, net.zero_state(8, x), adapt=True)
     assert not torch.equal(net.weight, start)
     assert not net.weight.is_inference(), "a checkpoint and an export read it"
 
@@ -163,7 +163,7 @@ def test_a_sequence_in_one_call_changes_a_reservoir_as_its_steps_do():
         state, pieces = net.zero_state(8, x), []
         with torch.inference_mode():
             for t in range(0, 30, length):
-                piece, state = net.compute_features(x[t : t + length], state, adapt=True)
+                piece, state = net.compute_fixed_part(x[t : t + length], state, adapt=True)
                 pieces.append(piece)
         found.append((torch.cat(pieces), net.weight, net.bias))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))

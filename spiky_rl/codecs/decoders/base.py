@@ -22,6 +22,7 @@ class Decoder(Component, torch.nn.Module):
         "connect": "configure",
         "exact": "unrounded_weights",
         "parameters_of_potential": "get_potential_parameters",
+        "last_step": "reads_last_step",
     }
 
     state_width: int = 0
@@ -31,7 +32,7 @@ class Decoder(Component, torch.nn.Module):
     """Neuron that integrates the readout's output, or None; `decode_potentials` maps its output to features."""
     ops: TorchOps | None = None
     """Functions that the step of ``potential`` uses; None if there is no potential."""
-    last_step: bool = False
+    reads_last_step: bool = False
     """Whether features are the potential after the last inner step plus the readout's bias."""
     backend: str = "auto"
     """Kernel backend."""

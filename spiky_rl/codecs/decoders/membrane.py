@@ -37,7 +37,7 @@ class Membrane(Decoder):
         super().__init__(inputs, outputs)
         self.which = options.read
         """The feature that is read from the potential: last, mean or max."""
-        self.last_step = options.read == "last"
+        self.reads_last_step = options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
         self.potential = Potential.from_options(dt=options.dt, tau=options.tau)
         self.ops = SPIKELESS

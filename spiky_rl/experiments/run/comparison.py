@@ -15,8 +15,8 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError
-from spiky_rl.config.progress import format_duration
 from spiky_rl.config.plain_data import get_section
+from spiky_rl.config.progress import format_duration
 from spiky_rl.config.schema import TaskSpec, get_algorithm
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design import grid

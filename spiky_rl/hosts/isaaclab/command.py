@@ -183,7 +183,7 @@ def require_exportable(agent: str, library: str, network: ComponentSpec | None) 
             f"--rl_library {library}: isaaclab leapp export would lose the hidden state of --agent {agent};"
             f" allowed: {', '.join(name for name in list_learners() if EXPORTS in get_learner(name).abilities)}"
         )
-    if network.cls.caches_features(network.options):  # type: ignore[attr-defined]
+    if network.cls.caches_fixed_part(network.options):  # type: ignore[attr-defined]
         raise SpecError(
             f"--agent {agent}: isaaclab leapp export would lose the hidden state of a {network.name}; use spiky export --to onnx"
         )

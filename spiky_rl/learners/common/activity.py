@@ -15,10 +15,10 @@ from spiky_rl.metrics.meter import CostMeter, make_meter, measure_ann
 from spiky_rl.metrics.spikes import (
     LayerActivity,
     compute_layer_activity,
-    draw_raster,
-    get_timelines,
     compute_mean_rate,
     compute_rate_by_environment,
+    draw_raster,
+    get_timelines,
 )
 from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State

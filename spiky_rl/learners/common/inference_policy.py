@@ -109,4 +109,4 @@ class InferencePolicy(ABC):
         record = activity.compute_step_activity(
             self.network, self.get_network_input(obs)[:1], select_state(self.state, slice(1))
         )
-        return get_spikes(record.signal)
+        return get_spikes(record)

@@ -11,12 +11,12 @@ from spiky_rl.config.spec import SpecError
 def get_local_rule(network: ComponentSpec | None) -> str | None:
     """Return the name of a ``network``'s learning rule if it is local, that is applied after every rollout; else None."""
     rule = None if network is None else network.parts.get("learning")
-    return rule.name if rule is not None and rule.cls.local else None  # type: ignore[attr-defined]
+    return rule.name if rule is not None and rule.cls.is_local else None  # type: ignore[attr-defined]
 
 
-def caches_features(network: ComponentSpec | None) -> bool:
-    """Return whether a learner stores a ``network``'s features with the rollout, because only the readout is trained."""
-    return network is not None and network.cls.caches_features(network.options)  # type: ignore[attr-defined]
+def caches_fixed_part(network: ComponentSpec | None) -> bool:
+    """Return whether a learner stores the output of a ``network``'s fixed part with the rollout, because only the readout is trained."""
+    return network is not None and network.cls.caches_fixed_part(network.options)  # type: ignore[attr-defined]
 
 
 def check_learning_rates(algorithm: Mapping[str, object]) -> None:

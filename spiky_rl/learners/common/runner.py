@@ -296,7 +296,7 @@ class BaseRunner(ABC):
         network = self.network
         if network is None:
             return None
-        if self._meter is None or network.local or getattr(network, "plasticity", None) is not None:
+        if self._meter is None or network.has_local_rules or getattr(network, "plasticity", None) is not None:
             self._meter = make_meter(network)
         return self._meter
 

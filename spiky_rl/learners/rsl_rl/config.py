@@ -10,7 +10,7 @@ from typing import Any
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import CATEGORICAL, SKRL_ONLY
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.learners.common.local_learning import caches_features, check_learning_rates, get_local_rule
+from spiky_rl.learners.common.local_learning import caches_fixed_part, check_learning_rates, get_local_rule
 from spiky_rl.learners.rsl_rl.classes import check_classes, resolve_class
 
 CLASSES = "spiky_rl.learners.rsl_rl"
@@ -66,7 +66,7 @@ def _check_algorithm(algorithm: dict[str, Any], has_spikes: bool) -> None:
 
 def _check_symmetry(config: Mapping[str, Any], networks: Mapping[str, ComponentSpec | None]) -> None:
     """Raise SpecError if a network of the runner's ``config`` cannot learn from mirrored samples."""
-    if any(map(caches_features, networks.values())):
+    if any(map(caches_fixed_part, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
             " mirrored; remove it"
@@ -121,7 +121,7 @@ def _check_distillation(spec: AgentSpec, algorithm: dict[str, object]) -> None:
         algorithm.pop("distillation_cfg", None)
     elif algorithm.get("rnd_cfg"):
         raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; remove one of them")
-    elif spec.network is not None and caches_features(spec.network):
+    elif spec.network is not None and caches_fixed_part(spec.network):
         raise SpecError(
             f"agent.network: {spec.network.name} trains only its readout, which distillation_cfg does not support; use feedforward"
         )
@@ -161,7 +161,7 @@ def _list_needs(spec: AgentSpec, algorithm: Mapping[str, object], burn_in: int) 
     if burn_in:
         needs["agent.burn_in"] = burn_in
     for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
-        if network is not None and caches_features(network):
+        if network is not None and caches_fixed_part(network):
             needs[f"agent.{key}"] = network.name
         if rule := get_local_rule(network):
             needs[f"agent.{key}.learning"] = rule

@@ -86,7 +86,7 @@ class SpikingModel(MLPModel):
             with torch.random.fork_rng(devices=[]):
                 ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
             self.ann_operations = dense_operations(ann)
-        self.cache = f"{obs_set}_features" if self.network.features is not None else None
+        self.cache = f"{obs_set}_features" if self.network.fixed_size is not None else None
         """Key of this model's cached features in the observations of a rollout; None if features are not cached."""
         self.is_recurrent = self.network.stateful and self.cache is None
         self.burn_in = burn_in
@@ -222,7 +222,7 @@ class SpikingModel(MLPModel):
         if adapt is None:
             adapt = self.training
         x = self.get_latent(obs)
-        features, state = self.network.compute_features(
+        features, state = self.network.compute_fixed_part(
             x.unsqueeze(0), self._get_state(x), adapt=advance and adapt
         )
         if advance:

@@ -145,7 +145,7 @@ class RslRlSpikingPPO(PPO):
         actor = self.get_policy()  # torch.compile wraps self.actor
         learned = (
             self._split_local_weights(actor)
-            if isinstance(actor, SpikingModel) and actor.network.local
+            if isinstance(actor, SpikingModel) and actor.network.has_local_rules
             else []
         )
         losses = super().update()
@@ -195,8 +195,8 @@ def _check_burn_in(burn_in: int, **models: MLPModel) -> None:
 
 def _reserve_features(storage: RolloutStorage, model: SpikingModel) -> None:
     """Add a place for the features of ``model`` to the observations, so that every sample has its features in any order."""
-    assert model.cache is not None and model.network.features is not None
-    shape = (*storage.observations.shape, model.network.features)
+    assert model.cache is not None and model.network.fixed_size is not None
+    shape = (*storage.observations.shape, model.network.fixed_size)
     storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
 
 

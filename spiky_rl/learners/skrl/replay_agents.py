@@ -12,7 +12,7 @@ from skrl.memories.torch import RandomMemory
 from torch import nn
 
 from spiky_rl.learners.skrl.normalization import NormalizingAgent
-from spiky_rl.learners.skrl.replay_models import ReplayActor, ActionValue, ProxyActor
+from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor, ReplayActor
 
 
 class ReplayAgent(NormalizingAgent):

@@ -9,7 +9,7 @@ from spiky_rl.config.plain_data import get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import ALGORITHM_KEYS, Algorithm, ModelSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.learners.common.local_learning import caches_features, get_local_rule
+from spiky_rl.learners.common.local_learning import caches_fixed_part, get_local_rule
 from spiky_rl.learners.skrl.config import SCALER, check_allowed, list_inputs
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -131,7 +131,7 @@ def _check_network(key: str, network: ComponentSpec, algorithm: str) -> None:
             " rules with gradients"
         )
     is_recurrent = network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
-    if is_recurrent and not caches_features(network) and hasattr(network.options, "stateful"):
+    if is_recurrent and not caches_fixed_part(network) and hasattr(network.options, "stateful"):
         raise SpecError(f"agent.{key}.stateful: true: {where}; allowed: false")
-    if is_recurrent or caches_features(network):
+    if is_recurrent or caches_fixed_part(network):
         raise SpecError(f"agent.{key}.name: {network.name}: {where}; allowed: feedforward")

@@ -31,9 +31,9 @@ from spiky_rl.learners.skrl.models import Spaces
 from spiky_rl.learners.skrl.replay_agents import SpikingSAC, SpikingTD3
 from spiky_rl.learners.skrl.replay_models import (
     ActionValue,
-    ReplayActor,
     DeterministicActor,
     ProxyActor,
+    ReplayActor,
     SquashedGaussianActor,
 )
 

@@ -36,8 +36,8 @@ class Maass(ReservoirGraph):
     @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         side = self.options.cross_section
-        place = np.arange(size)
-        position = np.stack([place % side, place // side % side, place // side**2], 1).astype(float)
+        index = np.arange(size)
+        position = np.stack([index % side, index // side % side, index // side**2], 1).astype(float)
         inhibits = np.zeros(size, bool)
         inhibits[generator.permutation(size)[: round(size * self.options.inhibitory)]] = True
         kind = inhibits.astype(int)

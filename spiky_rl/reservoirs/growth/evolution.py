@@ -1,9 +1,10 @@
 """Evolution of growth rules: a microbial genetic algorithm on two populations of chromosomes.
 
-A tournament draws two action networks and two state networks, which form two individuals. Each grows a graph, and the individual
-whose largest connected part has the better fitness wins (whole graphs would evolve into crowds of unconnected neurons). The loser's
-chromosomes take half of the winner's columns and then mutate; a chromosome that was part of a better individual than this winner
-stays. If neither graph is valid, both individuals are drawn again, weight by weight, until one is valid.
+A growth rule has two networks, see `dgca`: one decides what a node does (action), one decides its next state. A tournament draws two
+of each, which form two individuals. Each grows a graph, and the individual whose largest connected part has the better fitness wins
+(whole graphs would evolve into crowds of unconnected neurons). The loser's chromosomes take half of the winner's columns and then
+mutate; a chromosome that was part of a better individual than this winner is left unchanged. If neither graph is valid, both
+individuals are drawn again, weight by weight, until one is valid.
 
 Source: Harvey (2011), The microbial genetic algorithm; Barandiaran & Stovold (2025).
 """
@@ -21,13 +22,13 @@ from spiky_rl.reservoirs.growth.dgca import (
     MAX_STEPS,
     CellGraph,
     GrowthRule,
-    grow,
-    extract_largest_part,
     draw_rule,
+    extract_largest_part,
+    grow,
 )
 
 Fitness = Callable[[CellGraph], float]
-"""A score such as the NRMSE of a task; lower is better, and a non-finite score is invalid."""
+"""Fitness function. Its value is a score such as the NRMSE of a task; lower is better, and a non-finite score is invalid."""
 
 CROSSOVER, MUTATION = 0.5, 0.02
 """In a loser: share of the winner's columns, and probability of a new weight."""
@@ -79,11 +80,11 @@ class EvolutionProgress:
 @dataclass
 class _Chromosome:
     layers: tuple[np.ndarray, ...]
-    record: float = math.inf
+    best_fitness: float = math.inf
     """Best fitness of the individuals that it was part of."""
 
 
-_Pair = list[tuple[_Chromosome, _Chromosome]]
+_RulePair = list[tuple[_Chromosome, _Chromosome]]
 """Chromosomes of action and state, for each of the two rules of a tournament."""
 
 
@@ -109,37 +110,37 @@ def evolve(
     """
     if population < 2:
         raise ValueError(f"population: {population} is out of range; a tournament needs at least 2")
-    drawn = [draw_rule(generator, hidden) for _ in range(population)]
-    actions = [_Chromosome(rule.action) for rule in drawn]
-    states = [_Chromosome(rule.state) for rule in drawn]
+    rules = [draw_rule(generator, hidden) for _ in range(population)]
+    actions = [_Chromosome(rule.action) for rule in rules]
+    states = [_Chromosome(rule.state) for rule in rules]
     best: Individual | None = None
     growths = 0
-    known: dict[bytes, float] = {}
+    scores: dict[bytes, float] = {}
     for tournament in range(1, tournaments + 1):
-        before = best
-        pair = list(zip(_draw_pair(actions, generator), _draw_pair(states, generator), strict=True))
-        individuals, grown = _grow_pair(pair, fitness, limits, known, generator)
+        old_best = best
+        pair = list(zip(_draw_two(actions, generator), _draw_two(states, generator), strict=True))
+        individuals, grown = _grow_pair(pair, fitness, limits, scores, generator)
         growths += grown
         for individual in individuals:
             if individual.is_valid and (best is None or individual.fitness < best.fitness):
                 best = individual
-        won = int(individuals[1].fitness < individuals[0].fitness)
-        if individuals[won].is_valid:
-            _change_loser(pair[1 - won], pair[won], individuals[won].fitness, generator)
-        progress(EvolutionProgress(tournament, growths, len(known), best, best is not before))
+        winner = 1 if individuals[1].fitness < individuals[0].fitness else 0
+        if individuals[winner].is_valid:
+            _change_loser(pair[1 - winner], pair[winner], individuals[winner].fitness, generator)
+        progress(EvolutionProgress(tournament, growths, len(scores), best, best is not old_best))
     return best
 
 
 def _grow_pair(
-    pair: _Pair,
+    pair: _RulePair,
     fitness: Fitness,
     limits: GraphLimits,
-    known: dict[bytes, float],
+    scores: dict[bytes, float],
     generator: np.random.Generator,
 ) -> tuple[list[Individual], int]:
     """Return the individuals of a pair of rules, and the number of graphs grown for them.
 
-    As long as both graphs are invalid, all chromosomes of the pair are drawn anew, at most `ATTEMPTS` times.
+    As long as both graphs are invalid, all chromosomes of the pair are drawn again, at most `ATTEMPTS` times.
     """
     individuals: list[Individual] = []
     for attempt in range(ATTEMPTS):
@@ -147,7 +148,7 @@ def _grow_pair(
             for action, state in pair:
                 _renew(action, generator)
                 _renew(state, generator)
-        individuals = [_grow_individual(*own, fitness, limits, known) for own in pair]
+        individuals = [_grow_individual(action, state, fitness, limits, scores) for action, state in pair]
         if any(individual.is_valid for individual in individuals):
             return individuals, 2 * (attempt + 1)
     return individuals, 2 * ATTEMPTS
@@ -161,16 +162,16 @@ def _change_loser(
 ) -> None:
     """Recombine the chromosomes of the ``loser`` that were not part of a better individual than the winner, which has this ``fitness``."""
     for mine, theirs in zip(loser, winner, strict=True):
-        if mine.record >= fitness:
+        if mine.best_fitness >= fitness:
             _recombine(mine, theirs, generator)
 
 
-def _draw_pair(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
+def _draw_two(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:
     return [chromosomes[i] for i in generator.choice(len(chromosomes), 2, replace=False)]
 
 
 def _grow_individual(
-    action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, known: dict[bytes, float]
+    action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, scores: dict[bytes, float]
 ) -> Individual:
     rule = GrowthRule(action.layers, state.layers)
     cells = extract_largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
@@ -178,26 +179,26 @@ def _grow_individual(
     if cells.size >= limits.min_size:
         # the same rules meet repeatedly
         key = hashlib.sha256(cells.adjacency.tobytes() + cells.states.tobytes()).digest()
-        if key not in known:
+        if key not in scores:
             measured = fitness(cells)
-            known[key] = math.inf if math.isnan(measured) else measured
-        value = known[key]
+            scores[key] = math.inf if math.isnan(measured) else measured
+        value = scores[key]
     for chromosome in (action, state):
-        chromosome.record = min(chromosome.record, value)
+        chromosome.best_fitness = min(chromosome.best_fitness, value)
     return Individual(rule, cells, value)
 
 
 def _renew(chromosome: _Chromosome, generator: np.random.Generator) -> None:
     chromosome.layers = tuple(generator.uniform(-1.0, 1.0, layer.shape) for layer in chromosome.layers)
-    chromosome.record = math.inf
+    chromosome.best_fitness = math.inf
 
 
 def _recombine(loser: _Chromosome, winner: _Chromosome, generator: np.random.Generator) -> None:
-    """Give the loser half of the winner's columns, then mutate it. The result has no record yet."""
+    """Give the loser half of the winner's columns, then mutate it. The result has not been part of an individual yet."""
     layers = []
     for mine, theirs in zip(loser.layers, winner.layers, strict=True):
         columns = generator.random(mine.shape[1]) < CROSSOVER
         layer = np.where(columns, theirs, mine)
         mutated = generator.random(mine.shape) < MUTATION
         layers.append(np.where(mutated, generator.uniform(-1.0, 1.0, mine.shape), layer))
-    loser.layers, loser.record = tuple(layers), math.inf
+    loser.layers, loser.best_fitness = tuple(layers), math.inf

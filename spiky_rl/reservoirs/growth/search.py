@@ -24,13 +24,13 @@ def evolve_graph(request: GrowRequest, open_progress: ProgressFactory = no_progr
     Raises UserError if no rule grew a valid graph.
     """
     torch.set_num_threads(1)  # small reservoirs are slower with more threads
-    score, limits = ReservoirScore(request.task, request.seed), GraphLimits(
-        request.min_size, request.max_size
-    )
-    unit, written = score.settings()["unit"], False
+    score = ReservoirScore(request.task, request.seed)
+    limits = GraphLimits(request.min_size, request.max_size)
+    unit = score.settings()["unit"]
+    written = False
     with open_progress("evolving", f"{request.tournaments} tournaments") as report_progress:
 
-        def keep(progress: EvolutionProgress) -> None:
+        def save_best(progress: EvolutionProgress) -> None:
             nonlocal written
             best, status = progress.best, "no valid graph yet"
             if best is not None and math.isfinite(best.fitness):
@@ -46,7 +46,9 @@ def evolve_graph(request: GrowRequest, open_progress: ProgressFactory = no_progr
 
         generator, hidden = np.random.default_rng(request.seed), request.hidden or 0
         try:
-            best = evolve(score, generator, request.tournaments, request.population, hidden, limits, keep)
+            best = evolve(
+                score, generator, request.tournaments, request.population, hidden, limits, save_best
+            )
         except KeyboardInterrupt:
             log.info(f"the best graph so far is in {request.out}" if written else "no valid graph yet")
             raise
