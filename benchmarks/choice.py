@@ -41,10 +41,10 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
         candidates = list_default_contenders(networks)
     else:
         candidates = allowed if "all" in named else names
-    found = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
-    found |= {REFERENCES[CONTENDERS[name].kind] for name in found}
-    _require_networks(networks, found)
-    return [name for name in CONTENDERS if name in found]
+    chosen = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
+    chosen |= {REFERENCES[CONTENDERS[name].kind] for name in chosen}
+    _require_networks(networks, chosen)
+    return [name for name in CONTENDERS if name in chosen]
 
 
 def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> None:
@@ -84,34 +84,33 @@ def _find(package: str) -> bool:
 
 def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
     """Return the settings to compare: every network with every neuron and K. Raises UserError for invalid arguments."""
-    found = []
+    settings = []
     for network in args.networks:
         kind = NETWORKS[network]
-        steps, control = vars(args).get("steps", kind.usual_steps), (
-            args.control_steps if kind.sequences else 1
-        )
+        steps = vars(args).get("steps", kind.usual_steps)
+        control_steps = args.control_steps if kind.sequences else 1
         neurons = resolve_neurons(vars(args).get("neurons", [kind.usual_neuron]))
-        found += [
-            kind(neuron, K, device, control, rate)
+        settings += [
+            kind(neuron, K, device, control_steps, rate)
             for neuron in neurons
             for K in steps
             for rate in (args.rate if kind.sets_rate else [RATE])
         ]
-    check_sizes(args, found, device)
-    return found
+    check_sizes(args, settings, device)
+    return settings
 
 
 def resolve_neurons(names: Sequence[str]) -> list[str]:
     """Return the neurons to run. Raises UserError for an unknown one."""
-    found = registry.list_names("neurons") if "all" in names else list(names)
-    for name in found:
-        if ":" not in name:
+    neurons = registry.list_names("neurons") if "all" in names else list(names)
+    for name in neurons:
+        if not registry.is_foreign(name):
             check_name("--neurons", name, ("all", *registry.list_names("neurons")))
         try:
             registry.resolve("neurons", name)
         except registry.RegistryError as error:
             raise UserError(f"--neurons: {error}") from None
-    return found
+    return neurons
 
 
 def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:

@@ -92,13 +92,13 @@ def page(
         parts.append(f"## {' and '.join(networks).capitalize()} networks beside their peers")
         parts.append(section(lambda name=name: describe_benchmark(read_rows(folder / RESULTS[name]))))
     parts.append(f"## Isaac-Ant, {environments:,} environments, {iterations} iterations")
-    found, missing = {}, []
+    trainings, missing = {}, []
     for name in TRAININGS:
         try:
-            found[name] = read_training(folder / RESULTS[name])
+            trainings[name] = read_training(folder / RESULTS[name])
         except UNREADABLE as error:
             missing.append(f"`{name}`: no result ({format_reason(error)}).")
-    parts += [describe_trainings(found)] * bool(found) + missing
+    parts += [describe_trainings(trainings)] * bool(trainings) + missing
     parts += [
         "## Memory errors",
         section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}."),
@@ -129,17 +129,17 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def tests(found: Tests) -> str:
+def tests(result: Tests) -> str:
     """Return the section of tests: number of passes, failures, reasons of skips, and measurements."""
-    skipped = sum(found.skipped.values())
-    parts = [f"{found.passed} passed, {len(found.failed)} failed, {skipped} skipped."]
-    if found.failed:
-        parts.append("Failed:\n\n" + "\n".join(f"* `{name}`" for name in found.failed))
-    if found.skipped:
-        rows = ((count, why) for why, count in sorted(found.skipped.items()))
+    skipped = sum(result.skipped.values())
+    parts = [f"{result.passed} passed, {len(result.failed)} failed, {skipped} skipped."]
+    if result.failed:
+        parts.append("Failed:\n\n" + "\n".join(f"* `{name}`" for name in result.failed))
+    if result.skipped:
+        rows = ((count, why) for why, count in sorted(result.skipped.items()))
         parts.append(format_table(("skipped", "why"), rows))
-    if found.measured:
-        parts += ["Measurements:", format_table(("", ""), sorted(found.measured.items()))]
+    if result.measured:
+        parts += ["Measurements:", format_table(("", ""), sorted(result.measured.items()))]
     else:
         parts.append("Launches of kernels: none counted, because no test that counts them ran.")
     return "\n\n".join(parts)
@@ -181,15 +181,15 @@ def _list_measures(run: Training) -> dict[str, object]:
     }
 
 
-def describe_trainings(found: Mapping[str, Training]) -> str:
+def describe_trainings(trainings: Mapping[str, Training]) -> str:
     """Return the section of trainings: seconds per phase, and the learning time of spiking actors relative to the MLP's."""
-    runs = list(found.values())
+    runs = list(trainings.values())
     columns = [_list_measures(run) for run in runs]
     rows = [(title, *(column[title] for column in columns)) for title in columns[0]] if columns else []
-    parts = [format_table(("", *(TRAININGS[name].title for name in found)), rows)]
-    ann = found.get("train_mlp")
+    parts = [format_table(("", *(TRAININGS[name].title for name in trainings)), rows)]
+    ann = trainings.get("train_mlp")
     for name in ("train_lif", "train_lif_equal"):
-        if ann is not None and name in found:
-            ratio = found[name].median["learning"] / ann.median["learning"]
+        if ann is not None and name in trainings:
+            ratio = trainings[name].median["learning"] / ann.median["learning"]
             parts.append(f"Learning time of {TRAININGS[name].title} / mlp_ppo, by medians: **{ratio:.2f}**.")
     return "\n\n".join(parts)

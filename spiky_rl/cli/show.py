@@ -121,7 +121,7 @@ def show_agent(args: argparse.Namespace) -> None:
     parse_overrides(overrides)
     if args.task is None:
         print_text(data.get("summary", ""))
-        print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
+        print(f"{registry.find_data_folder('agents') / name}.yaml" if not name.endswith(".yaml") else name)
         print("\nAdd --task to see every value of a run and its origin.")
         return
     from spiky_rl.run.prepare import merge_agent_on_task
@@ -212,8 +212,8 @@ def show_component(args: argparse.Namespace) -> None:
 def get_summary(kind: str, name: str) -> str:
     """Return one line that describes an entry of a component kind or a file kind."""
     if kind in registry.FILE_KINDS:
-        return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
-    return registry.summary(kind, name)
+        return str(read_yaml(registry.find_data_folder(kind) / f"{name}.yaml").get("summary", ""))
+    return registry.read_summary(kind, name)
 
 
 def list_option_rows(cls: type[registry.Component]) -> list[tuple[str, str, str, str]]:

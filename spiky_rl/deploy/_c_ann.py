@@ -89,8 +89,8 @@ def write_recurrent(w: CWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal
             w.write_product(w.last, f"rnn_{name}_l{layer}_weight", weight.t(), bias, source, target)
 
         def gate(function: str, i: int, terms: tuple[str, str] = (inputs, back)) -> str:
-            place = f"{i * size} + n" if i else "n"
-            return f"{function}({' + '.join(f'{term}[{place}]' for term in terms)})"
+            index = f"{i * size} + n" if i else "n"
+            return f"{function}({' + '.join(f'{term}[{index}]' for term in terms)})"
 
         if is_gru:
             new = f"{tanh}({inputs}[{2 * size} + n] + r * {back}[{2 * size} + n])"
@@ -119,16 +119,16 @@ def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
         raw = _format_limits(commands.limit, raw, w)
         if commands.units:
             text = "action before scale, offset and clip: the environment's last action"
-            held = f"{w.add_output('raw_action', actions, text)}[n]"
-            lines, raw = [f"{held} = {raw};"], held
+            output = f"{w.add_output('raw_action', actions, text)}[n]"
+            lines, raw = [f"{output} = {raw};"], output
         raw = _format_command(commands, raw, w)
     w.write_loop(w.last, "n", actions, *lines, f"action[n] = {raw};")
 
 
 def get_commands(distribution: Any) -> CommandMap | None:
     """Return the mapping of a ``distribution``'s actions to commands; None if they stay as they are."""
-    bounds = getattr(distribution, "bounds", None)
-    return CommandMap.from_bounds(bounds) if isinstance(bounds, ActionBounds) else bounds
+    to_task_units = getattr(distribution, "to_task_units", None)
+    return CommandMap.from_bounds(to_task_units) if isinstance(to_task_units, ActionBounds) else to_task_units
 
 
 def format_action(distribution: Any, features: str, actions: int, memory: Declarations) -> str:
@@ -143,7 +143,7 @@ def format_action(distribution: Any, features: str, actions: int, memory: Declar
     if distribution is None:
         return f"{features}[n]"
     kind = get_class_name(distribution)
-    if kind == "BoundedDistribution":
+    if kind == "ConvertedDistribution":
         return format_action(distribution.inner, features, actions, memory)
     if kind in PLAIN_DISTRIBUTIONS:
         return f"{features}[n]"

@@ -47,7 +47,9 @@ def write_network(w: CWriter, network: SpikingNetwork, x: Signal) -> Signal:
 
 def _write_connection(w: CWriter, path: str, connection: Any, signal: Signal) -> str:
     """Write the current of ``connection`` and return its C array; a constant signal gives a constant current."""
-    name, block = (f"{path}_current", w.once) if signal.constant else ("current", w.step)
+    name, block = "current", w.step
+    if signal.constant:
+        name, block = f"{path}_current", w.once
     current = w.add_scratch(name, connection.width, "current of a layer's neurons")
     if signal.constant:
         w.comment(f"{path}: its current is the same in all inner steps", block)
@@ -101,7 +103,8 @@ def _write_feedback(
     w: CWriter, path: str, width: int, loop: RecurrentFeedback, weight: Tensor, current: str
 ) -> str:
     """Write the current that a layer's last spikes send back, and return the C array of both currents' sum."""
-    kind, size = "uint8_t" if loop.binary else "float", width * loop.delays
+    kind = "uint8_t" if loop.binary else "float"
+    size = width * loop.delays
     past = w.add_state(f"{path}_past", size, "its output in the last inner steps, the latest first", kind)
     arrived = w.add_scratch("feedback", width, "current that a layer sends back to itself")
     drive = w.add_scratch("drive", width, "sum of the currents of a recurrent layer")

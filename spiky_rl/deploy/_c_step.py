@@ -54,7 +54,7 @@ def format_step(
         return printer.print_values([*traced.updates, *traced.outputs])
 
     constant = "const " if neuron.substeps == 1 else ""
-    lines = [f"{constant}float {name} = {place};" for name, place in zip(local, states, strict=True)]
+    lines = [f"{constant}float {name} = {state};" for name, state in zip(local, states, strict=True)]
     lines.append(f"const float current = {current};")
     if neuron.substeps == 1:
         body, (*updates, output) = print_function("step", neuron.step, True, False)
@@ -74,7 +74,7 @@ def format_step(
         ]
         body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
         changed = list(zip(states, updates, strict=True))
-    return [*lines, *body, *(f"{place} = {value};" for place, value in changed)], output
+    return [*lines, *body, *(f"{state} = {value};" for state, value in changed)], output
 
 
 class _Printer:

@@ -49,9 +49,9 @@ def _write_encoder(w: CWriter, encoder: Int8Encoder, source: Int8Format, x: Sign
 
 def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
     if encoder.parts:
-        one, two = encoder.parts
-        _write_channels(w, f"{path}_first", one, x, out)
-        _write_channels(w, f"{path}_second", two, x, replace(out, first=out.first + one.width))
+        first, second = encoder.parts
+        _write_channels(w, f"{path}_first", first, x, out)
+        _write_channels(w, f"{path}_second", second, x, replace(out, first=out.first + first.width))
         return
     if encoder.table is not None:
         _write_fields(w, path, encoder, x, out)
@@ -138,8 +138,8 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
     else:
         v = w.add_scratch(f"{path}_v", encoder.width, "charge of a receptive field's neuron", "int32_t")
         w.clear(w.once, v, encoder.width)
-        spike, rest = op.charge(_make_term(w, f"{v}[j]", body), _make_term(w, f"{activity}[j]", body))
-        body.append(f"{v}[j] = {rest.text};")
+        spike, remainder = op.charge(_make_term(w, f"{v}[j]", body), _make_term(w, f"{activity}[j]", body))
+        body.append(f"{v}[j] = {remainder.text};")
         test = spike.text
     w.write_loop(w.step, "j", encoder.width, *body, out.assign("j", _format_spike(encoder, test)))
 
@@ -165,7 +165,7 @@ def _write_sums(w: CWriter, block: list[str], path: str, weight: Tensor, signal:
 
 def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Signal:
     width, body, kind = layer.width, list[str](), _get_kind(layer.output_format)
-    w.comment(layer.place)
+    w.comment(layer.title)
 
     def constant(name: str) -> Term:
         values = layer.get_constant(name)
@@ -173,8 +173,9 @@ def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Sig
             return _make_term(w, w.add_constant(f"{path}_{name}", values, "int32_t"), body)
         return _make_term(w, w.format_element(f"{path}_neuron_{name}", values), body)
 
-    target, block = (f"{path}_current", w.once) if signal.constant else ("sum", w.step)
+    target, block = "sum", w.step
     if signal.constant:
+        target, block = f"{path}_current", w.once
         w.comment(f"{path}: its current is the same in all inner steps", block)
     total = f"{_write_sums(w, block, f'{path}_weight', layer.weight, signal, target)}[n]"
     current = layer.scale_input(_make_term(w, total, body), constant)
@@ -182,23 +183,23 @@ def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Sig
         w.write_loop(block, "n", width, f"{total} = {current.text};")
         current = _make_term(w, total, body)
     past, size = "", width * layer.delays
-    if layer.within is not None:
+    if layer.recurrent_weight is not None:
         past = w.add_state(f"{path}_past", size, "last spikes, the latest first", kind)
         weights = f"{path}_recurrent_weight"
-        total = _write_sums(w, w.step, weights, layer.within, Signal(past, size, kind), "feedback")
+        total = _write_sums(w, w.step, weights, layer.recurrent_weight, Signal(past, size, kind), "feedback")
         current = current + layer.scale_feedback(_make_term(w, f"{total}[n]", body), constant)
-    kinds = dict(zip(layer.state_names, layer.kinds, strict=True))
+    c_types = dict(zip(layer.state_names, layer.c_types, strict=True))
     states = [
-        w.add_state(f"{path}_{name}", width, f"state {name} of a neuron", each) + "[n]"
-        for name, each in kinds.items()
+        w.add_state(f"{path}_{name}", width, f"state {name} of a neuron", c_type) + "[n]"
+        for name, c_type in c_types.items()
     ]
     output, new = layer.step(current, [_make_term(w, state, body) for state in states], constant)
-    for state, each, value in zip(states, layer.kinds, new, strict=True):
-        body.append(f"{state} = ({each}){op.bracket(value, 9)};")
+    for state, c_type, value in zip(states, layer.c_types, new, strict=True):
+        body.append(f"{state} = ({c_type}){op.bracket(value, 9)};")
     name = "sent" if layer.output_format.graded else "fired"
     result = Signal(w.add_scratch(name, width, "output of a layer", kind), width, kind)
     w.write_loop(w.step, "n", width, *body, f"{result.array}[n] = ({kind}){op.bracket(output, 9)};")
-    if layer.within is not None:
+    if layer.recurrent_weight is not None:
         w.remember(past, layer.delays, result)
     return result
 

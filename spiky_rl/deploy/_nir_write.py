@@ -63,14 +63,15 @@ def build_graph(model: SpikingModel, old: bool = False) -> NIRGraph:
 
 def _warn_of_resets(network: FeedForward, old: bool) -> None:
     """Warn of neurons whose reset is not that of NIR's LIF."""
-    said = "zero" if old else "subtract"
-    if all(layer.neuron.source_neuron.chosen.get("reset") != said for layer in network.layers):
+    reset, other_reset, version, behaviour = "subtract", "zero", "", "resets to a value"
+    if old:
+        reset, other_reset, version, behaviour = "zero", "subtract", " 1.0.4", "subtracts its threshold"
+    if all(layer.neuron.source_neuron.chosen.get("reset") != reset for layer in network.layers):
         return
-    does, version = ("subtracts its threshold", " 1.0.4") if old else ("resets to a value", "")
     log.warning(
         "--to nir: the neurons have reset: %s, but the LIF of NIR%s %s: set the reader to %s (metadata reset: %s,"
         " docs/deploying.md), or train with agent.network.neuron.reset=%s",
-        *(said, version, does, said, said, "subtract" if old else "zero"),
+        *(reset, version, behaviour, reset, reset, other_reset),
     )
 
 
@@ -221,19 +222,27 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     """Build the graph metadata (layout in docs/deploying.md)."""
     network = _get_feedforward(model)
     codecs, decoder = get_codecs(model), network.decoder
-    held = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
+    states = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     shape = {"input": [1, *model.input_shape]}
     actions = {"output": [1, *model.output_shape]}
-    said = make_metadata(
-        model, shape, actions, held, "Potentials stay from one call to the next.", "put every potential at 0"
+    description = make_metadata(
+        model,
+        shape,
+        actions,
+        states,
+        "Potentials stay from one call to the next.",
+        "put every potential at 0",
     )
     is_membrane = isinstance(decoder, Membrane)
     reads_last = is_membrane or codecs["decoder"]["name"] == "linear"
-    decay = decoder.decay if is_membrane else 0.0 if reads_last else 1.0
+    if is_membrane:
+        decay = decoder.decay
+    else:
+        decay = 0.0 if reads_last else 1.0
     metadata: dict[str, Any] = {
-        "producer": said["producer"],
-        "usage": said["usage"],
-        "episode_begins": said["episode_begins"],
+        "producer": description["producer"],
+        "usage": description["usage"],
+        "episode_begins": description["episode_begins"],
         "layout": LAYOUT,
         "dt": DT,
         "discretisation": "forward Euler: v <- v + dt / tau * (v_leak - v + r * i); a spike where v >= v_threshold, and the"
@@ -260,16 +269,17 @@ def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | N
 
     Raises ExportError if a number is not finite, or if both the agent and its NIR file normalise.
     """
-    found, network = get_normalization(model), model.network
+    normalization, network = get_normalization(model), model.network
     if isinstance(network, Nir) and network.input_mean is not None and network.input_scale is not None:
-        if found is not None:
+        if normalization is not None:
             raise ExportError(
                 "agent.actor.obs_normalization: true given for a file that normalises; allowed for nir: false"
             )
-        found = network.input_mean, network.input_scale
-    if found is None:
+        normalization = network.input_mean, network.input_scale
+    if normalization is None:
         return None
-    return _to_numpy("normaliser", found[0]), _to_numpy("normaliser", found[1])
+    mean, divisor = normalization
+    return _to_numpy("normaliser", mean), _to_numpy("normaliser", divisor)
 
 
 def get_codecs(model: SpikingModel) -> Mapping[str, Any]:

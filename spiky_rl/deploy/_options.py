@@ -78,7 +78,7 @@ class ExportOptions(Settings):
         return targets
 
     def _check_calibration(self, file: Path, targets: dict[str, Target]) -> None:
-        if not any(target.observes for target in targets.values()):
+        if not any(target.needs_rollout for target in targets.values()):
             raise UserError(f"--calibrate: {file} given with --to {self.to}; allowed: --to c_int8")
         if not file.is_file():
             raise UserError(f"--calibrate: {file} given; there is no such file")

@@ -72,12 +72,12 @@ class Policy(FileRecord):
     @property
     def weights(self) -> Path:
         """File of the weights."""
-        return registry.data_dir(KIND) / f"{self.name}.pt"
+        return registry.find_data_folder(KIND) / f"{self.name}.pt"
 
 
 def read_policy(name: str) -> Policy:
     """Return the manifest of the policy ``name``. Raises ReadingError that names the damaged key."""
-    path = registry.data_dir(KIND) / f"{name}.yaml"
+    path = registry.find_data_folder(KIND) / f"{name}.yaml"
     try:
         policy = Policy.check("", {"name": name, **read_yaml(path)})
     except RegistryError as error:

@@ -57,7 +57,7 @@ def publish_policy(
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
     name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
     progress = loaded["infos"]["spiky_rl"]["progress"]
-    weights = registry.data_dir(KIND) / f"{name}.pt"
+    weights = registry.find_data_folder(KIND) / f"{name}.pt"
     keys = get_learner(library).checkpoint_keys[get_algorithm(identity["spec"]["algorithm"])]
     content = {key: loaded[key] for key in keys if key != "iter"}
     state = {"identity": identity, "weights_only": True}

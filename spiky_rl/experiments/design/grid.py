@@ -304,7 +304,7 @@ def _build_trained_cell(
         else study.budget.to_iterations(per_iteration)
     )
     defining = {
-        "spec": plan.spec.to_dict(neutral=False),
+        "spec": plan.spec.to_dict(for_digest=True),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
         "num_envs": plan.num_envs,

@@ -108,7 +108,7 @@ def read_space(name: str) -> SearchSpace:
     """Return the space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names file and key."""
     if not name.endswith(".yaml") and name not in (known := registry.list_names("spaces")):
         raise StudyError(f"--space {name!r} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
-    path = Path(name) if name.endswith(".yaml") else registry.data_dir("spaces") / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else registry.find_data_folder("spaces") / f"{name}.yaml"
     data = read_yaml(path)
     try:
         return build_space(path.stem, data)

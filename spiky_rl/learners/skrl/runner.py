@@ -83,8 +83,8 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
     def compute_losses(self) -> dict[str, float]:
         tracked, agent = self.alg.tracking_data, self.alg
         weight = agent.cfg.value_loss_scale or 1.0
-        found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
-        means = {name: sum(values) / len(values) for name, values in found.items()}
+        losses = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
+        means = {name: sum(values) / len(values) for name, values in losses.items()}
         tracked.clear()
         return {
             "value": means["value"] / weight,
