@@ -27,7 +27,7 @@ from spiky_rl.metrics.energy import average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.devices import get_memory
 from spiky_rl.run.measure import PolicyGroup, make_cost_record, run_episodes, synchronize_time
-from spiky_rl.run.provenance import find_commit, get_versions, read_provenance
+from spiky_rl.run.provenance import find_commit, get_versions, collect_provenance
 from spiky_rl.run.recovery import RecoveryMeter
 from spiky_rl.run.run_plan import RANDOM, RunPlan
 from spiky_rl.run.signals import start_simulation
@@ -130,7 +130,7 @@ def evaluate(
         "energy_per_metre": compute_nominal_energy(cost, tables[0][NOMINAL]),
         "solved": plan.task_spec.solved if plan.task_spec else None,
         "versions": get_versions(),
-        "provenance": read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+        "provenance": collect_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
     }
 
 

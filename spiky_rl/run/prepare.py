@@ -218,11 +218,11 @@ def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device
 
 def write_params(folder: Path, plan: RunPlan) -> None:
     """Write the parameters of a run into its ``folder``: the host's files, the specification with origins, and the provenance."""
-    from spiky_rl.run.provenance import PROVENANCE, read_provenance
+    from spiky_rl.run.provenance import PROVENANCE, collect_provenance
     from spiky_rl.run.run_folders import write_spec
 
     write_spec(folder, plan.spec)
     files.write_json(
-        folder / PROVENANCE, read_provenance(plan.device, plan.request.task, plan.physics).model_dump()
+        folder / PROVENANCE, collect_provenance(plan.device, plan.request.task, plan.physics).model_dump()
     )
     plan.host_task.write_params(folder / "params", plan.config)

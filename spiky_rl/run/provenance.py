@@ -42,7 +42,7 @@ class Provenance(FileRecord):
     """C++ compiler and its version; None if none starts."""
 
 
-def read_provenance(device: str, task: str, physics: str) -> Provenance:
+def collect_provenance(device: str, task: str, physics: str) -> Provenance:
     """Return the provenance of this process's results.
 
     Args:
@@ -108,14 +108,14 @@ def get_versions() -> dict[str, str]:
     return {"spiky_rl": __version__} | {name: v for name in names if (v := _find_version(name)) is not None}
 
 
-def list_deciding(task: str, library: str) -> tuple[str, ...]:
+def list_deciding_distributions(task: str, library: str) -> tuple[str, ...]:
     """Return the distributions whose versions may change bits on a ``task`` that the learner ``library`` trains."""
     return (*find_host(task).distributions, get_learner(library).distribution)
 
 
 def get_deciding_versions(task: str, library: str) -> dict[str, str]:
-    """Return the versions of the distributions in `list_deciding`; CPU and GPU builds of one version count as equal."""
-    names = list_deciding(task, library)
+    """Return the versions of the distributions in `list_deciding_distributions`; CPU and GPU builds of one version count as equal."""
+    names = list_deciding_distributions(task, library)
     return {name: v.partition("+")[0] for name in names if (v := _find_version(name)) is not None}
 
 
