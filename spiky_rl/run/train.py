@@ -130,12 +130,18 @@ class TrainingRun:
             return
         try:
             self.folder = run_folders.create_run_folder(
-                root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
+                root,
+                plan.experiment,
+                self.options.run_name,
+                plan.task,
+                plan.agent,
+                library=plan.library,
+                seed=plan.seed,
             )
             write_params(self.folder, plan)
         except OSError as error:
-            where = error.filename or str(root)
-            raise UserError(f"--log_root {root}: cannot write to {where!r}: {error.strerror}") from None
+            path = error.filename or str(root)
+            raise UserError(f"--log_root {root}: cannot write to {path!r}: {error.strerror}") from None
         log.info(
             "%s on %s, %d environments, %s, seed %d",
             plan.agent, plan.task, plan.num_envs, plan.device, plan.seed,
