@@ -11,7 +11,7 @@ from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
 from spiky_rl.learners.base import EXPORTS
-from spiky_rl.run.prepare import merge_known_agent
+from spiky_rl.run.prepare import merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
 
 
@@ -73,7 +73,7 @@ class ExportOptions(Settings):
             self._check_calibration(self.calibrate, targets)
         if self.report is not None:
             require_chip(self.report, targets.values())
-        if (agent := merge_known_agent(request)) is not None:
+        if (agent := merge_agent_without_simulator(request)) is not None:
             check_expressible(targets.values(), agent)
         return targets
 

@@ -64,8 +64,8 @@ def run_episodes(
             if remaining[i]:
                 remaining[i] -= 1
                 row = {"environment": i, "return": float(returns[i]), "length": int(lengths[i])}
-                for name, measured in values.items():
-                    row[name] = float(measured[position])
+                for name, ended_values in values.items():
+                    row[name] = float(ended_values[position])
                 rows.append(row)
                 running[i] = remaining[i] > 0
         ended += len(rows)

@@ -114,8 +114,8 @@ def play(
         if plan.request.video:
             from spiky_rl.run.video import record_video
 
-            to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
-            videos = record_video(env, policy, to, plan.request.video_length, progress)
+            video_path = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
+            videos = record_video(env, policy, video_path, plan.request.video_length, progress)
         if options.export:
             export(runner.get_exportable_policy(), env, folder / "exported")
     return [*videos, folder / "playback.json"]
@@ -143,18 +143,18 @@ def play_episodes(
     with torch.inference_mode():
         env.reset()
         policy.reset()
-        acting = _ObservedPolicy(policy, count, env.device)
-        for step in run_episodes(env, acting, env.get_observations().to(env.device), quota):
+        observed = _ObservedPolicy(policy, count, env.device)
+        for step in run_episodes(env, observed, env.get_observations().to(env.device), quota):
             policy.reset(step.dones)
             for row in step.rows:
-                rows.append({"episode": len(rows), **row, **acting.describe_episode(row)})
-            acting.restart(step.dones)
+                rows.append({"episode": len(rows), **row, **observed.describe_episode(row)})
+            observed.restart(step.dones)
             report_progress(step.share)
     return PlayResult(
         rows,
-        average(acting.costs, acting.weights) if acting.costs else None,
-        acting.ann_operations,
-        count * acting.steps / acting.seconds,
+        average(observed.costs, observed.weights) if observed.costs else None,
+        observed.ann_operations,
+        count * observed.steps / observed.seconds,
     )
 
 

@@ -26,7 +26,7 @@ from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import periodic_evaluation, resume, run_folders
 from spiky_rl.run.prepare import write_params
-from spiky_rl.run.provenance import read_provenance
+from spiky_rl.run.provenance import collect_provenance
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
 from spiky_rl.run.signals import StopRequest
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
@@ -130,12 +130,18 @@ class TrainingRun:
             return
         try:
             self.folder = run_folders.create_run_folder(
-                root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
+                root,
+                plan.experiment,
+                self.options.run_name,
+                plan.task,
+                plan.agent,
+                library=plan.library,
+                seed=plan.seed,
             )
             write_params(self.folder, plan)
         except OSError as error:
-            where = error.filename or str(root)
-            raise UserError(f"--log_root {root}: cannot write to {where!r}: {error.strerror}") from None
+            path = error.filename or str(root)
+            raise UserError(f"--log_root {root}: cannot write to {path!r}: {error.strerror}") from None
         log.info(
             "%s on %s, %d environments, %s, seed %d",
             plan.agent, plan.task, plan.num_envs, plan.device, plan.seed,
@@ -263,7 +269,7 @@ class TrainingRun:
                 num_envs=plan.num_envs,
                 outcome=outcome,
                 spec_hash=plan.spec.digest,
-                provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+                provenance=collect_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
                 cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
                 **{key: value for key, value in optional.items() if value},

@@ -142,7 +142,7 @@ def run(
 def trials(made: TuningSearch) -> dict[str, list[tuple]]:
     """Number, state, parameters and values of all trials, by agent."""
     return {
-        pair.stem: [
+        pair.agent_name: [
             (t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in held.get_trials()
         ]
         for pair, held in made.studies.items()

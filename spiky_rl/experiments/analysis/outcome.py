@@ -276,7 +276,7 @@ class StudyAnalysis:
         return {task: self._list_unmatched_agents(task) for task in self.tasks}
 
     def _list_unmatched_agents(self, task: str) -> Mapping[str, str]:
-        cells = {cell.label: cell for cell in self.planned if cell.task == task and cell.is_trained}
+        cells = {cell.label: cell for cell in self.planned if cell.task == task and cell.trains_agent}
         specs = {
             label: self.specs[str(cell.spec_hash)]
             for label, cell in cells.items()

@@ -75,7 +75,7 @@ def run_cell(folder: Path, out: Path) -> int:
         (folder / ERROR).unlink(missing_ok=True)
         try:
             cell = cells.read_cell(folder)
-            trained = train(cell, folder, out, lock, stop_requested) if cell.is_trained else None
+            trained = train(cell, folder, out, lock, stop_requested) if cell.trains_agent else None
             evaluated = evaluate(folder, lock, stop_requested)
             result = build_result(cell, folder, trained, evaluated)
         except StepInterrupted:

@@ -305,7 +305,7 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
                 results[key] = outcome
                 continue
             label, task, seed = key
-            outcome = SkippedCell(name, "corrupt", reason, label, task, seed)
+            outcome = SkippedCell(name, "corrupt", reason, label=label, task=task, seed=seed)
         skipped.append(outcome)
     return tuple(results.values()), tuple(skipped)
 
@@ -320,8 +320,9 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
         if planned is None:
             return SkippedCell(folder.name, status, reason)
         return SkippedCell(
-            folder.name, status, reason, planned.label, planned.task, planned.seed, planned.variant
-        )
+            folder.name, status, reason,
+            label=planned.label, task=planned.task, seed=planned.seed, variant=planned.variant,
+        )  # fmt: skip
 
     last = _read_last_error_lines(folder / ERROR)
     if not (folder / RESULT_FILE).is_file():
@@ -337,7 +338,9 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
         return skip("stale", f"its hash is {result.hash}, the plan's {planned.hash}")
     if planned is None and has_plan:
         reason = "it is not in plan.json"
-        return SkippedCell(folder.name, "stale", reason, result.label, result.task, result.seed)
+        return SkippedCell(
+            folder.name, "stale", reason, label=result.label, task=result.task, seed=result.seed
+        )
     return result
 
 

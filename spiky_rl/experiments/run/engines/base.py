@@ -114,28 +114,31 @@ def make_environment(parallel: int, available: int, gpus: str | None = None) -> 
         gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
-    own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-    return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **own}
+    gpu_variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+    return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **gpu_variables}
 
 
-def list_visible_gpus(count: int, shown: str) -> tuple[str, ...]:
-    """Return the names of ``count`` GPUs from CUDA_VISIBLE_DEVICES, ``shown``, or their numbers if it is empty."""
-    names = [name.strip() for name in shown.split(",") if name.strip()]
+def list_visible_gpus(count: int, visible_devices: str) -> tuple[str, ...]:
+    """Return the names of ``count`` GPUs from ``visible_devices`` (CUDA_VISIBLE_DEVICES), or their numbers if it is empty."""
+    names = [name.strip() for name in visible_devices.split(",") if name.strip()]
     return tuple(names[:count] or map(str, range(count)))
 
 
 def split_gpus(gpus: Sequence[str], processes: int) -> list[str]:
     """Return shares of ``gpus`` for CUDA_VISIBLE_DEVICES, one GPU for each of a cell's ``processes``; a partial share is dropped."""
-    whole = len(gpus) // processes
-    return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
+    n_shares = len(gpus) // processes
+    return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(n_shares)]
 
 
 def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
     """Return the share in ``offered`` with GPUs that the fewest running cells use, by their shares ``taken``; None if there is none."""
-    used = [set(share.split(",")) for share in taken if share]
-    return min(
-        offered, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
-    )
+    taken_gpus = [set(share.split(",")) for share in taken if share]
+
+    def count_users(share: str) -> int:
+        gpus = share.split(",")
+        return sum(not used.isdisjoint(gpus) for used in taken_gpus)
+
+    return min(offered, key=count_users, default=None)
 
 
 def get_cell_state(code: int) -> str:

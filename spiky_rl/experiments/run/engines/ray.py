@@ -121,8 +121,8 @@ class RayEngine(Engine):
     @override
     def start(self, order: WorkOrder, cell: Cell) -> None:
         threads = max(1, int(self.cpus))
-        given = make_environment(order.parallel, threads * order.parallel)
-        variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
+        environment = make_environment(order.parallel, threads * order.parallel)
+        variables = {key: environment[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
         self.running[self.worker.remote(make_command(order, cell), variables)] = cell
 
     @override
@@ -148,13 +148,13 @@ class RayEngine(Engine):
 @contextmanager
 def make_ray_environment() -> Iterator[None]:
     """Set environment variables so that only this command can use the cluster it starts: a random token, on loopback."""
-    own = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
-    before = {key: os.environ.get(key) for key in own}
-    os.environ.update(own)
+    variables = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
+    old_values = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for key, value in before.items():
+        for key, value in old_values.items():
             os.environ.pop(key)
             os.environ.update({} if value is None else {key: value})
 
