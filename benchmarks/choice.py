@@ -17,10 +17,15 @@ from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run.devices import get_memory
 
 
+def list_contenders(networks: Sequence[str]) -> list[str]:
+    """Return all contenders of these networks."""
+    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
+    return [name for name, entry in CONTENDERS.items() if entry.kind in kinds]
+
+
 def list_default_contenders(networks: Sequence[str]) -> list[str]:
     """Return the contenders of these networks that run by default."""
-    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
-    return [name for name, entry in CONTENDERS.items() if entry.quick and entry.kind in kinds]
+    return [name for name in list_contenders(networks) if CONTENDERS[name].quick]
 
 
 def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
@@ -29,20 +34,17 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
     Raises UserError for a contender that is unknown, needs another network, or is named but not installed, and for a network without
     contenders.
     """
-    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
-    named = set(names or ())
+    allowed, named = list_contenders(networks), set(names or ())
     for name in names or ():
-        _check_contender(name, kinds)
+        _check_contender(name, allowed)
     if names is None:
         candidates = list_default_contenders(networks)
-    elif "all" in named:
-        candidates = [name for name, entry in CONTENDERS.items() if entry.kind in kinds]
     else:
-        candidates = list(named)
-    found = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
-    found |= {REFERENCES[CONTENDERS[name].kind] for name in found}
-    _require_networks(networks, found)
-    return [name for name in CONTENDERS if name in found]
+        candidates = allowed if "all" in named else names
+    chosen = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
+    chosen |= {REFERENCES[CONTENDERS[name].kind] for name in chosen}
+    _require_networks(networks, chosen)
+    return [name for name in CONTENDERS if name in chosen]
 
 
 def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> None:
@@ -53,10 +55,10 @@ def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> N
             raise UserError(f"--networks {network}: none of its contenders is named in --contenders")
 
 
-def _check_contender(name: str, kinds: Sequence[str]) -> None:
-    """Raise UserError unless ``name`` is ``all`` or a contender of one of the ``kinds``."""
+def _check_contender(name: str, allowed: Sequence[str]) -> None:
+    """Raise UserError unless ``name`` is ``all`` or one of the ``allowed`` contenders."""
     check_name("--contenders", name, ("all", *CONTENDERS))
-    if name != "all" and CONTENDERS[name].kind not in kinds:
+    if name not in ("all", *allowed):
         needed = next(key for key, network in NETWORKS.items() if CONTENDERS[name].kind in network.kinds)
         raise UserError(f"--contenders: {name!r} needs --networks {needed}")
 
@@ -82,34 +84,33 @@ def _find(package: str) -> bool:
 
 def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
     """Return the settings to compare: every network with every neuron and K. Raises UserError for invalid arguments."""
-    found = []
+    settings = []
     for network in args.networks:
         kind = NETWORKS[network]
-        steps, control = vars(args).get("steps", kind.usual_steps), (
-            args.control_steps if kind.sequences else 1
-        )
+        steps = vars(args).get("steps", kind.usual_steps)
+        control_steps = args.control_steps if kind.sequences else 1
         neurons = resolve_neurons(vars(args).get("neurons", [kind.usual_neuron]))
-        found += [
-            kind(neuron, K, device, control, rate)
+        settings += [
+            kind(neuron, K, device, control_steps, rate)
             for neuron in neurons
             for K in steps
             for rate in (args.rate if kind.sets_rate else [RATE])
         ]
-    check_sizes(args, found, device)
-    return found
+    check_sizes(args, settings, device)
+    return settings
 
 
 def resolve_neurons(names: Sequence[str]) -> list[str]:
     """Return the neurons to run. Raises UserError for an unknown one."""
-    found = registry.list_names("neurons") if "all" in names else list(names)
-    for name in found:
-        if ":" not in name:
+    neurons = registry.list_names("neurons") if "all" in names else list(names)
+    for name in neurons:
+        if not registry.is_foreign(name):
             check_name("--neurons", name, ("all", *registry.list_names("neurons")))
         try:
             registry.resolve("neurons", name)
         except registry.RegistryError as error:
             raise UserError(f"--neurons: {error}") from None
-    return found
+    return neurons
 
 
 def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:

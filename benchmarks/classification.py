@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks import plot as bench_plot
 from benchmarks.classifiers import BASELINES, CONTENDERS, COUNTED, PEER, RATES, Ours
-from benchmarks.common import check_name, keep_memory
+from benchmarks.common import check_name, compute_median_and_spread, keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
@@ -47,11 +47,11 @@ BATCH = 50
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common.Parser(
+    command_line = common.Parser(
         prog="bench.py classify",
         description="Train a classifier of event recordings and snnTorch's, side by side.",
     )
-    add = found.add_argument
+    add = command_line.add_argument
     add(
         "--dataset",
         default=DATASET,
@@ -93,15 +93,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
     add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
-    return found
+    return command_line
 
 
 def parse_seeds(text: str) -> list[int]:
     """Parse distinct whole numbers, separated by commas."""
-    found = [seed_int(part) for part in text.split(",")]
-    if min(found) < 0 or len(set(found)) < len(found):
+    seeds = [seed_int(part) for part in text.split(",")]
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"expected whole numbers from 0, each once, got {text!r}")
-    return found
+    return seeds
 
 
 def build_network(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
@@ -197,16 +197,16 @@ class Race:
 
 def summarize_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return a row per contender: mean and standard error over seeds of the accuracy after the last epoch, and time per epoch."""
-    found = []
+    timed = []
     for name in dict.fromkeys(run.contender for run in runs):
         mine = [run for run in runs if run.contender == name]
         last, times = [run.accuracy[-1] for run in mine], [s for run in mine for s in run.seconds]
-        quarters = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        seconds, spread = compute_median_and_spread(times)
         error = statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else None
         row = {"contender": name, "accuracy": statistics.fmean(last), "standard_error": error}
-        found.append({**row, "seconds": statistics.median(times), "spread": quarters[2] - quarters[0]})
-    base = min(row["seconds"] for row in found if row["contender"] in BASELINES)
-    return [{**row, "ratio": base / row["seconds"]} for row in found]
+        timed.append({**row, "seconds": seconds, "spread": spread})
+    base = min(row["seconds"] for row in timed if row["contender"] in BASELINES)
+    return [{**row, "ratio": base / row["seconds"]} for row in timed]
 
 
 def format_header(agent: str, data: Samples, parts: Split, epochs: int, keeps_memory: bool) -> str:
@@ -240,13 +240,13 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def load(args: argparse.Namespace) -> tuple[str, Samples]:
     """Return the agent and the recordings; N-MNIST is simulated if it is missing and no folder is named. Raises UserError."""
-    folder, given = samples.get_data_folder(args.data), parse_dataset_options(args.overrides)
+    folder, options = samples.get_data_folder(args.data), parse_dataset_options(args.overrides)
     try:
-        name, dataset = args.dataset, configure_dataset(args.dataset, given).build(data=folder)
+        name, dataset = args.dataset, configure_dataset(args.dataset, options).build(data=folder)
     except MissingData as error:
         if args.data is not None or args.dataset != DATASET:
             raise UserError(f"--data: {error}") from None
-        name, dataset = SYNTHETIC, configure_dataset(SYNTHETIC, given).build(data=folder)
+        name, dataset = SYNTHETIC, configure_dataset(SYNTHETIC, options).build(data=folder)
     chosen = select_subset(dataset.recordings, args.recordings, None)
     require_classes(dataset, chosen, folder)
     return dataset.agent, samples.load_samples(name, dataset, chosen)

@@ -95,12 +95,12 @@ class SnnTorch(Ours):
         signal = frames.reshape(-1, *self.maps) if len(self.maps) > 1 else frames.flatten(0, 1)
         for stage in self.stages:
             current = stage.get_submodule("current")(signal)
-            currents, found = current.unflatten(0, (steps, batch)), []
+            currents, outputs = current.unflatten(0, (steps, batch)), []
             potential = torch.zeros_like(currents[0])
             for own in currents:
                 spikes, potential = stage.get_submodule("neuron")(own, potential)
-                found.append(spikes)
-            signal = torch.cat(found)
+                outputs.append(spikes)
+            signal = torch.cat(outputs)
         return signal.flatten(1).unflatten(0, (steps, batch))
 
 
@@ -112,11 +112,11 @@ class Counted(SnnTorch):
         self.criterion = importlib.import_module("snntorch.functional").mse_count_loss(*RATES)
 
     def forward(self, frames: Tensor) -> Tensor:
-        potential, found = torch.zeros(frames.shape[1], self.readout.out_features), []
+        potential, outputs = torch.zeros(frames.shape[1], self.readout.out_features), []
         for spikes in self.spikes(frames):
             output, potential = self.last(self.readout(spikes), potential)
-            found.append(output)
-        return torch.stack(found)
+            outputs.append(output)
+        return torch.stack(outputs)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of output spikes [T, B, classes]."""

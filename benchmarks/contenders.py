@@ -143,12 +143,12 @@ class FeedforwardSetting(Setting):
     def rates(self, kind: str, x: Tensor) -> list[float]:
         if kind == "neuron":
             return [firing_rate(self.run_neuron()(x))]
-        found, signal = [], self.reference.encoder(x.unsqueeze(0))
+        rates, signal = [], self.reference.encoder(x.unsqueeze(0))
         ops = TorchOps(self.reference.surrogate)
         for layer in self.reference.layers:
-            signal, _ = layer(ops, signal, self.steps, None, None, None)
-            found.append(firing_rate(signal))
-        return found
+            signal, _ = layer(ops, signal, self.steps, None, None, None)  # no state, no reset, no record
+            rates.append(firing_rate(signal))
+        return rates
 
 
 def firing_rate(outputs: Tensor) -> float:
@@ -168,7 +168,10 @@ def find_gain(current: Tensor, run: Run, rate: float) -> float:
 
 
 class Contender(torch.nn.Module):
-    """A module from observations [B, O] to features [B, F]. Inference is a call under ``torch.inference_mode()``."""
+    """A module from observations [B, O] to features [B, F], or [T, B, O] to [T, B, F] for networks that carry their state.
+
+    Inference is a call under ``torch.inference_mode()``.
+    """
 
     comparable: bool = True
     """Whether it computes the same as the reference, so that outputs and gradients are compared."""
@@ -395,9 +398,9 @@ class Alone(Contender):
 
 def copy_linear(link: Any) -> torch.nn.Linear:
     """Return a torch linear layer with the weights of ``link``."""
-    found = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
-    found.load_state_dict({"weight": output_major(link, link.weight), "bias": link.bias})
-    return found
+    copied = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
+    copied.load_state_dict({"weight": output_major(link, link.weight), "bias": link.bias})
+    return copied
 
 
 def output_major(link: Any, weight: Tensor) -> Tensor:

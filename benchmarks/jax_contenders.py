@@ -153,17 +153,17 @@ class JaxRecurrent(JaxContender):
             currents = (
                 numpy.repeat(x @ weight + bias, self.steps, axis=0) if i == 0 else spikes @ weight + bias
             )
-            within = weights[f"within.{i}"]
-            rest = numpy.zeros((x.shape[1], within.shape[0]))
+            recurrent_weight = weights[f"recurrent_weights.{i}"]
+            zeros = numpy.zeros((x.shape[1], recurrent_weight.shape[0]))
 
-            def step(state: Any, current: Any, within: Any = within) -> Any:
+            def step(state: Any, current: Any, recurrent_weight: Any = recurrent_weight) -> Any:
                 v, a, last = state
-                v, a = decay * v + current + last @ within, decay_adaptation * a
+                v, a = decay * v + current + last @ recurrent_weight, decay_adaptation * a
                 spike = self.spike(v - (threshold + adaptation * a))
                 v = v - self.jax.lax.stop_gradient(spike) * threshold
                 return (v, a + spike, spike), spike
 
-            _, spikes = scan(step, (rest, rest, rest), currents, unroll=UNROLL)
+            _, spikes = scan(step, (zeros, zeros, zeros), currents, unroll=UNROLL)
 
         def integrate(v: Any, drive: Any) -> Any:
             v = self.leak * v + (1.0 - self.leak) * drive
@@ -191,7 +191,7 @@ class StepwiseJax(JaxContender):
         """Build the library's neurons."""
 
     @abstractmethod
-    def rest(self, i: int, batch: int) -> Any:
+    def make_zero_state(self, i: int, batch: int) -> Any:
         """Return the state of layer ``i`` before the first step."""
 
     @abstractmethod
@@ -202,7 +202,7 @@ class StepwiseJax(JaxContender):
     def compute(self, weights: Weights, x: Any) -> Any:
         layers = self.layers(weights)
         first, drives = x @ layers[0][0] + layers[0][1], []
-        states = [self.rest(i, len(x)) for i in range(len(layers))]
+        states = [self.make_zero_state(i, len(x)) for i in range(len(layers))]
         for _ in range(self.steps):
             spikes = first
             for i, (weight, bias) in enumerate(layers):
@@ -224,7 +224,7 @@ class Spyx(StepwiseJax):
         self.cells = [lif((width,), **settings) for width in self.widths]
 
     @override
-    def rest(self, i: int, batch: int) -> Any:
+    def make_zero_state(self, i: int, batch: int) -> Any:
         return self.numpy.zeros((batch, self.widths[i]))
 
     @override
@@ -250,7 +250,7 @@ class Brainpy(StepwiseJax):
         self.cells, self.milliampere = [lif(width, **settings) for width in self.widths], unit.mA
 
     @override
-    def rest(self, i: int, batch: int) -> Any:
+    def make_zero_state(self, i: int, batch: int) -> Any:
         self.cells[i].init_state(batch)
 
     @override

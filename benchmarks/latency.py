@@ -32,16 +32,19 @@ WARM_UP = 50
 
 def parser() -> common.Parser:
     """The command line."""
+    # fields of RunRequest that are no flags of this command
     flags = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "agent")}
-    found = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
-    found.add_argument(
+    command_line = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
+    command_line.add_argument(
         "--agents",
         default="lif_ppo,mlp_ppo",
         help="agents, separated by commas; their latest checkpoints are timed",
     )
-    found.add_argument("--steps", type=positive_int, default=2000, help="number of timed control steps")
-    found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    return found
+    command_line.add_argument(
+        "--steps", type=positive_int, default=2000, help="number of timed control steps"
+    )
+    command_line.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    return command_line
 
 
 def bench(argv: Sequence[str]) -> int:
@@ -89,7 +92,7 @@ def build_contenders(
         with torch.inference_mode():
             return policy(TensorDict({groups[0]: torch.from_numpy(x)}, batch_size=[1]))
 
-    found: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {(agent, LIVE): live}
+    contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {(agent, LIVE): live}
     for name in registry.list_names("targets"):
         target = registry.configure("targets", name, "targets").build()
         try:
@@ -100,8 +103,8 @@ def build_contenders(
         target.calibrate(rollout)
         session = target.open_session(target.write(policy, folder))
         if session is not None:
-            found[agent, name] = make_stateful(session, policy)
-    return found
+            contenders[agent, name] = make_stateful(session, policy)
+    return contenders
 
 
 def make_stateful(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
@@ -123,14 +126,16 @@ def record_observations(env: Any, policy: Any) -> list[np.ndarray]:
     """Return the observations [1, O] of the first robot in one episode."""
     env.reset()
     policy.reset()
-    found = []
+    observations = []
     with torch.inference_mode(), ProgressBar("recording", "an episode") as report_progress:
         while True:
             obs = env.get_observations()
-            found.append(torch.cat([obs[group] for group in policy.obs_groups], dim=-1)[:1].numpy().copy())
-            if env.step(policy(obs))[2][0]:
-                return found
-            report_progress(len(found) / env.max_episode_length)
+            x = torch.cat([obs[group] for group in policy.obs_groups], dim=-1)
+            observations.append(x[:1].numpy().copy())
+            _, _, dones, _ = env.step(policy(obs))
+            if dones[0]:
+                return observations
+            report_progress(len(observations) / env.max_episode_length)
 
 
 def race(

@@ -36,25 +36,27 @@ def parser() -> Any:
     """The command line."""
     from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP
 
-    found = common.Parser(
+    command_line = common.Parser(
         prog="bench.py physics",
         description="Time a task's environment, with its managers and random actions, on both physics backends.",
     )
-    found.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
-    found.add_argument("--num_envs", type=positive_int, nargs="+", metavar="N", help="default: by task")
-    found.add_argument(
+    command_line.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
+    command_line.add_argument(
+        "--num_envs", type=positive_int, nargs="+", metavar="N", help="default: by task"
+    )
+    command_line.add_argument(
         "--threads", type=positive_int, nargs="+", default=[1], metavar="N", help="CPU threads"
     )
-    found.add_argument(
+    command_line.add_argument(
         "--physics", nargs="+", choices=[WARP, NATIVE], default=[WARP, NATIVE], help="physics backends"
     )
-    found.add_argument("--rounds", type=positive_int, default=5, help="slices of each")
-    found.add_argument("--slice", type=positive_int, default=30, help="control steps in a slice")
-    found.add_argument(
+    command_line.add_argument("--rounds", type=positive_int, default=5, help="slices of each")
+    command_line.add_argument("--slice", type=positive_int, default=30, help="control steps in a slice")
+    command_line.add_argument(
         "--assets", default="auto", choices=["auto", "local", "nucleus"], help="the robots' source"
     )
-    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    return found
+    command_line.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    return command_line
 
 
 def bench(argv: list[str]) -> int:
@@ -118,7 +120,8 @@ def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
     finally:
         for racer in racers:
             racer.close()
-    clock, steps = "wall" if max(args.threads) > 1 else "cpu", count * args.slice
+    clock = "wall" if max(args.threads) > 1 else "cpu"
+    steps = count * args.slice
     rows: list[dict[str, Any]] = []
     for (threads, name), times in zip(entries, slices, strict=True):
         measures = _summarize(times, slices[0], clock, steps)

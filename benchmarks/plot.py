@@ -45,15 +45,15 @@ def format_header(
 ) -> str:
     """Return the header of the output: networks, machine, and the meaning of the columns."""
     device = compared[0].device
-    place = f"{get_processor()}, {threads} thread{'s' * (threads > 1)}"
+    machine = f"{get_processor()}, {threads} thread{'s' * (threads > 1)}"
     clock = "process CPU time" if threads == 1 else "wall time"
     if device != "cpu":
-        place, clock = f"{torch.cuda.get_device_name(device)} ({device})", "wall time"
+        machine, clock = f"{torch.cuda.get_device_name(device)} ({device})", "wall time"
     titles = {get_network(kind): setting for setting in compared for kind in setting.kinds}
     lines = [
         f"{network} {setting.title()}"
         + f", {setting.control_steps} control steps" * setting.sequences
-        + f", {place}, torch {torch.__version__}"
+        + f", {machine}, torch {torch.__version__}"
         for network, setting in titles.items()
     ]
     lines += [
@@ -173,15 +173,16 @@ def list_distinct(rows: Rows, key: str) -> list[Any]:
 def group_contenders(rows: Rows) -> list[tuple[str, list[str]]]:
     """Return (form, contenders) of each form; first the reference, whose form is ""."""
     names = list_distinct(rows, "contender")
-    rest = [name for name in names if name not in REFERENCES.values()]
-    found = [("", [name for name in names if name in REFERENCES.values()])]
-    found += [(form, [name for name in rest if CONTENDERS[name].form == form]) for form in FORMS]
-    return [(form, some) for form, some in found if some]
+    references = [name for name in names if name in REFERENCES.values()]
+    others = [name for name in names if name not in REFERENCES.values()]
+    groups = [("", references)]
+    groups += [(form, [name for name in others if CONTENDERS[name].form == form]) for form in FORMS]
+    return [(form, group) for form, group in groups if group]
 
 
 def group_rows(rows: Rows) -> list[tuple[str, Rows]]:
     """Return (title, rows) of each comparison: a neuron in a network at one firing rate in one mode, or a neuron alone."""
-    found = []
+    groups = []
     several = len(list_distinct(rows, "rate")) > 1
     for neuron, kind, rate in itertools.product(
         list_distinct(rows, "neuron"), REFERENCES, list_distinct(rows, "rate")
@@ -189,8 +190,8 @@ def group_rows(rows: Rows) -> list[tuple[str, Rows]]:
         mine = [row for row in rows if (row["neuron"], get_kind(row), row["rate"]) == (neuron, kind, rate)]
         for mode in list_distinct(mine, "mode"):
             title = f"{neuron}{SUFFIXES[kind]}, {mode}" + f", firing {100 * rate:.0f} %" * several
-            found.append((title, [row for row in mine if row["mode"] == mode]))
-    return found
+            groups.append((title, [row for row in mine if row["mode"] == mode]))
+    return groups
 
 
 def format_summary(rows: Rows) -> str:
@@ -260,8 +261,8 @@ def draw_figure(rows: Rows) -> Figure:
     names = [[name for form, some in group_contenders(group) if form for name in some] for _, group in groups]
     heights = [max(1, len(some)) for some in names]
     size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
-    found = Figure(figsize=size, layout="constrained", dpi=150)
-    axes = found.subplots(
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
+    axes = figure.subplots(
         *(len(groups), columns), squeeze=False, sharex=True, sharey="row", height_ratios=heights
     )
     palettes = _make_palettes(len(batches))
@@ -274,17 +275,17 @@ def draw_figure(rows: Rows) -> Figure:
             axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
             axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
     present = {CONTENDERS[row["contender"]].form for row in rows}
-    _draw_legend(found, palettes, batches, [form for form in FORMS if form in present], 3 * columns)
-    found.suptitle(_format_figure_title(rows), x=0.01, ha="left", fontsize=12, fontweight="bold")
-    return found
+    _draw_legend(figure, palettes, batches, [form for form in FORMS if form in present], 3 * columns)
+    figure.suptitle(_format_figure_title(rows), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return figure
 
 
 def _format_figure_title(rows: Rows) -> str:
     """Return the networks and the device of all ``rows``."""
     device, threads = rows[0]["device"], rows[0]["threads"]
-    place = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
+    machine = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
     titles = dict.fromkeys(NETWORKS[get_network(get_kind(group[0]))].title() for _, group in group_rows(rows))
-    return f"{', '.join(titles)} on {place}"
+    return f"{', '.join(titles)} on {machine}"
 
 
 def _draw_panel(

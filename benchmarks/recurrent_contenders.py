@@ -41,7 +41,7 @@ LIF = {"tau": 20.0, "input_gain": "ode"}
 """Options as in agents/lif_reservoir_ppo.yaml; `RATE` and the graph are from there too."""
 RATE = 25.0
 """Target rate of a reservoir in Hz."""
-CALIBRATED = 64
+CALIBRATION_SAMPLES = 64
 """Number of samples for setting the firing rate of recurrent layers."""
 
 
@@ -85,7 +85,7 @@ class RecurrentSetting(SequenceSetting):
         """The network with the weights of all contenders; the input of every layer is scaled to the firing rate."""
         network = self.network()
         ops = TorchOps(network.surrogate)
-        signal = network.encoder(self.observations(CALIBRATED))
+        signal = network.encoder(self.observations(CALIBRATION_SAMPLES))
         with torch.no_grad():
             for layer in network.layers:
                 current, run = layer.connection(signal), partial(self._run, layer, ops)
@@ -97,17 +97,17 @@ class RecurrentSetting(SequenceSetting):
 
     def _run(self, layer: SpikingLayer, ops: TorchOps, current: Tensor) -> Tensor:
         assert layer.loop is not None and layer.recurrent is not None
-        within = {"feedback": layer.loop, "synapses": layer.recurrent.synapses()}
+        recurrence = {"feedback": layer.loop, "synapses": layer.recurrent.synapses()}
         values = layer.parameters_of_neuron()
-        return dispatch.unroll("auto", layer.neuron, ops, current, self.steps, None, values, **within)[0]
+        return dispatch.unroll("auto", layer.neuron, ops, current, self.steps, None, values, **recurrence)[0]
 
     @torch.no_grad()
     def rates(self, kind: str, x: Tensor) -> list[float]:
-        found, signal, ops = [], self.reference.encoder(x), TorchOps(self.reference.surrogate)
+        rates, signal, ops = [], self.reference.encoder(x), TorchOps(self.reference.surrogate)
         for layer in self.reference.layers:
-            signal, _ = layer(ops, signal, self.steps, None, None, None)
-            found.append(firing_rate(signal))
-        return found
+            signal, _ = layer(ops, signal, self.steps, None, None, None)  # no state, no reset, no record
+            rates.append(firing_rate(signal))
+        return rates
 
 
 class ReservoirSetting(SequenceSetting):
@@ -165,29 +165,33 @@ class RecurrentCopy(Copy):
     def __init__(self, setting: RecurrentSetting) -> None:
         super().__init__(setting)
         synapses = [layer.recurrent.synapses() for layer in setting.reference.layers]  # type: ignore[union-attr]
-        self.within = torch.nn.ParameterList(weight.detach().t().contiguous() for weight in synapses)
+        self.recurrent_weights = torch.nn.ParameterList(
+            weight.detach().t().contiguous() for weight in synapses
+        )
 
 
 class PlainRecurrent(RecurrentCopy):
     """The straightforward implementation: all layers in one loop over all inner steps, with autograd and a cheap surrogate."""
 
     def forward(self, x: Tensor) -> Tensor:
-        rest = [x.new_zeros(x.shape[1], len(weight)) for weight in self.within]
-        states = [self.neuron.named_states(*[zeros] * len(self.neuron.states)) for zeros in rest]
-        spikes = list(rest)
-        v, features = None, []
+        spikes = [x.new_zeros(x.shape[1], len(weight)) for weight in self.recurrent_weights]
+        states = [self.neuron.named_states(*[zeros] * len(self.neuron.states)) for zeros in spikes]
+        readout_potential, features = None, []
         for current in self.links[0](x):
             for _ in range(self.steps):
-                for i, (link, within) in enumerate(zip(self.links, self.within, strict=True)):
-                    drive = (current if i == 0 else link(spikes[i - 1])) + linear(spikes[i], within)
+                for i, (link, weight) in enumerate(zip(self.links, self.recurrent_weights, strict=True)):
+                    drive = (current if i == 0 else link(spikes[i - 1])) + linear(spikes[i], weight)
                     spikes[i], states[i] = self.step(self.ops, drive, states[i], self.values)
-                v = self.read(v, linear(spikes[-1], self.readout.weight))
-            features.append(v)
+                readout_potential = self.read(readout_potential, linear(spikes[-1], self.readout.weight))
+            features.append(readout_potential)
         return torch.stack(features) + self.readout.bias
 
 
 class PeerRecurrent(RecurrentCopy):
-    """A peer with a function of one step, current and state [B, N] -> spikes and state; one layer over all steps before the next."""
+    """Another library's layers; each runs over all steps before the next starts.
+
+    The library's cell computes one step: (current, state) -> (spikes, state), [B, N] each.
+    """
 
     comparable = False
 
@@ -198,19 +202,19 @@ class PeerRecurrent(RecurrentCopy):
     def forward(self, x: Tensor) -> Tensor:
         currents = [current for current in self.links[0](x) for _ in range(self.steps)]
         spikes: list[Tensor] = []
-        for i, within in enumerate(self.within):
+        for i, weight in enumerate(self.recurrent_weights):
             if i > 0:
                 currents = self.links[i](torch.stack(spikes)).unbind(0)
-            last = state = x.new_zeros(x.shape[1], len(within))
-            turned, spikes = within.t(), []
+            last = state = x.new_zeros(x.shape[1], len(weight))
+            transposed, spikes = weight.t(), []
             for current in currents:
-                last, state = self.cell(torch.addmm(current, last, turned), state)
+                last, state = self.cell(torch.addmm(current, last, transposed), state)
                 spikes.append(last)
-        v, features = None, []
+        readout_potential, features = None, []
         for step, drive in enumerate(linear(torch.stack(spikes), self.readout.weight), 1):
-            v = self.read(v, drive)
+            readout_potential = self.read(readout_potential, drive)
             if step % self.steps == 0:
-                features.append(v)
+                features.append(readout_potential)
         return torch.stack(features) + self.readout.bias
 
 
@@ -228,8 +232,8 @@ class OurReservoir(Contender):
 class ReservoirCopy(Contender):
     """The reference's weights in torch's layout, without gradients, and its readout of standardised traces."""
 
-    within: Tensor
-    inward: Tensor
+    recurrent_weight: Tensor
+    input_weight: Tensor
     bias: Tensor
     mean: Tensor
     deviation: Tensor
@@ -242,8 +246,8 @@ class ReservoirCopy(Contender):
         self.values = network.neuron.named_params(*network.parameters_of_neuron())
         assert network.feedback.decay is not None
         self.synapse, self.trace = network.feedback.decay, network.trace_decays[0]
-        self.register_buffer("inward", network.input_weight.detach().t().contiguous())
-        self.register_buffer("within", network.weight.t().contiguous())
+        self.register_buffer("input_weight", network.input_weight.detach().t().contiguous())
+        self.register_buffer("recurrent_weight", network.weight.t().contiguous())
         for name in ("bias", "mean", "deviation"):
             self.register_buffer(name, network.get_buffer(name).clone())
         self.readout = copy_linear(network.readout)
@@ -262,20 +266,23 @@ class PlainReservoir(ReservoirCopy):
     """The straightforward implementation."""
 
     def traces(self, x: Tensor) -> Tensor:
-        arriving = spikes = trace = x.new_zeros(x.shape[1], len(self.within))
+        synaptic_current = spikes = trace = x.new_zeros(x.shape[1], len(self.recurrent_weight))
         states = self.neuron.named_states(*[spikes] * len(self.neuron.states))
-        found = []
-        for current in linear(x, self.inward, self.bias):
+        traces = []
+        for current in linear(x, self.input_weight, self.bias):
             for _ in range(self.steps):
-                arriving = self.synapse * arriving + linear(spikes, self.within)
-                spikes, states = self.step(self.ops, current + arriving, states, self.values)
+                synaptic_current = self.synapse * synaptic_current + linear(spikes, self.recurrent_weight)
+                spikes, states = self.step(self.ops, current + synaptic_current, states, self.values)
                 trace = self.trace * trace + (1.0 - self.trace) * spikes
-            found.append(trace)
-        return torch.stack(found)
+            traces.append(trace)
+        return torch.stack(traces)
 
 
 class PeerReservoir(ReservoirCopy):
-    """A peer with a LIF of one step, current and potential [B, N] -> spikes and potential; synapses and traces are updated in place."""
+    """Another library's LIF, with synapses and traces that are updated in place.
+
+    The library's cell computes one step: (current, potential) -> (spikes, potential), [B, N] each.
+    """
 
     def __init__(self, setting: ReservoirSetting, cell: Callable[..., peers.Cell]) -> None:
         super().__init__(setting)
@@ -284,13 +291,17 @@ class PeerReservoir(ReservoirCopy):
         self.cell = cell(self, decay, threshold / (1.0 - decay))
 
     def traces(self, x: Tensor) -> Tensor:
-        spikes = v = x.new_zeros(x.shape[1], len(self.within))
-        arriving, trace, turned = torch.zeros_like(v), torch.zeros_like(v), self.within.t()
-        found = x.new_empty(len(x), *v.shape)
-        for current, kept in zip(linear(x, self.inward, self.bias), found, strict=True):
+        spikes = v = x.new_zeros(x.shape[1], len(self.recurrent_weight))
+        synaptic_current, trace, transposed = (
+            torch.zeros_like(v),
+            torch.zeros_like(v),
+            self.recurrent_weight.t(),
+        )
+        traces = x.new_empty(len(x), *v.shape)
+        for current, row in zip(linear(x, self.input_weight, self.bias), traces, strict=True):
             for _ in range(self.steps):
-                torch.addmm(arriving, spikes, turned, beta=self.synapse, out=arriving)
-                spikes, v = self.cell(current + arriving, v)
+                torch.addmm(synaptic_current, spikes, transposed, beta=self.synapse, out=synaptic_current)
+                spikes, v = self.cell(current + synaptic_current, v)
                 trace.lerp_(spikes, 1.0 - self.trace)
-            kept.copy_(trace)
-        return found
+            row.copy_(trace)
+        return traces

@@ -1,4 +1,4 @@
-"""Times of a spiking policy, of a plain loop, of peers and of an equal-size ANN, in one run: the benchmark of networks.
+"""Times of a spiking policy, of a plain loop, of other libraries (peers) and of an equal-size ANN, in one run.
 
 Rounds are interleaved and, on one thread, process time is measured, so that other load on the machine does not matter. Ratios are within
 one run. Before a contender is timed, its outputs and gradients are compared with those of the plain loop.
@@ -10,7 +10,6 @@ import argparse
 import gc
 import importlib
 import importlib.util
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from torch import Tensor
 from benchmarks import jax_contenders
 from benchmarks import plot as bench_plot
 from benchmarks.choice import build_settings, choose_contenders
-from benchmarks.common import keep_memory
+from benchmarks.common import compute_median_and_spread, keep_memory
 from benchmarks.contenders import RATE, Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
@@ -34,19 +33,21 @@ from spiky_rl.config.errors import require_module
 from spiky_rl.config.registry import UserError
 from spiky_rl.run.devices import resolve_device
 
-LEAST = 0.02
+MIN_MEASUREMENT_S = 0.02
 """Minimum duration of one measurement in seconds."""
 TOLERANCE = 1e-3
 """Tolerance of equal outputs, relative to the reference's largest output."""
-MOST = 0.8
+MIN_EQUAL_SHARE = 0.8
 """Minimum share of a batch with outputs equal to the plain loop's: a sum in another order may flip a spike."""
-ALIKE = {"recurrent": 0.999, "reservoir": 0.999}
+MIN_GRADIENT_COSINE = {"recurrent": 0.999, "reservoir": 0.999}
 """Minimum cosine between our gradient and the plain loop's, by kind."""
+MIN_BATCH_TO_COMPARE = 64
+"""Smallest batch for which differing outputs are a failure: in a small one a single flipped spike changes the share too much."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = common.Parser(
+    command_line = common.Parser(
         prog="bench.py",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
         epilog="bench.py classify: a classifier of event recordings and snnTorch's; bench.py physics: native MuJoCo and"
@@ -55,24 +56,24 @@ def parser() -> argparse.ArgumentParser:
     )
     counts: dict[str, Any] = {"type": positive_int, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
-    found.add_argument(
+    command_line.add_argument(
         "--networks", choices=NETWORKS, nargs="+", help="networks to compare", default=["feedforward"]
     )
     usual = ", ".join(f"{name} {' '.join(map(str, kind.usual_steps))}" for name, kind in NETWORKS.items())
-    found.add_argument(
+    command_line.add_argument(
         "--steps",
         help=f"inner steps per control step; if not given, {usual}",
         default=argparse.SUPPRESS,
         **counts,
     )
-    found.add_argument(
+    command_line.add_argument(
         "--control-steps",
         type=positive_int,
         help="control steps of recurrent networks and reservoirs",
         default=24,
     )
-    found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
-    found.add_argument(
+    command_line.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
+    command_line.add_argument(
         "--rate",
         type=float,
         nargs="+",
@@ -81,25 +82,27 @@ def parser() -> argparse.ArgumentParser:
         help="firing rates of the layers, in spikes per neuron and inner step: 0.05 in sparse networks, 0.4 in classifiers"
         " (default: %(default)s)",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--contenders",
         help=f"all, or some of {', '.join(CONTENDERS)}; default: all but the compiled ones",
         default=argparse.SUPPRESS,
         **names,
     )
     usual = ", ".join(f"{name} {kind.usual_neuron}" for name, kind in NETWORKS.items())
-    found.add_argument(
+    command_line.add_argument(
         "--neurons", help=f"all, or names of neurons; default: {usual}", default=argparse.SUPPRESS, **names
     )
-    found.add_argument("--modes", choices=MODES, nargs="+", help="modes to time", default=list(MODES))
-    found.add_argument("--rounds", type=positive_int, default=7, help="interleaved rounds")
-    found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    found.add_argument("--threads", type=positive_int, default=1, help="CPU threads; with several, wall time")
-    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    found.add_argument(
+    command_line.add_argument("--modes", choices=MODES, nargs="+", help="modes to time", default=list(MODES))
+    command_line.add_argument("--rounds", type=positive_int, default=7, help="interleaved rounds")
+    command_line.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    command_line.add_argument(
+        "--threads", type=positive_int, default=1, help="CPU threads; with several, wall time"
+    )
+    command_line.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    command_line.add_argument(
         "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"
     )
-    return found
+    return command_line
 
 
 MODES = ("train", "infer")
@@ -123,7 +126,7 @@ class Row:
     spread: float | None = None
     """Interquartile range over median."""
     ratio: float | None = None
-    """The reference's time over this one's."""
+    """The reference's time over the contender's: above 1 is faster."""
     saved_bytes: int | None = None
     """Bytes that autograd keeps for the backward pass, without weights."""
     same: float | None = None
@@ -139,21 +142,27 @@ class Row:
 
     def attempt(self, work: Callable[..., Any], *args: Any) -> Any:
         """Return the result of ``work``; if it fails, record the reason and return None, so that the other contenders go on."""
-        if self.failed is None:
-            try:
-                return work(*args)
-            except Exception as error:  # pylint: disable=broad-exception-caught
-                self.failed = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return None
+        if self.failed is not None:
+            return None
+        result, self.failed = attempt(work, *args)
+        return result
+
+
+def attempt(work: Callable[..., Any], *args: Any) -> tuple[Any, str | None]:
+    """Return the result of ``work`` and None; if it fails, None and the reason."""
+    try:
+        return work(*args), None
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _require_agreement(row: Row) -> None:
     """Raise RuntimeError if output or gradient of our network differ from the reference's."""
     assert row.same is not None
-    if row.same < MOST:
+    if row.same < MIN_EQUAL_SHARE:
         raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
     cosine = 1.0 if row.cosine is None else row.cosine
-    if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
+    if cosine < MIN_GRADIENT_COSINE.get(CONTENDERS[row.contender].kind, -1.0):
         raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
 
 
@@ -171,41 +180,47 @@ class Race:
         self.modules: dict[str, Contender] = {}
         self.failures: dict[str, str | None] = {}
         for name in self.names:
-            row = self._make_row(name, "", 0)
-            self.modules[name] = row.attempt(CONTENDERS[name].build, setting)
-            self.failures[name] = row.failed
+            self.modules[name], self.failures[name] = attempt(CONTENDERS[name].build, setting)
 
     def _make_row(self, name: str, mode: str, batch: int) -> Row:
         setting = self.setting
-        shape = (
-            setting.neuron,
-            mode,
-            setting.steps,
-            batch,
-            setting.control_steps,
-            setting.rate,
-            setting.device,
-            self.threads,
+        return Row(
+            contender=name,
+            neuron=setting.neuron,
+            mode=mode,
+            steps=setting.steps,
+            batch=batch,
+            control_steps=setting.control_steps,
+            rate=setting.rate,
+            device=setting.device,
+            threads=self.threads,
+            failed=self.failures[name],
         )
-        return Row(name, *shape, failed=self.failures.get(name))
 
     def run(self, batch: int, mode: str, rounds: int) -> list[Row]:
         """Return the rows of one batch size and mode: of networks, then of neurons alone, which are timed in training only."""
-        found = []
+        all_rows = []
         for kind in self.setting.kinds:
             if kind == "neuron" and mode != "train":
                 continue
             rows = [self._make_row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
             if any(row.failed is None for row in rows):
                 self._time(rows, kind, self.setting.inputs(kind, batch), rounds)
-            found += rows
-        return found
+            all_rows += rows
+        return all_rows
 
     def _time(self, rows: list[Row], kind: str, x: Tensor, rounds: int) -> None:
         """Fill the rows of one kind, which share an input; the first row is the reference."""
         rates = self.setting.rates(kind, x)
-        truth: list[Tensor] = []
-        calls = [row.attempt(self._prepare, row, x, truth) for row in rows]
+        expected: list[Tensor] = []
+        calls = []
+        for row in rows:
+            results = row.attempt(self._make_first_calls, row, x) or []
+            if row.contender in REFERENCES.values():
+                expected = results
+            if results and expected:
+                row.attempt(_compare_with_reference, row, results, expected)
+            calls.append(row.attempt(self._count_calls, row, x))
         times: list[list[float]] = [[] for _ in rows]
         for _ in range(rounds):
             gc.collect()
@@ -214,18 +229,12 @@ class Race:
         for row, values in zip(rows, times, strict=True):
             row.rates = rates
             if row.failed is None:
-                middle = statistics.median(values)
-                quarters = (
-                    statistics.quantiles(values, n=4, method="inclusive") if rounds > 1 else [middle] * 3
-                )
-                row.ms, row.spread = middle * 1e3, (quarters[2] - quarters[0]) / middle
+                middle, spread = compute_median_and_spread(values)
+                row.ms, row.spread = middle * 1e3, spread / middle
                 row.ratio = rows[0].ms and rows[0].ms / row.ms
 
-    def _prepare(self, row: Row, x: Tensor, truth: list[Tensor]) -> int:
-        """Make the first call, compare with ``truth``, the reference's output and gradient, and warm up.
-
-        Returns the number of calls that last `LEAST` seconds. Raises RuntimeError if our network's result differs.
-        """
+    def _make_first_calls(self, row: Row, x: Tensor) -> list[Tensor]:
+        """Make the first calls; return the output and, in training, the gradient. Empty if they cannot be compared."""
         module = self.modules[row.contender]
         module.prepare()
         start = time.perf_counter()
@@ -233,17 +242,16 @@ class Race:
         row.first_call_s = time.perf_counter() - start
         with torch.inference_mode(row.mode == "infer"):
             output, row.saved_bytes = measure_saved_bytes(module, x)
-        output = output.detach()
-        if module.comparable:
-            found = [output, module.gradient(x)] if row.mode == "train" else [output]
-            if row.contender in REFERENCES.values():
-                truth[:] = found
-            if truth:
-                row.same, row.cosine = compare(found, truth)
-                if row.contender.startswith("spiky_rl") and row.batch >= 64:
-                    _require_agreement(row)
+        if not module.comparable:
+            return []
+        if row.mode == "infer":
+            return [output.detach()]
+        return [output.detach(), module.gradient(x)]  # the gradient of the pass in `_measure_seconds`
+
+    def _count_calls(self, row: Row, x: Tensor) -> int:
+        """Warm up; return the number of calls that last `MIN_MEASUREMENT_S` seconds."""
         calls = 1
-        while calls * self._measure_seconds(row, x, calls) < LEAST:
+        while calls * self._measure_seconds(row, x, calls) < MIN_MEASUREMENT_S:
             calls *= 2
         return calls
 
@@ -266,6 +274,13 @@ class Race:
             gc.enable()
 
 
+def _compare_with_reference(row: Row, results: list[Tensor], expected: list[Tensor]) -> None:
+    """Set the agreement of ``row`` with the reference. Raises RuntimeError if our network's result differs."""
+    row.same, row.cosine = compare(results, expected)
+    if row.contender.startswith("spiky_rl") and row.batch >= MIN_BATCH_TO_COMPARE:
+        _require_agreement(row)
+
+
 def synchronize(device: str) -> None:
     """Wait for the GPU."""
     if device != "cpu":
@@ -275,24 +290,26 @@ def synchronize(device: str) -> None:
 def measure_saved_bytes(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
     """Return the output, and the bytes that autograd keeps for the backward pass: every storage once, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = module(x)
-    found = [tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in weights]
-    return output, sum(found) if found else None
+    sizes = [tensor.untyped_storage().nbytes() for pointer, tensor in saved.items() if pointer not in weights]
+    if not sizes:
+        return output, None
+    return output, sum(sizes)
 
 
-def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float | None]:
+def compare(results: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float | None]:
     """Compare [output, gradient] or [output]; return the share of equal outputs, and the cosine between gradients or None."""
-    equal = (found[0] - truth[0]).abs().amax(-1) <= TOLERANCE * truth[0].abs().amax()
+    equal = (results[0] - expected[0]).abs().amax(-1) <= TOLERANCE * expected[0].abs().amax()
     cosines = [
-        torch.nn.functional.cosine_similarity(mine.double(), true.double(), dim=0).item()
-        for mine, true in zip(found[1:], truth[1:], strict=True)
+        torch.nn.functional.cosine_similarity(gradient.double(), reference.double(), dim=0).item()
+        for gradient, reference in zip(results[1:], expected[1:], strict=True)
     ]
     return equal.float().mean().item(), next(iter(cosines), None)
 
@@ -349,7 +366,8 @@ def bench(argv: list[str]) -> int:
     if device == "cpu":
         torch.set_num_threads(args.threads)
     jax_contenders.limit_threads(args.threads)
-    print(bench_plot.format_header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
+    keeps_memory = keep_memory()
+    print(bench_plot.format_header(names, compared, args.threads, args.rounds, keeps_memory), flush=True)
     rows = run_races(args, compared, names)
     print(bench_plot.format_summary(rows))
     failures = [f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]]

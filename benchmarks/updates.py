@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import compute_median_and_spread
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
@@ -30,7 +30,7 @@ AGENTS = {
     ("TD3", "skrl"): ("mlp_td3", "lif_td3"),
 }
 """MLP and spiking agent by algorithm and library."""
-LEAST = 0.05
+MIN_MEASUREMENT_S = 0.05
 """Minimum duration of one measurement in seconds."""
 MOST_ENVS = 1024
 
@@ -53,12 +53,14 @@ class Row:
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser(
+    command_line = common.Parser(
         prog="bench.py updates",
         description="Time gradient steps of PPO and TD3 with a spiking actor and with an MLP of its widths.",
     )
-    found.add_argument("--task", default="HalfCheetah-v5", help="a Gymnasium task with continuous actions")
-    found.add_argument(
+    command_line.add_argument(
+        "--task", default="HalfCheetah-v5", help="a Gymnasium task with continuous actions"
+    )
+    command_line.add_argument(
         "--minibatch",
         type=positive_int,
         nargs="+",
@@ -66,12 +68,12 @@ def parser() -> common.Parser:
         metavar="N",
         help="samples of a gradient step",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--layers", type=positive_int, nargs="+", default=[400, 200], metavar="N", help="hidden widths"
     )
-    found.add_argument("--rounds", type=positive_int, default=9, help="interleaved rounds")
-    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    return found
+    command_line.add_argument("--rounds", type=positive_int, default=9, help="interleaved rounds")
+    command_line.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    return command_line
 
 
 def bench(argv: Sequence[str]) -> int:
@@ -90,15 +92,12 @@ def bench(argv: Sequence[str]) -> int:
     for (algorithm, library), agents in AGENTS.items():
         for size in args.minibatch:
             times = measure(args, algorithm, library, agents, size)
-            middle = [statistics.median(values) for values in times]
-            for agent, values, ms in zip(agents, times, middle, strict=True):
-                quarters = (
-                    statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [ms] * 3
-                )
-                spread = (quarters[2] - quarters[0]) / ms
-                rows.append(Row(algorithm, library, agent, size, ms, spread, ms / middle[0]))
+            middles = [compute_median_and_spread(values) for values in times]
+            for agent, (ms, spread) in zip(agents, middles, strict=True):
+                rows.append(Row(algorithm, library, agent, size, ms, spread / ms, ms / middles[0][0]))
+            (ann, _), (spiking, _) = middles
             print(
-                f"{algorithm + ', ' + library:<16}{size:>10}{middle[0]:>12.2f}{middle[1]:>14.2f}{rows[-1].ratio:>16.2f}",
+                f"{algorithm + ', ' + library:<16}{size:>10}{ann:>12.2f}{spiking:>14.2f}{rows[-1].ratio:>16.2f}",
                 flush=True,
             )
             if args.json:
@@ -124,7 +123,7 @@ def measure(args: Any, algorithm: str, library: str, agents: Sequence[str], size
         times: list[list[float]] = [[] for _ in steps]
         for step in steps:
             count = 1
-            while time_calls(step, count) < LEAST:
+            while time_calls(step, count) < MIN_MEASUREMENT_S:
                 count *= 2
             counts.append(count)
         for _ in range(args.rounds):
@@ -150,7 +149,9 @@ def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) ->
     from spiky_rl.run.run_plan import RunRequest
     from spiky_rl.run.simulate import open_env
 
-    envs, steps = split_minibatch(size) if algorithm == "PPO" else (8, 128)
+    envs, steps = 8, 128
+    if algorithm == "PPO":
+        envs, steps = split_minibatch(size)
     widths = "[" + ",".join(map(str, args.layers)) + "]"
     actor = "network.layers" if agent.startswith("lif") else "actor.hidden_dims"
     settings = {actor: widths, "critic.hidden_dims": widths, "num_steps_per_env": steps}

@@ -98,66 +98,66 @@ class Step:
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser(
+    command_line = common.Parser(
         prog="verify_gpu.py",
         description="Run everything that needs a GPU, from a checkout: tests, benchmarks with the peers, Isaac-Ant.",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--dry-run", action="store_true", help="run small versions of the steps on the CPU, to test them"
     )
-    found.add_argument(
+    command_line.add_argument(
         "--short",
         action="store_true",
         help=f"run the most telling steps only, in {SHORT_SECONDS // 60} minutes: {', '.join(SHORT.limits)}",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--only",
         nargs="+",
         metavar="STEP",
         choices=tuple(RESULTS),
         help=f"run these steps only: {', '.join(RESULTS)}",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--out", type=Path, metavar="FILE", help=f"the page; default: {PAGE}, for a dry run FOLDER/gpu.md"
     )
-    found.add_argument(
+    command_line.add_argument(
         "--folder",
         type=Path,
         help="folder of logs and results; the folder of an earlier call resumes it without the steps that succeeded;"
         " default: logs/verify_gpu/<time>",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--limit",
         type=positive_int,
         metavar="SECONDS",
         help="time limit of a step",
         default=7200,
     )
-    return found
+    return command_line
 
 
 def steps(folder: Path, size: Size) -> list[Step]:
     """Return the steps in their order; they write results and logs into ``folder``."""
     tests = ("-m", "pytest", "-m", "gpu", "-q", f"--junitxml={folder / RESULTS['tests']}", *size.tests)
-    found = [Step("tests", tests, ("cupy",))]
+    all_steps = [Step("tests", tests, ("cupy",))]
     for name, networks in BENCHES.items():
         own = size.feedforward if networks == ("feedforward",) else size.sequences
         line = ("--device", size.device, "--networks", *networks, *size.bench, *own)
         written = ("--json", str(folder / RESULTS[name]), "--plot", str(folder / f"{name}.png"))
-        found.append(Step(name, (str(ROOT / "scripts/bench.py"), *line, *written), ("matplotlib",)))
+        all_steps.append(Step(name, (str(ROOT / "scripts/bench.py"), *line, *written), ("matplotlib",)))
     for name, training in TRAININGS.items():
         line = ("--task", "Isaac-Ant-v0", "--agent", training.agent, "--device", size.device)
         line += ("--num_envs", str(size.environments), "--max_iterations", str(size.iterations))
         line += ("--log_root", str(folder / RESULTS[name]), *training.overrides)
         needs = ("isaaclab", "rsl_rl", "tensorboard")
-        found.append(Step(name, ("-m", "spiky_rl.cli", "train", *line), needs))
+        all_steps.append(Step(name, ("-m", "spiky_rl.cli", "train", *line), needs))
     if size.device != "cpu":
         prefix = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", "--log-file")
         small = ("-m", "pytest", "-m", "gpu", "-q", *SANITIZED_FILES, "-k", SANITIZED)
-        found.append(Step("sanitizer", small, ("cupy",), (*prefix, str(folder / RESULTS["sanitizer"]))))
+        all_steps.append(Step("sanitizer", small, ("cupy",), (*prefix, str(folder / RESULTS["sanitizer"]))))
     if not size.limits:
-        return found
-    by_name = {step.name: step for step in found}
+        return all_steps
+    by_name = {step.name: step for step in all_steps}
     return [replace(by_name[name], limit=limit) for name, limit in size.limits.items()]
 
 
@@ -199,7 +199,7 @@ def read_successful_outcomes(folder: Path, device: str) -> dict[str, Outcome]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: Outcome(**outcome) for name, outcome in content["steps"].items()}
+        outcomes = {name: Outcome(**outcome) for name, outcome in content["steps"].items()}
         recorded = content["device"]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"--folder: {str(path)!r} is damaged; name another folder") from None
@@ -207,7 +207,7 @@ def read_successful_outcomes(folder: Path, device: str) -> dict[str, Outcome]:
         raise UserError(
             f"--folder {str(folder)!r}: holds steps on {recorded}, not on {device}; name another folder"
         )
-    return {name: outcome for name, outcome in found.items() if outcome.code == 0}
+    return {name: outcome for name, outcome in outcomes.items() if outcome.code == 0}
 
 
 def run_all(

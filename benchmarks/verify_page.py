@@ -92,13 +92,13 @@ def page(
         parts.append(f"## {' and '.join(networks).capitalize()} networks beside their peers")
         parts.append(section(lambda name=name: describe_benchmark(read_rows(folder / RESULTS[name]))))
     parts.append(f"## Isaac-Ant, {environments:,} environments, {iterations} iterations")
-    found, missing = {}, []
+    trainings, missing = {}, []
     for name in TRAININGS:
         try:
-            found[name] = read_training(folder / RESULTS[name])
+            trainings[name] = read_training(folder / RESULTS[name])
         except UNREADABLE as error:
             missing.append(f"`{name}`: no result ({format_reason(error)}).")
-    parts += [describe_trainings(found)] * bool(found) + missing
+    parts += [describe_trainings(trainings)] * bool(trainings) + missing
     parts += [
         "## Memory errors",
         section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}."),
@@ -129,17 +129,17 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def tests(found: Tests) -> str:
+def tests(result: Tests) -> str:
     """Return the section of tests: number of passes, failures, reasons of skips, and measurements."""
-    skipped = sum(found.skipped.values())
-    parts = [f"{found.passed} passed, {len(found.failed)} failed, {skipped} skipped."]
-    if found.failed:
-        parts.append("Failed:\n\n" + "\n".join(f"* `{name}`" for name in found.failed))
-    if found.skipped:
-        rows = ((count, why) for why, count in sorted(found.skipped.items()))
+    skipped = sum(result.skipped.values())
+    parts = [f"{result.passed} passed, {len(result.failed)} failed, {skipped} skipped."]
+    if result.failed:
+        parts.append("Failed:\n\n" + "\n".join(f"* `{name}`" for name in result.failed))
+    if result.skipped:
+        rows = ((count, why) for why, count in sorted(result.skipped.items()))
         parts.append(format_table(("skipped", "why"), rows))
-    if found.measured:
-        parts += ["Measurements:", format_table(("", ""), sorted(found.measured.items()))]
+    if result.measured:
+        parts += ["Measurements:", format_table(("", ""), sorted(result.measured.items()))]
     else:
         parts.append("Launches of kernels: none counted, because no test that counts them ran.")
     return "\n\n".join(parts)
@@ -155,16 +155,16 @@ def describe_benchmark(rows: Sequence[Mapping[str, Any]]) -> str:
         bench_plot.format_table([row for row in rows if [row[key] for key in SIZE] == list(size)])
         for size in dict.fromkeys(tuple(row[key] for key in SIZE) for row in rows)
     ]
-    parts = [f"On `{rows[0]['device']}`; ratio: times as fast as the first line of each table."]
-    if rows[0]["device"] != "cpu":
-        parts[
-            0
-        ] += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set; products are in TF32."
-    parts += [
-        f"```text\n{text.rstrip()}\n```" for text in (bench_plot.format_summary(rows), "\n".join(blocks))
-    ]
+    device = rows[0]["device"]
+    intro = f"On `{device}`; ratio: times as fast as the first line of each table."
+    if device != "cpu":
+        intro += " SpikingJelly runs on Triton's kernels, unless `SJ_LIF_CUDA_IMPLEMENTATION` was set; products are in TF32."
+    texts = (bench_plot.format_summary(rows), "\n".join(blocks))
+    parts = [intro, *(f"```text\n{text.rstrip()}\n```" for text in texts)]
     failed = dict.fromkeys(f"* {row['contender']}: {row['failed']}" for row in rows if row["failed"])
-    return "\n\n".join([*parts, *(["Failed:\n\n" + "\n".join(failed)] if failed else [])])
+    if failed:
+        parts.append("Failed:\n\n" + "\n".join(failed))
+    return "\n\n".join(parts)
 
 
 def _list_measures(run: Training) -> dict[str, object]:
@@ -181,15 +181,15 @@ def _list_measures(run: Training) -> dict[str, object]:
     }
 
 
-def describe_trainings(found: Mapping[str, Training]) -> str:
+def describe_trainings(trainings: Mapping[str, Training]) -> str:
     """Return the section of trainings: seconds per phase, and the learning time of spiking actors relative to the MLP's."""
-    runs = list(found.values())
+    runs = list(trainings.values())
     columns = [_list_measures(run) for run in runs]
     rows = [(title, *(column[title] for column in columns)) for title in columns[0]] if columns else []
-    parts = [format_table(("", *(TRAININGS[name].title for name in found)), rows)]
-    ann = found.get("train_mlp")
+    parts = [format_table(("", *(TRAININGS[name].title for name in trainings)), rows)]
+    ann = trainings.get("train_mlp")
     for name in ("train_lif", "train_lif_equal"):
-        if ann is not None and name in found:
-            ratio = found[name].median["learning"] / ann.median["learning"]
+        if ann is not None and name in trainings:
+            ratio = trainings[name].median["learning"] / ann.median["learning"]
             parts.append(f"Learning time of {TRAININGS[name].title} / mlp_ppo, by medians: **{ratio:.2f}**.")
     return "\n\n".join(parts)

@@ -140,16 +140,16 @@ def describe_machine() -> dict[str, str]:
 
     from benchmarks.plot import get_processor
 
-    found = {"GPU": "none", "driver": get_driver() or "nvidia-smi is not installed"}
+    facts = {"GPU": "none", "driver": get_driver() or "nvidia-smi is not installed"}
     if torch.cuda.is_available():
         gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        found["GPU"] = ", ".join(
+        facts["GPU"] = ", ".join(
             f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
             for gpu in gpus
         )
-    found |= {"CPU": get_processor(), "CUDA of torch": torch.version.cuda or "none"}
-    found |= {"Python": platform.python_version(), "commit": get_commit() or "not known"}
-    return found | {name: version for name in PACKAGES if (version := get_version(name))}
+    facts |= {"CPU": get_processor(), "CUDA of torch": torch.version.cuda or "none"}
+    facts |= {"Python": platform.python_version(), "commit": get_commit() or "not known"}
+    return facts | {name: version for name in PACKAGES if (version := get_version(name))}
 
 
 def get_version(package: str) -> str | None:

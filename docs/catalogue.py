@@ -207,6 +207,6 @@ def source(kind: str, file: str | None) -> str:
 def data_sections(kind: str) -> Iterator[str]:
     """A kind of YAML files: each with its first words and its text."""
     for name in registry.list_names(kind):
-        text = (registry.data_dir(kind) / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (registry.find_data_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
         summary = str(yaml.safe_load(text).get("summary", ""))
         yield f'## `{name}` {{ #{name} }}\n\n{summary}\n\n```yaml title="{kind}/{name}.yaml"\n{text.rstrip()}\n```'

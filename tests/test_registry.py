@@ -286,7 +286,7 @@ def test_build_hands_options_to_the_constructor():
 def test_summaries_are_read_without_an_import():
     sys.modules.pop("spiky_rl.surrogates.triangle", None)
     assert (
-        registry.summary("surrogates", "triangle")
+        registry.read_summary("surrogates", "triangle")
         == "Triangle: a tent of height 1 that ends at a distance of 1/k."
     )
     assert "spiky_rl.surrogates.triangle" not in sys.modules
@@ -319,7 +319,7 @@ def test_an_old_name_is_read_as_the_new_one_with_one_line(kind, old, caplog):
     for settings in (old, {"name": old}):
         configured = registry.configure(kind, settings, "x")
         assert configured.name == configured.settings()["name"] == new
-        assert registry.check_name(kind, settings, "x")["name"] == new
+        assert registry.normalize_settings(kind, settings, "x")["name"] == new
     (record,) = caplog.records
     assert repr(old) in record.getMessage() and repr(new) in record.getMessage()
 

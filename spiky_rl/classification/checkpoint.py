@@ -139,7 +139,7 @@ def read(path: Path) -> LoadedCheckpoint:
         RunnerSettings.check(f"{IDENTITY}.spec", loaded.identity["spec"])
         identity: Any = loaded.identity
         dataset = identity["settings"]["dataset"]
-        identity["dataset"] = dataset["name"] = registry.update_name("datasets", dataset["name"])
+        identity["dataset"] = dataset["name"] = registry.get_current_name("datasets", dataset["name"])
         if dataset["name"] in registry.list_names("datasets"):
             _require_options(dataset)
         if not find_code(loaded.identity["spec"]):

@@ -161,7 +161,7 @@ class ClassifyRequest(options.Settings):
     @field_validator("dataset")
     @classmethod
     def _update_name(cls, name: str | None) -> str | None:
-        return None if name is None else registry.update_name("datasets", name)
+        return None if name is None else registry.get_current_name("datasets", name)
 
     def check_request(self) -> None:
         """Raise UserError if options contradict each other, or a file cannot be written."""

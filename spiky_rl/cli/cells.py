@@ -43,7 +43,7 @@ def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool = False) -> No
     study, cells, finished = plan.study, plan.cells, plan.finished
     if study.question:
         print(study.question)
-    agents = {cell.label for cell in cells if cell.is_trained}
+    agents = {cell.label for cell in cells if cell.trains_agent}
     tasks = {cell.task for cell in cells}
     print(
         f"{len(agents)} agents x {len(tasks)} tasks x {len(study.seeds)} seeds, plus random actions on each task:"

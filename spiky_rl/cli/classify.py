@@ -111,8 +111,8 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
         told = f"none yet: the {tested} test recordings are used once, at the end{by and f'; {by}'}"
     else:
         told = f"{result['accuracy']:.1%} of {tested} test recordings"
-    words = shlex.join(["--checkpoint", str(folder), *named])
-    root = f" --log_root {shlex.quote(str(log_root))}" if log_root != Path("logs") else ""
+    words = ["--checkpoint", str(folder), *named]
+    root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
     command, outcome = "python scripts/classify.py", result["outcome"]
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
@@ -125,8 +125,8 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
         ("effective ops", f"{result['synops_per_sample']:,.0f} per recording"),
         ("time", f"{result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"),
         ("TensorBoard", f"tensorboard --logdir {log_root}"),
-        outcome == "stopped" and ("resume with", f"{command} {words}{root}"),
-        outcome == "finished" and ("predict with", f"{command} --predict {words} --data FOLDER"),
+        outcome == "stopped" and ("resume with", f"{command} {shlex.join([*words, *root])}"),
+        outcome == "finished" and ("predict with", f"{command} --predict {shlex.join(words)} --data FOLDER"),
     )
 
 

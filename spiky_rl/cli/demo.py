@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from spiky_rl.cli.play import run_play
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import no_progress
 from spiky_rl.hosts import find_host
-from spiky_rl.hosts.base import LIVE_VIEW
+from spiky_rl.hosts.base import LIVE_VIEW, Host
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import PRETRAINED, list_policies, resolve_pretrained
 from spiky_rl.run.run_plan import RunRequest
@@ -34,6 +35,19 @@ FILM_STEPS = 200
 EPISODES = 100_000
 """Episodes on the page: until the user stops."""
 VIEWER = "viser"
+VIEWS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    PAGE: (
+        "The page opens within a minute; Ctrl-C ends it.",
+        {"num_envs": ROBOTS},
+        {"episodes": EPISODES, "visualizer": VIEWER, "max_visible_envs": ROBOTS, "real_time": True},
+    ),
+    FILM: (
+        "Recording a film of a trained robot; this takes about a minute.",
+        {"video": True, "video_length": FILM_STEPS},
+        {"episodes": 1},
+    ),
+}
+"""View -> (message at its start, its part of the request, its options)."""
 
 
 def parser() -> common.Parser:
@@ -55,35 +69,27 @@ def demo(argv: list[str]) -> int:
     args = parser().parse(argv)
     common.announce(f"showing a trained {args.agent}{f' on {args.task}' if args.task else ''}")
     task = args.task or find_task(args.agent)
-    host = find_host(task)
+    view = choose_view(find_host(task), args.view)
+    text, own_request, options = VIEWS[view]
+    print(text, flush=True)
+    if view == FILM and args.view is None:
+        print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
+    logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
+    common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
+    request = RunRequest.check("", {**common_request, "device": "cpu", **own_request})
+    played = PlayOptions.check("", options)
+    return run_play(resolve_pretrained(request), played, no_progress if view == PAGE else ProgressBar)
+
+
+def choose_view(host: Host, requested: str | None) -> str:
+    """Return the ``requested`` view, or else the page if it can be shown. Raises UserError if the page is requested and cannot."""
     can_show = LIVE_VIEW in host.abilities and importlib.util.find_spec(VIEWER) is not None
-    if args.view == PAGE and not can_show:
+    if requested == PAGE and not can_show:
         host.require_ability(LIVE_VIEW, f"--view {PAGE}")
         raise UserError(
             f"--view {PAGE}: {VIEWER} is not installed; install it with: pip install {VIEWER}, or use --view {FILM}"
         )
-    view = args.view or (PAGE if can_show and has_browser() else FILM)
-    request = {
-        "task": task,
-        "agent": args.agent,
-        "checkpoint": PRETRAINED,
-        "log_root": args.log_root,
-        "device": "cpu",
-    }
-    options: dict[str, Any]
-    if view == PAGE:
-        print("The page opens within a minute; Ctrl-C ends it.", flush=True)
-        request["num_envs"] = ROBOTS
-        options = {"episodes": EPISODES, "visualizer": VIEWER, "max_visible_envs": ROBOTS, "real_time": True}
-    else:
-        print("Recording a film of a trained robot; this takes about a minute.", flush=True)
-        request |= {"video": True, "video_length": FILM_STEPS}
-        options = {"episodes": 1}
-        if args.view is None:
-            print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
-    logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
-    asked, played = resolve_pretrained(RunRequest.check("", request)), PlayOptions.check("", options)
-    return run_play(asked, played, no_progress if view == PAGE else ProgressBar)
+    return requested or (PAGE if can_show and has_browser() else FILM)
 
 
 def find_task(agent: str) -> str:

@@ -15,7 +15,7 @@ from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.policies import resolve_pretrained
-from spiky_rl.run.prepare import make_plan, merge_known_agent
+from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import RANDOM, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
@@ -56,7 +56,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         require_checkpoint(request.checkpoint)
     bits = options.quantize
     target = None if bits is None else make_integer_target(bits)
-    if target is not None and (known := merge_known_agent(request)) is not None:
+    if target is not None and (known := merge_agent_without_simulator(request)) is not None:
         target.check_network(known)
 
     find_host(request.task).parse_conditions(options.conditions)

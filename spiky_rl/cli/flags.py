@@ -102,15 +102,13 @@ def parse_settings[Asked: Settings](settings: type[Asked], args: argparse.Namesp
 
 def _build_argument(key: str, field: OptionInfo, defaults: Mapping[str, object]) -> dict[str, Any]:
     """Return the arguments of ``add_argument`` for a field, except its names."""
-    own, shown = key in defaults, field.default
-    description = DEFAULT_SEPARATOR.split(field.description)
-    text = description[0] if own else "; default: ".join(description)
-    if not own and isinstance(shown, SHOWN_DEFAULT_TYPES) and shown is not False and shown not in ("", ()):
-        text += f" (default: {','.join(map(str, shown)) if isinstance(shown, tuple) else shown})"
-    arguments: dict[str, Any] = {"help": text.replace("%", "%%")}
-    arguments["default"] = defaults[key] if own else argparse.SUPPRESS
+    has_own_default = key in defaults
+    arguments: dict[str, Any] = {
+        "help": _format_help(field, has_own_default).replace("%", "%%"),
+        "default": defaults[key] if has_own_default else argparse.SUPPRESS,
+    }
     if field.kind is bool:
-        return arguments | {"action": argparse.BooleanOptionalAction if shown else "store_true"}
+        return arguments | {"action": argparse.BooleanOptionalAction if field.default else "store_true"}
     if field.choices:
         return arguments | {"choices": field.choices}
     if metavar := field.extra.get("metavar", "A,B" if field.many else None):
@@ -120,3 +118,14 @@ def _build_argument(key: str, field: OptionInfo, defaults: Mapping[str, object])
     if field.kind in (int, float):
         return arguments | {"type": number_type(field.kind, **field.limits)}
     return arguments | ({"type": Path} if field.kind is Path else {})
+
+
+def _format_help(field: OptionInfo, has_own_default: bool) -> str:
+    """Return the description of a field, with its default unless the command has a default of its own, which argparse adds."""
+    description, default = DEFAULT_SEPARATOR.split(field.description), field.default
+    if has_own_default:
+        return description[0]
+    text = "; default: ".join(description)
+    if isinstance(default, SHOWN_DEFAULT_TYPES) and default is not False and default not in ("", ()):
+        text += f" (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+    return text

@@ -15,7 +15,7 @@ from spiky_rl.config.progress import ProgressFactory
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import resolve_pretrained
-from spiky_rl.run.prepare import make_plan, merge_known_agent
+from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
@@ -44,7 +44,7 @@ def run_play(asked: RunRequest, options: PlayOptions, progress: ProgressFactory 
     """Run a policy and print its episodes and the files; return the exit code. ``progress`` opens the progress display."""
     options.check_request(asked)
     built = make_targets(EXPORT_TARGETS) if options.export else {}
-    if known := merge_known_agent(asked):
+    if known := merge_agent_without_simulator(asked):
         check_expressible(built.values(), known)
     plan = make_plan(asked)
     check_expressible(built.values(), plan.spec.to_dict())

@@ -84,20 +84,8 @@ def show(argv: list[str]) -> int:
         from spiky_rl.kernels import neuron_checks
 
         print(neuron_checks.get_generated_source(args.kind, args.name))
-    elif args.kind == "agents":
-        show_agent(args.name, args.task, args.overrides, args.library)
-    elif args.kind == "tasks":
-        show_task(args.name)
-    elif args.kind == policies.KIND:
-        rows = flatten(policies.read_policy(args.name).model_dump(exclude={"spec": True}))
-        print_columns([(key, format_value(value)) for key, value in rows.items()])
-    elif args.kind == "spaces":
-        from spiky_rl.experiments.design import tuning_space
-
-        data = tuning_space.read_space(args.name).data
-        print_columns([(key, str(value)) for key, value in flatten(data).items()])
     else:
-        show_component(args.kind, args.name)
+        PRINTERS.get(args.kind, show_component)(args)
     return 0
 
 
@@ -126,18 +114,19 @@ def check_combination(args: argparse.Namespace) -> None:
             raise UserError(text)
 
 
-def show_agent(name: str, task: str | None, overrides: list[str], library: str | None) -> None:
+def show_agent(args: argparse.Namespace) -> None:
     """Print an agent's summary and file, or its merged specification for a task with the origin of every value."""
+    name, overrides = args.name, args.overrides
     _, data, _ = read_agent(name)
     parse_overrides(overrides)
-    if task is None:
+    if args.task is None:
         print_text(data.get("summary", ""))
-        print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
+        print(f"{registry.find_data_folder('agents') / name}.yaml" if not name.endswith(".yaml") else name)
         print("\nAdd --task to see every value of a run and its origin.")
         return
     from spiky_rl.run.prepare import merge_agent_on_task
 
-    gym_id, spec = merge_agent_on_task(name, task, library, overrides)
+    gym_id, spec = merge_agent_on_task(name, args.task, args.library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
     roles = [role for role, network in (("actor", spec.network), ("critic", spec.critic_network)) if network]
     replaced = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
@@ -183,18 +172,36 @@ def show_reservoir(args: argparse.Namespace) -> None:
     print(f"\npicture: {out}")
 
 
-def show_task(name: str) -> None:
+def show_task(args: argparse.Namespace) -> None:
     """Print a task's values."""
-    task = load_task(name)
+    name, task = args.name, load_task(args.name)
     if task is None:
         known = registry.list_names("tasks")
         raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
     print_columns([(key, format_value(getattr(task, key))) for key in type(task).model_fields])
 
 
-def show_component(kind: str, name: str) -> None:
+def show_policy(args: argparse.Namespace) -> None:
+    """Print the manifest of a shipped policy, without its specification."""
+    rows = flatten(policies.read_policy(args.name).model_dump(exclude={"spec": True}))
+    print_columns([(key, format_value(value)) for key, value in rows.items()])
+
+
+def show_space(args: argparse.Namespace) -> None:
+    """Print the values of a search space."""
+    from spiky_rl.experiments.design import tuning_space
+
+    data = tuning_space.read_space(args.name).data
+    print_columns([(key, str(value)) for key, value in flatten(data).items()])
+
+
+PRINTERS = {"agents": show_agent, "tasks": show_task, policies.KIND: show_policy, "spaces": show_space}
+"""Kind -> function that prints one of its entries; components have `show_component`."""
+
+
+def show_component(args: argparse.Namespace) -> None:
     """Print a component's documentation and options."""
-    cls = registry.resolve(kind, name)
+    cls = registry.resolve(args.kind, args.name)
     print_text(sys.modules[cls.__module__].__doc__ or cls.__doc__ or "")
     if about := getattr(cls, "describe", None):
         print_columns(about())
@@ -205,8 +212,8 @@ def show_component(kind: str, name: str) -> None:
 def get_summary(kind: str, name: str) -> str:
     """Return one line that describes an entry of a component kind or a file kind."""
     if kind in registry.FILE_KINDS:
-        return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
-    return registry.summary(kind, name)
+        return str(read_yaml(registry.find_data_folder(kind) / f"{name}.yaml").get("summary", ""))
+    return registry.read_summary(kind, name)
 
 
 def list_option_rows(cls: type[registry.Component]) -> list[tuple[str, str, str, str]]:

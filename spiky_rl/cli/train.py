@@ -89,11 +89,11 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     choice = result.get("best")
     held, there = result.get("distillation"), bool(result["iterations"])
-    where = format_checkpoint_arguments(asked, folder)
+    where = list_checkpoint_arguments(asked, folder)
     tuning = ["--tuning", str(asked.tuning)] if asked.tuning else []
-    overrides = "".join(f" {shlex.quote(word)}" for word in (*tuning, *asked.overrides))
-    code = f" --teacher_code {shlex.quote(','.join(options.teacher_code))}" if options.teacher_code else ""
-    code += "".join(f" {shlex.quote(override)}" for override in find_named_code(asked.overrides))
+    teacher_code = ["--teacher_code", ",".join(options.teacher_code)] if options.teacher_code else []
+    play = shlex.join([*where, *tuning, *asked.overrides])
+    resume = shlex.join([*where, *teacher_code, *find_named_code(asked.overrides)])
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
         ("completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"),
@@ -110,16 +110,16 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
         bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
         ("time", f"{seconds:.0f} s: {shares}"),
-        there and ("play with", f"{common.program('play')} {where}{overrides}"),
+        there and ("play with", f"{common.program('play')} {play}"),
         ("TensorBoard", f"tensorboard --logdir {asked.log_root}"),
-        there and outcome != "finished" and ("resume with", f"{common.program('train')} {where}{code}"),
+        there and outcome != "finished" and ("resume with", f"{common.program('train')} {resume}"),
     )
 
 
-def format_checkpoint_arguments(asked: RunRequest, folder: Path) -> str:
+def list_checkpoint_arguments(asked: RunRequest, folder: Path) -> list[str]:
     """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
     words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
     words += ["--rl_library", asked.library] if asked.library not in (None, DEFAULT_LEARNER) else []
     words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
     words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
-    return shlex.join(words)
+    return words

@@ -90,12 +90,12 @@ def print_plan(asked: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> No
     """Print the plan of a tuning."""
     agents, tasks, seeds = asked.study.agents, asked.study.tasks, ", ".join(map(str, asked.study.seeds))
     print(f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {seeds}")
-    for pair in {pair.label: pair for pair in pairs}.values():
-        print(f"{pair.label}: {pair.budget.text} per trial")
+    for pair in {pair.task_label: pair for pair in pairs}.values():
+        print(f"{pair.task_label}: {pair.budget.text} per trial")
     print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions; each agent's own:")
-    for pair in {pair.stem: pair for pair in pairs}.values():
+    for pair in {pair.agent_name: pair for pair in pairs}.values():
         own = pair.dimensions[len(asked.space.shared) :]
-        print(f"  {pair.stem}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
+        print(f"  {pair.agent_name}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
     print(f"folder: {out}\n")
     if shortfall := find_shortfall(asked.trials, len(asked.study.seeds)):
         log.warning("--trials, --seeds: %s; with so few, chance decides as much as merit", shortfall)

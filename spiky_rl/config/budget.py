@@ -50,25 +50,27 @@ class Budget:
 
 def parse_budget(data: object, path: str = "") -> Budget:
     """Parse ``KIND=AMOUNT``, such as ``env_steps=1e6``, or ``{KIND: AMOUNT}``. Raises RegistryError naming ``path``."""
-    place = f"{path}: " if path else ""
+    prefix = f"{path}: " if path else ""
     if isinstance(data, str):
         kind, _, amount = data.partition("=")
         data = {kind: amount or None}
     if not isinstance(data, dict) or len(data) != 1:
-        raise RegistryError(f"{place}expected one KIND=AMOUNT, got {data!r}")
+        raise RegistryError(f"{prefix}expected one KIND=AMOUNT, got {data!r}")
     ((kind, amount),) = data.items()
     if kind not in KINDS:
         raise RegistryError(
-            f"{place}{kind!r} is not a kind of budget; choose from {', '.join(KINDS)}{suggest_name(kind, KINDS)}"
+            f"{prefix}{kind!r} is not a kind of budget; choose from {', '.join(KINDS)}{suggest_name(kind, KINDS)}"
         )
     try:
         number = float(str(amount))
     except ValueError:
         number = math.nan
     if number > MAX_AMOUNT[kind]:
-        raise RegistryError(f"{place}{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
+        raise RegistryError(f"{prefix}{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
     if not math.isfinite(number) or number <= 0:
-        raise RegistryError(f"{place}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
+        raise RegistryError(
+            f"{prefix}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}"
+        )
     return Budget(kind, number)
 
 

@@ -78,8 +78,8 @@ def _check_replay_size(algorithm: PlainMapping) -> None:
 
 def _list_numbers(value: PlainValue) -> list[float]:
     """Return the numbers in a list, or a number as a list; other values are left out."""
-    listed = value if isinstance(value, Sequence) else [value]
-    return [number for number in listed if isinstance(number, int | float)]
+    elements = value if isinstance(value, Sequence) else [value]
+    return [number for number in elements if isinstance(number, int | float)]
 
 
 def _require_keys(path: str, settings: PlainMapping, keys: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.keys import read_parts, with_hint
+from spiky_rl.config.keys import read_parts, format_with_hint
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import NETWORKS
@@ -29,7 +29,7 @@ def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
                 check_light("networks", tree[key], f"agent.{key}")
         for key in NETWORKS:
             if tree.get(key):
-                settings = registry.check_name("networks", tree[key], f"agent.{key}")
+                settings = registry.normalize_settings("networks", tree[key], f"agent.{key}")
                 role = get_section(tree, "actor" if key == "network" else "critic")
                 hidden_dims: Any = role.get("hidden_dims") or [1] * _count_layers(settings)
                 registry.configure(
@@ -37,7 +37,7 @@ def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
                 )
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
+        raise SpecError(f"{find_origin(path, origins)}: {format_with_hint(error)}") from None
 
 
 def check_light(kind: str, settings: PlainValue, path: str) -> None:
@@ -45,26 +45,26 @@ def check_light(kind: str, settings: PlainValue, path: str) -> None:
 
     The arguments are those of `registry.configure`, which later checks the other parts and foreign components.
     """
-    tree = registry.check_name(kind, settings, path)
-    name = tree.get("name")
-    if not isinstance(name, str) or ":" in name:
+    mapping = registry.normalize_settings(kind, settings, path)
+    name = mapping.get("name")
+    if not isinstance(name, str) or registry.is_foreign(name):
         return
     if kind in LIGHT:
-        registry.configure(kind, tree, path)
+        registry.configure(kind, mapping, path)
         return
     for key, (part_kind, default) in read_parts(kind, name).items():
-        for place, given in _iterate_part(f"{path}.{key}", tree.get(key)):
-            if isinstance(given, Mapping) and "name" not in given and default is not None:
-                given = {**({"name": default} if isinstance(default, str) else default), **given}
-            check_light(part_kind, given, place)
+        for part_path, part in _iterate_part(f"{path}.{key}", mapping.get(key)):
+            if isinstance(part, Mapping) and "name" not in part and default is not None:
+                part = {**({"name": default} if isinstance(default, str) else default), **part}
+            check_light(part_kind, part, part_path)
 
 
-def _iterate_part(path: str, given: PlainValue) -> Iterator[tuple[str, PlainValue]]:
+def _iterate_part(path: str, settings: PlainValue) -> Iterator[tuple[str, PlainValue]]:
     """Yield (path, settings) of each component of a part, which may be a list."""
-    if isinstance(given, list | tuple):
-        yield from ((f"{path}[{i}]", element) for i, element in enumerate(given) if element is not None)
-    elif given is not None:
-        yield path, given
+    if isinstance(settings, list | tuple):
+        yield from ((f"{path}[{i}]", element) for i, element in enumerate(settings) if element is not None)
+    elif settings is not None:
+        yield path, settings
 
 
 def _count_layers(settings: PlainMapping) -> int:

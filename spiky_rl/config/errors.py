@@ -28,7 +28,7 @@ class UnknownKey(RegistryError):
         Args:
             text: The message without a hint.
             path: Dotted path of the unknown key.
-            known: Keys that are allowed in its place.
+            known: Keys that are allowed in the same section.
         """
         self.text, self.path, self.known = text, path, tuple(known)
         super().__init__(
@@ -58,10 +58,9 @@ def get_error_text(error: BaseException) -> str:
 
 def require_module(module: str, extra: str) -> None:
     """Raise UserError with the install line if ``module``, which the ``extra`` of spiky-rl installs, is missing."""
-    found = importlib.util.find_spec(module)
-    if (
-        found is None or found.origin is None
-    ):  # a folder without code, such as the wandb/ of earlier runs, is no package
+    spec = importlib.util.find_spec(module)
+    # a folder without code, such as the wandb/ of earlier runs, has a spec without an origin
+    if spec is None or spec.origin is None:
         raise UserError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
 
 

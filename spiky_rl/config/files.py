@@ -84,14 +84,24 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
     beside = folder / f".files.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     new, old = beside / "new", beside / "old"
     try:
-        new.mkdir(parents=True)
-        yield new
-        names = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()]
-        for name in names:
-            fsync_path(new / name)
-        _move(new, folder, names, [Path(name) for name in stale if Path(name) not in names], old)
-        for parent in {(folder / name).parent for name in names}:
-            fsync_path(parent)
+        with _name_final_paths(new, folder):
+            new.mkdir(parents=True)
+            yield new
+            names = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()]
+            for name in names:
+                fsync_path(new / name)
+            _move(new, folder, names, [Path(name) for name in stale if Path(name) not in names], old)
+            for parent in {(folder / name).parent for name in names}:
+                fsync_path(parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _name_final_paths(new: Path, folder: Path) -> Iterator[None]:
+    """Replace the path ``new`` by ``folder`` in an OSError or a UserError of the block."""
+    try:
+        yield
     except UserError as error:
         error.args = tuple(str(text).replace(str(new), str(folder)) for text in error.args)
         raise
@@ -99,8 +109,6 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
         if isinstance(error.filename, str):
             error.filename = error.filename.replace(str(new), str(folder))
         raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path], old: Path) -> None:

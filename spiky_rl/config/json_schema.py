@@ -108,7 +108,7 @@ def _build_kind_schema(kind: str, classes: Mapping[str, type[registry.Component]
             key: _build_part_schema(part, default, key in cls.listed)
             for key, (part, default) in cls.parts.items()
         }
-        named = {"name": {"const": name, "description": registry.summary(kind, name)}, **properties}
+        named = {"name": {"const": name, "description": registry.read_summary(kind, name)}, **properties}
         entries.append({**schema, "properties": named, "required": ["name"]})
         every |= {key: {} for key in properties}
     foreign = {"type": "object", "properties": {"name": FOREIGN_NAME}, "required": ["name"]}
@@ -122,12 +122,10 @@ def _build_kind_schema(kind: str, classes: Mapping[str, type[registry.Component]
     return {"anyOf": [{"enum": list(classes)}, FOREIGN_NAME, *entries, foreign, nameless]}
 
 
-def _build_part_schema(kind: str, default: object, listed: bool) -> JsonSchemaValue:
+def _build_part_schema(kind: str, default: object, may_be_list: bool) -> JsonSchemaValue:
     choices = [reference_component(kind)]
-    choices += (
-        [{"type": "array", "items": {"anyOf": [reference_component(kind), {"type": "null"}]}}]
-        if listed
-        else []
-    )
-    choices += [{"type": "null"}] if default is None else []
+    if may_be_list:
+        choices.append({"type": "array", "items": {"anyOf": [reference_component(kind), {"type": "null"}]}})
+    if default is None:
+        choices.append({"type": "null"})
     return {"anyOf": choices} if len(choices) > 1 else choices[0]

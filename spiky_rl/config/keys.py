@@ -14,12 +14,12 @@ from spiky_rl.config.options import Settings, get_options
 from spiky_rl.config.schema import NETWORKS, RunnerSettings
 
 MIN_SIMILARITY = 0.75
-"""Similarity from which a key elsewhere in the agent is suggested."""
+"""A key elsewhere in the agent is suggested if its similarity to the unknown key is at least this."""
 MIN_ADVANTAGE = 0.1
-"""Required difference between its similarity and that of the nearest sibling."""
+"""The suggested key must be more similar than the nearest sibling by more than this."""
 
 
-def with_hint(error: RegistryError) -> str:
+def format_with_hint(error: RegistryError) -> str:
     """Return the message of ``error``; for an unknown key of an agent, end it with the nearest key of the whole agent."""
     if not isinstance(error, UnknownKey) or not error.path.startswith("agent."):
         return str(error)
@@ -32,26 +32,26 @@ def suggest_key(path: str, siblings: Iterable[str]) -> str:
 
     Args:
         path: Dotted path of the unknown key, without ``agent.``.
-        siblings: Known keys in its place.
+        siblings: Keys that are known in the same section.
     """
-    leaf, among = path.rpartition(".")[2], list(siblings)
-    close = difflib.get_close_matches(leaf, among, n=1, cutoff=0.4)
-    near = _compute_similarity(leaf, close[0]) if close else 0.0
-    given = set(path.split("."))
+    leaf, siblings = _get_leaf(path), list(siblings)
+    close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.4)
+    sibling_similarity = _compute_similarity(leaf, close[0]) if close else 0.0
+    sections = set(path.split("."))
     best = max(
         list_keys(),
         # among equal names prefer the same sections, then the smaller depth, then the shorter path (actor before critic)
         key=lambda key: (
             _compute_similarity(leaf, _get_leaf(key)),
-            len(given & set(key.split("."))),
+            len(sections & set(key.split("."))),
             -key.count("."),
             -len(key),
         ),
     )
-    ratio = _compute_similarity(leaf, _get_leaf(best))
-    if best != path and ratio >= MIN_SIMILARITY and ratio > near + MIN_ADVANTAGE:
+    similarity = _compute_similarity(leaf, _get_leaf(best))
+    if best != path and similarity >= MIN_SIMILARITY and similarity > sibling_similarity + MIN_ADVANTAGE:
         return f"; did you mean '{best}'?"
-    return suggest_name(leaf, among)
+    return suggest_name(leaf, siblings)
 
 
 @functools.cache
@@ -99,5 +99,5 @@ def _get_leaf(key: str) -> str:
 
 
 @functools.cache
-def _compute_similarity(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _compute_similarity(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()

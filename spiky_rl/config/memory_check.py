@@ -80,7 +80,10 @@ def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int
     ):
         model: _Model = spec.runner.get(role) or {}
         name = f"agent.{role}" if network is None else f"agent.{key}"
-        weights, width = _count_ann(model) if network is None else _count_network(network)
+        if network is None:
+            weights, width = _count_ann(model)
+        else:
+            weights, width = _count_network(network)
         parts[f"{name} with {weights:,} weights"] = NUMBER * TRAINING_COPIES * weights
         parts[f"{name} with {width:,} neurons and {rows}"] = NUMBER * width * count
     return parts
@@ -119,9 +122,9 @@ def _count_network(network: ComponentSpec) -> tuple[int, int]:
     """Return (weights, neurons) of a spiking network. A convolutional layer counts one neuron per channel, a lower bound."""
     layers, size = getattr(network.options, "layers", ()), getattr(network.options, "size", 0)
     connection = network.parts.get("connection")
-    dense = isinstance(connection, ComponentSpec) and connection.name == "linear"
+    is_dense = isinstance(connection, ComponentSpec) and connection.name == "linear"
     recurrent = network.parts.get("recurrent")
-    weights = _count_weights(layers) if dense else sum(layers)
+    weights = _count_weights(layers) if is_dense else sum(layers)
     if isinstance(recurrent, ComponentSpec) and recurrent.name == "recurrent":
         weights += sum(width * width for width in layers)
     return weights + size * size, sum(layers) + size

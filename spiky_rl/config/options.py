@@ -318,7 +318,8 @@ def _format_error(error: ValidationError, path: str, settings: type[Settings]) -
     keys = first["loc"]
     # an error in an element of a list is reported at the list
     is_element = bool(keys) and isinstance(keys[-1], int)
-    path, model, field = _follow_keys(keys[:-1] if is_element else keys, path, settings)
+    followed_keys = keys[:-1] if is_element else keys
+    path, model, field = _follow_keys(followed_keys, path, settings)
     if first["type"] == "missing":
         siblings = (e["loc"] for e in errors if e["type"] == "missing" and e["loc"][:-1] == keys[:-1])
         return _format_missing([str(loc[-1]) for loc in siblings], path, first["input"], model)
@@ -330,12 +331,12 @@ def _format_error(error: ValidationError, path: str, settings: type[Settings]) -
 
 
 def _format_missing(
-    missing: Sequence[str], path: str, given: Iterable[object], model: type[Settings]
+    missing: Sequence[str], path: str, keys: Iterable[object], model: type[Settings]
 ) -> RegistryError:
-    """Return the error of ``missing`` keys, the first of them at ``path``, in settings with the keys ``given``."""
+    """Return the error of ``missing`` keys, the first of them at ``path``, in settings with ``keys``."""
     parent = path.rpartition(".")[0]
     prefix = f"{parent}: " if parent else ""
-    unknown = [str(key) for key in given if key not in model.model_fields]
+    unknown = [str(key) for key in keys if key not in model.model_fields]
     return RegistryError(f"{prefix}missing {', '.join(missing)}{suggest_name(missing[0], unknown)}")
 
 

@@ -17,12 +17,12 @@ def get_section(tree: PlainMapping, key: str) -> PlainMapping:
     return below if isinstance(below, Mapping) else {}
 
 
-def hashable(value: PlainValue) -> Hashable:
+def make_hashable(value: PlainValue) -> Hashable:
     """Return a hashable form of ``value``, equal for equal values."""
     if isinstance(value, Mapping):
-        return frozenset((key, hashable(below)) for key, below in value.items())
+        return frozenset((key, make_hashable(below)) for key, below in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(map(hashable, value))
+        return tuple(map(make_hashable, value))
     return value
 
 

@@ -111,7 +111,7 @@ class ComponentSpec:
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if ":" not in self.name:
+            if not is_foreign(self.name):
                 raise
             raise RegistryError(f"{self.name!r} cannot be built: {format_exception(error)}") from error
 
@@ -121,20 +121,20 @@ class ComponentSpec:
         components = part if isinstance(part, tuple) else (part,)
         return tuple(component for component in components if component is not None)
 
-    def settings(self, neutral: bool = True) -> dict[str, Any]:
+    def settings(self, for_digest: bool = False) -> dict[str, Any]:
         """Return all settings, defaults included, as plain data that `configure` accepts.
 
         Args:
-            neutral: Include neutral options (see `option`) that have their defaults. Digests of specifications leave them out.
+            for_digest: Leave out neutral options (see `option`) that have their defaults, and give renamed entries their old names,
+                so that earlier results keep their digest.
         """
         values = self.options.model_dump(mode="json")
-        if not neutral:
+        if for_digest:
             for key, field in get_options(type(self.options)).items():
                 if field.extra.get("neutral") and getattr(self.options, key) == field.default:
                     del values[key]
-        parts = {key: _get_part_settings(part, neutral) for key, part in self.parts.items()}
-        # digests keep the old name, so that results from before a rename are found again
-        name = self.name if neutral else _OLD_NAMES.get(self.cls.__module__, self.name)
+        parts = {key: _get_part_settings(part, for_digest) for key, part in self.parts.items()}
+        name = _OLD_NAMES.get(self.cls.__module__, self.name) if for_digest else self.name
         return {"name": name, **values, **parts}
 
 
@@ -142,13 +142,13 @@ type Part = ComponentSpec | tuple[ComponentSpec | None, ...] | None
 """Part of a component: None if it is absent, a tuple if the agent file has a list."""
 
 
-def _get_part_settings(part: Part, neutral: bool) -> PlainValue:
+def _get_part_settings(part: Part, for_digest: bool) -> PlainValue:
     if isinstance(part, tuple):
-        return [_get_part_settings(element, neutral) for element in part]
-    return None if part is None else part.settings(neutral)
+        return [_get_part_settings(element, for_digest) for element in part]
+    return None if part is None else part.settings(for_digest)
 
 
-def data_dir(kind: str) -> Path:
+def find_data_folder(kind: str) -> Path:
     """Return the folder of a ``kind`` of YAML files: inside the installed package, or beside it in a checkout."""
     for folder in (PACKAGE / kind, PACKAGE.parent / kind):
         if folder.is_dir():
@@ -159,7 +159,7 @@ def data_dir(kind: str) -> Path:
 def list_names(kind: str) -> list[str]:
     """Return the names of all entries of a ``kind``, sorted. Only lists files; imports nothing."""
     if kind in FILE_KINDS:
-        return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
+        return sorted(path.stem for path in find_data_folder(kind).glob("*.yaml"))
     if kind not in COMPONENT_KINDS:
         kinds = (*COMPONENT_KINDS, *FILE_KINDS)
         raise RegistryError(
@@ -175,9 +175,14 @@ def _list_files(kind: str) -> dict[str, Path]:
     return {name: path for name, path in files.items() if name != BASE and name[0] != "_"}
 
 
+def is_foreign(name: str) -> bool:
+    """Return whether ``name`` names a class outside the component folders: ``module:Class`` or ``path/file.py:Class``."""
+    return ":" in name
+
+
 def parse_file(kind: str, name: str) -> ast.Module:
     """Parse the file of a component without importing it."""
-    return ast.parse(_list_files(kind)[update_name(kind, name)].read_text(encoding="utf-8"))
+    return ast.parse(_list_files(kind)[get_current_name(kind, name)].read_text(encoding="utf-8"))
 
 
 def _get_module_name(kind: str, name: str = "") -> str:
@@ -188,8 +193,8 @@ _OLD_NAMES = {_get_module_name(kind, new): old for (kind, old), new in RENAMED.i
 """Old name of a renamed entry by the name of its module."""
 
 
-def update_name(kind: str, name: str) -> str:
-    """Return the present name of an entry. If ``name`` is an old one in `RENAMED`, a warning is logged once."""
+def get_current_name(kind: str, name: str) -> str:
+    """Return the current name of the entry ``name``. If ``name`` is an old one in `RENAMED`, a warning is logged once."""
     new = RENAMED.get((kind, name))
     if new is None or name in list_names(kind):
         return name
@@ -199,9 +204,10 @@ def update_name(kind: str, name: str) -> str:
 
 def is_same_entry(first: object, second: object) -> bool:
     """Return whether two values name the same component: they are equal, or are the old and the new name in `RENAMED`."""
-    if not (isinstance(first, str) and isinstance(second, str)):
+    if first == second or not (isinstance(first, str) and isinstance(second, str)):
         return first == second
-    return any(update_name(kind, first) == update_name(kind, second) for kind, _ in RENAMED)
+    # the kind of the component is not known here
+    return any(get_current_name(kind, first) == get_current_name(kind, second) for kind, _ in RENAMED)
 
 
 @cache
@@ -209,7 +215,7 @@ def _log_rename(kind: str, old: str, new: str) -> None:
     log.warning("%s %r is called %r now; write the new name", SINGULAR_NAMES.get(kind, kind[:-1]), old, new)
 
 
-def summary(kind: str, name: str) -> str:
+def read_summary(kind: str, name: str) -> str:
     """Return the first line of a component's module docstring without importing the module."""
     return (ast.get_docstring(parse_file(kind, name)) or "").partition("\n")[0]
 
@@ -217,8 +223,8 @@ def summary(kind: str, name: str) -> str:
 @cache
 def resolve(kind: str, name: str) -> type[Component]:
     """Return the component class for ``name`` (any of the three forms). Raises RegistryError naming the nearest entry."""
-    name = update_name(kind, name)
-    if ":" in name:
+    name = get_current_name(kind, name)
+    if is_foreign(name):
         return _resolve_foreign(kind, name)
     _require_known(kind, name)
     module, base = importlib.import_module(_get_module_name(kind, name)), _get_base_class(kind)
@@ -260,8 +266,8 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
     Raises:
         RegistryError: Unknown name or option, wrong type, or value out of range.
     """
-    tree = check_name(kind, settings, path)
-    name = tree.get("name")
+    mapping = normalize_settings(kind, settings, path)
+    name = mapping.get("name")
     if not isinstance(name, str):
         raise RegistryError(f"{path}.name: name one of {', '.join(list_names(kind))}")
     try:
@@ -269,23 +275,23 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
     except RegistryError as error:
         raise RegistryError(f"{path}.name: {error}") from None
     known = (*get_options(cls.Options), *cls.parts)
-    for key in tree:
+    for key in mapping:
         if key != "name" and key not in known:
             raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known)
-    values = {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
+    values = {key: value for key, value in mapping.items() if key != "name" and key not in cls.parts}
     with wrap_foreign_errors(path, name):
         options = cls.Options.check(path, values)
-    parts = _configure_parts(cls, tree, path)
+    parts = _configure_parts(cls, mapping, path)
     with wrap_foreign_errors(path, name):
         cls.validate(path, options, parts)
     return ComponentSpec(name, cls, options, parts)
 
 
-def _configure_parts(cls: type[Component], tree: PlainMapping, path: str) -> dict[str, Part]:
-    """Return the parts of a component ``cls`` with the settings ``tree``; one part, or one per layer if it is listed."""
+def _configure_parts(cls: type[Component], mapping: PlainMapping, path: str) -> dict[str, Part]:
+    """Return the parts of a component ``cls`` with the settings ``mapping``; a key of `Component.listed` may give one per layer."""
     parts: dict[str, Part] = {}
     for key, (kind, default) in cls.parts.items():
-        settings, part_path = tree.get(key, default), f"{path}.{key}"
+        settings, part_path = mapping.get(key, default), f"{path}.{key}"
         if isinstance(settings, list | tuple) and key in cls.listed:
             parts[key] = tuple(
                 _configure_part(kind, element, default, f"{part_path}[{i}]")
@@ -316,28 +322,28 @@ def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        if ":" not in name:
+        if not is_foreign(name):
             raise
         raise RegistryError(f"{path}: {name!r} cannot be checked: {format_exception(error)}") from error
 
 
-def check_name(kind: str, settings: PlainValue, path: str) -> PlainMapping:
-    """Return ``settings`` (a name, or a mapping with a name) as a mapping. Imports nothing.
+def normalize_settings(kind: str, settings: PlainValue, path: str) -> PlainMapping:
+    """Return ``settings`` (a name, or a mapping with a name) as a mapping; an old name becomes the current one. Imports nothing.
 
     Raises RegistryError naming ``path`` if they are neither, or if the package has no such component.
     """
-    tree = {"name": settings} if isinstance(settings, str) else settings
-    if not isinstance(tree, Mapping):
+    mapping = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(mapping, Mapping):
         raise RegistryError(f"{path}: expected a name or a mapping, got {shorten(settings)}")
-    name = tree.get("name")
-    if isinstance(name, str) and ":" not in name:
-        if (new := update_name(kind, name)) != name:
-            tree, name = {**tree, "name": new}, new
+    name = mapping.get("name")
+    if isinstance(name, str) and not is_foreign(name):
+        if (new := get_current_name(kind, name)) != name:
+            mapping, name = {**mapping, "name": new}, new
         try:
             _require_known(kind, name)
         except RegistryError as error:
             raise RegistryError(f"{path}.name: {error}") from None
-    return tree
+    return mapping
 
 
 def _require_known(kind: str, name: str) -> None:
@@ -367,18 +373,18 @@ def _get_single_class(
     """Return the only element of ``classes``. Raises RegistryError if there is none or more than one."""
     if len(classes) == 1:
         return classes[0]
-    found = " and ".join(cls.__name__ for cls in classes) or "none"
+    names = " and ".join(cls.__name__ for cls in classes) or "none"
     raise RegistryError(
-        f"{module.__file__} defines {found}; it must define one public class that derives from"
+        f"{module.__file__} defines {names}; it must define one public class that derives from"
         f" {base.__module__}:{base.__name__}; give helper classes a leading '_', or move them to another file"
     )
 
 
 def _check_declarations(name: str, cls: type[Component]) -> None:
     """Raise RegistryError if a class from outside the package does not declare options and parts as `Component` requires."""
-    is_old = isinstance(vars(cls).get("options"), Mapping)
+    is_old_form = isinstance(vars(cls).get("options"), Mapping)  # an earlier release had options = {key: ...}
     is_declared = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
-    if is_old or not is_declared or not all(f.description for f in cls.Options.model_fields.values()):
+    if is_old_form or not is_declared or not all(f.description for f in cls.Options.model_fields.values()):
         raise RegistryError(
             f"{name!r}: its options are not declared; write class Options(Settings) with fields"
             f" key: type = option(default, description); see {Settings.__module__}"
@@ -437,12 +443,12 @@ def format_exception(error: BaseException, file: str | None = None) -> str:
     text = f"{type(error).__name__}: {get_error_text(error)}"
     if isinstance(error, SystemExit):
         text = f"it exits the program (exit code {error.code}); a component may not"
-    place = ""
+    location = ""
     if frame is not None:
-        place = f"{file or frame.filename}, line {frame.lineno}: "
+        location = f"{file or frame.filename}, line {frame.lineno}: "
     elif file is not None:
-        place = f"{file}: "
-    return place + " ".join(text.split())
+        location = f"{file}: "
+    return location + " ".join(text.split())
 
 
 def _load_file(path: Path) -> ModuleType:

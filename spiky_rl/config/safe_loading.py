@@ -2,8 +2,8 @@
 
 YAML is restricted to text, numbers, ``true`` and ``false``, lists, mappings with text keys, aliases and merge keys (``<<:``).
 There are no tags and no implicit types of YAML 1.1: ``2024-01-01`` is text, ``1:30`` is not 90, ``010`` is not 8, ``on`` and
-``no`` are text. Errors name the key or the line; errors are repeated keys, numbers that are not finite or exceed 64 bits,
-recursive aliases, and aliases that expand to too many values.
+``no`` are text. Refused are repeated keys, numbers that are not finite or exceed 64 bits, recursive aliases, and
+aliases that expand to too many values; the message names the key or the line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_NODES = 20_000
 """Values of a YAML text with aliases expanded; the largest file of the package has 200."""
 MAX_BYTES = 2**28
 """Bytes of a file; a result with a long curve has some 10^5."""
-LONGEST_YAML = 2**20
+MAX_YAML_CHARACTERS = 2**20
 """Characters of a YAML text, read in about a second; the largest file of the package has 4,000."""
 
 
@@ -92,27 +92,27 @@ def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
     except OSError as error:
         raise ReadingError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        kind = "not valid JSON" if parse is parse_json else "not valid YAML"
-        raise ReadingError(f"{path}: {kind}: {error}") from None
+        language = "JSON" if parse is parse_json else "YAML"
+        raise ReadingError(f"{path}: not valid {language}: {error}") from None
     try:
         return parse(text)
     except ReadingError as error:
         raise ReadingError(f"{path}: {error}") from None
 
 
-def read_json_record[R: Settings](path: Path, kind: type[R]) -> R:
-    """Read a JSON file as settings of type ``kind``. Raises ReadingError that names the file and the key or line."""
+def read_json_record[R: Settings](path: Path, record_class: type[R]) -> R:
+    """Read a JSON file as an instance of ``record_class``. Raises ReadingError that names the file and the key or line."""
     data = read_file(path, parse_json)
     try:
-        return kind.check("", data)
+        return record_class.check("", data)
     except RegistryError as error:
         raise ReadingError(f"{path}: {error}") from None
 
 
 def parse_yaml(text: str) -> Any:
     """Parse a YAML text. Raises ReadingError that names the key or the line."""
-    if len(text) > LONGEST_YAML:
-        raise ReadingError(f"not valid YAML: {len(text):,} characters; at most {LONGEST_YAML:,}")
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise ReadingError(f"not valid YAML: {len(text):,} characters; at most {MAX_YAML_CHARACTERS:,}")
     return copy.deepcopy(_parse_cached(text))
 
 
@@ -169,7 +169,7 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def compose_mapping_node(self, anchor: dict[str, Node]) -> MappingNode:
-        """Compose a mapping; refuse keys that are not text or repeated. Merge keys add theirs only later."""
+        """Compose a mapping; refuse keys that are not text or repeated. Keys from ``<<`` are merged after this check."""
         mapping = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in mapping.value:
@@ -192,9 +192,9 @@ def _make_yaml_error(problem: str, location: Event | Node) -> yaml.MarkedYAMLErr
     return yaml.MarkedYAMLError(problem=problem, problem_mark=location.start_mark)
 
 
-_LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float", "bool")}
+_DISABLED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float", "bool")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _LEFT_OUT]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _DISABLED_TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -225,9 +225,10 @@ def _check_value[T](value: T) -> T:
     """Return ``value`` unchanged. Raises ReadingError if anything in it is not allowed in a configuration."""
 
     def check(node: object, path: str, depth: int) -> None:
-        where = f"{path}: " if path else ""
+        prefix = f"{path}: " if path else ""
         if depth > MAX_DEPTH:
-            raise ReadingError(f"{re.split('[.[]', path)[0]}: nested more than {MAX_DEPTH} deep")
+            top_level_key = re.split("[.[]", path)[0]
+            raise ReadingError(f"{top_level_key}: nested more than {MAX_DEPTH} deep")
         if isinstance(node, dict):
             for key, below in node.items():
                 check(key, path, depth)
@@ -236,13 +237,13 @@ def _check_value[T](value: T) -> T:
             for i, below in enumerate(node):
                 check(below, f"{path}[{i}]", depth + 1)
         elif isinstance(node, float) and not math.isfinite(node):
-            raise ReadingError(f"{where}expected a finite number, got {node}")
+            raise ReadingError(f"{prefix}expected a finite number, got {node}")
         elif isinstance(node, int) and not -LARGEST_INTEGER <= node <= LARGEST_INTEGER:
             raise ReadingError(
-                f"{where}{shorten(node)} is out of range; whole numbers are at most {LARGEST_INTEGER}"
+                f"{prefix}{shorten(node)} is out of range; whole numbers are at most {LARGEST_INTEGER}"
             )
         elif isinstance(node, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node):
-            raise ReadingError(f"{where}{shorten(node)} contains an invalid character")
+            raise ReadingError(f"{prefix}{shorten(node)} contains an invalid character")
 
     check(value, "", 0)
     return value

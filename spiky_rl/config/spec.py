@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import InstanceOf
 
 from spiky_rl.config import cross_checks, registry
-from spiky_rl.config.keys import with_hint
+from spiky_rl.config.keys import format_with_hint
 from spiky_rl.config.options import RegistryError, Settings, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
@@ -60,22 +60,22 @@ class AgentSpec(Settings):
         """Return the runner's value of ``key``, or the default of `RunnerSettings`."""
         return self.runner.get(key, RunnerSettings.default(key))
 
-    def to_dict(self, neutral: bool = True) -> dict[str, Any]:
+    def to_dict(self, for_digest: bool = False) -> dict[str, Any]:
         """Return the whole specification as plain data.
 
         Args:
-            neutral: Include neutral options (see `option`) that have their defaults.
+            for_digest: Leave out values that would change the digest of earlier results; see `ComponentSpec.settings`.
         """
         tree = dict(self.runner)
         for key, network in (("network", self.network), ("critic_network", self.critic_network)):
             if network is not None:
-                tree[key] = network.settings(neutral)
+                tree[key] = network.settings(for_digest)
         return json.loads(json.dumps(tree))
 
     @property
     def digest(self) -> str:
         """Hash of the specification; independent of seed, device and names."""
-        text = json.dumps(self.to_dict(neutral=False), sort_keys=True)
+        text = json.dumps(self.to_dict(for_digest=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def list_values(self) -> list[tuple[str, Any, str]]:
@@ -92,14 +92,14 @@ def load_task(name: str) -> TaskSpec | None:
     if name.endswith(".yaml"):
         return _load_task_file(Path(name))
     ids = (name, strip_version(name))
-    found: TaskSpec | None = None
-    for path in sorted(registry.data_dir("tasks").glob("*.yaml")):
+    match: TaskSpec | None = None
+    for path in sorted(registry.find_data_folder("tasks").glob("*.yaml")):
         task = _load_task_file(path)
         if path.stem == name:
             return task
-        if task.id in ids and (found is None or (found.env and not task.env)):
-            found = task
-    return found
+        if task.id in ids and (match is None or (match.env and not task.env)):
+            match = task
+    return match
 
 
 def task_id(name: str) -> str:
@@ -118,7 +118,7 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     if name.endswith(".yaml"):
         path = Path(name)
     elif name in registry.list_names("agents"):
-        path = registry.data_dir("agents") / f"{name}.yaml"
+        path = registry.find_data_folder("agents") / f"{name}.yaml"
     else:
         known = registry.list_names("agents")
         raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
@@ -212,7 +212,7 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
+        raise SpecError(f"{find_origin(path, origins)}: {format_with_hint(error)}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
@@ -337,9 +337,9 @@ def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] 
                     f"agent.{key}: {json.dumps(layer[key])} is not a network; give a name such as feedforward, or use an agent"
                     " without a network, such as mlp_ppo"
                 )
-            registry.check_name("networks", layer[key], f"agent.{key}")
+            registry.normalize_settings("networks", layer[key], f"agent.{key}")
     except RegistryError as error:
-        raise SpecError(f"{origin}: {with_hint(error)}") from None
+        raise SpecError(f"{origin}: {format_with_hint(error)}") from None
 
 
 def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
@@ -353,7 +353,7 @@ def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
         if target.endswith(".py") and os.path.isfile(folder / target):
             return f"{folder / target}:{attribute}"
         # files of the package stay relative, so that a specification is the same on every machine
-        in_package = folder == registry.data_dir("agents").absolute()
+        in_package = folder == registry.find_data_folder("agents").absolute()
         if node.endswith((".json", ".nir")) and not in_package and os.path.isfile(folder / node):
             return str(folder / node)
     return node
@@ -372,7 +372,7 @@ def _load_task_file(path: Path) -> TaskSpec:
 
 def _add_default_layers(tree: PlainMapping, key: str) -> PlainMapping:
     """Return the settings of the network ``key``; without ``layers`` it gets the ANN's hidden layers."""
-    settings = registry.check_name("networks", tree[key], f"agent.{key}")
+    settings = registry.normalize_settings("networks", tree[key], f"agent.{key}")
     hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
     if not isinstance(hidden_dims, Sequence):
         hidden_dims = ()

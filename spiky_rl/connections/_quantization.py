@@ -11,30 +11,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-MOST = 127
-"""Largest multiple; the range is symmetric, so that -w has a multiple if w has one."""
+MAX_MULTIPLE = 127
+"""Largest multiple of the scale; the smallest is -127, so that -w is a multiple whenever w is one."""
 
 
 def compute_scales(*weights: Tensor) -> Tensor:
-    """Return the scale [N] of every output neuron for all ``weights`` [inputs, N] that lead to it; 1 if all are 0."""
+    """Return the scale [N] of every output neuron: its largest absolute weight in all ``weights`` [inputs, N] over 127; 1 if all are 0."""
     largest = torch.stack([weight.detach().abs().amax(0) for weight in weights]).amax(0)
-    return torch.where(largest > 0.0, largest / MOST, torch.ones_like(largest))
+    return torch.where(largest > 0.0, largest / MAX_MULTIPLE, torch.ones_like(largest))
 
 
-def quantize(weight: Tensor, unit: Tensor) -> Tensor:
-    """Round ``weight`` [inputs, N] to integer multiples of the scale ``unit`` [N]; the result is a float tensor."""
-    return (weight.detach() / unit).round().clamp(-MOST, MOST)
+def quantize(weight: Tensor, scale: Tensor) -> Tensor:
+    """Return the integer multiples of the ``scale`` [N] nearest to ``weight`` [inputs, N], as floats."""
+    return (weight.detach() / scale).round().clamp(-MAX_MULTIPLE, MAX_MULTIPLE)
 
 
 class WeightQuantizer:
     """Quantiser of one or more weight matrices that lead to the same neurons, with a common scale per neuron."""
 
     def __init__(self, *sources: Callable[[], Tensor]) -> None:
-        """``sources``: functions that return the float weights [inputs, N] of each matrix."""
+        """Take one function per matrix in ``sources`` that returns its float weights [inputs, N]."""
         self.sources = sources
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """Return one of the matrices, rounded; the gradient is the identity."""
-        unit = compute_scales(*(source() for source in self.sources))
+        """Return ``weight``, one of the matrices, rounded to multiples of the scale; its gradient is that of the result."""
+        scale = compute_scales(*(source() for source in self.sources))
         # weight - weight.detach() is 0 and carries the gradient
-        return quantize(weight, unit) * unit + (weight - weight.detach())
+        return quantize(weight, scale) * scale + (weight - weight.detach())

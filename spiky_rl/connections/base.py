@@ -90,8 +90,8 @@ class IntraLayerConnection(Connection):
 def make_dale_factors(size: int, inhibitory: float) -> Tensor:
     """Return factors [size, 1] of the weights of presynaptic neurons under Dale's law.
 
-    The last neurons, a fraction ``inhibitory``, are inhibitory. Their factor is negative, of a size at which excitation and
-    inhibition cancel on average; the factor of the others is 1.
+    The last neurons, a fraction ``inhibitory`` of all, are inhibitory: their factor is minus the ratio of excitatory to inhibitory
+    neurons, so that excitation and inhibition cancel on average. The factor of the others is 1. If all are inhibitory, it is -1.
     """
     count = round(size * inhibitory)
     factors = torch.ones(size, 1)
@@ -100,7 +100,7 @@ def make_dale_factors(size: int, inhibitory: float) -> Tensor:
 
 
 def count_values(inputs: Shape | int) -> int:
-    """Return the number of values in a signal of the shape ``inputs``, maps included."""
+    """Return the number of values in a signal of the shape ``inputs``; a number is returned unchanged."""
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 

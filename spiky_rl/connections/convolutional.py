@@ -2,15 +2,15 @@
 
     I[n, r, c] = b_n + sum_(m, i, j) W[n, m, i, j] s[m, stride r + i - padding, stride c + j - padding]
 
-The layer's entry in ``layers`` is the number of output channels n. With ``pool`` P > 1, every P x P block of currents is
-replaced by its largest or mean value, and incomplete blocks are left out: a layer of 12 channels with ``kernel: 5`` and
-``pool: 2`` is the 12C5-MP2 of the literature. With max pooling the ``cpu`` backend has an event-driven kernel; torch computes
-all other cases, on every backend.
+with output channel n, row r and column c, input channel m, and row i and column j of the kernel. The layer's entry in ``layers``
+is the number of output channels. With ``pool`` P > 1, every P x P block of currents is replaced by its largest or mean value,
+and incomplete blocks are left out: a layer of 12 channels with ``kernel: 5`` and ``pool: 2`` is the 12C5-MP2 of the literature.
+With max pooling the ``cpu`` backend has an event-driven kernel; torch computes all other cases, on every backend.
 
 Initial weights are orthogonal over the kernel, and biases uniform, as in the linear connection. The largest of P^2 currents
-exceeds their mean; its expected excess, for independent currents and a quarter of the inputs spiking, is subtracted from the
-initial biases. Without it, two layers with ``pool: 2`` start with 84 % and 49 % of their LIF neurons firing, and a quarter of
-the second layer in every step; with it 58 % and 26 %.
+exceeds their mean. The initial biases are lowered by the expected excess, for independent currents and a quarter of the inputs
+spiking. In two new layers with ``pool: 2``, 58 % and 26 % of the LIF neurons then fire. With unchanged biases it would be 84 %
+and 49 %, and a quarter of the second layer would fire in every step.
 
 Source: LeCun et al. (1989); spiking and pooled by current as in Eshraghian et al. (2023), snnTorch.
 """
@@ -30,8 +30,8 @@ from spiky_rl.connections.base import Connection, Shape, count_values
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.convolution import LARGEST_POOL
 
-SIGNAL = 0.5
-"""Assumed root mean square of the signal: of a binary one, if a quarter of the inputs spike."""
+SIGNAL_RMS = 0.5
+"""Assumed root mean square of the signal, that of spikes from a quarter of the inputs."""
 
 
 class Convolutional(Connection):
@@ -70,31 +70,32 @@ class Convolutional(Connection):
         kernel, self.stride, self.padding = options.kernel, options.stride, options.padding
         self.pool, self.pooling = options.pool, options.pooling
         self.in_order = False
-        """Whether the backend's own kernels replace torch's also where `summed_by_torch` holds. They are slower, but they sum in
-        an order that depends on the sizes alone; torch's depends also on the CPU's instructions, the batch and the threads."""
+        """Whether the backend's own kernel computes the currents even if `summed_by_torch` is True. It is slower, but the order in
+        which it sums depends only on the sizes; torch's order also depends on the CPU's instructions, the batch and the threads."""
         channels, *size = self.inputs
-        self.places = places = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
-        if min(places) < self.pool:
-            key, value = ("pool", self.pool) if min(places) else ("kernel", kernel)
-            most = min(places) or min(size) + 2 * self.padding
+        self.positions = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
+        """Number of rows and columns of currents before pooling."""
+        if (fewest := min(self.positions)) < self.pool:
+            key, value = ("pool", self.pool) if fewest else ("kernel", kernel)
+            most = fewest or min(size) + 2 * self.padding
             raise RegistryError(
                 f"convolutional.{key}: {value} does not fit maps of {_format_shape(self.inputs)}; at most {most}"
             )
-        self.shape = (outputs, *(count // self.pool for count in places))
+        self.shape = (outputs, *(count // self.pool for count in self.positions))
         weight = torch.empty(outputs, channels, kernel, kernel)
         self.weight = torch.nn.Parameter(torch.nn.init.orthogonal_(weight, options.gain))
         offset = options.offset
         if self.pooling == "max" and self.pool > 1:
             norm = float(self.weight.detach().flatten(1).norm(dim=1).mean())
-            offset -= SIGNAL * norm * _expected_maximum(self.pool * self.pool)
+            offset -= SIGNAL_RMS * norm * _expected_maximum(self.pool * self.pool)
         self.bias = torch.nn.Parameter(
             torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
         )
         height, width = size
-        pooled_rows, pooled_columns = (count // self.pool * self.pool for count in places)
-        rows = _count_covering(height, kernel, self.stride, self.padding, pooled_rows)
-        columns = _count_covering(width, kernel, self.stride, self.padding, pooled_columns)
-        fan_out = (rows[:, None] * columns * outputs).repeat(channels, 1, 1).flatten()
+        pooled_rows, pooled_columns = (count // self.pool * self.pool for count in self.positions)
+        per_row = _count_covering(height, kernel, self.stride, self.padding, pooled_rows)
+        per_column = _count_covering(width, kernel, self.stride, self.padding, pooled_columns)
+        fan_out = (per_row[:, None] * per_column * outputs).repeat(channels, 1, 1).flatten()
         self.register_buffer("fan_out", fan_out, persistent=False)
         self.fan_out: Tensor
         """Number of synapses [C H W] of every input."""
@@ -111,7 +112,7 @@ class Convolutional(Connection):
             without_pool = (self.inputs, self.stride, self.padding, 1)
             kernels = dispatch.choose_backend(backend, x)
             current = kernels.convolution(x, self.weight, self.bias, without_pool, binary, bfloat16)
-            current = current.reshape(-1, self.shape[0], *self.places)
+            current = current.reshape(-1, self.shape[0], *self.positions)
         else:
             maps = x.reshape(-1, *self.inputs)
             current = functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
@@ -122,13 +123,13 @@ class Convolutional(Connection):
 
     @property
     def summed_by_torch(self) -> bool:
-        """Whether torch computes the current on every backend: always, except for max pooling; ``in_order`` overrides it."""
+        """Whether torch computes the current on every backend, unless ``in_order``: in all cases but max pooling of moderate blocks."""
         return not (self.pooling == "max" and 1 < self.pool <= LARGEST_POOL)
 
     def operations(self, events: Tensor) -> Tensor:
-        """Count effective operations: each non-zero input counts the kernel positions that cover it times the output channels.
+        """Count effective operations: for each non-zero input, the kernel positions that cover it times the output channels.
 
-        Fewer positions cover an input at the border. Positions that pooling leaves out, and the pooling itself, do not count.
+        Fewer positions cover an input at the border. Positions in incomplete blocks, and the pooling itself, do not count.
         """
         return (events != 0).to(self.fan_out) @ self.fan_out
 
@@ -155,9 +156,9 @@ def _count_positions(side: int, kernel: int, stride: int, padding: int) -> int:
     return max(0, (side + 2 * padding - kernel) // stride + 1)
 
 
-def _count_covering(side: int, kernel: int, stride: int, padding: int, places: int) -> Tensor:
-    """Return how many of the first ``places`` kernel positions cover each input along a side, [side]."""
-    index_in_kernel = torch.arange(side)[:, None] + padding - stride * torch.arange(places)
+def _count_covering(side: int, kernel: int, stride: int, padding: int, positions: int) -> Tensor:
+    """Return how many of the first ``positions`` of the kernel along a side cover each input, [side]."""
+    index_in_kernel = torch.arange(side)[:, None] + padding - stride * torch.arange(positions)
     return ((index_in_kernel >= 0) & (index_in_kernel < kernel)).sum(1).float()
 
 

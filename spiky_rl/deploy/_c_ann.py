@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
 from spiky_rl.deploy._c_memory import Declarations
+from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._commands import CommandMap
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import get_class_name
+from spiky_rl.deploy.base import ExportError, get_class_name
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.action_bounds import ActionBounds
 
-if TYPE_CHECKING:
-    from spiky_rl.deploy._c_network import NetworkWriter, Signal
-
-SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.CELU: "{x} > 0.0f ? {x} : {alpha} * exponential_less_one({x} / {alpha})",
+    nn.ELU: "{x} > 0.0f ? {x} : {alpha} * exponential_less_one({x})",
+    nn.GELU: "gaussian_unit({x})",
+    nn.LeakyReLU: "{x} > 0.0f ? {x} : {x} * {negative_slope}",
+    nn.Mish: "{x} * hyperbolic_tangent(soft_plus({x}))",
+    nn.ReLU: "{x} > 0.0f ? {x} : 0.0f",
+    nn.SELU: "1.0507010221481323f * ({x} > 0.0f ? {x} : 1.6732631921768188f * exponential_less_one({x}))",
+    nn.Sigmoid: "logistic({x})",
+    nn.SiLU: "{x} * logistic({x})",
+    nn.Softplus: "soft_plus({x})",
+    nn.Tanh: "hyperbolic_tangent({x})",
+}
+"""Activations of {x} in C, with the numbers that a module has as attributes."""
+REQUIRED_SETTINGS = {nn.GELU: {"approximate": "none"}, nn.Softplus: {"beta": 1.0, "threshold": 20.0}}
+"""Settings without which an activation has no form in C."""
 PLAIN_DISTRIBUTIONS = (
     "GaussianDistribution",
     "HeteroscedasticGaussianDistribution",
@@ -37,107 +50,85 @@ def format_activation(module: nn.Module, x: str, use_function: Callable[[str], s
         use_function: Adds a helper function to the file and returns its name.
     """
     kind, settings = type(module), vars(module)
-
-    def number(name: str) -> str:
-        return format_literal(float(settings[name]))
-
-    def exponential_below(scale: str, argument: str) -> str:
-        return f"{x} > 0.0f ? {x} : {scale} * {use_function('exponential_less_one')}({argument})"
-
-    if kind is nn.ELU:
-        return exponential_below(number("alpha"), x)
-    if kind is nn.CELU:
-        return exponential_below(number("alpha"), f"{x} / {number('alpha')}")
-    if kind is nn.SELU:
-        return f"{format_literal(SELU_SCALE)} * ({exponential_below(format_literal(SELU_ALPHA), x)})"
-    if kind is nn.ReLU:
-        return f"{x} > 0.0f ? {x} : 0.0f"
-    if kind is nn.LeakyReLU:
-        return f"{x} > 0.0f ? {x} : {x} * {number('negative_slope')}"
-    if kind is nn.Tanh:
-        return f"{use_function('hyperbolic_tangent')}({x})"
-    if kind is nn.Sigmoid:
-        return f"{use_function('logistic')}({x})"
-    if kind is nn.SiLU:
-        return f"{x} * {use_function('logistic')}({x})"
-    if kind is nn.Mish:
-        return f"{x} * {use_function('hyperbolic_tangent')}({use_function('soft_plus')}({x}))"
-    if kind is nn.GELU and settings["approximate"] == "none":
-        return f"{use_function('gaussian_unit')}({x})"
-    if kind is nn.Softplus and (settings["beta"], settings["threshold"]) == (1.0, 20.0):
-        return f"{use_function('soft_plus')}({x})"
-    raise ExportError(f"agent.actor.activation: {kind.__name__} given; it has no form in C")
+    if kind not in ACTIVATIONS or not REQUIRED_SETTINGS.get(kind, {}).items() <= settings.items():
+        raise ExportError(f"agent.actor.activation: {kind.__name__} given; it has no form in C")
+    for function in re.findall(r"(\w+)\(", ACTIVATIONS[kind]):
+        use_function(function)
+    numbers = {
+        name: format_literal(value) for name, value in settings.items() if isinstance(value, int | float)
+    }
+    return ACTIVATIONS[kind].format(x=x, **numbers)
 
 
-def write_recurrent(writer: NetworkWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal:
-    """Write one step of recurrent layers and return the output of the last one."""
-    size, is_gru = rnn.hidden_size, isinstance(rnn, nn.GRU)
-    gates = (3 if is_gru else 4) * size
-    logistic, tanh = (writer.memory.use_function(name) for name in ("logistic", "hyperbolic_tangent"))
-    for layer in range(rnn.num_layers):
-        writer.comment(f"{type(rnn).__name__} layer {layer}: {size} units", writer.last)
-        state = writer.memory.add_field("float", f"rnn_hidden_{layer}", size, "hidden state", True)
-        inputs, back = (
-            writer.memory.add_field("float", f"gates_{name}", gates, f"terms of the gates from the {name}")
-            for name in ("input", "state")
-        )
-        for name, source, target in (("ih", signal, inputs), ("hh", type(signal)(state, size, False), back)):
-            weight, bias = getattr(rnn, f"weight_{name}_l{layer}"), getattr(rnn, f"bias_{name}_l{layer}")
-            writer.last += writer.format_product(
-                f"rnn_{name}_l{layer}_weight", weight.t(), bias, source, target
-            )
-
-        def gate(function: str, i: int, terms: tuple[str, str] = (inputs, back)) -> str:
-            place = f"{i * size} + n" if i else "n"
-            return f"{function}({' + '.join(f'{term}[{place}]' for term in terms)})"
-
-        if is_gru:
-            new = f"{tanh}({inputs}[{2 * size} + n] + r * {back}[{2 * size} + n])"
-            lines = [f"const float r = {gate(logistic, 0)}, z = {gate(logistic, 1)}, candidate = {new};",
-                     f"{state}[n] = (1.0f - z) * candidate + z * {state}[n];"]  # fmt: skip
-        else:
-            cell = writer.memory.add_field("float", f"rnn_cell_{layer}", size, "cell state", True)
-            lines = [f"const float in = {gate(logistic, 0)}, keep = {gate(logistic, 1)}, out = {gate(logistic, 3)};",
-                     f"{cell}[n] = keep * {cell}[n] + in * {gate(tanh, 2)};",
-                     f"{state}[n] = out * {tanh}({cell}[n]);"]  # fmt: skip
-        writer.last.append(writer.format_loop(size, *lines))
-        signal = type(signal)(state, size, False)
+def write_mlp(w: CWriter, path: str, modules: Iterable[nn.Module], signal: Signal) -> Signal:
+    """Write linear maps and activations after the inner steps, and return the output."""
+    for i, module in enumerate(modules):
+        if isinstance(module, nn.Linear):
+            name = f"{path}_{i}"
+            array = w.add_scratch(name, module.out_features, f"output of {name}")
+            w.write_product(w.last, f"{name}_weight", module.weight.t(), module.bias, signal, array)
+            signal = Signal(array, module.out_features)
+        elif not isinstance(module, nn.Unflatten | nn.Identity):
+            text = format_activation(module, f"{signal.array}[n]", w.use_function)
+            w.write_loop(w.last, "n", signal.width, f"{signal.array}[n] = {text};")
     return signal
 
 
-def write_action(writer: NetworkWriter, distribution: Any, raw: str, actions: int) -> None:
-    """Write the result of a control step.
+def write_recurrent(w: CWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal:
+    """Write one step of recurrent layers and return the output of the last one."""
+    size, is_gru = rnn.hidden_size, isinstance(rnn, nn.GRU)
+    gates = (3 if is_gru else 4) * size
+    logistic, tanh = w.use_function("logistic"), w.use_function("hyperbolic_tangent")
+    for layer in range(rnn.num_layers):
+        w.comment(f"{type(rnn).__name__} layer {layer}: {size} units", w.last)
+        state = w.add_state(f"rnn_hidden_{layer}", size, "hidden state")
+        inputs = w.add_scratch("gates_input", gates, "terms of the gates from the input")
+        back = w.add_scratch("gates_state", gates, "terms of the gates from the state")
+        for name, source, target in (("ih", signal, inputs), ("hh", Signal(state, size), back)):
+            weight, bias = getattr(rnn, f"weight_{name}_l{layer}"), getattr(rnn, f"bias_{name}_l{layer}")
+            w.write_product(w.last, f"rnn_{name}_l{layer}_weight", weight.t(), bias, source, target)
 
-    Args:
-        writer: The statements of the control step.
-        distribution: The policy's distribution of actions, or None.
-        raw: C expression of the policy's action n.
-        actions: Number of actions.
-    """
+        def gate(function: str, i: int, terms: tuple[str, str] = (inputs, back)) -> str:
+            index = f"{i * size} + n" if i else "n"
+            return f"{function}({' + '.join(f'{term}[{index}]' for term in terms)})"
+
+        if is_gru:
+            new = f"{tanh}({inputs}[{2 * size} + n] + r * {back}[{2 * size} + n])"
+            lines = [
+                f"const float r = {gate(logistic, 0)}, z = {gate(logistic, 1)}, candidate = {new};",
+                f"{state}[n] = (1.0f - z) * candidate + z * {state}[n];",
+            ]
+        else:
+            cell = w.add_state(f"rnn_cell_{layer}", size, "cell state")
+            keep, out = f"keep = {gate(logistic, 1)}", f"out = {gate(logistic, 3)}"
+            lines = [
+                f"const float in = {gate(logistic, 0)}, {keep}, {out};",
+                f"{cell}[n] = keep * {cell}[n] + in * {gate(tanh, 2)};",
+                f"{state}[n] = out * {tanh}({cell}[n]);",
+            ]
+        w.write_loop(w.last, "n", size, *lines)
+        signal = Signal(state, size)
+    return signal
+
+
+def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
+    """Write the result of a control step: ``actions`` values of ``distribution``, with ``raw`` as C expression of action n."""
     commands = get_commands(distribution)
-    if commands is None:
-        writer.last.append(writer.format_loop(actions, f"action[n] = {raw};"))
-        return
-    limited = _format_limits(commands.limit, raw, writer.memory)
-    if not commands.units:
-        text = f"action[n] = {_format_command(commands, limited, writer.memory)};"
-        writer.last.append(writer.format_loop(actions, text))
-        return
-    held = writer.memory.add_field(
-        "float",
-        "raw_action",
-        actions,
-        "action before scale, offset and clip: the environment's last action",
-        is_output=True,
-    )
-    command = _format_command(commands, f"{held}[n]", writer.memory)
-    writer.last.append(writer.format_loop(actions, f"{held}[n] = {limited};", f"action[n] = {command};"))
+    lines = []
+    if commands is not None:
+        raw = _format_limits(commands.limit, raw, w)
+        if commands.units:
+            text = "action before scale, offset and clip: the environment's last action"
+            output = f"{w.add_output('raw_action', actions, text)}[n]"
+            lines, raw = [f"{output} = {raw};"], output
+        raw = _format_command(commands, raw, w)
+    w.write_loop(w.last, "n", actions, *lines, f"action[n] = {raw};")
 
 
 def get_commands(distribution: Any) -> CommandMap | None:
     """Return the mapping of a ``distribution``'s actions to commands; None if they stay as they are."""
-    bounds = getattr(distribution, "bounds", None)
-    return CommandMap.from_bounds(bounds) if isinstance(bounds, ActionBounds) else bounds
+    to_task_units = getattr(distribution, "to_task_units", None)
+    return CommandMap.from_bounds(to_task_units) if isinstance(to_task_units, ActionBounds) else to_task_units
 
 
 def format_action(distribution: Any, features: str, actions: int, memory: Declarations) -> str:
@@ -152,7 +143,7 @@ def format_action(distribution: Any, features: str, actions: int, memory: Declar
     if distribution is None:
         return f"{features}[n]"
     kind = get_class_name(distribution)
-    if kind == "BoundedDistribution":
+    if kind == "ConvertedDistribution":
         return format_action(distribution.inner, features, actions, memory)
     if kind in PLAIN_DISTRIBUTIONS:
         return f"{features}[n]"
@@ -172,8 +163,7 @@ def _format_limits(limit: Tensor, x: str, memory: Declarations) -> str:
     if limit.isinf().all():
         return x
     bound = memory.format_element("action_limit", limit.clamp(max=LARGEST))
-    larger, smaller = memory.use_function("larger"), memory.use_function("smaller")
-    return f"{smaller}({larger}({x}, -{bound}), {bound})"
+    return _format_clamp(x, f"-{bound}", bound, memory)
 
 
 def _format_command(commands: CommandMap, x: str, memory: Declarations) -> str:
@@ -186,13 +176,8 @@ def _format_command(commands: CommandMap, x: str, memory: Declarations) -> str:
         return x
     low = memory.format_element("action_low", commands.low.clamp(min=-LARGEST))
     high = memory.format_element("action_high", commands.high.clamp(max=LARGEST))
-    larger, smaller = memory.use_function("larger"), memory.use_function("smaller")
-    return f"{smaller}({larger}({x}, {low}), {high})"
+    return _format_clamp(x, low, high, memory)
 
 
-def get_observation_scale(normalizer: Any) -> tuple[Tensor, Tensor, float] | None:
-    """Return mean and divisor [O] of the observations, and the bound of the result; None if they are not normalised."""
-    if isinstance(normalizer, nn.Identity):
-        return None
-    mean, divisor = normalizer.mean.detach().cpu(), (normalizer.std + normalizer.eps).detach().cpu()
-    return mean, divisor, getattr(normalizer, "bound", float("inf"))
+def _format_clamp(x: str, low: str, high: str, memory: Declarations) -> str:
+    return f"{memory.use_function('smaller')}({memory.use_function('larger')}({x}, {low}), {high})"

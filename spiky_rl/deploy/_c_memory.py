@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.deploy._c_functions import DEPENDENCIES, FUNCTIONS, MATH_FUNCTIONS
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels.emit import format_literal
 
 SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1, "int8_t": 1}
@@ -60,12 +60,17 @@ class Declarations:
     def size(self) -> int:
         """Bytes of the struct, rounded up to the alignment of its largest elements."""
         align = max(SIZES[self.resolve(field)] for field in self.fields.values())
-        return -(-sum(self.count_bytes(field) for field in self.fields.values()) // align) * align
+        return -(-sum(map(self.count_bytes, self.fields.values())) // align) * align
+
+    @property
+    def state_fields(self) -> list[StructField]:
+        """Arrays of the struct that are kept between control steps."""
+        return [field for field in self.fields.values() if field.carried]
 
     @property
     def state_bytes(self) -> int:
         """Bytes that one control step leaves to the next."""
-        return sum(self.count_bytes(field) for field in self.fields.values() if field.carried)
+        return sum(map(self.count_bytes, self.state_fields))
 
     @property
     def struct(self) -> str:
@@ -96,23 +101,30 @@ class Declarations:
         """Return the bytes of a ``field``."""
         return SIZES[self.resolve(field)] * field.size
 
-    def add_field(
-        self, kind: str, name: str, size: int, text: str, carried: bool = False, is_output: bool = False
-    ) -> str:
-        """Declare an array of the struct and return its C expression. The size of the array is that of its largest use.
+    def add_scratch(self, name: str, size: int, text: str, kind: str = "float") -> str:
+        """Declare an array of the struct that is used within one control step, and return its C expression.
 
         Args:
-            kind: C type of its elements.
             name: Name of the array.
-            size: Number of elements that this use needs.
+            size: Number of elements that this use needs; the array has the size of its largest use.
             text: Description of its content, for a comment.
-            carried: Whether it is state that is kept between control steps.
-            is_output: Whether it is a result of a control step for the caller.
+            kind: C type of its elements.
         """
-        known = self.fields.get(name)
-        if known is None or known.size < size:
-            self.fields[name] = StructField(kind, name, size, text, carried, is_output)
-        return f"s->{name}"
+        return self._add_field(StructField(kind, name, size, text, carried=False))
+
+    def add_state(self, name: str, size: int, text: str, kind: str = "float") -> str:
+        """Declare an array of the struct that is kept between control steps; see `add_scratch`."""
+        return self._add_field(StructField(kind, name, size, text, carried=True))
+
+    def add_output(self, name: str, size: int, text: str) -> str:
+        """Declare an array of the struct that is a result of a control step for the caller; see `add_scratch`."""
+        return self._add_field(StructField("float", name, size, text, carried=False, is_output=True))
+
+    def _add_field(self, field: StructField) -> str:
+        known = self.fields.get(field.name)
+        if known is None or known.size < field.size:
+            self.fields[field.name] = field
+        return f"s->{field.name}"
 
     def add_constant(self, name: str, values: Tensor, kind: str = "") -> str:
         """Declare a constant array of ``values``, once, and return its ``name``.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from spiky_rl.deploy._c_memory import Declarations
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.emit import INFIX, StepWriter, format_literal
 from spiky_rl.kernels.trace import Expression, Node
@@ -20,71 +21,60 @@ LOOSE = {"<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 2}
 
 
 def format_step(
+    memory: Declarations,
+    path: str,
     neuron: Neuron,
     params: Sequence[Tensor | float],
-    element: Callable[[str, Tensor], str],
-    use_function: Callable[[str], str],
     states: Sequence[str],
     current: str,
 ) -> tuple[list[str], str]:
-    """Return C statements of an inner step of one neuron, and the C expression of its output.
+    """Return C statements of an inner step of neuron n, and the C expression of its output.
 
     Args:
-        neuron: The neuron.
-        params: Its parameters as they enter the step: numbers, or [N] tensors.
-        element: Returns the C expression of neuron n's value of a parameter, by name and tensor.
-        use_function: Adds a helper function to the file and returns its name.
+        memory: Declarations of the file.
+        path: Prefix of the names of parameters that differ between neurons.
+        params: The neuron's parameters as they enter the step: numbers, or [N] tensors.
         states: C expressions of the states, which the statements read and assign.
         current: C expression of the current.
     """
-    varying = tuple(isinstance(value, Tensor) for value in params)
-    writer = StepWriter(neuron, Rectangle.from_options(), varying)
-    numbers = {
-        name: value
-        for name, value in zip(neuron.params, params, strict=True)
-        if not isinstance(value, Tensor)
-    }
-    arrays = [
-        (name, value) for name, value in zip(neuron.params, params, strict=True) if isinstance(value, Tensor)
-    ]
-    inputs = {f"p[{i}]": element(name, value) for i, (name, value) in enumerate(arrays)}
-    inputs |= {f"s[{i}]": f"s_{name}" for i, name in enumerate(neuron.states)} | {"i": "current"}
-    inputs[f"s[{len(neuron.states)}]"] = "peak"
+    tracer = StepWriter(neuron, Rectangle.from_options(), tuple(isinstance(x, Tensor) for x in params))
+    named = dict(zip(neuron.params, params, strict=True))
+    arrays = {name: values for name, values in named.items() if isinstance(values, Tensor)}
+    numbers = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
     local = [f"s_{name}" for name in neuron.states]
-    lines = [f"float {name} = {place};" for name, place in zip(local, states, strict=True)]
-    lines.append(f"const float current = {current};")
+    inputs = {"i": "current"} | {f"s[{i}]": name for i, name in enumerate([*local, "peak"])}
+    for i, (name, values) in enumerate(arrays.items()):
+        inputs[f"p[{i}]"] = memory.format_element(f"{path}_{name}", values)
 
     def print_function(
         name: str, step: Callable[..., object], has_current: bool, has_peak: bool
     ) -> tuple[list[str], list[str]]:
-        traced = writer.trace_function(name, step, has_current, has_peak)
-        printer = _Printer(numbers, inputs, use_function)
+        traced = tracer.trace_function(name, step, has_current, has_peak)
+        printer = _Printer(numbers, inputs, memory.use_function)
         return printer.print_values([*traced.updates, *traced.outputs])
 
+    constant = "const " if neuron.substeps == 1 else ""
+    lines = [f"{constant}float {name} = {state};" for name, state in zip(local, states, strict=True)]
+    lines.append(f"const float current = {current};")
     if neuron.substeps == 1:
         body, (*updates, output) = print_function("step", neuron.step, True, False)
-        lines = [f"const {line}" if line.startswith("float ") else line for line in lines]
-        changed = zip(states, local, updates, strict=True)
-        return [
-            *lines,
-            *body,
-            *(f"{place} = {value};" for place, name, value in changed if value != name),
-        ], output
-    body, updates = print_function("advance", neuron.substep, True, True)
-    lines += [
-        f"float peak = {format_literal(BELOW_ANY)};",
-        f"for (int part = 0; part < {neuron.substeps}; part++) {{",
-    ]
-    lines += [f"  {line}" for line in body]
-    fresh = [f"new_{name}" for name in neuron.states] + ["new_peak"]
-    lines += [f"  const float {name} = {value};" for name, value in zip(fresh, updates, strict=True)]
-    lines += [f"  {name} = {value};" for name, value in zip([*local, "peak"], fresh, strict=True)] + ["}"]
-    body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
-    return [
-        *lines,
-        *body,
-        *(f"{place} = {value};" for place, value in zip(states, updates, strict=True)),
-    ], output
+        changed = [(x, y) for x, name, y in zip(states, local, updates, strict=True) if y != name]
+    else:
+        body, updates = print_function("advance", neuron.substep, True, True)
+        fresh = [
+            (f"new_{name}", value) for name, value in zip([*neuron.states, "peak"], updates, strict=True)
+        ]
+        lines += [
+            f"float peak = {format_literal(BELOW_ANY)};",
+            f"for (int part = 0; part < {neuron.substeps}; part++) {{",
+            *(f"  {line}" for line in body),
+            *(f"  const float {name} = {value};" for name, value in fresh),
+            *(f"  {x} = {name};" for x, (name, _) in zip([*local, "peak"], fresh, strict=True)),
+            "}",
+        ]
+        body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
+        changed = list(zip(states, updates, strict=True))
+    return [*lines, *body, *(f"{state} = {value};" for state, value in changed)], output
 
 
 class _Printer:
@@ -117,10 +107,9 @@ class _Printer:
         self.uses[x.index] = self.uses.get(x.index, 0) + 1
         if self.uses[x.index] == 1:
             order.append(x)
+        if self.uses[x.index] == 1 or x.op == "detach":
             for argument in x.args:
                 self._visit(argument, order)
-        elif x.op == "detach":
-            self._visit(x.args[0], order)
 
     def _format(self, x: Expression) -> tuple[str, int]:
         """Return the C expression of ``x`` and its precedence."""

@@ -10,22 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.deploy._c_ann import (
-    format_action,
-    get_commands,
-    get_observation_scale,
-    write_action,
-    write_recurrent,
-)
+from spiky_rl.deploy._c_ann import format_action, get_commands, write_action, write_mlp, write_recurrent
 from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_TEXT, BOUNDS_TEXT, HEADER, SOURCE
-from spiky_rl.deploy._c_network import NetworkWriter, Signal
-from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
-from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.deploy._int8_text import Int8Writer, describe_values
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import ANNS, count_observations, get_class_name
+from spiky_rl.deploy._c_network import write_network
+from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
+from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
+from spiky_rl.deploy._int8_network import IntegerNetwork
+from spiky_rl.deploy._int8_text import describe_values, write_integer_network
+from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_class_name, get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
@@ -47,25 +41,16 @@ def write_policy(
 
     Raises ExportError, with the agent's key, if a part has no form in C.
     """
-    writer, actions = NetworkWriter(width), _count_actions(model)
-    observed, count = write_observations(writer, model)
+    w = CWriter(width)
+    x = _write_observations(w, model)
     with torch.no_grad():
         if isinstance(model, SpikingModel):
-            network = copy.deepcopy(model.network).cpu()
-            features, stateful = writer.write_network(network, observed, count), network.stateful
+            features = write_network(w, copy.deepcopy(model.network).cpu(), x)
         else:
-            signal, stateful = Signal(observed, count, False), hasattr(model, "rnn")
-            if (kind := get_class_name(model)) not in ANNS:
-                raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
-            rnn: Any = getattr(model, "rnn", None)
-            signal = write_recurrent(writer, rnn.rnn, signal) if stateful else signal
-            features = writer.write_mlp("mlp", model.mlp, signal)
-    writer.comment("action", writer.last)
-    action = format_action(model.distribution, features.array, actions, writer.memory)
-    write_action(writer, model.distribution, action, actions)
-    source = format_source(writer, name, stateful)
-    header = format_header(writer, model, BOUNDS_TEXT.format(bound=f"{BOUND:g}"), name, stateful, contract)
-    return write_files(folder, name, source, header)
+            features = _write_ann(w, model, x)
+    w.comment("action", w.last)
+    action = format_action(model.distribution, features.array, _count_actions(model), w)
+    return _finish(w, model, action, BOUNDS_TEXT.format(bound=f"{BOUND:g}"), folder, name, contract)
 
 
 def write_integers(
@@ -76,81 +61,93 @@ def write_integers(
     contract: PolicyContract | None = None,
 ) -> Path:
     """Write ``model`` with the quantised ``network``; the other arguments are those of `write_policy`."""
-    writer = Int8Writer()
-    action = writer.write_integers(network, *write_observations(writer, model))
-    write_action(writer, model.distribution, action, _count_actions(model))
-    source = format_source(writer, name, network.stateful)
-    header = format_header(writer, model, describe_values(network), name, network.stateful, contract)
-    return write_files(folder, name, source, header)
+    w = CWriter()
+    action = write_integer_network(w, network, _write_observations(w, model))
+    return _finish(w, model, action, describe_values(network), folder, name, contract)
 
 
-def write_observations(writer: NetworkWriter, model: MLPModel) -> tuple[str, int]:
-    """Write the normalisation of the observations; return their C array and their number."""
-    memory, count = writer.memory, count_observations(model)
-    observed = memory.add_field("float", "input", count, "observation after normalisation")
+def _write_observations(w: CWriter, model: MLPModel) -> Signal:
+    """Write the normalisation of the observations, and return them."""
+    count = count_observations(model)
+    observed = w.add_scratch("input", count, "observation after normalisation")
     read, limit = "observation[c]", BOUND
-    if (scale := get_observation_scale(model.obs_normalizer)) is not None:
-        mean = memory.format_element("obs_normalizer_mean", scale[0], "c")
-        divisor = memory.format_element("obs_normalizer_divisor", scale[1], "c")
-        read, limit = f"(observation[c] - {mean}) / {divisor}", min(BOUND, scale[2])
-    call = f"{memory.use_function('observed')}({read}, {format_literal(limit)})"
-    writer.comment("observations, normalised", writer.once)
-    writer.once.append(writer.format_loop(count, f"{observed}[c] = {call};", index="c"))
-    return observed, count
+    if (scale := get_normalization(model)) is not None:
+        mean = w.format_element("obs_normalizer_mean", scale[0], "c")
+        divisor = w.format_element("obs_normalizer_divisor", scale[1], "c")
+        read = f"(observation[c] - {mean}) / {divisor}"
+        limit = min(BOUND, getattr(model.obs_normalizer, "bound", BOUND))
+    call = f"{w.use_function('observed')}({read}, {format_literal(limit)})"
+    w.comment("observations, normalised", w.once)
+    w.write_loop(w.once, "c", count, f"{observed}[c] = {call};")
+    return Signal(observed, count, constant=True)
 
 
-def format_body(writer: NetworkWriter, stateful: bool) -> str:
-    """Return the statements of a control step; state of a network that is not ``stateful`` begins at zero in each."""
-    fields = writer.memory.fields.values()
-    carried = [field for field in fields if field.carried]
-    first, after = [], []
-    if carried and not stateful:
-        first.append("// every control step begins at rest")
-        first += [f"memset(s->{field.name}, 0, sizeof s->{field.name});" for field in carried]
-    elif any(field.kind == "float" for field in carried):
-        keep = writer.memory.use_function("keep_finite")
-        after = ["\n// state"] + [f"{keep}(s->{f.name}, {f.size});" for f in carried if f.kind == "float"]
-    lines = ["int events;", *first, *writer.once]
-    if writer.step:
-        step = textwrap.indent("\n".join(writer.step), "  ")
-        lines += [f"\nfor (int k = 0; k < {writer.steps}; k++) {{  // inner steps{step}", "}"]
-    return textwrap.indent("\n".join([*lines, *writer.last, *after]), "  ")
+def _write_ann(w: CWriter, model: MLPModel, x: Signal) -> Signal:
+    if (kind := get_class_name(model)) not in ANNS:
+        raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
+    recurrent: Any = getattr(model, "rnn", None)
+    w.stateful = recurrent is not None
+    return write_mlp(w, "mlp", model.mlp, write_recurrent(w, recurrent.rnn, x) if w.stateful else x)
 
 
-def format_source(writer: NetworkWriter, name: str, stateful: bool) -> str:
-    """Return the text of ``NAME.c`` of the statements in ``writer``; ``stateful``: whether state is kept between control steps."""
-    memory, body = writer.memory, format_body(writer, stateful)  # the body declares helper functions
+def _finish(
+    w: CWriter,
+    model: MLPModel,
+    action: str,
+    notes: str,
+    folder: Path,
+    name: str,
+    contract: PolicyContract | None,
+) -> Path:
+    """Write the result of a control step, then both files; return the path of ``NAME.c``.
+
+    Args:
+        action: C expression of the policy's action n.
+        notes: Sentences of the header on invalid values.
+    """
+    write_action(w, model.distribution, action, _count_actions(model))
+    return write_files(folder, name, _format_source(w, name), _format_header(w, model, notes, name, contract))
+
+
+def _format_body(w: CWriter) -> str:
+    """Return the statements of a control step; state that is not kept begins at zero in each."""
+    carried = w.state_fields
+    lines = ["int events;"]
+    if carried and not w.stateful:
+        lines.append("// every control step begins at rest")
+        lines += [f"memset(s->{field.name}, 0, sizeof s->{field.name});" for field in carried]
+    lines += w.once
+    if w.step:
+        step = textwrap.indent("\n".join(w.step), "  ")
+        lines += [f"\nfor (int k = 0; k < {w.steps}; k++) {{  // inner steps{step}", "}"]
+    lines += w.last
+    floats = [field for field in carried if field.kind == "float"]
+    if floats and w.stateful:
+        keep = w.use_function("keep_finite")
+        lines += ["\n// state", *(f"{keep}(s->{field.name}, {field.size});" for field in floats)]
+    return textwrap.indent("\n".join(lines), "  ")
+
+
+def _format_source(w: CWriter, name: str) -> str:
+    """Return the text of ``NAME.c``."""
+    body = _format_body(w)  # it declares helper functions
     return SOURCE.format(
         name=name,
         NAME=name.upper(),
-        math="#include <math.h>\n" if memory.needs_math else "",
+        math="#include <math.h>\n" if w.needs_math else "",
         arithmetic=ARITHMETIC,
-        index=memory.index_type,
-        helpers=memory.helpers,
-        constants="\n".join(memory.constants.values()),
+        index=w.index_type,
+        helpers=w.helpers,
+        constants="\n".join(w.constants.values()),
         body=body,
     )
 
 
-def format_header(
-    writer: NetworkWriter,
-    model: MLPModel,
-    notes: str,
-    name: str,
-    stateful: bool,
-    contract: PolicyContract | None,
+def _format_header(
+    w: CWriter, model: MLPModel, notes: str, name: str, contract: PolicyContract | None
 ) -> str:
-    """Return the text of ``NAME.h``.
-
-    Args:
-        writer: The declarations of the file.
-        model: The policy.
-        notes: Sentences on invalid values.
-        name: Prefix of all names that other files see.
-        stateful: Whether state is kept between control steps.
-        contract: Description of the policy's place in its environment, or None.
-    """
-    memory, commands = writer.memory, get_commands(model.distribution)
+    """Return the text of ``NAME.h``."""
+    commands = get_commands(model.distribution)
     inputs, outputs = count_observations(model), _count_actions(model)
     return HEADER.format(
         name=name,
@@ -160,14 +157,14 @@ def format_header(
             f"// {line}\n" for line in format_contract(contract, name, inputs, outputs, commands)
         ),
         macros=format_macros(contract, name, commands),
-        flash=memory.constant_bytes,
+        flash=w.constant_bytes,
         notes=format_comment(notes),
         arithmetic=format_comment(ARITHMETIC_TEXT),
         inputs=inputs,
         outputs=outputs,
-        bytes=memory.size,
-        carried=memory.state_bytes if stateful else 0,
-        fields=memory.struct,
+        bytes=w.size,
+        carried=w.state_bytes if w.stateful else 0,
+        fields=w.struct,
     )
 
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from spiky_rl.learners.common.action_bounds import ActionBounds
 
-KINDS = {
+COMMAND_BY_TERM = {
     "JointPositionAction": ("target position", "rad"),
     "JointVelocityAction": ("target velocity", "rad/s"),
     "JointEffortAction": ("effort", "N m"),
     "RelativeJointPositionAction": ("target position less the present one", "rad"),
 }
-"""Quantity and unit of a revolute joint's command, by class of its term."""
+"""Quantity and unit of a revolute joint's command, by name of the action term's class."""
 PACKAGES = ("isaaclab", "mjlab")
-"""Packages that define the classes of `KINDS`."""
+"""Packages that define the classes of `COMMAND_BY_TERM`."""
 
 
 class CommandMap(nn.Module):
@@ -31,7 +31,7 @@ class CommandMap(nn.Module):
     actions_text = (
         "Actions are commands to the robot: the mean of the policy, with scale, offset and clip of the task."
     )
-    """Usage, for the header."""
+    """Sentence on the actions for the header of an exported C file."""
 
     def __init__(self, limit: Tensor, scale: Tensor, offset: Tensor, low: Tensor, high: Tensor) -> None:
         """Initialise the mapping; all tensors are [A].
@@ -44,15 +44,9 @@ class CommandMap(nn.Module):
             high: Largest command.
         """
         super().__init__()
-        self.limit: Tensor
-        self.scale: Tensor
-        self.offset: Tensor
-        self.low: Tensor
-        self.high: Tensor
-        for name, values in (
-            ("limit", limit), ("scale", scale), ("offset", offset), ("low", low), ("high", high),
-        ):  # fmt: skip
-            self.register_buffer(name, values.detach().cpu().float().clone())
+        self.limit, self.scale, self.offset, self.low, self.high = (
+            nn.Buffer(values.detach().cpu().float().clone()) for values in (limit, scale, offset, low, high)
+        )
         self.quantities: tuple[str, ...] = ()
         """Quantity by action; empty if it is not known."""
         self.units: tuple[str, ...] = ()
@@ -61,11 +55,11 @@ class CommandMap(nn.Module):
     @classmethod
     def from_bounds(cls, bounds: ActionBounds) -> Self:
         """Return the mapping to the ``bounds`` of a task."""
-        reach = torch.full_like(bounds.limit, torch.inf)
-        return cls(bounds.limit, bounds.scale, bounds.middle, -reach, reach)
+        unlimited = torch.full_like(bounds.limit, torch.inf)
+        return cls(bounds.limit, bounds.scale, bounds.middle, -unlimited, unlimited)
 
     def limit_actions(self, actions: Tensor) -> Tensor:
-        """Return the actions that the environment holds for the policy's last ones."""
+        """Clip ``actions`` to the limit, as the environment does; its observation of the last action holds the result."""
         return torch.minimum(torch.maximum(actions, -self.limit), self.limit)
 
     def forward(self, actions: Tensor) -> Tensor:
@@ -75,26 +69,33 @@ class CommandMap(nn.Module):
 
 
 def find_command_map(env: Any) -> CommandMap | None:
-    """Return the mapping of the action terms of ``env``'s first environment; None if ``env`` has none, or a term of another class."""
+    """Return the mapping of the action terms of ``env``'s first environment.
+
+    None if ``env`` has no action terms, or one that does not compute its commands as the terms in `COMMAND_BY_TERM` do.
+    """
     terms = _list_terms(env)
-    kinds = [_find_kind(term) for term in terms]
-    if not terms or None in kinds:
+    commands = [command for term in terms if (command := _find_command(term)) is not None]
+    if not terms or len(commands) < len(terms):
         return None
-    values: dict[str, list[Tensor]] = {"scale": [], "offset": [], "low": [], "high": []}
-    for term in terms:
-        size = term.action_dim
-        clip = term._clip[0] if term.cfg.clip is not None else None  # pylint: disable=protected-access
-        values["scale"].append(_expand(term._scale, size))  # pylint: disable=protected-access
-        values["offset"].append(_expand(term._offset, size))  # pylint: disable=protected-access
-        values["low"].append(torch.full((size,), -torch.inf) if clip is None else clip[:, 0].cpu())
-        values["high"].append(torch.full((size,), torch.inf) if clip is None else clip[:, 1].cpu())
-    arrays = {name: torch.cat(parts) for name, parts in values.items()}
-    bound = getattr(env, "clip_actions", None)
-    limit = torch.full_like(arrays["scale"], torch.inf if bound is None else bound)
-    found = CommandMap(limit, **arrays)
-    each = [kind for kind, term in zip(kinds, terms, strict=True) if kind for _ in range(term.action_dim)]
-    found.quantities, found.units = tuple(kind[0] for kind in each), tuple(kind[1] for kind in each)
-    return found
+    values_by_term = zip(*map(_read_term, terms), strict=True)
+    scale, offset, low, high = (torch.cat(values) for values in values_by_term)
+    action_limit = getattr(env, "clip_actions", None)
+    limit = torch.full_like(scale, torch.inf if action_limit is None else action_limit)
+    command_map = CommandMap(limit, scale, offset, low, high)
+    for (quantity, unit), term in zip(commands, terms, strict=True):
+        command_map.quantities += (quantity,) * term.action_dim
+        command_map.units += (unit,) * term.action_dim
+    return command_map
+
+
+def _read_term(term: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return scale, offset, smallest and largest command of an action ``term``, [A] each."""
+    # pylint: disable=protected-access  # the terms have no properties for them
+    scale, offset = (_expand(value, term.action_dim) for value in (term._scale, term._offset))
+    if term.cfg.clip is None:
+        return scale, offset, torch.full_like(scale, -torch.inf), torch.full_like(scale, torch.inf)
+    low, high = term._clip[0].cpu().unbind(-1)
+    return scale, offset, low, high
 
 
 def read_commands(env: Any) -> Tensor:
@@ -108,13 +109,17 @@ def _list_terms(env: Any) -> Sequence[Any]:
     return () if manager is None else [manager.get_term(name) for name in manager.active_terms]
 
 
-def _find_kind(term: Any) -> tuple[str, str] | None:
-    """Return quantity and unit of a ``term``; None if its class, or a base of it, is not in `KINDS` or computes something else."""
+def _find_command(term: Any) -> tuple[str, str] | None:
+    """Return quantity and unit of the commands of a ``term``.
+
+    None unless its class or a base class is in `COMMAND_BY_TERM`, and the class does not override how actions are processed or
+    applied.
+    """
     for base in type(term).__mro__:
-        if base.__name__ in KINDS and base.__module__.partition(".")[0] in PACKAGES:
-            names = ("process_actions", "apply_actions")
-            is_same = all(getattr(type(term), name) is getattr(base, name) for name in names)
-            return KINDS[base.__name__] if is_same else None
+        if base.__name__ in COMMAND_BY_TERM and base.__module__.partition(".")[0] in PACKAGES:
+            methods = ("process_actions", "apply_actions")
+            is_inherited = all(getattr(type(term), name) is getattr(base, name) for name in methods)
+            return COMMAND_BY_TERM[base.__name__] if is_inherited else None
     return None
 
 

@@ -23,21 +23,21 @@ LAST_ACTION = "last_action"
 
 @dataclass(frozen=True)
 class ContractTerm:
-    """A range of an observation or of an action."""
+    """Consecutive elements of an observation or action vector that one term of the environment fills."""
 
     start: int
     size: int
     text: str
     """Name and, where they are known, unit, history, scale, offset and clip."""
     is_last_action: bool = False
-    """Whether it is an observation of the last action."""
+    """Whether the term observes the last action."""
     parts: tuple[str, ...] = ()
-    """Names of the observed joints or bodies in the order of their values; empty if it observes something else."""
+    """Names of the observed joints or bodies in the order of their values; empty if the term observes something else."""
 
 
 @dataclass(frozen=True)
 class PolicyContract:
-    """Description of a policy's place in its environment."""
+    """Facts that a program must know to call a policy: period, observation, actions, and the checkpoint."""
 
     agent: str
     task: str
@@ -119,10 +119,13 @@ def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
 def _format_unit(function: Any) -> str:
     """Return unit and axes of an observation, such as ``, m/s, X Y Z``, as Isaac Lab's own functions declare them."""
     declared = getattr(getattr(function, "_descriptor", None), "extras", {})
-    unit = declared.get("units", "unit")
-    return "".join(
-        f", {text}" for text in (unit if unit != "unit" else "", " ".join(declared.get("axes", ()))) if text
-    )
+    text = ""
+    unit = declared.get("units", "unit")  # Isaac Lab declares "unit" for values without one
+    if unit and unit != "unit":
+        text += f", {unit}"
+    if axes := " ".join(declared.get("axes", ())):
+        text += f", {axes}"
+    return text
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -134,17 +137,20 @@ def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str
     for name in manager.active_terms:
         term = manager.get_term(name)
         config = getattr(term, "cfg", None)
-        known = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
+        joint_names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
         text = f"{name} ({type(term).__name__}){_format_settings(config, ('scale', 'offset', 'clip', 'use_default_offset'))}"
         terms.append(ContractTerm(start, term.action_dim, text))
-        joints += known if len(known) == term.action_dim else [""] * term.action_dim
+        joints += joint_names if len(joint_names) == term.action_dim else [""] * term.action_dim
         start += term.action_dim
-    return tuple(terms), tuple(joints) if all(joints) else ()
+    if not all(joints):  # the names are listed by action, so one unknown name leaves out all
+        joints = []
+    return tuple(terms), tuple(joints)
 
 
 def _format_settings(config: Any, names: Iterable[str]) -> str:
     """Return the values of ``config`` that are set, such as ``: scale 0.5, clip (-1, 1)``."""
     values = {name: _to_plain(getattr(config, name, None)) for name in names}
+    # 0 equals False too: a setting that is switched off is left out
     text = ", ".join(f"{name} {value}" for name, value in values.items() if value not in (None, 0, {}))
     return f": {text}" if text else ""
 
@@ -182,13 +188,15 @@ def format_contract(
         lines += [_format_term(term, contract.joints) for term in contract.observations]
     if contract.actions:
         lines.append(f"action[{outputs}], of these terms: {_describe_results(commands)}")
-        lines += [_format_term(term) for term in contract.actions]
-    if commands is not None and commands.units and contract.joints:
-        for i, joint in enumerate(contract.joints):
-            lines.append(f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}")
-    if commands is not None and commands.units and any(term.is_last_action for term in contract.observations):
+        lines += map(_format_term, contract.actions)
+    if commands is None or not commands.units:
+        return lines
+    for i, joint in enumerate(contract.joints):
+        lines.append(f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}")
+    if any(term.is_last_action for term in contract.observations):
         lines.append(
-            "The last action of the observation is raw_action of the struct after the last step, and 0 at first."
+            "For the observation of the last action pass raw_action, which the struct holds after each step; before the first"
+            " step pass zeros."
         )
     return lines
 
@@ -200,7 +208,7 @@ def _describe_results(commands: CommandMap | None) -> str:
 
 
 def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
-    """Return a line on a ``term``; ``joints`` are those of the actions."""
+    """Return a line on a ``term``; ``joints``: names of the joints by action."""
     parts = "the joints of the actions" if term.parts == joints else ", ".join(term.parts)
     return f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}" + (
         f"; of {parts}" if term.parts else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from spiky_rl.deploy._calibration import read_rollout, record_rollout
 from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
-from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._targets import check_expressible
-from spiky_rl.deploy._verification import VerificationResult, verify_targets
-from spiky_rl.deploy.base import Target, count_observations
+from spiky_rl.deploy._verification import MAX_MEAN_ERROR, VerificationResult, verify_targets
+from spiky_rl.deploy.base import ExportError, Target, count_observations
 from spiky_rl.learners.common.action_bounds import ActionBounds
-from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
+from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.run_plan import RunPlan
@@ -69,49 +69,69 @@ def write_and_verify(
     Returns:
         The verification result of every file.
     """
-    if (bounds := getattr(env, "action_bounds", None)) is not None and not raw_actions:
-        for name, target in targets.items():
-            if not target.maps_actions:
-                raise ExportError(f"{name}: bounds of actions are not available; allowed: --raw_actions")
-        policy, env.takes_task_units = bound_actions(policy, ActionBounds(*bounds), len(bounds[0])), True
-    commanding = None if raw_actions else _make_commanding(policy, env)
-    if calibrated := [target for target in targets.values() if target.observes]:
-        if calibration is not None:
-            rollout = read_rollout(calibration, count_observations(policy))
-        else:
-            with progress("recording", "an episode") as tell:
-                rollout = record_rollout(policy, env, tell)
-        for target in calibrated:
-            target.calibrate(rollout)
+    if not raw_actions:
+        policy = _map_to_bounds(policy, env, targets)
+    command_model = None if raw_actions else _make_command_model(policy, env)
+    _calibrate(targets.values(), policy, env, progress, calibration)
     written: dict[Path, Target] = {}
-    with files.stage_files(folder, [name for target in targets.values() for name in target.stale]) as aside:
-        with progress("exporting", ", ".join(targets)) as tell:
+    with files.stage_files(
+        folder, [name for target in targets.values() for name in target.stale_files]
+    ) as staging:
+        with progress("exporting", ", ".join(targets)) as report_progress:
             for i, target in enumerate(targets.values()):
-                origin = commanding if commanding is not None and target.gives_commands else policy
-                written[target.write(origin, aside)] = target
-                tell((i + 1) / len(targets))
-        with progress("comparing exports", "over an episode") as tell:
-            found = verify_targets(policy, env, written, tell, commanding)
-    places = {path: folder / path.relative_to(aside) for path in written}
-    for path, agreement in found.items():
-        log.info("exported %s: %s", places[path], agreement.format(written[path], policy))
-        if agreement.is_imprecise:
+                source = command_model if command_model is not None and target.gives_commands else policy
+                written[target.write(source, staging)] = target
+                report_progress((i + 1) / len(targets))
+        with progress("comparing exports", "over an episode") as report_progress:
+            results = verify_targets(policy, env, written, report_progress, command_model)
+    exported = {path: folder / path.relative_to(staging) for path in written}
+    for path, result in results.items():
+        log.info("exported %s: %s", exported[path], result.format(written[path], policy))
+        if result.is_imprecise:
             log.warning(
-                "%s: its actions differ from the live policy's by %.2g on average, more than a tenth of their spread, %.2g;"
+                "%s: its actions differ from the live policy's by %.2g on average, more than %.0f %% of their spread, %.2g;"
                 " train with agent.network.quantize=int8",
-                places[path],
-                agreement.reference_difference,
-                agreement.action_spread,
+                exported[path],
+                result.reference_difference,
+                100 * MAX_MEAN_ERROR,
+                result.action_spread,
             )
-    return {places[path]: agreement for path, agreement in found.items()}
+    return {exported[path]: result for path, result in results.items()}
 
 
-def _make_commanding(policy: Any, env: Any) -> Any:
+def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
+    """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds."""
+    if (bounds := getattr(env, "action_bounds", None)) is None:
+        return policy
+    for name, target in targets.items():
+        if not target.maps_actions:
+            raise ExportError(f"{name}: bounds of actions are not available; allowed: --raw_actions")
+    env.takes_task_units = True
+    return convert_actions(policy, ActionBounds(*bounds), len(bounds[0]))
+
+
+def _calibrate(
+    targets: Iterable[Target], policy: Any, env: Any, progress: ProgressFactory, file: Path | None = None
+) -> None:
+    """Give the targets that need a rollout the one in ``file``; if ``file`` is None, record an episode in ``env``."""
+    calibrated = [target for target in targets if target.needs_rollout]
+    if not calibrated:
+        return
+    if file is None:
+        with progress("recording", "an episode") as report_progress:
+            rollout = record_rollout(policy, env, report_progress)
+    else:
+        rollout = read_rollout(file, count_observations(policy))
+    for target in calibrated:
+        target.calibrate(rollout)
+
+
+def _make_command_model(policy: Any, env: Any) -> Any:
     """Return a copy of ``policy`` whose actions are commands; None if the environment's action terms are not known."""
     if isinstance(policy.distribution, CategoricalDistribution):
         return None
     commands: CommandMap | None = find_command_map(env)
-    return None if commands is None else bound_actions(policy, commands, len(commands.scale))
+    return None if commands is None else convert_actions(policy, commands, len(commands.scale))
 
 
 def quantize_policy(policy: Any, env: Any, target: Target, progress: ProgressFactory = no_progress) -> Any:
@@ -121,6 +141,5 @@ def quantize_policy(policy: Any, env: Any, target: Target, progress: ProgressFac
         policy: An inference policy.
         env: An rsl_rl environment; the policy acts in it for an episode.
     """
-    with progress("recording", "an episode") as tell:
-        target.calibrate(record_rollout(policy.model, env, tell))
+    _calibrate([target], policy.model, env, progress)
     return type(policy)(target.get_reference_model(policy.model))

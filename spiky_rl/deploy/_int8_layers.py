@@ -80,18 +80,13 @@ class Int8Encoder:
     @property
     def states(self) -> int:
         """Number of states."""
-        own = {"delta": 1 + self.first, "sigma_delta": 1}.get(self.kind, 0)
-        return own + sum(part.states for part in self.parts)
+        own_states = {"delta": 1 + self.first, "sigma_delta": 1}.get(self.kind, 0)
+        return own_states + sum(part.states for part in self.parts)
 
-    def __call__(self, x: Tensor, held: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
+    def __call__(self, x: Tensor, states: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
         """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new state."""
         if self.parts:
-            one, two = self.parts
-            first, before = one(x, held[: one.states], steps)
-            second, after = two(x, held[one.states :], steps)
-            count = max(len(first), len(second))
-            both = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
-            return [torch.cat(pair, -1) for pair in both], [*before, *after]
+            return self._encode_parts(x, states, steps)
         if self.table is not None:
             return self._encode_fields(x, steps), []
         integers = op.round_clamped(x * self.factor, self.limit)
@@ -102,14 +97,23 @@ class Int8Encoder:
             both = torch.cat([integers, -integers], -1)
             return [op.is_below(row.expand_as(both), both) * self.spike for row in self.noise], []
         if self.kind == "sigma_delta":
-            event, reference = op.send_change(integers, held[0], self.threshold)
+            event, reference = op.send_change(integers, states[0], self.threshold)
             return [event, *[torch.zeros_like(event)] * (steps - 1)], [reference]
-        reference, after = held[0], list[Tensor]()
-        if self.first:
-            reference, after = torch.where(held[1] > 0, reference, integers), [torch.ones_like(held[1])]
+        reference, has_begun = states[0], list[Tensor]()
+        if self.first:  # the first observation of an episode is the reference
+            reference = torch.where(states[1] > 0, reference, integers)
+            has_begun = [torch.ones_like(states[1])]
         count, reference = op.count_changes(integers, reference, self.threshold, steps)
         both = torch.cat([count, -count], -1)
-        return [(both > k).long() * self.spike for k in range(steps)], [reference, *after]
+        return [(both > k).long() * self.spike for k in range(steps)], [reference, *has_begun]
+
+    def _encode_parts(self, x: Tensor, states: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
+        first_encoder, second_encoder = self.parts
+        first, first_states = first_encoder(x, states[: first_encoder.states], steps)
+        second, second_states = second_encoder(x, states[first_encoder.states :], steps)
+        count = max(len(first), len(second))  # a constant signal has one element, which is repeated
+        pairs = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
+        return [torch.cat(pair, -1) for pair in pairs], [*first_states, *second_states]
 
     def _encode_fields(self, x: Tensor, steps: int) -> list[Tensor]:
         assert self.table is not None and self.offset is not None
@@ -141,14 +145,14 @@ class Int8Layer(ABC):
     """Format of the input."""
     weight: Tensor
     """[C, N]."""
-    within: Tensor | None
+    recurrent_weight: Tensor | None
     """Recurrent weights, [D N, N]."""
     unit: Tensor
     """Current of an input of 1 through a weight of 1, [N] float64."""
     bias: Tensor
     """[N], in the unit of the neuron's state."""
-    place: str
-    """Description of the layer, for comments and messages."""
+    title: str
+    """Number and size of the layer, for comments and messages."""
 
     state_names = ("v",)
 
@@ -165,10 +169,10 @@ class Int8Layer(ABC):
     @property
     def delays(self) -> int:
         """Number of delays D of the recurrent connection; 0 without one."""
-        return 0 if self.within is None else self.within.shape[0] // self.width
+        return 0 if self.recurrent_weight is None else self.recurrent_weight.shape[0] // self.width
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def c_types(self) -> tuple[str, ...]:
         """C types of the neuron's states."""
         return ("int32_t",) * len(self.state_names)
 
@@ -193,23 +197,23 @@ class Int8Layer(ABC):
     def step(self, current: Any, states: Sequence[Any], constant: Constants) -> tuple[Any, list[Any]]:
         """Run an inner step; return the output and the neuron's new states."""
 
-    def __call__(self, current: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def __call__(self, current: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Run one inner step in torch; return the output [B, N] and the new states."""
         count = len(self.state_names)
-        states, past = held[:count], held[count:]
-        if self.within is not None:
-            total = op.integer_matmul(torch.cat(past, -1), self.within)
+        neuron_states, past_outputs = states[:count], states[count:]
+        if self.recurrent_weight is not None:
+            total = op.integer_matmul(torch.cat(past_outputs, -1), self.recurrent_weight)
             current = current + self.scale_feedback(total, self.get_constant)
-        output, new = self.step(current, states, self.get_constant)
-        return output, [*new, *([output, *past][: self.delays])]
+        output, new = self.step(current, neuron_states, self.get_constant)
+        return output, [*new, *([output, *past_outputs][: self.delays])]
 
     def compute_current(self, signal: Tensor) -> Tensor:
         """Return the current [B, N] of ``signal`` [B, C] and the bias."""
         return self.scale_input(op.integer_matmul(signal, self.weight), self.get_constant)
 
-    def compute_potential(self, held: list[Tensor]) -> Tensor:
-        """Return the first state in ``held`` as floats, [B, N]."""
-        return (held[0] * self.unit).float()
+    def compute_potential(self, states: list[Tensor]) -> Tensor:
+        """Return the potential, the first of the ``states``, as floats, [B, N]."""
+        return (states[0] * self.unit).float()
 
 
 @dataclass
@@ -237,7 +241,7 @@ class Int8SpikingLayer(Int8Layer):
         self.gain, self.bits = 2**self.fraction, self.fraction - self.source.exponent
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def c_types(self) -> tuple[str, ...]:
         return tuple(
             "int32_t" if wide else "int16_t" for wide in (self.wide, self.trace_wide)[: len(self.state_names)]
         )
@@ -252,21 +256,21 @@ class Int8SpikingLayer(Int8Layer):
 
     def step(self, current: Any, states: Sequence[Any], constant: Constants) -> tuple[Any, list[Any]]:
         v = op.name(op.decay(states[0], constant("decay"), self.wide, DECAY_BITS[self.wide]) + current, "v")
-        threshold, after = constant("threshold"), []
+        threshold, traces = constant("threshold"), []
         if self.adaptive:
-            own = op.decay(states[1], constant("trace_decay"), self.trace_wide, DECAY_BITS[self.trace_wide])
-            trace = op.name(own, "a")
+            trace = op.decay(states[1], constant("trace_decay"), self.trace_wide, DECAY_BITS[self.trace_wide])
+            trace = op.name(trace, "a")
             raised = op.decay(trace, constant("adaptation"), self.trace_wide, self.trace_fraction)
             spike = op.name(op.is_at_least(v, raised + threshold), "spike")
             most = WIDE_LIMIT if self.trace_wide else NARROW_LIMIT
-            after = [op.clamp(trace + spike * (1 << self.trace_fraction), most)]
+            traces = [op.clamp(trace + spike * (1 << self.trace_fraction), most)]
         else:
             spike = op.name(op.is_at_least(v, threshold), "spike")
         reset = op.select(spike, 0 if self.zero else v - threshold, v)
-        return spike, [op.clamp(reset, WIDE_LIMIT if self.wide else NARROW_LIMIT), *after]
+        return spike, [op.clamp(reset, WIDE_LIMIT if self.wide else NARROW_LIMIT), *traces]
 
-    def compute_potential(self, held: list[Tensor]) -> Tensor:
-        return (held[0] * self.unit * 2.0**-self.fraction).float()
+    def compute_potential(self, states: list[Tensor]) -> Tensor:
+        return (states[0] * self.unit * 2.0**-self.fraction).float()
 
 
 @dataclass
@@ -287,7 +291,7 @@ class Int8SigmaDeltaLayer(Int8Layer):
         return self.sent_format
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def c_types(self) -> tuple[str, ...]:
         return ("int32_t", "int16_t")
 
     def scale_input(self, total: Any, constant: Constants) -> Any:
@@ -335,8 +339,8 @@ class Int8QuadraticLayer(Int8Layer):
         v, one, most = states[0], 1 << REAL_BITS, RATIO_LIMIT
         current = op.name(op.clamp(current, REAL_LIMIT), "current")
         last = (len(self.table) - 1) * (1 << TABLE_BITS) // 2 - 1
-        place = op.multiply(current, constant("slope"), REAL_BITS, WIDE_LIMIT) + constant("start") - last
-        position = op.name(op.clamp(place, last) + last, "position")
+        offset = op.multiply(current, constant("slope"), REAL_BITS, WIDE_LIMIT) + constant("start") - last
+        position = op.name(op.clamp(offset, last) + last, "position")
         ratio = op.name(op.interpolate(position, constant("table"), TABLE_BITS), "ratio")
         m = op.name(op.multiply(ratio, constant("step_size"), REAL_BITS, most), "m")
         pull = op.name(op.multiply(m, constant("half"), REAL_BITS, most), "pull")
@@ -350,8 +354,8 @@ class Int8QuadraticLayer(Int8Layer):
         spike = op.name(op.is_at_least(moved, constant("peak")), "spike")
         return spike, [op.clamp(op.select(spike, constant("reset"), moved), WIDE_LIMIT)]
 
-    def compute_potential(self, held: list[Tensor]) -> Tensor:
-        return (held[0] * 2.0**-REAL_BITS).float()
+    def compute_potential(self, states: list[Tensor]) -> Tensor:
+        return (states[0] * 2.0**-REAL_BITS).float()
 
 
 TABLE_BITS = 8
@@ -388,7 +392,7 @@ class Int8Readout:
             return op.integrate_readout(total, drive, self.decay, self.fraction)
         return op.add_change(total, drive)
 
-    def __call__(self, events: list[Tensor], held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def __call__(self, events: list[Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the last layer's outputs [B, N] of every inner step; return features [B, F] and the new state."""
         if self.kind == "first_spike":  # a neuron counts in all inner steps from its first spike on
             events = list(torch.stack(events).cummax(0).values)
@@ -397,14 +401,14 @@ class Int8Readout:
             return self._scale(sums[-1]), []
         if self.kind in ("rate", "first_spike"):
             return self._scale(torch.stack(sums).sum(0)), []
-        total, seen = held[0], []
+        total, totals = states[0], []
         for part in sums:
             total = self.integrate(total, part)
-            seen.append(total)
+            totals.append(total)
         if self.kind == "sigma_delta" or self.read == "last":
             return self._scale(total), [total]
-        whole_step = torch.stack(seen)
-        potential = whole_step.sum(0) if self.read == "mean" else whole_step.amax(0)
+        potentials = torch.stack(totals)  # of all inner steps
+        potential = potentials.sum(0) if self.read == "mean" else potentials.amax(0)
         return self._scale(potential), [total]
 
     def _scale(self, total: Tensor) -> Tensor:

@@ -89,21 +89,21 @@ class IntegerNetwork(SpikingNetwork):
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         self._move_to(x.device)
-        held = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
+        states = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         features, seen = [], []
         for t, observed in enumerate(x):
             if keep is not None:
-                held = [s * keep[t].long().unsqueeze(-1) for s in held]
-            output, held, notes = self._step(observed, held)
+                states = [s * keep[t].long().unsqueeze(-1) for s in states]
+            output, states, notes = self._step(observed, states)
             features.append(output)
             seen.append(notes)
         if record is not None:
             self._record(record, x, seen)
-        return torch.stack(features), () if state is None else tuple(s.unsqueeze(0) for s in held)
+        return torch.stack(features), () if state is None else tuple(s.unsqueeze(0) for s in states)
 
-    def _step(self, x: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor], StepRecord]:
+    def _step(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor], StepRecord]:
         """Run one control step; return features [B, F], the new states, and the record."""
-        parts = _split_states(held, self.counts)
+        parts = _split_states(states, self.counts)
         signals, parts[0] = self.encoding(x, parts[0], self.steps)
         read, potentials = [signals], []
         currents = [self.stages[0].compute_current(signal) for signal in signals]
@@ -143,18 +143,18 @@ class IntegerNetwork(SpikingNetwork):
                         setattr(part, name, value.to(device))
 
 
-def _split_states(held: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
+def _split_states(states: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
     """Split states by encoder, layers and decoder; ``counts``: number of states of each."""
-    rest, parts = iter(held), []
+    remaining, parts = iter(states), []
     for count in counts:
-        parts.append([next(rest) for _ in range(count)])
+        parts.append([next(remaining) for _ in range(count)])
     return parts
 
 
 def replace_network(model: SpikingModel, network: SpikingNetwork) -> SpikingModel:
-    """Return a copy of ``model`` at rest, with ``network`` in the place of its own."""
-    changed = copy.copy(model)
-    changed._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
-    changed.network, changed.state = network, None
-    changed.is_recurrent = network.stateful
-    return changed
+    """Return a copy of ``model`` without a state, with ``network`` in the place of its own."""
+    replaced = copy.copy(model)
+    replaced._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
+    replaced.network, replaced.state = network, None
+    replaced.is_recurrent = network.stateful
+    return replaced

@@ -40,7 +40,7 @@ from spiky_rl.deploy._int8_layers import (
     Int8SpikingLayer,
 )
 from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
@@ -83,8 +83,8 @@ class StageFields(TypedDict):
 
     source: Int8Format
     weight: Tensor
-    within: Tensor | None
-    place: str
+    recurrent_weight: Tensor | None
+    title: str
 
 
 def require_known(network: SpikingNetwork) -> FeedForward:
@@ -115,33 +115,39 @@ def quantize_network(network: FeedForward, ranges: ValueRanges) -> IntegerNetwor
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
         matrices.append([link.synapses().detach().cpu() for link in links])
     matrices.append([network.decoder.synapses().t().detach().cpu()])
-    rounded = [_round_weights(each) for each in matrices]
+    rounded = [_round_weights(weights) for weights in matrices]
     largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
     encoding, source = _quantize_encoder(network, ranges, largest[0])
     stages: list[Int8Layer] = []
     for i, layer in enumerate(network.layers):
         weights, unit = rounded[i]
+        recurrent_weight = weights[1] if layer.recurrent is not None else None
         part: StageFields = {
-            "source": source, "weight": weights[0], "within": weights[1] if len(weights) > 1 else None,
-            "place": f"layer {i}: {layer.width} neurons",
-        }  # fmt: skip
-        values = dict(zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True))
-        params = {
-            name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
-            for name, value in values.items()
+            "source": source,
+            "weight": weights[0],
+            "recurrent_weight": recurrent_weight,
+            "title": f"layer {i}: {layer.width} neurons",
         }
-        bias = _get_linear(layer).bias.detach().cpu().double()
-        stage: Int8Layer
-        if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
-            stage = _quantize_sigma_delta(layer, part, unit, bias, params, ranges.states[i], largest[i + 1])
-        elif isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
-            stage = _quantize_quadratic(layer, part, unit, bias, params)
-        else:
-            stage = _quantize_spiking(layer, part, unit, bias, params, ranges.states[i])
-        stages.append(stage)
-        source = stage.output_format
+        stages.append(_quantize_layer(layer, part, unit, ranges.states[i], largest[i + 1]))
+        source = stages[-1].output_format
     readout = _quantize_readout(network, rounded[-1], source, largest[-1])
     return IntegerNetwork(network, encoding, stages, readout, ranges.source)
+
+
+def _quantize_layer(
+    layer: SpikingLayer, part: StageFields, unit: Tensor, seen: Tensor, next_largest: int
+) -> Int8Layer:
+    """Quantise the neurons of ``layer``; ``unit``: of its weights, ``seen``: largest states, ``next_largest``: sum of the next weights."""
+    params = {
+        name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
+        for name, value in zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
+    }
+    bias = _get_linear(layer).bias.detach().cpu().double()
+    if isinstance(layer.neuron.source_neuron, changes.SigmaDeltaNeuron):
+        return _quantize_sigma_delta(layer, part, unit, bias, params, seen, next_largest)
+    if isinstance(layer.neuron.source_neuron, quadratic.Quadratic):
+        return _quantize_quadratic(layer, part, unit, bias, params)
+    return _quantize_spiking(layer, part, unit, bias, params, seen)
 
 
 def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -211,17 +217,9 @@ def _quantize_fields(network: FeedForward, encoder: Any, kind: str, spike: int) 
     factor = (steps / width).float()
     offset = (centre * steps / width).float()
     return Int8Encoder(
-        kind,
-        encoder.width,
-        factor,
-        limit,
-        cutoff,
-        noise=noise,
-        offset=offset,
-        table=table,
-        span=span,
-        spike=spike,
-    )
+        kind, encoder.width, factor, limit, cutoff,
+        noise=noise, offset=offset, table=table, span=span, spike=spike,
+    )  # fmt: skip
 
 
 def _choose_exponent(limit: float, size: float, most: int) -> int:
@@ -243,10 +241,11 @@ def _quantize_spiking(
     source, threshold = part["source"], params["threshold"]
     adaptation = params.get("adaptation", torch.zeros_like(unit))
     reach = torch.maximum(seen.double(), threshold + adaptation)
-    sums_of_spikes = [
-        each for each in (None if source.graded else part["weight"], part["within"]) if each is not None
-    ]
-    largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
+    largest = torch.ones(layer.width, dtype=torch.int64)  # sum of the weights of spikes
+    if not source.graded:
+        largest = largest + part["weight"].abs().sum(0)
+    if part["recurrent_weight"] is not None:
+        largest = largest + part["recurrent_weight"].abs().sum(0)
 
     def fraction(state: int, room: float, most: int) -> Tensor:
         bits = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT_LIMIT / largest).log2()).floor()
@@ -257,7 +256,7 @@ def _quantize_spiking(
     raised = adaptation / unit * 2.0**narrow
     wide = bool((narrow < 0).any() or (leak < MIN_LEAK).any() or (raised >= 2**16).any())
     bits = fraction(WIDE_LIMIT, 2.0 * STATE_ROOM, 12).clamp(min=0) if wide else narrow
-    own = unit * 2.0**-bits
+    own_unit = unit * 2.0**-bits
     trace_decay = params.get("tau_adaptation", torch.zeros_like(unit))
     most_trace = float(1.0 / (1.0 - trace_decay.max().clamp(max=1.0 - 1e-6))) + 1.0
     trace_bits = _choose_exponent(NARROW_LIMIT, most_trace, 12)
@@ -269,17 +268,17 @@ def _quantize_spiking(
     return Int8SpikingLayer(
         **part,
         unit=unit,
-        bias=_round_current(bias / own),
+        bias=_round_current(bias / own_unit),
         adaptive=isinstance(neuron.source_neuron, alif.Alif),
         zero=neuron.chosen["reset"] == "zero",
         wide=wide,
         fraction=bits,
-        threshold=_round_current(threshold / own).clamp(min=1),
+        threshold=_round_current(threshold / own_unit).clamp(min=1),
         decay=(decay * 2 ** DECAY_BITS[wide]).round().long(),
         trace_wide=trace_wide,
         trace_fraction=16 if trace_wide else trace_bits,
         trace_decay=(trace_decay * 2 ** DECAY_BITS[trace_wide]).round().long(),
-        adaptation=_round_current(adaptation / own),
+        adaptation=_round_current(adaptation / own_unit),
     )
 
 
@@ -292,7 +291,7 @@ def _quantize_sigma_delta(
     seen: Tensor,
     next_largest: int,
 ) -> Int8SigmaDeltaLayer:
-    own = unit * part["source"].unit
+    own_unit = unit * part["source"].unit
     rectified = layer.neuron.chosen["activation"] == "relu"
     # an event is a difference of two values
     limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if rectified else 2)
@@ -300,15 +299,15 @@ def _quantize_sigma_delta(
     threshold = (params["threshold"] * 2.0**exponent).round().long()
     if (threshold < 1).any():
         raise ExportError(
-            f"c_int8: {part['place']}: threshold {float(params['threshold'].min()):.3g} is below the resolution of 16 bits for values"
+            f"c_int8: {part['title']}: threshold {float(params['threshold'].min()):.3g} is below the resolution of 16 bits for values"
             f" up to {float(seen.max()):.3g}"
         )
-    ratio = own * 2.0**exponent
+    ratio = own_unit * 2.0**exponent
     shift = max(1, min(62, 30 - math.ceil(math.log2(float(ratio.max())))))
     return Int8SigmaDeltaLayer(
         **part,
-        unit=own,
-        bias=_round_current(bias / own),
+        unit=own_unit,
+        bias=_round_current(bias / own_unit),
         rectified=rectified,
         sent_format=Int8Format(True, exponent, limit),
         threshold=threshold,
@@ -320,13 +319,13 @@ def _quantize_sigma_delta(
 def _quantize_quadratic(
     layer: SpikingLayer, part: StageFields, unit: Tensor, bias: Tensor, params: dict[str, Tensor]
 ) -> Int8QuadraticLayer:
-    if part["source"].graded and part["within"] is not None:
+    if part["source"].graded and part["recurrent_weight"] is not None:
         raise ExportError(
             "c_int8: agent.network.recurrent: not available for quadratic neurons with graded input"
         )
-    own = unit * part["source"].unit
+    own_unit = unit * part["source"].unit
     step_size, half = layer.neuron.dt / params["tau"], 0.5 * params["critical"]
-    real, top = 2.0**REAL_BITS, quadratic.LARGEST_ANGLE**2
+    real, top = 2.0**REAL_BITS, quadratic.MAX_ANGLE**2
     interval = (top - TABLE_START) / TABLE_ENTRIES
     z = TABLE_START + interval * torch.arange(TABLE_ENTRIES + 2, dtype=torch.float64)
     root = z.clamp(max=top).abs().sqrt().clamp(min=1e-9)
@@ -334,26 +333,26 @@ def _quantize_quadratic(
         z.abs() > 1e-12, torch.ones(()).double()
     )
     # position = (z - TABLE_START) / interval with z = (current - half^2) step^2
-    place = 2.0**TABLE_BITS / interval
-    largest_ratio = own * real
+    scale = 2.0**TABLE_BITS / interval
+    largest_ratio = own_unit * real
     shift = max(1, min(62, 30 - math.ceil(math.log2(float(largest_ratio.max())))))
     return Int8QuadraticLayer(
         **part,
-        unit=own,
+        unit=own_unit,
         bias=(bias * real).round().clamp(-REAL_LIMIT, REAL_LIMIT).long(),
         factor=(largest_ratio * 2.0**shift).round().long().clamp(max=2**31 - 1),
         shift=shift,
         step_size=(step_size * real).round().long(),
         half=(half * real).round().long(),
-        slope=(step_size.square() * place).round().long().clamp(max=2**28),
-        start=((-half.square() * step_size.square() - TABLE_START) * place)
+        slope=(step_size.square() * scale).round().long().clamp(max=2**28),
+        start=((-half.square() * step_size.square() - TABLE_START) * scale)
         .round()
         .long()
         .clamp(-(2**28), 2**28),
         peak=torch.full_like(unit, layer.neuron.chosen["peak"] * real).round().long(),
         reset=torch.full_like(unit, layer.neuron.chosen["reset"] * real).round().long(),
         table=(ratio * real).round().long(),
-        least=max(1, round(quadratic.SMALLEST * real)),
+        least=max(1, round(quadratic.MIN_DENOMINATOR * real)),
     )
 
 

@@ -52,10 +52,11 @@ class NirPolicy:
                 f"observation: shape {list(observation.shape[1:])} given; allowed: {list(self.inputs)}"
             )
         record = ForwardRecord(only_signals=True)
-        features, after = self.network(x[None], self._get_state(x) if self.stateful else None, record=record)
+        state = self._get_state(x) if self.stateful else None
+        features, state = self.network(x[None], state, record=record)
         self.spikes = [signal[0] for signal in record.layer_spikes]
         if self.stateful:
-            self._state = after
+            self._state = state
         return features[0]
 
     def _get_state(self, x: Tensor) -> State:

@@ -15,8 +15,7 @@ from spiky_rl.codecs.decoders.membrane import Membrane, Potential
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import get_normalization
+from spiky_rl.deploy.base import ExportError, get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
@@ -64,14 +63,15 @@ def build_graph(model: SpikingModel, old: bool = False) -> NIRGraph:
 
 def _warn_of_resets(network: FeedForward, old: bool) -> None:
     """Warn of neurons whose reset is not that of NIR's LIF."""
-    said = "zero" if old else "subtract"
-    if all(layer.neuron.source_neuron.chosen.get("reset") != said for layer in network.layers):
+    reset, other_reset, version, behaviour = "subtract", "zero", "", "resets to a value"
+    if old:
+        reset, other_reset, version, behaviour = "zero", "subtract", " 1.0.4", "subtracts its threshold"
+    if all(layer.neuron.source_neuron.chosen.get("reset") != reset for layer in network.layers):
         return
-    does, version = ("subtracts its threshold", " 1.0.4") if old else ("resets to a value", "")
     log.warning(
         "--to nir: the neurons have reset: %s, but the LIF of NIR%s %s: set the reader to %s (metadata reset: %s,"
         " docs/deploying.md), or train with agent.network.neuron.reset=%s",
-        *(said, version, does, said, said, "subtract" if old else "zero"),
+        *(reset, version, behaviour, reset, reset, other_reset),
     )
 
 
@@ -177,49 +177,39 @@ def _build_neuron(name: str, layer: SpikingLayer) -> tuple[NIRNode, np.ndarray]:
     """
     import nir
 
-    neuron, shape = layer.neuron.source_neuron, layer.connection.shape
+    neuron, ones = layer.neuron.source_neuron, np.ones(layer.width)
     values = [
-        np.broadcast_to(
-            value.double().numpy() if isinstance(value, Tensor) else value, (layer.width,)
-        ).astype(float)
+        value.double().numpy() * ones if isinstance(value, Tensor) else value * ones
         for value in layer.parameters_of_neuron()
     ]
-    decays, threshold = (values, None) if isinstance(neuron, Potential) else (values[:-1], values[-1])
-    if not all(np.isfinite(value).all() for value in values) or any((d > 1.0).any() for d in decays):
+    has_threshold = not isinstance(neuron, Potential)
+    leaks = [1.0 - decay for decay in (values[:-1] if has_threshold else values)]
+    if not np.isfinite(values).all() or np.min(leaks) < 0.0:
         raise ExportError(f"--to nir: {name} has a parameter that is not finite")
-    still, ones, zeros = [bool((d == 1.0).any()) for d in decays], np.ones(layer.width), np.zeros(layer.width)
-    numbers: dict[str, Any] = {} if threshold is None else {"v_threshold": threshold, "v_reset": zeros}
-    said: dict[str, Any] = {"step_ms": float(neuron.dt)}
-    gain, kind = ones, nir.LIF
-    if threshold is not None:
-        said["reset"] = neuron.chosen["reset"]
-    if isinstance(neuron, CubaLif):
-        _require_leak(name, still)
-        tau_syn, tau_mem = (DT / (1.0 - decay) for decay in decays)
-        kind = nir.CubaLIF
-        numbers |= {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": tau_mem / DT, "w_in": tau_syn / DT}
-    elif isinstance(neuron, Potential):
-        _require_leak(name, still)
-        kind, numbers = nir.LI, {"tau": DT / (1.0 - decays[0]), "r": ones}
-    elif (decays[0] == 1.0).all() and neuron.chosen["input_gain"] == "unit":
-        kind = nir.IF
+    numbers: dict[str, Any] = {"v_threshold": values[-1], "v_reset": 0.0 * ones} if has_threshold else {}
+    metadata: dict[str, Any] = {"step_ms": float(neuron.dt)}
+    metadata |= {"reset": neuron.chosen["reset"]} if has_threshold else {}
+    kind, gain, has_unit_gain = nir.IF, ones, neuron.chosen.get("input_gain") == "unit"
+    if has_unit_gain and not leaks[0].any():
         numbers["r"] = ones / DT
+    elif not np.all(leaks):
+        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
+    elif isinstance(neuron, Potential):
+        kind = nir.LI
+        numbers |= {"tau": DT / leaks[0], "r": ones, "v_leak": 0.0 * ones}
+    elif isinstance(neuron, CubaLif):
+        kind, tau_syn, tau_mem = nir.CubaLIF, DT / leaks[0], DT / leaks[1]
+        numbers |= {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": tau_mem / DT, "w_in": tau_syn / DT}
+        numbers["v_leak"] = 0.0 * ones
     else:
         assert isinstance(neuron, Lif)
-        _require_leak(name, still)
-        unit = neuron.chosen["input_gain"] == "unit"
-        own = unit and bool(np.ptp(decays[0]))
-        gain = 1.0 - decays[0] if unit and not own else ones
-        said["input_gain"] = neuron.chosen["input_gain"]
-        numbers |= {"tau": DT / (1.0 - decays[0]), "r": 1.0 / (1.0 - decays[0]) if own else ones}
-    if kind is not nir.IF:
-        numbers["v_leak"] = zeros
-    return kind(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=said), gain
-
-
-def _require_leak(name: str, still: list[bool]) -> None:
-    if any(still):
-        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
+        kind, is_uniform = nir.LIF, not np.ptp(leaks[0])
+        gain = leaks[0] if has_unit_gain and is_uniform else ones
+        r = 1.0 / leaks[0] if has_unit_gain and not is_uniform else ones
+        numbers |= {"tau": DT / leaks[0], "r": r, "v_leak": 0.0 * ones}
+        metadata["input_gain"] = neuron.chosen["input_gain"]
+    shape = layer.connection.shape
+    return kind(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=metadata), gain
 
 
 def _get_feedforward(model: SpikingModel) -> FeedForward:
@@ -232,22 +222,27 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     """Build the graph metadata (layout in docs/deploying.md)."""
     network = _get_feedforward(model)
     codecs, decoder = get_codecs(model), network.decoder
-    held = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
+    states = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     shape = {"input": [1, *model.input_shape]}
     actions = {"output": [1, *model.output_shape]}
-    said = make_metadata(
-        model, shape, actions, held, "Potentials stay from one call to the next.", "put every potential at 0"
+    description = make_metadata(
+        model,
+        shape,
+        actions,
+        states,
+        "Potentials stay from one call to the next.",
+        "put every potential at 0",
     )
-    leak = (
-        decoder.decay
-        if isinstance(decoder, Membrane)
-        else 0.0 if codecs["decoder"]["name"] == "linear" else 1.0
-    )
-    last = isinstance(decoder, Membrane) or codecs["decoder"]["name"] == "linear"
+    is_membrane = isinstance(decoder, Membrane)
+    reads_last = is_membrane or codecs["decoder"]["name"] == "linear"
+    if is_membrane:
+        decay = decoder.decay
+    else:
+        decay = 0.0 if reads_last else 1.0
     metadata: dict[str, Any] = {
-        "producer": said["producer"],
-        "usage": said["usage"],
-        "episode_begins": said["episode_begins"],
+        "producer": description["producer"],
+        "usage": description["usage"],
+        "episode_begins": description["episode_begins"],
         "layout": LAYOUT,
         "dt": DT,
         "discretisation": "forward Euler: v <- v + dt / tau * (v_leak - v + r * i); a spike where v >= v_threshold, and the"
@@ -257,10 +252,10 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
         "inputs": np.array(model.input_shape),
         "encoder": json.dumps(codecs["encoder"]),
         "decoder": json.dumps(codecs["decoder"]),
-        "decoder_decay": leak,
-        "decoder_gain": 1.0 - leak if last else 1.0 / network.steps,
-        "decoder_read": decoder.which if isinstance(decoder, Membrane) else "last",
-        "decoder_carried": int(network.stateful and isinstance(decoder, Membrane)),
+        "decoder_decay": decay,
+        "decoder_gain": 1.0 - decay if reads_last else 1.0 / network.steps,
+        "decoder_read": decoder.which if is_membrane else "last",
+        "decoder_carried": int(network.stateful and is_membrane),
         "decoder_bias": _to_numpy("decoder", network.readout.bias),
     }
     values = {f"encoder_{key}": _to_numpy(key, value) for key, value in network.encoder.state_dict().items()}
@@ -274,16 +269,17 @@ def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | N
 
     Raises ExportError if a number is not finite, or if both the agent and its NIR file normalise.
     """
-    found, network = get_normalization(model), model.network
+    normalization, network = get_normalization(model), model.network
     if isinstance(network, Nir) and network.input_mean is not None and network.input_scale is not None:
-        if found is not None:
+        if normalization is not None:
             raise ExportError(
                 "agent.actor.obs_normalization: true given for a file that normalises; allowed for nir: false"
             )
-        found = network.input_mean, network.input_scale
-    if found is None:
+        normalization = network.input_mean, network.input_scale
+    if normalization is None:
         return None
-    return _to_numpy("normaliser", found[0]), _to_numpy("normaliser", found[1])
+    mean, divisor = normalization
+    return _to_numpy("normaliser", mean), _to_numpy("normaliser", divisor)
 
 
 def get_codecs(model: SpikingModel) -> Mapping[str, Any]:

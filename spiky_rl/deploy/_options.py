@@ -11,7 +11,7 @@ from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.deploy._targets import check_expressible, make_targets, require_chip
 from spiky_rl.deploy.base import Target
 from spiky_rl.learners.base import EXPORTS
-from spiky_rl.run.prepare import merge_known_agent
+from spiky_rl.run.prepare import merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
 
 
@@ -70,14 +70,15 @@ class ExportOptions(Settings):
         for target in targets.values():
             target.name = self.name
         if self.calibrate is not None:
-            if not any(target.observes for target in targets.values()):
-                raise UserError(
-                    f"--calibrate: {self.calibrate} given with --to {self.to}; allowed: --to c_int8"
-                )
-            if not self.calibrate.is_file():
-                raise UserError(f"--calibrate: {self.calibrate} given; there is no such file")
+            self._check_calibration(self.calibrate, targets)
         if self.report is not None:
             require_chip(self.report, targets.values())
-        if (agent := merge_known_agent(request)) is not None:
+        if (agent := merge_agent_without_simulator(request)) is not None:
             check_expressible(targets.values(), agent)
         return targets
+
+    def _check_calibration(self, file: Path, targets: dict[str, Target]) -> None:
+        if not any(target.needs_rollout for target in targets.values()):
+            raise UserError(f"--calibrate: {file} given with --to {self.to}; allowed: --to c_int8")
+        if not file.is_file():
+            raise UserError(f"--calibrate: {file} given; there is no such file")

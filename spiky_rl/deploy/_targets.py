@@ -15,14 +15,14 @@ def make_targets(
     names: Sequence[str], options: Mapping[str, PlainMapping] | None = None
 ) -> dict[str, Target]:
     """Build the targets ``names``, with ``options`` by name. Raises UserError for an unknown name, or if this machine cannot write or verify a target."""
-    known, built = registry.list_names("targets"), dict[str, Target]()
+    known, targets = registry.list_names("targets"), dict[str, Target]()
     for name in names:
         if name not in known:
             raise UserError(f"--to: {name} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
         settings = {"name": name, **(options or {}).get(name, {})}
-        built[name] = registry.configure("targets", settings, "--to").build()
-        built[name].check_requirements()
-    return built
+        targets[name] = registry.configure("targets", settings, "--to").build()
+        targets[name].check_requirements()
+    return targets
 
 
 def check_expressible(targets: Iterable[Target], agent: PlainMapping) -> None:
@@ -42,7 +42,9 @@ def require_chip(chip: str, targets: Iterable[Target]) -> None:
         raise UserError(
             f"--report: {chip} given; allowed: {', '.join(_footprint.CHIPS)}{suggest_name(chip, _footprint.CHIPS)}"
         )
-    if not any(target.in_c for target in targets):
-        in_c = [name for name in registry.list_names("targets") if registry.resolve("targets", name).in_c]  # type: ignore[attr-defined]
-        raise UserError(f"--report: {chip} given without a target in C; allowed: --to {' or '.join(in_c)}")
+    if not any(target.is_c for target in targets):
+        c_targets = [name for name in registry.list_names("targets") if registry.resolve("targets", name).is_c]  # type: ignore[attr-defined]
+        raise UserError(
+            f"--report: {chip} given without a target in C; allowed: --to {' or '.join(c_targets)}"
+        )
     _footprint.require_compiler(chip)

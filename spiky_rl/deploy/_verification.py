@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,15 @@ import torch
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._commands import CommandMap, read_commands
-from spiky_rl.deploy.base import Target
+from spiky_rl.deploy.base import Session, Target
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
-IMPRECISE = 0.1
-"""Share of the actions' spread that a quantised policy may differ by, on average, without a warning."""
+MAX_MEAN_ERROR = 0.1
+"""If a quantised policy's actions differ by more than this share of their standard deviation, on average, a warning is given."""
 
 type Progress = Callable[[float], None]
 
@@ -31,14 +32,14 @@ class VerificationResult:
     """Comparison of a file's actions with the policy's."""
 
     steps: int = 0
-    difference: float = 0.0
-    """Largest difference in the control steps that count as equal."""
-    max_error: float = 0.0
-    """Largest difference in all other control steps."""
     mismatches: int = 0
     """Control steps that differ by more than the target's tolerance."""
-    reference_difference: float = 0.0
-    """Mean difference between the target's reference policy and the live policy; 0 if they are the same."""
+    max_accepted_error: float = 0.0
+    """Largest difference in the control steps that count as equal."""
+    max_mismatch_error: float = 0.0
+    """Largest difference in the mismatches."""
+    reference_difference_sum: float = 0.0
+    """Sum over the control steps of the reference policy's mean difference from the live policy; 0 if they are the same."""
     action_spread: float = 0.0
     """Standard deviation of the live policy's actions, or commands, over the episode, mean over the actions."""
     largest: float = 1.0
@@ -47,7 +48,7 @@ class VerificationResult:
     def compare(
         self,
         returned: list[np.ndarray],
-        wanted: list[np.ndarray],
+        expected: list[np.ndarray],
         target: Target,
         model: MLPModel,
         scale: float = 1.0,
@@ -56,37 +57,45 @@ class VerificationResult:
 
         Args:
             returned: The file's action and, if the file returns it, state.
-            wanted: Action and state of the policy.
+            expected: Action and state of the policy.
             model: The live policy.
             scale: Largest factor from the policy's actions to the file's.
         """
-        worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
-        self.largest = max(self.largest, float(np.abs(wanted[0]).max()) / scale)
-        self.add(worst, target.get_tolerance(model) * scale * (self.largest if target.relative else 1.0))
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, expected, strict=False))
+        self.largest = max(self.largest, float(np.abs(expected[0]).max()) / scale)
+        unit = self.largest if target.has_relative_tolerance else 1.0
+        self.add(worst, target.get_tolerance(model) * scale * unit)
 
     def add(self, worst: float, allowed: float) -> None:
         """Add a control step with the largest difference ``worst``; up to ``allowed`` it counts as equal."""
         self.steps += 1
         if worst <= allowed:
-            self.difference = max(self.difference, worst)
+            self.max_accepted_error = max(self.max_accepted_error, worst)
         else:
             self.mismatches += 1
-            self.max_error = max(self.max_error, math.inf if math.isnan(worst) else worst)
+            error = math.inf if math.isnan(worst) else worst
+            self.max_mismatch_error = max(self.max_mismatch_error, error)
+
+    @property
+    def reference_difference(self) -> float:
+        """Mean difference between the target's reference policy and the live policy; 0 if they are the same."""
+        return self.reference_difference_sum / self.steps
 
     @property
     def is_imprecise(self) -> bool:
-        """Whether the target's reference policy differs from the live policy by more than `IMPRECISE` of the actions' spread."""
-        return self.reference_difference > IMPRECISE * self.action_spread
+        """Whether the target's reference policy differs from the live policy by more than `MAX_MEAN_ERROR` of the actions' spread."""
+        return self.reference_difference > MAX_MEAN_ERROR * self.action_spread
 
     def format(self, target: Target, model: MLPModel) -> str:
         """Return the result in words, for a file of ``target`` and the live policy ``model``."""
         limit = target.get_tolerance(model)
-        share = " of the largest action so far, or of 1," if target.relative else ""
-        allowed, changed = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit", ""
+        share = " of the largest action so far, or of 1," if target.has_relative_tolerance else ""
+        verdict = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit"
+        reference_note = ""
         if target.get_reference_model(model) is not model:
-            allowed += f" to the policy {target.changed}"
-            changed = f"; mean difference of that policy's actions from the live policy's: {self.reference_difference:.2g}"
-        return f"{allowed} in {self.steps - self.mismatches} of {self.steps} control steps of an episode{changed}"
+            verdict += f" to the policy {target.reference_text}"
+            reference_note = f"; mean difference of that policy's actions from the live policy's: {self.reference_difference:.2g}"
+        return f"{verdict} in {self.steps - self.mismatches} of {self.steps} control steps of an episode{reference_note}"
 
 
 def verify_targets(
@@ -94,7 +103,7 @@ def verify_targets(
     env: TimedVecEnv,
     targets: Mapping[Path, Target],
     progress: Progress,
-    commanding: MLPModel | None = None,
+    command_model: MLPModel | None = None,
 ) -> dict[Path, VerificationResult]:
     """Compare files with the policy that they were written from, over an episode of the first environment.
 
@@ -103,22 +112,66 @@ def verify_targets(
     Args:
         model: The live policy.
         progress: Called after every control step with the share of the longest episode.
-        commanding: Copy of ``model`` whose actions are commands, from which targets that give commands were written.
+        command_model: Copy of ``model`` whose actions are commands; targets that give commands were written from it.
 
-    Raises UserError if a file differs by more than its target allows, or an action term from its own settings.
+    Raises UserError if a file differs by more than its target allows, or if an action term computes other commands than its scale,
+    offset and clip give.
     """
-    agreements: dict[Path, VerificationResult] = {}
-    for compiled in dict.fromkeys(target.compiled for target in targets.values()):
-        group = {path: target for path, target in targets.items() if target.compiled == compiled}
-        backend = dispatch.list_compiled_backends()["cpu"] if compiled else dispatch.REFERENCE
-        agreements |= _run_episode(model, env, group, backend, progress, commanding)
-    for path, agreement in agreements.items():
-        if agreement.mismatches > targets[path].flips * agreement.steps:
+    results: dict[Path, VerificationResult] = {}
+    # one episode per backend of the live policy
+    for on_cpu_backend in dict.fromkeys(target.needs_cpu_backend for target in targets.values()):
+        group = {
+            path: target for path, target in targets.items() if target.needs_cpu_backend == on_cpu_backend
+        }
+        backend = dispatch.list_compiled_backends()["cpu"] if on_cpu_backend else dispatch.REFERENCE
+        results |= _run_episode(model, env, group, backend, progress, command_model)
+    for path, result in results.items():
+        if result.mismatches > targets[path].max_mismatch_share * result.steps:
             raise UserError(
-                f"{path}: actions differ from the live policy's in {agreement.mismatches} of {agreement.steps} control steps,"
-                f" by up to {agreement.max_error:.2g}"
+                f"{path}: actions differ from the live policy's in {result.mismatches} of {result.steps} control steps,"
+                f" by up to {result.max_mismatch_error:.2g}"
             )
-    return agreements
+    return results
+
+
+class _FileCheck:
+    """A file under verification: its session, the policy that it must equal, and the comparison so far."""
+
+    def __init__(
+        self, target: Target, session: Session, model: MLPModel, command_model: MLPModel | None
+    ) -> None:
+        self.target, self.session, self.model = target, session, model
+        self.gives_commands = command_model is not None and target.gives_commands
+        source: Any = command_model if self.gives_commands else model
+        self.scale = (
+            float(source.distribution.to_task_units.scale.abs().max()) if self.gives_commands else 1.0
+        )
+        self.reference = target.get_reference_model(source)
+        self.has_own_reference = self.reference is not source
+        self.result = VerificationResult()
+        self.live_values: list[np.ndarray] = []
+        self.returned: list[np.ndarray] = []
+        self.reference_actions: list[np.ndarray] = []
+
+    def act(self, obs: Any, x: np.ndarray, state: list[np.ndarray]) -> None:
+        """Run the file; also run the reference policy if that is not the live policy."""
+        self.returned = self.session(x, state)
+        self.reference_actions = [self.reference(obs).numpy()] if self.has_own_reference else []
+
+    def compare(self, live: list[np.ndarray], commands: np.ndarray | None) -> None:
+        """Compare the latest step with ``live``, action and state of the live policy, or with the environment's ``commands``."""
+        if self.gives_commands and commands is not None:
+            live = [commands]
+        self.live_values.append(live[0].copy())
+        if self.reference_actions:
+            self.result.reference_difference_sum += float(np.abs(self.reference_actions[0] - live[0]).mean())
+        expected = self.reference_actions or live
+        self.result.compare(self.returned, expected, self.target, self.model, self.scale)
+
+    def get_result(self) -> VerificationResult:
+        """Return the result of the episode."""
+        self.result.action_spread = float(np.concatenate(self.live_values).std(0).mean())
+        return self.result
 
 
 def _run_episode(
@@ -127,74 +180,65 @@ def _run_episode(
     targets: Mapping[Path, Target],
     backend: str,
     progress: Progress,
-    commanding: MLPModel | None,
+    command_model: MLPModel | None,
 ) -> dict[Path, VerificationResult]:
-    sessions = {path: session for path, target in targets.items() if (session := target.open_session(path))}
-    agreements = {path: VerificationResult() for path in sessions}
-    origins = {
-        path: commanding if commanding is not None and targets[path].gives_commands else model
-        for path in sessions
-    }
-    references = {path: targets[path].get_reference_model(origin) for path, origin in origins.items()}
-    distribution: Any = None if commanding is None else commanding.distribution
+    checks: dict[Path, _FileCheck] = {}
+    for path, target in targets.items():
+        session = target.open_session(path)
+        if session:
+            checks[path] = _FileCheck(target, session, model, command_model)
+    distribution: Any = None if command_model is None else command_model.distribution
+    steps, is_over = 0, not checks
+    with _move_to_cpu(model, backend), torch.inference_mode():
+        env.reset()
+        for policy in (model, *(check.reference for check in checks.values())):
+            policy.reset()
+        while not is_over:
+            obs = env.get_observations()[:1].to("cpu")
+            x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
+            state = get_flat_state(model)
+            action = model(obs)
+            live = [action.numpy(), *get_flat_state(model)]
+            for check in checks.values():
+                check.act(obs, x.numpy(), state)
+            steps += 1
+            all_actions = torch.zeros(env.num_envs, env.num_actions, device=env.device)
+            all_actions[:1] = action.to(env.device)
+            _, _, dones, _ = env.step(all_actions)
+            is_over = bool(dones[0])
+            commands = None
+            if command_model is not None:
+                commands = _read_live_commands(env, distribution.to_task_units, action)
+            for check in checks.values():
+                check.compare(live, commands)
+            if not is_over:
+                progress(float(steps / env.max_episode_length))
+    return {path: check.get_result() for path, check in checks.items()}
+
+
+@contextmanager
+def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
+    """Run the block with ``model`` on the CPU and its network on ``backend``; then move it back, and reset it."""
+    device = next(model.parameters()).device
     network = model.network if isinstance(model, SpikingModel) else None
-    device, before_backend = next(model.parameters()).device, network.backend if network else ""
+    backend_before = network.backend if network else ""
     model.to("cpu")
     if network:
         network.set_backend(backend)
-    steps, actions, commands = 0, list[np.ndarray](), list[np.ndarray]()
-    with torch.inference_mode():
-        env.reset()
-        for policy in (model, *references.values()):
-            policy.reset()
-        while sessions:
-            obs = env.get_observations()[:1].to("cpu")
-            x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
-            before = get_flat_state(model)
-            action = model(obs)
-            expected = [action.numpy(), *get_flat_state(model)]
-            actions.append(expected[0].copy())
-            returned = {path: session(x.numpy(), before) for path, session in sessions.items()}
-            referred = {
-                path: policy(obs).numpy()
-                for path, policy in references.items()
-                if policy is not origins[path]
-            }
-            steps += 1
-            whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
-            whole[:1] = action.to(env.device)
-            is_over = bool(env.step(whole)[2][0])
-            if commanding is not None:
-                commands.append(_read_live_commands(env, distribution.bounds, action))
-            for path, values in returned.items():
-                gives_commands, scale = origins[path] is not model, 1.0
-                wanted = expected
-                if gives_commands:
-                    wanted, scale = [commands[-1]], float(distribution.bounds.scale.abs().max())
-                if path in referred:
-                    difference = np.abs(referred[path] - wanted[0])
-                    agreements[path].reference_difference += float(difference.mean())
-                    wanted = [referred[path]]
-                agreements[path].compare(values, wanted, targets[path], model, scale)
-            if is_over:
-                break
-            progress(float(steps / env.max_episode_length))
-    for path, agreement in agreements.items():
-        agreement.reference_difference /= max(steps, 1)
-        lived = actions if origins[path] is model else commands
-        agreement.action_spread = float(np.concatenate(lived).std(0).mean())
-    if network:
-        network.set_backend(before_backend)
-    model.to(device)
-    model.reset()
-    return agreements
+    try:
+        yield
+    finally:
+        if network:
+            network.set_backend(backend_before)
+        model.to(device)
+        model.reset()
 
 
-def _read_live_commands(env: TimedVecEnv, bounds: CommandMap, action: torch.Tensor) -> np.ndarray:
-    """Return the commands [1, A] of the latest step; ``bounds`` must map the policy's ``action`` [1, A] to the same bits."""
+def _read_live_commands(env: TimedVecEnv, command_map: CommandMap, action: torch.Tensor) -> np.ndarray:
+    """Return the commands [1, A] of the latest step; ``command_map`` must map the policy's ``action`` [1, A] to the same bits."""
     commands = read_commands(env)
-    if not torch.equal(commands, bounds(action)):
-        worst = float((commands - bounds(action)).abs().max())
+    if not torch.equal(commands, command_map(action)):
+        worst = float((commands - command_map(action)).abs().max())
         raise UserError(
             f"actions: the environment's terms differ from their scale, offset and clip by {worst:.2g}; allowed: --raw_actions"
         )
@@ -206,8 +250,9 @@ def get_flat_state(model: MLPModel) -> list[np.ndarray]:
     if isinstance(model, SpikingModel):
         if not model.network.stateful:
             return []
-        rest = torch.zeros(1, sum(model.network.state_sizes))
-        return [(rest if model.state is None else torch.cat([s[0] for s in model.state], -1)).numpy()]
+        if model.state is None:
+            return [torch.zeros(1, sum(model.network.state_sizes)).numpy()]
+        return [torch.cat([s[0] for s in model.state], -1).numpy()]
     if not model.is_recurrent:
         return []
     state = model.get_hidden_state()

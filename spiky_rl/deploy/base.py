@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from spiky_rl.config.plain_data import PlainMapping, PlainValue
-from spiky_rl.config.registry import Component
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.config.registry import Component, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +34,10 @@ type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 the file returns it, the new state. A file that holds its own state ignores the given one."""
 
 
+class ExportError(UserError):
+    """Error: a target cannot express the policy."""
+
+
 class Target(Component):
     """An export target: it writes a policy and runs the written file."""
 
@@ -44,6 +47,13 @@ class Target(Component):
         "allowed": "get_tolerance",
         "open": "open_session",
         "require": "check_requirements",
+        "stale": "stale_files",
+        "compiled": "needs_cpu_backend",
+        "relative": "has_relative_tolerance",
+        "flips": "max_mismatch_share",
+        "changed": "reference_text",
+        "in_c": "is_c",
+        "observes": "needs_rollout",
     }
 
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -51,29 +61,29 @@ class Target(Component):
     ``network``, ANNs, which have no network, are refused."""
     own: ClassVar[tuple[str, ...]] = ()
     """Keys of ``supported`` that may also name a user's code, which is checked when the policy is written."""
-    stale: ClassVar[tuple[str, ...]] = ()
+    stale_files: ClassVar[tuple[str, ...]] = ()
     """Files of an earlier export that are removed."""
-    compiled = False
-    """Whether the live policy runs on the `cpu` backend in the comparison; else on the torch reference."""
+    needs_cpu_backend = False
+    """Whether the file is compared with the live policy on the `cpu` backend; else on the torch reference."""
     tolerance = 0.0
     """Largest difference of an action that counts as equal."""
-    relative = False
+    has_relative_tolerance = False
     """Whether the tolerance is a share of the largest action of the episode so far, or of 1 if no action is larger."""
-    flips = 0.0
-    """Share of control steps that may differ by more, because a potential near its threshold may or may not give a spike."""
-    changed = ""
-    """Description of the reference policy if it is not the live one, as in: equal to the policy {changed}."""
+    max_mismatch_share = 0.0
+    """Share of control steps that may differ by more: rounding may decide whether a potential near its threshold gives a spike."""
+    reference_text = ""
+    """Description of the reference policy if it is not the live one, as in: equal to the policy {reference_text}."""
     maps_actions = False
     """Whether the file can map actions in [-1, 1] to a task's bounds."""
     gives_commands = False
     """Whether the file gives a robot's commands where the environment's action terms are known; else it gives raw actions."""
-    in_c = False
+    is_c = False
     """Whether the file is C, so that its memory on a chip can be measured."""
     name = "policy"
     """Prefix of the names in C, and name of its files."""
     contract: PolicyContract | None = None
-    """Description of the policy's place in its environment, for the header in C; None if it is not known."""
-    observes = False
+    """Facts that a program must know to call the policy, for the header in C; None if they are not known."""
+    needs_rollout = False
     """Whether the target needs a rollout of the policy before it writes."""
 
     def check_requirements(self) -> None:
@@ -88,18 +98,18 @@ class Target(Component):
         if any(path.startswith("network.") for path in self.supported) and not agent.get("network"):
             raise self.refusal("network", "none", self.supported["network.name"])
         for path, allowed in self.supported.items():
-            for place, value in find_values(agent, path):
-                known = strip_module(value) if path.endswith(".class_name") else value
-                if known not in allowed and not (":" in value and path in self.own):
-                    raise self.refusal(place, value, allowed)
+            for key, value in find_values(agent, path):
+                name = strip_module(value) if path.endswith(".class_name") else value
+                if name not in allowed and not (":" in value and path in self.own):
+                    raise self.refusal(key, value, allowed)
 
-    def refusal(self, place: str, value: str, allowed: Sequence[str]) -> ExportError:
-        """Return the error for a ``value`` of the agent's key ``place`` that is not ``allowed``."""
+    def refusal(self, key: str, value: str, allowed: Sequence[str]) -> ExportError:
+        """Return the error for a ``value`` of the agent's ``key`` that is not ``allowed``."""
         name = type(self).__module__.rpartition(".")[2]
-        return ExportError(f"agent.{place}: {value} given; allowed for {name}: {', '.join(allowed)}")
+        return ExportError(f"agent.{key}: {value} given; allowed for {name}: {', '.join(allowed)}")
 
     def calibrate(self, rollout: CalibrationRollout) -> None:
-        """Take the ``rollout`` of the policy. Called before `write` if ``observes`` is set."""
+        """Take the ``rollout`` of the policy. Called before `write` if ``needs_rollout`` is set."""
 
     def get_reference_model(self, model: MLPModel) -> MLPModel:
         """Return the policy that the file must equal: the live ``model``, unless the target changes it."""
@@ -119,23 +129,27 @@ class Target(Component):
 
 
 def find_parts(agent: PlainMapping, path: str) -> Iterator[tuple[str, PlainValue]]:
-    """Yield the value at a dotted ``path`` of ``agent``, with its place; for a list, one value per layer, yield each element."""
+    """Yield the value at a dotted ``path`` of ``agent``, after its key; for a list, one value per layer, yield each element."""
     node: PlainValue = agent
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     if isinstance(node, list | tuple):
-        yield from ((f"{path}[{i}]", each) for i, each in enumerate(node))
+        yield from ((f"{path}[{i}]", element) for i, element in enumerate(node))
     else:
         yield path, node
 
 
 def find_values(agent: PlainMapping, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the strings at a dotted ``path`` of ``agent``, with their places. A component may be given by its name alone."""
+    """Yield the strings at a dotted ``path`` of ``agent``, each after its key. A component may be given by its name alone."""
     above, _, last = path.rpartition(".")
-    for place, part in find_parts(agent, above):
-        value = part.get(last) if isinstance(part, Mapping) else part if last == "name" else None
+    for key, part in find_parts(agent, above):
+        value: PlainValue = None
+        if isinstance(part, Mapping):
+            value = part.get(last)
+        elif last == "name":
+            value = part
         if isinstance(value, str):
-            yield f"{place}.{last}", value
+            yield f"{key}.{last}", value
 
 
 def strip_module(name: str) -> str:

@@ -62,10 +62,10 @@ class C(Target):
         ),
     }
     maps_actions = gives_commands = True
-    relative = True
-    compiled = True
-    in_c = True
-    changed = "whose convolutions sum in the file's order"
+    has_relative_tolerance = True
+    needs_cpu_backend = True
+    is_c = True
+    reference_text = "whose convolutions sum in the file's order"
 
     @override
     def get_tolerance(self, model: MLPModel) -> float:
@@ -108,9 +108,9 @@ class C(Target):
             return
         for path in ("actor.class_name", "actor.distribution_cfg.class_name"):
             allowed = self.supported.get(path, ANNS)
-            for place, value in find_values(agent, path):
+            for key, value in find_values(agent, path):
                 if (name := strip_module(value)) not in allowed:
-                    raise self.refusal(place, name, allowed)
+                    raise self.refusal(key, name, allowed)
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
@@ -137,11 +137,11 @@ FLAGS = ("-O3", "-march=native")
 def open_c_session(path: Path, flags: tuple[str, ...] = FLAGS) -> Session:
     """Return a session that runs a policy in C; ``path``: its source, beside its header."""
     library, sizes = load_policy_library(path, flags), read_sizes(path)
-    held, observation, action = (
+    memory, observation, action = (
         np.zeros(size, np.float32) for size in (sizes["BYTES"] // 4, sizes["OBSERVATIONS"], sizes["ACTIONS"])
     )
     pointers = [
-        numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (held, observation, action)
+        numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (memory, observation, action)
     ]
     getattr(library, f"{path.stem}_reset")(pointers[0])
     call = getattr(library, f"{path.stem}_step")

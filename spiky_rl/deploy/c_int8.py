@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain_data import PlainMapping, get_section
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import (
-    WHOLE_SPIKES,
-    Session,
-    Target,
-    describe_model,
-    find_values,
-)  # fmt: skip
+from spiky_rl.deploy.base import WHOLE_SPIKES, ExportError, Session, Target, describe_model, find_values
 from spiky_rl.deploy.c import DECODERS, ENCODERS, open_c_session, require_compiler
 
 if TYPE_CHECKING:
@@ -35,8 +28,8 @@ GRADED = ("sigma_delta",)
 class CInt8(Target):
     """A C99 file and its header, for chips without a floating-point unit, or without memory for weights of 32 bits."""
 
-    observes = in_c = maps_actions = gives_commands = True
-    changed = "in int8"
+    needs_rollout = is_c = maps_actions = gives_commands = True
+    reference_text = "in int8"
     supported = {
         "network.name": ("feedforward",),
         "network.encoder.name": ENCODERS,
@@ -63,10 +56,10 @@ class CInt8(Target):
     def check_network(self, agent: PlainMapping) -> None:
         super().check_network(agent)
         if get_section(agent, "network").get("recurrent"):
-            for place, neuron in find_values(agent, "network.neuron.name"):
+            for key, neuron in find_values(agent, "network.neuron.name"):
                 if neuron in GRADED:
-                    whole = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
-                    raise self.refusal(place, f"{neuron} beside agent.network.recurrent", whole)
+                    binary = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
+                    raise self.refusal(key, f"{neuron} beside agent.network.recurrent", binary)
 
     @override
     def calibrate(self, rollout: CalibrationRollout) -> None:

@@ -59,15 +59,15 @@ class Nir(Target):
     @override
     def check_network(self, agent: PlainMapping) -> None:
         super().check_network(agent)
-        for place, connection in find_parts(agent, "network.connection"):
+        for key, connection in find_parts(agent, "network.connection"):
             if not isinstance(connection, Mapping) or connection.get("pool", 1) == 1:
                 continue
             if connection.get("pooling", "max") == "max":
-                raise self.refusal(f"{place}.pooling", "max", ["average"])
+                raise self.refusal(f"{key}.pooling", "max", ["average"])
         encoder = get_section(agent, "network").get("encoder")
-        for place, name in find_names(encoder, "network.encoder"):
+        for key, name in find_names(encoder, "network.encoder"):
             if ":" in name:
-                raise self.refusal(place, name, registry.list_names("encoders"))
+                raise self.refusal(key, name, registry.list_names("encoders"))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:

@@ -23,9 +23,9 @@ class Onnx(Target):
     """An ONNX graph of the torch backend's operations. The tolerance is for runtimes, which sum in other orders."""
 
     maps_actions = True
-    stale = ("policy.onnx.data",)
+    stale_files = ("policy.onnx.data",)
     tolerance = 1e-4
-    flips = 0.01
+    max_mismatch_share = 0.01
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
@@ -47,7 +47,7 @@ class Onnx(Target):
             )
             return None
         graph = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [given.name for given in graph.get_inputs()]
+        names = [node.name for node in graph.get_inputs()]
 
         def step(x: np.ndarray, state: list[np.ndarray]) -> list[np.ndarray]:
             return [np.asarray(y) for y in graph.run(None, dict(zip(names, [x, *state], strict=True)))]

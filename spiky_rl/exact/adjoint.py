@@ -1,17 +1,18 @@
 """AutoAdjoint: exact gradients of a spiking network in continuous time, for any neuron that is an ODE.
 
 The adjoint lambda = dL/dx is integrated backwards in time between events and jumps at events. x are the states and currents, F is their
-time derivative, R maps x before an event to x after it, g is the distance to the threshold, and l the integrand of the loss. ' marks a
-transposed Jacobian, - a value before the event, + a value after it:
+time derivative, R maps x before an event to x after it, g is the distance to the threshold, l the integrand of the loss, and t_k the time
+of spike k. A subscript marks a derivative (F_x = dF/dx), ' a transposed Jacobian, . a scalar product, - a value before the event and + a
+value after it:
 
     -dlambda/dt = F_x' lambda + l_x
     lambda- = R_x' lambda+ - g_x / (g_x F-) [ R_x' lambda+ . F- - lambda+ . F+ + l- - l+ + dL/dt_k ]
 
-The time of an input spike does not depend on x, so the second term is absent there, and the bracket is the gradient of that time. The
-gradient of a weight is the sum of the adjoint of the current that it raises, after each of its spikes. The gradient of a parameter p is
-the integral of F_p' lambda over time, plus at each event the same two terms with R_p and g_p instead of R_x and g_x. All derivatives are
-traced from the neuron's own flow, threshold and reset, so no code is needed per neuron. The gradient is valid as long as no spike
-appears or disappears.
+The bracket is the derivative of the loss with respect to the event's time. The time of an input spike does not depend on x, so its jump
+has no second term, and the bracket without dL/dt_k is the gradient of the input's time. A weight raises a synaptic current at each spike;
+its gradient is the sum over these spikes of the current's adjoint just after the spike. The gradient of a parameter p is the integral of
+F_p' lambda over time, plus at each event the same two terms with R_p and g_p instead of R_x and g_x. All derivatives are traced from the
+neuron's own flow, threshold and reset, so no code is needed per neuron. The gradient is valid as long as no spike appears or disappears.
 
 Sources: sensitivities of hybrid systems, Galan, Feehery & Barton (1999); their automatic derivation, Nowotny & Knight (2025),
 CNS*2025 P223; for leaky neurons this is EventProp, Wunderlich & Pehle (2021).
@@ -35,10 +36,11 @@ from spiky_rl.neurons.base import Neuron, Ode
 type Numbers = float | Sequence[float] | Array
 
 MIN_SLOPE = 1e-6
-"""Smallest slope, per ms, at which the potential crosses the threshold. Below it a spike only touches the threshold, and its time has no
-derivative."""
+"""Lower bound of the slope, per ms, at which the distance to the threshold crosses 0. Below it a spike only touches the threshold, and its
+time has no derivative."""
 MAX_SILENT_GRADIENT = 1e-9
-"""Largest derivative of the loss with respect to the time of a reset without a spike, relative to the adjoint; a larger one is an error."""
+"""Upper bound of the loss's derivative with respect to the time of a reset without a spike, relative to the largest adjoint. The solver
+finds that time only up to its probe points, so a loss that depends on it is an error."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Solution:
             UserError: If sizes do not match; if a spike only touches the threshold, so that its time has no derivative; if the loss
                 depends on the time of a reset without a spike.
         """
-        rates = solver.to_array("of_spikes", of_spikes, (len(self.spikes),))
-        return _Backward(self, integrand).run(rates)
+        time_gradients = solver.to_array("of_spikes", of_spikes, (len(self.spikes),))
+        return _Backward(self, integrand).run(time_gradients)
 
 
 def solve_network(
@@ -199,14 +201,15 @@ class _Backward:
 
         def slope(time: float, y: Array) -> Array:
             values, adjoint = forward(time), y[:size].reshape(self.adjoint.shape)
-            to_current, to_states, to_parameters = terms.flow_transposed(
+            of_current, of_states, of_parameters = terms.flow_transposed(
                 values[-1], values[:-1], adjoint[:-1]
             )
-            by_current = -adjoint[-1] / self.problem.tau_synapse
-            to_taus = -by_current * values[-1] / self.problem.tau_synapse
-            to_states = to_states + self._integrand(time, values)[1]
+            # the synaptic current's own equation, dI/dt = -I / tau_synapse
+            through_decay = -adjoint[-1] / self.problem.tau_synapse
+            of_taus = -through_decay * values[-1] / self.problem.tau_synapse
+            of_states = of_states + self._integrand(time, values)[1]
             return -np.concatenate(
-                [to_states.ravel(), to_current + by_current, to_parameters.ravel(), to_taus]
+                [of_states.ravel(), of_current + through_decay, of_parameters.ravel(), of_taus]
             )
 
         begin, end = forward.pieces[0][0], forward.pieces[-1][1]
@@ -239,36 +242,37 @@ class _Backward:
     def _jump(self, event: Event, of_spikes: Array) -> None:
         """Take the adjoint from after an event to before it, and add the event's gradients."""
         problem, after = self.problem, self.adjoint
-        before, to_parameters = after.copy(), np.zeros_like(self.parameters)
+        before, of_parameters = after.copy(), np.zeros_like(self.parameters)
         if event.kind != "input":
             # the reset is computed for all neurons; a spike resets only its own
             reset = slice(None) if event.kind == "silent" else [event.source]
-            by_states, by_parameters = problem.terms.reset_transposed(
+            reset_states, reset_parameters = problem.terms.reset_transposed(
                 event.before[:-1], after[:-1], float(event.kind == "spike")
             )
-            before[:-1, reset] = by_states[:, reset]
-            to_parameters[:, reset] = by_parameters[:, reset]
-        by_time = (before * problem.slope(event.before)).sum() - (after * problem.slope(event.after)).sum()
-        by_time += self._integrand(event.time, event.before)[0] - self._integrand(event.time, event.after)[0]
+            before[:-1, reset] = reset_states[:, reset]
+            of_parameters[:, reset] = reset_parameters[:, reset]
+        # the bracket without dL/dt_k; ``event`` holds states and currents, ``before`` and ``after`` the adjoint
+        of_time = (before * problem.slope(event.before)).sum() - (after * problem.slope(event.after)).sum()
+        of_time += self._integrand(event.time, event.before)[0] - self._integrand(event.time, event.after)[0]
         if event.kind == "input":
-            self.inputs[event.source][event.number] = by_time
+            self.inputs[event.source][event.number] = of_time
             self.weights[:, event.source] += after[-1]
         elif event.kind == "spike":
             n = event.source
-            by_states, by_parameters = problem.terms.threshold_gradient(event.before[:-1])
-            speed = by_states[:, n] @ problem.slope(event.before)[:-1, n]
+            distance_by_states, distance_by_parameters = problem.terms.threshold_gradient(event.before[:-1])
+            speed = distance_by_states[:, n] @ problem.slope(event.before)[:-1, n]
             if speed < MIN_SLOPE:
                 raise UserError(
                     f"neuron {n} only touches its threshold at {event.time:.6g} ms, rising by {speed:.3g} per ms: its time has no derivative"
                 )
-            # the time of the spike changes by -1 / speed for a change of the distance to the threshold
-            by_distance = (by_time + of_spikes[event.number]) / speed
-            before[:-1, n] -= by_states[:, n] * by_distance
-            to_parameters[:, n] -= by_parameters[:, n] * by_distance
+            # if the distance to the threshold rises by 1, the spike comes earlier by 1 / speed
+            of_distance = -(of_time + of_spikes[event.number]) / speed
+            before[:-1, n] += distance_by_states[:, n] * of_distance
+            of_parameters[:, n] += distance_by_parameters[:, n] * of_distance
             self.weights[:, len(problem.inputs) + n] += after[-1]
-        elif abs(by_time) > MAX_SILENT_GRADIENT * np.abs(after).max():
+        elif abs(of_time) > MAX_SILENT_GRADIENT * np.abs(after).max():
             raise UserError(
                 f"the loss depends on the time of a reset without a spike at {event.time:.6g} ms, which has no derivative;"
                 " move the change from reset to flow"
             )
-        self.adjoint, self.parameters = before, self.parameters + to_parameters
+        self.adjoint, self.parameters = before, self.parameters + of_parameters

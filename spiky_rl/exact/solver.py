@@ -38,12 +38,10 @@ ON_THRESHOLD = 1e-9
 """Largest distance at which a neuron counts as being on its threshold."""
 ROOT_TOLERANCE_MS, ROOT_RELATIVE_TOLERANCE = 1e-13, 1e-15
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
-"""Nodes and weights of the quadrature over one step: exact for the interpolant's degree."""
+"""Nodes and weights of the quadrature over one step, on [-1, 1]: exact for polynomials up to degree 15; the interpolant has degree 7."""
 
 Integrand = Callable[..., Tensor]
 """A function to integrate over time: (time in ms, one tensor [N] per state) -> a scalar tensor."""
-
-
 Function = Callable[[Array], Array]
 """A function of states and currents: [S + 1, ..., N] -> [..., N]."""
 
@@ -56,9 +54,9 @@ class Event:
     kind: str
     """``input``, ``spike``, or ``silent`` for a reset without a spike."""
     source: int
-    """Index of the input or neuron."""
+    """Index of the input or neuron; -1 for a reset without a spike."""
     number: int
-    """Index among the input's times, or among all spikes."""
+    """Index among the input's times, or among all spikes; -1 for a reset without a spike."""
     before: Array
     """[S + 1, N]: states and synaptic currents."""
     after: Array
@@ -87,8 +85,9 @@ class Trajectory:
 
     def __call__(self, time: float) -> Array:
         """Return the values at a ``time`` in ms, in ``shape``."""
-        piece = max(0, bisect.bisect_right(self._starts, time) - 1)
-        return self.pieces[piece][2](time).reshape(self.shape)
+        index = max(0, bisect.bisect_right(self._starts, time) - 1)
+        _, _, interpolant = self.pieces[index]
+        return interpolant(time).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,12 @@ class SpikingProblem:
 
     terms: NeuronTerms
     weights: Array
+    """[N, inputs + N]."""
     inputs: tuple[Array, ...]
     """Spike times of every input in ms."""
     duration: float
     tau_synapse: Array
+    """[N], in ms."""
     spiking: Array
     """bool [N]: False for readouts."""
     tolerance: float
@@ -208,11 +209,13 @@ class EventSolver:
             candidates = np.flatnonzero(self.armed & (may_peak_above[i] | (distance[i + 1] >= 0.0)))
             spikes = []
             for n in candidates.tolist():
-                above = float(times[i + 1])
-                if distance[i + 1, n] < 0.0:
-                    above = self._find_root(self.problem.rise, n, interpolant, times[i], above)
-                if self._evaluate(self.problem.distance, n, interpolant, above) >= 0.0:
-                    time = self._find_root(self.problem.distance, n, interpolant, times[i], above)
+                highest_at = float(times[i + 1])
+                if (
+                    distance[i + 1, n] < 0.0
+                ):  # it rises and falls in between: the maximum is where the slope is 0
+                    highest_at = self._find_root(self.problem.rise, n, interpolant, times[i], highest_at)
+                if self._evaluate(self.problem.distance, n, interpolant, highest_at) >= 0.0:
+                    time = self._find_root(self.problem.distance, n, interpolant, times[i], highest_at)
                     spikes.append((time, n))
             if spikes:
                 time, neuron = min(spikes)

@@ -1,15 +1,16 @@
-"""SpikeProp: spike times of SRM0 neurons as a differentiable function of weights, delays and input spike times.
+"""SpikeProp: spike times of SRM0 neurons (spike response model) as a differentiable function of weights, delays and input spike times.
 
     u_j(t) = sum_i sum_m w_jim eps(t - t_i - d_m) + sum_k eta(t - t_k),   u_j(t_k) = threshold from below:  spike k of j at t_k
     eps(s) = s/tau exp(1 - s/tau),   eta(s) = -threshold exp(-s/tau_refractory)   for s > 0
 
-The gradient follows from the implicit function theorem: with D_k = du/dt at spike k,
+u_j is the potential of neuron j, t_i a spike time of input i, w_jim the weight of the synapse from input i with the delay d_m. The
+gradient follows from the implicit function theorem: with D_k = du/dt at spike k,
 
     D_k dt_k = sum w eps' (dt_i + dd_m) - sum eps dw + sum_(l<k) eta' dt_l
 
 It grows without bound if u barely reaches the threshold, so D is at least ``floor``. A neuron that does not spike has no gradient;
-`SpikeTimeLayer.raise_silent_weights` raises its weights. With tau_refractory = tau, the neuron is a leaky integrator with reset by
-subtraction and synapses of the same time constant with weights e w.
+`SpikeTimeLayer.raise_silent_weights` raises its weights. With tau_refractory = tau, u is the potential of a leaky integrate-and-fire
+neuron with reset by subtraction, whose synaptic currents have the same time constant and the weights e w (e = 2.718).
 
 Sources: Bohte, Kok & La Poutre (2002); several spikes per neuron: Booij & Nguyen (2005).
 """
@@ -52,7 +53,8 @@ class SrmKernels:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (math.isfinite(value) and (value > 0 or (value == 0 and field.name == "floor"))):
-                raise UserError(f"{field.name}: {value!r} is out of range; allowed: above 0 and finite")
+                lowest = "at least 0" if field.name == "floor" else "above 0"
+                raise UserError(f"{field.name}: {value!r} is out of range; allowed: {lowest} and finite")
 
     def postsynaptic(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps and its derivative at ``s`` ms after an arrival."""
@@ -154,9 +156,9 @@ class _SpikeTimes(torch.autograd.Function):
         steps = round(kernels.duration / kernels.resolution)
         grid = torch.linspace(0.0, kernels.duration, steps + 1, dtype=torch.float64, device=times.device)
         arrivals = times[..., None] + delays
-        # [B, I, M, grid]: the spikes of an input add up before they are weighted
-        driven = sum(kernels.postsynaptic(grid - part[..., None])[0] for part in arrivals.unbind(2))
-        potential = torch.einsum("bimg,jim->bjg", driven, weights)
+        # [B, I, M, grid]: the responses to an input's spikes add up before they are weighted
+        response = sum(kernels.postsynaptic(grid - part[..., None])[0] for part in arrivals.unbind(2))
+        potential = torch.einsum("bimg,jim->bjg", response, weights)
         spikes: list[Tensor] = []
         for _ in range(kernels.spikes):
             spikes.append(_find_next_spike(grid, potential, spikes, arrivals, weights, kernels))
@@ -164,29 +166,29 @@ class _SpikeTimes(torch.autograd.Function):
             potential = potential + kernels.refractory(since)[0]
             # exclude the time up to this spike from the search
             potential = torch.where(since > 0.0, potential, -math.inf)
-        located = torch.stack(spikes, -1)
-        ctx.save_for_backward(times, weights, delays, located)
+        spike_times = torch.stack(spikes, -1)
+        ctx.save_for_backward(times, weights, delays, spike_times)
         ctx.kernels = kernels
-        return located
+        return spike_times
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        times, weights, delays, located = ctx.saved_tensors
+        times, weights, delays, spike_times = ctx.saved_tensors
         kernels: SrmKernels = ctx.kernels
-        alive = located.isfinite()
-        grad = torch.where(alive, grads[0], 0.0)
-        spikes = torch.where(alive, located, 0.0)
+        exists = spike_times.isfinite()
+        grad = torch.where(exists, grads[0], 0.0)
+        spikes = torch.where(exists, spike_times, 0.0)
         arrivals = times[..., None] + delays
-        to_weights, to_arrivals = torch.zeros_like(weights), torch.zeros_like(arrivals)
+        of_weights, of_arrivals = torch.zeros_like(weights), torch.zeros_like(arrivals)
         for k in reversed(range(kernels.spikes)):
             value, slope = kernels.postsynaptic(_elapsed_times(spikes[..., k], arrivals))
-            _, own = kernels.refractory(spikes[..., k, None] - spikes[..., :k])
-            steepness = torch.einsum("bjism,jim->bj", slope, weights) + own.sum(-1)
-            share = torch.where(alive[..., k], grad[..., k] / steepness.clamp(min=kernels.floor), 0.0)
-            to_weights -= torch.einsum("bj,bjism->jim", share, value)
-            to_arrivals += torch.einsum("bj,bjism,jim->bism", share, slope, weights)
-            grad[..., :k] += share[..., None] * own
-        return to_arrivals.sum(-1), to_weights, to_arrivals.sum((0, 1, 2)), None
+            _, own_slope = kernels.refractory(spikes[..., k, None] - spikes[..., :k])
+            steepness = torch.einsum("bjism,jim->bj", slope, weights) + own_slope.sum(-1)  # D_k
+            scaled = torch.where(exists[..., k], grad[..., k] / steepness.clamp(min=kernels.floor), 0.0)
+            of_weights -= torch.einsum("bj,bjism->jim", scaled, value)
+            of_arrivals += torch.einsum("bj,bjism,jim->bism", scaled, slope, weights)
+            grad[..., :k] += scaled[..., None] * own_slope
+        return of_arrivals.sum(-1), of_weights, of_arrivals.sum((0, 1, 2)), None
 
 
 def _elapsed_times(time: Tensor, arrivals: Tensor) -> Tensor:
@@ -202,9 +204,12 @@ def _find_next_spike(
     weights: Tensor,
     kernels: SrmKernels,
 ) -> Tensor:
-    """Return the time [B, J] of the first threshold crossing; ``potential`` [B, J, grid] is minus infinity up to the last spike."""
+    """Return the time [B, J] of the first threshold crossing after the spikes ``before``; infinite without a crossing.
+
+    ``potential`` [B, J, grid] is minus infinity up to the last spike. The grid brackets the crossing; Newton's method locates it.
+    """
     above = potential >= kernels.threshold
-    spikes, index = above.any(-1), above.to(torch.uint8).argmax(-1)
+    has_spike, index = above.any(-1), above.to(torch.uint8).argmax(-1)
     high, low = grid[index], grid[(index - 1).clamp(min=0)]
     if before:
         low = torch.maximum(low, before[-1].clamp(max=kernels.duration))
@@ -220,8 +225,8 @@ def _find_next_spike(
         newton = time - distance / steepness
         inside = (newton >= low) & (newton <= high)
         moved = torch.where(inside, newton, 0.5 * (low + high))
-        settled = (moved - time).abs() <= 1e-15 * kernels.duration
+        has_converged = (moved - time).abs() <= 1e-15 * kernels.duration
         time = moved
-        if bool((settled | ~spikes).all()):
+        if bool((has_converged | ~has_spike).all()):
             break
-    return torch.where(spikes, time, math.inf)
+    return torch.where(has_spike, time, math.inf)

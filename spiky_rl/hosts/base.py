@@ -252,11 +252,12 @@ def read_registered_ids(
         own_entries: First parts of the entry points that register no further tasks.
         list_ids: Maps the source of a module to the expressions of the ids that it registers; None for an id without one.
     """
-    found, entries = importlib.util.find_spec(package), importlib.metadata.entry_points(group=extensions)
-    if found is None or any(not entry.value.startswith(own_entries) for entry in entries):
+    spec = importlib.util.find_spec(package)
+    entries = importlib.metadata.entry_points(group=extensions)
+    if spec is None or any(not entry.value.startswith(own_entries) for entry in entries):
         return frozenset()
     ids = set[str]()
-    for folder in found.submodule_search_locations or ():
+    for folder in spec.submodule_search_locations or ():
         for path in Path(folder).rglob("__init__.py"):
             for value in list_ids(path.read_text(encoding="utf-8")):
                 if not isinstance(value, ast.Constant):

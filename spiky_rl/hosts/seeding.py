@@ -11,7 +11,7 @@ import torch
 @contextmanager
 def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
     """Draw torch's random numbers on ``device``, which the simulation takes, from ``seed``; restore the generators afterwards."""
-    place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    torch_device = torch.device(device)
+    with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

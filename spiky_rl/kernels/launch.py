@@ -1,6 +1,6 @@
-"""Arguments of backends and kernels: neurons that run over time, with or without recurrent feedback.
+"""Requests to a backend and to its kernels: run neurons over time, with or without a recurrent loop.
 
-Feedback adds a layer's own output z to its current:
+A recurrent loop feeds a layer's output z back. In inner step k the neurons get the current x_k from outside plus the synaptic current I_k:
 
 I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
 """
@@ -21,7 +21,7 @@ from spiky_rl.neurons.base import Neuron
 class RecurrentFeedback:
     """Settings of a recurrent loop. Its weights are separate: [D N, N], one input-major block per delay from 1 on.
 
-    The loop's states follow the neuron's: the outputs of the last D inner steps, latest first, then I if it is filtered.
+    The loop's states follow the neuron's: the outputs of the last D inner steps, latest first, then I if it has a decay.
     """
 
     delays: int
@@ -57,7 +57,7 @@ class NeuronRun(NamedTuple):
     keep: Tensor | None = None
     """[T, B]; 0 where an environment starts a new episode with this step, so that its states start from zero."""
     trace: list[Tensor] | None = None
-    """If given, receives the first state after every inner step, [B, N] each."""
+    """If given, receives the neuron's first state, such as its potential, after every inner step, [B, N] each."""
     feedback: RecurrentFeedback | None = None
     """Settings of the recurrent loop, None without one."""
     synapses: Tensor | None = None
@@ -66,7 +66,7 @@ class NeuronRun(NamedTuple):
 
 @dataclass(frozen=True)
 class KernelLaunch:
-    """A `NeuronRun` in the form that kernels take, with the same shapes."""
+    """A `NeuronRun` in the form that kernels take; the shapes are the same, except for those given here."""
 
     key: str
     """Key of the neuron's program in `programs.PROGRAMS`."""
@@ -77,7 +77,7 @@ class KernelLaunch:
     """[P, N]: the parameters that differ between neurons."""
     keep: Tensor | None
     uniforms: Sequence[float]
-    """Numbers that are the same for all neurons, computed on the host."""
+    """Values that are the same for all neurons and steps, computed on the host; see `spiky_rl.kernels.trace`."""
     steps: int
 
 

@@ -22,7 +22,7 @@ from spiky_rl.kernels.structures import LayerStruct
 from spiky_rl.neurons.base import Neuron
 
 _PER_STAGE = 5
-"""Number of tensors per stage that may have a gradient."""
+"""Number of tensors per stage that may have a gradient: weight, bias, params, state, synapses."""
 _SHAPES = 16
 """Number of input shapes whose layouts a stack remembers."""
 _ALIGNMENT = 64
@@ -102,7 +102,7 @@ class LayerStack:
         self.states = sum(stage.states for stage in stages)
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
-        self.all_neurons_spike = all(stage.binary for stage in stages[1:])
+        self.supports_penalty = all(stage.binary for stage in stages[1:])
         self._calls: list[tuple[TorchOps, programs.NeuronCall] | None] = [None] * len(stages)
         self._template: _Template | None = None
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
@@ -131,7 +131,7 @@ class LayerStack:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Run all stages; return the output, the states [B, N] of all stages in order, and the rates of all but the last.
 
-        The output is the last stage's, [T, K, B, N]; with ``offset`` it is that of the last inner step plus ``offset``, [T, B, N].
+        The output is the last stage's, [T, K, B, N]; with ``offset`` it is [T, B, N], every control step's last one plus ``offset``.
 
         Args:
             x: Signal [T, K or 1, B, C].
@@ -155,8 +155,8 @@ class LayerStack:
             synapses = None if stage.synapses is None else stage.synapses()
             tensors += (stage.weight, stage.bias, call.params, state, synapses)
         # read the gradient mode here: inside of the autograd function it is always off
-        run = _Request(self, calls, steps, torch.is_grad_enabled(), counted)
-        output, *found = _Run.apply(run, x, keep, *tensors)  # type: ignore[misc]
+        request = _Request(self, calls, steps, torch.is_grad_enabled(), counted)
+        output, *found = _Run.apply(request, x, keep, *tensors)  # type: ignore[misc]
         count = len(found) - (len(self.stages) - 1) * counted
         return output, [s for layer in found[:count] for s in layer.unbind(0)], found[count:]
 
@@ -174,18 +174,18 @@ class LayerStack:
         """
         maps = self._maps
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
-        known, layers, held = self._rollout
+        known, layers, kept_alive = self._rollout
         if seen != known:
             calls = [self._prepare_call(i, stage, stage.ops or ops) for i, stage in enumerate(self.stages)]
             tensors = []
             for stage, call in zip(self.stages, calls, strict=True):
                 tensors += [stage.weight, stage.bias, call.params, None, None]
-            layers, held = self.fill_layers(calls, tensors)
+            layers, kept_alive = self.fill_layers(calls, tensors)
             # parameters and a weight that is not contiguous were copied; copies miss later changes, so fill again in the next call
             lasting = all(call.params is None for call in calls) and all(
                 m["weight"].is_contiguous() for m in maps
             )
-            self._rollout = seen if lasting else (), layers, held
+            self._rollout = seen if lasting else (), layers, kept_alive
         x = x.contiguous()
         T, K, B, C = x.shape
         if C != self.inputs:
@@ -223,29 +223,31 @@ class LayerStack:
         template = self._template
         if template is None or template.key != key:
             template = self._template = _Template(self, calls)
-        layers, held = template.copy(), [template]
+        layers, kept_alive = template.copy(), [template]
         for i, stage in enumerate(self.stages):
             layer = layers[i]
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             operators.check_weight(weight)
             if not weight.is_contiguous():
-                held.append(weight := weight.detach().contiguous())
+                kept_alive.append(weight := weight.detach().contiguous())
             layer.weight = weight.data_ptr()
             if bias is not None:
                 layer.bias = bias.data_ptr()
             if params is not None:
-                held.append(params := params.detach().contiguous())
+                kept_alive.append(params := params.detach().contiguous())
                 layer.params, layer.parameters = params.data_ptr(), params.shape[0]
             if state is not None:
                 layer.state = state.data_ptr()
             if stage.feedback is not None and synapses is not None:
-                held.append(synapses := synapses.detach().contiguous())
+                kept_alive.append(synapses := synapses.detach().contiguous())
                 layer.within.fill(stage.feedback, synapses)
-        return layers, held
+        return layers, kept_alive
 
-    def get_layout(self, T: int, inner: int, steps: int, B: int, wanted: bool, counted: bool) -> _Layout:
+    def get_layout(
+        self, T: int, inner: int, steps: int, B: int, needs_backward: bool, counted: bool
+    ) -> _Layout:
         """Return the places of the tensors that a forward pass keeps; ``inner`` is the number of inner steps of the input."""
-        shape = T, inner, steps, B, wanted, counted
+        shape = T, inner, steps, B, needs_backward, counted
         layout = self._layouts.get(shape)
         if layout is None:
             if len(self._layouts) >= _SHAPES:
@@ -277,24 +279,25 @@ class _Template:
 
 
 class _Layout:
-    """Places of what a forward pass keeps, in one piece of memory: per stage its input, as bits or floats, and its current."""
+    """Layout of the memory that a forward pass keeps for the backward pass: every stage's input, as bits or floats, and its current."""
 
     def __init__(
-        self, stack: LayerStack, T: int, inner: int, steps: int, B: int, wanted: bool, counted: bool
+        self, stack: LayerStack, T: int, inner: int, steps: int, B: int, needs_backward: bool, counted: bool
     ) -> None:
         self.size = 0
         self.places: list[tuple[int | None, int | None]] = []
-        """Offsets in bytes of input and current of each stage; None for what is not kept."""
+        """Offsets in bytes of input and current of each stage; None if it is not kept."""
         for i, stage in enumerate(stack.stages):
             C, N = stage.map.in_features, stage.map.out_features
             rows = T * (inner if i == 0 else steps) * B
             signal = current = None
-            if stage.binary and (wanted or (counted and i > 0)):
+            if stage.binary and (needs_backward or (counted and i > 0)):
                 signal = self._take(8 * rows * programs.count_words(C))
-            elif wanted and not stage.binary and i > 0:
+            elif needs_backward and not stage.binary and i > 0:
                 signal = self._take(4 * rows * C)
             # a first current that is constant over the control step is cheap to compute again
-            if wanted and not stack.recompute and not (i == 0 and inner == 1 and stage.feedback is None):
+            is_cheap = i == 0 and inner == 1 and stage.feedback is None
+            if needs_backward and not stack.recompute and not is_cheap:
                 current = self._take(4 * (rows if stage.feedback is None else T * steps * B) * N)
             self.places.append((signal, current))
 
@@ -314,13 +317,13 @@ class _Layout:
 
 
 class _Request(NamedTuple):
-    """Request of one call of a stack."""
+    """Arguments of one call of a stack that are not tensors."""
 
     stack: LayerStack
     calls: Sequence[programs.NeuronCall]
     steps: int
     recorded: bool
-    """Whether gradients are recorded."""
+    """Whether autograd was on when the stack was called."""
     counted: bool
     """Whether rates are returned."""
 
@@ -341,17 +344,17 @@ def _compute_rates(core: ctypes.CDLL, bits: int, rows: int, neurons: int, like: 
 
 
 class _Run(torch.autograd.Function):
-    """A call of the stack with gradients; tensors: offset, then per stage weight, bias, params, state, synapses."""
+    """A call of the stack with gradients. ``given`` is the offset, then the weight, bias, params, state and synapses of every stage."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Request, x: Tensor, keep: Tensor | None, *given: Any) -> Any:
-        stack, steps = run.stack, run.steps
+    def forward(ctx: Any, request: _Request, x: Tensor, keep: Tensor | None, *given: Any) -> Any:
+        stack, steps = request.stack, request.steps
         x = x.contiguous()
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         T, K, B, C = x.shape
         if C != stack.inputs:
             raise _make_shape_error("channels", C, stack.inputs)
-        wanted = run.recorded and any(ctx.needs_input_grad)
+        needs_backward = request.recorded and any(ctx.needs_input_grad)
         offset, *tensors = given
         for i, stage in enumerate(stack.stages):
             at = _PER_STAGE * i
@@ -360,11 +363,11 @@ class _Run(torch.autograd.Function):
                 operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
             if state is not None:
                 tensors[at + 3] = state.contiguous()
-        layers, _held = stack.fill_layers(run.calls, tensors)
+        layers, _kept_alive = stack.fill_layers(request.calls, tensors)
         last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
             layer.last = state.data_ptr()
-        layout = stack.get_layout(T, K, steps, B, wanted, run.counted)
+        layout = stack.get_layout(T, K, steps, B, needs_backward, request.counted)
         memory = torch.empty(layout.size, dtype=torch.uint8)
         layout.fill(layers, stack.stages, memory.data_ptr())
         width = stack.stages[-1].map.out_features
@@ -380,14 +383,14 @@ class _Run(torch.autograd.Function):
             raise MemoryError(f"no memory to run {B} samples")
         stack.launches["stack"] += 1
         rates = []
-        if run.counted:
+        if request.counted:
             rows = T * steps * B
             rates = [
                 _compute_rates(stack.core, layer.bits, rows, layer.C, x) for layer in layers[1 : len(layers)]
             ]
-        if wanted:
+        if needs_backward:
             ctx.set_materialize_grads(False)
-            ctx.run, ctx.layout, ctx.shape, ctx.states = run, layout, x.shape, len(last)
+            ctx.request, ctx.layout, ctx.shape, ctx.states = request, layout, x.shape, len(last)
             first = None if stack.stages[0].binary else x
             ctx.save_for_backward(first, keep, memory, offset, *tensors)
         return output, *last, *rates
@@ -395,27 +398,29 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         operators.refuse_second_derivative()
-        run, stack = ctx.run, ctx.run.stack
+        request: _Request = ctx.request
+        stack = request.stack
         x, keep, memory, offset, *tensors = ctx.saved_tensors
         grad_output, grad_last, grad_rates = grads[0], grads[1 : 1 + ctx.states], grads[1 + ctx.states :]
         T, K, B, _ = ctx.shape
         like, empty_like, contiguous = tensors[0], torch.empty_like, torch.contiguous_format
-        layers, held = stack.fill_layers(run.calls, tensors)
+        layers, kept_alive = stack.fill_layers(request.calls, tensors)
         ctx.layout.fill(layers, stack.stages, memory.data_ptr())
         if grad_output is None:
             width = stack.stages[-1].map.out_features
-            grad_output = like.new_zeros((T, run.steps, B, width) if offset is None else (T, B, width))
+            grad_output = like.new_zeros((T, request.steps, B, width) if offset is None else (T, B, width))
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
         for i in range(len(stack.stages)):
             layer = layers[i]
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             if state is not None and grad_last[i] is not None:
-                held.append(grad := grad_last[i].contiguous())
+                kept_alive.append(grad := grad_last[i].contiguous())
                 layer.grad_last = grad.data_ptr()
             if i > 0 and grad_rates and grad_rates[i - 1] is not None:
-                held.append(charge := (grad_rates[i - 1] / (T * run.steps * B)).contiguous())
-                layer.charge = charge.data_ptr()
+                per_event = grad_rates[i - 1] / (T * request.steps * B)
+                kept_alive.append(per_event := per_event.contiguous())
+                layer.charge = per_event.data_ptr()
             grad_weight = empty_like(weight, memory_format=contiguous)
             grad_bias, grad_params, grad_state, grad_synapses = (
                 None if t is None else empty_like(t, memory_format=contiguous)
@@ -438,7 +443,7 @@ class _Run(torch.autograd.Function):
         else:
             c.grad_last_step = grad_output.data_ptr()
         c.grad_x = _get_pointer(grad_x)
-        c.count, c.T, c.K, c.B = len(layers), T, run.steps, B
+        c.count, c.T, c.K, c.B = len(layers), T, request.steps, B
         c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()
         if B == 0:
             gradients = [None if t is None else torch.zeros_like(t) for t in gradients]

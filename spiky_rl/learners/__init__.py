@@ -40,14 +40,23 @@ def select_learner(name: str | None, algorithm: str, agent: str) -> Learner:
     Raises:
         UserError: The named learner does not have the algorithm.
     """
-    learners = [get_learner(each) for each in dict.fromkeys((DEFAULT_LEARNER, *list_learners()))]
-    able = [learner for learner in learners if algorithm in learner.algorithms]
     if name is None:
-        return able[0]
+        return _list_able_learners(algorithm)[0]
     learner = get_learner(name)
-    if learner not in able:
-        raise UserError(
-            f"--rl_library {name}: not available for --agent {agent}, whose algorithm is {algorithm.upper()}; allowed:"
-            f" {', '.join(each.name for each in able)}"
-        )
+    require_algorithm(learner, algorithm, agent)
     return learner
+
+
+def require_algorithm(learner: Learner, algorithm: str, agent: str) -> None:
+    """Raise UserError, naming the ``agent``, if the ``learner`` does not have the ``algorithm``."""
+    if algorithm not in learner.algorithms:
+        raise UserError(
+            f"--rl_library {learner.name}: not available for --agent {agent}, whose algorithm is {algorithm.upper()}; allowed:"
+            f" {', '.join(able.name for able in _list_able_learners(algorithm))}"
+        )
+
+
+def _list_able_learners(algorithm: str) -> list[Learner]:
+    """Return the learners that have the ``algorithm``, the default learner first."""
+    learners = [get_learner(name) for name in dict.fromkeys((DEFAULT_LEARNER, *list_learners()))]
+    return [learner for learner in learners if algorithm in learner.algorithms]

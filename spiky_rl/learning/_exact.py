@@ -16,7 +16,9 @@ from spiky_rl.neurons.base import Neuron
 
 def declare_slope(default: float) -> Any:
     """Declare the option ``slope``, in 1/ms."""
-    description = "lower bound of the slope of the distance to threshold, by which gradients are divided"
+    description = (
+        "lower bound of the slope of the distance to the threshold; gradients are divided by this slope"
+    )
     return option(default, description, low=1e-9, unit="1/ms")
 
 

@@ -36,7 +36,8 @@ class DoubleExponential(Neuron):
 def smooth_gradient(output: Tensor, smooth: DoubleExponential, keep: Tensor | None, backend: str) -> Tensor:
     """Return ``output`` [T, K, B, N] unchanged; filter its gradient backwards in time with ``smooth``.
 
-    The gradient at a time then weights the later errors of the same episode (``keep`` [T, B]; 0 where one begins).
+    The gradient at a time is then a weighted sum of the errors from this time to the end of the episode. ``keep`` [T, B] is 0 where an
+    episode begins.
     """
     return _SmoothGradient.apply(output, smooth, keep, backend)  # type: ignore[return-value]
 
@@ -61,14 +62,15 @@ class _SmoothGradient(torch.autograd.Function):
 
 
 def reverse_keep(keep: Tensor | None) -> Tensor | None:
-    """Return ``keep`` [T, ...] for a pass backwards in time, in which the first step of an episode is its last."""
+    """Return ``keep`` [T, ...] for the steps in reverse order: 0 where such a pass enters an episode, at the episode's last step."""
+    # keep[t + 1] is 0 if step t is the last of an episode; the last step of all begins the pass, whose states are zero anyway
     return None if keep is None else torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
 
 
 def add_feedback_gradient(output: Tensor, signal: Tensor, feedback: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return ``output`` unchanged; its gradient, mapped by ``feedback``, is also the gradient of ``signal``.
+    """Return a layer's ``output`` [T, K, B, N] unchanged; its gradient also reaches the layer's input, through ``feedback``.
 
-    ``output`` [T, K, B, N] and ``signal`` [T, K or 1, B, C] are those of a layer.
+    In the backward pass, ``feedback`` maps the gradient of the output to the gradient of ``signal`` [T, K or 1, B, C], the input.
     """
     return _AddFeedback.apply(output, signal, feedback)  # type: ignore[return-value]
 
@@ -86,9 +88,9 @@ class _AddFeedback(torch.autograd.Function):
 
 
 def backpropagate_current(layer: SpikingLayer, signal: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function from the error at a layer's current to the error at its ``signal``, by its connection's own weights.
+    """Return a function that maps the error at a layer's current to the error at its ``signal``, by the connection's own weights.
 
-    With max pooling, the error passes through the largest currents for this signal.
+    With max pooling, the error passes only through those currents that are the largest of their block for this signal.
     """
 
     def backpropagate(error: Tensor) -> Tensor:

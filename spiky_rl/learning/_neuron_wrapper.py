@@ -15,7 +15,7 @@ class NeuronWrapper(Neuron):
     own_values: ClassVar[tuple[str, ...]] = ()
     """Names of the wrapper's own constants."""
     more: ClassVar[tuple[str, ...]] = ()
-    """Names of its further states, after the neuron's."""
+    """Names of the wrapper's further states, which follow the neuron's."""
 
     def __init__(self, inner: Ode, **own: float) -> None:
         super().__init__(inner.options)
@@ -81,7 +81,7 @@ class GradientThroughReset(NeuronWrapper):
 
     def _reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         after = self.inner.reset(ops, spike, s, p)
-        # value after the reset, gradient of the states before it (b - detach(b) is zero)
+        # the value after the reset, with the gradient of the value before it: x - detach(x) is zero
         return self.named_states(
-            *(ops.detach(a) + (b - ops.detach(b)) for a, b in zip(after, s, strict=True))
+            *(ops.detach(value) + (x - ops.detach(x)) for value, x in zip(after, s, strict=True))
         )

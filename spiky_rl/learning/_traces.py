@@ -3,17 +3,18 @@
     r <- e^(-dt/tau) r in every inner step, then r <- r + x (all pairs), or r <- x where there is a spike x (nearest)
     dw = < sum_s  F+(w) r1 (A2+ + A3+ o2) z M  -  F-(w) x (A2- + A3- r2) o1 M >
 
-x are pre-spikes with the traces r1 (tau+) and r2 (tau_x); z are post-spikes with the traces o1 (tau-) and o2 (tau_y); <> is the mean
-over the environments. All traces are read before the step's own spikes are added, so a pre- and a post-spike in the same step change
-nothing. With ``causal``, r1 is read after the step's spikes are added. In these networks a pre-spike acts in its own step; otherwise
-the spike that made a neuron spike would be the only one without credit. A3 = 0 gives the pair rule.
-F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu make changes smaller near a bound; with mu = 0 they do not
-depend on the weight. w are the weights at the beginning of the call. A graded x is treated as a rate.
+x are pre-spikes with the traces r1 (tau+) and r2 (tau_x); z are post-spikes with the traces o1 (tau-) and o2 (tau_y), computed from z
+as r from x; s is an inner step, and <> the mean over the environments. All traces are read before the step's own spikes are added, so
+a pre- and a post-spike in the same step change nothing. With ``causal``, r1 is read after the step's spikes are added, because in
+these networks a pre-spike acts in its own step: without ``causal``, the very spike that made a neuron spike would get no credit.
+A3+ = A3- = 0 gives the pair rule. F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu make changes smaller
+near a bound; with mu = 0 changes do not depend on the weight. w are the weights at the beginning of the call. A graded x is treated
+as a rate.
 
-M is the modulation of the events of a step, and is 1 without reward. With reward d_s, a synapse sums its events in an eligibility c
-that decays with tau_e, and dw = sum_s d_s c_s. An event of step s is part of c in all later steps, so its factor in dw is
-M_s = d_s + e^(-dt/tau_e) M_(s+1): the credit filtered backwards in time. This needs one number per environment instead of a c per
-synapse, and the result is exact.
+M is a factor of all changes of step s (modulation); it is 1 without credit. With a credit d_s, such as an advantage, a synapse sums
+its changes in an eligibility c that decays with tau_e, and dw = sum_s d_s c_s. A change of step s is part of c in all later steps, so
+its factor in dw is M_s = d_s + e^(-dt/tau_e) M_(s+1), the credit filtered backwards in time. So one number per environment and step
+replaces a c per synapse, and the result is the same.
 
 `LocalRule` is the base class of rules that change a network's weights in this way.
 
@@ -68,9 +69,9 @@ class StdpWindow:
     causal: bool = False
     """Whether a pre-spike counts as earlier than a post-spike of the same step; the pair then potentiates by the full A2+."""
     mu: float = 0.0
-    """Exponent of the distance to a bound; 0: additive."""
+    """Exponent of F+ and F-; with 0, changes do not depend on the weight."""
     dt: float = 1.0
-    """Inner time step."""
+    """Inner time step in ms."""
 
 
 PAIRS = StdpWindow()
@@ -124,10 +125,10 @@ def compute_trace(
 def compute_modulation(
     credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto"
 ) -> Tensor:
-    """Compute the modulation M [S, B] of the events of each step.
+    """Compute the modulation M [S, B]: the factor of the changes of each step.
 
     Args:
-        credit: d [S, B], credit that is given in each step.
+        credit: d [S, B], the credit of each step.
         keep: [S, B]; 0 where an episode begins.
         tau: tau_e in ms.
         dt: Inner step in ms.
@@ -163,12 +164,15 @@ def compute_weight_change(
     def trace(signal: Tensor, tau: float) -> Tensor:
         return compute_trace(signal, keep, tau, window.dt, window.nearest, backend)
 
-    def sum_pairs(other: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
-        """Return sum_s of ``other``, the trace of the other side, times events (A2 + A3 r), with r the events' trace of ``tau``."""
+    def sum_changes(partner_trace: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+        """Return the sum over steps of ``events`` times the ``partner_trace`` of the other side times an amplitude.
+
+        The amplitude is ``pair`` + ``triplet`` r, where r is the events' own trace with the time constant ``tau``.
+        """
         if not triplet:
-            return pair * correlate_events(other, events)
+            return pair * correlate_events(partner_trace, events)
         amplitude = trace(events, tau).mul_(triplet).add_(pair)
-        return correlate_events(other, amplitude.mul_(events))
+        return correlate_events(partner_trace, amplitude.mul_(events))
 
     r1, o1 = trace(pre, window.tau_plus), trace(post, window.tau_minus)
     if window.causal:
@@ -176,8 +180,8 @@ def compute_weight_change(
     if modulation is not None:
         r1.mul_(modulation.unsqueeze(-1))
         o1.mul_(modulation.unsqueeze(-1))
-    up = sum_pairs(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
-    down = sum_pairs(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
+    up = sum_changes(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
+    down = sum_changes(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
     if window.mu:
         low, high = bounds
         up = up * ((high - weights) / (high - low)).clamp(min=0.0) ** window.mu
@@ -190,7 +194,7 @@ def correlate_events(trace: Tensor, events: Tensor) -> Tensor:
     return trace.flatten(0, 1).t() @ events.flatten(0, 1) / trace.shape[1]
 
 
-NULL_TEXT = "null: the published value of the kind"
+NULL_TEXT = "null: the published value for this kind"
 TRIPLET_FIELDS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y")
 WINDOW_FIELDS = ("potentiation", "depression", "tau_plus", "tau_minus", *TRIPLET_FIELDS)
 """Fields of `StdpWindow` that an agent may set."""
@@ -199,15 +203,18 @@ Normalisation = Literal["none", "subtractive", "multiplicative"]
 
 def declare_normalisation(default: Normalisation) -> Any:
     """Declare the option ``normalisation``."""
-    description = "conserved quantity of a neuron's incoming weights: their sum (subtractive) or the sum of their sizes (multiplicative)"
+    description = (
+        "conserved quantity of a neuron's incoming weights: their sum (subtractive) or the sum of their absolute values"
+        " (multiplicative)"
+    )
     return option(default, description)
 
 
 class LocalRule(LearningRule):
     """Rule that changes weights by pre- and post-spikes, without a gradient; the rest of the network learns by BPTT.
 
-    Weights have signs, and potentiation increases them. They stay between plus and minus limit times the layer's largest initial
-    weight, and under Dale's law between zero and this bound. Biases do not change.
+    Weights have signs, and potentiation increases them. Their absolute values are at most ``limit`` times the layer's largest initial
+    weight; under Dale's law they also keep their signs. Biases do not change.
     """
 
     class Options(Settings):
@@ -272,29 +279,28 @@ class LocalRule(LearningRule):
 
     def __init__(self, options: Options) -> None:
         super().__init__()
-        self.chosen, self.rate = options.layers, options.learning_rate
+        self.plastic_layers, self.learning_rate = options.layers, options.learning_rate
         self.limit, self.normalisation = options.limit, options.normalisation
         published = PAIRS if options.kind == "pair" else TRIPLETS[options.neighbours]
-        changed = {
-            name: getattr(options, name) for name in WINDOW_FIELDS if getattr(options, name) is not None
-        }
+        given = {name: getattr(options, name) for name in WINDOW_FIELDS}
+        given = {name: value for name, value in given.items() if value is not None}
         self.window = replace(
             published,
             nearest=options.neighbours == "nearest",
             causal=options.same_step == "causal",
             mu=options.mu,
-            **changed,
+            **given,
         )
 
     @override
     def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
         count = len(layers)
-        for index in self.chosen:
+        for index in self.plastic_layers:
             if index >= count:
                 raise RegistryError(f"layers: {index} is out of range; the layers are 0 to {count - 1}")
-        self.chosen = self.chosen or tuple(range(count))
+        self.plastic_layers = self.plastic_layers or tuple(range(count))
         links: list[LinearConnection] = []
-        for index in self.chosen:
+        for index in self.plastic_layers:
             link = layers[index].connection
             if not isinstance(link, LinearConnection):
                 kind = type(link).__module__.rpartition(".")[2]
@@ -308,6 +314,7 @@ class LocalRule(LearningRule):
         # a buffer, because a network from a checkpoint no longer has its initial weights
         self.register_buffer("sizes", torch.tensor([float(link.weight.abs().max()) for link in links]))
         self.sizes: Tensor
+        """Largest initial absolute weight of each plastic layer."""
 
     @abstractmethod
     def modulation(
@@ -333,7 +340,7 @@ class LocalRule(LearningRule):
             keep_inner = keep.new_ones(keep.shape[0], steps, keep.shape[1])
             keep_inner[:, 0] = keep
             keep = keep_inner.flatten(0, 1)
-        for index, size in zip(self.chosen, self.sizes, strict=True):
+        for index, size in zip(self.plastic_layers, self.sizes, strict=True):
             layer = layers[index]
             pre, post = (
                 signals[i].expand(-1, steps, -1, -1).flatten(0, 1)  # [S, B, C] and [S, B, N]
@@ -370,7 +377,7 @@ class LocalRule(LearningRule):
         delta = compute_weight_change(
             pre, post, keep, weights, window, (low, high), modulation, layer.backend
         )
-        delta = self.rate * size * _all_reduce_mean(delta) * exists
+        delta = self.learning_rate * size * _all_reduce_mean(delta) * exists
         if self.normalisation == "subtractive":
             fan_in = (exists * torch.ones_like(delta)).sum(0)
             delta = (delta - delta.sum(0) / fan_in) * exists
@@ -389,7 +396,7 @@ def _get_dale_signs(link: LinearConnection) -> Tensor:
 
 
 def _all_reduce_mean(values: Tensor) -> Tensor:
-    """Return the mean over the ranks of a distributed run, which have equal weights."""
+    """Return the mean of ``values`` over the ranks of a distributed run; the sum is computed in place."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
         values = values / torch.distributed.get_world_size()

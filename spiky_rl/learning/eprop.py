@@ -3,10 +3,11 @@
     dL/dw_ji = sum_t L_j(t) (kappa * e_ji)(t),   e_ji(t) = psi_j(t) eps_i(t),   L_j = sum_k B_jk dL/dy_k
 
 psi is the network's surrogate (`triangle` in the paper), eps the trace of the input in the neuron's own states (an adaptive
-threshold included), kappa the leak of the readout. No error passes from layer to layer, or through recurrent spikes. B of the
-last layer is the readout's weights (``feedback: symmetric``) or fixed and random; B of every other layer is random.
+threshold included), and kappa * the convolution in time with the leak of the readout. No error passes from layer to layer, or
+through recurrent spikes. B of the last layer is the readout's weights (``feedback: symmetric``) or fixed and random; B of every
+other layer is fixed and random.
 
-Computed backwards over the batch, as BPTT within each layer, which gives the same sums as forward traces.
+The implementation needs no forward traces: BPTT within each layer, with the broadcast errors at its output, gives the same sums.
 
 Source: Bellec et al. (2020).
 """
@@ -41,6 +42,7 @@ class Eprop(LearningRule):
         super().__init__()
         self.feedback = options.feedback
         self.mirrors: Any = torch.nn.ModuleList()
+        """For every layer with random feedback, a decoder with fixed random weights B, whose gradient is the layer's error."""
 
     @override
     def wrap_neuron(self, neuron: Neuron) -> Neuron:
@@ -50,7 +52,8 @@ class Eprop(LearningRule):
 
     @override
     def setup(self, layers: Sequence[SpikingLayer], decoder: ComponentSpec, outputs: int) -> None:
-        for layer in layers if self.feedback == "random" else layers[:-1]:
+        with_random_feedback = layers if self.feedback == "random" else layers[:-1]
+        for layer in with_random_feedback:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
             mirror.configure(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
@@ -71,7 +74,7 @@ class Eprop(LearningRule):
         features, new = decoder(last, state, keep)
         if torch.is_grad_enabled():
             for mirror, output in zip(self.mirrors, outputs, strict=False):
-                # adds zero, with the gradient of B for the layer
-                seen, _ = mirror(output, state, keep)
-                features = features + (seen - seen.detach())
+                # features stay the same, and their gradient also reaches this layer's output through the mirror
+                mirrored, _ = mirror(output, state, keep)
+                features = features + (mirrored - mirrored.detach())
         return features, new

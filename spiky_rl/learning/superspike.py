@@ -2,9 +2,9 @@
 
     dw_ij ~ sum_t e_i(t) (alpha * [sigma'(V_i) (eps * s_j)])(t)
 
-eps is the response of the neuron's potential to its input, sigma' the network's surrogate (`fast_sigmoid` in the paper), alpha a
-double exponential of unit area (``tau_rise``, ``tau_decay``), and e_i the error at the output of neuron i: alpha * (s - target)
-for spikes with target spikes. The reset has no gradient. A lower layer gets the same errors through the weights
+* is the convolution in time, eps the response of the neuron's potential to its input, sigma' the network's surrogate (`fast_sigmoid`
+in the paper), alpha a double exponential of unit area (``tau_rise``, ``tau_decay``), and e_i the error at the output of neuron i:
+alpha * (s_i - target) if the loss compares spikes with target spikes. The reset has no gradient. A lower layer gets the same errors through the weights
 (``feedback: symmetric``), through fixed random weights (``random``) or as their sum (``uniform``). Unlike in BPTT, the errors do
 not pass through the dynamics of the layer above.
 

@@ -162,7 +162,7 @@ def _count_reached_weights(connection: Convolutional) -> Tensor:
     """Return the number of non-zero weights that each input reaches, [C H W], without positions that pooling cuts off."""
     weight, stride, padding = connection.weight.detach(), connection.stride, connection.padding
     _, rows, columns = connection.shape
-    used = weight.new_zeros(1, weight.shape[0], *connection.places)
+    used = weight.new_zeros(1, weight.shape[0], *connection.positions)
     used[..., : rows * connection.pool, : columns * connection.pool] = 1.0
     # the gradient of a convolution sums, for every input, the weights at the used positions that cover it
     reached = grad.conv2d_input((1, *connection.inputs), (weight != 0).to(weight), used, stride, padding)

@@ -458,17 +458,15 @@ class _Builder:
             if kind == "Conv2d":
                 raise self._refuse(name, "feedback with a bias", "Linear feedback behind a Conv2d")
             bias = constant if bias is None else bias + constant
-        geometry = None
+        geometry, factor = None, gain
         if kind == "Conv2d":
             geometry = replace(self._get_geometry(link, walk.inputs), pool=walk.pool)
             channels = gain.reshape(shape[0], -1)
             if np.ptp(channels, axis=1).any():
                 raise self._refuse(name, "r or tau that differ in a channel", "one value per channel")
-            weight = weight * channels[:, :1, None, None]
-            bias = None if bias is None else bias * channels[:, 0]
-        else:
-            weight = weight * gain[:, None]
-            bias = None if bias is None else bias * gain
+            factor = channels[:, 0]
+        weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+        bias = None if bias is None else bias * factor
         if feedback is not None:
             feedback = feedback * gain
         kind = _kind(self.nodes[name])  # of the neurons

@@ -29,7 +29,7 @@ from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, c
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.kernels.backends.base import Backend
-from spiky_rl.kernels.gpu_stack import GpuStack, PenaltyGradient
+from spiky_rl.kernels.gpu_stack import ActivityPenalty, GpuStack
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
 from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
@@ -385,7 +385,7 @@ class FeedForward(SpikingNetwork):
         if record is not None or has_hooks or not self._is_linear_stack() or torch.compiler.is_compiling():
             return None
         stack = self._get_stack(dispatch.choose_backend(self.backend, signal, ops))
-        if stack is not None and self._has_penalty and not stack.all_neurons_spike:
+        if stack is not None and self._has_penalty and not stack.supports_penalty:
             return None
         return stack
 
@@ -432,8 +432,9 @@ class FeedForward(SpikingNetwork):
         offset = decoder.readout.bias if decoder.reads_last_step else None
         rates: list[Tensor] = []
         if isinstance(stack, GpuStack):
-            penalty = self._make_penalty_gradient(share)
-            output, new = stack(signal, self.steps, ops, states, keep, penalty, offset)
+            output, new = stack(
+                signal, self.steps, ops, states, keep, self._make_activity_penalty(share), offset
+            )
         else:
             output, new, rates = stack(signal, self.steps, ops, states, keep, self._has_penalty, offset)
         if offset is not None:
@@ -445,7 +446,7 @@ class FeedForward(SpikingNetwork):
             rates = [*rates, compute_rates(output)]
         return features, (*new, *last), rates
 
-    def _make_penalty_gradient(self, share: float) -> PenaltyGradient | None:
+    def _make_activity_penalty(self, share: float) -> ActivityPenalty | None:
         """Return the penalty, times ``share``, for a stack that adds its gradient; None if it does not apply in this pass."""
         if self.sparsity is None or not torch.is_grad_enabled():
             return None
@@ -456,7 +457,7 @@ class FeedForward(SpikingNetwork):
             gradient = penalty.compute_gradient(rates, factors, widths, fan_out)
             return gradient if share == 1.0 else gradient * share
 
-        return PenaltyGradient(len(widths), compute_gradient)
+        return ActivityPenalty(len(widths), compute_gradient)
 
     def _run_layers(
         self,

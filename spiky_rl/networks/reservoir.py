@@ -285,13 +285,13 @@ class Reservoir(SpikingNetwork):
         input_current = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
-        potentials: list[Tensor] | None = None if record is None else []
+        potentials: list[Tensor] = []
+        recorded = None if record is None else potentials
         if plastic is None:
-            spikes, traces, states = self._run_neurons(input_current, states, keep, potentials)
+            spikes, traces, states = self._run_neurons(input_current, states, keep, recorded)
         else:
-            spikes, traces, states = self._run_plastic(input_current, states, keep, potentials, plastic)
+            spikes, traces, states = self._run_plastic(input_current, states, keep, recorded, plastic)
         if record is not None:
-            assert potentials is not None
             self._record(record, x, signal, spikes, torch.stack(potentials), traces)
         new_state = () if state is None else tuple(s.unsqueeze(0) for s in (*new_encoder_state, *states))
         return traces, new_state

@@ -1,7 +1,7 @@
 """Base classes of neurons: declared states and parameters, and one pure step.
 
-A step uses arithmetic, comparisons and the functions of its argument ``ops`` (see `spiky_rl.kernels.ops`), nothing else. The
-torch reference, the kernels for GPU and CPU, their gradients, the documentation and the tests are derived from it.
+A step uses arithmetic, comparisons and the functions of its argument ``ops`` (see `spiky_rl.kernels.ops`), nothing else. From the
+step, the project derives the torch reference, the kernels for GPU and CPU, their gradients, the documentation and the tests.
 
 Order of a step: integrate the states over ``dt`` with the step's input, spike where the potential is at or above the
 threshold, reset in the same step. The resting value of every state is zero, because learners reset states with zeros.
@@ -124,9 +124,9 @@ class NamedValues(tuple[Value, ...]):
         def _asdict(self) -> dict[str, Value]: ...
 
     def __getattr__(self, name: str) -> Value:
-        """Raise AttributeError with the known names.
+        """Raise AttributeError with the known names; Python calls this method for unknown names only.
 
-        Python calls this method for unknown names only. The return type tells type checkers the type of known names.
+        The return type is for type checkers, which do not see the fields and take every name for an unknown one.
         """
         decay = get_decay_name(name)
         hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
@@ -202,12 +202,12 @@ class Neuron(Component):
                     raise RegistryError(
                         f"learn: {name!r} is not a parameter of this neuron; known: {', '.join(params)}{suggest_name(name, params)}"
                     )
-            times = {name: params[name] for name in self.learn if is_time_constant(params[name])}
-            if self.spread > 1 and not times:
+            time_constants = {name: params[name] for name in self.learn if is_time_constant(params[name])}
+            if self.spread > 1 and not time_constants:
                 names = ", ".join(name for name, each in params.items() if is_time_constant(each))
                 remedy = f"add to learn: {names}" if names else "this neuron has none"
                 raise RegistryError(f"spread: {self.spread:g} needs a learned time constant; {remedy}")
-            for name, each in times.items():
+            for name, each in time_constants.items():
                 center = getattr(self, name)
                 low, high = center / self.spread, center * self.spread
                 lowest = each.low or 0.0
@@ -316,7 +316,7 @@ class Ode(Neuron):
 
     @abstractmethod
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
-        """Return the states after ``dt / substeps``, before any reset."""
+        """Return the states after one sub-step of ``dt / substeps``, before the reset."""
 
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         # every sub-step has its own reset; the step spikes if any sub-step reached the threshold, and the gradient goes to the

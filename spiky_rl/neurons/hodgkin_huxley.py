@@ -30,11 +30,11 @@ from spiky_rl.config.options import option
 from spiky_rl.neurons.base import BELOW_ANY, Ode, Ops, Params, States, Value, parameter, surrogate_scale
 
 CHANNELS = ("sodium", "potassium", "leak")
-SERIES = 0.1
-"""|y| below which y/(1 - exp(-y)) is computed by a series, with an error of 4e-11 in double precision; above it the error of
-single precision is 1e-6."""
-LOWEST = -200.0
-"""mV below which the rates are constant, so that no exponential overflows; channels never reach it."""
+SERIES_BOUND = 0.1
+"""|y| below which y/(1 - exp(-y)) is computed by a series, with an error of 4e-11 in double precision. Above it, the formula itself
+has an error of 1e-6 in single precision."""
+MIN_RATE_POTENTIAL_MV = -200.0
+"""Potential below which the rates are constant, so that no exponential overflows; the channels never pull the potential so low."""
 
 
 class HodgkinHuxley(Ode):
@@ -79,7 +79,7 @@ class HodgkinHuxley(Ode):
     def _compute_membrane(
         self, gates: list[Value], maxima: Sequence[Value], origin: float
     ) -> tuple[Value, Value]:
-        """Return (conductance, pull) of C dv/dt = pull - conductance v, with v relative to ``origin``."""
+        """Return (conductance, pull) of C dv/dt = pull - conductance v, without input, with v relative to ``origin``."""
         m, h, n = gates
         open_channels = maxima[0] * m**3 * h, maxima[1] * (n**2) ** 2, maxima[2]
         reversals = (self.chosen[f"{name}_reversal"] - origin for name in CHANNELS)
@@ -124,7 +124,7 @@ def _compute_rates(ops: Ops, potential: Value) -> tuple[tuple[Value, Value], ...
 
     Three calls of exp give all six exponentials: the others are powers or multiples.
     """
-    v = ops.max(potential, LOWEST)
+    v = ops.max(potential, MIN_RATE_POTENTIAL_MV)
     fall_80, fall_18 = ops.exp((v + 65.0) * (-1.0 / 80.0)), ops.exp((v + 65.0) * (-1.0 / 18.0))
     fall_10, fall_20 = ops.exp((v + 65.0) * -0.1), (fall_80**2) ** 2
     return (
@@ -136,7 +136,7 @@ def _compute_rates(ops: Ops, potential: Value) -> tuple[tuple[Value, Value], ...
 
 def _compute_linoid(ops: Ops, y: Value, fall: Value) -> Value:
     """Return y / (1 - fall) with fall = exp(-y), by a series around 0."""
-    near, z = ops.abs(y) < SERIES, y**2
+    near, z = ops.abs(y) < SERIES_BOUND, y**2
     series = 1.0 + 0.5 * y + z * (1 / 12 + z * (-1 / 720))
     return ops.where(near, series, y / ops.where(near, 1.0, 1.0 - fall))
 

@@ -2,8 +2,8 @@
 
     tau dV/dt = -V + I(t);   V >= threshold:  emit a spike, then V <- V - threshold ("subtract") or V <- 0 ("zero")
 
-Solved exactly for a current held constant over the step (zero-order hold): V <- a V + (1 - a) I with a = exp(-dt/tau). This is
-``input_gain: ode``. The default, ``unit``, drops the factor (1 - a), as snnTorch, PopSAN and Loihi do: one unit of current then
+The step is the exact solution for a current that is constant over the step (zero-order hold): V <- a V + (1 - a) I with
+a = exp(-dt/tau). This is ``input_gain: ode``. The default, ``unit``, drops the factor (1 - a), as snnTorch, PopSAN and Loihi do: one unit of current then
 moves the membrane by one, for any tau. Reason for this default and the short tau: a control step has few inner steps, and with
 the equation's own gain and tau = 20 ms a membrane hardly reaches its threshold, so layers stay silent and learn nothing.
 

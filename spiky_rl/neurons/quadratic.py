@@ -3,14 +3,14 @@
     tau dv/dt = v (v - critical) + I(t);   v >= peak:  emit a spike, v <- reset
 
 Rest (0) is stable. Below ``critical`` v returns to rest, above it v runs away to the peak. A constant current above
-critical^2/4 makes the neuron fire, at rates from zero on. Solved exactly for a current held constant over the step: with
-J = I - critical^2/4, h = dt/tau and m = tan(sqrt(J) h)/sqrt(J) (tanh for J < 0),
+critical^2/4 makes the neuron fire, at rates from zero on. The step is the exact solution for a current that is constant over
+the step. With J = I - critical^2/4, h = dt/tau and m = tan(sqrt(J) h)/sqrt(J), or m = tanh(sqrt(-J) h)/sqrt(-J) for J < 0, it is
 
     v <- (v (1 - critical m/2) + I m) / (1 + critical m/2 - v m)
 
-This is correct for any dt, while Euler's method overshoots the peak and multiplies the rate. A denominator at or below zero
-means that v reaches infinity within the step. Potentials beyond the peak are replaced by a value that rises with the current
-and has a bounded gradient; they do not matter, because they are reset.
+for any dt, while Euler's method overshoots the peak and makes the firing rate several times too high. If the denominator is zero
+or negative, v reaches infinity within the step. A potential beyond the peak is reset in the same step, so its exact value does
+not matter; it is replaced by a value that rises with the current and has a bounded gradient.
 
 v is relative to rest and dimensionless; the network's current enters unscaled. A membrane in mV with
 tau dV/dt = a (V - V_rest)(V - V_critical) + R I corresponds to v = a (V - V_rest), critical = a (V_critical - V_rest) and the
@@ -29,12 +29,12 @@ from pydantic import model_validator
 from spiky_rl.config.options import RegistryError, option
 from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, parameter
 
-SERIES = 1e-4
-"""|J h^2| below which m is computed by a series; both branches have an error of 1e-13 there."""
-LARGEST_ANGLE = 1.5
-"""Largest sqrt(J) h; at pi/2 even x = 0 reaches infinity within the step."""
-SMALLEST = 1e-3
-"""Smallest denominator, with v on the unstable fixed point of a strongly negative current."""
+SERIES_BOUND = 1e-4
+"""|J h^2| below which m is computed by a series; there the series and the formula both have an error of 1e-13."""
+MAX_ANGLE = 1.5
+"""Upper bound of sqrt(J) h; at pi/2 even v = critical/2 would reach infinity within the step."""
+MIN_DENOMINATOR = 1e-3
+"""Lower bound of the denominator, which comes near 0 if v is on the unstable fixed point of a strongly negative current."""
 
 
 class Quadratic(Ode):
@@ -72,10 +72,12 @@ class Quadratic(Ode):
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.options.peak
         m = h * _tangent_ratio(ops, (current - half**2) * h**2)
-        above, below = s.v * (1.0 - half * m) + current * m, 1.0 + half * m - s.v * m
-        # beyond the peak the denominator may fall through zero: use a linear function that rises with v and current
-        excess = above - peak * below
-        return s.replace(v=ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess))
+        numerator = s.v * (1.0 - half * m) + current * m
+        denominator = 1.0 + half * m - s.v * m
+        # excess >= 0 beyond the peak, where the denominator may be negative: use a linear function that rises with v and current
+        excess = numerator - peak * denominator
+        v = ops.where(excess < 0.0, numerator / ops.max(denominator, MIN_DENOMINATOR), peak + excess)
+        return s.replace(v=v)
 
     def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v / self.options.peak - 1.0
@@ -86,7 +88,12 @@ class Quadratic(Ode):
 
 def _tangent_ratio(ops: Ops, z: Value) -> Value:
     """Return tan(sqrt(z))/sqrt(z) for z > 0 and tanh(sqrt(-z))/sqrt(-z) for z < 0, one smooth function."""
-    z = ops.min(z, LARGEST_ANGLE**2)
-    up, down = ops.sqrt(ops.max(z, SERIES)), ops.sqrt(ops.max(-z, SERIES))
+    z = ops.min(z, MAX_ANGLE**2)
+    # the bound keeps both roots away from 0 where their branch is not used
+    root, negative_root = ops.sqrt(ops.max(z, SERIES_BOUND)), ops.sqrt(ops.max(-z, SERIES_BOUND))
     series = 1.0 + z * (1.0 / 3.0 + z * (2.0 / 15.0))
-    return ops.where(z > SERIES, ops.tan(up) / up, ops.where(z < -SERIES, ops.tanh(down) / down, series))
+    return ops.where(
+        z > SERIES_BOUND,
+        ops.tan(root) / root,
+        ops.where(z < -SERIES_BOUND, ops.tanh(negative_root) / negative_root, series),
+    )

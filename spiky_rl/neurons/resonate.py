@@ -4,8 +4,8 @@
     u >= threshold + q:  emit a spike, q <- q + refractory
 
 The neuron responds to input near its own frequency and ignores other input. There is no reset: the refractory variable q
-raises threshold and damping, and u and v continue to oscillate. Solved by forward Euler, which by itself makes an oscillation
-grow. Adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped oscillation exactly on the boundary of divergence,
+raises threshold and damping, and u and v continue to oscillate. A step is one of forward Euler, which by itself makes an
+oscillation grow. Adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped oscillation exactly on the boundary of divergence,
 |1 + dt (p + i omega)| = 1, and a damped one inside. This needs dt omega < 1. The oscillation is then faster than omega: it
 turns by the angle of 1 + dt (b + i omega) per step.
 
@@ -26,8 +26,7 @@ from pydantic import model_validator
 from spiky_rl.config.options import RegistryError, option
 from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, parameter
 
-SECOND = 1000.0
-"""ms."""
+SECOND_MS = 1000.0
 
 
 class Resonate(Ode):
@@ -51,7 +50,7 @@ class Resonate(Ode):
 
         @model_validator(mode="after")
         def _check_convergence(self) -> Self:
-            if self.omega >= (highest := SECOND / self.dt):
+            if self.omega >= (highest := SECOND_MS / self.dt):
                 raise RegistryError(
                     f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
                 )
@@ -61,15 +60,15 @@ class Resonate(Ode):
 
     def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         low, high = super().get_parameter_range(name)
-        return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
+        return (low, 0.99 * SECOND_MS / self.dt) if name == "omega" else (low, high)
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         b = -p.damping - s.q
         to_u, to_v = b * s.u - p.omega * s.v + p.gain * current, p.omega * s.u + b * s.v
-        return s.rates(u=to_u / SECOND, v=to_v / SECOND, q=-s.q / p.tau_refractory)
+        return s.rates(u=to_u / SECOND_MS, v=to_v / SECOND_MS, q=-s.q / p.tau_refractory)
 
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
-        dt = self.dt / SECOND
+        dt = self.dt / SECOND_MS
         q = p.decay_refractory * s.q
         boundary = (ops.sqrt(1.0 - (dt * p.omega) ** 2) - 1.0) / dt
         b = boundary - p.damping - q

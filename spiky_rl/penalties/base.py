@@ -1,10 +1,10 @@
 """Base class of penalties: a loss term computed from the activity of a forward pass.
 
-The network attaches the term to its features: a backward pass through them adds its gradient, so learners and classifiers need no
-code for it. Like their loss, the term is a mean over a minibatch.
+The network attaches the term to its features: a backward pass through the features adds the term's gradient, so learners and
+classifiers need no code for it. Like a loss, the term is a mean over a minibatch.
 """
 
-# pylint: disable=unused-argument  # defaults ignore what penalties may need
+# pylint: disable=unused-argument  # the base class's methods ignore arguments that some penalties need
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class Penalty(Component):
     ) -> Tensor:
         """Return the gradient [M] of `compute` for the ``rates`` [M] of the neurons of all layers, in order.
 
-        Autograd computes it, unless a penalty has a closed form, which costs a GPU fewer launches.
+        Autograd computes it here. A penalty may override this with a closed form, which costs a GPU fewer launches.
 
         Args:
             rates: [M].
-            factors: [M]; for each neuron its layer's of `compute_factors`.
+            factors: [M]: for each neuron the factor of its layer from `compute_factors`.
             widths: Number of neurons of each layer.
             fan_out: As for `compute`.
         """
         with torch.enable_grad():
-            own = rates.detach().requires_grad_()
-            cost = self.compute(own.split(list(widths)), fan_out)
-        if not cost.requires_grad:
+            leaf = rates.detach().requires_grad_()
+            cost = self.compute(leaf.split(list(widths)), fan_out)
+        if not cost.requires_grad:  # a constant cost
             return torch.zeros_like(rates)
-        return torch.autograd.grad(cost, own)[0]
+        return torch.autograd.grad(cost, leaf)[0]
 
 
 def compute_rates(output: Tensor) -> Tensor:
@@ -67,7 +67,10 @@ def compute_rates(output: Tensor) -> Tensor:
 
 
 def add_penalty_gradient(features: Tensor, cost: Tensor) -> Tensor:
-    """Return ``features`` unchanged; a backward pass through them also backpropagates ``cost``, as if it were added to the loss."""
+    """Return ``features`` unchanged; a backward pass through them also backpropagates ``cost``, as if it were added to the loss.
+
+    The gradient of the cost is 1, whatever the gradient of the features.
+    """
     return _AddGradient.apply(features, cost)  # type: ignore[return-value]
 
 

@@ -2,8 +2,8 @@
 
     cost = weight sum_layers mean_n [ max(0, r_n - upper)^2 + max(0, lower - r_n)^2 ]
 
-r_n is the firing rate of a neuron in events per inner step, over the minibatch. Source: Zenke & Vogels (2021), with their lower
-and upper bounds.
+r_n is the mean firing rate of neuron n over the minibatch, in events per inner step. Source: Zenke & Vogels (2021), with their
+lower and upper bounds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RatePenalty(Penalty):
         for rate in rates:
             above = (rate - self.options.upper).clamp(min=0.0)
             below = (self.options.lower - rate).clamp(min=0.0)
-            terms.append((above + below).square().mean())
+            terms.append((above + below).square().mean())  # one of the two is 0
         return self.options.weight * torch.stack(terms).sum()
 
     @override

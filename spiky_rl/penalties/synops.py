@@ -1,9 +1,9 @@
-"""Synops: penalty on effective operations, as a share of the operations if all neurons spike in every inner step.
+"""Synops: penalty on effective operations, as a share of the operations of a network in which all neurons always spike.
 
     cost = weight max(0, share - upper),   share = sum_l r_l N_l F_l / sum_l N_l F_l
 
-r_l is a layer's firing rate in events per inner step, F_l the fan-out of its N_l neurons, so neurons with many synapses cost
-more. Source: Sorbaro et al. (2020), a synaptic-operation loss.
+Layer l has N_l neurons with the mean firing rate r_l in events per inner step; an event reaches F_l synapses (fan-out). So
+neurons with many synapses cost more. Source: Sorbaro et al. (2020), a synaptic-operation loss.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class SynopsPenalty(Penalty):
     def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         layers = list(zip(rates, fan_out, strict=True))
         operations = torch.stack([rate.sum() * fan for rate, fan in layers]).sum()
-        dense = sum(len(rate) * fan for rate, fan in layers)
-        return self.options.weight * (operations / dense - self.options.upper).clamp(min=0.0)
+        max_operations = sum(len(rate) * fan for rate, fan in layers)
+        return self.options.weight * (operations / max_operations - self.options.upper).clamp(min=0.0)
 
     @override
     def compute_factors(self, widths: Sequence[int], fan_out: Sequence[float]) -> list[float]:
-        dense = sum(width * fan for width, fan in zip(widths, fan_out, strict=True))
-        return [self.options.weight * fan / dense for fan in fan_out]
+        max_operations = sum(width * fan for width, fan in zip(widths, fan_out, strict=True))
+        return [self.options.weight * fan / max_operations for fan in fan_out]
 
     @override
     def compute_gradient(
         self, rates: Tensor, factors: Tensor, widths: Sequence[int], fan_out: Sequence[float]
     ) -> Tensor:
-        # the factors times the rates are weight times share
+        # rates.dot(factors) is weight times share; the gradient is 0 while the share is below its bound
         return factors * (rates.dot(factors) >= self.options.weight * self.options.upper)

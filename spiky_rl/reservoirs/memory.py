@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import ridge_regression, stack_series
+from spiky_rl.reservoirs.regression import predict_test_series
 
 RANK_SHARE = 0.99
 """The rank is the number of largest singular values that sum to this share of the sum of all."""
@@ -117,11 +117,7 @@ def memory_capacity(
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + length, 1))
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
-    readout = ridge_regression(
-        stack_series(states[:series], train), stack_series(past[:series], train), ridge
-    )
-    estimate = readout(stack_series(states[series:], test))
-    return MemoryCapacity(_squared_correlation(estimate, stack_series(past[series:], test)))
+    return MemoryCapacity(_squared_correlation(*predict_test_series(states, past, train, test, ridge)))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

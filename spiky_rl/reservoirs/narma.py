@@ -19,7 +19,7 @@ from types import MappingProxyType
 import numpy as np
 
 from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import nmse, ridge_regression, stack_series
+from spiky_rl.reservoirs.regression import nmse, predict_test_series
 
 COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType(
     {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}
@@ -98,9 +98,5 @@ def evaluate_narma(
     drawn = [draw_series(washout + length, generator, order) for _ in range(2 * series)]
     states = drive(np.stack([u for u, _ in drawn])[..., None])[:, washout:]
     targets = np.stack([y for _, y in drawn])[:, washout:, None]
-    readout = ridge_regression(
-        stack_series(states[:series], train), stack_series(targets[:series], train), ridge
-    )
-    return NarmaScore(
-        nmse(stack_series(targets[series:], test), readout(stack_series(states[series:], test)))
-    )
+    predicted, target = predict_test_series(states, targets, train, test, ridge)
+    return NarmaScore(nmse(target, predicted))

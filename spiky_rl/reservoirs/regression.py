@@ -61,9 +61,25 @@ def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[LinearReado
     return [LinearReadout(w, middle - mean @ w) for w in weights]
 
 
-def stack_series(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the first ``count`` rows of ``values`` [series, time, N], with the series one after another."""
-    return values.reshape(-1, values.shape[-1])[:count]
+def predict_test_series(
+    states: np.ndarray, targets: np.ndarray, train: int, test: int, ridge: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a readout to the first half of the series; return its predictions and the targets [test, targets] of the second half.
+
+    Args:
+        states: [series, time, N]
+        targets: [series, time, targets]
+        train: Number of samples for fitting.
+        test: Number of samples for testing.
+        ridge: See `ridge_regression`.
+    """
+    half = len(states) // 2
+
+    def stack(values: np.ndarray, count: int) -> np.ndarray:
+        return values.reshape(-1, values.shape[-1])[:count]
+
+    readout = ridge_regression(stack(states[:half], train), stack(targets[:half], train), ridge)
+    return readout(stack(states[half:], test)), stack(targets[half:], test)
 
 
 def nmse(target: np.ndarray, predicted: np.ndarray) -> float:

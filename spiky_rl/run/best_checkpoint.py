@@ -95,21 +95,21 @@ def _compute_returns(
     is_stopped: Callable[[], bool],
 ) -> list[float] | None:
     """Return each policy's mean return over the first episodes of its environments, cut after ``steps``; None if stopped."""
-    everywhere = torch.arange(env.num_envs, device=env.device)
-    parts = everywhere[: episodes * len(policies)].split(episodes)
+    all_envs = torch.arange(env.num_envs, device=env.device)
+    measured_envs = all_envs[: episodes * len(policies)].split(episodes)
     # the last policy also acts in the remaining environments
-    acting = [*parts[:-1], everywhere[episodes * (len(policies) - 1) :]]
+    acting_envs = [*measured_envs[:-1], all_envs[episodes * (len(policies) - 1) :]]
     total = torch.zeros(env.num_envs, device=env.device)
     first = torch.ones_like(total)
     with torch.inference_mode():
-        obs = env.restart(parts, seed)
+        obs = env.restart(measured_envs, seed)
         for _ in range(steps):
-            actions = torch.cat([policy(obs[ids]) for policy, ids in zip(policies, acting, strict=True)])
+            actions = torch.cat([policy(obs[ids]) for policy, ids in zip(policies, acting_envs, strict=True)])
             obs, rewards, dones, _ = env.step(actions)
-            for policy, ids in zip(policies, acting, strict=True):
+            for policy, ids in zip(policies, acting_envs, strict=True):
                 policy.reset(dones[ids])
             total += rewards * first
             first *= dones == 0
             if is_stopped():
                 return None
-    return [float(total[ids].mean()) for ids in parts]
+    return [float(total[ids].mean()) for ids in measured_envs]

@@ -1,4 +1,4 @@
-"""The checkpoint that a command resumes or plays: found, and refused if its task, agent or network differs."""
+"""Find the checkpoint that a command resumes or plays; refuse it if its task, agent or network differs."""
 
 from __future__ import annotations
 
@@ -26,33 +26,54 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
         checkpoint: The file, for messages.
         resume: Whether training resumes, which may change `TRAINING_ONLY_KEYS`.
     """
-    theirs = checkpoints.get_identity(loaded).get("spec")
-    if theirs is None:
+    trained_spec = checkpoints.get_identity(loaded).get("spec")
+    if trained_spec is None:
         return
-    old, new = get_function_values(theirs), get_function_values(spec.to_dict())
-    defaults = {path for path, _, origin in spec.list_values() if origin == "default"}
+    old, new = get_function_values(trained_spec), get_function_values(spec.to_dict())
+    # the default of an option that the file does not have yet equals the earlier behaviour
+    ignored = {path for path, _, origin in spec.list_values() if origin == "default"} - old.keys()
+    if resume:
+        ignored |= {path for path in {**old, **new} if path.endswith(TRAINING_ONLY_KEYS)}
     for path in {**old, **new}:
-        if path not in old and path in defaults:
-            continue  # a newer option whose default equals the earlier behaviour
-        if resume and path.endswith(TRAINING_ONLY_KEYS):
-            continue
-        if old.get(path) != new.get(path):
+        if path not in ignored and old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
             raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 
 
 def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a specification that define the networks' function, by dotted path."""
-    kept: dict[str, Any] = {"history": tree.get("history", 1)}
+    values: dict[str, Any] = {"history": tree.get("history", 1)}
     for network, role in (("network", "actor"), ("critic_network", "critic")):
         model = tree.get(role) or {}
         keys = ["obs_normalization"]
         if tree.get(network):
-            kept |= flatten({network: tree[network]})
+            values |= flatten({network: tree[network]})
         else:
             keys += ANN_KEYS
-        kept |= {f"{role}.{key}": model[key] for key in keys if key in model}
-    return kept
+        values |= {f"{role}.{key}": model[key] for key in keys if key in model}
+    return values
+
+
+def read_requested_checkpoint(plan: RunPlan, requires_seed: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint that a plan's request names, and its content. Raises UserError if its task or agent differs.
+
+    ``requires_seed`` is that of `run_folders.find_checkpoint`.
+    """
+    request = plan.request
+    assert request.checkpoint is not None
+    path = run_folders.find_checkpoint(
+        request.checkpoint,
+        request.log_root,
+        plan.experiment,
+        plan.task,
+        agent=plan.agent,
+        library=plan.library,
+        seed=None if request.seed == -1 else request.seed,
+        requires_seed=requires_seed,
+    )
+    loaded = checkpoints.read_checkpoint(str(path), library=plan.library)
+    checkpoints.check_identity(loaded, plan.identity, str(path))
+    return path, loaded
 
 
 def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
@@ -62,21 +83,7 @@ def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
         plan: The run plan.
         resume: Whether training resumes, which needs a run of the given seed; otherwise the seed may be the environments' alone.
     """
-    request = plan.request
-    assert request.checkpoint is not None
-    seed = None if request.seed == -1 else request.seed
-    checkpoint = run_folders.find_checkpoint(
-        request.checkpoint,
-        request.log_root,
-        plan.experiment,
-        plan.task,
-        plan.agent,
-        plan.library,
-        seed,
-        resume,
-    )
-    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
-    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
+    checkpoint, loaded = read_requested_checkpoint(plan, requires_seed=resume)
     check_network(loaded, plan.spec, checkpoint, resume)
     checkpoints.warn_if_assets_differ(loaded, plan.assets, str(checkpoint))
     return checkpoint

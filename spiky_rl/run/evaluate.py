@@ -26,8 +26,8 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.devices import get_memory
-from spiky_rl.run.measure import PolicyGroup, run_episodes, synchronize_time
-from spiky_rl.run.provenance import find_commit, get_versions, read_provenance
+from spiky_rl.run.measure import PolicyGroup, make_cost_record, run_episodes, synchronize_time
+from spiky_rl.run.provenance import find_commit, get_versions, collect_provenance
 from spiky_rl.run.recovery import RecoveryMeter
 from spiky_rl.run.run_plan import RANDOM, RunPlan
 from spiky_rl.run.signals import start_simulation
@@ -99,7 +99,7 @@ def evaluate(
         plan.agent, plan.task, len(names), episodes, plan.device,
     )  # fmt: skip
     log.info("checkpoint: %s", checkpoint or "none: random actions")
-    find_commit()  # is cached, because the checkout may change during the evaluation
+    find_commit()  # found now and cached, because the checkout may change during the evaluation
     log.info("starting the simulator")
     if adapts:
         log.info(
@@ -130,7 +130,7 @@ def evaluate(
         "energy_per_metre": compute_nominal_energy(cost, tables[0][NOMINAL]),
         "solved": plan.task_spec.solved if plan.task_spec else None,
         "versions": get_versions(),
-        "provenance": read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+        "provenance": collect_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
     }
 
 
@@ -216,7 +216,7 @@ def _summarize_episodes(
     """Return returns, lengths, activity and mean measures of the episodes ``rows`` of one condition."""
     returns = [row["return"] for row in rows]
     lengths = [int(row["length"]) for row in rows]
-    measured = [key for key in rows[0] if key not in ("environment", "return", "length")]
+    measures = [key for key in rows[0] if key not in ("environment", "return", "length")]
     return {
         "mean_return": statistics.fmean(returns),
         "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
@@ -224,7 +224,7 @@ def _summarize_episodes(
         "mean_length": statistics.fmean(lengths),
         "lengths": lengths,
         **_summarize_activity(activities),
-        "measures": {key: float(torch.tensor([row[key] for row in rows]).mean()) for key in measured},
+        "measures": {key: float(torch.tensor([row[key] for row in rows]).mean()) for key in measures},
     }
 
 
@@ -247,12 +247,7 @@ def _compute_cost(
     if not costs:
         return None
     cost = average(costs, [count for count, _ in activities])
-    return {
-        **cost.to_dict(),
-        "ann_dense_operations": activities[0][1].ann_operations,
-        "actions_per_second": actions_per_second,
-        "effective_operations_per_second": cost.throughput(actions_per_second),
-    }
+    return make_cost_record(cost, activities[0][1].ann_operations, actions_per_second)
 
 
 def compute_nominal_energy(

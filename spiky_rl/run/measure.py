@@ -14,6 +14,7 @@ from torch import Tensor
 from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.inference_policy import InferencePolicy
+from spiky_rl.metrics.energy import InferenceCost
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def run_episodes(
             if remaining[i]:
                 remaining[i] -= 1
                 row = {"environment": i, "return": float(returns[i]), "length": int(lengths[i])}
-                for name, measured in values.items():
-                    row[name] = float(measured[position])
+                for name, ended_values in values.items():
+                    row[name] = float(ended_values[position])
                 rows.append(row)
                 running[i] = remaining[i] > 0
         ended += len(rows)
@@ -131,6 +132,21 @@ class PolicyGroup:
             if len(positions):
                 activities.append((len(positions), policy.compute_activity(obs[ids], positions)))
         return activities
+
+
+def make_cost_record(cost: InferenceCost, ann_operations: float, actions_per_second: float) -> dict[str, Any]:
+    """Return the ``cost`` of an action for a result file.
+
+    Args:
+        ann_operations: Multiply-accumulates of the equal-size ANN.
+        actions_per_second: Actions of all environments per second of the policy's computing time.
+    """
+    return {
+        **cost.to_dict(),
+        "ann_dense_operations": ann_operations,
+        "actions_per_second": actions_per_second,
+        "effective_operations_per_second": cost.throughput(actions_per_second),
+    }
 
 
 def synchronize_time(device: torch.device | str) -> float:

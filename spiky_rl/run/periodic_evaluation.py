@@ -82,7 +82,7 @@ class PeriodicEvaluation:
         last = progress.evaluation_steps[-1] if progress.evaluation_steps else 0
         if progress.env_steps // self.interval <= last // self.interval:
             return False
-        begun = time.perf_counter()
+        began = time.perf_counter()
         state = get_random_state(self.device)
         try:
             value = statistics.fmean(self._compute_returns(runner, progress.env_steps))
@@ -90,7 +90,7 @@ class PeriodicEvaluation:
             restore_random_state(state, self.device)
         progress.evaluations.append(value)
         progress.evaluation_steps.append(progress.env_steps)
-        progress.seconds_evaluation += time.perf_counter() - begun
+        progress.seconds_evaluation += time.perf_counter() - began
         if runner.writer is not None:
             runner.writer.add_scalar("Evaluation/mean_return", value, progress.iterations - 1)
         log.info("evaluation at %d environment steps: %.2f", progress.env_steps, value)

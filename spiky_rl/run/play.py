@@ -24,7 +24,7 @@ from spiky_rl.config.schema import MEASURES
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
-from spiky_rl.run.measure import run_episodes, synchronize_time
+from spiky_rl.run.measure import make_cost_record, run_episodes, synchronize_time
 from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.provenance import get_versions
 from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
@@ -59,17 +59,6 @@ class PlayResult:
         steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
         return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
 
-    def make_cost_dict(self) -> dict[str, Any] | None:
-        """Return the cost for ``playback.json``, or None if it is unknown."""
-        if self.cost is None:
-            return None
-        return {
-            **self.cost.to_dict(),
-            "ann_dense_operations": self.ann_operations,
-            "actions_per_second": self.actions_per_second,
-            "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
-        }
-
     def make_result(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
         """Return the content of ``playback.json``."""
         means, returns = self.means, [row["return"] for row in self.rows]
@@ -83,7 +72,7 @@ class PlayResult:
             "firing_rate": means["firing_rate"],
             "synops_per_step": means["operations"],
             "measures": {name: means[name] for name in MEASURES if name in means},
-            "cost": self.make_cost_dict(),
+            "cost": self.cost and make_cost_record(self.cost, self.ann_operations, self.actions_per_second),
             "energy_per_metre": self.energy_per_metre,
             "rows": self.rows,
             "versions": get_versions(),
@@ -125,8 +114,8 @@ def play(
         if plan.request.video:
             from spiky_rl.run.video import record_video
 
-            to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
-            videos = record_video(env, policy, to, plan.request.video_length, progress)
+            video_path = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
+            videos = record_video(env, policy, video_path, plan.request.video_length, progress)
         if options.export:
             export(runner.get_exportable_policy(), env, folder / "exported")
     return [*videos, folder / "playback.json"]
@@ -154,18 +143,18 @@ def play_episodes(
     with torch.inference_mode():
         env.reset()
         policy.reset()
-        acting = _ObservedPolicy(policy, count, env.device)
-        for step in run_episodes(env, acting, env.get_observations().to(env.device), quota):
+        observed = _ObservedPolicy(policy, count, env.device)
+        for step in run_episodes(env, observed, env.get_observations().to(env.device), quota):
             policy.reset(step.dones)
             for row in step.rows:
-                rows.append({"episode": len(rows), **row, **acting.describe_episode(row)})
-            acting.restart(step.dones)
+                rows.append({"episode": len(rows), **row, **observed.describe_episode(row)})
+            observed.restart(step.dones)
             report_progress(step.share)
     return PlayResult(
         rows,
-        average(acting.costs, acting.weights) if acting.costs else None,
-        acting.ann_operations,
-        count * acting.steps / acting.seconds,
+        average(observed.costs, observed.weights) if observed.costs else None,
+        observed.ann_operations,
+        count * observed.steps / observed.seconds,
     )
 
 

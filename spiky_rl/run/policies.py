@@ -72,12 +72,12 @@ class Policy(FileRecord):
     @property
     def weights(self) -> Path:
         """File of the weights."""
-        return registry.data_dir(KIND) / f"{self.name}.pt"
+        return registry.find_data_folder(KIND) / f"{self.name}.pt"
 
 
 def read_policy(name: str) -> Policy:
     """Return the manifest of the policy ``name``. Raises ReadingError that names the damaged key."""
-    path = registry.data_dir(KIND) / f"{name}.yaml"
+    path = registry.find_data_folder(KIND) / f"{name}.yaml"
     try:
         policy = Policy.check("", {"name": name, **read_yaml(path)})
     except RegistryError as error:
@@ -103,18 +103,18 @@ def find_policy(task: str, agent: str, flag: str) -> Policy:
     Raises:
         UserError: There is none; the message lists the policies.
     """
-    known, policies = load_task(task), list_policies()
-    names = {known.label} if known is not None else {task, strip_version(task)}
+    task_spec, policies = load_task(task), list_policies()
+    names = {task_spec.label} if task_spec is not None else {task, strip_version(task)}
     for policy in policies:
         if policy.task in names and policy.agent == agent:
             return policy
     on_task = [policy.agent for policy in policies if policy.task in names]
-    there = (
+    alternatives = (
         f"agents with one on this task: {', '.join(on_task)}"
         if on_task
         else f"tasks with one: {', '.join(dict.fromkeys(policy.task for policy in policies)) or 'none'}"
     )
-    raise UserError(f"{flag}: no trained policy of --agent {agent} on --task {task}; {there}")
+    raise UserError(f"{flag}: no trained policy of --agent {agent} on --task {task}; {alternatives}")
 
 
 def resolve_pretrained(request: RunRequest) -> RunRequest:
@@ -136,13 +136,13 @@ def resolve_pretrained(request: RunRequest) -> RunRequest:
         )
     agent, environment = split_overrides(request.overrides)
     limit = [] if request.max_iterations is None else [f"agent.max_iterations={request.max_iterations}"]
-    given = {text.partition("=")[0] for text in environment}
-    trained = [text for text in policy.overrides if text.partition("=")[0] not in given]
+    given_keys = {text.partition("=")[0] for text in environment}
+    inherited = [text for text in policy.overrides if text.partition("=")[0] not in given_keys]
     return request.with_changes(
         checkpoint=str(provide_weights(policy, request.log_root)),
         spec=merge_spec(policy, [*agent, *limit]),
         library=policy.library,
-        overrides=(*trained, *request.overrides),
+        overrides=(*inherited, *request.overrides),
     )
 
 
@@ -159,8 +159,8 @@ def provide_weights(policy: Policy, log_root: Path) -> Path:
         UserError: The file differs from its digest, or ``log_root`` cannot be written.
     """
     content = policy.weights.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != policy.sha256:
-        raise UserError(f"{policy.weights}: sha256: {found} given; allowed: {policy.sha256}; install again")
+    if (digest := hashlib.sha256(content).hexdigest()) != policy.sha256:
+        raise UserError(f"{policy.weights}: sha256: {digest} given; allowed: {policy.sha256}; install again")
     files.require_writable("--log_root", log_root)
     target = log_root / PRETRAINED / policy.name / policy.weights.name
     if not target.is_file() or target.read_bytes() != content:

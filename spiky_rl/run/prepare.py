@@ -32,10 +32,15 @@ from spiky_rl.config.spec import (
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
-from spiky_rl.learners import select_learner
+from spiky_rl.learners import require_algorithm, select_learner
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
+
+DEFAULT_SEED = 42
+"""Seed of a run if neither the command line nor the task gives one."""
+RANDOM_SEEDS = 10_000
+"""A random seed (``--seed -1``) is below this number."""
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +57,24 @@ def make_plan(request: RunRequest) -> RunPlan:
     if request.max_iterations is not None:
         agent_overrides.append(f"agent.max_iterations={request.max_iterations}")
     spec = request.spec
-    stem, data, file = read_agent(request.agent) if spec is None else (spec.name, {}, "")
-    parse_overrides(agent_overrides)
+    if spec is None:
+        agent_name, agent_values, agent_file = read_agent(request.agent)
+    else:  # a merged agent, whose file is not read again
+        agent_name, agent_values, agent_file = spec.name, {}, ""
+    parse_overrides(agent_overrides)  # raises if an override is invalid
     files.require_writable("--log_root", request.log_root)
     task_spec = load_task(request.task)
-    tuned = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
+    tuned_file = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
     if request.checkpoint not in (None, RANDOM):
         require_checkpoint(request.checkpoint)
     host, learner = find_host(request.task), request.learner
     check_without_simulator(
-        host, request.task, spec or request.agent, agent_overrides, task_spec, tuned is not None
+        host,
+        request.task,
+        spec or request.agent,
+        agent_overrides,
+        task_spec,
+        is_tuned=tuned_file is not None,
     )
     if request.video:
         host.require_ability(VIDEO, "--video")
@@ -73,17 +86,23 @@ def make_plan(request: RunRequest) -> RunPlan:
     device = resolve_device(request.device, request.distributed)
     assets = host.configure_assets(request.assets)
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
-    _check_agent_tasks(host, list_task_overrides(data), file)
+    _check_agent_tasks(host, list_task_overrides(agent_values), agent_file)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     _log_changed_meaning(request.task, registered_id, host_task)
     label = task_spec.label if task_spec else registered_id
     if spec is None:
-        layer = ("", {}) if tuned is None else tuned.get_layer(label, stem)
-        defaults = host_task.agent_defaults
+        no_values = ("", {})  # (origin, values)
         spec = resolve_agent(
-            request.agent, registered_id, defaults, agent_overrides, task_spec, layer, host.title
+            request.agent,
+            registered_id,
+            host_task.agent_defaults,
+            agent_overrides,
+            task_spec,
+            tuned=no_values if tuned_file is None else tuned_file.get_layer(label, agent_name),
+            host=host.title,
         )
-    select_learner(learner.name, spec.algorithm, request.agent)
+    # the task's defaults or tuned values may have changed the algorithm for which the learner was chosen
+    require_algorithm(learner, spec.algorithm, request.agent)
     host_task.check_agent(spec)
     config = learner.make_runner_cfg(spec)
     experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
@@ -93,13 +112,24 @@ def make_plan(request: RunRequest) -> RunPlan:
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
     host_task.configure(device, num_envs, seed)
     return RunPlan(
-        request, label, host_task, stem, task_spec, spec, config, experiment,
-        device, num_envs, seed, host_task.physics, rank,
-    )  # fmt: skip
+        request=request,
+        task=label,
+        host_task=host_task,
+        agent=agent_name,
+        task_spec=task_spec,
+        spec=spec,
+        config=config,
+        experiment=experiment,
+        device=device,
+        num_envs=num_envs,
+        seed=seed,
+        physics=host_task.physics,
+        rank=rank,
+    )
 
 
 def _log_changed_meaning(name: str, registered_id: str, host_task: HostTask) -> None:
-    """Tell that the ``name`` of a task has a version that the host no longer registers."""
+    """Log if ``name`` is an old id with a version, such as Isaac-Ant-v0, that now stands for the host's task without version."""
     if name.rpartition(":")[2].startswith(f"{registered_id}-v"):
         log.info(
             "task: %s now means %s; earlier releases may have used other rewards and actions under that name",
@@ -109,7 +139,10 @@ def _log_changed_meaning(name: str, registered_id: str, host_task: HostTask) -> 
 
 
 def _set_experiment(config: dict[str, Any], name: str) -> str:
-    """Set the experiment's ``name`` in a runner's ``config`` that has one; return the name. Raises UserError for one with a path."""
+    """Write ``name`` into ``config["experiment_name"]`` if that key exists; return ``name``.
+
+    Raises UserError if ``name`` contains a path separator.
+    """
     if name:
         files.require_plain_name("agent.experiment_name", name)
     if "experiment_name" in config:
@@ -118,7 +151,10 @@ def _set_experiment(config: dict[str, Any], name: str) -> str:
 
 
 def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:
-    """Check the tasks for which an agent's ``file`` has settings. Raises UserError for an unknown task; a foreign one only warns."""
+    """Check the tasks for which an agent's ``file`` has settings.
+
+    Raises UserError for an unknown task; an unknown task of another package (``package:Task``) only causes a warning.
+    """
     for name in names:
         try:
             if find_host(name, f"{file}: tasks") is host:  # other simulators are not imported for this
@@ -132,19 +168,24 @@ def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:
 
 def _choose_seed(request: RunRequest, host_task: HostTask) -> int:
     """Return the seed of a run: the given one, a random one for -1, or else the task's."""
-    seed = host_task.agent_defaults.get("seed", 42) if request.seed is None else request.seed
-    return random.randrange(10_000) if seed == -1 else seed
+    seed = request.seed
+    if seed is None:
+        seed = host_task.agent_defaults.get("seed", DEFAULT_SEED)
+    return random.randrange(RANDOM_SEEDS) if seed == -1 else seed
 
 
-def merge_known_agent(request: RunRequest) -> PlainMapping | None:
-    """Return a request's agent without the simulator's defaults, or None if the request has tuned values."""
+def merge_agent_without_simulator(request: RunRequest) -> PlainMapping | None:
+    """Return the values of a request's agent without the simulator's defaults; None if the request has tuned values."""
     if request.spec is not None:
         return request.spec.to_dict()
     if request.tuning is not None:  # tuned values depend on the task's registered id
         return None
     task_spec, overrides = load_task(request.task), split_overrides(request.overrides)[0]
-    task, title = task_id(request.task), find_host(request.task).title
-    return merge_agent(request.agent, task, {}, overrides, task_spec, host=title)[1]
+    host = find_host(request.task)
+    _, values, _ = merge_agent(
+        request.agent, task_id(request.task), {}, overrides, task_spec, host=host.title
+    )
+    return values
 
 
 def check_without_simulator(
@@ -170,16 +211,26 @@ def check_without_simulator(
     """
     if isinstance(agent, AgentSpec):
         return
-    _, data, file = read_agent(agent)
-    for name in () if ":" in task else list_task_overrides(data):  # the task's module may register them
-        if ":" not in name:
-            find_host(name, f"{file}: tasks")
+    _, agent_values, agent_file = read_agent(agent)
+    if (
+        ":" not in task
+    ):  # the module of a task given as module:Id may itself register further ids when it is imported
+        for name in list_task_overrides(agent_values):
+            if ":" not in name:
+                find_host(name, f"{agent_file}: tasks")  # raises if no host has the task
     if not is_tuned:
-        check_networks(*merge_agent(agent, task_id(task), {}, overrides, task_spec, host=host.title)[1:])
+        no_defaults: PlainMapping = {}  # the host's defaults need the simulator
+        _, values, origins = merge_agent(
+            agent, task_id(task), no_defaults, overrides, task_spec, host=host.title
+        )
+        check_networks(values, origins)
 
 
 def list_task_overrides(data: PlainMapping) -> list[str]:
-    """Return the names of tasks for which an agent file has overrides, without titles of hosts."""
+    """Return the tasks for which an agent file has overrides.
+
+    Its ``tasks:`` may also hold overrides for all tasks of a host ("Isaac Lab"); these are left out.
+    """
     titles = [get_host(name).title for name in list_hosts()]
     return [name for name in data.get("tasks") or () if name not in titles]  # type: ignore[union-attr]
 
@@ -208,7 +259,11 @@ def merge_agent_on_task(
 
 
 def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str, algorithm: str) -> int:
-    """Return the number of environments of a run on a ``device``: the host's for replay, the task file's, else the host's."""
+    """Return the number of environments of a run on a ``device``.
+
+    For off-policy algorithms it is the host's number for replay, if the host has one; otherwise the task file's, or without a task
+    file the host's default.
+    """
     if algorithm in OFF_POLICY.values() and host_task.replay_num_envs is not None:
         return host_task.replay_num_envs
     if task_spec is not None:
@@ -218,11 +273,11 @@ def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device
 
 def write_params(folder: Path, plan: RunPlan) -> None:
     """Write the parameters of a run into its ``folder``: the host's files, the specification with origins, and the provenance."""
-    from spiky_rl.run.provenance import PROVENANCE, read_provenance
+    from spiky_rl.run.provenance import PROVENANCE, collect_provenance
     from spiky_rl.run.run_folders import write_spec
 
     write_spec(folder, plan.spec)
     files.write_json(
-        folder / PROVENANCE, read_provenance(plan.device, plan.request.task, plan.physics).model_dump()
+        folder / PROVENANCE, collect_provenance(plan.device, plan.request.task, plan.physics).model_dump()
     )
     plan.host_task.write_params(folder / "params", plan.config)

@@ -23,16 +23,17 @@ PROVENANCE = "params/provenance.json"
 DIRTY = "-dirty"
 """Suffix of the commit if files of the package differ from it."""
 NATIVE_SOURCE = ":/isaaclab_mujoco/src"
-"""Native physics in the same checkout, as git names it; a change there counts as one of the package."""
+"""Git pathspec of the native physics' sources (``:/`` is the top of the checkout); a change there counts as one of the package."""
 
 
 class Provenance(FileRecord):
-    """Origin of a result beyond its specification and the versions of libraries."""
+    """Code, kernels, threads and compiler, on which a result depends besides its specification and the versions of libraries."""
 
     kernels: str
     """Digest of the kernels' sources, see `compute_digest`; includes the sources of the native physics if it steps the worlds."""
     threads: int | None = None
-    """Threads of torch and of the compiled kernels; None in a plan for a GPU."""
+    """Threads of torch and of the compiled kernels; None in a study's plan for a GPU (see `plan_provenance`), where
+    threads do not change the result."""
     omp_num_threads: str | None = None
     """Value of OMP_NUM_THREADS; None if it was not set."""
     commit: str | None = None
@@ -42,7 +43,7 @@ class Provenance(FileRecord):
     """C++ compiler and its version; None if none starts."""
 
 
-def read_provenance(device: str, task: str, physics: str) -> Provenance:
+def collect_provenance(device: str, task: str, physics: str) -> Provenance:
     """Return the provenance of this process's results.
 
     Args:
@@ -76,15 +77,14 @@ def find_commit() -> str | None:
     The commit is found once per process: a later checkout is not the imported code. A wheel that is installed inside the
     checkout of another project has no commit.
     """
-    if shutil.which("git") is None or _ask_git("ls-files", "--error-unmatch", "__init__.py") is None:
+    if shutil.which("git") is None or _run_git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git(
-        "status", "--porcelain", "--", ".", NATIVE_SOURCE
-    )
+    commit = _run_git("rev-parse", "HEAD")
+    changes = _run_git("status", "--porcelain", "--", ".", NATIVE_SOURCE)
     return f"{commit}{DIRTY}" if commit and changes else commit
 
 
-def _ask_git(*words: str) -> str | None:
+def _run_git(*words: str) -> str | None:
     """Return git's output in the package's folder, or None if git fails."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
@@ -102,20 +102,20 @@ def find_compiler() -> str | None:
 
 def get_versions() -> dict[str, str]:
     """Return the versions of all distributions that may affect a result, by name."""
-    stepping = [name for host in list_hosts() for name in get_host(host).distributions]
-    training = [get_learner(name).distribution for name in list_learners()]
-    names = dict.fromkeys((*stepping, *training, "numpy"))
+    host_distributions = [name for host in list_hosts() for name in get_host(host).distributions]
+    learner_distributions = [get_learner(name).distribution for name in list_learners()]
+    names = dict.fromkeys((*host_distributions, *learner_distributions, "numpy"))
     return {"spiky_rl": __version__} | {name: v for name in names if (v := _find_version(name)) is not None}
 
 
-def list_deciding(task: str, library: str) -> tuple[str, ...]:
-    """Return the distributions whose versions may change bits on a ``task`` that the learner ``library`` trains."""
+def list_deciding_distributions(task: str, library: str) -> tuple[str, ...]:
+    """Return the distributions whose versions may change the result, bit by bit, on a ``task`` that the learner ``library`` trains."""
     return (*find_host(task).distributions, get_learner(library).distribution)
 
 
 def get_deciding_versions(task: str, library: str) -> dict[str, str]:
-    """Return the versions of the distributions in `list_deciding`; CPU and GPU builds of one version count as equal."""
-    names = list_deciding(task, library)
+    """Return the versions of the distributions in `list_deciding_distributions`; CPU and GPU builds of one version count as equal."""
+    names = list_deciding_distributions(task, library)
     return {name: v.partition("+")[0] for name in names if (v := _find_version(name)) is not None}
 
 

@@ -50,19 +50,19 @@ def publish_policy(
         raise UserError(
             f"{checkpoint}: its agent names the code {code[0]!r}; allowed: agents without code of their own"
         )
-    measured = _read_evaluation(evaluation, checkpoint, {**identity, "library": library})
+    evaluation_result = _read_evaluation(evaluation, checkpoint, {**identity, "library": library})
     folder = checkpoint.parent
     commit = _read_record(folder / PROVENANCE)["commit"]
     if commit is None or commit.endswith(DIRTY):
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
     name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
     progress = loaded["infos"]["spiky_rl"]["progress"]
-    weights = registry.data_dir(KIND) / f"{name}.pt"
+    weights = registry.find_data_folder(KIND) / f"{name}.pt"
     keys = get_learner(library).checkpoint_keys[get_algorithm(identity["spec"]["algorithm"])]
     content = {key: loaded[key] for key in keys if key != "iter"}
     state = {"identity": identity, "weights_only": True}
     write_checkpoint(weights, {**content, "iter": 0, "infos": {"spiky_rl": state}})
-    score = compute_score(measured)
+    score = compute_score(evaluation_result)
     origin = f"study {study}" if study else "a single training"
     manifest: dict[str, Any] = {
         "summary": (
@@ -105,13 +105,13 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is of another one."""
-    measured = _read_record(evaluation)
+    result = _read_record(evaluation)
     for key in ("task", "agent", "library"):
-        if measured.get(key) != identity[key]:
-            raise UserError(f"{evaluation}: {key}: {measured.get(key)} given; allowed: {identity[key]}")
-    if Path(measured["checkpoint"]).name != checkpoint.name:
-        raise UserError(f"{evaluation}: checkpoint: {measured['checkpoint']} given; allowed: {checkpoint}")
-    return measured
+        if result.get(key) != identity[key]:
+            raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity[key]}")
+    if Path(result["checkpoint"]).name != checkpoint.name:
+        raise UserError(f"{evaluation}: checkpoint: {result['checkpoint']} given; allowed: {checkpoint}")
+    return result
 
 
 def _read_record(path: Path) -> dict[str, Any]:

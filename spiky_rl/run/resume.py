@@ -20,8 +20,7 @@ from spiky_rl.config.safe_loading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
-from spiky_rl.learners.common import checkpoints
-from spiky_rl.run import run_folders
+from spiky_rl.run.checkpoint import read_requested_checkpoint
 from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_trusted_packages
 
 log = logging.getLogger(__name__)
@@ -80,15 +79,9 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
     Raises:
         UserError: There is no such checkpoint of this task and agent, or the run's record is damaged.
     """
+    checkpoint, loaded = read_requested_checkpoint(plan)
     request = plan.request
-    assert request.checkpoint is not None
-    checkpoint = run_folders.find_checkpoint(
-        request.checkpoint, request.log_root, plan.experiment, plan.task, plan.agent, plan.library,
-        None if request.seed == -1 else request.seed,
-    )  # fmt: skip
-    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
-    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
-    given = request.model_fields_set | options.model_fields_set
+    given_keys = request.model_fields_set | options.model_fields_set
     request = request.with_changes(checkpoint=str(checkpoint))
     settings = read_settings(checkpoint)
     if settings is None:
@@ -97,14 +90,14 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
         )
         return request, options
     check_code(checkpoint.parent / RECORD, settings, request)
-    changes, others = _restore_request(settings, request, given)
+    changes, others = _restore_request(settings, request, given_keys)
     changed_options: dict[str, Any] = {}
     if _is_length_open(request, options):
-        left = (settings.max_iterations or 0) - loaded["iter"] - 1
+        remaining = (settings.max_iterations or 0) - loaded["iter"] - 1
         if settings.budget is not None:
             changed_options["budget"] = settings.budget
-        elif left > 0:
-            changes["max_iterations"] = left
+        elif remaining > 0:
+            changes["max_iterations"] = remaining
     if settings.processes > 1 and not request.distributed and options.processes is None:
         if settings.device == "cpu":
             changed_options["processes"] = settings.processes
@@ -116,17 +109,19 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
 
 
 def _restore_request(
-    settings: RunSettings, request: RunRequest, given: Collection[str]
+    settings: RunSettings, request: RunRequest, given_keys: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return changes of a ``request`` that restore recorded ``settings``, and a text for each ``given`` value that differs."""
+    """Return changes of a ``request`` that restore recorded ``settings``, and a text for each given value that differs."""
     changes: dict[str, Any] = {}
     others: list[str] = []
     for key in ("num_envs", "seed", "device", "deterministic", "tuning"):
-        theirs, ours = getattr(settings, key), getattr(request, key)
-        if key not in given:
-            changes[key] = theirs
-        elif (ours.absolute() if isinstance(ours, Path) else ours) != theirs:
-            others.append(f"--{key} {ours}, not {theirs}")
+        recorded_value, requested_value = getattr(settings, key), getattr(request, key)
+        if key not in given_keys:
+            changes[key] = recorded_value
+        elif (
+            requested_value.absolute() if isinstance(requested_value, Path) else requested_value
+        ) != recorded_value:
+            others.append(f"--{key} {requested_value}, not {recorded_value}")
     recorded = [text for text in settings.overrides if not text.startswith(f"{LENGTH}=")]
     changes["overrides"] = _merge_overrides(recorded, request.overrides, others)
     return changes, others
@@ -199,10 +194,10 @@ def _is_length_open(request: RunRequest, options: TrainOptions) -> bool:
     return request.max_iterations is None and options.budget is None and LENGTH not in keys
 
 
-def _merge_overrides(recorded: Sequence[str], given: Sequence[str], others: list[str]) -> tuple[str, ...]:
-    """Return the ``recorded`` overrides updated with the ``given`` ones; add a text to ``others`` for each changed value."""
+def _merge_overrides(recorded: Sequence[str], requested: Sequence[str], others: list[str]) -> tuple[str, ...]:
+    """Return the ``recorded`` overrides updated with the ``requested`` ones; add a text to ``others`` for each changed value."""
     values = {text.partition("=")[0]: text for text in recorded}
-    for text in given:
+    for text in requested:
         key = text.partition("=")[0]
         before = values.pop(key, text)
         others += [] if before == text else [f"{text}, not {before.partition('=')[2]}"]

@@ -136,7 +136,7 @@ def find_checkpoint(
     agent: str | None,
     library: str = DEFAULT_LEARNER,
     seed: int | None = None,
-    only: bool = True,
+    requires_seed: bool = True,
 ) -> Path:
     """Return the checkpoint that a name refers to. Raises CheckpointError.
 
@@ -151,7 +151,7 @@ def find_checkpoint(
         agent: Agent of the run; None for any.
         library: Name of the learner.
         seed: Seed of the run for ``latest`` and ``best``; None for any.
-        only: Whether a run must have ``seed``; if False and no run has it, the newest run is used.
+        requires_seed: Whether a run must have ``seed``; if False and no run has it, the newest run is used.
     """
     if name not in ("latest", "best"):
         return _find_named_checkpoint(name, library)
@@ -172,17 +172,17 @@ def find_checkpoint(
         if seed in (None, run_seed):
             return path
         other_seeds.add(run_seed)
-    if other_seeds and not only:
-        log.info("--seed %s: no run was trained with it; taking the newest run", seed)
-        return find_checkpoint(name, root, experiment, task, agent, library)
-    if damaged and not other_seeds:
-        _raise_all_damaged(name, damaged)
     missing = f"--checkpoint {name}: no run of {agent or 'any agent'} on {task}"
     if other_seeds:
+        if not requires_seed:
+            log.info("--seed %s: no run was trained with it; taking the newest run", seed)
+            return find_checkpoint(name, root, experiment, task, agent, library)
         raise CheckpointError(
             f"{missing} with --seed {seed} in {str(parent)!r}; seeds of its runs: {', '.join(sorted(map(str, other_seeds)))};"
             " remove --seed, or pass the checkpoint's file"
         )
+    if damaged:
+        _raise_all_damaged(name, damaged)
     raise CheckpointError(f"{missing} with a checkpoint in {str(parent)!r}; train one first")
 
 
@@ -201,10 +201,10 @@ def _find_named_checkpoint(name: str, library: str) -> Path:
         return path
     require_checkpoint(name)
     checkpoints = list_checkpoints(path)
-    found = _find_latest_valid(checkpoints, library)
-    if found is None:
+    checkpoint = _find_latest_valid(checkpoints, library)
+    if checkpoint is None:
         _raise_all_damaged(name, len(checkpoints))
-    return found
+    return checkpoint
 
 
 def _iterate_runs(
@@ -235,22 +235,22 @@ def _raise_all_damaged(name: str, count: int) -> NoReturn:
     raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
 
 
-def write_result(path: Path, progress: TrainingProgress, **more: object) -> dict[str, Any]:
+def write_result(path: Path, progress: TrainingProgress, **first_entries: object) -> dict[str, Any]:
     """Write ``result.json`` and return its content; returns are null if no episode has ended.
 
     Args:
         path: The file.
         progress: Progress of the run.
-        more: Further entries, which come first.
+        first_entries: Further entries, which come first.
     """
-    known = [value for value in progress.returns if not math.isnan(value)]
+    returns = [value for value in progress.returns if not math.isnan(value)]
     lengths = [value for value in progress.lengths if not math.isnan(value)]
     result = {
-        **more,
+        **first_entries,
         "env_steps": progress.env_steps,
         "iterations": progress.iterations,
-        "mean_return_final": _compute_mean(known[-FINAL_ITERATIONS:]),
-        "mean_return_best": max(known, default=None),
+        "mean_return_final": _compute_mean(returns[-FINAL_ITERATIONS:]),
+        "mean_return_best": max(returns, default=None),
         "mean_length_final": _compute_mean(lengths[-FINAL_ITERATIONS:]),
         "seconds_total": progress.seconds_total,
         "seconds_simulation": progress.seconds_simulation,

@@ -50,8 +50,8 @@ def _format_backend(plan: RunPlan) -> str:
     """Return a phrase that names the kernel backend of the agent's neurons; empty if the agent has no neurons."""
     network = plan.spec.network or plan.spec.critic_network
     name = getattr(network.options, "backend", "") if network is not None else ""
-    found = dispatch.resolve_auto(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
-    return f"; neurons: {found} backend" if found else ""
+    backend = dispatch.resolve_auto(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
+    return f"; neurons: {backend} backend" if backend else ""
 
 
 def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:

@@ -54,10 +54,12 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
     path = _find_teacher_checkpoint(named, plan)
     teacher = read_teacher(path, plan.task, plan.learner)
     _check_code(teacher, path, plan, options)
-    theirs, ours = teacher.spec.get("history", 1), plan.spec.runner.get("history", 1)
-    if theirs != ours:
+    teacher_history = teacher.spec.get("history", 1)
+    student_history = plan.spec.runner.get("history", 1)
+    if teacher_history != student_history:
         raise UserError(
-            f"{path}: the teacher observes agent.history={theirs}, the student {ours}; pass agent.history={theirs}"
+            f"{path}: the teacher observes agent.history={teacher_history}, the student {student_history}; pass"
+            f" agent.history={teacher_history}"
         )
     log.info("teacher: %s, %s", teacher.agent, path)
     return teacher
@@ -85,15 +87,15 @@ def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptio
 
 def _list_distilled_agents() -> list[str]:
     """Return the names of our agents that learn from a teacher."""
-    found = []
+    agents = []
     for name in registry.list_names("agents"):
         try:
             algorithm = read_agent(name)[1].get("algorithm") or {}
         except RegistryError:  # a broken file raises when it is loaded by name
             continue
         if algorithm.get("distillation_cfg"):
-            found.append(name)
-    return found
+            agents.append(name)
+    return agents
 
 
 def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
@@ -111,12 +113,12 @@ def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str 
 
     log.info("comparing student and teacher without noise, one episode in every environment each")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
-    runner.get_inference_policy(plan.device)
-    found: dict[str, float] = {}
+    runner.get_inference_policy(plan.device)  # puts the student into evaluation mode
+    returns: dict[str, float] = {}
     with torch.inference_mode():
         for name, policy in (("student", runner.inference_policy), ("teacher", runner.teacher_policy)):
-            everywhere = ConditionGroups(env, [NOMINAL], env.num_envs, groups, plan.seed)
-            nominal = measure_conditions(everywhere, policy)[0][0][NOMINAL]
-            found |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
+            all_envs = ConditionGroups(env, [NOMINAL], env.num_envs, groups, plan.seed)
+            nominal = measure_conditions(all_envs, policy)[0][0][NOMINAL]
+            returns |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
     teacher = runner.alg.teacher
-    return {"teacher": teacher.path, "teacher_agent": teacher.agent, **found, "episodes": env.num_envs}
+    return {"teacher": teacher.path, "teacher_agent": teacher.agent, **returns, "episodes": env.num_envs}

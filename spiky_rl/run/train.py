@@ -26,7 +26,7 @@ from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import periodic_evaluation, resume, run_folders
 from spiky_rl.run.prepare import write_params
-from spiky_rl.run.provenance import read_provenance
+from spiky_rl.run.provenance import collect_provenance
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
 from spiky_rl.run.signals import StopRequest
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
@@ -130,12 +130,18 @@ class TrainingRun:
             return
         try:
             self.folder = run_folders.create_run_folder(
-                root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
+                root,
+                plan.experiment,
+                self.options.run_name,
+                plan.task,
+                plan.agent,
+                library=plan.library,
+                seed=plan.seed,
             )
             write_params(self.folder, plan)
         except OSError as error:
-            where = error.filename or str(root)
-            raise UserError(f"--log_root {root}: cannot write to {where!r}: {error.strerror}") from None
+            path = error.filename or str(root)
+            raise UserError(f"--log_root {root}: cannot write to {path!r}: {error.strerror}") from None
         log.info(
             "%s on %s, %d environments, %s, seed %d",
             plan.agent, plan.task, plan.num_envs, plan.device, plan.seed,
@@ -174,14 +180,14 @@ class TrainingRun:
             outcome = self._learn(self.runner, stop, display)
             if recorder is not None:
                 recorder.finish()
-            if self.teacher is not None and self.folder is not None and outcome == "finished":
-                from spiky_rl.run.teacher import compare_with_teacher
+            if self.folder is not None and outcome == "finished":
+                if self.teacher is not None:
+                    from spiky_rl.run.teacher import compare_with_teacher
 
-                self.returns = compare_with_teacher(self.runner, host_env, plan)
-            # with evaluations during the training, best.pt is the best of them already
-            choose_best = options.choose_best and not self.runner.progress.evaluations
-            if choose_best and self.folder is not None and outcome == "finished":
-                self.best = self._choose_best(host_env, self.folder, stop)
+                    self.returns = compare_with_teacher(self.runner, host_env, plan)
+                # with evaluations during the training, best.pt is the best of them already
+                if options.choose_best and not self.runner.progress.evaluations:
+                    self.best = self._choose_best(host_env, self.folder, stop)
         return outcome
 
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
@@ -254,11 +260,7 @@ class TrainingRun:
         """Write ``result.json`` with the ``outcome`` of `train` into the run folder, and return its content."""
         assert self.folder is not None and self.runner is not None
         plan, activity = self.plan, self.activity
-        optional = {}
-        if self.returns:
-            optional["distillation"] = self.returns
-        if self.best:
-            optional["best"] = self.best
+        optional = {"distillation": self.returns, "best": self.best}
         try:
             return run_folders.write_result(
                 self.folder / "result.json",
@@ -267,10 +269,10 @@ class TrainingRun:
                 num_envs=plan.num_envs,
                 outcome=outcome,
                 spec_hash=plan.spec.digest,
-                provenance=read_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+                provenance=collect_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
                 cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
-                **optional,
+                **{key: value for key, value in optional.items() if value},
             )
         except OSError:  # such as a disk that is still full
             log.error("%s", outcome)

@@ -1,7 +1,7 @@
 """Base class of surrogates: the derivative d spike / d x that the backward pass uses instead of the Heaviside step's.
 
-``x`` is the distance to the threshold; a neuron spikes at x >= 0. ``primitive`` is an antiderivative of ``derivative``. The
-debugging mode ``soft_spike`` uses it as the output in the forward pass, so that gradients must equal finite differences.
+``x`` is the distance to the threshold; a neuron spikes at x >= 0. ``primitive`` is an antiderivative of ``derivative``. In the
+debugging mode ``soft_spike`` a neuron's output is the primitive instead of 0 or 1, so gradients must equal finite differences.
 ``primitive`` may also use ``ops.atan`` and ``ops.erf``, which only the torch reference has.
 
 A surrogate's file imports `Ops`, `ReferenceOps` and `Value` from here; they are the types of a neuron's step.

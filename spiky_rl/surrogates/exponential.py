@@ -1,4 +1,4 @@
-"""Exponential: it falls off on both sides of the threshold; SLAYER's probability density of a change of the spike.
+"""Exponential: falls off exponentially on both sides of the threshold; in SLAYER the density of the probability that a spike changes.
 
     ds/dx = scale k/2 exp(-k |x|)
 

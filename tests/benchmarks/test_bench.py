@@ -34,7 +34,7 @@ def measured(tmp_path_factory):
     files = ["--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png")]
     shown = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
-        patch.setattr(bench, "LEAST", 1e-3)
+        patch.setattr(bench, "MIN_MEASUREMENT_S", 1e-3)
         assert common.run(bench.bench, [*sizes, *names, *files]) == 0
     return json.loads((folder / "rows.json").read_text()), shown.getvalue(), folder
 
@@ -97,7 +97,7 @@ def test_a_network_that_computes_something_else_is_found_out(monkeypatch):
     race = bench.Race(setting, ["plain_loop", "spiky_rl"], 1)
     with torch.no_grad():
         next(iter(race.modules["spiky_rl"].network.layers)).connection.bias.add_(1.0)
-    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    monkeypatch.setattr(bench, "MIN_MEASUREMENT_S", 1e-4)
     rows = {row.contender: row for row in race.run(64, "infer", 1)}
     assert "of its outputs equal the reference's" in rows["spiky_rl"].failed
     assert rows["plain_loop"].failed is None, "the others go on"
@@ -108,7 +108,7 @@ def test_a_contender_that_fails_stops_nobody_and_is_told(monkeypatch):
         raise RuntimeError("no such library function")
 
     monkeypatch.setitem(CONTENDERS, "mlp", Entry(broken))
-    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    monkeypatch.setattr(bench, "MIN_MEASUREMENT_S", 1e-4)
     race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["plain_loop", "mlp"], 1)
     rows = {row.contender: row for row in race.run(2, "train", 1)}
     assert rows["mlp"].failed == "RuntimeError: no such library function" and rows["mlp"].ms is None
@@ -179,7 +179,7 @@ def test_every_contender_has_a_form_and_other_work_says_why():
 
 @pytest.mark.skipif(not installed("jax"), reason="jax is not installed")
 def test_jax_computes_the_plain_loops_network_and_gradient(monkeypatch):
-    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    monkeypatch.setattr(bench, "MIN_MEASUREMENT_S", 1e-4)
     race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["plain_loop", "jax"], 1)
     rows = {row.contender: row for row in race.run(64, "train", 1)}
     assert rows["jax"].failed is None and rows["jax"].same > 0.95 and rows["jax"].cosine > 0.999
@@ -189,7 +189,7 @@ def test_jax_computes_the_plain_loops_network_and_gradient(monkeypatch):
 def test_gradient_steps_of_ppo_and_td3_are_timed_in_turns(tmp_path, monkeypatch):
     from benchmarks import updates
 
-    monkeypatch.setattr(updates, "LEAST", 1e-3)
+    monkeypatch.setattr(updates, "MIN_MEASUREMENT_S", 1e-3)
     sizes = ["--minibatch", "16", "--layers", "16", "8", "--rounds", "2", "--task", "Pendulum-v1"]
     assert common.run(bench.bench, ["updates", *sizes, "--json", str(tmp_path / "rows.json")]) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())

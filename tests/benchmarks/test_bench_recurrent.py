@@ -44,7 +44,7 @@ def race(setting, names, mode="train", batch=BATCH):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    monkeypatch.setattr(bench, "MIN_MEASUREMENT_S", 1e-4)
 
 
 def each(names):
@@ -83,9 +83,9 @@ def test_every_layer_fires_at_the_rate_of_the_comparison_and_a_reservoir_at_that
 def test_recurrent_layers_of_equal_width_keep_the_orientation_of_their_weights(settings):
     setting = settings["recurrent"]
     copy = CONTENDERS["plain_recurrent"].build(setting)
-    for link, within, layer in zip(copy.links, copy.within, setting.reference.layers, strict=True):
+    for link, weight, layer in zip(copy.links, copy.recurrent_weights, setting.reference.layers, strict=True):
         torch.testing.assert_close(link.weight, layer.connection.weight.t())
-        torch.testing.assert_close(within, layer.recurrent.synapses().t())
+        torch.testing.assert_close(weight, layer.recurrent.synapses().t())
 
 
 def test_recurrent_layers_that_compute_something_else_are_found_out(settings):
@@ -101,7 +101,7 @@ def test_recurrent_layers_that_compute_something_else_are_found_out(settings):
 def test_a_reservoir_that_computes_something_else_is_found_out(settings):
     setting = settings["reservoir"]
     compared = bench.Race(setting, ["plain_reservoir", "spiky_rl_reservoir"], 1)
-    compared.modules["plain_reservoir"].within.zero_()
+    compared.modules["plain_reservoir"].recurrent_weight.zero_()
     rows = {row.contender: row for row in compared.run(BATCH, "infer", 1)}
     assert "of its outputs equal the reference's" in rows["spiky_rl_reservoir"].failed
 

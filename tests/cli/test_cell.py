@@ -1,4 +1,4 @@
-"""A cell's steps take its specification from its folder, and come to what the commands of its result come to."""
+"""The requests of a cell follow the specification in its folder, and equal those of the commands in its result."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ from spiky_rl.cli import evaluate, train
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.config import files
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.run import steps as steps_of
+from spiky_rl.experiments.run import cell_requests
 from spiky_rl.experiments.run.cells import write_cell
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.options import EvaluateOptions
@@ -46,8 +46,7 @@ def parsed(script, line):
         args = train.parser().parse_intermixed_args(line)
         return parse_settings(RunRequest, args), parse_settings(TrainOptions, args)
     args = evaluate.parser().parse_intermixed_args(line)
-    how = parse_settings(EvaluateOptions, args)
-    return parse_settings(RunRequest, args), how.episodes, how.conditions, how.out
+    return parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args)
 
 
 TUNED = {"version": 1, "tuning": "small", "trials": 2, "seeds": [90000], "budget": "few"}
@@ -79,16 +78,16 @@ def planned(request, tmp_path_factory):
         yield folder, by_hand
 
 
-def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(planned):
+def test_a_cells_requests_are_those_of_its_commands_with_the_agent_as_it_was_when_planned(planned):
     folder, by_hand = planned
     assert sorted(map(len, by_hand.values())) == [1, 2], "random actions train nothing"
     for name, steps in by_hand.items():
         for script, (given, wanted) in steps.items():
             own = folder / "cells" / name
-            found, *more = (
-                steps_of.make_training_request(own, None, None, False)
+            found, options = (
+                cell_requests.make_training_request(own, None, None, False)
                 if "train" in script
-                else steps_of.make_evaluation_request(own)
+                else cell_requests.make_evaluation_request(own)
             )
             plan, theirs = make_plan(found), given[0]
             ours = found.model_copy(update={"spec": None})
@@ -104,4 +103,4 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
             for key in ("task", "registered", "agent", "seed", "num_envs", "device", "physics", "experiment"):
                 assert getattr(plan, key) == getattr(wanted, key), key
             theirs = theirs.model_copy(update={"library": found.library})  # a study names the agent's library
-            assert ours == theirs and more == [*given[1:]]
+            assert ours == theirs and options == given[1]

@@ -174,7 +174,7 @@ def test_an_agents_file_that_says_something_else_than_the_runs_is_refused_by_its
     """What the run's command line set is the run's own, and is no difference of the file."""
     assert run(tmp_path, *SYNTHETIC, "--epochs", "1", "agent.network.neuron.tau=3.0")[0] == 0
     resume = ["--checkpoint", "latest", "--dataset", "nmnist_synthetic", "--device", "cpu", "--agent"]
-    shipped = (registry.data_dir("agents") / "lif_conv_classifier.yaml").read_text()
+    shipped = (registry.find_data_folder("agents") / "lif_conv_classifier.yaml").read_text()
     other = tmp_path / "other" / "lif_conv_classifier.yaml"
     other.parent.mkdir()
     for before, after, words in (

@@ -313,7 +313,7 @@ def test_a_study_with_a_plan_and_tuned_values_is_planned_as_a_whole(tmp_path):
         comparison.merge_study(asked, tmp_path), tmp_path, ExecutionOptions(device="cpu")
     )
     assert made.study.plan is not None and made.study.plan.seeds == tuple(range(5, 15))
-    trained = [cell for cell in made.cells if cell.is_trained]
+    trained = [cell for cell in made.cells if cell.trains_agent]
     assert len(trained) == 5 * 10 and {cell.physics for cell in trained} == {"mujoco"}
     tuned = {cell.agent for cell in trained if cell.base_hash is not None}
     assert tuned == {"mlp_ppo"}

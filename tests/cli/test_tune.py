@@ -53,12 +53,12 @@ def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
     )
     more = {"seeds": "0", "tuning": str(tmp_path), "vary": {"agent.network.steps": [2, 3]}}
     cells = plan_study(study.build_study("mine", {**given, **more}), tmp_path / "study", place).cells
-    trained = [cell for cell in cells if cell.is_trained]
+    trained = [cell for cell in cells if cell.trains_agent]
     assert [cell.base_hash for cell in trained] == 2 * [
         checked.facts[checked.pairs[0].facts["specification"]]
     ]
     assert len({cell.spec_hash for cell in trained} | {trained[0].base_hash}) == 3
-    assert [cell.base_hash for cell in cells if not cell.is_trained] == [None]
+    assert [cell.base_hash for cell in cells if not cell.trains_agent] == [None]
 
 
 def test_a_cell_is_trained_with_the_values_of_its_agents_own_tuning_and_its_commands_name_the_copy(tmp_path):

@@ -35,6 +35,6 @@ def test_an_option_that_came_later_changes_a_digest_only_where_it_changes_the_ne
     )
     assert (
         plain.to_dict()["network"]["quantize"] == "none"
-        and "quantize" not in plain.to_dict(neutral=False)["network"]
+        and "quantize" not in plain.to_dict(for_digest=True)["network"]
     )
     assert plain.digest == told.digest != rounded.digest

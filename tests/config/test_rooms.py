@@ -50,7 +50,7 @@ def test_an_entry_is_the_one_class_of_its_file_whatever_it_imports_or_defines_be
     room("mine", TEXT)
     assert "mine" in registry.list_names("surrogates")
     assert registry.resolve("surrogates", "mine").__name__ == "Mine"
-    assert registry.summary("surrogates", "mine") == "Triangle of one's own: max(0, 1 - k|x|)."
+    assert registry.read_summary("surrogates", "mine") == "Triangle of one's own: max(0, 1 - k|x|)."
     assert registry.configure("surrogates", "mine", "s").build().slope == 1.0
 
 

@@ -7,7 +7,7 @@ import pytest
 from spiky_rl.config import registry, spec
 from tests.test_spec import HOST
 
-STUDIES = registry.data_dir("agents").parent / "studies"
+STUDIES = registry.find_data_folder("agents").parent / "studies"
 MATCHED_128 = f"{STUDIES}/ant_matched/agents/mlp_matched_128_ppo.yaml"
 LADDER = STUDIES / "ant_plausibility" / "agents"
 CASES = [

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from spiky_rl.config import registry
 from spiky_rl.deploy import c
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from tests.deploy.trained import trained
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner

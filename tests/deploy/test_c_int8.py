@@ -15,7 +15,7 @@ from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._calibration import CalibrationRollout, read_rollout
 from spiky_rl.deploy._options import ExportOptions
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights
 from spiky_rl.run.run_plan import RunRequest
@@ -273,7 +273,7 @@ def test_a_calibration_is_refused_before_a_simulator_starts(tmp_path):
 def test_an_export_warns_of_integers_that_act_otherwise(coarse, tmp_path, monkeypatch, caplog):
     """Weights of three levels in the place of 255 move actions by more than a tenth of their spread."""
     if coarse:
-        monkeypatch.setattr("spiky_rl.connections._quantization.MOST", 1)
+        monkeypatch.setattr("spiky_rl.connections._quantization.MAX_MULTIPLE", 1)
     policy = trained("lif_stateful_ppo")
     (found,) = _export.write_and_verify(
         policy, Restarted(), tmp_path, _targets.make_targets(["c_int8"])

@@ -23,7 +23,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.deploy import c
 from spiky_rl.deploy._c_ann import format_activation
 from spiky_rl.deploy._c_memory import Declarations
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from tests.deploy.test_c import live, walk
 from tests.deploy.trained import trained
@@ -244,7 +244,7 @@ def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(*(link(x) for link in links), rtol=1e-5, atol=1e-5)
     agreement = verify_targets(policy, env, {path: target}, lambda share: None)[path]
-    assert (agreement.mismatches, agreement.difference) == (0, 0.0)
+    assert (agreement.mismatches, agreement.max_accepted_error) == (0, 0.0)
     assert "order in 120 of 120" in agreement.format(target, policy)
     wrong = path.read_text().replace("r * 4 + i - 2", "r * 4 + i - 1")
     assert wrong != path.read_text()

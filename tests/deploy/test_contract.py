@@ -13,7 +13,7 @@ from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
-from spiky_rl.learners.rsl_rl.action_bounds import bound_actions
+from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.run.run_plan import RunRequest
 from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import Restarted, rollout_of
@@ -42,7 +42,10 @@ class Managed:
         self.action_manager = SimpleNamespace(active_terms=["legs"], get_term=lambda name: Legs())
 
 
-def joint_pos(env, selected=SimpleNamespace(name="robot", joint_ids=[2, 0])):
+LEGS = SimpleNamespace(name="robot", joint_ids=[2, 0])
+
+
+def joint_pos(env, selected=LEGS):
     """Observe two of the robot's joints."""
 
 
@@ -55,7 +58,7 @@ def joint_share(env, other=None):
 
 
 def observed(function, size, **params):
-    settings = dict(scale=None, clip=None, history_length=0, params=params, func=function)
+    settings = {"scale": None, "clip": None, "history_length": 0, "params": params, "func": function}
     manager = SimpleNamespace(
         active_terms={"policy": ["x"]},
         group_obs_term_dim={"policy": [(size,)]},
@@ -221,7 +224,7 @@ def test_a_term_that_does_otherwise_than_its_settings_is_an_error_and_leaves_the
 def test_the_header_says_which_actions_it_gives(contract, tmp_path):
     policy, commands = trained("lif_ppo"), find_command_map(Driven())
     texts = {}
-    for name, each in (("raw", policy), ("commands", bound_actions(policy, commands, 2))):
+    for name, each in (("raw", policy), ("commands", convert_actions(policy, commands, 2))):
         target = c.C()
         target.contract = contract
         texts[name] = target.write(each, tmp_path / name).with_suffix(".h").read_text()

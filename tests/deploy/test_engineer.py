@@ -13,7 +13,7 @@ HEADER = (
     "a value is the measured one, clipped, then times the scale",
     "commands to the robot",
     "action[0]: effort of ",
-    "The last action of the observation is raw_action",
+    "For the observation of the last action pass raw_action",
 )
 """What the program relies on, beside the places of the terms."""
 

@@ -16,7 +16,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy import nir as target
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.networks.base import ForwardRecord
 from tests import processes
 from tests.deploy.perturbed import perturb_learned_values

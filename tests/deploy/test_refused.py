@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.config import registry
 from spiky_rl.deploy import _int8_read, _targets
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.base import WHOLE_SPIKES, Target
 from tests.processes import ROOT
 

@@ -15,6 +15,7 @@ import pytest
 
 from spiky_rl.experiments.analysis.measures import ARITHMETIC_MODEL, WINDOW, find_steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
+from spiky_rl.experiments.design.planned import ALPHA
 from spiky_rl.experiments.run.results import (
     CellResult,
     CurveRecord,
@@ -98,7 +99,7 @@ def test_the_agent_that_is_far_worse_is_called_worse_and_no_verdict_goes_beyond_
     assert set(analysis.comparisons) == {ALL, CARTPOLE, MASKED}
     for found in analysis.comparisons.values():
         for c in found:
-            apart = c.corrected < c.alpha and c.difference.excludes(0.0)
+            apart = c.corrected < ALPHA and c.difference.excludes(0.0)
             assert (c.verdict != "undecided") == apart
 
 

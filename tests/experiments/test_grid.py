@@ -44,7 +44,7 @@ def test_every_combination_is_a_cell_once_and_random_actions_are_measured_once_p
 
 
 def test_a_study_cut_short_is_balanced():
-    trained = [cell for cell in cells() if cell.is_trained]
+    trained = [cell for cell in cells() if cell.trains_agent]
     assert [cell.seed for cell in trained] == sorted(cell.seed for cell in trained)
 
 
@@ -65,7 +65,7 @@ def students(resolve=resolve_student, **more):
 
 
 def test_a_student_follows_the_teacher_of_its_task_and_seed_and_is_another_cell_with_another_teacher():
-    found = {(cell.agent, cell.seed): cell for cell in students() if cell.is_trained}
+    found = {(cell.agent, cell.seed): cell for cell in students() if cell.trains_agent}
     assert list(found)[:2] == [("mlp_ppo", 0), ("lif_distilled", 0)]
     for (agent, seed), cell in found.items():
         assert cell.teacher == (f"Isaac-Cartpole.mlp_ppo.seed{seed}" if agent == "lif_distilled" else "")
@@ -121,15 +121,15 @@ def test_commands_are_what_a_shell_takes_and_hold_everything():
 
 
 def test_agents_with_the_same_seed_are_evaluated_from_the_same_states_and_not_from_those_of_training():
-    seeds = {cell.seed: cell.specification.evaluation_seed for cell in cells() if cell.is_trained}
+    seeds = {cell.seed: cell.specification.evaluation_seed for cell in cells() if cell.trains_agent}
     assert len(set(seeds.values())) == 3
     assert not set(seeds) & set(seeds.values())
 
 
 def test_a_budget_of_steps_counts_whole_iterations():
-    assert {cell.env_steps for cell in cells() if cell.is_trained} == {1024}
-    assert {cell.env_steps for cell in cells(budget=None) if cell.is_trained} == {5 * 64 * 8}
-    assert {cell.env_steps for cell in cells(budget="wall=3") if cell.is_trained} == {None}
+    assert {cell.env_steps for cell in cells() if cell.trains_agent} == {1024}
+    assert {cell.env_steps for cell in cells(budget=None) if cell.trains_agent} == {5 * 64 * 8}
+    assert {cell.env_steps for cell in cells(budget="wall=3") if cell.trains_agent} == {None}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import build_threats_section
-from spiky_rl.experiments.run import cell_worker, cells, steps, tuning
+from spiky_rl.experiments.run import cell_requests, cell_worker, cells, tuning
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.results import read_results
 from spiky_rl.run import provenance
@@ -93,15 +93,15 @@ def test_a_build_of_the_same_version_and_another_commit_are_gone_on_with(tmp_pat
 
 
 def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
-    threads = provenance.read_provenance("cpu", "Isaac-Ant", "").threads
+    threads = provenance.collect_provenance("cpu", "Isaac-Ant", "").threads
     assert threads is not None
     cell, *_ = planned(threads=threads)
     cells.write_cell(tmp_path, cell, "robots")
-    assert steps.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
+    assert cell_requests.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
     cell, *_ = planned(threads=threads + 1)
     cells.write_cell(tmp_path, cell, "robots")
     with pytest.raises(UserError, match=f"provenance.threads: {threads} here, but {threads + 1} in the plan"):
-        steps.read_checked_cell(tmp_path / "cells" / cell.name)
+        cell_requests.read_checked_cell(tmp_path / "cells" / cell.name)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ REFUSED = {
     "a teacher of itself": ({"teachers": {"lif_ppo": "lif_ppo"}}, ["teachers", "'lif_ppo'", "mlp_ppo"]),
     "a teacher of several values": (
         {"teachers": {"lif_ppo": "mlp_ppo"}, "vary": {"agent.algorithm.gamma": [0.9, 0.99]}},
-        ["vary", "mlp_ppo is a teacher"],
+        ["vary", "the teacher mlp_ppo"],
     ),
     "conditions that are a number": ({"conditions": 3}, ["conditions", "list of names"]),
 }

@@ -67,7 +67,7 @@ def test_tuned_values_are_those_of_the_best_trial_and_agents_are_better_with_the
     for outcome in collect_outcomes(search):
         best, default = outcome.best_trial, outcome.default_trial
         assert best.values[0] == max(trial.values[0] for trial in outcome.complete) > default.values[0]
-        _, layer = tuned.get_layer("Isaac-Cartpole", outcome.pair.stem)
+        _, layer = tuned.get_layer("Isaac-Cartpole", outcome.pair.agent_name)
         assert layer["algorithm"]["schedule"] == "fixed"
         assert layer["algorithm"]["learning_rate"] == best.params["agent.algorithm.learning_rate"]
 
@@ -100,10 +100,12 @@ def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole
         )
         assert 0 not in outcome.first_rung_returns
         row = next(
-            line for line in said.splitlines() if line.startswith(f"| {outcome.pair.stem} |") and "[" in line
+            line
+            for line in said.splitlines()
+            if line.startswith(f"| {outcome.pair.agent_name} |") and "[" in line
         )
         assert f" {outcome.default_return:.2f} |" in row
-        figure = draw_returns({outcome.pair.stem: "#000000"}, [outcome])
+        figure = draw_returns({outcome.pair.agent_name: "#000000"}, [outcome])
         rings = [line for axes in figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"]
         assert [list(line.get_xdata()) for line in rings] == [[outcome.default_return]]
 

@@ -12,7 +12,7 @@ from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design import study, tuning_space
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning
-from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, WorkOrder
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.tuning import SHARE, AgentTask, TuningDesign, TuningEnvironment
 from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_search import TuningSearch, start_search
@@ -86,32 +86,35 @@ class Computed(Engine):
 
     def __init__(self, seconds: float = 0.0, breaks=lambda cell: None) -> None:
         self.seconds, self.breaks = seconds, breaks
+        self.running: dict[str, tuple[Cell, float]] = {}
 
-    def run(self, order: WorkOrder) -> dict[str, str]:
-        states: dict[str, str] = {}
-        waiting, running = list(order.cells), dict[str, tuple[Cell, float]]()
-        with open(order.out / "cells.log", "a", encoding="utf-8", buffering=1) as log:
-            while order.has_more(waiting, states) or running:
-                while waiting and len(running) < order.parallel:
-                    cell = waiting.pop(0)
-                    log.write(f"begin {cell.name}\n")
-                    running[cell.name] = cell, time.monotonic() + self.seconds
-                    states[cell.name] = RUNNING
-                for name, (cell, end) in list(running.items()):
-                    if time.monotonic() < end:
-                        continue
-                    del running[name]
-                    if (error := self.breaks(cell)) is not None:
-                        states[name] = BROKEN
-                        self.fail(order.out / "cells" / name, error)
-                        continue
-                    found = cell_of("lif_ppo", cell.task, cell.seed, {}, ["nominal"], TRUTHS["lif_ppo"])
-                    found["evaluation"]["conditions"]["nominal"] |= outcome(cell)
-                    found |= {"cell": name, "hash": cell.hash}
-                    files.write_json(order.out / "cells" / name / "result.json", found)
-                    log.write(f"end {name}\n")
-                    states[name] = DONE
-        return states
+    def log(self, order: WorkOrder, line: str) -> None:
+        with open(order.out / "cells.log", "a", encoding="utf-8", buffering=1) as file:
+            file.write(f"{line}\n")
+
+    def start(self, order: WorkOrder, cell: Cell) -> None:
+        self.log(order, f"begin {cell.name}")
+        self.running[cell.name] = cell, time.monotonic() + self.seconds
+
+    def stop(self) -> None:
+        raise AssertionError("no test stops a tuning")
+
+    def wait(self, order: WorkOrder) -> dict[str, str]:
+        ended = [name for name, (_, end) in self.running.items() if time.monotonic() >= end]
+        return {name: self.end(order, self.running.pop(name)[0]) for name in ended}
+
+    def end(self, order: WorkOrder, cell: Cell) -> str:
+        """Write what a cell leaves, and return its state."""
+        folder = order.out / "cells" / cell.name
+        if (error := self.breaks(cell)) is not None:
+            self.fail(folder, error)
+            return BROKEN
+        found = cell_of("lif_ppo", cell.task, cell.seed, {}, ["nominal"], TRUTHS["lif_ppo"])
+        found["evaluation"]["conditions"]["nominal"] |= outcome(cell)
+        found |= {"cell": cell.name, "hash": cell.hash}
+        files.write_json(folder / "result.json", found)
+        self.log(order, f"end {cell.name}")
+        return DONE
 
     def fail(self, folder: Path, error: str) -> None:
         """As a training that ended with an error."""
@@ -139,7 +142,7 @@ def run(
 def trials(made: TuningSearch) -> dict[str, list[tuple]]:
     """Number, state, parameters and values of all trials, by agent."""
     return {
-        pair.stem: [
+        pair.agent_name: [
             (t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in held.get_trials()
         ]
         for pair, held in made.studies.items()

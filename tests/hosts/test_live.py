@@ -231,7 +231,7 @@ def test_an_ann_has_no_spikes_to_show(view):
 def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeypatch):
     monkeypatch.setattr("spiky_rl.run.visualized_env.time", view.clock)
     env = VisualizedEnv(SeenEnv(view), real_time=True)
-    env.period, begun = 1.0, view.clock.now
+    env.step_seconds, begun = 1.0, view.clock.now
     for _ in range(10):
         env.step(torch.zeros(env.num_envs, 2))
     assert view.clock.now - begun == pytest.approx(9.0 + base.PICTURE_PERIOD, abs=0.01)

@@ -72,17 +72,17 @@ def test_the_commit_is_that_of_the_packages_checkout_with_a_mark_where_the_packa
 
 def test_provenance_says_what_computes(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    found = provenance.read_provenance("cpu", "Isaac-Ant", "newton_mjwarp")
+    found = provenance.collect_provenance("cpu", "Isaac-Ant", "newton_mjwarp")
     assert (found.threads, found.omp_num_threads) == (torch.get_num_threads(), "7")
     assert found.compiler is None or found.compiler in compiler.get_compiler_version()
     digests = {
-        provenance.read_provenance(device, "Isaac-Ant", physics).kernels
+        provenance.collect_provenance(device, "Isaac-Ant", physics).kernels
         for device in ("cpu", "cuda:1")
         for physics in ("newton_mjwarp", "mujoco")
     }
     assert len(digests) == 4
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert provenance.read_provenance("cpu", "Isaac-Ant", "newton_mjwarp").omp_num_threads is None
+    assert provenance.collect_provenance("cpu", "Isaac-Ant", "newton_mjwarp").omp_num_threads is None
 
 
 def test_the_native_physics_counts_all_that_it_compiles():

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from spiky_rl.cli import common
-from spiky_rl.cli.train import format_checkpoint_arguments
+from spiky_rl.cli.train import list_checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
-from spiky_rl.run import resume
+from spiky_rl.run import checkpoint, resume
 from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 DONE = 40
@@ -21,8 +21,8 @@ WITH = ("agent.algorithm.gamma=0.98", "env.decimation=4", "agent.max_iterations=
 @pytest.fixture(autouse=True)
 def _checkpoint(monkeypatch):
     """Checkpoints are found by their path, and hold nothing but the number of their last iteration."""
-    monkeypatch.setattr(resume.run_folders, "find_checkpoint", lambda name, *_: Path(name))
-    monkeypatch.setattr(resume.checkpoints, "read_checkpoint", lambda path, library: {"iter": DONE - 1})
+    monkeypatch.setattr(checkpoint.run_folders, "find_checkpoint", lambda name, *_: Path(name))
+    monkeypatch.setattr(checkpoint.checkpoints, "read_checkpoint", lambda path, library: {"iter": DONE - 1})
 
 
 def planned(folder: Path, **given: object) -> SimpleNamespace:
@@ -130,9 +130,10 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
     monkeypatch.setattr("sys.argv", [called, "--task", "cartpole"])
     assert common.program("play") == command
     asked = RunRequest(task="cartpole", log_root=Path("my logs"), overrides=WITH)
-    assert format_checkpoint_arguments(asked, Path("my logs/run")) == (
-        "--task cartpole --agent lif_ppo --checkpoint 'my logs/run' --log_root 'my logs'"
-    )
+    assert list_checkpoint_arguments(asked, Path("my logs/run")) == [
+        *("--task", "cartpole", "--agent", "lif_ppo"),
+        *("--checkpoint", "my logs/run", "--log_root", "my logs"),
+    ]
 
 
 CODE = "agent.network.neuron=run/evil.py:Neuron"

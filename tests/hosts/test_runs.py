@@ -28,8 +28,10 @@ def a_run(root, agent="lif", checkpoints=("model_0.pt", "model_9.pt", "model_10.
     return folder
 
 
-def find(name, root, agent="lif", seed=None, only=True):
-    return run_folders.find_checkpoint(name, root, "point", "Isaac-Point", agent, seed=seed, only=only)
+def find(name, root, agent="lif", seed=None, requires_seed=True):
+    return run_folders.find_checkpoint(
+        name, root, "point", "Isaac-Point", agent, seed=seed, requires_seed=requires_seed
+    )
 
 
 def test_latest_and_best_are_those_of_the_newest_run_of_this_agent(tmp_path):
@@ -75,8 +77,8 @@ def test_a_seed_that_was_given_is_that_of_the_run_that_goes_on(tmp_path):
 
 def test_playback_has_a_seed_of_its_own_and_says_which_run_it_takes(said, tmp_path):
     first, second = a_run(tmp_path, seed=0), a_run(tmp_path, seed=1)
-    assert find("latest", tmp_path, seed=0, only=False) == first / "model_10.pt"
-    assert find("latest", tmp_path, seed=1000, only=False) == second / "model_10.pt"
+    assert find("latest", tmp_path, seed=0, requires_seed=False) == first / "model_10.pt"
+    assert find("latest", tmp_path, seed=1000, requires_seed=False) == second / "model_10.pt"
     assert "--seed 1000: no run was trained with it; taking the newest run" in said.text
 
 

@@ -335,4 +335,4 @@ def test_a_connection_that_is_not_linear_is_refused_unless_its_layer_is_left_out
         match="layers: 0: not available for a layer with the connection 'convolutional'",
     ):
         maps([])
-    assert maps([1]).learning.chosen == (1,)
+    assert maps([1]).learning.plastic_layers == (1,)

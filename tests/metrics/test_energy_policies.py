@@ -9,6 +9,7 @@ from spiky_rl.learners.common.activity import write_activity
 from spiky_rl.learners.rsl_rl.activity import compute_last_activity
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.metrics.energy import ENERGY_MODELS
+from spiky_rl.run.measure import make_cost_record
 from spiky_rl.run.play import play_episodes
 from tests.hosts import skrl_case
 from tests.hosts.image_env import ImageEnv
@@ -93,7 +94,8 @@ def test_an_episodes_row_is_of_its_own_environment(host, stateful):
 @pytest.mark.parametrize("stateful", [False, True])
 def test_playback_of_a_spiking_policy_has_the_cost_of_an_action_and_its_anns(host, stateful):
     playback = played(host({**SPIKING, "stateful": stateful}))
-    cost = json.loads(json.dumps(playback.make_cost_dict()))
+    record = make_cost_record(playback.cost, playback.ann_operations, playback.actions_per_second)
+    cost = json.loads(json.dumps(record))
     assert cost["effective_macs"] == OBSERVED * 16, "the observation, once per action"
     assert (
         0 < cost["effective_acs"] < cost["dense_operations"] == OBSERVED * 16 + 4 * (16 * 12 + 12 * ACTIONS)

@@ -9,7 +9,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.connections._quantization import MOST, compute_scales
+from spiky_rl.connections._quantization import MAX_MULTIPLE, compute_scales
 from spiky_rl.run.checkpoint import check_network
 from tests.hosts.point_env import config
 
@@ -55,7 +55,7 @@ def test_weights_in_force_are_whole_multiples_of_a_unit_of_their_neuron(case):
             assert ((exact - rounded).abs() <= 0.5001 * unit).all()
             largest = torch.maximum(largest, number.abs().amax(0))
         assert torch.allclose(
-            largest, torch.full_like(largest, MOST)
+            largest, torch.full_like(largest, MAX_MULTIPLE)
         ), "the largest weight is the largest integer"
 
 

@@ -32,9 +32,11 @@ def ask(**given) -> RunRequest:
 def own(tmp_path, monkeypatch):
     """A folder of policies with copies of the shipped ones."""
     folder = tmp_path / "policies"
-    shutil.copytree(registry.data_dir(policies.KIND), folder)
-    shipped = registry.data_dir
-    monkeypatch.setattr(registry, "data_dir", lambda kind: folder if kind == policies.KIND else shipped(kind))
+    shutil.copytree(registry.find_data_folder(policies.KIND), folder)
+    shipped = registry.find_data_folder
+    monkeypatch.setattr(
+        registry, "find_data_folder", lambda kind: folder if kind == policies.KIND else shipped(kind)
+    )
     return folder
 
 
@@ -53,8 +55,10 @@ def test_a_shipped_policy_is_whole_and_of_its_manifest(name, tmp_path):
 
 
 def test_all_policies_together_are_below_twenty_megabytes():
-    assert sum(path.stat().st_size for path in registry.data_dir(policies.KIND).iterdir()) < 20_000_000
-    assert {path.stem for path in registry.data_dir(policies.KIND).iterdir()} == set(NAMES)
+    assert (
+        sum(path.stat().st_size for path in registry.find_data_folder(policies.KIND).iterdir()) < 20_000_000
+    )
+    assert {path.stem for path in registry.find_data_folder(policies.KIND).iterdir()} == set(NAMES)
 
 
 def test_a_request_takes_agent_and_environment_of_the_policy_and_the_users_changes(own, tmp_path):

@@ -1,4 +1,8 @@
-"""Newton's parameters in MuJoCo's models: values that all worlds share are copied once, values that differ before every step."""
+"""Newton's parameters in MuJoCo's models.
+
+Values that are the same in all worlds are copied once. Values that differ between worlds become inputs of the step: a thread loads
+them into its model before it steps a world.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +25,13 @@ mujoco: Any = importlib.import_module("mujoco")
 SCALARS = ("tolerance", "ls_tolerance", "ccd_tolerance", "density", "viscosity")
 """Options that must be the same in all worlds."""
 RATIO = "impratio_invsqrt"
-"""One more of these, by its name in MuJoCo-Warp."""
+"""Another such option: MuJoCo-Warp has 1 / sqrt(impratio) in the place of MuJoCo's impratio."""
 VECTORS = ("gravity", "wind", "magnetic")
 """Options that may differ between worlds."""
-COUNTS = (
-    *("iterations", "ls_iterations", "ccd_iterations", "disableflags", "enableflags"),
-    *("cone", "solver", "integrator"),
-)
-"""Whole numbers and flags among the options."""
-DIFFERING_NAMES = {"mesh_quat", "mesh_pos", "oct_aabb"}
-"""Arrays whose layout MuJoCo-Warp has changed under the same name; no simulation changes them."""
+COUNTS = "iterations ls_iterations ccd_iterations disableflags enableflags cone solver integrator".split()
+"""Whole numbers and flags among the options, the same in all worlds."""
+DIFFERENT_LAYOUTS = {"mesh_quat", "mesh_pos", "oct_aabb"}
+"""Arrays that have the same name but another layout in MuJoCo-Warp; no simulation changes them."""
 
 
 def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
@@ -38,23 +39,24 @@ def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
 
     Args:
         worlds: Worlds with these threads.
-        source: MuJoCo-Warp's model, which holds the parameters.
-        compiled: MuJoCo's model as it was compiled.
+        source: MuJoCo-Warp's model, which holds the parameters of all worlds.
+        compiled: MuJoCo's model as its compiler made it.
 
     Raises:
         UnsupportedModel: MuJoCo's model has no place for one of them.
     """
-    values = get_shared_values(source, compiled, worlds.count)
+    values = read_common_arrays(source, compiled, worlds.count)
     differing = {name for name, value in values.items() if (value != value[:1]).any()}
     options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS + (RATIO,)}
-    varying = {name for name, value in options.items() if (value != value[:1]).any()}
-    if refused := sorted(varying.difference(VECTORS)):
+    differing_options = {name for name, value in options.items() if (value != value[:1]).any()}
+    if refused := sorted(differing_options.difference(VECTORS)):
         raise UnsupportedModel(f"{', '.join(refused)} of the solver differ between worlds")
     if values["body_gravcomp"].any() and not compiled.ngravcomp:  # MuJoCo ignores body_gravcomp then
         raise UnsupportedModel("gravity compensation of a robot that was made without")
-    reach = (values["geom_margin"] + values["geom_gap"]).max(0)
-    margins = np.zeros(compiled.nbody)
-    np.maximum.at(margins, compiled.geom_bodyid, reach)
+    # a body's margin is the largest of its shapes, in any world
+    shape_margins = (values["geom_margin"] + values["geom_gap"]).max(0)
+    body_margins = np.zeros(compiled.nbody)
+    np.maximum.at(body_margins, compiled.geom_bodyid, shape_margins)
     frames = find_matching_frames(values, compiled)
     counts = {name: int(getattr(source.opt, name)) for name in COUNTS}
     for model in worlds.models:
@@ -65,16 +67,16 @@ def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
         clear_simplifications(model)
         for name, value in frames.items():
             getattr(model, name)[:] = value
-        model.body_margin[:] = margins
-    differing_arrays = {name: getattr(source, name) for name in sorted(differing)}
-    varying_options = {name: getattr(source.opt, name) for name in sorted(varying)}
+        model.body_margin[:] = body_margins
+    arrays = {name: getattr(source, name) for name in sorted(differing)}
+    option_arrays = {name: getattr(source.opt, name) for name in sorted(differing_options)}
     inertia = np.broadcast_to(source.stat.meaninertia.numpy(), worlds.count).astype(np.float32)
     thread_options = [model.opt for model in worlds.models]
-    worlds.set_inputs([(differing_arrays, worlds.models), (varying_options, thread_options)], inertia)
+    worlds.set_inputs([(arrays, worlds.models), (option_arrays, thread_options)], inertia)
 
 
 def set_options(target: Any, options: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> None:
-    """Set options on ``target``, an `mujoco.MjOption`: ``options`` [1 or worlds, ...] of the first world, and ``counts``, by name."""
+    """Set the options of the first world on ``target``, an `mujoco.MjOption`, from ``options`` [1 or worlds, ...] and ``counts``."""
     for name in VECTORS:
         getattr(target, name)[...] = options[name][0]
     for name in SCALARS:
@@ -84,13 +86,16 @@ def set_options(target: Any, options: Mapping[str, np.ndarray], counts: Mapping[
     target.impratio = 1.0 / float(options[RATIO][0]) ** 2
 
 
-def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:
-    """Return the numbers that both models have: name -> [1 or worlds, values].
+def read_common_arrays(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:
+    """Return the values in ``source`` of all arrays of floats that both models have: name -> [1 or worlds, values].
 
     Args:
         source: MuJoCo-Warp's model.
         compiled: MuJoCo's model.
         count: Number of worlds.
+
+    Raises:
+        UnsupportedModel: An array has another size in MuJoCo's model.
     """
     values = {}
     for name in source.__dataclass_fields__:
@@ -101,11 +106,11 @@ def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str,
             or target.dtype != np.float64
         ):
             continue
-        if array.size == 0 or name in DIFFERING_NAMES:
+        if array.size == 0 or name in DIFFERENT_LAYOUTS:
             continue
         value = array.numpy().reshape(array.shape[0], -1)
         if value.shape != (1, target.size) and value.shape != (count, target.size):
-            value = value.reshape(1, -1)
+            value = value.reshape(1, -1)  # an array without an axis of worlds
         if value.shape[1] != target.size:
             shape = "x".join(map(str, array.shape))
             raise UnsupportedModel(f"{name} of {shape} does not fit MuJoCo's")
@@ -114,46 +119,51 @@ def get_shared_values(source: Model, compiled: MjModel, count: int) -> dict[str,
 
 
 def find_matching_frames(values: dict[str, np.ndarray], model: MjModel) -> dict[str, np.ndarray]:
-    """Return which frames of masses, shapes and sites equal the frame of their body or of its mass, in all worlds' ``values``.
+    """Return MuJoCo's arrays ``..._sameframe``: which frames of masses, shapes and sites equal the frame of their body or of its mass.
 
-    MuJoCo copies such frames instead of computing them.
+    MuJoCo copies such frames instead of computing them. A frame counts as equal only if it is so in all worlds of ``values``; it may be
+    equal as a whole or in its orientation alone.
     """
     same = mujoco.mjtSameFrame
-    origin, unturned = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
+    no_offset, no_rotation = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
 
-    def each(name: str) -> tuple[np.ndarray, np.ndarray]:
-        places, turns = (values[f"{name}{end}"] for end in ("pos", "quat"))
-        return places.reshape(len(places), -1, 3), turns.reshape(len(turns), -1, 4)
+    def get_frames(position: str, orientation: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions [1 or worlds, items, 3] and quaternions [1 or worlds, items, 4]."""
+        positions, quaternions = values[position], values[orientation]
+        return positions.reshape(len(positions), -1, 3), quaternions.reshape(len(quaternions), -1, 4)
 
-    def equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def are_equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return (one == other).all((0, 2))
 
-    place, turn = each("body_i")
-    agreed = {"body_sameframe": (place, turn, None)}
+    mass_positions, mass_quaternions = get_frames("body_ipos", "body_iquat")
+    frames = {"body_sameframe": (mass_positions, mass_quaternions, None)}
     for kind in ("geom", "site"):
         if f"{kind}_pos" in values:
-            agreed[f"{kind}_sameframe"] = (*each(f"{kind}_"), getattr(model, f"{kind}_bodyid"))
+            bodies = getattr(model, f"{kind}_bodyid")
+            frames[f"{kind}_sameframe"] = (*get_frames(f"{kind}_pos", f"{kind}_quat"), bodies)
     found = {}
-    for name, (places, turns, bodies) in agreed.items():
-        is_placed, is_turned = equal(places, origin), equal(turns, unturned)
-        cases, choices = [is_placed & is_turned, is_turned], [same.mjSAMEFRAME_BODY, same.mjSAMEFRAME_BODYROT]
+    for name, (positions, quaternions, bodies) in frames.items():
+        same_position, same_rotation = are_equal(positions, no_offset), are_equal(quaternions, no_rotation)
+        cases = [same_position & same_rotation, same_rotation]
+        choices = [same.mjSAMEFRAME_BODY, same.mjSAMEFRAME_BODYROT]
         if bodies is not None:
-            is_placed, is_turned = equal(places, place[:, bodies]), equal(turns, turn[:, bodies])
-            cases += [is_placed & is_turned, is_turned]
+            same_position = are_equal(positions, mass_positions[:, bodies])
+            same_rotation = are_equal(quaternions, mass_quaternions[:, bodies])
+            cases += [same_position & same_rotation, same_rotation]
             choices += [same.mjSAMEFRAME_INERTIA, same.mjSAMEFRAME_INERTIAROT]
         found[name] = np.select(cases, [int(choice) for choice in choices], int(same.mjSAMEFRAME_NONE))
     return found
 
 
 def clear_simplifications(model: MjModel) -> None:
-    """Reset the shortcuts that MuJoCo's compiler derived from inertias and frames, which are Newton's now.
+    """Switch off the shortcuts that MuJoCo's compiler derived from its own inertias and frames, because ``model`` has Newton's now.
 
-    Newton chooses other principal axes where they are not unique, and it moves every centre of mass by a millimetre before it compiles
-    and back afterwards.
+    The two differ: Newton chooses other principal axes of inertia where they are not unique, and it compiles with every centre of mass
+    moved by a millimetre and moves it back afterwards. The mid-phase of collision detection and islands are switched off too.
     """
     for name in ("body_simple", "dof_simplenum"):
         getattr(model, name)[:] = 0
-    # The boxes around a body's shapes lie in the frame that it was compiled in; without them MuJoCo tests every pair of shapes of
-    # near bodies. Islands cost more time than they save; MuJoCo-Warp too solves a world at once.
+    # The mid-phase compares boxes around a body's shapes, which the compiler placed in its own frame of the body. Without it, MuJoCo
+    # tests every pair of shapes of near bodies. Islands cost more time than they save; MuJoCo-Warp also solves a world as a whole.
     flags = mujoco.mjtDisableBit
     model.opt.disableflags |= int(flags.mjDSBL_MIDPHASE) | int(flags.mjDSBL_ISLAND)

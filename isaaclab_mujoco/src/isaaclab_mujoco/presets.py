@@ -33,7 +33,7 @@ def _make_entry(task: EnvSpec) -> Any:
 
         return add_preset(load_cfg_from_registry(task.id, ORIGINAL))
 
-    # whoever asks which package configures the task is told the original's
+    # an entry's module tells which package configures the task, so it stays the original's
     module = original.partition(":")[0] if isinstance(original, str) else original.__module__
     load_configuration.__module__ = module
     return load_configuration
@@ -44,7 +44,7 @@ def add_preset(env_cfg: Any, *, auto_default: bool = False) -> Any:
 
     Args:
         env_cfg: Configuration with its presets, as the registry has it; it is changed in place, the classes of its presets are not.
-        auto_default: Whether native MuJoCo also replaces a MuJoCo-Warp that is the default, wherever it can step the worlds. For
+        auto_default: Whether a default of MuJoCo-Warp is replaced by ``auto``: native MuJoCo if it can step the worlds. For
             simulations on a CPU.
     """
     from isaaclab_tasks.utils import PresetCfg
@@ -92,7 +92,7 @@ def _replace_manager(value: Any, choice: str) -> Any:
 
 
 def _read_alternatives(presets: Any) -> dict[str, Any]:
-    """Return the alternatives of ``presets`` by name, as Isaac Lab reads them: those of the class before those of the object."""
+    """Return the alternatives of ``presets`` by name, as Isaac Lab reads them: a value of the class replaces a value of the object."""
     cls = type(presets)
     found = {}
     for name in presets.__dataclass_fields__:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NATIVE, AUTO, WARP = "mujoco", "auto", "newton_mjwarp"
-"""Names of physics backends. ``auto`` is native MuJoCo where it can step the worlds, else the task's own backend."""
+"""Names of physics backends. ``auto`` selects native MuJoCo if it can step the task's worlds, else the task's own backend."""
 MANAGERS = {
     NATIVE: "isaaclab_mujoco.solver:NewtonMuJoCoManager",
     AUTO: "isaaclab_mujoco.solver:NewtonMuJoCoOrWarpManager",
 }
-"""The manager of each choice, named as Isaac Lab's configurations name a class: saved configurations stay readable."""
+"""Class of the manager for each choice, as text like every class in Isaac Lab's configurations, so they can be saved and read."""
 
 
 def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
@@ -31,7 +31,8 @@ def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
     Args:
         env_cfg: Configuration without presets.
         physics: ``mujoco``, ``auto``, or another name, which changes nothing. ``auto`` replaces MuJoCo-Warp on a CPU by native MuJoCo,
-            and logs one line if it cannot. `get_solver_name` finds features that only the built model shows.
+            and logs one line if it cannot. Some unsupported features show only in the built model; `get_solver_name` tells after them
+            which backend steps the worlds.
         device: Device that simulates.
 
     Raises:
@@ -45,7 +46,7 @@ def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
             raise PhysicsError(f"physics={NATIVE}: {reason}; use physics={WARP}")
         log_warp_fallback(reason)
         return name
-    replace_manager(env_cfg.sim.physics, physics)  # type: ignore[arg-type]  # it is MuJoCo-Warp's
+    replace_manager(env_cfg.sim.physics, physics)  # type: ignore[arg-type]  # a configuration of MuJoCo-Warp
     return NATIVE
 
 
@@ -57,8 +58,8 @@ def log_warp_fallback(reason: str) -> None:
 def get_solver_name(env: Any, name: str) -> str:
     """Return the name of the backend that steps the worlds of ``env`` after its reset.
 
-    It differs from the configured ``name`` if ``auto`` met a model that only MuJoCo-Warp can step. ``env`` is a gymnasium environment
-    of Isaac Lab. Raises UnsupportedModel if ``mujoco`` met such a model.
+    It differs from the configured ``name`` if the choice was ``auto`` and only MuJoCo-Warp can step the built model. If the choice was
+    ``mujoco``, such a model raises UnsupportedModel. ``env`` is a gymnasium environment of Isaac Lab.
     """
     uses_native_solver = getattr(env.unwrapped.sim.physics_manager, "uses_native_solver", None)
     if uses_native_solver is None:
@@ -75,7 +76,7 @@ def replace_manager(physics: NewtonCfg, choice: str) -> NewtonCfg:
 
 
 def get_unsupported_reason(env_cfg: EnvCfg, name: str, device: str) -> str | None:
-    """Return the reason why native MuJoCo cannot step a task, as far as the configuration shows it; None if it can.
+    """Return the reason why native MuJoCo cannot step a task, as far as configuration and installation show it; None if it can.
 
     Args:
         env_cfg: Configuration without presets.
@@ -83,14 +84,14 @@ def get_unsupported_reason(env_cfg: EnvCfg, name: str, device: str) -> str | Non
         device: Device that simulates.
     """
     if device != "cpu":
-        return f"it steps worlds on the CPU, and the device is {device}"
+        return f"native MuJoCo steps worlds on the CPU, and the device is {device}"
     if name not in (WARP, NATIVE):
-        return f"it takes the place of {WARP}, and the task has {name}"
-    solver = env_cfg.sim.physics.solver_cfg  # type: ignore[union-attr]  # it is MuJoCo-Warp's
+        return f"native MuJoCo can replace only {WARP}, and the task has {name}"
+    solver = env_cfg.sim.physics.solver_cfg  # type: ignore[union-attr]  # a configuration of MuJoCo-Warp
     if solver.use_mujoco_cpu:
-        return "use_mujoco_cpu is MuJoCo's own single world"
+        return "use_mujoco_cpu makes Newton step a single world with MuJoCo"
     if not solver.use_mujoco_contacts and str(solver.integrator).lower() == "rk4":
-        return "it does not give Newton's contacts to the integrator rk4"
+        return "native MuJoCo does not support Newton's contacts with the integrator rk4"
     from isaaclab_mujoco.worlds import get_unavailable_reason
 
     return get_unavailable_reason()

@@ -69,7 +69,7 @@ SOURCES = ("as_warp.h", "newton.h", "pairs.h", "worlds.h")
 
 type Array = "wp.array | np.ndarray"
 type Group = tuple[Mapping[str, Array], Sequence[object]]
-"""Arrays of all worlds by name, and for each thread the object (a MuJoCo model or data) with arrays of these names for one world."""
+"""Arrays of all worlds by name, and one holder per thread: a MuJoCo model, its options or data, with the same arrays for one world."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
 
 
@@ -93,7 +93,7 @@ class ContactsStruct(ctypes.Structure):
 
 
 class BatchStruct(ctypes.Structure):
-    """The struct Batch of `worlds.h`: everything that a step needs."""
+    """The struct Batch of `worlds.h`, which explains the fields: everything that a step needs."""
 
     _fields_ = [
         ("worlds", INTEGER),
@@ -214,7 +214,7 @@ class Worlds:
 
         Args:
             wrenches: Whether it computes the forces between bodies.
-            report: Whether it writes contacts and their forces.
+            report: Whether it writes contacts and their forces to MuJoCo-Warp's arrays.
             given_contacts: Whether MuJoCo-Warp's arrays hold the contacts, so that MuJoCo finds none itself.
         """
         batch, choice = self.batch, (int(wrenches), int(report), int(given_contacts))
@@ -236,7 +236,10 @@ class Worlds:
         self.set_pointer(self.batch, "mean_inertia", mean_inertia)
 
     def set_fields(self, name: str, groups: Sequence[Group]) -> None:
-        """Fill the table ``name`` of `batch`: for each array, its address with all worlds, and with one world in every thread."""
+        """Fill the table ``name`` of `batch`: one row per array of ``groups``, with a `FieldStruct` for copies between worlds and threads.
+
+        A row has the address of the array of all worlds, and the addresses of the arrays of one world in every thread's holder.
+        """
         rows = []
         for arrays, holders in groups:
             for key, array in arrays.items():
@@ -246,10 +249,11 @@ class Worlds:
                 addresses = [get_address(holder, key) for holder in holders]
                 threads = (POINTER * len(holders))(*addresses)
                 self.set_memory(None, f"{name}.{key} of threads", threads)
+                # floats become doubles in a thread; all other arrays hold bytes, which are copied
                 size, is_number = view.size // self.count, view.dtype == np.float32
                 rows.append((view.ctypes.data, ctypes.addressof(threads), size, int(is_number)))
         self.set_memory(self.batch, name, (FieldStruct * len(rows))(*rows))
-        setattr(self.batch, f"{name}s", len(rows))
+        setattr(self.batch, f"{name}s", len(rows))  # load and loads, outcome and outcomes, state and states
 
     def get_view(self, name: str, array: Array) -> np.ndarray:
         """Return ``array`` as NumPy sees it, without a copy, and keep it alive under ``name``."""

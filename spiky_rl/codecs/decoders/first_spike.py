@@ -4,7 +4,7 @@
 
 l is 1 for a spike in the first inner step and 1 / K for one in the last, so it has K + 1 levels. It is computed as one minus
 the mean over the steps of prod(1 - s) up to each step, which is 1 until the first spike. So its gradient reaches the first
-spike and all earlier steps, in which a spike would have changed l, but no later step. Needs binary spikes.
+spike and all earlier steps, in which a spike would have changed l, but no later step. The decoder needs binary spikes.
 
 Source: Bohte, Kok & La Poutre (2002); Thorpe, Fize & Marlot (1996) for the code.
 """
@@ -29,14 +29,14 @@ class FirstSpike(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        alive, silent = [], torch.ones_like(spikes[:, 0])
+        is_silent, silent_steps = torch.ones_like(spikes[:, 0]), []
         for spike in spikes.unbind(1):
-            silent = silent * (1.0 - spike)
-            alive.append(silent)
-        earliness = 1.0 - torch.stack(alive, dim=1).mean(1)
+            is_silent = is_silent * (1.0 - spike)
+            silent_steps.append(is_silent)
+        earliness = 1.0 - torch.stack(silent_steps, dim=1).mean(1)
         return dispatch.linear(self.backend, earliness, self.synapses(), self.readout.bias), ()
 
     @override
     def select_events(self, spikes: Tensor) -> Tensor:
-        # the earliness of a neuron's first spike: 1 in the first inner step, 0 without a spike
+        # the earliness l of each neuron's first spike, which is all that the weights receive
         return spikes.cummax(1).values.mean(1, keepdim=True)

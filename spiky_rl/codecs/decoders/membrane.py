@@ -1,6 +1,6 @@
 """Membrane: the potential of leaky readout neurons that never spike.
 
-    V <- a V + (1 - a) W s_k,   a = exp(-dt/tau);   y = b + V after the last step, its mean, or its maximum over the step
+    V <- a V + (1 - a) W s_k in every inner step k,   a = exp(-dt/tau);   y = b + V_K,  b + mean_k(V_k)  or  b + max_k(V_k)
 
 The potential is a real number, so an action is not limited to K + 1 levels; a stateful network carries it between control
 steps. Source: Chen et al. (2024), ILC-SAN.
@@ -35,7 +35,9 @@ class Membrane(Decoder):
 
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
-        self.which, self.reads_last_step = options.read, options.read == "last"
+        self.which = options.read
+        """The feature that is read from the potential: last, mean or max."""
+        self.reads_last_step = options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
         self.potential = Potential.from_options(dt=options.dt, tau=options.tau)
         self.ops = SPIKELESS

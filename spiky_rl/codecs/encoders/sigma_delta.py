@@ -3,11 +3,12 @@
     d = x - ref;   event = d where |d| >= threshold, else 0;   ref <- ref + event
 
 in the first inner step of a control step; in the other inner steps x has not changed, and nothing is sent. ``ref`` is the
-receiver's copy of x, with an error below the threshold at any scale of x. It starts at 0, so an episode's first step sends
+receiver's copy of x; its error is below the threshold, however large x is. It starts at 0, so an episode's first step sends
 whole values. A stateful network carries it through the episode, and the receiver must sum, as sigma-delta neurons do. A
 stateless network starts from 0 in every control step and sends the observation itself, except values below the threshold.
 
-Events are graded, so synaptic operations are multiplications. The gradient passes through the events; the threshold has none.
+Events are graded, so synaptic operations are multiplications. The gradient passes through the sent events to x; the threshold
+has no gradient.
 
 Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 """

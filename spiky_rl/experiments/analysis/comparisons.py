@@ -41,8 +41,6 @@ class PairedComparison:
 
     agent: str
     baseline: str
-    differences: Mapping[str, tuple[float, ...]]
-    """The agent's score minus the baseline's for every pair, by task."""
     difference: Interval
     """Mean over tasks of the mean difference over pairs."""
     p_value: float
@@ -50,7 +48,7 @@ class PairedComparison:
     corrected: float
     """p-value after Holm's correction for all comparisons made together."""
     min_p_value: float
-    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `alpha`, no result can decide."""
+    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `ALPHA`, no result can decide."""
     comparisons: int
     pairs: int
     left_out: int
@@ -61,12 +59,11 @@ class PairedComparison:
     """See `probability_of_improvement`."""
     seeds_needed: int | None
     """Number of seeds per task with which a test would find the observed effect: see `compute_seeds_needed`."""
-    alpha: float = ALPHA
 
     @property
     def verdict(self) -> str:
         """``better`` or ``worse`` if the corrected test and the interval of the difference agree, otherwise ``undecided``."""
-        if self.corrected >= self.alpha or not self.difference.excludes(0.0):
+        if self.corrected >= ALPHA or not self.difference.excludes(0.0):
             return "undecided"
         return "better" if self.difference.estimate > 0 else "worse"
 
@@ -86,11 +83,7 @@ def compare_agents(
     scores: Mapping[str, SeededScores],
     baseline: str | None = None,
     *,
-    alpha: float = ALPHA,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> list[PairedComparison]:
     """Return the comparison of every agent with the baseline, or of all pairs of agents, in the given order.
 
@@ -99,28 +92,14 @@ def compare_agents(
 
     Args:
         baseline: The agent to compare with; None compares all pairs.
-        alpha: Probability of a false finding over all comparisons together.
-        level: Confidence of intervals.
-        permutations: See `sign_flip_test`.
-        seed: Seed of all random numbers.
     """
     agent_pairs = _list_pairs(scores, baseline)
     for agent, tasks in scores.items():
         check_scores({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
-    comparisons = []
-    for agent, other in agent_pairs:
-        comparison = compare_pair(
-            scores,
-            agent,
-            other,
-            len(agent_pairs),
-            alpha=alpha,
-            level=level,
-            resamples=resamples,
-            permutations=permutations,
-            seed=seed,
-        )
-        comparisons.append(comparison)
+    comparisons = [
+        compare_pair(scores, agent, other, len(agent_pairs), resamples=resamples)
+        for agent, other in agent_pairs
+    ]
     corrected = holm([comparison.p_value for comparison in comparisons])
     return [replace(each, corrected=value) for each, value in zip(comparisons, corrected, strict=True)]
 
@@ -131,19 +110,14 @@ def compare_pair(
     baseline: str,
     comparisons: int = 1,
     *,
-    alpha: float = ALPHA,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> PairedComparison:
     """Return the comparison of an ``agent`` with one ``baseline``.
 
-    `PairedComparison.corrected` is nan; `compare_agents` replaces it by Holm's correction.
+    `PairedComparison.corrected` is nan, or 1 without pairs; `compare_agents` replaces it by Holm's correction.
 
     Args:
         comparisons: Number of comparisons that are corrected together.
-        alpha: As in `compare_agents`, like all further arguments.
     """
     agent_scores, baseline_scores = scores[agent], scores[baseline]
     common_seeds: dict[str, list[int]] = {}
@@ -153,26 +127,23 @@ def compare_pair(
             common_seeds[task] = seeds
     pairs = sum(len(seeds) for seeds in common_seeds.values())
     total = sum(map(len, agent_scores.values())) + sum(map(len, baseline_scores.values()))
-    left_out = total - 2 * pairs
-    min_p_value = compute_min_p_value(pairs, comparisons, permutations)
+    unknown = Interval(math.nan, math.nan, math.nan)
+    without_pairs = PairedComparison(
+        agent,
+        baseline,
+        difference=unknown,
+        p_value=1.0,
+        corrected=1.0,
+        min_p_value=compute_min_p_value(pairs, comparisons),
+        comparisons=comparisons,
+        pairs=pairs,
+        left_out=total - 2 * pairs,
+        effect=math.nan,
+        improvement=unknown,
+        seeds_needed=None,
+    )
     if not pairs:
-        unknown = Interval(math.nan, math.nan, math.nan, level)
-        return PairedComparison(
-            agent,
-            baseline,
-            differences={},
-            difference=unknown,
-            p_value=1.0,
-            corrected=1.0,
-            min_p_value=min_p_value,
-            comparisons=comparisons,
-            pairs=0,
-            left_out=left_out,
-            effect=math.nan,
-            improvement=unknown,
-            seeds_needed=None,
-            alpha=alpha,
-        )
+        return without_pairs
     first: dict[str, np.ndarray] = {}
     second: dict[str, np.ndarray] = {}
     for task, seeds in common_seeds.items():
@@ -180,23 +151,14 @@ def compare_pair(
         second[task] = np.array([baseline_scores[task][run] for run in seeds])
     differences = {task: first[task] - second[task] for task in common_seeds}
     effect = cohens_dz(differences)
-    return PairedComparison(
-        agent,
-        baseline,
-        differences={task: tuple(values.tolist()) for task, values in differences.items()},
-        difference=aggregate_interval(
-            differences, mean, agent=f"{agent} - {baseline}", level=level, resamples=resamples, seed=seed
-        ),
-        p_value=sign_flip_test(differences, permutations=permutations, seed=seed),
+    return replace(
+        without_pairs,
+        difference=aggregate_interval(differences, mean, agent=f"{agent} - {baseline}", resamples=resamples),
+        p_value=sign_flip_test(differences),
         corrected=math.nan,
-        min_p_value=min_p_value,
-        comparisons=comparisons,
-        pairs=pairs,
-        left_out=left_out,
         effect=effect,
-        improvement=probability_of_improvement(first, second, level=level),
-        seeds_needed=compute_seeds_needed(effect, len(common_seeds), comparisons, alpha=alpha),
-        alpha=alpha,
+        improvement=probability_of_improvement(first, second),
+        seeds_needed=compute_seeds_needed(effect, len(common_seeds), comparisons),
     )
 
 
@@ -261,7 +223,7 @@ def cohens_dz(differences: Scores) -> float:
 
 
 def probability_of_improvement(
-    first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second"), level: float = LEVEL
+    first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second")
 ) -> Interval:
     """Return the probability that a run of the first agent scores above a run of the second, averaged over tasks.
 
@@ -272,7 +234,6 @@ def probability_of_improvement(
         first: Scores of the first agent, by task.
         second: Scores of the second agent, on the same tasks.
         agents: Their names, for messages.
-        level: Confidence of the interval.
     """
     first_checked, second_checked = check_scores(first, agents[0]), check_scores(second, agents[1])
     if first_checked.keys() != second_checked.keys():
@@ -284,19 +245,19 @@ def probability_of_improvement(
         others = second_checked[task]
         order = np.sign(values[:, None] - others)
         share = float((order + 1).mean() / 2)
-        low = _compute_newcombe_bound(share, len(values), len(others), level)
-        high = 1 - _compute_newcombe_bound(1 - share, len(values), len(others), level)
+        low = _compute_newcombe_bound(share, len(values), len(others))
+        high = 1 - _compute_newcombe_bound(1 - share, len(values), len(others))
         estimates.append((share, low, high))
     shares, lows, highs = np.array(estimates).T
     low, high = combine_intervals(shares, lows, highs)
-    return Interval(float(shares.mean()), float(low), float(high), level)
+    return Interval(float(shares.mean()), float(low), float(high))
 
 
-def _compute_newcombe_bound(share: float, first: int, second: int, level: float) -> float:
+def _compute_newcombe_bound(share: float, first: int, second: int) -> float:
     """Return the lower bound: the probability that is z standard errors below ``share``; ``first`` and ``second`` are numbers of runs."""
     if share == 0:
         return 0.0
-    z, middle = float(stats.norm.ppf(0.5 + level / 2)), (first + second) / 2 - 1
+    z, middle = float(stats.norm.ppf(0.5 + LEVEL / 2)), (first + second) / 2 - 1
 
     def excess(p: float) -> float:
         variance = p * (1 - p) * (1 + middle * (1 - p) / (2 - p) + middle * p / (1 + p)) / (first * second)
@@ -306,12 +267,10 @@ def _compute_newcombe_bound(share: float, first: int, second: int, level: float)
     return float(optimize.root_scalar(excess, bracket=(0.0, share * (1 - 1e-9))).root)
 
 
-def compute_seeds_needed(
-    effect: float, tasks: int = 1, comparisons: int = 1, *, power: float = POWER, alpha: float = ALPHA
-) -> int | None:
-    """Return the number of seeds per task with which a paired t test finds a standardised difference with probability ``power``.
+def compute_seeds_needed(effect: float, tasks: int = 1, comparisons: int = 1) -> int | None:
+    """Return the number of seeds per task with which a paired t test finds a standardised difference with probability `POWER`.
 
-    Several comparisons share alpha, as in the first step of Holm's correction. With the returned number the sign-flip test can come below
+    Several comparisons share `ALPHA`, as in the first step of Holm's correction. With the returned number the sign-flip test can come below
     alpha too. The result is None if the effect is 0 or nan, or if `MAX_SEEDS` are not enough. An observed effect is uncertain, and too large
     if it was selected for its size: plan with a smaller one.
 
@@ -319,12 +278,10 @@ def compute_seeds_needed(
         effect: Standardised difference, as from `cohens_dz`.
         tasks: Tasks of every seed.
         comparisons: Comparisons made together.
-        power: Probability of a finding.
-        alpha: Probability of a false finding over all comparisons together.
     """
     from statsmodels.stats.power import TTestPower
 
-    share = alpha / comparisons
+    share = ALPHA / comparisons
     fewest = max(2, math.ceil(math.log2(2 / share) / tasks))
     if math.isnan(effect) or effect == 0:
         return None
@@ -334,7 +291,7 @@ def compute_seeds_needed(
             return True
         # the other tail, a finding of the wrong sign, adds nothing, and nan for a large effect
         attained = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
-        return bool(attained >= power)
+        return bool(attained >= POWER)
 
     return find_fewest(fewest, is_enough)
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spiky_rl.experiments.analysis.statistics import (
-    LEVEL,
-    RESAMPLES,
     Band,
     Statistic,
     StatisticsError,
@@ -41,9 +39,6 @@ def compute_learning_curve(
     statistic: Statistic = interquartile_mean,
     *,
     agent: str = "curves",
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Band:
     """Return a statistic of all runs at each of ``env_steps``, with the intervals of `aggregate_interval`.
 
@@ -55,8 +50,6 @@ def compute_learning_curve(
         env_steps: Steps of the result.
         statistic: Function of all runs' scores.
         agent: Name for messages.
-        level: Confidence of the intervals.
-        seed: Seed of the resamples.
     """
     at = np.asarray(env_steps, dtype=float)
     tasks = [
@@ -73,9 +66,9 @@ def compute_learning_curve(
     if complete.any():
         sizes = [len(task) for task in tasks]
         estimate[complete], low[complete], high[complete] = compute_intervals(
-            ordered[complete], sizes, statistic, level, resamples, seed
+            ordered[complete], sizes, statistic
         )
-    return Band(at, estimate, low, high, there.sum(axis=1), level)
+    return Band(at, estimate, low, high, there.sum(axis=1))
 
 
 def _collect_curves(

@@ -36,7 +36,6 @@ MIN_SCORE_SHARE = 0.1
 class ThresholdSummary:
     """Environment steps until the training return reached the task's threshold."""
 
-    solved: float
     runs: int
     steps: tuple[int, ...]
     """Environment steps of each run that reached the threshold, in the order of seeds."""
@@ -124,12 +123,9 @@ def _mean_over_seeds(
     results: Sequence[CellResult], value: Callable[[CellResult], float | None]
 ) -> Interval | None:
     """Return the mean over seeds; None if a seed has no value."""
-    values: list[float] = []
-    for result in results:
-        number = value(result)
-        if number is None:
-            return None
-        values.append(number)
+    values = [number for number in map(value, results) if number is not None]
+    if len(values) < len(results):
+        return None
     return statistics.aggregate_interval({results[0].task: values}, statistics.mean, agent=results[0].label)
 
 
@@ -244,12 +240,8 @@ def _average_each(
     results: Sequence[CellResult], value: Callable[[CellResult, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
     """Return the mean over seeds of ``value`` by name; a name without a value for every seed is left out."""
-    means: dict[str, Interval] = {}
-    for name in names:
-        mean = _mean_over_seeds(results, lambda result, name=name: value(result, name))
-        if mean is not None:
-            means[name] = mean
-    return means
+    means = {name: _mean_over_seeds(results, lambda result, name=name: value(result, name)) for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _sum_counts(result: CellResult, *names: str, steps: float = 1.0) -> float | None:
@@ -276,16 +268,14 @@ def find_steps_to_threshold(result: CellResult) -> int | None:
 
 
 def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | None:
-    solved = results[0].solved
-    if solved is None:
+    if results[0].solved is None:
         return None
-    steps = [find_steps_to_threshold(result) for result in results]
-    median = plain.median(math.inf if step is None else step for step in steps)
+    steps = tuple(step for step in map(find_steps_to_threshold, results) if step is not None)
+    median = plain.median([*steps, *[math.inf] * (len(results) - len(steps))])
     longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     return ThresholdSummary(
-        solved=solved,
         runs=len(results),
-        steps=tuple(step for step in steps if step is not None),
+        steps=steps,
         median=None if math.isinf(median) else median,
         budget=longest,
     )

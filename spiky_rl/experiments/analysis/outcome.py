@@ -112,8 +112,9 @@ class StudyAnalysis:
 
     @cached_property
     def solved(self) -> Mapping[str, float]:
-        """Return of the threshold by task."""
-        return {result.task: result.solved for result in self.trained if result.solved is not None}
+        """Return of the threshold by task, in the order of the plan."""
+        solved = {result.task: result.solved for result in self.trained if result.solved is not None}
+        return {task: solved[task] for task in self.tasks if task in solved}
 
     @cached_property
     def anns(self) -> tuple[str, ...]:
@@ -124,7 +125,9 @@ class StudyAnalysis:
     @cached_property
     def baseline(self) -> str | None:
         """Label of the baseline, its first variant if it has several; None if it has no result."""
-        return _find_baseline(Path(self.design.baseline).stem, self.labels)
+        stem = Path(self.design.baseline).stem
+        variants = [label for label in self.labels if label.split(" ")[0] == stem]
+        return stem if stem in variants else next(iter(variants), None)
 
     @cached_property
     def random(self) -> Mapping[str, float]:
@@ -163,7 +166,11 @@ class StudyAnalysis:
     @cached_property
     def scores(self) -> Mapping[str, SeededScores]:
         """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
-        raw = _collect_scores(self.rows, self.labels, self.tasks)
+        raw: dict[str, SeededScores] = {
+            label: {task: self.rows[label, task].by_seed for task in self.tasks}
+            for label in self.labels
+            if all((label, task) in self.rows for task in self.tasks)
+        }
         if self.is_normalised:
             normalise = statistics.normalise
             return {label: normalise(own, self.random, self.reference) for label, own in raw.items()}
@@ -190,7 +197,12 @@ class StudyAnalysis:
     @cached_property
     def families(self) -> Mapping[str, Mapping[str, SeededScores]]:
         """Scores by agent for each family of comparisons: under `ALL` if tasks have a common scale, then under each task."""
-        return _group_families(self.rows, self.tasks, self.scores)
+        families = {ALL: self.scores} if len(self.tasks) > 1 and self.scores else {}
+        for task in self.tasks:
+            families[task] = {
+                row.label: {task: row.by_seed} for row in self.rows.values() if row.task == task
+            }
+        return families
 
     @cached_property
     def comparisons(self) -> Mapping[str, tuple[PairedComparison, ...]]:
@@ -231,18 +243,47 @@ class StudyAnalysis:
 
     @cached_property
     def memory(self) -> tuple[MemoryDependence, ...]:
-        """Drop of each agent's score from a task to its twin with hidden or delayed observations."""
-        return tuple(_compute_memory_dependence(self.rows, self.labels, self.tasks))
+        """Drop of each agent's score from a task to its twin, as from cartpole to cartpole_masked or cartpole_delayed."""
+        pairs = [
+            (self.rows[label, task], self.rows[label, twin])
+            for task, twin in itertools.permutations(self.tasks, 2)
+            if _get_stem(twin) in (f"{_get_stem(task)}_masked", f"{_get_stem(task)}_delayed")
+            for label in self.labels
+            if {(label, task), (label, twin)} <= self.rows.keys()
+        ]
+        drops = itertools.starmap(_compute_memory_dependence, pairs)
+        return tuple(drop for drop in drops if drop is not None)
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
-        return _judge(self.design, self.cells, self.reference, self.comparisons, self.tasks)
+        if (plan := self.design.plan) is not None:
+            first = min((result.date for result in self.trained), default="")
+            return judge(plan, self.cells, self.tasks, self.reference, is_planned=plan.date <= first)
+        endpoint = Endpoint(measure=RETURN)
+        return tuple(
+            Verdict(
+                endpoint, name, comparison, 1.0 if name == ALL else self.reference.get(name, math.nan),
+                margin=0.0, equivalence=1.0, seeds_to_equate=None, is_planned=False,
+            )
+            for name in ([ALL] if ALL in self.comparisons else self.comparisons)
+            for comparison in self.comparisons[name]
+        )  # fmt: skip
 
     @cached_property
     def unmatched_agents(self) -> Mapping[str, Mapping[str, str]]:
         """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
-        return {task: _list_uncontrolled(self.planned, task, self.specs, self.tuned) for task in self.tasks}
+        return {task: self._list_unmatched_agents(task) for task in self.tasks}
+
+    def _list_unmatched_agents(self, task: str) -> Mapping[str, str]:
+        cells = {cell.label: cell for cell in self.planned if cell.task == task and cell.trains_agent}
+        specs = {
+            label: self.specs[str(cell.spec_hash)]
+            for label, cell in cells.items()
+            if cell.spec_hash in self.specs
+        }
+        tuned = {agent for agent, values in self.tuned.items() if agent in values.tasks.get(task, {})}
+        return find_uncontrolled(specs, [label for label, cell in cells.items() if cell.agent in tuned])
 
     def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
         """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
@@ -257,19 +298,15 @@ class StudyAnalysis:
 
     def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
         """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
-        points: dict[str, tuple[float, float]] = {}
-        for label, (energy, score) in self.get_energy_and_score(task, model).items():
-            points[label] = (energy, score.estimate)
+        found = self.get_energy_and_score(task, model)
+        points = {label: (energy, score.estimate) for label, (energy, score) in found.items()}
 
-        def is_dominated(label: str) -> bool:
-            energy, score = points[label]
-            for other_energy, other_score in points.values():
-                is_as_good = other_energy <= energy and other_score >= score
-                if is_as_good and (other_energy, other_score) != (energy, score):
-                    return True
-            return False
+        def beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
+            return other != own and other[0] <= own[0] and other[1] >= own[1]
 
-        return tuple(label for label in points if not is_dominated(label))
+        return tuple(
+            label for label, own in points.items() if not any(beats(other, own) for other in points.values())
+        )
 
 
 def analyze_study(folder: Path) -> StudyAnalysis:
@@ -305,93 +342,19 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
     return {task: plain.fmean(own) for task, own in scores.items()}
 
 
-def _collect_scores(
-    rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
-) -> dict[str, dict[str, dict[int, float]]]:
-    """Return raw scores by label, task and seed, of the agents with results on every task."""
-    return {
-        label: {task: dict(rows[label, task].by_seed) for task in tasks}
-        for label in labels
-        if all((label, task) in rows for task in tasks)
-    }
-
-
-def _group_families(
-    rows: Mapping[tuple[str, str], AgentTaskRow], tasks: Sequence[str], scores: Mapping[str, SeededScores]
-) -> dict[str, Mapping[str, SeededScores]]:
-    """Return the scores by agent for each family of comparisons: under `ALL` if tasks have a common scale, then under each task."""
-    families: dict[str, Mapping[str, SeededScores]] = {}
-    if len(tasks) > 1 and scores:
-        families[ALL] = scores
-    for task in tasks:
-        families[task] = {label: {task: row.by_seed} for (label, t), row in rows.items() if t == task}
-    return families
-
-
 def _measure_conditions[T](
     cells: Mapping[tuple[str, str], Sequence[CellResult]],
-    conditions: Iterable[str],
+    conditions: Collection[str],
     measure: Callable[[Sequence[CellResult], str], T | None],
 ) -> dict[tuple[str, str, str], T]:
     """Return the values of ``measure`` by label, task and condition, without values of None."""
-    values: dict[tuple[str, str, str], T] = {}
-    names = list(conditions)
-    for (label, task), runs in cells.items():
-        for name in names:
-            value = measure(runs, name)
-            if value is not None:
-                values[label, task, name] = value
-    return values
-
-
-def _list_uncontrolled(
-    planned: Sequence[PlannedCell],
-    task: str,
-    specs: Mapping[str, PlainMapping],
-    tuned: Mapping[str, TunedValuesFile],
-) -> Mapping[str, str]:
-    """Return the widths of the spiking agents on a ``task`` without an ANN of the same widths and learning rates, by label."""
-    cells = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
-    cell_specs = {
-        label: specs[str(cell.spec_hash)] for label, cell in cells.items() if cell.spec_hash in specs
-    }
-    tuned_agents = [agent for agent, values in tuned.items() if agent in values.tasks.get(task, {})]
-    tuned_labels = [label for label, cell in cells.items() if cell.agent in tuned_agents]
-    return find_uncontrolled(cell_specs, tuned_labels)
-
-
-def _judge(
-    design: Study,
-    cells: Mapping[tuple[str, str], Sequence[CellResult]],
-    reference: Mapping[str, float],
-    comparisons: Mapping[str, tuple[PairedComparison, ...]],
-    tasks: Sequence[str],
-) -> tuple[Verdict, ...]:
-    if design.plan is not None:
-        first = min((result.date for runs in cells.values() for result in runs), default="")
-        return judge(design.plan, cells, tasks, reference, is_planned=design.plan.date <= first)
-    endpoint = Endpoint(measure=RETURN)
-    return tuple(
-        Verdict(
-            endpoint, name, comparison, 1.0 if name == ALL else reference.get(name, math.nan),
-            margin=0.0, equivalence=1.0, seeds_to_equate=None, is_planned=False,
-        )
-        for name in ([ALL] if ALL in comparisons else comparisons)
-        for comparison in comparisons[name]
-    )  # fmt: skip
+    values = {(*key, name): measure(runs, name) for key, runs in cells.items() for name in conditions}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _keep_known(names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
     """Return the ``names`` among the ``known`` ones, each once."""
     return tuple(name for name in dict.fromkeys(names) if name in known)
-
-
-def _find_baseline(agent: str, labels: Sequence[str]) -> str | None:
-    """Return the baseline's label; its first variant if it has several."""
-    return next(
-        (label for label in labels if label == agent),
-        next((label for label in labels if label.split(" ")[0] == agent), None),
-    )
 
 
 def _has_spikes(result: CellResult) -> bool:
@@ -440,22 +403,14 @@ def _compute_curve(results: Sequence[CellResult]) -> Band | None:
     return compute_learning_curve(runs, steps, agent=results[0].label)
 
 
-def _compute_memory_dependence(
-    rows: Mapping[tuple[str, str], AgentTaskRow], labels: Sequence[str], tasks: Sequence[str]
-) -> Iterable[MemoryDependence]:
-    """Yield the drop of each agent's score from a task to its twin, named like cartpole_masked or cartpole_delayed for Isaac-Cartpole."""
-    for task, twin in itertools.product(tasks, tasks):
-        if _get_stem(twin) not in (f"{_get_stem(task)}_masked", f"{_get_stem(task)}_delayed"):
-            continue
-        for label in labels:
-            if (label, task) not in rows or (label, twin) not in rows:
-                continue
-            full, masked = rows[label, task].by_seed, rows[label, twin].by_seed
-            seeds = sorted(full.keys() & masked.keys())
-            if seeds:
-                drops = [full[seed] - masked[seed] for seed in seeds]
-                drop = statistics.aggregate_interval({task: drops}, statistics.mean, agent=label)
-                yield MemoryDependence(label, task, twin, len(seeds), drop)
+def _compute_memory_dependence(full: AgentTaskRow, masked: AgentTaskRow) -> MemoryDependence | None:
+    """Return the drop of an agent's score from its row on a task to its row on the twin; None without a common seed."""
+    seeds = sorted(full.by_seed.keys() & masked.by_seed.keys())
+    if not seeds:
+        return None
+    drops = {full.task: [full.by_seed[seed] - masked.by_seed[seed] for seed in seeds]}
+    drop = statistics.aggregate_interval(drops, statistics.mean, agent=full.label)
+    return MemoryDependence(full.label, full.task, masked.task, len(seeds), drop)
 
 
 def _get_stem(task: str) -> str:

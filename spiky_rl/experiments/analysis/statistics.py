@@ -24,6 +24,7 @@ type Statistic = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 """Maps values [..., runs] and the runs' weights, None for equal ones, to [...]."""
 
 LEVEL, RESAMPLES, TRIMMED = 0.95, 5000, 0.25
+"""Confidence of intervals; resamples of a bootstrap; share of the runs that an interquartile mean leaves out at either end."""
 CHUNK = 4_000_000
 """Maximum number of values in memory while resampling."""
 
@@ -40,7 +41,6 @@ class Interval:
     low: float
     high: float
     """The bounds are infinite if a task has one seed, which says nothing of others; nan without seeds."""
-    level: float = LEVEL
 
     def excludes(self, value: float) -> bool:
         """Return whether ``value`` lies outside; a bound lies inside, and nan bounds exclude nothing."""
@@ -59,7 +59,6 @@ class Band:
     """nan, like the other two, if a run has no value."""
     runs: np.ndarray
     """Number of runs with a value at that point."""
-    level: float = LEVEL
 
 
 def check_scores(scores: Scores, agent: str) -> dict[str, np.ndarray]:
@@ -145,7 +144,6 @@ def aggregate_interval(
     statistic: Statistic = interquartile_mean,
     *,
     agent: str = "scores",
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -157,14 +155,13 @@ def aggregate_interval(
         scores: Scores of one agent, by task.
         statistic: Function of all runs' scores.
         agent: Name for messages.
-        level: Confidence of the interval.
         seed: Seed of the resamples.
     """
     checked = check_scores(scores, agent)
     sizes = [len(values) for values in checked.values()]
     pooled = np.concatenate(list(checked.values()))
-    estimate, low, high = compute_intervals(pooled, sizes, statistic, level, resamples, seed)
-    return Interval(float(estimate), float(low), float(high), level)
+    estimate, low, high = compute_intervals(pooled, sizes, statistic, LEVEL, resamples, seed)
+    return Interval(float(estimate), float(low), float(high))
 
 
 def compute_intervals(
@@ -266,7 +263,7 @@ def _compute_widened_bca(
 
 
 def performance_profile(
-    scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores", level: float = LEVEL
+    scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores"
 ) -> Band:
     """Return the share of runs with a score above each threshold, averaged over tasks.
 
@@ -277,7 +274,6 @@ def performance_profile(
         scores: Scores of one agent, by task.
         thresholds: [points].
         agent: Name for messages.
-        level: Confidence of the bounds.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -286,15 +282,11 @@ def performance_profile(
     above = [(values > at[:, None]).sum(axis=1) for values in checked.values()]
     sizes = [len(values) for values in checked.values()]
     shares = np.array([count / n for count, n in zip(above, sizes, strict=True)])
-    bounds = np.array(
-        [
-            proportion_confint(count, n, 1 - level, method="wilson")
-            for count, n in zip(above, sizes, strict=True)
-        ]
-    )
+    pairs = zip(above, sizes, strict=True)
+    bounds = np.array([proportion_confint(count, n, 1 - LEVEL, method="wilson") for count, n in pairs])
     low, high = combine_intervals(shares, bounds[:, 0], bounds[:, 1])
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding
-    return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)), level)
+    return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)))
 
 
 def combine_intervals(

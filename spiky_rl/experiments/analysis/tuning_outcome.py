@@ -131,8 +131,8 @@ def write_tuned(search: TuningSearch) -> bool:
         if (best := outcome.best_trial) is None or len(outcome.ended) < tuning.trials:
             return False
         layer = parse_overrides(get_overrides(search, outcome.pair, best))
-        values = dict(zip(["return", tuning.activity], best.values, strict=False))
-        tasks.setdefault(outcome.pair.label, {})[outcome.pair.stem] = {
+        values = dict(zip(["return", tuning.minimized_activity], best.values, strict=False))
+        tasks.setdefault(outcome.pair.task_label, {})[outcome.pair.agent_name] = {
             "trial": best.number,
             **values,
             "agent": layer,
@@ -144,7 +144,7 @@ def write_tuned(search: TuningSearch) -> bool:
         "trials": tuning.trials,
         "seeds": list(tuning.study.seeds),
     }
-    budget = "; ".join(dict.fromkeys(f"{o.pair.label}: {o.pair.budget.text}" for o in pairs))
+    budget = "; ".join(dict.fromkeys(f"{o.pair.task_label}: {o.pair.budget.text}" for o in pairs))
     text = yaml.safe_dump({**head, "budget": budget, "tasks": tasks}, sort_keys=False)
     files.write_text(search.out / FILE_NAME, text)
     return True

@@ -9,6 +9,7 @@ Source: Schuirmann (1987), 10.1007/BF01068419, for the two one-sided tests.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Verdict:
     @property
     def text(self) -> str:
         """``better``, ``worse``, ``equivalent`` or ``undecided``."""
-        if self.equivalence < self.comparison.alpha:
+        if self.equivalence < ALPHA:
             return "equivalent"
         if self.endpoint.is_lower_better:
             return {"better": "worse", "worse": "better"}.get(self.comparison.verdict, "undecided")
@@ -64,9 +65,7 @@ class Verdict:
     def relative(self) -> Interval:
         """The difference as a share of the reference, taken as exact; nan if the reference is zero or nan."""
         difference, size = self.comparison.difference, abs(self.reference) or math.nan
-        return Interval(
-            difference.estimate / size, difference.low / size, difference.high / size, difference.level
-        )
+        return Interval(difference.estimate / size, difference.low / size, difference.high / size)
 
 
 def measure(result: CellResult, endpoint: Endpoint, reference: float | None = None) -> float | None:
@@ -100,16 +99,12 @@ def judge(
     """
     tests = plan.count_tests(len(tasks))
     made = []
-    for agent, baseline in plan.comparisons:
-        for task in tasks:
-            for endpoint in plan.endpoints:
-                scores = {
-                    label: {
-                        task: _measure_by_seed(cells.get((label, task), ()), endpoint, reference.get(task))
-                    }
-                    for label in (agent, baseline)
-                }
-                made.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
+    for pair, task, endpoint in itertools.product(plan.comparisons, tasks, plan.endpoints):
+        runs = {label: cells.get((label, task), ()) for label in pair}
+        scores = {
+            label: {task: _measure_by_seed(own, endpoint, reference.get(task))} for label, own in runs.items()
+        }
+        made.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
     if plan.family == "all":
         return tuple(_correct_family(made))
     step = len(plan.endpoints)
@@ -156,9 +151,7 @@ def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:
     ]
 
 
-def compute_equivalence_p_value(
-    first: np.ndarray, second: np.ndarray, margin: float, *, permutations: int = PERMUTATIONS, seed: int = 0
-) -> float:
+def compute_equivalence_p_value(first: np.ndarray, second: np.ndarray, margin: float) -> float:
     """Return the p-value of two one-sided sign-flip tests against a difference of the means beyond the ``margin``.
 
     The lowest possible value is 1 / 2**pairs.
@@ -167,8 +160,6 @@ def compute_equivalence_p_value(
         first: Numbers of an agent [pairs].
         second: Numbers of its baseline [pairs].
         margin: Share of the baseline's mean, in (0, 1).
-        permutations: Maximum number of sign patterns.
-        seed: Seed of drawn sign patterns.
     """
     if len(first) < 2:
         return 1.0
@@ -177,34 +168,30 @@ def compute_equivalence_p_value(
     p_values = [
         stats.permutation_test(
             (values,), lambda x, axis=-1: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
-            n_resamples=permutations, alternative=side, rng=np.random.default_rng(seed),
+            n_resamples=PERMUTATIONS, alternative=side, rng=np.random.default_rng(0),
         ).pvalue
         for side, values in sides.items()
     ]  # fmt: skip
     return float(max(p_values))
 
 
-def count_seeds_to_equate(
-    differences: np.ndarray, margin: float, tests: int = 1, *, power: float = POWER, alpha: float = ALPHA
-) -> int | None:
-    """Return the seeds with which two one-sided t tests show equivalence with that power if there is no difference.
+def count_seeds_to_equate(differences: np.ndarray, margin: float, tests: int = 1) -> int | None:
+    """Return the seeds with which two one-sided t tests show equivalence with probability `POWER` if there is no difference.
 
     None if the spread of the differences is unknown, or no number of seeds is enough.
 
     Args:
         differences: Paired differences [pairs], for their spread.
         margin: Difference that counts as equivalent, in their unit.
-        tests: Number of tests that share alpha.
-        power: Probability of a finding.
-        alpha: Probability of a false finding over all tests together.
+        tests: Number of tests that share `ALPHA`.
     """
     if len(differences) < 3 or not margin > 0:
         return None
-    share, deviation = alpha / tests, float(differences.std(ddof=1))
+    share, deviation = ALPHA / tests, float(differences.std(ddof=1))
     fewest = max(2, math.floor(math.log2(1 / share)) + 1)
 
     def is_enough(seeds: int) -> bool:
         reach = margin * math.sqrt(seeds) / deviation if deviation else math.inf
-        return bool(2 * stats.t.cdf(reach - stats.t.ppf(1 - share, seeds - 1), seeds - 1) - 1 >= power)
+        return bool(2 * stats.t.cdf(reach - stats.t.ppf(1 - share, seeds - 1), seeds - 1) - 1 >= POWER)
 
     return find_fewest(fewest, is_enough)

@@ -1,4 +1,7 @@
-"""The cells of a study: specification, name and hash of each."""
+"""The cells of a study: specification, name and hash of each.
+
+A cell is one training and its evaluation: one agent, task, variant and seed; or the evaluation of random actions on a task.
+"""
 
 from __future__ import annotations
 
@@ -110,8 +113,8 @@ class PlannedCell(FileRecord):
     )
 
     @property
-    def is_trained(self) -> bool:
-        """Whether the cell trains an agent, other than a cell of random actions."""
+    def trains_agent(self) -> bool:
+        """Whether the cell trains an agent; False for a cell of random actions."""
         return self.kind != RANDOM
 
 
@@ -137,9 +140,14 @@ class Cell(PlannedCell):
     earlier_hash: str = ""
     """Hash without provenance and versions, as in results of earlier versions."""
     goes_on: str = ""
-    """The cell of this study from which its training takes the last checkpoint."""
+    """Name of the cell of this study whose last checkpoint the training resumes; empty if it starts anew."""
     teacher: str = ""
-    """The cell of this study whose final policy its training learns from."""
+    """Name of the cell of this study whose final policy the training learns from; empty without a teacher."""
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of every evaluation."""
+        return self.specification.episodes
 
 
 def build_cells(
@@ -161,22 +169,24 @@ def build_cells(
         title: Replaces the labels in folder names; empty keeps them.
         threads: CPU threads of a cell.
     """
-    given = _SharedCellInputs(study, device, assets, processes, title, threads)
+    inputs = _SharedCellInputs(
+        study=study, device=device, assets=assets, processes=processes, title=title, threads=threads
+    )
     combinations = [
         (task, agent, variant, resolve_agent(task, agent, variant))
         for task in study.tasks
         for agent in study.agents
         for variant in study.list_variants(agent)
     ]
-    planned = [_build_random_cell(given, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
+    planned = [_build_random_cell(inputs, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
     combinations.sort(key=lambda combination: Path(combination[1]).stem in study.teachers)  # teachers first
     for seed in study.seeds:
-        of_seed: dict[tuple[str, str], Cell] = {}
+        cells_of_seed: dict[tuple[str, str], Cell] = {}
         for task, agent, variant, plan in combinations:
-            teacher = of_seed.get((plan.task, study.teachers.get(Path(agent).stem, "")))
+            teacher = cells_of_seed.get((plan.task, study.teachers.get(Path(agent).stem, "")))
             _check_teacher(agent, plan, teacher)
-            cell = _build_trained_cell(given, task, agent, variant, plan, seed, teacher)
-            of_seed[cell.task, cell.agent] = cell
+            cell = _build_trained_cell(inputs, task, agent, variant, plan, seed, teacher)
+            cells_of_seed[cell.task, cell.agent] = cell
             planned.append(cell)
     return planned
 
@@ -207,7 +217,7 @@ def quote_arguments(arguments: Iterable[str]) -> str:
 
 
 def format_commands(
-    given: CellSpecification, name: str, kind: str, processes: int = 1, teacher: str = ""
+    specification: CellSpecification, name: str, kind: str, processes: int = 1, teacher: str = ""
 ) -> tuple[str, ...]:
     """Return the command lines that reproduce a cell.
 
@@ -217,28 +227,44 @@ def format_commands(
         processes: Processes of its training.
         teacher: Name of its teacher's folder; empty if it has no teacher.
     """
-    folder, is_trained = f"{OUT}/cells/{name}", kind != RANDOM
-    common = ["--task", given.task, "--agent", given.agent]
-    common += ["--device", given.device] if given.device else []
-    common += ["--assets", given.assets] if given.assets != "auto" else []
-    common += ["--rl_library", given.library] if given.library != DEFAULT_LEARNER else []
-    common += ["--tuning", f"{OUT}/{given.tuned}"] if given.tuned else []
-    root = ["--log_root", f"{folder}/run"] if is_trained else []
+    folder = f"{OUT}/cells/{name}"
+    trains_agent = kind != RANDOM
+    common = _list_flags(
+        task=specification.task,
+        agent=specification.agent,
+        device=specification.device,
+        assets=specification.assets if specification.assets != "auto" else None,
+        rl_library=specification.library if specification.library != DEFAULT_LEARNER else None,
+        tuning=f"{OUT}/{specification.tuned}" if specification.tuned else None,
+    )
+    root = _list_flags(log_root=f"{folder}/run" if trains_agent else None)
+    evaluation_flags = _list_flags(
+        seed=specification.evaluation_seed,
+        episodes=specification.episodes,
+        conditions=",".join(specification.conditions),
+        out=f"{folder}/{EVALUATION}",
+        checkpoint="latest" if trains_agent else RANDOM,
+    )
+    words = quote_arguments([*common, *evaluation_flags, *root, *specification.overrides])
+    evaluate = f"python scripts/evaluate.py {words}"
+    if not trains_agent:
+        return (evaluate,)
+    training_flags = _list_flags(
+        seed=specification.seed, num_envs=specification.num_envs, budget=specification.budget
+    )
+    # the last policy is measured
+    words = quote_arguments([*common, *training_flags, "--no-choose_best", *root, *specification.overrides])
     run = "python scripts/train.py"
     if processes > 1:
         run = f"torchrun --standalone --nproc_per_node {processes} scripts/train.py --distributed"
-    train = [*common, "--seed", str(given.seed), "--num_envs", str(given.num_envs)]
-    train += ["--budget", given.budget] if given.budget else []
-    train += ["--no-choose_best"]  # the last policy is measured
-    measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
-    measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
-    measured += ["--checkpoint", "latest" if is_trained else RANDOM]
-    evaluate = quote_arguments([*common, *measured, *root, *given.overrides])
-    taught = (
-        f' --teacher "{OUT}/cells/{teacher}"/run/*/*/*' if teacher else ""
-    )  # the shell finds the run folder
-    trained = (f"{run} {quote_arguments([*train, *root, *given.overrides])}{taught}",) if is_trained else ()
-    return (*trained, f"python scripts/evaluate.py {evaluate}")
+    # the shell finds the run folder
+    teacher_flag = f' --teacher "{OUT}/cells/{teacher}"/run/*/*/*' if teacher else ""
+    return (f"{run} {words}{teacher_flag}", evaluate)
+
+
+def _list_flags(**values: object) -> list[str]:
+    """Return each flag and its value as words; a flag whose value is None is left out."""
+    return [word for key, value in values.items() if value is not None for word in (f"--{key}", str(value))]
 
 
 @dataclass(frozen=True)
@@ -257,8 +283,8 @@ class _SharedCellInputs:
     ) -> CellSpecification:
         """Return a cell's specification; it names the physics of ``plan``, so that the cell's machine chooses no other."""
         study = self.study
-        named = any(text.startswith("physics=") for text in overrides)
-        physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
+        names_physics = any(text.startswith("physics=") for text in overrides)
+        physics = [] if names_physics or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
         return CellSpecification(
             task=task, agent=agent, library=_get_library(study, plan), assets=self.assets, device=self.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
@@ -268,7 +294,7 @@ class _SharedCellInputs:
 
 
 def _build_trained_cell(
-    given: _SharedCellInputs,
+    inputs: _SharedCellInputs,
     task: str,
     agent: str,
     variant: PlainMapping,
@@ -276,47 +302,47 @@ def _build_trained_cell(
     seed: int,
     teacher: Cell | None = None,
 ) -> Cell:
-    study, processes = given.study, given.processes
-    label = given.title or format_label(agent, variant)
+    study, processes = inputs.study, inputs.processes
+    label = inputs.title or format_label(agent, variant)
     varied = [format_override(key, value) for key, value in variant.items()]
     per_iteration = plan.num_envs * plan.get_setting("num_steps_per_env") * processes
-    counted = (
+    iterations = (
         plan.get_setting("max_iterations")
         if study.budget is None
         else study.budget.to_iterations(per_iteration)
     )
     defining = {
-        "spec": plan.spec.to_dict(neutral=False),
+        "spec": plan.spec.to_dict(for_digest=True),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
         "num_envs": plan.num_envs,
         "processes": processes,
         "budget": None if study.budget is None else str(study.budget),
-        **_describe_measurement(given, plan),
+        **_describe_measurement(inputs, plan),
     }
     if teacher is not None:
         defining["teacher"] = teacher.hash
     name = _make_folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
-    specification = given.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
+    specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     teacher_name = "" if teacher is None else teacher.name
     return Cell(
         cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
-        **_make_hashes(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
+        **_make_hashes(defining, plan, inputs.threads), spec_hash=plan.spec.digest, env_steps=None if iterations is None else iterations * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
         commands=format_commands(specification, name, "trained", processes, teacher_name), specification=specification,
         budget=study.budget, library=_get_library(study, plan), teacher=teacher_name,
     )  # fmt: skip
 
 
-def _build_random_cell(given: _SharedCellInputs, task: str, plan: RunPlan) -> Cell:
-    study = given.study
+def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> Cell:
+    study = inputs.study
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
-    defining = {"environment": overrides, **_describe_measurement(given, plan)}
+    defining = {"environment": overrides, **_describe_measurement(inputs, plan)}
     # the agent does not act, so any one of the study will do
-    specification = given.make_specification(task, study.agents[0], plan, 0, overrides)
+    specification = inputs.make_specification(task, study.agents[0], plan, 0, overrides)
     name = _make_folder_name(f"{plan.task}.{RANDOM}")
     return Cell(
-        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, given.threads),
+        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, inputs.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
         commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
         library=_get_library(study, plan),
@@ -337,9 +363,8 @@ def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
 
 def _make_hashes(defining: PlainMapping, plan: RunPlan, threads: int | None) -> dict[str, Any]:
     """Return a cell's hashes with the kernels, ``threads`` and versions that count in them beside the ``defining`` data."""
-    provenance, versions = plan_provenance(plan, threads), get_deciding_versions(
-        plan.request.task, plan.library
-    )
+    provenance = plan_provenance(plan, threads)
+    versions = get_deciding_versions(plan.request.task, plan.library)
     bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
     return {
         "hash": hash_data({**defining, **bits}),
@@ -349,14 +374,14 @@ def _make_hashes(defining: PlainMapping, plan: RunPlan, threads: int | None) -> 
     }
 
 
-def _describe_measurement(given: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:
+def _describe_measurement(inputs: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:
     return {
         "task": plan.task,
         "task_file": _get_task_data(plan.task_spec),
-        "assets": given.assets,
-        "library": _get_library(given.study, plan),
-        "episodes": given.study.episodes,
-        "conditions": list(given.study.conditions),
+        "assets": inputs.assets,
+        "library": _get_library(inputs.study, plan),
+        "episodes": inputs.study.episodes,
+        "conditions": list(inputs.study.conditions),
     }
 
 

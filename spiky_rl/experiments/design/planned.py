@@ -45,10 +45,10 @@ class Endpoint(Settings):
 
     @model_validator(mode="after")
     def _check_one_measure(self) -> Self:
-        given = [key for key in ("kept", "energy_per_metre", "measure") if getattr(self, key)]
-        if len(given) != 1:
+        given_measures = [key for key in ("kept", "energy_per_metre", "measure") if getattr(self, key)]
+        if len(given_measures) != 1:
             raise RegistryError(
-                f"{' and '.join(given) or 'nothing'} given; allowed: one of {', '.join(MEASURES)}"
+                f"{' and '.join(given_measures) or 'nothing'} given; allowed: one of {', '.join(MEASURES)}"
             )
         if (price := self.energy_per_metre) and price not in ENERGY_MODELS:
             raise RegistryError(
@@ -142,12 +142,12 @@ class StudyPlan(Settings):
         for first, second in self.comparisons:
             if first == second:
                 raise RegistryError(f"comparisons: {first!r} is compared with itself")
-        for key, listed in (
+        for key, names in (
             ("comparisons", [" and ".join(pair) for pair in self.comparisons]),
             ("endpoints", [endpoint.label for endpoint in self.endpoints]),
         ):
-            for name in listed:
-                if listed.count(name) > 1:
+            for name in names:
+                if names.count(name) > 1:
                     raise RegistryError(f"{key}: {name!r} given twice")
         return self
 

@@ -1,4 +1,8 @@
-"""A study: its question, agents, tasks, variants and seeds."""
+"""A study: its question, agents, tasks, variants and seeds.
+
+A cell is one training and its evaluation: one agent, task, variant and seed. An arm is a set of agents whose finished cells come from
+another study.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from spiky_rl.config.options import (
     shorten,
     suggest_name,
 )
-from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, hashable
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, make_hashable
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml, strip_version
 from spiky_rl.config.tuned_values import read_tuned
@@ -39,7 +43,7 @@ MAX_CELLS = 100_000
 MAX_COMBINATIONS = 2000
 """Maximum of agents x tasks x values of ``vary``; merging and checking each takes some 0.05 s."""
 LIMITS = {"num_envs": 10**7, "episodes": 10**5}
-"""Upper limits that only a typing error exceeds."""
+"""Upper limits that only a typo exceeds."""
 
 
 class StudyError(UserError):
@@ -48,17 +52,17 @@ class StudyError(UserError):
 
 def parse_names(value: object) -> tuple[str, ...]:
     """Return the names in ``value``, a list or a comma-separated text. Raises RegistryError."""
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(n, str) and n.strip() for n in listed):
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n.strip() for n in names):
         raise RegistryError(f"{shorten(value)} given; allowed: a list of names")
-    return tuple(name.strip() for name in listed)
+    return tuple(name.strip() for name in names)
 
 
-def require_not_empty[T](listed: tuple[T, ...]) -> tuple[T, ...]:
-    """Return ``listed`` unchanged. Raises RegistryError if it is empty."""
-    if not listed:
+def require_not_empty[T](items: tuple[T, ...]) -> tuple[T, ...]:
+    """Return ``items`` unchanged. Raises RegistryError if it is empty."""
+    if not items:
         raise RegistryError("nothing given; allowed: at least one")
-    return listed
+    return items
 
 
 def parse_seeds(value: object) -> tuple[int, ...]:
@@ -82,7 +86,7 @@ def parse_seeds(value: object) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check_one_line(value: object) -> object:
+def _join_lines(value: object) -> object:
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
@@ -95,15 +99,15 @@ Seeds = Annotated[
     tuple[int, ...],
     BeforeValidator(parse_seeds, json_schema_input_type=int | str | list[int]),
 ]
-Line = Annotated[str, BeforeValidator(_check_one_line, json_schema_input_type=str)]
+Line = Annotated[str, BeforeValidator(_join_lines, json_schema_input_type=str)]
 """Text on one line."""
 
 
 class Arm(Settings):
-    """Agents of another study with finished cells that are compared in this one."""
+    """Agents of another study, whose finished cells this study also compares."""
 
     study: str
-    """Folder of the other study, relative to a folder around this study, such as ``studies/ant_pilot``."""
+    """Folder of the other study, relative to any folder that contains this study, such as ``studies/ant_pilot``."""
     agents: NamesOrText
     """File stems."""
 
@@ -144,13 +148,13 @@ class Study(Settings):
     )
     library: Library = option(
         DEFAULT_LEARNER,
-        "library that trains; an agent whose algorithm it lacks takes the library that has it",
+        "library of the trainings; agents with an algorithm that it lacks use the library that has it",
         flags=["--rl_library"],
     )
     tuning: Tunings = option(
         "",
-        "tuned values of the agents: a file of tune.py, its folder, or a mapping of agents to these, without agents that are not"
-        " tuned; empty: no tuned values",
+        "tuned values of the agents: the file that tune.py wrote, or its folder; or {agent: file or folder}, which leaves out agents"
+        " that are not tuned; empty: no tuned values",
     )
     plan: StudyPlan | None = option(
         None, "comparisons planned before the first cell begins; null: none", flags=[]
@@ -178,7 +182,7 @@ class Study(Settings):
         for key, values in vary.items():
             if not key.startswith("agent.") or not values:
                 raise RegistryError(f"{key}: {shorten(values)} given; allowed: agent.key: [value, value]")
-            if find_repeated(map(hashable, values)) is not None:
+            if find_repeated(map(make_hashable, values)) is not None:
                 raise RegistryError(f"{key}: {shorten(values)} given; allowed: each value once")
         return vary
 
@@ -217,8 +221,8 @@ class StudyFile(Study):
     @model_validator(mode="before")
     @classmethod
     def _require_keys(cls, data: object) -> object:
-        wanted = [key for key in ("version", "name", *KEYS) if key not in OPTIONAL_KEYS]
-        if isinstance(data, dict) and (missing := [key for key in wanted if key not in data]):
+        required = [key for key in ("version", "name", *KEYS) if key not in OPTIONAL_KEYS]
+        if isinstance(data, dict) and (missing := [key for key in required if key not in data]):
             raise RegistryError(f"missing {', '.join(missing)}")
         return data
 
@@ -230,12 +234,13 @@ def read_study(path: Path, flags: PlainMapping | None = None, overrides: Sequenc
     """
     data, flags = read_yaml(path), flags or {}
     try:
-        own = data.get("overrides") or []
-        merged = [*own, *overrides] if isinstance(own, list) else own
+        file_overrides = data.get("overrides") or []
+        merged = [*file_overrides, *overrides] if isinstance(file_overrides, list) else file_overrides
         name = path.parent.name if path.stem == "study" else path.stem
         return build_study(name, {**data, **flags, "overrides": merged})
     except UserError as error:
-        if str(error).partition(":")[0] in flags:
+        key = str(error).partition(":")[0]  # every message about a study begins with its key
+        if key in flags:
             raise
         raise StudyError(f"{path}: {error}") from None
 
@@ -245,8 +250,8 @@ def build_study(name: str, data: PlainMapping) -> Study:
     if "name" in data:
         raise StudyError(f"name: unknown key; allowed: {', '.join(KEYS)}")
     try:
-        given = {key: value for key, value in data.items() if value is not None}
-        study = Study.check("", {"name": name, **given})
+        values = {key: value for key, value in data.items() if value is not None}
+        study = Study.check("", {"name": name, **values})
     except RegistryError as error:
         raise StudyError(str(error)) from None
     check_study(study)
@@ -254,33 +259,34 @@ def build_study(name: str, data: PlainMapping) -> Study:
 
 
 def check_study(study: Study) -> None:
-    """Raise UserError if a ``study`` names something unknown, or anything twice."""
+    """Raise UserError if a ``study`` names something unknown, names something twice, or has too many cells."""
     for agent in study.agents:
         if agent == RANDOM:
             raise StudyError("agents: 'random' given; every study measures random actions anyway")
-        read_agent(agent)
+        read_agent(agent)  # raises if the agent is unknown or its file is invalid
     stems = study.agent_names
     labels = label_tasks(study)
-    for key, listed in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
-        for name, times in Counter(listed).items():
-            if times > 1:
+    for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
+        for name, count in Counter(names).items():
+            if count > 1:
                 raise StudyError(f"{key}: {name!r} given twice; its cells would be the same")
     _check_arms(study)
     _check_teachers(study)
     _check_tuned(study, labels)
-    combinations = math.prod(map(len, study.vary.values()))
-    count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
-    if count > MAX_CELLS:
+    n_variants = math.prod(map(len, study.vary.values()))
+    n_combinations = len(study.agents) * len(study.tasks) * n_variants
+    n_cells = n_combinations * len(study.seeds)
+    if n_cells > MAX_CELLS:
         raise StudyError(
-            f"agents x tasks x seeds x values of vary: {count:.3g} cells; allowed: at most {MAX_CELLS:,}"
+            f"agents x tasks x seeds x values of vary: {n_cells:.3g} cells; allowed: at most {MAX_CELLS:,}"
         )
-    if (plans := count // len(study.seeds)) > MAX_COMBINATIONS:
+    if n_combinations > MAX_COMBINATIONS:
         raise StudyError(
-            f"agents x tasks x values of vary: {plans:,} combinations; allowed: at most {MAX_COMBINATIONS}"
+            f"agents x tasks x values of vary: {n_combinations:,} combinations; allowed: at most {MAX_COMBINATIONS}"
         )
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([format_override(key, value)])
+            parse_overrides([format_override(key, value)])  # raises if the override is invalid
 
 
 def _check_arms(study: Study) -> None:
@@ -288,18 +294,18 @@ def _check_arms(study: Study) -> None:
     for arm in study.arms:
         if Path(arm.study).is_absolute() or ".." in Path(arm.study).parts:
             raise StudyError(
-                f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
+                f"arms: study: {arm.study!r} given; allowed: a path below a folder that contains this study"
             )
-    own = Counter(study.agent_names)
-    for name, times in Counter(agent for arm in study.arms for agent in arm.agents).items():
-        if own[name] <= 1 < own[name] + times:
+    arm_agents = [agent for arm in study.arms for agent in arm.agents]
+    for name, count in Counter((*study.agent_names, *arm_agents)).items():
+        if count > 1:
             raise StudyError(
                 f"arms: {name!r} given twice; allowed: once, among the study's agents and all arms"
             )
 
 
 def _check_teachers(study: Study) -> None:
-    """Raise StudyError for a student or a teacher that is not an agent of the study, or a teacher without a single policy."""
+    """Raise StudyError for a student or a teacher that is not an agent of the study, or a teacher with several variants."""
     stems = study.agent_names
     for student, teacher in study.teachers.items():
         if student not in stems:
@@ -311,7 +317,9 @@ def _check_teachers(study: Study) -> None:
             allowed = f"{', '.join(teachers) or 'none'}{suggest_name(teacher, teachers)}"
             raise StudyError(f"teachers: {student}: {teacher!r} given; allowed: {allowed}")
         if len(study.list_variants(study.agents[stems.index(teacher)])) > 1:
-            raise StudyError(f"vary: {teacher} is a teacher; allowed: keys that it does not have")
+            raise StudyError(
+                f"vary: gives the teacher {teacher} several variants; allowed: keys that only other agents have"
+            )
 
 
 def label_tasks(study: Study) -> list[str]:
@@ -320,8 +328,12 @@ def label_tasks(study: Study) -> list[str]:
     labels = []
     for name in study.tasks:
         task = load_task(name)
-        # the versions of a task of Gymnasium are tasks of their own
-        labels.append(task.label if task else name if name in known else strip_version(name))
+        if task is not None:
+            labels.append(task.label)
+        elif name in known:  # Gymnasium registers Ant-v4 and Ant-v5 as two tasks
+            labels.append(name)
+        else:
+            labels.append(strip_version(name))
     return labels
 
 
@@ -334,11 +346,11 @@ def _check_tuned(study: Study, labels: Sequence[str]) -> None:
     except UserError as error:
         raise StudyError(f"tuning: {error}") from None
     for task, (agent, source) in itertools.product(labels, sources.items()):
-        tunings[source].get_layer(task, agent)
+        tunings[source].get_layer(task, agent)  # raises if there are no values
     for tuned in tunings.values():
-        if both := sorted({*tuned.seeds} & {*study.seeds}):
+        if shared_seeds := sorted({*tuned.seeds} & {*study.seeds}):
             raise StudyError(
-                f"seeds: {both[0]} given, which is a seed of the tuning {tuned.path}; choose other seeds"
+                f"seeds: {shared_seeds[0]} given, which is a seed of the tuning {tuned.path}; choose other seeds"
             )
 
 
@@ -363,18 +375,16 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[PlainValue]]:
     for text in texts:
         key, equals, values = text.partition("=")
         try:
-            listed = parse_yaml(f"[{values}]") if equals else None
+            parsed_values = parse_yaml(f"[{values}]") if equals else None
         except ReadingError as error:
             raise StudyError(f"vary: {shorten(text)}: {error}") from None
-        if not listed or key in values_by_key:
+        if not parsed_values or key in values_by_key:
             raise StudyError(f"vary: {text!r} given; allowed: every key once, as agent.key=value,value")
-        values_by_key[key] = listed
+        values_by_key[key] = parsed_values
     return values_by_key
 
 
-COMPARABLE_KEYS = (
-    *("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"),
-)
+EQUAL_KEYS = ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library")
 """Keys in which the studies of a folder must agree."""
 
 
@@ -392,7 +402,8 @@ def merge_studies(old: Study, study: Study) -> Study:
         study = study.with_changes(baseline=old.baseline)
     shared_agents = [stem for stem in study.agent_names if stem in old.agent_names]
     tuning = merge_tunings(old.tuning, study.tuning, shared_agents)
-    _require_comparable(old, study, COMPARABLE_KEYS if tuning is not None else (*COMPARABLE_KEYS, "tuning"))
+    # the tunings differ and cannot be merged if the result is None
+    _require_comparable(old, study, EQUAL_KEYS if tuning is not None else (*EQUAL_KEYS, "tuning"))
     return study.with_changes(
         plan=study.plan or old.plan,
         question=study.question or old.question,

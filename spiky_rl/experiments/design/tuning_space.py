@@ -95,8 +95,8 @@ class SearchSpace:
         """Raise StudyError if the ``agents`` have different numbers of dimensions, which would make their tuning unequal."""
         counts = {Path(agent).stem: len(self.get_dimensions(agent)) for agent in agents}
         if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
-            raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {listed}")
+            counts_text = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
+            raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {counts_text}")
 
     def select(self, agents: Sequence[str]) -> dict[str, PlainMapping]:
         """Return the part of the search space for these ``agents`` as plain data."""
@@ -108,7 +108,7 @@ def read_space(name: str) -> SearchSpace:
     """Return the space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names file and key."""
     if not name.endswith(".yaml") and name not in (known := registry.list_names("spaces")):
         raise StudyError(f"--space {name!r} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
-    path = Path(name) if name.endswith(".yaml") else registry.data_dir("spaces") / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else registry.find_data_folder("spaces") / f"{name}.yaml"
     data = read_yaml(path)
     try:
         return build_space(path.stem, data)
@@ -131,7 +131,7 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
     """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
     _check_space_keys(data)
     fixed = tuple(format_override(key, value) for key, value in get_section(data, "set").items())
-    parse_overrides(fixed)
+    parse_overrides(fixed)  # raises if an override is invalid
     shared = _parse_dimensions("shared", get_section(data, "shared"))
     own = {
         agent: _parse_dimensions(f"own.{agent}", value) for agent, value in get_section(data, "own").items()
@@ -141,8 +141,8 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
         keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)] + list(
             get_section(data, "set")
         )
-        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
-            raise StudyError(f"own.{agent}: {twice[0]!r} given twice, in own, set or shared")
+        if repeated := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise StudyError(f"own.{agent}: {repeated[0]!r} given twice, in own, set or shared")
     return space
 
 
@@ -152,9 +152,9 @@ def _parse_dimensions(path: str, data: PlainValue) -> tuple[SearchDimension, ...
     )
 
 
-def _check_dimension_keys(path: str, given: PlainMapping) -> None:
+def _check_dimension_keys(path: str, values: PlainMapping) -> None:
     """Raise StudyError, naming the key below ``path``, for an unknown key or a value of the wrong type."""
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in KINDS:
             raise StudyError(
                 f"{path}: {name}: unknown key; allowed: {', '.join(KINDS)}{suggest_name(name, KINDS)}"
@@ -175,11 +175,11 @@ def _make_choice(path: str, key: str, choices: PlainValue, also: tuple[str, ...]
     return dimension
 
 
-def _make_range(path: str, key: str, given: PlainMapping, also: tuple[str, ...]) -> SearchDimension:
+def _make_range(path: str, key: str, values: PlainMapping, also: tuple[str, ...]) -> SearchDimension:
     """Return the dimension from ``low`` to ``high`` for ``key``. Raises StudyError if the range is empty, or has no logarithm."""
-    low, high = given.get("low"), given.get("high")
+    low, high = values.get("low"), values.get("high")
     assert isinstance(low, int | float) and isinstance(high, int | float)
-    dimension = SearchDimension(key, low, high, bool(given.get("log")), also=also)
+    dimension = SearchDimension(key, low, high, bool(values.get("log")), also=also)
     if not low < high or (dimension.log and low <= 0):
         above = " and low above 0" if dimension.log else ""
         raise StudyError(f"{path}: low {low} and high {high} given; allowed: low < high{above}")
@@ -187,19 +187,19 @@ def _make_range(path: str, key: str, given: PlainMapping, also: tuple[str, ...])
 
 
 def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
-    given = dict(_require_mapping(path, data))
-    _check_dimension_keys(path, given)
-    listed = given.pop("also", [])
-    if set(given) not in FORMS:
+    values = dict(_require_mapping(path, data))
+    _check_dimension_keys(path, values)
+    further_keys = values.pop("also", [])
+    if set(values) not in FORMS:
         raise StudyError(f"{path}: {shorten(data)} given; allowed: low and high (and log), or choices")
-    assert isinstance(listed, list)
-    also = tuple(map(str, listed))
-    if "choices" in given:
-        dimension = _make_choice(path, key, given["choices"], also)
+    assert isinstance(further_keys, list)
+    also = tuple(map(str, further_keys))
+    if "choices" in values:
+        dimension = _make_choice(path, key, values["choices"], also)
     else:
-        dimension = _make_range(path, key, given, also)
+        dimension = _make_range(path, key, values, also)
     for value in dimension.extremes:
-        parse_overrides(dimension.make_overrides(value))
+        parse_overrides(dimension.make_overrides(value))  # raises if the value is invalid
     return dimension
 
 

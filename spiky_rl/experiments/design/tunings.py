@@ -55,21 +55,21 @@ def require_agents(tunings: Tunings, agents: Collection[str]) -> None:
     """Raise RegistryError if the ``tunings`` name an agent that is not among ``agents``, given as file stems."""
     for agent in () if isinstance(tunings, str) else tunings:
         if agent not in agents:
-            close = suggest_name(agent, agents) or f"; allowed: {', '.join(agents)}"
-            raise RegistryError(f"tuning.{agent}: unknown agent{close}")
+            hint = suggest_name(agent, agents) or f"; allowed: {', '.join(agents)}"
+            raise RegistryError(f"tuning.{agent}: unknown agent{hint}")
 
 
-def merge_tunings(old: Tunings, new: Tunings, both: Iterable[str]) -> Tunings | None:
-    """Return the tunings of an extended study; None if an agent of both would change its tuning.
+def merge_tunings(old: Tunings, new: Tunings, shared_agents: Iterable[str]) -> Tunings | None:
+    """Return the tunings of an extended study; None if one of the ``shared_agents`` would change its tuning.
 
     Args:
         old: Tunings of the study in the folder.
         new: Tunings of the new study.
-        both: Agents of both studies.
+        shared_agents: Agents of both studies.
     """
     if isinstance(old, str) or isinstance(new, str):
         return new if old == new else None
-    is_same = all(find_tuning(old, agent) == find_tuning(new, agent) for agent in both)
+    is_same = all(find_tuning(old, agent) == find_tuning(new, agent) for agent in shared_agents)
     return {**old, **new} if is_same else None
 
 

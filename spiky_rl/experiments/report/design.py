@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from spiky_rl.config.tuned_values import TunedAgent
 from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_coverage
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
@@ -34,54 +35,49 @@ def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:
     yield make_table(title, analysis.tasks, *columns, first="task")
 
 
-def list_terms(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
-    """Yield (term, text) for every term of a study."""
+def list_terms(analysis: StudyAnalysis) -> list[tuple[str, str]]:
+    """Return (term, text) for every term of a study."""
     design = analysis.design
-    yield "Agents", ", ".join(f"{a} (baseline)" if a == design.baseline else a for a in design.agents)
-    if analysis.arms:
-        yield "From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())
-    if design.teachers:
-        pairs = ", ".join(f"{student} from {teacher}" for student, teacher in design.teachers.items())
-        yield "Teachers", f"{pairs}; of the same task and seed"
-    for key, values in design.vary.items():
-        yield "Varied", f"{key}: {', '.join(map(str, values))}"
-    yield "Tasks", ", ".join(design.tasks)
-    seeds = f"{format_count(len(design.seeds), 'seed')} per agent, variant and task"
-    yield "Seeds", f"{', '.join(map(str, design.seeds))} ({seeds})"
-    own = "each task's number of iterations"
-    yield "Budget", own if design.budget is None else f"{design.budget.text} per training"
-    yield "Environments", f"{design.num_envs:,} in parallel" if design.num_envs else "each task's number"
-    if design.tuning:
-        yield "Tuning", "; ".join(describe_tuned_values(analysis))
-    if design.overrides:
-        yield "Overrides", " ".join(design.overrides)
-    yield "RL library", design.library
-    yield "Robots", join_names(sorted({result.assets for result in analysis.results})) or "not known yet"
-    yield "Physics", join_names(sorted({result.physics for result in analysis.results})) or "not known yet"
-    yield "Score", (
-        f"mean return of the final, deterministic policy over {format_count(design.episodes, 'undisturbed episode')} that training"
-        " did not see; one score per seed"
-    )
-    yield "Intervals", (
-        f"{100 * LEVEL:g} %, over seeds, as 4.89 [4.85, 4.92]: estimate, lower and upper bound; bootstrap within tasks,"
-        " corrected for few seeds"
-    )
-    sizes = [len(row.by_seed) for row in analysis.rows.values()]
-    if sizes and (text := describe_coverage(min(sizes))):
-        yield "Coverage", text
+    seeds = min((len(row.by_seed) for row in analysis.rows.values()), default=0)
+    terms = [
+        ("Agents", ", ".join(f"{a} (baseline)" if a == design.baseline else a for a in design.agents)),
+        ("From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())),
+        ("Teachers", describe_teachers(design.teachers)),
+        *(("Varied", f"{key}: {', '.join(map(str, values))}") for key, values in design.vary.items()),
+        ("Tasks", ", ".join(design.tasks)),
+        ("Seeds", f"{', '.join(map(str, design.seeds))} ({format_count(len(design.seeds), 'seed')} per agent, variant and task)"),
+        ("Budget", f"{design.budget.text} per training" if design.budget else "each task's number of iterations"),
+        ("Environments", f"{design.num_envs:,} in parallel" if design.num_envs else "each task's number"),
+        ("Tuning", "; ".join(describe_tuned_values(analysis)) if design.tuning else ""),
+        ("Overrides", " ".join(design.overrides)),
+        ("RL library", design.library),
+        ("Robots", join_names(sorted({result.assets for result in analysis.results})) or "not known yet"),
+        ("Physics", join_names(sorted({result.physics for result in analysis.results})) or "not known yet"),
+        ("Score", f"mean return of the final, deterministic policy over {format_count(design.episodes, 'undisturbed episode')} that"
+         " training did not see; one score per seed"),
+        ("Intervals", f"{100 * LEVEL:g} %, over seeds, as 4.89 [4.85, 4.92]: estimate, lower and upper bound; bootstrap within tasks,"
+         " corrected for few seeds"),
+        ("Coverage", describe_coverage(seeds)),
+    ]  # fmt: skip
+    return [(term, text) for term, text in terms if text]
+
+
+def describe_teachers(teachers: Mapping[str, str]) -> str:
+    """Return the students with their ``teachers``; empty if there are none."""
+    pairs = ", ".join(f"{student} from {teacher}" for student, teacher in teachers.items())
+    return f"{pairs}; of the same task and seed" if pairs else ""
 
 
 def describe_coverage(seeds: int) -> str:
     """Return how often intervals over ``seeds`` seeds contain the true value; empty if unknown."""
     shares = {name: find_coverage(name, seeds) for name in COVERAGE}
-    texts = {
-        name: ", ".join(f"{share:.0f} % if {words}" for words, share in found.items())
+    listed = "; ".join(
+        f"{name}: {', '.join(f'{share:.0f} % if {words}' for words, share in found.items())}"
         for name, found in shares.items()
         if found
-    }
-    if not texts:
+    )
+    if not listed:
         return ""
-    listed = "; ".join(f"{name}: {text}" for name, text in texts.items())
     return (
         f"how often intervals over {min(seeds, SIZES[-1])} seeds contain the true value, by simulation; {listed}. A poor seed lies"
         f" {FALL:g} standard deviations below the others; a study that happens to draw none has an interval that is narrow and too high"
@@ -115,9 +111,18 @@ def describe_tuning(analysis: StudyAnalysis, source: str, stems: Sequence[str]) 
     seeds = join_names(map(str, tuned.seeds))
     yield f"values of {own} (copy: {copy}), from {tuned.trials} trials of every agent with other seeds ({seeds})"
     yield f"budget of a trial: {tuned.budget}"
-    for task in (task for task in tuned.tasks if task in analysis.tasks):
-        values = {stem: tuned.tasks[task][stem] for stem in stems if stem in tuned.tasks[task]}
-        changed = (agent.format_name(stem) for stem, agent in values.items() if agent.agent)
-        yield f"on {task} tuned: {join_names(changed, len(values)) or 'none'}"
-        if unchanged := join_names((s for s, agent in values.items() if not agent.agent), len(values)):
-            yield f"unchanged there, because no sampled trial was better than the agent's file: {unchanged}"
+    for task, agents in tuned.tasks.items():
+        if task in analysis.tasks:
+            yield from describe_choices(task, {stem: agents[stem] for stem in stems if stem in agents})
+
+
+def describe_choices(task: str, agents: Mapping[str, TunedAgent]) -> Iterable[str]:
+    """Yield which of the ``agents``, by file stem, a tuning changed on a ``task``, and which it did not."""
+    changed = [agent.format_name(stem) for stem, agent in agents.items() if agent.agent]
+    unchanged = [stem for stem, agent in agents.items() if not agent.agent]
+    yield f"on {task} tuned: {join_names(changed, len(agents)) or 'none'}"
+    if unchanged:
+        yield (
+            "unchanged there, because no sampled trial was better than the agent's file:"
+            f" {join_names(unchanged, len(agents))}"
+        )

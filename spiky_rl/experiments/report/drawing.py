@@ -107,6 +107,25 @@ def make_rows(
     return figure, drawn
 
 
+def make_grid(
+    count: int, columns: int, row_height: float, spare: float = 0.0, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``count`` panels, row by row, which share y.
+
+    Args:
+        columns: Panels of a row.
+        row_height: In inches.
+        spare: Further height of the figure in inches.
+        sharex: Whether the panels share x too.
+    """
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH, row_height * rows + spare))
+    panels = list(figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
+
+
 def name_rows(axes: Axes, labels: Sequence[str], colours: Mapping[str, str], middle: float = 0.0) -> None:
     """Write the ``labels`` of rows of height 1 in their ``colours``, each ``middle`` below the beginning of its row."""
     axes.set_yticks([y + middle for y in range(len(labels))], [fit_label(label) for label in labels])

@@ -98,9 +98,7 @@ def make_step_table(
 def make_metre_table(task: str, rows: Sequence[AgentTaskRow], titles: Mapping[str, str]) -> Iterable[Block]:
     """Yield the table of the energies of a metre on a ``task``; nothing if no robot moves. See `make_step_table`."""
     if rows:
-        energies, ann_energies = zip(
-            *((r.energy_per_metre, r.ann_energy_per_metre) for r in rows), strict=True
-        )
+        energies, ann_energies = [r.energy_per_metre for r in rows], [r.ann_energy_per_metre for r in rows]
         yield make_table(
             f"A metre on {task}",
             [row.label for row in rows],

@@ -25,6 +25,7 @@ from spiky_rl.experiments.report.drawing import (
     format_tick,
     make_logarithmic,
     make_rows,
+    make_grid,
     name_rows,
 )
 from spiky_rl.metrics.energy import MAIN
@@ -125,19 +126,15 @@ def _draw_in_own_panels(
     bands: Mapping[str, Band], colours: Mapping[str, str], baseline: str
 ) -> tuple[Figure, list[Axes]]:
     columns = min(4, len(bands))
-    rows = math.ceil(len(bands) / columns)
-    figure = Figure(figsize=(WIDTH, 1.72 * rows + 0.35))
-    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in panels[len(bands) :]:
-        axes.remove()
-    for i, (axes, label) in enumerate(zip(panels, bands, strict=False)):
+    figure, panels = make_grid(len(bands), columns, 1.72, 0.35, sharex=True)
+    for i, (axes, label) in enumerate(zip(panels, bands, strict=True)):
         if baseline in bands and label != baseline:
             dashed = {"linestyle": (0, (3, 2)), "linewidth": 1.0}
             axes.plot(bands[baseline].at, bands[baseline].estimate, color=colours[baseline], **dashed)
         _draw_band(axes, label, bands[label], colours[label])
         axes.set_title("\n".join(wrap(fit_label(label, 48), 26)), color=colours[label])
         axes.tick_params(labelbottom=i + columns >= len(bands))
-    return figure, panels[: len(bands)]
+    return figure, panels
 
 
 def _draw_band(axes: Axes, label: str, band: Band, colour: str) -> None:
@@ -232,35 +229,30 @@ def _draw_ladder_panel(
         make_logarithmic(axes)
 
 
-def _order_by_threshold(
-    ends: Mapping[tuple[str, str], ThresholdSummary], labels: Iterable[str], tasks: Sequence[str]
-) -> list[str]:
-    """Return the ``labels`` with an entry in ``ends``, by the median of steps to the threshold, then by the runs that reached it."""
-    ranks = {}
-    for label in labels:
-        rows = [ends[label, task] for task in tasks if (label, task) in ends]
-        if rows:
-            ranks[label] = [(math.inf if r.median is None else r.median, -r.reached) for r in rows]
-    return sorted(ranks, key=lambda label: ranks[label])
-
-
 def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
     """Draw the environment steps until trainings reached the task's threshold: runs, medians, and the number of runs that never did."""
-    tasks = [task for task in analysis.tasks if task in analysis.solved]
-    ends = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
-    if not tasks or not ends:
+    thresholds = {
+        task: {row.label: row.threshold for row in analysis.get_task_rows(task) if row.threshold}
+        for task in analysis.solved
+    }
+    if not thresholds:
         return None
-    labels, colours = _order_by_threshold(ends, analysis.labels, tasks), get_colors(analysis)
-    panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
+
+    def rank(label: str) -> list[tuple[float, int]]:
+        found = [own[label] for own in thresholds.values() if label in own]
+        return [(math.inf if t.median is None else t.median, -t.reached) for t in found]
+
+    labels, colours = sorted(filter(rank, analysis.labels), key=rank), get_colors(analysis)
+    panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in thresholds]
     figure, drawn = make_rows(labels, panels, colours)
-    for axes, task in zip(drawn, tasks, strict=True):
-        end = max(row.budget for (_, other), row in ends.items() if other == task)
+    for axes, own in zip(drawn, thresholds.values(), strict=True):
+        end = max(threshold.budget for threshold in own.values())
         axes.set_xlim(0, end * 1.16)
         axes.xaxis.set_major_formatter(lambda value, _, end=end: format_tick(value) if value <= end else "")
         axes.axvline(end, color="#b4bac1", linewidth=0.8)
         for y, label in enumerate(labels):
-            if (label, task) in ends:
-                _draw_threshold(axes, y, ends[label, task], end, colours[label])
+            if label in own:
+                _draw_threshold(axes, y, own[label], end, colours[label])
     return figure
 
 
@@ -288,8 +280,8 @@ def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None
             axes.plot([x, x], [y.low, y.high], color=colours[label], linewidth=1.0, alpha=0.5)
         style: dict[str, Any] = {"color": colours[label], "label": fit_label(label)}
         axes.plot([x], [y.estimate], "o", markersize=6, markeredgecolor="white", markeredgewidth=0.8, **style)
-    least, most = (f(x for x, _ in points.values()) for f in (min, max))
-    ends = least / 10**0.15, most * 10**0.15
+    energies = [x for x, _ in points.values()]
+    ends = min(energies) / 10**0.15, max(energies) * 10**0.15
     steps = sorted((points[label][0], points[label][1].estimate) for label in front)
     axes.step(
         *zip(*steps, (ends[1], steps[-1][1]), strict=True),
@@ -311,17 +303,13 @@ def draw_robustness(analysis: StudyAnalysis) -> Figure | None:
         return None
     labels, colours = analysis.labels, get_colors(analysis)
     columns = min(len(analysis.tasks), max(1, int(8.6 / (0.66 * len(conditions)))))
-    rows = math.ceil(len(analysis.tasks) / columns)
     is_upright = columns * len(conditions) > 10
     names = [name.replace("_", " " if is_upright else "\n") for name in conditions]
     above = 0.5 + (0.075 * max(map(len, names)) if is_upright else 0.3)
-    figure = Figure(figsize=(WIDTH, rows * (LINE * len(labels) + above)))
-    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for axes in panels[len(analysis.tasks) :]:
-        axes.remove()
+    figure, panels = make_grid(len(analysis.tasks), columns, LINE * len(labels) + above)
     for axes in panels[::columns]:
         name_rows(axes, labels, colours, 0.5)
-    for axes, task in zip(panels, analysis.tasks, strict=False):
+    for axes, task in zip(panels, analysis.tasks, strict=True):
         kept = [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
         _draw_map(axes, np.array(kept))
         axes.set_title(task)

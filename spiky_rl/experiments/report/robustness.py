@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
+from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, RobustnessScore
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
@@ -51,12 +51,19 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
     """Return the collapsed tables of scores and of kept shares under ``conditions`` on a ``task``."""
     measured = {label for label, other, _ in analysis.remaining if other == task}
     rows = [row for row in analysis.get_task_rows(task) if row.label in measured]
-    names, shares, scores = [row.label for row in rows], list[Column](), list[Column]()
-    for condition in conditions:
-        found = [analysis.remaining.get((label, task, condition)) for label in names]
-        shares.append(Column(condition, [format_interval(one and one.share, 0, 100) for one in found], "%"))
-        scores.append(Column(condition, format_intervals([one and one.score for one in found])))
+    names = [row.label for row in rows]
+
+    def list_scores(condition: str) -> list[RobustnessScore | None]:
+        return [analysis.remaining.get((label, task, condition)) for label in names]
+
+    shares = (
+        Column(name, [format_interval(s and s.share, 0, 100) for s in list_scores(name)], "%")
+        for name in conditions
+    )
     nominal = Column("nominal", format_intervals([row.mean for row in rows]))
+    scores = (
+        Column(name, format_intervals([s and s.score for s in list_scores(name)])) for name in conditions
+    )
     return make_collapsible(
         f"Scores and shares on {task}",
         make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
@@ -67,11 +74,8 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
 def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """Yield the recovery of policies after damage in mid-episode on a ``task``."""
     shares = {(label, c): share for (label, t, c), share in analysis.recovery.items() if t == task}
-    measured_labels, measured_conditions = (
-        (set(names) for names in zip(*shares, strict=True)) if shares else ((), ())
-    )
-    names = [label for label in analysis.labels if label in measured_labels]
-    conditions = [name for name in analysis.conditions if name in measured_conditions]
+    names = [label for label in analysis.labels if any(label == other for other, _ in shares)]
+    conditions = [name for name in analysis.conditions if any(name == other for _, other in shares)]
     if len(conditions) < 2:
         return
     columns = (

@@ -90,21 +90,21 @@ def make_main_table(analysis: StudyAnalysis) -> Block:
     overall = analysis.overall
     order = sorted(analysis.labels, key=lambda label: -overall[label].estimate if label in overall else 1e300)
     verdicts = {(name, c.agent): c.verdict for name, family in analysis.comparisons.items() for c in family}
-
-    def make_verdict_column(name: str, title: str) -> Column:
-        return Column(title, [verdicts.get((name, label), NONE) for label in order], "verdict", True)
-
-    columns, has_one_task = list[Column](), len(analysis.tasks) == 1
-    if overall and not has_one_task:
-        cells = format_intervals([overall.get(label) for label in order])
-        columns += [Column("All tasks", cells, "normalised, IQM"), make_verdict_column(ALL, "All tasks")]
-    for task in analysis.tasks:
-        rows = [analysis.rows.get((label, task)) for label in order]
-        columns.append(Column(task, format_intervals([row and row.mean for row in rows]), "return, mean"))
-        if analysis.is_normalised and has_one_task:
-            cells = format_intervals([row and row.normalised for row in rows])
-            columns.append(Column(task, cells, "normalised, IQM"))
-        columns.append(make_verdict_column(task, task))
+    normalised = {"normalised, IQM": overall if analysis.is_normalised else {}}
+    returns = {
+        task: {"return, mean": {row.label: row.mean for row in analysis.get_task_rows(task)}}
+        for task in analysis.tasks
+    }
+    if len(returns) == 1:
+        scores = {task: own | normalised for task, own in returns.items()}
+    else:
+        scores = {ALL: normalised, **returns}
+    columns = list[Column]()
+    for name, by_unit in scores.items():
+        title = "All tasks" if name == ALL else name
+        for unit, intervals in by_unit.items():
+            columns.append(Column(title, format_intervals([intervals.get(label) for label in order]), unit))
+        columns.append(Column(title, [verdicts.get((name, label), NONE) for label in order], "verdict", True))
     note = "IQM: interquartile mean, the mean of the middle half of all runs."
     if verdicts:
         note += f" Verdicts are against {analysis.baseline}."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
+from spiky_rl.experiments.design.planned import ALPHA
 from spiky_rl.experiments.design.seeds import format_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
@@ -46,18 +47,13 @@ def build_reuse_notes(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def build_threats_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the table of threats, the strongest first; threats without evidence have no row."""
-    names, evidence, consequences = [], [], []
-    for name, (consequence, check) in THREATS.items():
-        text = check(analysis)
-        if text:
-            names.append(name)
-            evidence.append(text)
-            consequences.append(consequence)
+    evidence = {name: check(analysis) for name, (_, check) in THREATS.items()}
+    names = [name for name, text in evidence.items() if text]
     yield make_table(
         "Threats to this answer",
         names,
-        Column("evidence", evidence, is_text=True),
-        Column("consequence", consequences, is_text=True),
+        Column("evidence", [evidence[name] for name in names], is_text=True),
+        Column("consequence", [THREATS[name][0] for name in names], is_text=True),
         first="threat",
     )
     yield make_paragraph(LIMITATIONS)
@@ -79,13 +75,9 @@ def describe_seeds(analysis: StudyAnalysis) -> str:
 
 def list_underpowered_tests(analysis: StudyAnalysis) -> str:
     """Return the families of tests in which no p-value can come below alpha, each with its lowest possible p-value."""
-    texts = {}
-    for name, family in analysis.comparisons.items():
-        if family:
-            lowest = min(comparison.min_p_value for comparison in family)
-            if lowest >= family[0].alpha:
-                texts[name] = f"p ≥ {format_p_value(lowest)}"
-    return format_by_task(texts)
+    families = analysis.comparisons.items()
+    lowest = {name: min(c.min_p_value for c in family) for name, family in families if family}
+    return format_by_task({name: f"p ≥ {format_p_value(p)}" for name, p in lowest.items() if p >= ALPHA})
 
 
 def list_cells_without_numbers(analysis: StudyAnalysis) -> str:
@@ -127,18 +119,12 @@ def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult],
     def check(analysis: StudyAnalysis) -> str:
         texts = {}
         for task in analysis.tasks:
-            by_label: dict[str, float] = {}
-            for result in analysis.results:
-                number = value(result) if result.task == task else None
-                if number is not None:
-                    by_label[result.label] = number
-            if not by_label:
-                continue
-            smallest = min(by_label, key=by_label.__getitem__)
-            largest = max(by_label, key=by_label.__getitem__)
-            if by_label[largest] > tolerated * by_label[smallest]:
+            on_task = [(r.label, value(r)) for r in analysis.results if r.task == task]
+            by_label = {label: number for label, number in on_task if number is not None}
+            ends = [f(by_label, key=by_label.__getitem__) for f in (min, max)] if by_label else []
+            if ends and by_label[ends[1]] > tolerated * by_label[ends[0]]:
                 texts[task] = " to ".join(
-                    f"{format_fixed(by_label[label], 0)} {unit} ({label})" for label in (smallest, largest)
+                    f"{format_fixed(by_label[label], 0)} {unit} ({label})" for label in ends
                 )
         return format_by_task(texts)
 
@@ -181,11 +167,11 @@ def list_changed_tunings(analysis: StudyAnalysis) -> str:
             "specification": (cell.base_hash, tuned.specification),
             "physics": (cell.physics, tuned.physics),
         }
-        differences = []
-        for name, (now, before) in pairs.items():
-            if None not in (now, before) and now != before:
-                differences.append(f"{name} {now}, tuned with {before}")
-        texts[f"{cell.agent} on {cell.task}"] = ", ".join(differences)
+        texts[f"{cell.agent} on {cell.task}"] = ", ".join(
+            f"{name} {now}, tuned with {before}"
+            for name, (now, before) in pairs.items()
+            if None not in (now, before) and now != before
+        )
     return format_by_task(texts)
 
 
@@ -207,19 +193,22 @@ def describe_late_plan(analysis: StudyAnalysis) -> str:
 
 def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:
     """Return the spiking agents without an equal-size ANN."""
-    texts = {}
-    for task, agents in analysis.unmatched_agents.items():
-        texts[task] = join_names(f"{label} ({widths})" for label, widths in agents.items())
-    return format_by_task(texts)
+    return format_by_task(
+        {
+            task: join_names(f"{label} ({widths})" for label, widths in agents.items())
+            for task, agents in analysis.unmatched_agents.items()
+        }
+    )
 
 
 def find_small_tunings(analysis: StudyAnalysis) -> str:
     """Return the tunings with too few trials or seeds."""
-    texts = {}
-    for agent, tuned in analysis.tuned.items():
-        tuning = find_tuning(analysis.design.tuning, agent)
-        texts[tuning] = find_shortfall(tuned.trials, len(tuned.seeds))
-    return format_by_task(texts)
+    return format_by_task(
+        {
+            find_tuning(analysis.design.tuning, agent): find_shortfall(tuned.trials, len(tuned.seeds))
+            for agent, tuned in analysis.tuned.items()
+        }
+    )
 
 
 def find_unequal_tunings(analysis: StudyAnalysis) -> str:

@@ -60,12 +60,20 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     ``facts`` are hashes, robots, physics and versions of the trials, by name.
     """
     outcomes = collect_outcomes(search)
-    dimensions = {o.pair.stem: o.pair.dimensions for o in outcomes}
+    dimensions = {o.pair.agent_name: o.pair.dimensions for o in outcomes}
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
     colours = figures.assign_colors(dimensions, anns)
-    by_task = {o.pair.label: [p for p in outcomes if p.pair.label == o.pair.label] for o in outcomes}
-    failed = dict(item for outcome in outcomes for item in list_failures(outcome)) | search.broken
-    activity = search.tuning.activity
+    by_task = {
+        o.pair.task_label: [other for other in outcomes if other.pair.task_label == o.pair.task_label]
+        for o in outcomes
+    }
+    diverged = ((o.pair, trial) for o in outcomes for trial in o.diverged)
+    failed = {
+        f"{pair.agent_name} trial{trial.number} on {pair.task_label}": trial.user_attrs["diverged"]
+        for pair, trial in diverged
+    }
+    failed |= search.broken
+    activity = search.tuning.minimized_activity
     answers = [block for task, own in by_task.items() for block in build_answer(task, own, activity)]
     sections = [
         Section("answer", "In short", [*answers, *describe_effort(search, outcomes), make_paragraph(FIXED)]),
@@ -79,13 +87,6 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     )
     title = f"What does tuning change in {join_names(dimensions)}?"
     return write_pages(search.out, title, subtitle, sections, colours, None)
-
-
-def list_failures(outcome: TuningOutcome) -> Iterable[tuple[str, str]]:
-    """Yield the name and the error of each trial of an ``outcome`` that diverged."""
-    pair = outcome.pair
-    for trial in outcome.diverged:
-        yield f"{pair.stem} trial{trial.number} on {pair.label}", trial.user_attrs["diverged"]
 
 
 def build_answer(task: str, outcomes: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
@@ -102,7 +103,7 @@ def build_answer(task: str, outcomes: Sequence[TuningOutcome], activity: str) ->
     numbers = [NONE if o.best_trial is None else str(o.best_trial.number) for o in outcomes]
     yield make_table(
         f"Changes by tuning on {task}",
-        [o.pair.stem for o in outcomes],
+        [o.pair.agent_name for o in outcomes],
         *_make_objective_columns(outcomes, 0, "return"),
         *_make_objective_columns(outcomes, 1, activity),
         Column("tuned", numbers, "trial"),
@@ -136,11 +137,11 @@ def list_terms(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> Itera
     yield "Agents", ", ".join(tuning.study.agents)
     yield "Trials", f"{tuning.trials} of every agent on every task; the first is the default configuration"
     yield "Seeds", f"{', '.join(map(str, tuning.study.seeds))}, in every trial; studies with the tuned values have others"
-    for pair in {o.pair.label: o.pair for o in outcomes}.values():
-        yield f"Trial on {pair.label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
-    if tuning.activity:
+    for pair in {o.pair.task_label: o.pair for o in outcomes}.values():
+        yield f"Trial on {pair.task_label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
+    if tuning.minimized_activity:
         least = f"tuned is the least activity among returns that lack at most {NEAR_BEST_SHARE:.0%} of the highest"
-        yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.activity]}; {least}; no trial ends early"
+        yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.minimized_activity]}; {least}; no trial ends early"
     else:
         rungs = join_names(f"{share:.0%}" for share in tuning.rungs[:-1])
         yield "Pruning", (
@@ -162,7 +163,7 @@ def make_importance_block(task: str, outcomes: Sequence[TuningOutcome], first: s
 
     ``first`` says when the returns were measured.
     """
-    shares = {o.pair.stem: o.compute_importances() for o in outcomes}
+    shares = {o.pair.agent_name: o.compute_importances() for o in outcomes}
     if not any(shares.values()):
         return make_paragraph(
             f"The importance of parameters is estimated from {MIN_TRIALS} sampled trials on, without the default configuration."
@@ -184,7 +185,7 @@ def build_task_blocks(
         colours: Colours of all agents, by file stem.
         outcomes: The agents on it.
     """
-    activity, share = search.tuning.activity, search.tuning.rungs[0]
+    activity, share = search.tuning.minimized_activity, search.tuning.rungs[0]
     first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
     note = f"Sensitivity: return of every sampled trial {first}, without the default configuration, trial 0."
     yield make_returns_table(task, outcomes, activity, note)
@@ -201,7 +202,7 @@ def build_task_blocks(
             lambda: draw_activity(activity, colours, outcomes),
         )  # fmt: skip
     yield make_importance_block(task, outcomes, first)
-    tuned = {outcome.pair.stem: list_tuned_values(search, outcome) for outcome in outcomes}
+    tuned = {outcome.pair.agent_name: list_tuned_values(search, outcome) for outcome in outcomes}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
         yield make_parameter_table(f"Tuned values on {task}", keys, tuned)
 
@@ -211,7 +212,7 @@ def make_returns_table(task: str, outcomes: Sequence[TuningOutcome], activity: s
     defaults = [NONE if o.default_return is None else format_fixed(o.default_return) for o in outcomes]
     return make_table(
         f"Return on {task}",
-        [o.pair.stem for o in outcomes],
+        [o.pair.agent_name for o in outcomes],
         *_make_objective_columns(outcomes, 0, ""),
         Column("sensitivity", [format_interval(o.sensitivity) for o in outcomes], "median and quartiles"),
         Column("default", defaults, "at that point"),
@@ -262,11 +263,11 @@ def draw_returns(colours: Mapping[str, str], outcomes: Sequence[TuningOutcome]) 
     if not shown:
         return None
     titles = [(title, "return") for title in ("default", "tuned", "sensitivity")]
-    figure, (default, tuned, sensitivity) = make_rows([o.pair.stem for o in shown], titles, colours)
+    figure, (default, tuned, sensitivity) = make_rows([o.pair.agent_name for o in shown], titles, colours)
     for axes in (tuned, sensitivity):
         axes.sharex(default)
     for y, outcome in enumerate(shown):
-        colour = colours[outcome.pair.stem]
+        colour = colours[outcome.pair.agent_name]
         for axes, trial in ((default, outcome.default_trial), (tuned, outcome.best_trial)):
             if trial is not None:
                 draw_interval(axes, y, Interval(trial.values[0], nan, nan), colour)
@@ -299,10 +300,13 @@ def draw_activity(
         for trials, style in (
             (outcome.complete, {"markersize": 4, "alpha": 0.45, "markeredgewidth": 0}),
             ([outcome.default_trial], DEFAULT_MARKER),
-            ([outcome.best_trial], {"markersize": 9, "markeredgecolor": "white", "label": outcome.pair.stem}),
+            (
+                [outcome.best_trial],
+                {"markersize": 9, "markeredgecolor": "white", "label": outcome.pair.agent_name},
+            ),
         ):
             points = [trial.values for trial in trials if trial is not None]
-            colour = colours[outcome.pair.stem]
+            colour = colours[outcome.pair.agent_name]
             axes.plot([p[1] for p in points], [p[0] for p in points], "o", color=colour, **style)
     add_legend(figure)
     return figure

@@ -183,7 +183,7 @@ def compute_advantage(verdict: Verdict) -> Interval:
     share = verdict.relative
     if not verdict.endpoint.is_lower_better:
         return share
-    return Interval(-share.estimate, -share.high, -share.low, share.level)
+    return Interval(-share.estimate, -share.high, -share.low)
 
 
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:

@@ -1,4 +1,7 @@
-"""Arms from other studies: finished cells that a study compares with its own, if everything that must agree does."""
+"""Arms: agents of another study, whose finished cells a study compares with its own if everything agrees that must.
+
+A cell is one training and its evaluation: one agent, task, variant and seed.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.run.cells import find_differences
 from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results
-from spiky_rl.run.provenance import list_deciding
+from spiky_rl.run.provenance import list_deciding_distributions
 
-SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
-"""Attributes that must be equal, beside the environment's overrides, kernels and versions."""
+EQUAL_ATTRIBUTES = ("budget", "num_envs", "library", "physics", "episodes", "assets")
+"""Attributes of a cell that must be equal, as must the environment's overrides, kernels and versions."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,12 @@ class ArmResult:
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
-    """Return the folder of an ``arm``'s study, relative to a folder around ``folder``. Raises StudyError if there is none."""
-    for around in folder.absolute().parents:
-        if (around / arm.study / "study.json").is_file():
-            return around / arm.study
+    """Return the folder of an ``arm``'s study, whose path is relative to any folder that contains ``folder``. Raises StudyError if there is none."""
+    for parent in folder.absolute().parents:
+        if (parent / arm.study / "study.json").is_file():
+            return parent / arm.study
     raise StudyError(
-        f"arms: {arm.study!r} given; allowed: a folder with study.json, relative to a folder around {folder.name}"
+        f"arms: {arm.study!r} given; allowed: a folder with study.json, relative to a folder that contains {folder.name}"
     )
 
 
@@ -48,7 +51,7 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
 
 
 def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> tuple[str, str, str] | None:
-    """Return key, their value and our value of the first difference that forbids a comparison; None if there is none.
+    """Return (key, their value, our value) of the first difference that forbids a comparison; None if there is none.
 
     Args:
         study: The study that compares the cell.
@@ -56,12 +59,13 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
         theirs: The cell of the other study.
     """
     result = theirs.result
-    for key in SAME:
-        other, own = _format_attribute(result, key), _format_attribute(ours, key)
-        if other != own:
-            return key, other, own
-    if (other := _format_overrides(theirs.design)) != (own := _format_overrides(study)):
-        return "overrides", other, own
+    for key in EQUAL_ATTRIBUTES:
+        their_value, our_value = str(getattr(result, key)), str(getattr(ours, key))
+        if their_value != our_value:
+            return key, their_value, our_value
+    their_overrides, our_overrides = _format_overrides(theirs.design), _format_overrides(study)
+    if their_overrides != our_overrides:
+        return "overrides", their_overrides, our_overrides
     for name in study.conditions:
         if name not in result.conditions and name not in theirs.design.conditions:
             return "conditions", ", ".join(theirs.design.conditions), name
@@ -69,27 +73,22 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
 
 
 def _find_provenance_conflict(ours: Cell | CellResult, theirs: CellResult) -> tuple[str, str, str] | None:
-    """Return the first difference in kernels and deciding versions, as `find_conflict`; another number of threads is none."""
+    """Return the first difference in kernels and deciding versions, as `find_conflict` does; a different number of threads is no conflict."""
     if theirs.provenance is None or ours.provenance is None:
-        other, own = ("none" if p is None else "known" for p in (theirs.provenance, ours.provenance))
-        return "provenance", other, own
-    names = list_deciding(ours.task, ours.library)
+        their_value = "none" if theirs.provenance is None else "known"
+        our_value = "none" if ours.provenance is None else "known"
+        return "provenance", their_value, our_value
+    names = list_deciding_distributions(ours.task, ours.library)
     versions = {name: ours.versions[name].partition("+")[0] for name in names if name in ours.versions}
     kernels = ours.provenance.model_copy(update={"threads": None})
     differing = find_differences(theirs.provenance, theirs.versions, kernels, versions)
     return next(((key, *pair) for key, pair in differing.items()), None)
 
 
-def _format_attribute(cell: Cell | CellResult, key: str) -> str:
-    return str(
-        cell.specification.episodes if isinstance(cell, Cell) and key == "episodes" else getattr(cell, key)
-    )
-
-
 def _format_overrides(study: Study) -> str:
-    """Return the environment's overrides of a ``study`` without physics, which is compared on its own."""
-    own = [text for text in study.overrides if not text.startswith(("agent.", "physics="))]
-    return " ".join(sorted(own)) or "none"
+    """Return the environment's overrides of a ``study`` without physics, which is compared separately."""
+    overrides = [text for text in study.overrides if not text.startswith(("agent.", "physics="))]
+    return " ".join(sorted(overrides)) or "none"
 
 
 def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots: str) -> None:
@@ -99,47 +98,55 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots:
         folder: The study's folder.
         robots: Source of their robots.
     """
-    ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.is_trained}
-    found = list(read_arms(folder, study))
-    for theirs in found:
+    ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.trains_agent}
+    arm_results = list(read_arms(folder, study))
+    for theirs in arm_results:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):
-            key, other, own = conflict
-            raise StudyError(f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {other}; here {own}")
-    for arm in study.arms:
-        for agent in arm.agents:
-            for task in ours:
-                if not any((f.arm, f.result.agent, f.result.task) == (arm, agent, task) for f in found):
-                    raise StudyError(
-                        f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds"
-                    )
+            key, their_value, our_value = conflict
+            raise StudyError(
+                f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {their_value}; here {our_value}"
+            )
+    finished = [(theirs.arm, theirs.result.agent, theirs.result.task) for theirs in arm_results]
+    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in ours]
+    for arm, agent, task in required:
+        if (arm, agent, task) not in finished:
+            raise StudyError(f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds")
 
 
 def take_arms(
-    folder: Path, study: Study, own: Sequence[CellResult]
+    folder: Path, study: Study, own_results: Sequence[CellResult]
 ) -> tuple[list[CellResult], list[SkippedCell], dict[str, str]]:
     """Return the arms' results that agree with a ``study``, skipped cells, and the study of each label.
 
     Args:
         folder: The study's folder.
-        own: Its own results; a task needs one to tell whether an arm agrees.
+        own_results: Its own results; a task needs one to tell whether an arm agrees.
     """
     taken, skipped, sources = list[CellResult](), list[SkippedCell](), dict[str, str]()
-    labels = {result.label for result in own}
+    labels = {result.label for result in own_results}
     for theirs in read_arms(folder, study):
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
-        ours = next((r for r in own if r.task == result.task and r.kind == result.kind), None)
+        ours = next((r for r in own_results if r.task == result.task and r.kind == result.kind), None)
         if ours is None:
             reason = f"this study has no result on {result.task} yet to compare it with"
         elif result.label in labels:
             reason = f"{result.label} is also an agent of this study"
         elif conflict := find_conflict(study, ours, theirs):
-            key, other, here = conflict
-            reason = f"{key}: {other}; here {here}"
+            key, their_value, our_value = conflict
+            reason = f"{key}: {their_value}; here {our_value}"
         else:
             taken.append(result)
             sources[result.label] = theirs.arm.study
             continue
         skipped.append(
-            SkippedCell(name, "stale", reason, result.label, result.task, result.seed, result.variant)
+            SkippedCell(
+                name,
+                "stale",
+                reason,
+                label=result.label,
+                task=result.task,
+                seed=result.seed,
+                variant=result.variant,
+            )
         )
     return taken, skipped, sources

@@ -75,7 +75,7 @@ def run_cell(folder: Path, out: Path) -> int:
         (folder / ERROR).unlink(missing_ok=True)
         try:
             cell = cells.read_cell(folder)
-            trained = train(cell, folder, out, lock, stop_requested) if cell.is_trained else None
+            trained = train(cell, folder, out, lock, stop_requested) if cell.trains_agent else None
             evaluated = evaluate(folder, lock, stop_requested)
             result = build_result(cell, folder, trained, evaluated)
         except StepInterrupted:
@@ -160,11 +160,7 @@ def find_resumable(folder: Path, library: str) -> bool:
     checkpoints = [find_valid_checkpoint(run, library, handle_damaged) for run in runs]
     if any(checkpoints):
         return True
-    new_path, number = folder / "run.damaged", 0
-    while new_path.exists():
-        number += 1
-        new_path = folder / f"run.damaged{number}"
-    os.replace(folder / "run", new_path)
+    new_path = cells.move_away(folder / "run", "run.damaged")
     append_log(
         folder,
         f"no checkpoint is valid; the training starts again, its files are kept as {new_path.name}",
@@ -343,11 +339,9 @@ def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: Pl
 
 def describe_machine(gpus: Sequence[str] = ()) -> str:
     """Return processor, number of usable cores, number of parallel cells, and the names of the used ``gpus``."""
-    processor = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    processor = next(models, "unknown processor")
     cores = len(os.sched_getaffinity(0))
     parallel_cells = os.environ.get("SPIKY_RL_CELLS", "1")
     parts = [processor, f"{cores} cores", f"{parallel_cells} cells at once"]

@@ -10,6 +10,7 @@ killed command left a cell running, the next command waits for it and does not r
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -250,12 +251,13 @@ def is_finished(folder: Path, cell_hash: str) -> bool:
 def move_damaged_result(folder: Path) -> Path | None:
     """Rename the result in a cell's ``folder`` to an unused name and return its new path; None if there is no result."""
     path = folder / RESULT
-    if not path.exists():
-        return None
-    new_path, number = folder / "result.corrupt.json", 0
-    while new_path.exists():
-        number += 1
-        new_path = folder / f"result.corrupt{number}.json"
+    return move_away(path, "result.corrupt", ".json") if path.exists() else None
+
+
+def move_away(path: Path, stem: str, suffix: str = "") -> Path:
+    """Rename ``path`` to ``stem`` + ``suffix``, with a number between them if that name is used; return the new path."""
+    names = (f"{stem}{number or ''}{suffix}" for number in itertools.count())
+    new_path = next(new for name in names if not (new := path.with_name(name)).exists())
     os.replace(path, new_path)
     return new_path
 

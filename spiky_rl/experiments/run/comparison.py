@@ -59,7 +59,7 @@ class StudyRun:
     @property
     def time_left(self) -> str:
         """The estimated time of the remaining trainings, as text."""
-        trained = [cell.seconds for cell in self.remaining if cell.is_trained]
+        trained = [cell.seconds for cell in self.remaining if cell.trains_agent]
         known = [seconds for seconds in trained if seconds is not None]
         text = f"{format_duration(sum(known) / self.place.parallel)} with {self.place.parallel} at once"
         unknown = len(trained) - len(known)
@@ -113,26 +113,28 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     """
     place, robots = place.resolve_assets(study.tasks[0])
     resolve = AgentResolver(study, place)
-    found = grid.build_cells(
+    planned_cells = grid.build_cells(
         study, resolve, place.device, place.assets, place.distributed, threads=place.threads
     )
     if study.tuning:
-        found = add_base_hashes(found, study, place)
-    _check_planned_agents(study, found)
-    cells = estimate_cells(out, found, resolve.tasks)
+        planned_cells = add_base_hashes(planned_cells, study, place)
+    _check_planned_agents(study, planned_cells)
+    cells = estimate_cells(out, planned_cells, resolve.tasks)
     earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
-    return StudyRun(study, out, place, robots, resolve, cells, finished)
+    return StudyRun(
+        study=study, folder=out, place=place, robots=robots, resolve=resolve, cells=cells, finished=finished
+    )
 
 
 def _check_planned_agents(study: Study, cells: Iterable[Cell]) -> None:
     """Raise StudyError if the plan of a ``study`` names an agent without ``cells`` that is not an arm."""
     if study.plan is None:
         return
-    own = (cell.label for cell in cells if cell.is_trained)
-    labels = dict.fromkeys([*own, *(agent for arm in study.arms for agent in arm.agents)])
+    own_labels = (cell.label for cell in cells if cell.trains_agent)
+    labels = dict.fromkeys([*own_labels, *(agent for arm in study.arms for agent in arm.agents)])
     try:
         check_agents(study.plan, list(labels))
     except RegistryError as error:
@@ -146,11 +148,11 @@ def merge_study(study: Study, out: Path) -> Study:
     if merged.plan is None or merged.plan.seeds:
         return merged
     plan = merged.plan
-    made = {
+    origin = {
         "date": plan.date or datetime.date.today().isoformat(),
         "commit": plan.commit or find_commit() or "",
     }
-    return merged.with_changes(plan=plan.with_changes(**made, seeds=merged.seeds))
+    return merged.with_changes(plan=plan.with_changes(**origin, seeds=merged.seeds))
 
 
 def write_plan(
@@ -181,12 +183,12 @@ def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions
     """Return the ``cells`` of a ``study`` at a ``place``, each with the digest of its agent without tuned values."""
     resolve = AgentResolver(study.with_changes(tuning="", vary={}, plan=None, conditions=("nominal",)), place)
 
-    def base(cell: Cell) -> str | None:
-        given = cell.specification
-        is_tuned = cell.is_trained and given.tuned
-        return resolve(given.task, given.agent, {}).spec.digest if is_tuned else None
+    def compute_base_hash(cell: Cell) -> str | None:
+        specification = cell.specification
+        is_tuned = cell.trains_agent and specification.tuned
+        return resolve(specification.task, specification.agent, {}).spec.digest if is_tuned else None
 
-    return [cell.model_copy(update={"base_hash": base(cell)}) for cell in cells]
+    return [cell.model_copy(update={"base_hash": compute_base_hash(cell)}) for cell in cells]
 
 
 class TrainingSeconds(FileRecord):
@@ -207,21 +209,25 @@ def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, Task
 
     A training takes as long as the finished ones of its agent on the task, else of its algorithm, else as the task's file says for PPO.
     """
-    listed = list(cells)
-    trained = [cell for cell in listed if cell.is_trained]
+    all_cells = list(cells)
+    trained = [cell for cell in all_cells if cell.trains_agent]
     finished = defaultdict[tuple[str, ...], list[float]](list)
     for cell in trained:
-        held = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
-        if held is not None and held.training is not None and held.hash in (cell.hash, cell.earlier_hash):
+        result = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
+        if (
+            result is not None
+            and result.training is not None
+            and result.hash in (cell.hash, cell.earlier_hash)
+        ):
             for key in (cell.task, cell.label), (cell.task, _get_cell_algorithm(cell)):
-                finished[key].append(held.training.seconds_total)
+                finished[key].append(result.training.seconds_total)
 
     def estimate(cell: Cell) -> float | None:
-        if not cell.is_trained:
+        if not cell.trains_agent:
             return None
         algorithm = _get_cell_algorithm(cell)
-        if measured := finished.get((cell.task, cell.label)) or finished.get((cell.task, algorithm)):
-            return fmean(measured)
+        if seconds := finished.get((cell.task, cell.label)) or finished.get((cell.task, algorithm)):
+            return fmean(seconds)
         if cell.budget is not None and cell.budget.kind == "wall":
             return cell.budget.amount
         task = tasks.get(cell.task)
@@ -229,7 +235,7 @@ def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, Task
         speed = speeds.get(cell.device.partition(":")[0])
         return None if cell.env_steps is None or not speed else cell.env_steps / cell.processes / speed
 
-    return [cell.model_copy(update={"seconds": estimate(cell)}) for cell in listed]
+    return [cell.model_copy(update={"seconds": estimate(cell)}) for cell in all_cells]
 
 
 def _get_cell_algorithm(cell: Cell) -> str:

@@ -76,10 +76,10 @@ class ExecutionOptions(Settings):
             available = self.parallel * max(
                 1, int(compute_cell_share(False, self.distributed, self.cell_cpus)[0])
             )
-        given = make_environment(self.parallel, available)["OMP_NUM_THREADS"]
-        first = given.partition(",")[0].strip()  # the others are for nested regions
+        setting = make_environment(self.parallel, available)["OMP_NUM_THREADS"]
+        first = setting.partition(",")[0].strip()  # the others are for nested regions
         if not first.isdecimal() or int(first) < 1:
-            raise UserError(f"OMP_NUM_THREADS: {given!r} given; allowed: a number of threads, from 1")
+            raise UserError(f"OMP_NUM_THREADS: {setting!r} given; allowed: a number of threads, from 1")
         return int(first)
 
     def open_engine(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
@@ -195,8 +195,12 @@ class AgentResolver:
 
     def _choose_num_envs(self, task: str) -> int | None:
         """Return the study's number of environments; elsewhere, the task's for a GPU if the study has none."""
-        if self.study.num_envs is None and self.place.is_elsewhere and (known := load_task(task)) is not None:
-            return known.num_envs["cuda"]
+        if (
+            self.study.num_envs is None
+            and self.place.is_elsewhere
+            and (task_spec := load_task(task)) is not None
+        ):
+            return task_spec.num_envs["cuda"]
         return self.study.num_envs
 
     def _require_conditions(self, plan: RunPlan) -> None:
@@ -260,9 +264,9 @@ def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMap
         specs: Merged specifications by hash.
     """
     for task in dict.fromkeys(cell.task for cell in cells):
-        own = {cell.label: cell for cell in cells if cell.task == task and cell.is_trained}
-        named = {label: specs[str(cell.spec_hash)] for label, cell in own.items()}
-        tuned = [label for label, cell in own.items() if cell.specification.tuned]
+        cells_by_label = {cell.label: cell for cell in cells if cell.task == task and cell.trains_agent}
+        named = {label: specs[str(cell.spec_hash)] for label, cell in cells_by_label.items()}
+        tuned = [label for label, cell in cells_by_label.items() if cell.specification.tuned]
         for label, widths in find_uncontrolled(named, tuned).items():
             log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
@@ -270,6 +274,6 @@ def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMap
 def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:
     """Warn if agents train for different numbers of environment steps, which makes their scores incomparable."""
     for task in dict.fromkeys(cell.task for cell in cells):
-        steps = {c.env_steps for c in cells if c.task == task and c.is_trained and not c.teacher}
+        steps = {c.env_steps for c in cells if c.task == task and c.trains_agent and not c.teacher}
         if study.budget is None and len(steps) > 1:
             log.warning("%s: agents train for different numbers of steps; pass --budget env_steps=N", task)

@@ -52,7 +52,7 @@ class StudyProgress:
         """The time until all trainings have ended, in words; ``unknown`` if nothing tells how long one of them takes."""
         total, now = 0.0, time.monotonic()
         for name, state in self.states.items():
-            if state in (RUNNING, WAITING) and self.cells[name].is_trained:
+            if state in (RUNNING, WAITING) and self.cells[name].trains_agent:
                 expected = self._expect(self.cells[name])
                 if expected is None:
                     return "unknown"
@@ -61,8 +61,8 @@ class StudyProgress:
 
     def _expect(self, cell: Cell) -> float | None:
         """Return the mean seconds of finished trainings on the same task; without any, the estimate of the plan."""
-        alike = (other for other in self.cells.values() if other.task == cell.task and other.is_trained)
-        took = [self.took[c.name] for c in alike if c.name in self.took and self.states[c.name] == DONE]
+        same_task = (other for other in self.cells.values() if other.task == cell.task and other.trains_agent)
+        took = [self.took[c.name] for c in same_task if c.name in self.took and self.states[c.name] == DONE]
         return fmean(took) if took else cell.seconds
 
     def list_recent(self, count: int) -> list[str]:

@@ -163,18 +163,13 @@ class CountsRecord(_Counts):
         Raises RegistryError for an unknown energy model.
         """
         model = get_energy_model(name)
-        needed: tuple[str, ...] = ()
-        if model.lists:
-            needed = OPTIONAL_KEYS
-        elif model.word:
-            needed = ("state_accesses",)
+        needed = OPTIONAL_KEYS if model.lists else ("state_accesses",) if model.word else ()
         if any(getattr(self, key) is None for key in needed):
             return None
-        numbers = self.model_dump(include=set(_COUNT_FIELDS))
-        for key in OPTIONAL_KEYS:
-            if numbers[key] is None:
-                numbers[key] = 0  # this energy model does not use it
-        return InferenceCost(**numbers).compute_energy(model) / 1000.0
+        counts = self.model_dump(include=set(_COUNT_FIELDS))
+        # an absent count is not used by this energy model
+        known: dict[str, Any] = {key: 0 if value is None else value for key, value in counts.items()}
+        return InferenceCost(**known).compute_energy(model) / 1000.0
 
 
 class CostRecord(CountsRecord):
@@ -310,7 +305,7 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
                 results[key] = outcome
                 continue
             label, task, seed = key
-            outcome = SkippedCell(name, "corrupt", reason, label, task, seed)
+            outcome = SkippedCell(name, "corrupt", reason, label=label, task=task, seed=seed)
         skipped.append(outcome)
     return tuple(results.values()), tuple(skipped)
 
@@ -325,8 +320,9 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
         if planned is None:
             return SkippedCell(folder.name, status, reason)
         return SkippedCell(
-            folder.name, status, reason, planned.label, planned.task, planned.seed, planned.variant
-        )
+            folder.name, status, reason,
+            label=planned.label, task=planned.task, seed=planned.seed, variant=planned.variant,
+        )  # fmt: skip
 
     last = _read_last_error_lines(folder / ERROR)
     if not (folder / RESULT_FILE).is_file():
@@ -342,7 +338,9 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
         return skip("stale", f"its hash is {result.hash}, the plan's {planned.hash}")
     if planned is None and has_plan:
         reason = "it is not in plan.json"
-        return SkippedCell(folder.name, "stale", reason, result.label, result.task, result.seed)
+        return SkippedCell(
+            folder.name, "stale", reason, label=result.label, task=result.task, seed=result.seed
+        )
     return result
 
 

@@ -2,7 +2,8 @@
 
     tuning.json  tuning.db  cells/TASK.AGENT.trial7.rung1.seed90000/...  trials/...  tuned.yaml  report.html
 
-A trial trains with a third of a whole budget and is evaluated at rungs, each a cell that resumes from the checkpoint of the rung before.
+A trial trains with a third of a whole budget. A rung is a training length after which the trial is evaluated, and may end early; each
+rung is a cell (one training and its evaluation), which resumes from the checkpoint of the rung before.
 Trial 0 is the agent as its file has it. Optuna's storage and the cells' results hold all state: a command that was killed continues if
 it is run again.
 """
@@ -56,10 +57,10 @@ class AgentTask:
     task: str
     """As the study names it; likewise the agent."""
     agent: str
-    label: str
-    """The task's label."""
-    stem: str
-    """The agent's file stem."""
+    task_label: str
+    """Label of the task in cells and reports."""
+    agent_name: str
+    """File stem of the agent."""
     dimensions: tuple[SearchDimension, ...]
     budget: Budget
     """Budget of a trial."""
@@ -68,8 +69,8 @@ class AgentTask:
     def facts(self) -> dict[str, str]:
         """Names in tuning.json of the facts that tuned.yaml holds, by their names there."""
         return {
-            "specification": f"specification of {self.stem} on {self.label}",
-            "physics": f"physics of {self.label}",
+            "specification": f"specification of {self.agent_name} on {self.task_label}",
+            "physics": f"physics of {self.task_label}",
         }
 
 
@@ -100,8 +101,8 @@ class TuningDesign:
     space: SearchSpace
     trials: int
     """Number of trials of every agent on every task."""
-    activity: str = ""
-    """Second objective to minimise, one of `ACTIVITIES`; empty if there is the return alone."""
+    minimized_activity: str = ""
+    """Second objective, one of `ACTIVITIES`; empty if the return is the only objective."""
     storage: str = ""
     """URL of Optuna's storage without its password; empty for a file in the folder."""
     id: str = ""
@@ -110,7 +111,7 @@ class TuningDesign:
     @property
     def rungs(self) -> tuple[float, ...]:
         """Shares of a trial's budget; with two objectives no trial ends early, because a low return may buy a low activity."""
-        return (1.0,) if self.activity else RUNGS
+        return (1.0,) if self.minimized_activity else RUNGS
 
     def make_trial_study(self, pair: AgentTask, overrides: Sequence[str], share: float = 1.0) -> Study:
         """Return the study of a trial; overrides of the command line follow its values.
@@ -119,8 +120,10 @@ class TuningDesign:
             share: Share of the trial's budget.
         """
         budget = replace(pair.budget, amount=pair.budget.amount * share)
-        own = (*overrides, *self.study.overrides)
-        return self.study.with_changes(agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
+        all_overrides = (*overrides, *self.study.overrides)
+        return self.study.with_changes(
+            agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=all_overrides
+        )
 
     def make_cells(
         self, site: TuningEnvironment, pair: AgentTask, overrides: Sequence[str], rung: int, name: str
@@ -128,16 +131,23 @@ class TuningDesign:
         """Return the cells of a trial at a rung, one for each seed, and write their files.
 
         Args:
-            site: Where they run.
-            rung: Index in `rungs`; each resumes from the one before.
+            site: Where the cells run.
+            rung: Index in `rungs`; the cells of a rung resume from the rung before.
             name: Name of the trial.
         """
-        given, written = self.make_trial_study(pair, overrides, self.rungs[rung]), list[Cell]()
+        trial_study = self.make_trial_study(pair, overrides, self.rungs[rung])
+        written: list[Cell] = []
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
         for cell in grid.build_cells(
-            given, site.resolver(given), site.device, site.assets, site.processes, title, site.threads
+            trial_study,
+            site.resolver(trial_study),
+            device=site.device,
+            assets=site.assets,
+            processes=site.processes,
+            title=title,
+            threads=site.threads,
         ):
-            if cell.is_trained:
+            if cell.trains_agent:
                 goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
                 written.append(cell.model_copy(update={"goes_on": goes_on}))
                 write_cell(site.out, written[-1], site.robots)
@@ -151,7 +161,7 @@ class TuningDesign:
             "study": self.study.to_dict(),
             "space": self.space.select(self.study.agents),
             "trials": self.trials,
-            "activity": self.activity,
+            "activity": self.minimized_activity,
             "storage": self.storage,
         }
 
@@ -186,40 +196,40 @@ def read_tuning(folder: Path) -> TuningFile | None:
 def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     """Return the tuning to run in ``folder``: ``design`` merged with the agents, tasks and trials that the folder has.
 
-    Raises StudyError if the folder has another tuning, naming the key, because trials of two spaces are not comparable; and if it has lost a
-    part, because all trials would run again.
+    Raises StudyError if the folder has another tuning, because trials of two spaces are not comparable, and names the key; also if the
+    folder has lost a part, because all trials would run again.
     """
-    held = read_tuning(folder)
-    _check_is_whole(folder, held, (held or design).storage)
-    if held is None:
+    existing = read_tuning(folder)
+    _require_complete(folder, existing, (existing or design).storage)
+    if existing is None:
         return replace(design, id=secrets.token_hex(4))
-    study = merge_studies(held.study, design.study)
-    both = [stem for stem in design.study.agent_names if stem in held.space.own]
-    ours: dict[str, Any] = {"activity": design.activity, "storage": design.storage}
-    ours |= {"seeds": list(design.study.seeds), "space": design.space.select(both)}
-    theirs: dict[str, Any] = held.model_dump(include={"activity", "storage", "space"})
-    theirs["storage"] = redact_url(held.storage)
-    theirs["seeds"] = list(held.study.seeds)
-    theirs["space"]["own"] = {stem: held.space.own[stem] for stem in both}
-    old, new = flatten(theirs), flatten(ours)
+    study = merge_studies(existing.study, design.study)
+    shared_agents = [stem for stem in design.study.agent_names if stem in existing.space.own]
+    new_values: dict[str, Any] = {"activity": design.minimized_activity, "storage": design.storage}
+    new_values |= {"seeds": list(design.study.seeds), "space": design.space.select(shared_agents)}
+    old_values: dict[str, Any] = existing.model_dump(include={"activity", "storage", "space"})
+    old_values["storage"] = redact_url(existing.storage)
+    old_values["seeds"] = list(existing.study.seeds)
+    old_values["space"]["own"] = {stem: existing.space.own[stem] for stem in shared_agents}
+    old, new = flatten(old_values), flatten(new_values)
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         raise StudyError(
             f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
         )
     design.space.require_equal(study.agents)
-    return replace(design, study=study, trials=max(design.trials, held.trials), id=held.id)
+    return replace(design, study=study, trials=max(design.trials, existing.trials), id=existing.id)
 
 
-def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None:
+def _require_complete(folder: Path, existing: TuningFile | None, storage: str) -> None:
     """Raise StudyError that names a missing or empty file if the tuning in ``folder`` has lost a part.
 
     Args:
         folder: The tuning's folder.
-        held: Content of its tuning.json; None if it has none.
+        existing: Content of its tuning.json; None if it has none.
         storage: URL of the storage; empty for a file in the folder.
     """
     remedy = "bring it back, or choose another --out"
-    if held is None:
+    if existing is None:
         for name in (TRIALS, TUNED):
             if (folder / name).exists():
                 raise StudyError(f"{folder / FILE}: missing, though {name} is there; {remedy}")
@@ -227,9 +237,9 @@ def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None
             raise StudyError(f"{folder}: has cells/ without {FILE}; choose another --out")
     elif not storage:
         database = folder / DATABASE
-        what = "missing" if not database.exists() else "empty" if not database.stat().st_size else ""
-        if what:  # tables are made before tuning.json is written
-            raise StudyError(f"{database}: {what}, though it held the trials of the tuning; {remedy}")
+        fault = "missing" if not database.exists() else "empty" if not database.stat().st_size else ""
+        if fault:  # tables are made before tuning.json is written
+            raise StudyError(f"{database}: {fault}, though it held the trials of the tuning; {remedy}")
 
 
 def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -> None:
@@ -242,18 +252,19 @@ def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -
     Raises:
         StudyError: One of the facts has changed since the tuning began.
     """
-    held = begun.facts if (begun := read_tuning(folder)) else {}
-    told, known = (any(key.startswith(KERNELS) for key in some) for some in (held, facts))
-    if held and known and not told:
+    old_facts = existing.facts if (existing := read_tuning(folder)) else {}
+    had_kernels = any(key.startswith(KERNELS) for key in old_facts)
+    has_kernels = any(key.startswith(KERNELS) for key in facts)
+    if old_facts and has_kernels and not had_kernels:
         raise StudyError(
             f"{folder / FILE}: facts: no {KERNELS}, as in files of earlier versions; they may have changed; choose another --out"
         )
-    for key, value in held.items():
+    for key, value in old_facts.items():
         if facts.get(key, value) != value:
             raise StudyError(
                 f"{folder}: {key}: {value!r} when the tuning began, now {facts[key]!r}; choose another --out"
             )
-    files.write_json(folder / FILE, {**tuning.to_dict(), "facts": {**held, **facts}})
+    files.write_json(folder / FILE, {**tuning.to_dict(), "facts": {**old_facts, **facts}})
 
 
 def redact_url(url: str) -> str:
@@ -274,8 +285,8 @@ def list_secrets(url: str) -> list[str]:
     parsed = _parse_url(url)
     if parsed is None:
         return [url] if url else []
-    listed = [[value] if isinstance(value, str) else value for value in parsed.query.values()]
-    return [text for texts in ([parsed.password], *listed) for text in texts if text]
+    query_values = [[value] if isinstance(value, str) else value for value in parsed.query.values()]
+    return [text for texts in ([parsed.password], *query_values) for text in texts if text]
 
 
 def _parse_url(url: str) -> URL | None:

@@ -48,17 +48,23 @@ def make_tuning_design(data: PlainMapping, options: TuneOptions) -> TuningDesign
         data: Keys of a study: agents, tasks, seeds, budget and evaluation.
         options: Options of the tuning.
     """
-    dimensions = tuning_space.read_space(options.space)
+    space = tuning_space.read_space(options.space)
     base = study.build_study("tuning", {**data, "conditions": ["nominal"]})
-    dimensions.require_equal(base.agents)
-    given = {text.partition("=")[0] for text in base.overrides}
-    for dimension in (d for agent in base.agents for d in dimensions.get_dimensions(agent)):
-        if both := given & {dimension.key, *dimension.also}:
+    space.require_equal(base.agents)
+    given_keys = {text.partition("=")[0] for text in base.overrides}
+    for dimension in (d for agent in base.agents for d in space.get_dimensions(agent)):
+        if fixed_keys := given_keys & {dimension.key, *dimension.also}:
             raise UserError(
-                f"{both.pop()}: given, but it is a dimension of --space {dimensions.name}, which trials set"
+                f"{fixed_keys.pop()}: given, but it is a dimension of --space {space.name}, which trials set"
             )
     storage = "" if options.storage is None else redact_storage_url(options.storage)
-    return TuningDesign(base, dimensions, options.trials, options.activity or "", storage)
+    return TuningDesign(
+        study=base,
+        space=space,
+        trials=options.trials,
+        minimized_activity=options.activity or "",
+        storage=storage,
+    )
 
 
 def redact_storage_url(url: str) -> str:
@@ -66,15 +72,15 @@ def redact_storage_url(url: str) -> str:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    shown = tuning.redact_url(url)
+    redacted = tuning.redact_url(url)
     try:
         make_url(url).get_dialect()
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
         like = "sqlite:////shared/tuning.db or postgresql+psycopg://user:password@host/name"
-        raise UserError(f"--storage: {shown!r} given; allowed: a database's URL, such as {like}") from None
-    if shown.endswith("://***"):
-        raise UserError(f"--storage {shown}: has an @ in its password or name; write it as %40")
-    return shown
+        raise UserError(f"--storage: {redacted!r} given; allowed: a database's URL, such as {like}") from None
+    if redacted.endswith("://***"):
+        raise UserError(f"--storage {redacted}: has an @ in its password or name; write it as %40")
+    return redacted
 
 
 def get_default_folder(design: TuningDesign) -> Path:
@@ -105,25 +111,32 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
     Raises:
         UserError: An agent rejects an extreme or a choice of a dimension, or the first rung has less than an iteration.
     """
-    found = CheckedTuning([], {})
+    checked = CheckedTuning([], {})
     resolve = AgentResolver(design.study, place)
     for task in design.study.tasks:
         plans = {agent: resolve(task, agent, {}) for agent in design.study.agents}
-        whole = design.study.budget or Budget(
+        training_budget = design.study.budget or Budget(
             "env_steps", max(map(count_env_steps, plans.values())) * place.distributed
         )
-        budget = Budget(whole.kind, whole.amount * SHARE)
+        budget = Budget(training_budget.kind, training_budget.amount * SHARE)
         for agent, plan in plans.items():
-            if design.activity and plan.spec.network is None:
-                raise UserError(f"--activity {design.activity}: {agent} does not spike")
+            if design.minimized_activity and plan.spec.network is None:
+                raise UserError(f"--activity {design.minimized_activity}: {agent} does not spike")
             dimensions = design.space.get_dimensions(agent)
-            pair = AgentTask(task, agent, plan.task, Path(agent).stem, dimensions, budget)
+            pair = AgentTask(
+                task=task,
+                agent=agent,
+                task_label=plan.task,
+                agent_name=Path(agent).stem,
+                dimensions=dimensions,
+                budget=budget,
+            )
             require_iterations(design, pair, plan, place)
             check_extremes(design, pair, place)
-            found.pairs.append(pair)
-            found.facts.update(collect_facts(pair, plan, place.threads))
-    found.facts["robots"] = robots
-    return found
+            checked.pairs.append(pair)
+            checked.facts.update(collect_facts(pair, plan, place.threads))
+    checked.facts["robots"] = robots
+    return checked
 
 
 def count_env_steps(plan: RunPlan) -> int:
@@ -147,9 +160,9 @@ def require_iterations(design: TuningDesign, pair: AgentTask, plan: RunPlan, pla
     if first >= steps:
         return
     least = math.ceil(steps / (SHARE * design.rungs[0]))
-    given = design.study.budget or f"none given, so env_steps={pair.budget.amount / SHARE:.12g}"
+    budget = design.study.budget or f"none given, so env_steps={pair.budget.amount / SHARE:.12g}"
     raise UserError(
-        f"--budget: {given}: the first rung of {pair.stem} on {pair.label} has {first:.12g} environment steps, less than an"
+        f"--budget: {budget}: the first rung of {pair.agent_name} on {pair.task_label} has {first:.12g} environment steps, less than an"
         f" iteration of {steps}; allowed: env_steps={least} or more"
     )
 
@@ -169,9 +182,9 @@ def collect_facts(pair: AgentTask, plan: RunPlan, threads: int | None) -> dict[s
     provenance = grid.plan_provenance(plan, threads)
     facts = {
         pair.facts["specification"]: plan.spec.digest,
-        f"budget on {pair.label}": str(pair.budget),
+        f"budget on {pair.task_label}": str(pair.budget),
         pair.facts["physics"]: plan.physics,
-        f"{KERNELS} on {pair.label}": provenance.kernels,
+        f"{KERNELS} on {pair.task_label}": provenance.kernels,
     }
     if provenance.threads is not None:
         facts["threads"] = str(provenance.threads)

@@ -67,12 +67,12 @@ class RunningTrial:
     @property
     def name(self) -> str:
         """``lif_ppo trial7``."""
-        return f"{self.pair.stem} trial{self.trial.number}"
+        return f"{self.pair.agent_name} trial{self.trial.number}"
 
     @property
     def title(self) -> str:
         """``lif_ppo trial7 on Isaac-Ant``."""
-        return f"{self.name} on {self.pair.label}"
+        return f"{self.name} on {self.pair.task_label}"
 
 
 def start_search(
@@ -108,9 +108,9 @@ class TuningSearch:
         self, tuning: TuningDesign, pairs: Sequence[AgentTask], storage: optuna.storages.BaseStorage, site: TuningEnvironment, parallel: int
     ) -> None:  # fmt: skip
         self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
-        where = tuning.storage or str(site.out / DATABASE)
+        storage_label = tuning.storage or str(site.out / DATABASE)
         begun_before = {pair: self.count_begun(pair) for pair in pairs}
-        self.studies = open_studies(tuning, pairs, storage, where, begun_before)
+        self.studies = open_studies(tuning, pairs, storage, storage_label, begun_before)
         self.open: list[RunningTrial] = []
         self.taken: set[tuple[AgentTask, int]] = set()
         """Trials that this command has worked on."""
@@ -120,7 +120,7 @@ class TuningSearch:
 
     def count_begun(self, pair: AgentTask) -> int:
         """Return the least number of trials of a ``pair`` in the storage: a trial's lock is created just before it."""
-        name = f"{pair.label}.{pair.stem}."
+        name = f"{pair.task_label}.{pair.agent_name}."
         folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
         return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
@@ -140,18 +140,28 @@ class TuningSearch:
         if self.open and time.monotonic() < self.looked + PAUSE:
             return None
         with lock_cell(self.out):  # so that no other command takes the same
-            for pair, study in self.studies.items():
-                for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    if (pair, left.number) not in self.taken and (lock := self.lock_trial(pair, left.number)):
-                        now = get_frozen_trial(study, left.number)
-                        if now.state == TrialState.RUNNING:
-                            return self.open_trial(pair, left.number, lock, now)
-                        lock.close()  # its former holder has reported its end
-            counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
-            pair = min(counts, key=lambda pair: counts[pair])
-            if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
-                return self.open_trial(pair, counts[pair], lock)
-        self.looked = time.monotonic()
+            trial = self.take_over_trial() or self.add_trial()
+        if trial is None:
+            self.looked = time.monotonic()
+        return trial
+
+    def take_over_trial(self) -> RunningTrial | None:
+        """Return a trial that another command has left at work; None if there is none."""
+        for pair, study in self.studies.items():
+            for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if (pair, orphan.number) not in self.taken and (lock := self.lock_trial(pair, orphan.number)):
+                    now = get_frozen_trial(study, orphan.number)
+                    if now.state == TrialState.RUNNING:
+                        return self.open_trial(pair, orphan.number, lock, now)
+                    lock.close()  # its former holder has reported its end
+        return None
+
+    def add_trial(self) -> RunningTrial | None:
+        """Return a new trial of the pair with the fewest trials; None if all pairs have all trials."""
+        counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
+        pair = min(counts, key=counts.__getitem__)
+        if counts[pair] < self.tuning.trials and (lock := self.lock_trial(pair, counts[pair])):
+            return self.open_trial(pair, counts[pair], lock)
         return None
 
     def lock_trial(self, pair: AgentTask, number: int) -> ExitStack | None:
@@ -159,38 +169,38 @@ class TuningSearch:
         stack = ExitStack()
         try:
             stack.enter_context(
-                lock_cell(self.out / TRIALS / f"{pair.label}.{pair.stem}.{number}", wait=False)
+                lock_cell(self.out / TRIALS / f"{pair.task_label}.{pair.agent_name}.{number}", wait=False)
             )
         except BlockingIOError:
             return None
         return stack
 
     def open_trial(
-        self, pair: AgentTask, number: int, lock: ExitStack, left: FrozenTrial | None = None
+        self, pair: AgentTask, number: int, lock: ExitStack, orphan: FrozenTrial | None = None
     ) -> RunningTrial:
         """Return a new trial, or one that was left.
 
         Args:
             number: The trial's number. It seeds the sampler, so that equal earlier trials give equal values even after a command was killed.
             lock: Held until the trial is closed.
-            left: A trial that was left in the storage, with all, some or none of its values.
+            orphan: A trial that was left in the storage, with all, some or none of its values.
         """
         study, overrides = self.studies[pair], list[str]()
-        seed = int(hash_data([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
+        seed = int(hash_data([self.tuning.study.seeds, pair.task_label, pair.agent_name, number])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # groups, because the first trial has no parameters
             study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP, seed=seed, multivariate=True, group=True, constant_liar=True
             )
-        trial = study.ask() if left is None else Trial(study, left._trial_id)
+        trial = study.ask() if orphan is None else Trial(study, orphan._trial_id)
         if number > 0:
             chosen = {d: d.suggest(trial) for d in pair.dimensions}
             values = (text for d, value in chosen.items() for text in d.make_overrides(value))
             overrides = [*self.tuning.space.fixed, *values]
         self.taken.add((pair, number))
         self.open.append(
-            RunningTrial(pair, trial, overrides, left.user_attrs.get("rung", 0) if left else 0, lock)
+            RunningTrial(pair, trial, overrides, orphan.user_attrs.get("rung", 0) if orphan else 0, lock)
         )
         return self.open[-1]
 
@@ -204,11 +214,16 @@ class TuningSearch:
         if unfinished := [cell for cell in trial.cells if not self.is_finished(cell)]:
             return self.on_cells_failed(trial, unfinished)
         values = self.compute_objectives(trial.cells)
-        text = f"return {values[0]:.3g}" + "".join(f", {self.tuning.activity} {v:.3g}" for v in values[1:])
+        text = f"return {values[0]:.3g}" + "".join(
+            f", {self.tuning.minimized_activity} {v:.3g}" for v in values[1:]
+        )
         share = self.tuning.rungs[trial.rung]
         log.info("%s: %s after %.0f %% of its budget", trial.title, text, 100 * share)
         ids = trial.trial.study, trial.trial.number
-        if not self.tuning.activity and trial.rung not in get_frozen_trial(*ids).intermediate_values:
+        if (
+            not self.tuning.minimized_activity
+            and trial.rung not in get_frozen_trial(*ids).intermediate_values
+        ):
             trial.trial.report(values[0], trial.rung)
         if trial.rung + 1 == len(self.tuning.rungs):
             return self.finish_trial(trial, values=values)
@@ -225,7 +240,7 @@ class TuningSearch:
             trial.trial.set_user_attr("diverged", reason)
             log.info("%s: diverged; %s", trial.title, reason)
             return self.finish_trial(
-                trial, state=TrialState.FAIL if self.tuning.activity else TrialState.PRUNED
+                trial, state=TrialState.FAIL if self.tuning.minimized_activity else TrialState.PRUNED
             )
         self.broken[trial.title] = reason
         log.error("%s: failed; %s", trial.title, reason)
@@ -250,7 +265,7 @@ class TuningSearch:
     def compute_objectives(self, cells: Sequence[Cell]) -> list[float]:
         """Return the objectives: means over the ``cells`` of all seeds."""
         nominal = [read_result(self.out / "cells" / cell.name).nominal for cell in cells]
-        keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
+        keys = ["mean_return", *([self.tuning.minimized_activity] if self.tuning.minimized_activity else [])]
         return [fmean(getattr(evaluation, key) for evaluation in nominal) for key in keys]
 
     def is_finished(self, cell: Cell) -> bool:
@@ -267,7 +282,8 @@ class TuningSearch:
         """Return whether the training of a ``cell`` ended with non-finite values."""
         paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
         return any(
-            (held := read_if_valid(path, TrainingOutcome)) and DIVERGED.match(held.outcome) for path in paths
+            (outcome := read_if_valid(path, TrainingOutcome)) and DIVERGED.match(outcome.outcome)
+            for path in paths
         )
 
 

@@ -1,4 +1,7 @@
-"""Optuna's storage of a tuning: opens it, creates its studies, and checks its trials before they are used."""
+"""Optuna's storage of a tuning: opens it, creates its studies, and checks its trials before they are used.
+
+A rung is a training length after which a trial is evaluated, and may end early. Trial 0 is the agent as its file has it.
+"""
 
 # pylint: disable=protected-access  # Optuna has no other way to ask whether a distribution contains a value
 
@@ -37,7 +40,7 @@ def connect(url: str) -> RDBStorage:
     Commands of several machines may create the tables at the same time; all but one fail then, and find them in the next attempt.
 
     Raises:
-        StudyError: There is no such storage; the message has no password.
+        StudyError: The storage cannot be opened; the message hides the password.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     wait = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
@@ -63,101 +66,105 @@ def open_studies(
 
     Args:
         place: File or URL of the storage, for messages.
-        begun: Least number of trials of each pair in the storage, by the tuning's folder.
+        begun: For each pair, the number of trials that the tuning's folder records as begun; the storage must hold at least as many.
 
     Raises:
         StudyError: The storage has lost trials, or one of them is damaged.
     """
-    directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.activity else [])]
-    names = {pair: f"{tuning.id} {pair.label} {pair.stem}" for pair in pairs}
-    found: dict[AgentTask, optuna.Study] = {}
+    directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.minimized_activity else [])]
+    names = {pair: f"{tuning.id} {pair.task_label} {pair.agent_name}" for pair in pairs}
+    studies: dict[AgentTask, optuna.Study] = {}
     try:
         for pair, name in names.items():
-            found[pair] = optuna.create_study(
+            studies[pair] = optuna.create_study(
                 study_name=name,
                 storage=storage,
                 directions=directions,
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNED_FROM),
                 load_if_exists=True,
             )
-            if found[pair].directions != directions:
+            if studies[pair].directions != directions:
                 raise StudyError(f"{place}: study {name!r}: its directions are damaged; {REMEDY}")
     except StudyError:
         raise
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a damaged database trips driver, SQLAlchemy or Optuna anywhere
         raise StudyError(f"{place}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
-    for pair, study in found.items():
+    for pair, study in studies.items():
         _check_trials(tuning, pair, study, place, begun[pair])
-    return found
+    return studies
 
 
 def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, place: str, begun: int) -> None:
-    """Raise StudyError if the tuning cannot have left these trials of a ``study``, of which ``begun`` began."""
-    where = f"{place}: trials of {pair.stem} on {pair.label}"
+    """Raise StudyError if trials of ``study`` are missing (fewer than ``begun``), out of order, or hold values that this tuning never writes."""
+    label = f"{place}: trials of {pair.agent_name} on {pair.task_label}"
     try:
         trials = study.get_trials(deepcopy=False)
     except Exception as error:  # pylint: disable=broad-exception-caught
         # Optuna decodes rows without looking at them
-        raise StudyError(f"{where}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
+        raise StudyError(f"{label}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
     distributions = {dimension.key: _get_distribution(dimension) for dimension in pair.dimensions}
     if len(trials) < begun:
-        raise StudyError(f"{where}: {len(trials)} found; expected: at least {begun}; {REMEDY}")
+        raise StudyError(f"{label}: {len(trials)} found; expected: at least {begun}; {REMEDY}")
     if [trial.number for trial in trials] != list(range(len(trials))):
-        raise StudyError(f"{where}: some of them are missing; {REMEDY}")
+        raise StudyError(f"{label}: some of them are missing; {REMEDY}")
     for trial in trials:
         if fault := _find_fault(trial, distributions, len(study.directions), len(tuning.rungs)):
-            raise StudyError(f"{where}: trial {trial.number}: {fault}; {REMEDY}")
+            raise StudyError(f"{label}: trial {trial.number}: {fault}; {REMEDY}")
 
 
 def _find_fault(
-    trial: FrozenTrial, distributions: Mapping[str, BaseDistribution], objectives: int, rungs: int
+    trial: FrozenTrial, distributions: Mapping[str, BaseDistribution], n_objectives: int, n_rungs: int
 ) -> str:
     """Return the damaged part of a ``trial`` as text; empty if it is valid.
 
-    ``distributions`` belong to the pair's parameters, by key.
+    Args:
+        distributions: Distribution of each parameter of the pair, by key.
     """
     rung = trial.user_attrs.get("rung", 0)
-    if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < rungs:
-        return f"rung: {rung!r} given; allowed: 0 to {rungs - 1}"
+    if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < n_rungs:
+        return f"rung: {rung!r} given; allowed: 0 to {n_rungs - 1}"
     if not isinstance(trial.user_attrs.get("diverged", ""), str):
         return f"diverged: {trial.user_attrs['diverged']!r} given; allowed: a text"
     if trial.state == TrialState.WAITING:
-        return "state: waiting, which no trial of a tuning does"
-    return _find_parameter_fault(trial, distributions) or _find_value_fault(trial, objectives, rungs)
+        return "state: waiting; a tuning never queues trials"
+    return _find_parameter_fault(trial, distributions) or _find_value_fault(trial, n_objectives, n_rungs)
 
 
 def _find_parameter_fault(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> str:
     for key, distribution in trial.distributions.items():
-        wanted = distributions.get(key) if trial.number else None
-        if distribution != wanted:
-            return f"{key}: was drawn from {distribution}, not from {wanted or 'any range'}"
-        if not _is_of(distribution, trial.params[key]):
+        # trial 0 is the agent as its file has it: it draws no parameters
+        expected = distributions.get(key) if trial.number else None
+        if distribution != expected:
+            return f"{key}: was drawn from {distribution}; expected: {expected or 'no such parameter'}"
+        if not _contains(distribution, trial.params[key]):
             return f"{key}: {trial.params[key]!r} lies outside of {distribution}"
     if trial.state == TrialState.COMPLETE and trial.number and trial.params.keys() != distributions.keys():
         return f"parameters: {sorted(trial.params)} given; expected: {sorted(distributions)}"
     return ""
 
 
-def _find_value_fault(trial: FrozenTrial, objectives: int, rungs: int) -> str:
-    values, is_complete = trial.values, trial.state == TrialState.COMPLETE
-    if is_complete and (values is None or len(values) != objectives):
-        return f"values: {values} given; expected: {objectives}"
-    if values is not None and not all(map(_is_finite, values)):
+def _find_value_fault(trial: FrozenTrial, n_objectives: int, n_rungs: int) -> str:
+    values = trial.values
+    is_complete = trial.state == TrialState.COMPLETE
+    if is_complete and (values is None or len(values) != n_objectives):
+        return f"values: {values} given; expected: {n_objectives}"
+    if values is not None and not all(map(_is_finite_float, values)):
         return f"values: {values} given; expected: finite numbers"
     for step, value in trial.intermediate_values.items():
-        if step not in range(rungs) or not _is_finite(value):
-            return f"value after rung {step}: {value!r} given; expected: a finite number after rung 0 to {rungs - 1}"
-    if is_complete and objectives == 1 and len(trial.intermediate_values) != rungs:
-        return f"values after rungs: {len(trial.intermediate_values)} given; expected: {rungs}"
+        if step not in range(n_rungs) or not _is_finite_float(value):
+            return f"value after rung {step}: {value!r} given; expected: a finite number after rung 0 to {n_rungs - 1}"
+    # with two objectives Optuna can neither prune a trial nor store values of its rungs
+    if is_complete and n_objectives == 1 and len(trial.intermediate_values) != n_rungs:
+        return f"values after rungs: {len(trial.intermediate_values)} given; expected: {n_rungs}"
     return ""
 
 
-def _is_finite(value: object) -> bool:
+def _is_finite_float(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _is_of(distribution: BaseDistribution, value: Any) -> bool:
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
     """Return whether a ``distribution`` contains a ``value`` of any type."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))

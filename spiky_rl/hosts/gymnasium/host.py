@@ -230,8 +230,8 @@ def _find_id(task: str) -> str | None:
 
 
 def _get_version(name: str) -> int:
-    found = re.search(r"\d+$", name)
-    return int(found.group()) if found else -1
+    version = re.search(r"\d+$", name)
+    return int(version.group()) if version else -1
 
 
 def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:

@@ -38,9 +38,9 @@ class EpisodeMeasures:
             return {}
         ended = dones.cpu().numpy() > 0
         self.distance += velocity * self.env.step_dt
-        found = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
+        distance = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
         self.distance[ended] = 0.0
-        return {"distance": found}
+        return {"distance": distance}
 
 
 def read_info(infos: Mapping[str, Any], key: str, num_envs: int) -> NDArray[np.float64] | None:

@@ -114,25 +114,27 @@ def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path
 
 def explain_missing_asset(error: BaseException) -> str | None:
     """Return the location of the missing file in an ``error`` of Isaac Lab and a remedy, or None for any other error."""
-    found = re.search(r"(\w+://|/|[A-Za-z]:[\\/])\S+\.\w+", str(error))
-    if not isinstance(error, FileNotFoundError) or found is None:
+    path_match = re.search(r"(\w+://|/|[A-Za-z]:[\\/])\S+\.\w+", str(error))
+    if not isinstance(error, FileNotFoundError) or path_match is None:
         return None
-    place, here, own = found[0], ", ".join(LOCAL_TASKS), os.environ.get(ROOT, "")
-    read = sys.modules.get("isaaclab.utils.assets")
-    root = own or (read.NUCLEUS_ASSET_ROOT_DIR if read is not None else get_asset_server())
-    name = place.removeprefix(root).removeprefix(NEWTON_ASSETS).lstrip("/\\")
-    if place.startswith(NEWTON_ASSETS):
+    location, local_tasks, own_root = path_match[0], ", ".join(LOCAL_TASKS), os.environ.get(ROOT, "")
+    loaded = sys.modules.get("isaaclab.utils.assets")
+    root = own_root or (loaded.NUCLEUS_ASSET_ROOT_DIR if loaded is not None else get_asset_server())
+    name = location.removeprefix(root).removeprefix(NEWTON_ASSETS).lstrip("/\\")
+    if location.startswith(NEWTON_ASSETS):
         return (
             f"{name} lies in {NEWTON_REPOSITORY}, whatever --assets says, and cannot be fetched from there: "
             f"set NEWTON_ASSET_DIR to a checkout of it"
         )
-    if not place.startswith(root):
-        return f"{place} is needed, which no --assets holds; see to it that it can be read from there"
+    if not location.startswith(root):
+        return f"{location} is needed, which no --assets holds; see to it that it can be read from there"
     if is_local_root(root):
-        return f"{name} lies on the asset server, and the local assets serve {here}: use --assets nucleus, {USER_PACK}"
-    if own:
-        return f"{place} is not there, where {ROOT}={own} has it looked for; correct it, or unset it"
-    return f"{place}: is the asset server reachable? {here} also run with --assets local; {USER_PACK}"
+        return f"{name} lies on the asset server, and the local assets serve {local_tasks}: use --assets nucleus, {USER_PACK}"
+    if own_root:
+        return f"{location} is not there, where {ROOT}={own_root} has it looked for; correct it, or unset it"
+    return (
+        f"{location}: is the asset server reachable? {local_tasks} also run with --assets local; {USER_PACK}"
+    )
 
 
 def is_local_root(root: str) -> bool:
@@ -142,20 +144,21 @@ def is_local_root(root: str) -> bool:
 
 def require_not_imported(root: str) -> None:
     """Raise AssetError if Isaac Lab was imported with another asset root than ``root``."""
-    read = sys.modules.get("isaaclab.utils.assets")
-    if read is not None and read.NUCLEUS_ASSET_ROOT_DIR != root:
-        was = read.NUCLEUS_ASSET_ROOT_DIR
-        raise AssetError(f"Isaac Lab already reads from {was}; call configure_assets before its import")
+    loaded = sys.modules.get("isaaclab.utils.assets")
+    if loaded is not None and loaded.NUCLEUS_ASSET_ROOT_DIR != root:
+        raise AssetError(
+            f"Isaac Lab already reads from {loaded.NUCLEUS_ASSET_ROOT_DIR}; call configure_assets before its import"
+        )
 
 
 def get_asset_server() -> str:
     """Return Isaac Lab's default asset server, read from its settings without importing it."""
     settings = package_folder("isaaclab") / "apps/isaaclab.python.kit"
     pattern = r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"'
-    found = re.search(pattern, settings.read_text(), re.MULTILINE)
-    if found is None:
+    server = re.search(pattern, settings.read_text(), re.MULTILINE)
+    if server is None:
         raise AssetError(f"Isaac Lab's settings name no asset server; set {ROOT}, or use --assets local")
-    return found[1]
+    return server[1]
 
 
 @functools.cache

@@ -49,17 +49,17 @@ class BrokenWorlds:
 
     def get_quantities(self) -> dict[str, Tensor]:
         """Return velocities and positions of all articulations and rigid objects by name, [B, ...] each."""
-        scene, speeds, places = self.env.scene, {}, {}
+        scene, velocities, positions = self.env.scene, {}, {}
         for name, robot in scene.articulations.items():
-            speeds[f"joint velocity of {name}"] = robot.data.joint_vel.torch
-            places[f"joint position of {name}"] = robot.data.joint_pos.torch
-        for name, thing in (*scene.articulations.items(), *scene.rigid_objects.items()):
-            speeds[f"velocity of {name}"] = thing.data.root_com_vel_w.torch
-            places[f"pose of {name}"] = thing.data.root_link_pose_w.torch
-        for name, things in scene.rigid_object_collections.items():
-            speeds[f"velocity of {name}"] = things.data.body_com_vel_w.torch
-            places[f"pose of {name}"] = things.data.body_link_pose_w.torch
-        return {name: values for name, values in {**speeds, **places}.items() if values.numel()}
+            velocities[f"joint velocity of {name}"] = robot.data.joint_vel.torch
+            positions[f"joint position of {name}"] = robot.data.joint_pos.torch
+        for name, body in (*scene.articulations.items(), *scene.rigid_objects.items()):
+            velocities[f"velocity of {name}"] = body.data.root_com_vel_w.torch
+            positions[f"pose of {name}"] = body.data.root_link_pose_w.torch
+        for name, bodies in scene.rigid_object_collections.items():
+            velocities[f"velocity of {name}"] = bodies.data.body_com_vel_w.torch
+            positions[f"pose of {name}"] = bodies.data.body_link_pose_w.torch
+        return {name: values for name, values in {**velocities, **positions}.items() if values.numel()}
 
     def find(self) -> None:
         """Find and count broken worlds after a physics step."""

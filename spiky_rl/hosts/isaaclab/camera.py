@@ -56,10 +56,10 @@ def get_body_positions(robot: Articulation) -> np.ndarray:
 
 def compute_viewpoint(robot: Articulation) -> tuple[np.ndarray, np.ndarray]:
     """Return the centre of environment 0's ``robot``, and the offset of a camera that sees all of it, [3] each in m."""
-    places = get_body_positions(robot)
-    middle = places.mean(0)
+    positions = get_body_positions(robot)
+    middle = positions.mean(0)
     direction = np.array(FRONT_VIEW if robot.is_fixed_base else SIDE_VIEW)
-    reach = np.linalg.norm(places - middle, axis=-1).max()
+    reach = np.linalg.norm(positions - middle, axis=-1).max()
     return middle, direction / np.linalg.norm(direction) * (2.6 + 0.5 * reach)
 
 

@@ -27,7 +27,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
 }
 """Fields of every task's configuration, and their bounds."""
-LEAST_FLOAT = 1.2e-38
+MIN_NORMAL_FLOAT = 1.2e-38
 """Smallest normal 32-bit float."""
 COUNT = re.compile(r"(^|_)(iterations|substeps)$")
 """Pattern of the names of a solver's counts."""
@@ -42,7 +42,7 @@ FAMILY_PARTS = 3
 """Number of leading parts of a module's name that identify a family of tasks, such as ``isaaclab_tasks.core.velocity``."""
 
 
-def check_durations(env_cfg: EnvCfg) -> None:
+def check_bounds(env_cfg: EnvCfg) -> None:
     """Raise UserError with field and bounds if a field of `BOUNDS` is out of range in ``env_cfg``."""
     for path, bounds in BOUNDS.items():
         value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
@@ -50,7 +50,7 @@ def check_durations(env_cfg: EnvCfg) -> None:
             check_number(f"env.{path}", value, **bounds)
 
 
-def check_numbers(path: str, value: object, current: object) -> None:
+def check_values(path: str, value: object, current: object) -> None:
     """Raise UserError with the field and the allowed values for numbers that are non-finite or out of range.
 
     Args:
@@ -61,17 +61,18 @@ def check_numbers(path: str, value: object, current: object) -> None:
     if isinstance(value, Mapping):
         present = current if isinstance(current, Mapping) else {}
         for key, number in value.items():
-            check_numbers(f"{path}.{key}", number, present.get(key))
+            check_values(f"{path}.{key}", number, present.get(key))
         return
-    numbers = value if isinstance(value, list | tuple) else (value,)
+    is_list = isinstance(value, list | tuple)
+    numbers = value if is_list else (value,)
     if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
-        if numbers is value and len(numbers) != len(current):
+        if is_list and len(numbers) != len(current):
             raise UserError(
                 f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}"
             )
     for number in numbers:
         if isinstance(number, int | float) and not isinstance(number, bool):
-            _check_number(path, number, current)
+            _check_field_number(path, number, current)
 
 
 def _check_representable(path: str, number: float, current: object) -> None:
@@ -84,22 +85,30 @@ def _check_representable(path: str, number: float, current: object) -> None:
     elif not math.isfinite(number):
         if not (math.isinf(number) and isinstance(current, float) and math.isinf(current)):
             raise UserError(f"{path}: expected a finite number, got {number}")
-    elif number and not LEAST_FLOAT <= abs(number) <= LARGEST_FLOAT:
+    elif number and not MIN_NORMAL_FLOAT <= abs(number) <= LARGEST_FLOAT:
         raise UserError(
-            f"{path}: {number} is out of range; allowed: 0, or {LEAST_FLOAT} to {LARGEST_FLOAT} (a float of 32 bits)"
+            f"{path}: {number} is out of range; allowed: 0, or {MIN_NORMAL_FLOAT} to {LARGEST_FLOAT} (a float of 32 bits)"
         )
 
 
-def _check_number(path: str, number: float, current: object) -> None:
+def _check_field_number(path: str, number: float, current: object) -> None:
     """Raise UserError if ``number`` at ``path`` is out of range; ``current``: the present value."""
     _check_representable(path, number, current)
     name = path.rpartition(".")[2]
     if COUNT.search(name):
         check_number(path, number, int, low=1, high=100_000)
     elif is_positive(current) and path.startswith("env.sim.") and path.removeprefix("env.") not in BOUNDS:
+        # a solver setting that is positive now must not become negative, and a count must stay at least 1
         check_number(path, number, type(number), low=1 if isinstance(current, int) else 0.0)
     elif NOT_NEGATIVE.search(path):
         check_number(path, number, type(number), low=0)
+
+
+def get_fields(node: object) -> dict[str, Any]:
+    """Return the fields of ``node``, a config or a dict; empty for a plain value."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
 
 
 def is_positive(value: object) -> bool:
@@ -107,7 +116,7 @@ def is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def check_absent(path: str, current: object) -> None:
+def check_null_allowed(path: str, current: object) -> None:
     """Raise UserError if a field must not be null; only terms of managers, their groups and scene entities may be null.
 
     Args:
@@ -145,11 +154,7 @@ def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
 
 def _find_entity_references(path: str, node: object) -> Iterator[tuple[str, str]]:
     """Yield the paths of terms below ``node`` with the names of the scene entities that they refer to."""
-    fields: Mapping[str, Any] = {}
-    if hasattr(node, "__dataclass_fields__"):
-        fields = vars(node)
-    elif isinstance(node, Mapping):
-        fields = node
+    fields = get_fields(node)
     function = fields.get("func")
     if callable(function):
         # the default of a parameter that the term does not set may refer to an entity too

@@ -9,7 +9,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError, suggest_name
-from spiky_rl.hosts.isaaclab.cfg_checks import check_absent, check_numbers
+from spiky_rl.hosts.isaaclab.cfg_checks import check_null_allowed, check_values, get_fields
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
@@ -38,13 +38,6 @@ def drop_missing(cfg: object, node: Any) -> Any:
     return {key: drop_missing(value, node[key]) for key, value in values.items() if key in node}
 
 
-def get_fields(node: object) -> dict[str, Any]:
-    """Return the fields of ``node``, a config or a dict; empty for a plain value."""
-    if isinstance(node, Mapping):
-        return dict(node)
-    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
-
-
 def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
     """Set a field of a task's configuration.
 
@@ -66,12 +59,14 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
         if value is not None or path.count(".") == 1:
             raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields)}")
         if "None" not in declared or path.startswith("env.sim."):
-            check_absent(path, current)  # simulation fields may default to None, which Isaac Lab replaces
+            check_null_allowed(
+                path, current
+            )  # simulation fields may default to None, which Isaac Lab replaces
     elif not is_compatible(value, current, declared):
         raise OverrideError(
             f"{path}: expected {declared or type(current).__name__} such as {current!r}, got {text}"
         )
-    check_numbers(path, value, current)
+    check_values(path, value, current)
     if (type(current), type(value)) in ((float, int), (tuple, list)):
         value = type(current)(value)
     if isinstance(owner, dict):

@@ -140,9 +140,9 @@ def get_option_value(option: str, arguments: list[str]) -> str | None:
     """Return the last value of ``option`` in ``arguments``, or None if it is absent."""
     value = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, rest = argument.partition("=")
+        name, equals, attached = argument.partition("=")
         if name == option:
-            value = rest if equals else following
+            value = attached if equals else following
     return value
 
 

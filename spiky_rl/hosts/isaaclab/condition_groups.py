@@ -64,11 +64,11 @@ class IsaacLabConditionGroups(ConditionGroups):
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
         self.frames = make_history_layout(env.unwrapped, self.groups, self.shapes)
         new = len(self.frames.new)
-        whole = new == len(self.frames.age)
-        # with a history, every column of the newest frame is a sensor
-        sensors = (
-            map_values_to_sensors(self.shapes, env.device) if whole else torch.arange(new, device=env.device)
-        )
+        has_history = new < len(self.frames.age)
+        if has_history:  # every column of the newest frame is a sensor
+            sensors = torch.arange(new, device=env.device)
+        else:
+            sensors = map_values_to_sensors(self.shapes, env.device)
         needs_std = "observation_noise" in names
         std = self._measure_observation_std() if needs_std else torch.zeros(new, device=env.device)
         damage_step = int(env.max_episode_length) // 2
@@ -101,10 +101,10 @@ class IsaacLabConditionGroups(ConditionGroups):
         seen = self.frames.assemble(
             torch.cat([c.perturb_observations(values[c.group.ids]) for c in self.conditions])
         )
-        found, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
+        perturbed, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
         for group, part, shape in zip(self.groups, parts, self.shapes, strict=True):
-            found[group] = part.unflatten(1, shape)
-        return found
+            perturbed[group] = part.unflatten(1, shape)
+        return perturbed
 
     def perturb_actions(self, actions: Tensor) -> Tensor:
         return torch.cat([c.perturb_actions(actions[c.group.ids]) for c in self.conditions])

@@ -24,8 +24,8 @@ from spiky_rl.config.spec import strip_version
 from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
-from spiky_rl.hosts.isaaclab.cfg_checks import check_durations, check_scene
-from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, get_fields, to_plain_dict
+from spiky_rl.hosts.isaaclab.cfg_checks import check_bounds, check_scene, get_fields
+from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
@@ -124,7 +124,7 @@ def load_configs(
         agent = to_plain_dict(agent_cfg)
     for key, value in values:
         apply_override(env_cfg, key, value)  # type: ignore[arg-type]
-    check_durations(env_cfg)  # type: ignore[arg-type]
+    check_bounds(env_cfg)  # type: ignore[arg-type]
     scene: Any = env_cfg.scene  # type: ignore[attr-defined]
     removed_entities = set()
     for key, _ in values:
@@ -162,11 +162,18 @@ def _split_overrides(
 
 def require_files(env_cfg: EnvCfg) -> None:
     """Raise AssetError, before a simulator starts, if the file of an asset in ``env_cfg`` is missing in the local assets."""
-    from isaaclab.assets import AssetBaseCfg
-
     root = os.environ.get(ROOT, "")
     if not is_local_root(root):
         return
+    for path in _iterate_asset_files(env_cfg):
+        if path.startswith(root) and not os.path.isfile(path):
+            raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
+
+
+def _iterate_asset_files(env_cfg: EnvCfg) -> Iterator[str]:
+    """Yield the USD files of the assets in ``env_cfg``."""
+    from isaaclab.assets import AssetBaseCfg
+
     visited = set[int]()
     # configurations to visit, and whether each is part of an asset; the files of markers, which are rarely drawn, may be missing
     to_visit: list[tuple[object, bool]] = [(env_cfg, False)]
@@ -177,9 +184,8 @@ def require_files(env_cfg: EnvCfg) -> None:
         visited.add(id(node))
         in_asset = in_asset or isinstance(node, AssetBaseCfg)
         fields = get_fields(node)
-        path = str(fields.get("usd_path")) if in_asset else ""
-        if path.startswith(root) and not os.path.isfile(path):
-            raise AssetError(explain_missing_asset(FileNotFoundError(path)) or path)
+        if in_asset and "usd_path" in fields:
+            yield str(fields["usd_path"])
         children = node if isinstance(node, (list, tuple)) else fields.values()
         to_visit += [(child, in_asset) for child in children]
 

@@ -122,12 +122,11 @@ def _list_blocks(env: Env, group: str, count: int) -> list[tuple[int, int, int]]
     lengths = [max(1, term.history_length) for term in terms]
     if max(lengths) == 1:
         return [(0, 0, count)]
-    widths = [
-        math.prod(shape) // length
-        for shape, length in zip(manager.group_obs_term_dim[group], lengths, strict=True)
+    blocks = [
+        (age, i, math.prod(shape) // length)
+        for i, (shape, length) in enumerate(zip(manager.group_obs_term_dim[group], lengths, strict=True))
+        for age in reversed(range(length))
     ]
     if cfg.history_length and cfg.history_order == "time":
-        ages = reversed(range(cfg.history_length))
-        return [(age, i, width) for age in ages for i, width in enumerate(widths)]
-    sizes = enumerate(zip(lengths, widths, strict=True))
-    return [(age, i, width) for i, (length, width) in sizes for age in reversed(range(length))]
+        blocks.sort(key=lambda block: -block[0])  # stable: the order of the terms stays
+    return blocks

@@ -132,5 +132,5 @@ def find_reward_terms(env: Env, bad: Tensor) -> list[str]:
     manager = getattr(env, "reward_manager", None)
     if manager is None or not bad.any():
         return ["total"] if bad.any() else []
-    found = manager.get_active_iterable_terms(int(bad.nonzero()[0]))
-    return [name for name, values in found if not all(map(math.isfinite, values))] or ["total"]
+    terms = manager.get_active_iterable_terms(int(bad.nonzero()[0]))
+    return [name for name, values in terms if not all(map(math.isfinite, values))] or ["total"]

@@ -22,9 +22,7 @@ from spiky_rl.hosts.isaaclab.local_assets import (
     AssetError,
     copy_contact_parameters,
     copy_joint_limits,
-)
-from spiky_rl.hosts.isaaclab.local_assets import (
-    set_attribute as write_attribute,
+    set_attribute,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ type UsdTransformable = Any
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1
+FILE_VERSION = 1
 """Version of the written files; increases with every change of this module that changes them."""
 USD_SUFFIXES = (".usd", ".usda", ".usdc", ".usdz")
 FREE, BALL, SLIDE, HINGE = range(4)
@@ -153,7 +151,7 @@ def get_usd_file(model: MjModel, source: Path) -> str:
         content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
         mujoco.mj_saveModel(model, None, content)
         digest = hashlib.sha256(content).hexdigest()[:16]
-        file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{LAYOUT}.usdc"
+        file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{FILE_VERSION}.usdc"
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
             stage = make_usd_stage(model)
@@ -182,16 +180,18 @@ def make_usd_stage(model: MjModel) -> UsdStage:
     robot = UsdGeom.Xform.Define(stage, "/robot")
     stage.SetDefaultPrim(robot.GetPrim())
     UsdGeom.Scope.Define(stage, "/robot/joints")
-    is_fixed = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
-    for i in range(0 if is_fixed else 1, model.nbody):
+    # a hinge or slide between the world and the first body: the world becomes the robot's first link
+    has_jointed_base = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
+    root = 0 if has_jointed_base else 1
+    for i in range(root, model.nbody):
         add_body(stage, model, data, i)
     # on the root body, so that Isaac Lab can fix it
-    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, 0 if is_fixed else 1)))
+    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(get_prim_path(model, root)))
     materials: dict[tuple[float, ...], UsdPrim] = {}
     for i in range(model.ngeom):
         if model.geom_bodyid[i]:  # the task defines the geoms of the world
             add_geom(stage, model, i, materials)
-    for i in range(1 if is_fixed else 2, model.nbody):
+    for i in range(root + 1, model.nbody):
         add_joint(stage, model, data, i)
     add_excluded_pairs(stage, model)
     return stage
@@ -231,7 +231,7 @@ def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
 
 
 def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
-    """Add a body with its mass, and its pose relative to the robot's root.
+    """Add a body with its mass, and its pose relative to the robot's first body.
 
     Args:
         stage: The stage.
@@ -240,7 +240,9 @@ def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
         body: Index of the body.
     """
     prim = define_prim(UsdGeom.Xform, stage, get_prim_path(model, body))
-    position, rotation = compute_relative_pose(data, 1 if body else 0, body)
+    # the frame of the first body is that of the stage; the world, if it is a link, is put at its origin
+    origin = 1 if body else 0
+    position, rotation = compute_relative_pose(data, origin, body)
     set_transform(prim, position, rotation)
     UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
     mass = UsdPhysics.MassAPI.Apply(prim.GetPrim())
@@ -273,15 +275,16 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     joint = define_prim(schema, stage, f"/robot/joints/{to_usd_identifier(name or f'joint_{number}')}")
     joint.CreateBody0Rel().SetTargets([get_prim_path(model, parent)])
     joint.CreateBody1Rel().SetTargets([get_prim_path(model, body)])
-    anchor, turn = Gf.Vec3d(0.0), Gf.Quatd(1.0)
+    anchor, axis_rotation = Gf.Vec3d(0.0), Gf.Quatd(1.0)
     if number >= 0:  # USD's joint moves about the x axis of its own frame
         anchor = Gf.Vec3d(*model.jnt_pos[number].tolist())
-        turn = Gf.Rotation(Gf.Vec3d.XAxis(), Gf.Vec3d(*model.jnt_axis[number].tolist())).GetQuat()
+        axis = Gf.Vec3d(*model.jnt_axis[number].tolist())
+        axis_rotation = Gf.Rotation(Gf.Vec3d.XAxis(), axis).GetQuat()
     position, rotation = compute_relative_pose(data, parent, body)
     joint.CreateLocalPos0Attr(to_usd_vector(position + rotation.Transform(anchor)))
-    joint.CreateLocalRot0Attr(Gf.Quatf(rotation * turn))
+    joint.CreateLocalRot0Attr(Gf.Quatf(rotation * axis_rotation))
     joint.CreateLocalPos1Attr(to_usd_vector(anchor))
-    joint.CreateLocalRot1Attr(Gf.Quatf(turn))
+    joint.CreateLocalRot1Attr(Gf.Quatf(axis_rotation))
     if number < 0:
         return
     joint.CreateAxisAttr("X")
@@ -293,7 +296,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
         joint.CreateUpperLimitAttr(float(limits[1] * unit))
     # Newton needs a drive to create an actuator, whose parameters Isaac Lab's configuration sets
     drive = UsdPhysics.DriveAPI.Apply(joint.GetPrim(), "angular" if kind == HINGE else "linear")
-    drive.CreateStiffnessAttr(1e-3)
+    drive.CreateStiffnessAttr(1e-3)  # above 0: with both gains 0 Newton infers direct torque control
     drive.CreateDampingAttr(0.0)
     prim, dof = stage.GetRootLayer().GetPrimAtPath(joint.GetPath()), int(model.jnt_dofadr[number])
     copy_joint_limits(prim, model.joint(number))
@@ -303,7 +306,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
         ("frictionloss", model.dof_frictionloss[dof]),
         ("stiffness", model.jnt_stiffness[number]),
     ):
-        write_attribute(prim, f"mjc:{name}", "Double", float(value))
+        set_attribute(prim, f"mjc:{name}", "Double", float(value))
 
 
 def add_geom(
@@ -320,8 +323,9 @@ def add_geom(
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
     shape = define_shape(stage, model, number, path)
-    turn = to_usd_quaternion(model.geom_quat[number])
-    set_transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
+    rotation = to_usd_quaternion(model.geom_quat[number])
+    scale = size if kind == BOX else None
+    set_transform(shape, model.geom_pos[number], rotation, scale)
     material = model.geom_matid[number]
     colour = model.mat_rgba[material] if material >= 0 else model.geom_rgba[number]
     shape.CreateDisplayColorAttr([to_usd_vector(colour[:3])])
@@ -334,7 +338,7 @@ def add_geom(
         UsdPhysics.MeshCollisionAPI.Apply(shape.GetPrim()).CreateApproximationAttr("convexHull")
     prim = stage.GetRootLayer().GetPrimAtPath(path)
     copy_contact_parameters(prim, geom, materials)
-    write_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
+    set_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
 
 
 def define_shape(stage: UsdStage, model: MjModel, number: int, path: str) -> Any:
@@ -350,7 +354,7 @@ def define_shape(stage: UsdStage, model: MjModel, number: int, path: str) -> Any
         shape.CreateAxisAttr("Z")
     elif kind == BOX:
         shape = define_prim(UsdGeom.Cube, stage, path)
-        shape.CreateSizeAttr(2.0)
+        shape.CreateSizeAttr(2.0)  # a cube of side 2, which is scaled by MuJoCo's half sides
     elif kind == MESH:
         shape = define_prim(UsdGeom.Mesh, stage, path)
         add_mesh(shape, model, int(model.geom_dataid[number]))

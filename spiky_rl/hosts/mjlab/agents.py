@@ -38,14 +38,14 @@ def register_agent(task: str, agent: str) -> str:
     from spiky_rl.hosts.mjlab.configs import make_agent_cfg
     from spiky_rl.hosts.mjlab.runner import ExportingRunner
 
-    name, rl_cfg = f"{task}-{agent}", load_rl_cfg(task) if task in list_tasks() else None
-    if rl_cfg is not None and name not in list_tasks():
-        own: Any = rl_cfg
+    name = f"{task}-{agent}"
+    if task in list_tasks() and name not in list_tasks():
+        rl_cfg: Any = load_rl_cfg(task)
         register_mjlab_task(
             name,
             load_env_cfg(task),
             load_env_cfg(task, play=True),
-            make_agent_cfg(agent, own, task),
+            make_agent_cfg(agent, rl_cfg, task),
             load_runner_cls(task) or ExportingRunner,
         )
     return name
@@ -53,11 +53,11 @@ def register_agent(task: str, agent: str) -> str:
 
 def register_named_agent(arguments: Sequence[str]) -> None:
     """Register the task with one of our agents that a command line names, if it names one; end the command on a bad agent."""
-    found = find_agent(arguments[1]) if len(arguments) > 1 else None
-    if found is None:
+    task_and_agent = find_agent(arguments[1]) if len(arguments) > 1 else None
+    if task_and_agent is None:
         return
     try:
-        register_agent(*found)
+        register_agent(*task_and_agent)
     except UserError as error:  # one line as in our own commands; mjlab would print a traceback and go on
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

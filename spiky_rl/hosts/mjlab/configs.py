@@ -23,7 +23,7 @@ class SpikingModelCfg(RslRlModelCfg):
 
     class_name: str = "spiky_rl.learners.rsl_rl:SpikingModel"
     network: dict[str, Any] | None = None
-    """Settings of the network, as in agent files; None for LIF neurons in ``hidden_dims``."""
+    """Settings of the network, as in agent files; None for feed-forward LIF layers with the widths ``hidden_dims``."""
     burn_in: int = 0
     """Number of first control steps of each replayed rollout without loss; the same in all models and the algorithm."""
 
@@ -49,7 +49,7 @@ class SpikingPpoAlgorithmCfg(RslRlPpoAlgorithmCfg):
     learning_rate_floor: float = 0.0
     """Minimum of the adaptive learning rate."""
     critic_learning_rate: float | None = None
-    """Learning rate of critic and action noise under the fixed schedule; None for ``learning_rate``."""
+    """Learning rate of the critic, and of the action noise, under the fixed schedule; None for ``learning_rate``."""
     std_learning_rate: float | None = None
     """Learning rate of the action noise under the fixed schedule; None for the critic's."""
     burn_in: int = 0
@@ -71,7 +71,7 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
     Raises:
         SpecError: There is no such agent, or mjlab's command cannot train it.
     """
-    defaults = read_agent_defaults(rl_cfg)
+    defaults = convert_to_agent_layout(rl_cfg)
     spec = resolve_agent(agent, task, defaults, host=TITLE)
     if spec.runner["algorithm"].get("distillation_cfg"):
         raise SpecError(
@@ -94,7 +94,7 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
 
 
 def _make_part(settings: Mapping[str, Any], classes: tuple[type[Any], ...]) -> Any:
-    """Return ``settings`` as the first of the ``classes`` that has all of their fields."""
+    """Return an instance of the first of ``classes`` that has a field for every key of ``settings``."""
     fitting = [cls for cls in classes if set(settings) <= {field.name for field in dataclasses.fields(cls)}]
     if not fitting:
         known = {field.name for cls in classes for field in dataclasses.fields(cls)}
@@ -104,8 +104,11 @@ def _make_part(settings: Mapping[str, Any], classes: tuple[type[Any], ...]) -> A
     return fitting[0](**settings)
 
 
-def read_agent_defaults(rl_cfg: RslRlOnPolicyRunnerCfg) -> dict[str, Any]:
-    """Return mjlab's configuration of a runner in the layout of agent files, without options of classes that it does not use."""
+def convert_to_agent_layout(rl_cfg: RslRlOnPolicyRunnerCfg) -> dict[str, Any]:
+    """Convert mjlab's configuration of a runner to the layout of agent files.
+
+    Options of recurrent, CNN and distribution classes are left out if they are not set.
+    """
     defaults = dataclasses.asdict(rl_cfg)
     defaults["obs_groups"] = {role: list(groups) for role, groups in defaults["obs_groups"].items()}
     for model in (defaults["actor"], defaults["critic"]):

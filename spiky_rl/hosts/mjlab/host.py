@@ -43,7 +43,7 @@ class MjlabTask(HostTask):
     def __init__(self, request: TaskRequest) -> None:
         from mjlab.tasks.registry import load_env_cfg, load_rl_cfg
 
-        from spiky_rl.hosts.mjlab.configs import read_agent_defaults
+        from spiky_rl.hosts.mjlab.configs import convert_to_agent_layout
         from spiky_rl.hosts.mjlab.overrides import apply_overrides
 
         if request.learner.name != DEFAULT_LEARNER:
@@ -58,7 +58,7 @@ class MjlabTask(HostTask):
             overrides += [f"env.{key}={value}" for key, value in flatten(request.task_spec.env).items()]
         apply_overrides(self.env_cfg, [*overrides, *request.overrides])
         require_motion(self.env_cfg)
-        self.agent_defaults = read_agent_defaults(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
+        self.agent_defaults = convert_to_agent_layout(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
 
     @override
     def check_agent(self, spec: AgentSpec) -> None:

@@ -112,21 +112,21 @@ class Cpu(Compiled):
 
     @override
     def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        job, held = _job(run)
+        job, kept_alive = _job(run)
         output, final, potentials = self.allocate_outputs(run, programs.PROGRAMS[run.key].states, last, trace)
         job.output = output.data_ptr()
         job.last = final.data_ptr() if last else None
         job.trace = potentials.data_ptr() if trace else None
         load_kernels(run.key).spiky_forward(ctypes.byref(job))
         self.launches[run.key] += 1
-        del held
+        del kept_alive
         return output, final, potentials
 
     @override
     def backward(
         self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
-        job, held = _job(run)
+        job, kept_alive = _job(run)
         current, state, params = run.current, run.state, run.params
         T, _, B, N = current.shape
         grad_current = torch.empty_like(current, memory_format=torch.contiguous_format)
@@ -134,8 +134,8 @@ class Cpu(Compiled):
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
         for name, gradient in (("grad_output", grad_output), ("grad_last", grad_last)):
             if gradient is not None:
-                held.append(gradient.contiguous())
-                setattr(job, name, held[-1].data_ptr())
+                kept_alive.append(gradient.contiguous())
+                setattr(job, name, kept_alive[-1].data_ptr())
         job.grad_current = grad_current.data_ptr()
         job.grad_state = None if state is None else grad_state.data_ptr()
         job.grad_params = None if params is None else grad_params.data_ptr()
@@ -150,13 +150,13 @@ class Cpu(Compiled):
     ) -> tuple[Tensor, Tensor, Tensor]:
         B, count = run.current.shape[2], programs.PROGRAMS[run.key].states + run.feedback.states
         output, final, potentials = self.allocate_outputs(run, count, last, trace)
-        layer, stack, held = _as_stack(run)
+        layer, stack, kept_alive = _as_stack(run)
         layer.within.trace = potentials.data_ptr() if trace else None
         stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
         if B and load_core_kernels().spiky_stack_forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         self.launches[f"{run.key} recurrent"] += 1
-        del held
+        del kept_alive
         return output, final, potentials
 
     @override
@@ -165,7 +165,7 @@ class Cpu(Compiled):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         current = run.current
         T, _, B, N = current.shape
-        layer, stack, held = _as_stack(run)
+        layer, stack, kept_alive = _as_stack(run)
         of_current, of_state, of_params, of_synapses = (
             current.new_zeros((0,) if x is None else x.shape)
             for x in (current, run.state, run.params, run.synapses)
@@ -183,7 +183,7 @@ class Cpu(Compiled):
         if B and load_core_kernels().spiky_stack_backward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         self.launches[f"{run.key} recurrent backward"] += 1
-        del held
+        del kept_alive
         return of_current, of_state, of_params, of_synapses
 
     def linear_forward(
@@ -232,10 +232,10 @@ class Cpu(Compiled):
         shape: Sequence[int],
     ) -> None:
         operators.check_weight(weight)
-        held = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
+        kept_alive = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
         failed = load_convolution_kernels().spiky_convolution(
             (ctypes.c_long * len(shape))(*shape),
-            *(None if t is None else t.data_ptr() for t in held),
+            *(None if t is None else t.data_ptr() for t in kept_alive),
             *(x.shape[0], torch.get_num_threads()),
         )
         if failed:
@@ -254,10 +254,10 @@ class Cpu(Compiled):
     ) -> None:
         x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
         grad_x, grad_weight, grad_bias = gradients
-        held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
+        kept_alive = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
         failed = load_convolution_kernels().spiky_convolution_gradient(
             (ctypes.c_long * len(shape))(*shape),
-            *(None if t is None else t.data_ptr() for t in held),
+            *(None if t is None else t.data_ptr() for t in kept_alive),
             grad_x.data_ptr() if grad_x.numel() else None,
             *(place.shape[0], int(bfloat16), torch.get_num_threads()),
         )
@@ -305,17 +305,17 @@ def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct
 def _job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:
     """Return the run as a job, and the tensors that must outlive it."""
     current = run.current
-    held = [current.contiguous()]
+    kept_alive = [current.contiguous()]
     numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
-    job = JobStruct(current=held[0].data_ptr(), uniforms=ctypes.addressof(numbers))
+    job = JobStruct(current=kept_alive[0].data_ptr(), uniforms=ctypes.addressof(numbers))
     job.numbers = numbers  # keeps the buffer alive
     for name, tensor in (("state", run.state), ("params", run.params), ("keep", run.keep)):
         if tensor is not None:
-            held.append(tensor.to(current.dtype).contiguous())
-            setattr(job, name, held[-1].data_ptr())
+            kept_alive.append(tensor.to(current.dtype).contiguous())
+            setattr(job, name, kept_alive[-1].data_ptr())
     job.T, job.B, job.N = current.shape[0], current.shape[2], current.shape[3]
     job.K = run.steps
     job.batch = job.current_batch = job.output_batch = job.B
     job.constant = int(current.shape[1] == 1)
     job.threads = torch.get_num_threads()
-    return job, held
+    return job, kept_alive

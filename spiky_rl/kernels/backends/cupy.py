@@ -2,6 +2,9 @@
 
 All tensors are torch tensors, so kernels can be captured into a CUDA graph. Run forward and backward once before the capture,
 because no module can be loaded during a capture.
+
+A lane is one neuron in one sample; there are B N of them. The adjoint of a lane runs backwards through the states before every step,
+which it keeps in registers or in scratch memory.
 """
 
 from __future__ import annotations
@@ -37,14 +40,14 @@ SCRATCH_FLOATS = 1 << 26
 SCRATCH_SHARE = 1 / 32
 """Largest share of a device's memory that is scratch memory of an adjoint over time."""
 SUMMING_THREADS = 1 << 20
-"""Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. The same on every device, because the order of
-addition follows it."""
+"""Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. It is the same on every device, because it
+determines the order of addition, and so the bits of the sums."""
 REGISTER_STEPS = 8
-"""Maximum inner steps of one control step whose adjoint keeps everything in registers."""
+"""Maximum inner steps K of a call whose adjoint keeps everything in registers; such a call is of one control step."""
 READERS = 16
-"""Maximum outputs of a readout that the adjoint of the layer below reads back."""
+"""Maximum outputs F of a linear map for which the kernel of the layer below computes the gradient of the map's input itself."""
 REGISTER_FLOATS = 28
-"""Maximum states in these steps and weights of the readout that a thread keeps in registers."""
+"""Maximum floats that a thread keeps in registers: the states of `REGISTER_STEPS` steps, and its neuron's weights in such a map."""
 
 
 def get_extra_name() -> str:
@@ -68,7 +71,7 @@ def get_missing_reason() -> str | None:
                 "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version:"
                 f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{get_extra_name()}]'"
             )
-        cupy.cuda.nvrtc.getVersion()  # an attribute of cupy.cuda, which holds no module of that name
+        cupy.cuda.nvrtc.getVersion()  # loads NVRTC; cupy.cuda.nvrtc is an attribute, so an import statement would fail
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a CuPy whose libraries do not match fails in many ways; report each
         return f"CuPy does not load ({type(error).__name__}: {error}); {suggest_remedy(error)}"
@@ -76,7 +79,7 @@ def get_missing_reason() -> str | None:
 
 
 def suggest_remedy(error: Exception) -> str:
-    """Return a remedy for an ``error`` of CuPy. An OSError with a file name comes from its cache, which it writes on import and compile."""
+    """Return a remedy for an ``error`` of CuPy. An OSError with a file name comes from CuPy's cache, written on import and compilation."""
     if isinstance(error, OSError) and error.filename is not None:
         return "set CUPY_CACHE_DIR to a folder that can be written"
     return f"reinstall it with pip install 'spiky-rl[{get_extra_name()}]'"
@@ -183,16 +186,17 @@ class Cupy(LayerKernels, Compiled):
         self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         key, steps = run.key, run.steps
+        inputs = (run.current, run.state, run.params, run.keep)
         current, state, params, keep, grad_output, grad_last = _make_contiguous(
-            *(run.current, run.state, run.params, run.keep, grad_output, grad_last)
+            *inputs, grad_output, grad_last
         )
         T, _, B, N = current.shape
         grad_current = torch.empty_like(current)
         grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
-        floats = T * steps * programs.PROGRAMS[key].states
-        max_lanes = count_equal_part(B * N, count_scratch_floats(current.device) // floats, BLOCK)
-        scratch = current.new_empty(floats * min(max_lanes, B * N))
+        floats_per_lane = T * steps * programs.PROGRAMS[key].states
+        max_lanes = count_equal_part(B * N, count_scratch_floats(current.device) // floats_per_lane, BLOCK)
+        scratch = current.new_empty(floats_per_lane * min(max_lanes, B * N))
         pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
         pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
         for first in range(0, B * N, max_lanes):
@@ -207,9 +211,12 @@ class Cupy(LayerKernels, Compiled):
         self, run: RecurrentLaunch, last: bool, trace: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         key, steps, feedback = run.key, run.steps, run.feedback
-        tensors = current, *_ = _make_contiguous(run.current, run.state, run.params, run.keep, run.synapses)
-        B, N, states = *current.shape[2:], programs.PROGRAMS[key].states
+        tensors = _make_contiguous(run.current, run.state, run.params, run.keep, run.synapses)
+        current = tensors[0]
+        B, N = current.shape[2:]
+        states = programs.PROGRAMS[key].states
         output, final, potentials = self.allocate_outputs(run, states + feedback.states, last, trace)
+        # scratch memory for the states and the filtered synaptic current in the present inner step
         now = current.new_empty(states + (feedback.decay is not None), B, N)
         pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
         values = build_arguments(pointers, current, steps, run.uniforms, _format_feedback(feedback))
@@ -222,31 +229,33 @@ class Cupy(LayerKernels, Compiled):
     def recurrent_backward(
         self, run: RecurrentLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        names = ("current", "state", "params", "keep", "synapses")
-        given = _make_contiguous(*(getattr(run, name) for name in names), grad_output, grad_last)
-        run = replace(run, **dict(zip(names, given, strict=False)))
-        grad_output, grad_last = given[len(names) :]
-        current, (T, _, B, N) = run.current, run.current.shape
-        floats = T * run.steps * N * (programs.PROGRAMS[run.key].states + 4)
-        max_rows = count_equal_part(B, count_scratch_floats(current.device) // floats, 1)
-        turned = run.synapses.t().contiguous()
+        inputs = (run.current, run.state, run.params, run.keep, run.synapses)
+        current, state, params, keep, synapses, grad_output, grad_last = _make_contiguous(
+            *inputs, grad_output, grad_last
+        )
+        run = replace(run, current=current, state=state, params=params, keep=keep, synapses=synapses)
+        T, _, B, N = current.shape
+        # per inner step and neuron: the states, and one float each of output, of_output, grad_drive and arrived in _backward_rows
+        floats_per_row = T * run.steps * N * (programs.PROGRAMS[run.key].states + 4)
+        max_rows = count_equal_part(B, count_scratch_floats(current.device) // floats_per_row, 1)
+        transposed = synapses.t().contiguous()
         masks = _make_delay_masks(run.keep, T, run.steps, run.feedback.delays)
         parts = [
             self._backward_rows(
-                run, grad_output, grad_last, turned, masks, slice(first, min(first + max_rows, B))
+                run, grad_output, grad_last, transposed, masks, slice(first, min(first + max_rows, B))
             )
             for first in range(0, B, max_rows)
         ]
-        if not parts:
+        if not parts:  # B = 0
             of_state, of_params = (
-                current.new_empty(0) if x is None else torch.zeros_like(x) for x in (run.state, run.params)
+                current.new_empty(0) if x is None else torch.zeros_like(x) for x in (state, params)
             )
-            return torch.zeros_like(current), of_state, of_params, torch.zeros_like(run.synapses)
+            return torch.zeros_like(current), of_state, of_params, torch.zeros_like(synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
             _concat_parts(of_currents, 2),
-            current.new_empty(0) if run.state is None else _concat_parts(of_states, 1),
-            current.new_empty(0) if run.params is None else _sum_parts(all_params),
+            current.new_empty(0) if state is None else _concat_parts(of_states, 1),
+            current.new_empty(0) if params is None else _sum_parts(all_params),
             _sum_parts(all_weights),
         )
 
@@ -255,19 +264,19 @@ class Cupy(LayerKernels, Compiled):
         run: RecurrentLaunch,
         grad_output: Tensor | None,
         grad_last: Tensor | None,
-        turned: Tensor,
+        transposed: Tensor,
         masks: list[Tensor] | None,
         part: slice,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Return the gradients of current, state, parameters and synapses, for a ``part`` of the rows.
+        """Return the gradients of current, state, parameters and synapses, for a ``part`` of the rows (samples).
 
         It takes one launch, and one matrix product per delay.
 
         Args:
-            run: Contiguous tensors.
+            run: The launch, with contiguous tensors.
             grad_output: [T, K, B, N]; None for zero.
             grad_last: Gradient of the states after the last step, [S, B, N]; None for zero.
-            turned: The synapses' transpose, contiguous.
+            transposed: The synapses' transpose [N, D N], contiguous.
             masks: From `_make_delay_masks`.
             part: The rows.
         """
@@ -275,10 +284,12 @@ class Cupy(LayerKernels, Compiled):
         T, inner, _, N = current.shape
         rows, filtered = part.stop - part.start, feedback.decay is not None
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
+        # outputs and their gradients, from D inner steps before the first on
         output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
         output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
         of_output[:D] = 0.0
         of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
+        # states and filtered current of the present step, and their gradients: after the last step first, before the first step at the end
         now = current.new_empty(S + filtered, rows, N)
         grad_now = torch.zeros_like(now)
         if grad_last is not None:
@@ -286,31 +297,33 @@ class Cupy(LayerKernels, Compiled):
             grad_now[S:] = grad_last[S + D :, part]
             for d in range(1, D + 1):
                 if not feedback.cut or d > count:
-                    sent = grad_last[S + d - 1, part]
-                    of_output[D + count - d] += sent if masks is None else sent * masks[d - 1][-1, part, None]
-        path = current.new_empty(count, S, rows, N)
+                    of_last = grad_last[S + d - 1, part]
+                    reached = of_last if masks is None else of_last * masks[d - 1][-1, part, None]
+                    of_output[D + count - d] += reached
+        path = current.new_empty(count, S, rows, N)  # the states before every step
+        # gradients of the neurons' whole current and of the synaptic current I
         grad_drive, arrived = (current.new_empty(count, rows, N) for _ in range(2))
         of_params = None if run.params is None else current.new_zeros(run.params.shape[0], rows, N)
-        pointers = [current, state, run.params, run.keep, run.synapses, turned, output[D:], now]
+        pointers = [current, state, run.params, run.keep, run.synapses, transposed, output[D:], now]
         pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
-        whole = (np.int32(feedback.cut), np.int64(part.start), np.int64(rows))
-        others = (*_format_feedback(feedback), *whole)
+        others = _format_feedback(feedback)
+        others += (np.int32(feedback.cut), np.int64(part.start), np.int64(rows))
         values = build_arguments(pointers, current, steps, run.uniforms, others)
-        shared = max(count_shared_bytes(N, feedback), 8 * N)
-        self._launch(f"{key} recurrent", 1, values, current, rows, count_threads(N), shared)
+        gradient_bytes = 2 * 4 * N  # the gradient of I in the present and the previous step
+        shared_bytes = max(count_shared_bytes(N, feedback), gradient_bytes)
+        self._launch(f"{key} recurrent", 1, values, current, rows, count_threads(N), shared_bytes)
         of_weights = []
         for d in range(1, D + 1):
             past = output[D - d : D - d + count]
             past = past if masks is None else past * masks[d - 1][:-1, part, None]
             of_weights.append(past.flatten(0, 1).t() @ arrived.flatten(0, 1))
         of_current = grad_drive.view(T, steps, rows, N)
+        of_state = None
+        if state is not None:
+            of_state = torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
         return (
             of_current.sum(1, keepdim=True) if inner == 1 else of_current,
-            (
-                None
-                if state is None
-                else torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
-            ),
+            of_state,
             None if of_params is None else of_params.sum(1),
             of_weights[0] if D == 1 else torch.cat(of_weights),
         )
@@ -328,14 +341,15 @@ class Cupy(LayerKernels, Compiled):
         output = current.new_empty((T, steps, B, N) if offset is None else (T, B, N))
         last = None if state is None else torch.empty_like(state)
         rows = B if activity is None else activity.shape[0]
-        width = 0 if activity is None else activity.stride(0)
+        row_stride = 0 if activity is None else activity.stride(0)
+        # of an event in its row's mean; the mean over the rows is that over all samples and inner steps
         share = rows / max(T * steps * B, 1)
         values = build_arguments(
             (current, state, run.params, run.keep, offset, output, last, activity),
             current,
             steps,
             run.uniforms,
-            _format_layer(offset is not None, rows * N, width, share),
+            _format_layer(offset is not None, rows * N, row_stride, share),
         )
         self._launch_layer(run, 0, values, rows * N, 0)
         return output, last
@@ -346,7 +360,7 @@ class Cupy(LayerKernels, Compiled):
         run: KernelLaunch,
         grad_output: Tensor | None,
         grad_last: Tensor | None,
-        charge: Tensor | None,
+        grad_activity: Tensor | None,
         last_step: bool,
         of_state: bool,
         of_sums: bool,
@@ -354,17 +368,18 @@ class Cupy(LayerKernels, Compiled):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         current, state, steps = run.current, run.state, run.steps
         T, _, B, N = current.shape
-        floats = 0 if self.count_register_steps(run) else T * steps * programs.PROGRAMS[run.key].states
-        rows = count_rows(B, N, floats) if of_sums or floats else B
+        in_registers = self.count_register_steps(run) > 0
+        floats_per_lane = 0 if in_registers else T * steps * programs.PROGRAMS[run.key].states
+        rows = count_rows(B, N, floats_per_lane) if of_sums or floats_per_lane else B
         grad_current = torch.empty_like(current)
         grad_state = None if state is None or not of_state else torch.empty_like(state)
         params = 0 if run.params is None else run.params.shape[0]
         sums = current.new_empty(1 + params, rows, N) if of_sums else None
-        scratch = current.new_empty(floats * rows * N) if floats else None
-        received = (grad_output, weight, grad_last, charge)
-        grads = (None if x is None else x.contiguous() for x in received)
-        pointers = (current, state, run.params, run.keep, *grads, grad_current, grad_state, sums, scratch)
-        share = 1.0 / max(T * steps * B, 1)
+        scratch = current.new_empty(floats_per_lane * rows * N) if floats_per_lane else None
+        given = (grad_output, weight, grad_last, grad_activity)
+        given = [None if x is None else x.contiguous() for x in given]
+        pointers = [current, state, run.params, run.keep, *given, grad_current, grad_state, sums, scratch]
+        share = 1.0 / max(T * steps * B, 1)  # of an event in the mean over all samples and inner steps
         others = _format_layer(last_step, rows * N, None, share)
         values = build_arguments(pointers, current, steps, run.uniforms, others)
         self._launch_layer(run, 1, values, rows * N, 0 if weight is None else weight.shape[0])
@@ -427,11 +442,11 @@ class Cupy(LayerKernels, Compiled):
         block: int = BLOCK,
         shared_bytes: int = 0,
     ) -> None:
-        """Launch one kernel on torch's current stream; autograd's backward threads have a different current CuPy stream."""
+        """Launch one kernel on torch's current stream, because in autograd's backward threads CuPy's current stream is another one."""
         if current.shape[2] * current.shape[3] == 0:
             return
-        device, name = current.device, key.removesuffix(" recurrent")
-        function = compile_kernels(name, device.index, recurrent=name != key)[which]
+        device, neuron_key = current.device, key.removesuffix(" recurrent")
+        function = compile_kernels(neuron_key, device.index, recurrent=neuron_key != key)[which]
         if shared_bytes > SHARED_BYTES:
             try:
                 function.max_dynamic_shared_size_bytes = shared_bytes
@@ -520,8 +535,8 @@ def build_arguments(
     return (*addresses, *_format_sizes(T, steps, B, N, K == 1), *others, *_format_numbers(tuple(uniforms)))
 
 
-# CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double; so other numbers need numpy types, which
-# take longer to make than to find again
+# CuPy passes a Python int as 64 bits, which suits an address, and a Python float as a double, so all other numbers need numpy types.
+# Making them takes longer than a look-up in a cache.
 @lru_cache(maxsize=4096)
 def _format_sizes(T: int, K: int, B: int, N: int, constant: bool) -> tuple[np.generic, ...]:
     return *map(np.int64, (T, K, B, N)), np.int32(constant)
@@ -533,14 +548,19 @@ def _format_numbers(numbers: tuple[float, ...]) -> tuple[np.generic, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _format_layer(last_step: bool, threads: int, width: int | None, share: float) -> tuple[np.generic, ...]:
-    """Format the numbers of a layer's kernel; ``width`` is for the forward kernel alone."""
-    columns = () if width is None else (np.int64(width),)
-    return np.int32(last_step), np.int64(threads), *columns, np.float32(share)
+def _format_layer(
+    last_step: bool, threads: int, row_stride: int | None, share: float
+) -> tuple[np.generic, ...]:
+    """Format the numbers of a layer's kernel: ``last_step threads width share`` of `layer_gpu.h`.
+
+    ``row_stride`` is the stride of the rows of activity; the backward kernel has no such argument, so it is None there.
+    """
+    width = () if row_stride is None else (np.int64(row_stride),)
+    return np.int32(last_step), np.int64(threads), *width, np.float32(share)
 
 
 def count_register_floats(run: KernelLaunch) -> int:
-    """Return how many states the adjoint of a control step of ``run`` keeps per lane."""
+    """Return the number of floats per lane that the states of all inner steps of a control step of ``run`` take."""
     return run.steps * programs.PROGRAMS[run.key].states
 
 
@@ -558,9 +578,13 @@ def get_device_memory(device: torch.device) -> int:
 
 
 def count_equal_part(count: int, limit: int, unit: int) -> int:
-    """Return the size of the largest of equal parts of ``count``, a multiple of ``unit``; more than ``limit`` only if that is less than one ``unit``."""
-    parts = max(1, -(-count // max(unit, limit // unit * unit)))
-    return max(unit, -(-count // (parts * unit)) * unit)
+    """Return the size of one part if ``count`` is divided into as few and as equal parts of at most ``limit`` as possible.
+
+    The size is a multiple of ``unit``, and exceeds ``limit`` only if the limit is less than one unit.
+    """
+    largest = max(unit, limit // unit * unit)
+    parts = max(1, _ceil_div(count, largest))
+    return max(unit, _ceil_div(count, parts * unit) * unit)
 
 
 def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
@@ -572,13 +596,19 @@ def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
         SUMMING_THREADS if scratch_floats == 0 else min(SUMMING_THREADS, SCRATCH_FLOATS // scratch_floats)
     )
     rows = max(1, min(B, threads // max(N, 1)))
-    samples = -(-B // rows)  # per thread; rows for which they are as equal as they can be
-    return -(-B // samples) if B else 1
+    # the fewest rows with this many samples per thread, so that all threads have almost equally many
+    samples_per_thread = _ceil_div(B, rows)
+    return _ceil_div(B, samples_per_thread) if B else 1
 
 
 def count_blocks(lanes: int) -> int:
     """Return how many blocks of `BLOCK` threads cover ``lanes``."""
-    return (lanes + BLOCK - 1) // BLOCK
+    return _ceil_div(lanes, BLOCK)
+
+
+def _ceil_div(count: int, size: int) -> int:
+    """Return how many groups of ``size`` hold ``count``."""
+    return -(-count // size)
 
 
 def _concat_parts(parts: Sequence[Tensor], dim: int) -> Tensor:
@@ -613,13 +643,13 @@ def _make_delay_masks(keep: Tensor | None, T: int, steps: int, delays: int) -> l
     if keep is None:
         return None
     B = keep.shape[1]
-    begins = keep.new_ones(T * steps + 1, B)
-    begins[:-1].view(T, steps, B)[:, 0] = keep
-    reach = [begins]
+    keep_inner = keep.new_ones(T * steps + 1, B)
+    keep_inner[:-1].view(T, steps, B)[:, 0] = keep
+    masks = [keep_inner]
     for d in range(1, delays):
-        shifted = torch.cat([begins.new_ones(min(d, len(begins)), B), begins])[: len(begins)]
-        reach.append(reach[-1] * shifted)
-    return reach
+        shifted = torch.cat([keep_inner.new_ones(min(d, len(keep_inner)), B), keep_inner])[: len(keep_inner)]
+        masks.append(masks[-1] * shifted)
+    return masks
 
 
 @cache
@@ -637,7 +667,7 @@ def is_current_device(index: int | None) -> bool:
 
 @cache
 def wrap_stream(device: int, handle: int) -> Any:
-    """Return a stream of torch's on a ``device`` as one of CuPy's. Torch keeps its streams, so that a handle means one stream."""
+    """Return torch's stream with this ``handle`` as a stream of CuPy. Torch never destroys a stream, so a handle stays valid."""
     cupy = _load_cupy()
     # inside the device context, because CuPy assigns a stream to the current device
     with cupy.cuda.Device(device):

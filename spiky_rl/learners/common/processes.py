@@ -60,12 +60,12 @@ def die_with_parent(parent: int) -> None:
 
 def remove_flag(flag: str, arguments: Sequence[str]) -> list[str]:
     """Return the ``arguments`` without ``flag`` and its value."""
-    found, skipped = [], False
+    remaining, is_value = [], False
     for argument in arguments:
-        if not skipped and argument != flag and not argument.startswith(f"{flag}="):
-            found.append(argument)
-        skipped = not skipped and argument == flag
-    return found
+        if not is_value and argument != flag and not argument.startswith(f"{flag}="):
+            remaining.append(argument)
+        is_value = not is_value and argument == flag
+    return remaining
 
 
 def setup_distributed_env(distributed: bool) -> None:

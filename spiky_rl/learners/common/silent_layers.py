@@ -37,7 +37,9 @@ class SilentLayerCheck:
             self.lasting[i] = now, count
             if now and count >= WARN_AFTER_ITERATIONS and i not in self.warned:
                 self.warned.add(i)
-                share, what = (layer.silent, "never") if now == "silent" else (layer.saturated, "always")
+                share, frequency = layer.saturated, "always"
+                if now == "silent":
+                    share, frequency = layer.silent, "never"
                 log.warning(
                     "layer %d of the actor is %s: for %d iterations its firing rate has been %.1f %%, and %.0f %% of its neurons %s"
                     " spike; it hardly learns%s",
@@ -46,7 +48,7 @@ class SilentLayerCheck:
                     count,
                     100.0 * layer.rate,
                     100.0 * share,
-                    what,
+                    frequency,
                     suggest_remedy(network, i, now),
                 )
 
@@ -89,7 +91,9 @@ def _list_layer_keys(layer: SpikingLayer) -> list[str]:
 
 def suggest_remedy(network: SpikingNetwork, layer: int, state: str) -> str:
     """Return suggested changes of agent keys for layer number ``layer`` that is in ``state``; empty if there are none."""
-    more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
+    more, less = "raise", "lower"  # changes that give more spikes
+    if state == "saturated":
+        more, less = less, more
     drive, others = _list_network_keys(network), []
     if layers := get_layers(network):
         drive += _list_layer_keys(layers[layer])

@@ -20,7 +20,7 @@ class Teacher:
     """Trained policy from which a student learns."""
 
     path: str
-    """Path of its checkpoint."""
+    """Path of the teacher's checkpoint."""
     agent: str
     spec: Mapping[str, Any]
     """Specification of the agent, from `AgentSpec.to_dict`."""
@@ -28,7 +28,7 @@ class Teacher:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Identity of the teacher in checkpoints of its student, which also hold its weights."""
+        """Facts on the teacher in a student's checkpoint, which holds the teacher's weights beside them."""
         return {"path": self.path, "agent": self.agent, "spec": dict(self.spec)}
 
 
@@ -43,18 +43,18 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
     Raises:
         CheckpointError: The teacher learned another task, or another program wrote the file.
     """
-    weights = learner.checkpoint_keys["ppo"][0]
-    if weights not in read_mapping(str(path)):
+    weights_key = learner.checkpoint_keys["ppo"][0]  # teachers are trained by PPO
+    if weights_key not in read_mapping(str(path)):
         raise CheckpointError(
             f"{path}: not a checkpoint of {learner.name}; a teacher must be trained by the student's library"
         )
     loaded = read_checkpoint(str(path), library=learner.name)
-    theirs = get_identity(loaded)
-    if not theirs.get("spec") or "task" not in theirs:
+    identity = get_identity(loaded)
+    if not identity.get("spec") or "task" not in identity:
         raise CheckpointError(f"{path}: not written by train.py, so the teacher's network is unknown")
-    if theirs["task"] != task:
-        raise CheckpointError(f"{path}: teacher of task {theirs['task']!r}, not {task!r}")
-    return Teacher(str(path), theirs["agent"], theirs["spec"], loaded[weights])
+    if identity["task"] != task:
+        raise CheckpointError(f"{path}: teacher of task {identity['task']!r}, not {task!r}")
+    return Teacher(str(path), identity["agent"], identity["spec"], loaded[weights_key])
 
 
 def load_teacher_from_student(loaded: Mapping[str, Any], path: Path) -> Teacher:

@@ -10,20 +10,23 @@ from rsl_rl.modules.distribution import Distribution
 from torch import Tensor, nn
 
 
-class BoundedDistribution(Distribution):
+class ConvertedDistribution(Distribution):
     """Distribution whose deterministic output is in the task's units; it is for inference only."""
 
     actions_text = "Actions are the mean of the policy in the task's units, within the task's bounds."
-    """Usage of the deterministic output, for exported files."""
+    """Sentence on the actions for the header of an exported file."""
 
-    def __init__(self, distribution: Distribution | None, outputs: int, bounds: nn.Module) -> None:
-        """Wrap a model's ``distribution``, or its plain output if it has none; ``bounds`` maps its actions [..., A].
+    def __init__(self, distribution: Distribution | None, outputs: int, to_task_units: nn.Module) -> None:
+        """Wrap the distribution of a model.
 
-        ``bounds`` may have a text of its own for `actions_text`.
+        Args:
+            distribution: The model's own; None if its plain output is the action.
+            outputs: Number of actions, A.
+            to_task_units: Maps actions [..., A] to the task's units [..., A]; may have its own ``actions_text``.
         """
         super().__init__(outputs)
-        self.inner, self.bounds = distribution, bounds
-        self.actions_text = getattr(bounds, "actions_text", self.actions_text)
+        self.inner, self.to_task_units = distribution, to_task_units
+        self.actions_text = getattr(to_task_units, "actions_text", self.actions_text)
 
     @property
     def input_dim(self) -> int | list[int]:
@@ -32,17 +35,30 @@ class BoundedDistribution(Distribution):
 
     @override
     def deterministic_output(self, mlp_output: Tensor) -> Tensor:
-        return self.bounds(mlp_output if self.inner is None else self.inner.deterministic_output(mlp_output))
+        actions = mlp_output if self.inner is None else self.inner.deterministic_output(mlp_output)
+        return self.to_task_units(actions)
 
     @override
     def as_deterministic_output_module(self) -> nn.Module:
         first = nn.Identity() if self.inner is None else self.inner.as_deterministic_output_module()
-        return nn.Sequential(first, self.bounds)
+        return nn.Sequential(first, self.to_task_units)
 
 
-def bound_actions(model: Any, bounds: nn.Module, outputs: int) -> MLPModel:
-    """Return a copy of ``model``, with the same weights, whose A = ``outputs`` actions are mapped by ``bounds``, [..., A] to [..., A]."""
-    changed = copy.copy(model)
-    changed._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
-    changed.distribution = BoundedDistribution(model.distribution, outputs, bounds)
-    return changed
+BoundedDistribution = ConvertedDistribution  # old name, kept for one release
+
+
+def convert_actions(model: Any, to_task_units: nn.Module, outputs: int) -> MLPModel:
+    """Return a shallow copy of ``model``, with the same weights, whose deterministic actions are in the task's units.
+
+    Args:
+        model: A model of rsl_rl or a `SpikingModel`.
+        to_task_units: Maps actions [..., A] to the task's units [..., A].
+        outputs: Number of actions, A.
+    """
+    converted = copy.copy(model)
+    converted._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
+    converted.distribution = ConvertedDistribution(model.distribution, outputs, to_task_units)
+    return converted
+
+
+bound_actions = convert_actions  # old name, kept for one release

@@ -77,11 +77,13 @@ class RslRlInferencePolicy(InferencePolicy):
 def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State) -> PolicyActivity:
     """Return the activity of an rsl_rl ANN for ``obs`` in the state ``hidden``; the model's own state does not change."""
     parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
-    before = model.get_hidden_state()
+    own_state = model.get_hidden_state()
     model.reset(hidden_state=hidden)  # type: ignore[arg-type]  # a recurrent layer has one or two
-    found = activity.compute_ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
-    model.reset(hidden_state=before)
-    return found
+    ann_activity = activity.compute_ann_activity(
+        model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0]
+    )
+    model.reset(hidden_state=own_state)
+    return ann_activity
 
 
 def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> PolicyActivity:

@@ -95,7 +95,9 @@ def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
 
 def _load_file(path: str, name: object) -> object:
     """Return ``path/file.py:function`` as a name that rsl_rl can import, after loading the file; return any other name as it is."""
-    file, _, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if not isinstance(name, str):
+        return name
+    file, _, function = name.rpartition(":")
     if not file.endswith(".py"):
         return name
     try:
@@ -165,8 +167,8 @@ def _list_arguments(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
     """Return the arguments of a class's constructor that an agent may set, and whether the constructor takes any keyword."""
     parameters = inspect.signature(cls).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    own = {p.name: p for p in named if p.name not in PROVIDED_ARGUMENTS}
-    return own, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    arguments = {p.name: p for p in named if p.name not in PROVIDED_ARGUMENTS}
+    return arguments, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _check_images(

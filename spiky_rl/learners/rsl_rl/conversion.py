@@ -62,29 +62,32 @@ class Converter:
         """Return the student's layers. Raises RegistryError, with the key, if it is no sigma-delta copy of the teacher."""
         network = _require_sigma_delta(self.student.network)
         layers = list(network.layers)
-        sizes, wanted = [layer.width for layer in layers], [m.out_features for m in self.maps[:-1]]
-        if sizes != wanted:
-            raise _refuse("network.layers", str(sizes), f"{wanted}, as the teacher has")
+        widths = [layer.width for layer in layers]
+        teacher_widths = [m.out_features for m in self.maps[:-1]]
+        if widths != teacher_widths:
+            raise _make_error("network.layers", str(widths), f"{teacher_widths}, as the teacher has")
         for layer, activation in zip(layers, self.activations, strict=True):
             _check_layer(layer, activation)
         ours, theirs = self.student.obs_normalizer, self.teacher.obs_normalizer
         if type(ours) is not type(theirs):
-            given = not isinstance(ours, nn.Identity)
-            raise _refuse(
-                "actor.obs_normalization", str(given).lower(), f"{str(not given).lower()}, as the teacher"
+            normalizes = not isinstance(ours, nn.Identity)
+            raise _make_error(
+                "actor.obs_normalization",
+                str(normalizes).lower(),
+                f"{str(not normalizes).lower()}, as the teacher",
             )
         return layers
 
     @torch.no_grad()
     def record(self, observations: TensorDict) -> None:
         """Record the teacher's activations on ``observations``, [samples, ...]."""
-        x, found = self.teacher.get_latent(observations), iter(self.sums)
+        x, sums = self.teacher.get_latent(observations), iter(self.sums)
         self.count += len(x)
         for module in self._get_body():
             x = module(x)
             if type(module) in ACTIVATIONS:
                 moments = torch.stack([x.double().sum(0), x.double().square().sum(0)])
-                next(found).add_(moments.cpu())
+                next(sums).add_(moments.cpu())
 
     def _get_body(self) -> list[nn.Module]:
         return list(self.teacher.mlp)[: 2 * len(self.layers)]
@@ -139,14 +142,14 @@ def _list_modules(teacher: MLPModel) -> tuple[list[nn.Linear], list[str]]:
     """Return the linear maps of an ANN and the activations between them. Raises RegistryError if it has other modules."""
     # a subclass may compute something else
     if type(teacher) is not MLPModel:  # pylint: disable=unidiomatic-typecheck
-        raise _refuse(
+        raise _make_error(
             "algorithm.distillation_cfg.method", f"conversion of {type(teacher).__name__}", "an MLP"
         )
     maps = [module for module in teacher.mlp if isinstance(module, nn.Linear)]
     between = list(teacher.mlp)[1 : 2 * len(maps) - 2 : 2]
     for module in between:
         if type(module) not in ACTIVATIONS:
-            raise _refuse(
+            raise _make_error(
                 "algorithm.distillation_cfg.method",
                 f"conversion of {type(module).__name__}",
                 f"activations {', '.join(ACTIVATIONS.values())}",
@@ -157,11 +160,13 @@ def _list_modules(teacher: MLPModel) -> tuple[list[nn.Linear], list[str]]:
 def _require_sigma_delta(network: SpikingNetwork) -> FeedForward:
     """Return ``network`` if its inputs and outputs are changes, in one stateful inner step. Raises RegistryError with the key."""
     if not isinstance(network, FeedForward) or not isinstance(network.encoder, SigmaDeltaEncoder):
-        raise _refuse("network.encoder", type(network).__name__, "feedforward with sigma_delta")
+        raise _make_error("network.encoder", type(network).__name__, "feedforward with sigma_delta")
     if not isinstance(network.decoder, SigmaDeltaDecoder):
-        raise _refuse("network.decoder", type(network.decoder).__name__, "sigma_delta")
+        raise _make_error("network.decoder", type(network.decoder).__name__, "sigma_delta")
     if not network.stateful or network.steps != 1:
-        raise _refuse("network.steps", f"{network.steps}, stateful {network.stateful}", "1, stateful true")
+        raise _make_error(
+            "network.steps", f"{network.steps}, stateful {network.stateful}", "1, stateful true"
+        )
     return network
 
 
@@ -169,14 +174,14 @@ def _check_layer(layer: SpikingLayer, activation: str) -> None:
     """Raise RegistryError if a ``layer`` cannot hold a linear layer and its ``activation``."""
     link, neuron = layer.connection, layer.neuron.source_neuron
     if not isinstance(link, LinearConnection) or link.mask is not None or link.bias.requires_grad:
-        raise _refuse("network.connection", type(link).__name__, "linear with bias: false, dense")
+        raise _make_error("network.connection", type(link).__name__, "linear with bias: false, dense")
     if not isinstance(neuron, SigmaDeltaUnit) or layer.recurrent is not None:
-        raise _refuse("network.neuron", type(neuron).__name__, "sigma_delta_unit, not recurrent")
+        raise _make_error("network.neuron", type(neuron).__name__, "sigma_delta_unit, not recurrent")
     if neuron.options.activation != activation:
-        raise _refuse("network.neuron.activation", neuron.options.activation, activation)
+        raise _make_error("network.neuron.activation", neuron.options.activation, activation)
     if not {"threshold", "bias"} <= set(neuron.learn):
-        raise _refuse("network.neuron.learn", str(list(neuron.learn)), "[threshold, bias]")
+        raise _make_error("network.neuron.learn", str(list(neuron.learn)), "[threshold, bias]")
 
 
-def _refuse(key: str, given: str, allowed: str) -> RegistryError:
+def _make_error(key: str, given: str, allowed: str) -> RegistryError:
     return RegistryError(f"agent.{key}: {given} given; allowed for a conversion: {allowed}")

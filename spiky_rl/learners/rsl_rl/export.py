@@ -68,15 +68,15 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
     )
     # also replaces the weights file of an earlier export
     with files.stage_files(path.parent, [f"{path.name}.data"]) as folder:
-        place = str(folder / path.name)
+        staged = str(folder / path.name)
         torch.onnx.export(
-            wrapped, example, place, opset_version=18, verbose=verbose, external_data=size > LARGEST_FILE,
+            wrapped, example, staged, opset_version=18, verbose=verbose, external_data=size > LARGEST_FILE,
             input_names=wrapped.input_names, output_names=wrapped.output_names,
         )  # fmt: skip
-        graph = onnx.load(place, load_external_data=False)
+        graph = onnx.load(staged, load_external_data=False)
         clear_origin(graph)
         onnx.helper.set_model_props(graph, {key: _format_value(value) for key, value in described.items()})
-        onnx.save(graph, place)
+        onnx.save(graph, staged)
 
 
 def clear_origin(message: Any) -> None:
@@ -96,15 +96,15 @@ def write_torchscript(model: MLPModel, path: Path) -> None:
         model: Any model of rsl_rl or ours.
         path: The file.
     """
-    whole = io.BytesIO()
-    torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), whole)
+    script = io.BytesIO()
+    torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), script)
 
     def fill(beside: Path) -> None:
-        with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(beside, "w") as kept:
+        with zipfile.ZipFile(script) as archive, zipfile.ZipFile(beside, "w") as file:
             for part in archive.infolist():
                 # source lines for error messages; libtorch does not need them
                 if not part.filename.endswith(".debug_pkl"):
-                    kept.writestr(part, archive.read(part))
+                    file.writestr(part, archive.read(part))
 
     files.write_atomically(path, fill)
 

@@ -55,7 +55,7 @@ class SkrlBaseRunner(BaseRunner):
 
         Args:
             env: The rsl_rl environment, which still does timing and checks.
-            config: The learner's configuration of the runner.
+            config: The configuration from ``make_runner_cfg`` of `config` or `replay_config`.
             log_dir: Run folder; None to save nothing.
             device: Device of the models.
             identity: See `BaseRunner.setup_bookkeeping`.
@@ -71,6 +71,12 @@ class SkrlBaseRunner(BaseRunner):
         self.episodes = SkrlEpisodeStatistics(env.num_envs, env.device)
         self._folder, self._elapsed = log_dir, 0.0
         self._writer: SummaryWriter | None = None
+        with silence_skrl():
+            self._build_agent()
+
+    @abstractmethod
+    def _build_agent(self) -> None:
+        """Set ``alg``, the agent of ``cfg``, and its models."""
 
     @property
     def inference_policy(self) -> SkrlInferencePolicy:
@@ -148,6 +154,32 @@ class SkrlBaseRunner(BaseRunner):
     @abstractmethod
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
         """Run the control steps and updates of an iteration; return the next observations and the seconds of both."""
+
+    def _run_control_step(self, observations: Tensor, clock: Mapping[str, int]) -> Tensor:
+        """Act, and record the transition; return the next observations. ``clock``: skrl's ``timestep`` and ``timesteps``."""
+        states = self.environment.state()
+        with torch.no_grad():
+            actions, _ = self.alg.act(observations, states, **clock)
+            following, rewards, terminated, truncated, extras = self.environment.step(actions)
+            self.episodes.add_step(rewards, terminated | truncated, extras)
+            successors, next_states = self._get_successors(following, extras)
+            self.alg.record_transition(
+                observations=observations,
+                states=states,
+                actions=actions,
+                rewards=rewards.clone(),  # skrl writes into them
+                next_observations=successors,
+                next_states=next_states,
+                terminated=terminated,
+                truncated=truncated,
+                infos=extras,
+                **clock,
+            )
+        return following
+
+    def _get_successors(self, following: Tensor, _extras: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Return the observations and states that a transition ends with; ``following``: those of the next control step."""
+        return following, self.environment.state()
 
     @abstractmethod
     def compute_losses(self) -> dict[str, float]:

@@ -131,15 +131,16 @@ class SequenceModel(Model):
             return self.body(x.unsqueeze(0), None)[0].squeeze(0), {"rnn": []}
         states = inputs.get("rnn")
         if "terminated" not in inputs:
-            output, after = self.body(x.unsqueeze(0), tuple(states) if states else self.zero_state(len(x), x))
-            return output.squeeze(0), {"rnn": list(after)}
+            state = tuple(states) if states else self.zero_state(len(x), x)
+            output, state = self.body(x.unsqueeze(0), state)
+            return output.squeeze(0), {"rnn": list(state)}
         length = self.sequence_length
         ended = (inputs["terminated"] | inputs["truncated"]).view(-1, length).transpose(0, 1)
         keep = torch.ones_like(ended, dtype=x.dtype)
         keep[1:] -= ended[:-1].to(x.dtype)
         first = tuple(s[:, ::length] for s in states or ())
-        output, after = self.body(x.view(-1, length, x.shape[-1]).transpose(0, 1), first, keep)
-        return output.transpose(0, 1).reshape(len(x), -1), {"rnn": list(after)}
+        output, state = self.body(x.view(-1, length, x.shape[-1]).transpose(0, 1), first, keep)
+        return output.transpose(0, 1).reshape(len(x), -1), {"rnn": list(state)}
 
 
 class SpikingPolicy(GaussianMixin, SequenceModel):
@@ -164,7 +165,9 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         SequenceModel.__init__(
             self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
         )
-        low, high = map(math.log, std_range) if std_range else (-math.inf, math.inf)
+        low, high = -math.inf, math.inf
+        if std_range:
+            low, high = map(math.log, std_range)
         self.limits = low, high
         GaussianMixin.__init__(self, clip_log_std=bool(std_range), min_log_std=low, max_log_std=high)
         log_std = torch.full((self.num_actions,), math.log(init_std))

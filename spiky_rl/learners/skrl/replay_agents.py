@@ -87,13 +87,13 @@ class ReplayAgent(NormalizingAgent):
         """Return the mean losses since the last call, by name; empty before the first update."""
         names = {"Loss / Critic loss": "critic", "Loss / Policy loss": "actor"}
         names |= {"Coefficient / Entropy coefficient": "entropy_weight"}
-        found = {
+        losses = {
             name: sum(values) / len(values)
             for tag, name in names.items()
             if (values := self.tracking_data.get(tag))
         }
         self.tracking_data.clear()
-        return found
+        return losses
 
 
 class SpikingTD3(ReplayAgent, TD3):  # type: ignore[misc]

@@ -18,12 +18,12 @@ from torch.nn import functional
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.learners.skrl.models import SequenceModel, Spaces
 
-LOG_STD = (-5.0, 2.0)
+LOG_STD_RANGE = (-5.0, 2.0)
 """Default range of the logarithm of SAC's standard deviation."""
 
 
 class ReplayModel(SequenceModel):
-    """Abstract stateless model whose moving average may be a target network."""
+    """Abstract stateless model; skrl keeps a moving average of its weights as target network."""
 
     def __init__(
         self,
@@ -35,15 +35,16 @@ class ReplayModel(SequenceModel):
         spaces: Spaces,
     ) -> None:
         """Build the model with arguments of `SequenceModel`."""
-        super().__init__(outputs, source, 1, 1, hidden_dims, network, ann or {}, spaces)
+        num_envs = sequence_length = 1  # stateless
+        super().__init__(outputs, source, num_envs, sequence_length, hidden_dims, network, ann or {}, spaces)
 
     @override
     def update_parameters(self, model: nn.Module, *, polyak: float = 1.0) -> None:
         """Move the weights by the share ``polyak`` towards those of ``model``, and copy its buffers and extra state.
 
         skrl pairs parameters by position, and leaves out buffers and extra state, such as running means and the number of
-        updates that slopes depend on. Here, they are paired by name. Time constants and thresholds are averaged as they are
-        stored, so that their averages keep to their ranges.
+        updates that slopes depend on. Here, they are paired by name. Time constants and thresholds are stored unconstrained, so
+        their averages stay within their ranges.
         """
         with torch.no_grad():
             theirs = dict(model.named_parameters())
@@ -61,7 +62,7 @@ class ReplayModel(SequenceModel):
 
 
 class ReplayActor(ReplayModel):
-    """Abstract actor, whose actions are in [-1, 1]."""
+    """Base of the actors, whose actions are in [-1, 1]."""
 
     key = "agent.network"
 
@@ -97,7 +98,8 @@ class ProxyActor(DeterministicActor):
     """Continuous target actor of a spiking actor: an ANN that learns to give the actor's actions.
 
     The actions of averaged weights jump, because spike trains are no continuous function of weights. An ANN moves smoothly:
-    whenever the actor is updated, it takes one gradient step on its squared error, on the observations at which it last acted.
+    whenever the actor is updated, the ANN takes one gradient step on its squared difference from the actor's actions, on the
+    observations of its own latest call.
     Source: https://arxiv.org/abs/2505.24161
     """
 
@@ -124,9 +126,9 @@ class ProxyActor(DeterministicActor):
         assert isinstance(model, DeterministicActor)
         inputs = {"observations": self._observations}
         with torch.no_grad():
-            wanted, _ = model.compute(inputs)
+            actor_actions, _ = model.compute(inputs)
         with torch.enable_grad():
-            loss = functional.mse_loss(self.compute(inputs)[0], wanted)
+            loss = functional.mse_loss(self.compute(inputs)[0], actor_actions)
             self.optimizer.zero_grad()
             loss.backward()
         self.optimizer.step()
@@ -147,10 +149,10 @@ class SquashedGaussianActor(ReplayActor):
         std_range: Sequence[float] = (),
         **spaces: Unpack[Spaces],
     ) -> None:
-        """Initialise with arguments of `SequenceModel`, and the range of the standard deviation; `LOG_STD` if empty."""
+        """Initialise with arguments of `SequenceModel`, and the range of the standard deviation; `LOG_STD_RANGE` if empty."""
         outputs = 2 * math.prod(spaces["action_space"].shape or ())  # type: ignore[union-attr]
         ReplayActor.__init__(self, outputs, "observations", hidden_dims, network, ann, spaces)
-        self.limits = tuple(map(math.log, std_range)) if std_range else LOG_STD
+        self.log_std_range = tuple(map(math.log, std_range)) if std_range else LOG_STD_RANGE
 
     @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
@@ -160,21 +162,21 @@ class SquashedGaussianActor(ReplayActor):
 
     def compute_gaussian(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return mean and logarithm of the standard deviation before the tanh, [B, A] each."""
-        mean, scale = self.compute_sequences(inputs)[0].chunk(2, -1)
-        low, high = self.limits
-        return mean, low + 0.5 * (high - low) * (torch.tanh(scale) + 1.0)
+        mean, raw_log_std = self.compute_sequences(inputs)[0].chunk(2, -1)
+        low, high = self.log_std_range
+        return mean, low + 0.5 * (high - low) * (torch.tanh(raw_log_std) + 1.0)
 
     @override
     def act(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
-        """Return sampled actions [B, A], and with them ``log_prob`` [B, 1] and ``mean_actions`` [B, A]."""
+        """Return sampled actions [B, A], and skrl's dict with ``log_prob`` [B, 1] and ``mean_actions`` [B, A]."""
         mean, log_std = self.compute_gaussian(inputs)
         noise = torch.randn_like(mean)
-        before = mean + log_std.exp() * noise
+        pre_tanh = mean + log_std.exp() * noise
         log_prob = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi)
         # log(1 - tanh(x)^2), also where it underflows
-        log_prob = log_prob - 2.0 * (math.log(2.0) - before - functional.softplus(-2.0 * before))
-        actions = {"log_prob": log_prob.sum(-1, keepdim=True), "mean_actions": torch.tanh(mean)}
-        return torch.tanh(before), actions
+        log_prob = log_prob - 2.0 * (math.log(2.0) - pre_tanh - functional.softplus(-2.0 * pre_tanh))
+        outputs = {"log_prob": log_prob.sum(-1, keepdim=True), "mean_actions": torch.tanh(mean)}
+        return torch.tanh(pre_tanh), outputs
 
 
 class ActionValue(DeterministicMixin, ReplayModel):

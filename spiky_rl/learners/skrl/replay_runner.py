@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, override
 
 import torch
@@ -25,8 +25,6 @@ from spiky_rl.learners.common.activity import (
     draw_rollout_raster,
     write_figures,
 )
-from spiky_rl.learners.common.interfaces import VectorEnv
-from spiky_rl.learners.common.runner import IterationSummary
 from spiky_rl.learners.skrl.activity import compute_ann_activity
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
 from spiky_rl.learners.skrl.models import Spaces
@@ -63,20 +61,9 @@ class ReplayRunner(SkrlBaseRunner):
         "agent.algorithm.class_name, its target and learn_entropy, and agent.actor.obs_normalization"
     )
 
-    def __init__(
-        self,
-        env: VectorEnv,
-        config: Mapping[str, Any],
-        log_dir: str | None = None,
-        device: str = "cpu",
-        identity: Mapping[str, object] | None = None,
-        picture_interval: int = 25,
-        notes: dict[str, str] | None = None,
-        on_iteration: Callable[[IterationSummary], None] | None = None,
-    ) -> None:
-        """Initialise with the arguments of `SkrlBaseRunner` and `spiky_rl.learners.skrl.replay_config.make_runner_cfg`."""
-        super().__init__(env, config, log_dir, device, identity, picture_interval, notes, on_iteration)
-        environment = self.environment
+    @override
+    def _build_agent(self) -> None:
+        config, environment, device, num_envs = self.cfg, self.environment, self.device, self.env.num_envs
         spaces: Spaces = {
             "observation_space": environment.observation_space,
             "state_space": environment.state_space,
@@ -84,16 +71,15 @@ class ReplayRunner(SkrlBaseRunner):
             "device": device,
         }
         models = _make_models(config, spaces)
-        memory_size = -(-config["replay_size"] // env.num_envs)
+        memory_size = -(-config["replay_size"] // num_envs)
         # the buffer takes its memory when a training starts, see `_start`
-        memory = RandomMemory(memory_size=memory_size, num_envs=env.num_envs, device=device, replacement=True)
+        memory = RandomMemory(memory_size=memory_size, num_envs=num_envs, device=device, replacement=True)
         is_td3 = config["algorithm"] == "td3"
-        cfg = (_make_td3_cfg if is_td3 else _make_sac_cfg)(config, spaces, env.num_envs)
-        with silence_skrl():
-            self.alg: SpikingTD3 | SpikingSAC = (SpikingTD3 if is_td3 else SpikingSAC)(
-                models=models, memory=memory, cfg=cfg, **spaces,
-                learning_starts=config["learning_starts"], updates_per_step=config["updates_per_step"],
-            )  # fmt: skip
+        cfg = (_make_td3_cfg if is_td3 else _make_sac_cfg)(config, spaces, num_envs)
+        self.alg: SpikingTD3 | SpikingSAC = (SpikingTD3 if is_td3 else SpikingSAC)(
+            models=models, memory=memory, cfg=cfg, **spaces,
+            learning_starts=config["learning_starts"], updates_per_step=config["updates_per_step"],
+        )  # fmt: skip
         self.policy: ReplayActor = self.alg.policy
         self._critics = nn.ModuleList(self.alg.critics)
         self._observations: Tensor | None = None
@@ -143,29 +129,11 @@ class ReplayRunner(SkrlBaseRunner):
 
     @override
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
-        steps, agent, environment = self.cfg["num_steps_per_env"], self.alg, self.environment
+        steps, agent = self.cfg["num_steps_per_env"], self.alg
         learning, begun = 0.0, time.time()
         for step in range(steps):
             clock = {"timestep": index * steps + step, "timesteps": (index + 1) * steps}
-            states = environment.state()
-            with torch.no_grad():
-                actions, _ = agent.act(observations, states, **clock)
-                following, rewards, terminated, truncated, extras = environment.step(actions)
-                self.episodes.add_step(rewards, terminated | truncated, extras)
-                successors, next_states = environment.get_successors(extras)
-                agent.record_transition(
-                    observations=observations,
-                    states=states,
-                    actions=actions,
-                    rewards=rewards.clone(),
-                    next_observations=successors,
-                    next_states=next_states,
-                    terminated=terminated,
-                    truncated=truncated,
-                    infos=extras,
-                    **clock,
-                )
-            observations = self._observations = following
+            observations = self._observations = self._run_control_step(observations, clock)
             if agent.is_learning:
                 self.is_recorded = False
                 before = time.time()
@@ -173,6 +141,10 @@ class ReplayRunner(SkrlBaseRunner):
                 learning += time.time() - before
         agent.count_update()
         return observations, time.time() - begun - learning, learning
+
+    @override
+    def _get_successors(self, following: Tensor, extras: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        return self.environment.get_successors(extras)
 
     @override
     def get_exportable_policy(self) -> Any:

@@ -110,7 +110,7 @@ class Grown(ReservoirGraph):
 
 def find(file: str) -> Path:
     """Return the path of the graph ``file``: the path itself, or a shipped file beside the agents."""
-    shipped = registry.data_dir("agents") / file
+    shipped = registry.find_data_folder("agents") / file
     return shipped if os.path.isfile(shipped) and not os.path.isfile(file) else Path(file)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.deploy import _targets
 from spiky_rl.deploy._export import write_and_verify
-from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.c import C
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest

@@ -69,9 +69,34 @@ class WorkOrder:
 class Engine(ABC):
     """Runs cells, each in processes of its own; a cell that fails does not affect others."""
 
-    @abstractmethod
     def run(self, order: WorkOrder) -> dict[str, str]:
         """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""
+        states = {cell.name: WAITING for cell in order.cells}
+        waiting, running = list(order.cells), set[str]()
+        while order.has_more(waiting, states) or running:
+            while order.can_start(waiting, running) and (cell := order.take_next(waiting, states)):
+                self.start(order, cell)
+                running.add(cell.name)
+                states[cell.name] = RUNNING
+            if order.stop_requested():
+                self.stop()
+            ended = self.wait(order)
+            states |= ended
+            running -= ended.keys()
+            order.on_change(states)
+        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+
+    @abstractmethod
+    def start(self, order: WorkOrder, cell: Cell) -> None:
+        """Start the worker of a ``cell``."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask all running cells to stop; called again in every round until they have ended."""
+
+    @abstractmethod
+    def wait(self, order: WorkOrder) -> dict[str, str]:
+        """Wait for a fraction of a second and return the states of the cells that have ended since, by name."""
 
 
 def make_command(order: WorkOrder, cell: Cell) -> list[str]:
@@ -89,38 +114,36 @@ def make_environment(parallel: int, available: int, gpus: str | None = None) -> 
         gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
-    own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-    return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **own}
+    gpu_variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+    return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **gpu_variables}
 
 
-def list_visible_gpus(count: int, shown: str) -> tuple[str, ...]:
-    """Return the names of ``count`` GPUs from CUDA_VISIBLE_DEVICES, ``shown``, or their numbers if it is empty."""
-    names = [name.strip() for name in shown.split(",") if name.strip()]
+def list_visible_gpus(count: int, visible_devices: str) -> tuple[str, ...]:
+    """Return the names of ``count`` GPUs from ``visible_devices`` (CUDA_VISIBLE_DEVICES), or their numbers if it is empty."""
+    names = [name.strip() for name in visible_devices.split(",") if name.strip()]
     return tuple(names[:count] or map(str, range(count)))
 
 
 def split_gpus(gpus: Sequence[str], processes: int) -> list[str]:
     """Return shares of ``gpus`` for CUDA_VISIBLE_DEVICES, one GPU for each of a cell's ``processes``; a partial share is dropped."""
-    whole = len(gpus) // processes
-    return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
+    n_shares = len(gpus) // processes
+    return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(n_shares)]
 
 
 def choose_gpus(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
     """Return the share in ``offered`` with GPUs that the fewest running cells use, by their shares ``taken``; None if there is none."""
-    used = [set(share.split(",")) for share in taken if share]
-    return min(
-        offered, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
-    )
+    taken_gpus = [set(share.split(",")) for share in taken if share]
+
+    def count_users(share: str) -> int:
+        gpus = share.split(",")
+        return sum(not used.isdisjoint(gpus) for used in taken_gpus)
+
+    return min(offered, key=count_users, default=None)
 
 
 def get_cell_state(code: int) -> str:
     """Return a cell's state from the exit ``code`` of its process; a killed process counts as failed."""
     return {FINISHED: DONE, FAILED: BROKEN}.get(code, STOPPED if code > 0 else BROKEN)
-
-
-def name_never_begun(states: Mapping[str, str]) -> dict[str, str]:
-    """Return the ``states`` at the end of an order, in which cells that still wait are stopped."""
-    return {name: STOPPED if state == WAITING else state for name, state in states.items()}
 
 
 def count_cores() -> int:

@@ -9,8 +9,6 @@ from typing import override
 
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run.engines.base import (
-    RUNNING,
-    WAITING,
     Engine,
     WorkOrder,
     choose_gpus,
@@ -18,7 +16,6 @@ from spiky_rl.experiments.run.engines.base import (
     get_cell_state,
     make_command,
     make_environment,
-    name_never_begun,
     split_gpus,
 )
 
@@ -29,37 +26,33 @@ PAUSE = 0.25
 class LocalEngine(Engine):
     """Runs cells as child processes, which end with this process."""
 
+    def __init__(self) -> None:
+        self.running = dict[str, subprocess.Popen[bytes]]()
+        self.gpus = dict[str, str | None]()
+        """GPUs of the running cells, as in CUDA_VISIBLE_DEVICES; None leaves the choice to the cell."""
+        self.is_stopped = False
+
     @override
-    def run(self, order: WorkOrder) -> dict[str, str]:
-        states = {cell.name: WAITING for cell in order.cells}
-        waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
-        taken = dict[str, str | None]()
-        terminated = False
-        while order.has_more(waiting, states) or running:
-            while order.can_start(waiting, running):
-                cell = order.take_next(waiting, states)
-                if cell is None:
-                    break
-                taken[cell.name] = choose_gpus(split_gpus(order.gpus, cell.processes), taken.values())
-                running[cell.name] = start_cell(order, cell, taken[cell.name])
-                states[cell.name] = RUNNING
-            if order.stop_requested() and not terminated:
-                terminated = True
-                for process in running.values():
-                    process.terminate()
-            for name, process in list(running.items()):
-                if (code := process.poll()) is not None:
-                    states[name] = get_cell_state(code)
-                    del running[name], taken[name]
-            order.on_change(states)
-            time.sleep(PAUSE)
-        return name_never_begun(states)
+    def start(self, order: WorkOrder, cell: Cell) -> None:
+        gpus = choose_gpus(split_gpus(order.gpus, cell.processes), self.gpus.values())
+        self.gpus[cell.name] = gpus
+        self.running[cell.name] = subprocess.Popen(
+            [*make_command(order, cell), str(os.getpid())],
+            env=make_environment(order.parallel, count_cores(), gpus),
+            stdin=subprocess.DEVNULL,
+        )
 
+    @override
+    def stop(self) -> None:
+        for process in self.running.values() if not self.is_stopped else ():
+            process.terminate()
+        self.is_stopped = True
 
-def start_cell(order: WorkOrder, cell: Cell, gpus: str | None) -> subprocess.Popen[bytes]:
-    """Start the worker of a ``cell`` on its share of ``gpus``, None leaves the choice to the cell, and return its process."""
-    return subprocess.Popen(
-        [*make_command(order, cell), str(os.getpid())],
-        env=make_environment(order.parallel, count_cores(), gpus),
-        stdin=subprocess.DEVNULL,
-    )
+    @override
+    def wait(self, order: WorkOrder) -> dict[str, str]:
+        time.sleep(PAUSE)
+        codes = {name: process.poll() for name, process in self.running.items()}
+        ended = {name: get_cell_state(code) for name, code in codes.items() if code is not None}
+        for name in ended:
+            del self.running[name], self.gpus[name]
+        return ended

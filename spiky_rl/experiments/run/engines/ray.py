@@ -10,23 +10,20 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run.cells import is_finished
 from spiky_rl.experiments.run.engines.base import (
     BROKEN,
     DONE,
-    RUNNING,
     STOPPED,
-    WAITING,
     Engine,
     EngineError,
     WorkOrder,
     get_cell_state,
     make_command,
     make_environment,
-    name_never_begun,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +57,9 @@ class RayEngine(Engine):
             gpus: GPUs of a cell; a fraction shares one.
         """
         self.address, self.cpus, self.gpus = address, cpus, gpus
+        self.running = dict["ObjectRef[int]", Cell]()
+        self.worker: Any = None
+        """Ray's remote function of a cell; None before `run`."""
 
     @override
     def run(self, order: WorkOrder) -> dict[str, str]:
@@ -69,7 +69,9 @@ class RayEngine(Engine):
             self.connect()
             try:
                 self.require_resources()
-                return self.run_tasks(order)
+                remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)
+                self.worker = remote(run_cell_process)
+                return super().run(order)
             finally:
                 ray.shutdown()
 
@@ -116,46 +118,43 @@ class RayEngine(Engine):
                 f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has so many"
             )
 
-    def run_tasks(self, order: WorkOrder) -> dict[str, str]:
-        """Submit the cells of an ``order``, at most ``parallel`` at a time, and wait for them; return their states by name."""
+    @override
+    def start(self, order: WorkOrder, cell: Cell) -> None:
+        threads = max(1, int(self.cpus))
+        environment = make_environment(order.parallel, threads * order.parallel)
+        variables = {key: environment[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
+        self.running[self.worker.remote(make_command(order, cell), variables)] = cell
+
+    @override
+    def stop(self) -> None:
         import ray
 
-        states = {cell.name: WAITING for cell in order.cells}
-        waiting, running = list(order.cells), dict["ObjectRef[int]", Cell]()
-        threads = max(1, int(self.cpus))
-        given = make_environment(order.parallel, threads * order.parallel)
-        variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
-        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_cell_process)
-        while order.has_more(waiting, states) or running:
-            while order.can_start(waiting, running):
-                cell = order.take_next(waiting, states)
-                if cell is None:
-                    break
-                running[remote.remote(make_command(order, cell), variables)] = cell
-                states[cell.name] = RUNNING
-            if order.stop_requested():
-                for task in running:
-                    ray.cancel(task)
-            ended, _ = ray.wait(list(running), timeout=PAUSE)
-            for task in ended:
-                cell = running.pop(task)
-                states[cell.name] = get_task_state(task)
-                if states[cell.name] == DONE:
-                    require_result(order, cell)
-            order.on_change(states)
-        return name_never_begun(states)
+        for task in self.running:
+            ray.cancel(task)
+
+    @override
+    def wait(self, order: WorkOrder) -> dict[str, str]:
+        import ray
+
+        states: dict[str, str] = {}
+        for task in ray.wait(list(self.running), timeout=PAUSE)[0]:
+            cell = self.running.pop(task)
+            states[cell.name] = get_task_state(task)
+            if states[cell.name] == DONE:
+                require_result(order, cell)
+        return states
 
 
 @contextmanager
 def make_ray_environment() -> Iterator[None]:
     """Set environment variables so that only this command can use the cluster it starts: a random token, on loopback."""
-    own = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
-    before = {key: os.environ.get(key) for key in own}
-    os.environ.update(own)
+    variables = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
+    old_values = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for key, value in before.items():
+        for key, value in old_values.items():
             os.environ.pop(key)
             os.environ.update({} if value is None else {key: value})
 

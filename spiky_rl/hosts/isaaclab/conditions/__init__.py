@@ -79,17 +79,18 @@ def parse_conditions(names: str, subject: ConditionSubject | None = None) -> lis
     Raises:
         ConditionError: A condition is unknown, or named twice.
     """
-    given = split_names(names)
-    for name in given:
+    requested = split_names(names)
+    for name in requested:
         if name not in (*CONDITIONS, *CONDITION_SETS):
             hint = suggest_name(name, (*CONDITIONS, *CONDITION_SETS))
             raise ConditionError(
                 f"--conditions: {name!r}: unknown condition; allowed: {', '.join(CONDITIONS)}, all, stress{hint}"
             )
-        if given.count(name) > 1:
-            raise ConditionError(f"--conditions: {name!r} is named {given.count(name)} times")
-    sets = {"all": list(ROBUSTNESS), "stress": _list_stress(subject) if "stress" in given else []}
-    return list(dict.fromkeys(["nominal", *(each for name in given for each in sets.get(name, [name]))]))
+        if requested.count(name) > 1:
+            raise ConditionError(f"--conditions: {name!r} is named {requested.count(name)} times")
+    sets = {"all": list(ROBUSTNESS), "stress": _list_stress(subject) if "stress" in requested else []}
+    conditions = [condition for name in requested for condition in sets.get(name, [name])]
+    return list(dict.fromkeys(["nominal", *conditions]))
 
 
 def split_names(names: str) -> list[str]:

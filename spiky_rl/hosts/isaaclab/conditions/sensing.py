@@ -174,8 +174,8 @@ def map_values_to_sensors(
         shapes: Shapes of one environment's observations.
         device: Device of the result; None for torch's default.
     """
-    found, count = [], 0
+    indices, count = [], 0
     for shape in shapes:
-        found.append(torch.arange(count, count + shape[-1], device=device).repeat(math.prod(shape[:-1])))
+        indices.append(torch.arange(count, count + shape[-1], device=device).repeat(math.prod(shape[:-1])))
         count += shape[-1]
-    return torch.cat(found)
+    return torch.cat(indices)

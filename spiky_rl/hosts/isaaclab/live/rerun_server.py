@@ -60,8 +60,9 @@ class RerunServer:
 
 def _find_program() -> Path:
     """Return the path of the program in rerun's package. Raises GraphicsError if it is missing."""
-    found = importlib.util.find_spec("rerun_cli")
-    for folder in (found.submodule_search_locations or []) if found is not None else []:
+    spec = importlib.util.find_spec("rerun_cli")
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or []:
         if (path := Path(folder) / "rerun").is_file():
             return path
     raise GraphicsError(

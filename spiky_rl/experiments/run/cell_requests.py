@@ -1,0 +1,105 @@
+"""Run requests of a study's cell (one agent, task, variant and seed): one to train, one to evaluate.
+
+Both follow the specification in the cell's folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spiky_rl.config.budget import parse_budget
+from spiky_rl.config.options import UserError
+from spiky_rl.config.spec import build_agent_spec
+from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
+from spiky_rl.experiments.run.cells import find_differences, read_cell
+from spiky_rl.run.options import EvaluateOptions
+from spiky_rl.run.provenance import collect_provenance, get_versions
+from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions
+
+
+def make_training_request(
+    folder: Path, checkpoint: str | None, teacher: str | None, distributed: bool
+) -> tuple[RunRequest, TrainOptions]:
+    """Return the request and the options of a cell's training.
+
+    Args:
+        folder: The cell's folder.
+        checkpoint: Checkpoint to resume from; None starts anew.
+        teacher: Checkpoint of its teacher; None without one.
+        distributed: Whether this is one of several processes.
+
+    Raises:
+        UserError: Kernels, threads or versions differ from the plan.
+    """
+    specification = read_checked_cell(folder).specification
+    budget = None if specification.budget is None else parse_budget(specification.budget, "budget")
+    request = _make_request(
+        folder,
+        specification,
+        seed=specification.seed,
+        checkpoint=checkpoint,
+        num_envs=specification.num_envs,
+        distributed=distributed,
+    )
+    return request, TrainOptions(budget=budget, teacher=teacher, choose_best=False)
+
+
+def make_evaluation_request(folder: Path) -> tuple[RunRequest, EvaluateOptions]:
+    """Return the request and the options of the evaluation of the cell in ``folder``.
+
+    Raises UserError if kernels, threads or versions differ from the plan.
+    """
+    cell = read_checked_cell(folder)
+    specification = cell.specification
+    checkpoint = "latest" if cell.trains_agent else RANDOM
+    request = _make_request(folder, specification, seed=specification.evaluation_seed, checkpoint=checkpoint)
+    options = EvaluateOptions(
+        episodes=specification.episodes,
+        conditions=",".join(specification.conditions),
+        out=folder / EVALUATION,
+    )
+    return request, options
+
+
+def read_checked_cell(folder: Path) -> Cell:
+    """Return the cell in ``folder``. Raises UserError if kernels, threads or versions differ from the plan."""
+    cell = read_cell(folder)
+    if cell.provenance is None:
+        return cell
+    present = collect_provenance(cell.device, cell.specification.task, cell.physics)
+    differences = find_differences(present, get_versions(), cell.provenance, cell.versions)
+    if differences:
+        key, (present_value, planned_value) = next(iter(differences.items()))
+        raise UserError(
+            f"{key}: {present_value} here, but {planned_value} in the plan; run the cell as it was planned"
+        )
+    return cell
+
+
+def _make_request(
+    folder: Path,
+    specification: CellSpecification,
+    *,
+    seed: int,
+    checkpoint: str | None,
+    num_envs: int | None = None,
+    distributed: bool = False,
+) -> RunRequest:
+    """Return a request with the agent of the plan, which is not merged again."""
+    study_folder = folder.parents[1]  # the cell's folder is STUDY/cells/CELL
+    values = {
+        "task": specification.task,
+        "agent": specification.agent,
+        "library": specification.library,
+        "tuning": study_folder / specification.tuned if specification.tuned else None,
+        "num_envs": num_envs,
+        "seed": seed,
+        "device": specification.device,
+        "checkpoint": checkpoint,
+        "assets": specification.assets,
+        "log_root": folder / "run",
+        "distributed": distributed,
+        "overrides": specification.overrides,
+        "spec": build_agent_spec(Path(specification.agent).stem, specification.spec, specification.origins),
+    }
+    return RunRequest.check("specification", values)
