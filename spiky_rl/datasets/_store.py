@@ -246,7 +246,7 @@ def _leads_out(path: Path, inside: Path) -> bool:
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Return the names of all files below the folder ``root``, and of links that lead out of it. Raises MissingData."""
     visited: set[str] = set()
-    found: list[str] = []
+    file_names: list[str] = []
     outward: list[str] = []
     inside = root.resolve()
 
@@ -264,7 +264,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         outward += [(relative / name).as_posix() for name in links]
         # a folder with the suffix of a recording counts as a file, which cannot be read
         files = [name for name in folders if name.endswith(SUFFIXES) and name not in links]
-        found += [(relative / name).as_posix() for name in (*names, *files)]
+        file_names += [(relative / name).as_posix() for name in (*names, *files)]
         # os.walk visits the folders that are left in the list
         folders[:] = [name for name in folders if name not in files and name not in links]
-    return found, outward
+    return file_names, outward

@@ -286,11 +286,13 @@ class Reservoir(SpikingNetwork):
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
         potentials: list[Tensor] = []
-        recorded = None if record is None else potentials
+        recorded_potentials = None if record is None else potentials
         if plastic is None:
-            spikes, traces, states = self._run_neurons(input_current, states, keep, recorded)
+            spikes, traces, states = self._run_neurons(input_current, states, keep, recorded_potentials)
         else:
-            spikes, traces, states = self._run_plastic(input_current, states, keep, recorded, plastic)
+            spikes, traces, states = self._run_plastic(
+                input_current, states, keep, recorded_potentials, plastic
+            )
         if record is not None:
             self._record(record, x, signal, spikes, torch.stack(potentials), traces)
         new_state = () if state is None else tuple(s.unsqueeze(0) for s in (*new_encoder_state, *states))

@@ -117,7 +117,8 @@ def memory_capacity(
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + length, 1))
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
-    return MemoryCapacity(_squared_correlation(*predict_test_series(states, past, train, test, ridge)))
+    predicted, target = predict_test_series(states, past, train, test, ridge)
+    return MemoryCapacity(_squared_correlation(predicted, target))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
