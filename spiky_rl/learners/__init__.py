@@ -40,14 +40,23 @@ def select_learner(name: str | None, algorithm: str, agent: str) -> Learner:
     Raises:
         UserError: The named learner does not have the algorithm.
     """
-    learners = [get_learner(each) for each in dict.fromkeys((DEFAULT_LEARNER, *list_learners()))]
-    able = [learner for learner in learners if algorithm in learner.algorithms]
     if name is None:
-        return able[0]
-    learner = get_learner(name)
+        return _list_able_learners(algorithm)[0]
+    require_learner(name, algorithm, agent)
+    return get_learner(name)
+
+
+def require_learner(name: str, algorithm: str, agent: str) -> None:
+    """Raise UserError if the learner called ``name`` does not have the ``algorithm`` of ``agent``."""
+    learner, able = get_learner(name), _list_able_learners(algorithm)
     if learner not in able:
         raise UserError(
             f"--rl_library {name}: not available for --agent {agent}, whose algorithm is {algorithm.upper()}; allowed:"
-            f" {', '.join(each.name for each in able)}"
+            f" {', '.join(other.name for other in able)}"
         )
-    return learner
+
+
+def _list_able_learners(algorithm: str) -> list[Learner]:
+    """Return the learners that have the ``algorithm``; the default one is first if it has it."""
+    learners = [get_learner(name) for name in dict.fromkeys((DEFAULT_LEARNER, *list_learners()))]
+    return [learner for learner in learners if algorithm in learner.algorithms]

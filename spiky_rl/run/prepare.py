@@ -32,7 +32,7 @@ from spiky_rl.config.spec import (
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
-from spiky_rl.learners import select_learner
+from spiky_rl.learners import require_learner, select_learner
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
@@ -83,7 +83,7 @@ def make_plan(request: RunRequest) -> RunPlan:
         spec = resolve_agent(
             request.agent, registered_id, defaults, agent_overrides, task_spec, layer, host.title
         )
-    select_learner(learner.name, spec.algorithm, request.agent)
+    require_learner(learner.name, spec.algorithm, request.agent)
     host_task.check_agent(spec)
     config = learner.make_runner_cfg(spec)
     experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
