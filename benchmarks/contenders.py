@@ -308,7 +308,7 @@ class _Nothing(torch.autograd.Function):
         return x.new_zeros(len(x), WIDTHS[-1])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         return None, *map(torch.empty_like, ctx.saved_tensors)
 
 

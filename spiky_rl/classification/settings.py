@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import field_validator
 
-from spiky_rl.config import files, options, registry
+from spiky_rl.config import files, registry
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
-from spiky_rl.config.options import UserError, option
+from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.registry import ComponentSpec, shorten
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.schema import MOST_STEPS
@@ -37,7 +37,7 @@ OWN_DATA = "custom"
 """The dataset that reads a user's own recordings."""
 
 
-class ClassifyOptions(options.Settings):
+class ClassifyOptions(Settings):
     """Options of a training, besides its dataset and agent."""
 
     epochs: int | None = option(
@@ -113,7 +113,7 @@ PATHS = ("data", "ids")
 """Flags that are paths."""
 
 
-class ClassifyRequest(options.Settings):
+class ClassifyRequest(Settings):
     """Request of a classification: training, evaluation or prediction."""
 
     dataset: str | None = option(

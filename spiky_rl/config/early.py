@@ -50,7 +50,7 @@ def check_light(kind: str, settings: PlainValue, path: str) -> None:
     if not isinstance(name, str) or registry.is_foreign(name):
         return
     if kind in LIGHT:
-        registry.configure(kind, mapping, path)
+        registry.configure(kind, mapping, path)  # raises RegistryError if the settings are invalid
         return
     for key, (part_kind, default) in read_parts(kind, name).items():
         for part_path, part in _iterate_part(f"{path}.{key}", mapping.get(key)):

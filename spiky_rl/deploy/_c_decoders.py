@@ -95,12 +95,12 @@ def _write_first_spike(w: CWriter, decoder: FirstSpike, signal: Signal, features
 
 def _write_sigma_delta(w: CWriter, decoder: SigmaDeltaDecoder, signal: Signal, features: str) -> None:
     total, outputs = _sum_steps(w, signal), decoder.readout.out_features
-    held = w.add_state("decoder_total", outputs, "sum of the readout")
+    stored = w.add_state("decoder_total", outputs, "sum of the readout")
     _write_readout(w, w.last, decoder, total, features)
     bias = w.format_element("decoder_readout_bias", decoder.readout.bias)
     w.write_loop(
         w.last, "n", outputs,
-        f"{held}[n] = {held}[n] + {features}[n];", f"{features}[n] = {held}[n] + {bias};",
+        f"{stored}[n] = {stored}[n] + {features}[n];", f"{features}[n] = {stored}[n] + {bias};",
     )  # fmt: skip
 
 

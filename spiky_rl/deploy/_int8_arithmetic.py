@@ -36,7 +36,9 @@ class Term:
 
     def infix(self, operator: str, other: Integer, rank: int, reverse: bool = False) -> Term:
         """Return this term and ``other`` with an ``operator`` between them."""
-        first, second = (other, self) if reverse else (self, other)
+        first, second = self, other
+        if reverse:
+            first, second = other, self
         return self.make(f"{bracket(first, rank)} {operator} {bracket(second, rank + 1)}", rank)
 
     def __add__(self, other: Integer) -> Term:
@@ -180,8 +182,8 @@ def count_changes(x: Any, reference: Any, threshold: int, steps: int) -> tuple[A
     return count, reference + count * threshold
 
 
-def charge(v: Any, activity: Any) -> tuple[Any, Any]:
-    """Return spike and new charge of a receptive field's integrate-and-fire neuron."""
+def integrate_activity(v: Any, activity: Any) -> tuple[Any, Any]:
+    """Return spike and new potential of a receptive field's integrate-and-fire neuron, whose input is its ``activity``."""
     total = name(v + activity, "total")
     spike = name(is_at_least(total, 1 << ONE_BITS), "spike")
     return spike, total - spike * (1 << ONE_BITS)

@@ -57,7 +57,7 @@ class Int8Encoder:
     """Largest rounded observation."""
     threshold: int = 0
     """sigma_delta: smallest change that is sent; delta: change per spike; latency: smallest activity that spikes."""
-    first: bool = False
+    starts_at_first: bool = False
     """delta: whether the reference starts at the first observation."""
     noise: Tensor | None = None
     """rate, population: the noise that probabilities are compared with, [K, C] integers."""
@@ -80,7 +80,7 @@ class Int8Encoder:
     @property
     def states(self) -> int:
         """Number of states."""
-        own_states = {"delta": 1 + self.first, "sigma_delta": 1}.get(self.kind, 0)
+        own_states = {"delta": 1 + self.starts_at_first, "sigma_delta": 1}.get(self.kind, 0)
         return own_states + sum(part.states for part in self.parts)
 
     def __call__(self, x: Tensor, states: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -100,7 +100,7 @@ class Int8Encoder:
             event, reference = op.send_change(integers, states[0], self.threshold)
             return [event, *[torch.zeros_like(event)] * (steps - 1)], [reference]
         reference, has_begun = states[0], list[Tensor]()
-        if self.first:  # the first observation of an episode is the reference
+        if self.starts_at_first:
             reference = torch.where(states[1] > 0, reference, integers)
             has_begun = [torch.ones_like(states[1])]
         count, reference = op.count_changes(integers, reference, self.threshold, steps)
@@ -128,7 +128,7 @@ class Int8Encoder:
             return [op.is_below(row.expand_as(activity), activity) * self.spike for row in self.noise]
         v, signal = torch.zeros_like(activity), []
         for _ in range(steps):
-            spike, v = op.charge(v, activity)
+            spike, v = op.integrate_activity(v, activity)
             signal.append(spike * self.spike)
         return signal
 
@@ -220,16 +220,18 @@ class Int8Layer(ABC):
 class Int8SpikingLayer(Int8Layer):
     """LIF and ALIF neurons."""
 
-    adaptive: bool
-    zero: bool
+    has_adaptation: bool
+    """Whether spikes raise the threshold, as in ALIF."""
+    resets_to_zero: bool
     """Whether a spike resets the membrane to 0; else it subtracts the threshold."""
-    wide: bool
+    is_wide: bool
     """Whether membranes have 32 bits; else 16."""
     fraction: Tensor
     """Fraction bits of a membrane below the neuron's unit, [N]."""
     threshold: Tensor
     decay: Tensor
-    trace_wide: bool
+    is_trace_wide: bool
+    """Whether adaptation traces have 32 bits; else 16."""
     trace_fraction: int
     """Fraction bits of the adaptation trace; one spike is 2^trace_fraction."""
     trace_decay: Tensor
@@ -237,14 +239,13 @@ class Int8SpikingLayer(Int8Layer):
     """Increase of the threshold per spike in the trace, [N]."""
 
     def __post_init__(self) -> None:
-        self.state_names = ("v", "a") if self.adaptive else ("v",)
+        self.state_names = ("v", "a") if self.has_adaptation else ("v",)
         self.gain, self.bits = 2**self.fraction, self.fraction - self.source.exponent
 
     @property
     def c_types(self) -> tuple[str, ...]:
-        return tuple(
-            "int32_t" if wide else "int16_t" for wide in (self.wide, self.trace_wide)[: len(self.state_names)]
-        )
+        widths = (self.is_wide, self.is_trace_wide)[: len(self.state_names)]
+        return tuple("int32_t" if is_wide else "int16_t" for is_wide in widths)
 
     def scale_input(self, total: Any, constant: Constants) -> Any:
         if not self.source.graded:
@@ -255,19 +256,23 @@ class Int8SpikingLayer(Int8Layer):
         return total * constant("gain")
 
     def step(self, current: Any, states: Sequence[Any], constant: Constants) -> tuple[Any, list[Any]]:
-        v = op.name(op.decay(states[0], constant("decay"), self.wide, DECAY_BITS[self.wide]) + current, "v")
+        v = op.name(
+            op.decay(states[0], constant("decay"), self.is_wide, DECAY_BITS[self.is_wide]) + current, "v"
+        )
         threshold, traces = constant("threshold"), []
-        if self.adaptive:
-            trace = op.decay(states[1], constant("trace_decay"), self.trace_wide, DECAY_BITS[self.trace_wide])
+        if self.has_adaptation:
+            trace = op.decay(
+                states[1], constant("trace_decay"), self.is_trace_wide, DECAY_BITS[self.is_trace_wide]
+            )
             trace = op.name(trace, "a")
-            raised = op.decay(trace, constant("adaptation"), self.trace_wide, self.trace_fraction)
+            raised = op.decay(trace, constant("adaptation"), self.is_trace_wide, self.trace_fraction)
             spike = op.name(op.is_at_least(v, raised + threshold), "spike")
-            most = WIDE_LIMIT if self.trace_wide else NARROW_LIMIT
+            most = WIDE_LIMIT if self.is_trace_wide else NARROW_LIMIT
             traces = [op.clamp(trace + spike * (1 << self.trace_fraction), most)]
         else:
             spike = op.name(op.is_at_least(v, threshold), "spike")
-        reset = op.select(spike, 0 if self.zero else v - threshold, v)
-        return spike, [op.clamp(reset, WIDE_LIMIT if self.wide else NARROW_LIMIT), *traces]
+        reset = op.select(spike, 0 if self.resets_to_zero else v - threshold, v)
+        return spike, [op.clamp(reset, WIDE_LIMIT if self.is_wide else NARROW_LIMIT), *traces]
 
     def compute_potential(self, states: list[Tensor]) -> Tensor:
         return (states[0] * self.unit * 2.0**-self.fraction).float()
@@ -277,7 +282,7 @@ class Int8SpikingLayer(Int8Layer):
 class Int8SigmaDeltaLayer(Int8Layer):
     """Sigma-delta neurons. Their sums are exact; all neurons of a layer share the unit of the output."""
 
-    rectified: bool
+    is_rectified: bool
     sent_format: Int8Format
     threshold: Tensor
     factor: Tensor
@@ -300,7 +305,7 @@ class Int8SigmaDeltaLayer(Int8Layer):
     def step(self, current: Any, states: Sequence[Any], constant: Constants) -> tuple[Any, list[Any]]:
         total = op.name(op.clamp(states[0] + current, 2 * WIDE_LIMIT), "total")
         y = op.name(op.multiply(total, constant("factor"), self.shift, self.output_format.limit), "y")
-        value = op.select(op.is_at_least(y, 0), y, 0) if self.rectified else y
+        value = op.select(op.is_at_least(y, 0), y, 0) if self.is_rectified else y
         change = op.name(value - states[1], "change")
         sent = op.is_at_least(op.take_size(change), constant("threshold"))
         event = op.name(op.select(sent, change, 0), "event")

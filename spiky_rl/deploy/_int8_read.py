@@ -254,14 +254,14 @@ def _quantize_spiking(
     narrow = fraction(NARROW_LIMIT, STATE_ROOM, 8)
     leak = threshold / unit * 2.0**narrow * (1.0 - decay)
     raised = adaptation / unit * 2.0**narrow
-    wide = bool((narrow < 0).any() or (leak < MIN_LEAK).any() or (raised >= 2**16).any())
-    bits = fraction(WIDE_LIMIT, 2.0 * STATE_ROOM, 12).clamp(min=0) if wide else narrow
+    is_wide = bool((narrow < 0).any() or (leak < MIN_LEAK).any() or (raised >= 2**16).any())
+    bits = fraction(WIDE_LIMIT, 2.0 * STATE_ROOM, 12).clamp(min=0) if is_wide else narrow
     own_unit = unit * 2.0**-bits
     trace_decay = params.get("tau_adaptation", torch.zeros_like(unit))
     most_trace = float(1.0 / (1.0 - trace_decay.max().clamp(max=1.0 - 1e-6))) + 1.0
     trace_bits = _choose_exponent(NARROW_LIMIT, most_trace, 12)
-    trace_wide = (
-        wide
+    is_trace_wide = (
+        is_wide
         or trace_bits < 4
         or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MAX_TRACE_ERROR
     )
@@ -269,15 +269,15 @@ def _quantize_spiking(
         **part,
         unit=unit,
         bias=_round_current(bias / own_unit),
-        adaptive=isinstance(neuron.source_neuron, alif.Alif),
-        zero=neuron.chosen["reset"] == "zero",
-        wide=wide,
+        has_adaptation=isinstance(neuron.source_neuron, alif.Alif),
+        resets_to_zero=neuron.chosen["reset"] == "zero",
+        is_wide=is_wide,
         fraction=bits,
         threshold=_round_current(threshold / own_unit).clamp(min=1),
-        decay=(decay * 2 ** DECAY_BITS[wide]).round().long(),
-        trace_wide=trace_wide,
-        trace_fraction=16 if trace_wide else trace_bits,
-        trace_decay=(trace_decay * 2 ** DECAY_BITS[trace_wide]).round().long(),
+        decay=(decay * 2 ** DECAY_BITS[is_wide]).round().long(),
+        is_trace_wide=is_trace_wide,
+        trace_fraction=16 if is_trace_wide else trace_bits,
+        trace_decay=(trace_decay * 2 ** DECAY_BITS[is_trace_wide]).round().long(),
         adaptation=_round_current(adaptation / own_unit),
     )
 
@@ -292,9 +292,9 @@ def _quantize_sigma_delta(
     next_largest: int,
 ) -> Int8SigmaDeltaLayer:
     own_unit = unit * part["source"].unit
-    rectified = layer.neuron.chosen["activation"] == "relu"
+    is_rectified = layer.neuron.chosen["activation"] == "relu"
     # an event is a difference of two values
-    limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if rectified else 2)
+    limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if is_rectified else 2)
     exponent = _choose_exponent(limit, STATE_ROOM * float(seen.max()), 14)
     threshold = (params["threshold"] * 2.0**exponent).round().long()
     if (threshold < 1).any():
@@ -308,7 +308,7 @@ def _quantize_sigma_delta(
         **part,
         unit=own_unit,
         bias=_round_current(bias / own_unit),
-        rectified=rectified,
+        is_rectified=is_rectified,
         sent_format=Int8Format(True, exponent, limit),
         threshold=threshold,
         factor=(ratio * 2.0**shift).round().long().clamp(max=2**31 - 1),

@@ -58,27 +58,27 @@ def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out:
         return
     factor, limit = (format_literal(float(n)) for n in (encoder.factor[0], encoder.limit))
     lines = [f"const int32_t x = {w.use_function('whole')}({x.array}[c] * {factor}, {limit});"]
-    seen, after = _make_term(w, "x", lines), list[str]()
+    seen, lines_after_loop = _make_term(w, "x", lines), list[str]()
     if encoder.kind == "direct":
         lines.append(f"{out.get('c')} = (int16_t)x;")
     elif encoder.kind == "sigma_delta":
         text = "the encoder's reference of an observation"
-        held = w.add_state(f"{path}_reference", x.width, text, "int16_t")
-        event, reference = op.send_change(seen, _make_term(w, f"{held}[c]", lines), encoder.threshold)
-        lines += [f"{held}[c] = (int16_t)({reference.text});", f"{out.get('c')} = (int16_t){event.text};"]
+        stored = w.add_state(f"{path}_reference", x.width, text, "int16_t")
+        event, reference = op.send_change(seen, _make_term(w, f"{stored}[c]", lines), encoder.threshold)
+        lines += [f"{stored}[c] = (int16_t)({reference.text});", f"{out.get('c')} = (int16_t){event.text};"]
         w.clear_after_first_step(out, x.width)
     elif encoder.kind == "delta":
         text = "spike counts of the encoder, negative in the second channel"
         counts = w.add_scratch(f"{path}_counts", x.width, text, "int32_t")
         text = "the encoder's reference of an observation"
-        held = w.add_state(f"{path}_reference", x.width, text, "int32_t")
-        if encoder.first:
+        stored = w.add_state(f"{path}_reference", x.width, text, "int32_t")
+        if encoder.starts_at_first:
             begun = w.add_state(f"{path}_begun", 1, "whether the episode has begun", "uint8_t")
-            lines.append(f"if (!{begun}[0]) {held}[c] = x;")
-            after.append(f"{begun}[0] = 1;")
-        known = _make_term(w, f"{held}[c]", lines)
-        events, reference = op.count_changes(seen, known, encoder.threshold, w.steps)
-        lines += [f"{held}[c] = {reference.text};", f"{counts}[c] = {events.text};"]
+            lines.append(f"if (!{begun}[0]) {stored}[c] = x;")
+            lines_after_loop.append(f"{begun}[0] = 1;")
+        last_reference = _make_term(w, f"{stored}[c]", lines)
+        events, reference = op.count_changes(seen, last_reference, encoder.threshold, w.steps)
+        lines += [f"{stored}[c] = {reference.text};", f"{counts}[c] = {events.text};"]
         _write_spikes(w, encoder, x.width, out, f"{counts}[c] > k", f"-{counts}[c] > k")
     else:
         assert encoder.noise is not None
@@ -89,7 +89,7 @@ def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out:
         tests = f"{noise}c] < {counts}[c]", f"{noise}{x.width} + c] < -{counts}[c]"
         _write_spikes(w, encoder, x.width, out, *tests)
     w.write_loop(w.once, "c", x.width, *lines)
-    w.once += after
+    w.once += lines_after_loop
 
 
 def _write_spikes(
@@ -116,13 +116,13 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
     offset = w.format_element(f"{path}_centre", encoder.offset, "j")
     table = w.add_constant(f"{path}_activity_of_distance", encoder.table, "int32_t")
     activity = w.add_scratch(f"{path}_activity", encoder.width, "activity of a receptive field", "int32_t")
-    whole, limit = w.use_function("whole"), format_literal(float(encoder.limit))
+    to_integer, limit = w.use_function("whole"), format_literal(float(encoder.limit))
     seen = f"{x.array}[c]"
     if math.isfinite(encoder.span):
         seen = f"{w.use_function('observed')}({seen}, {format_literal(encoder.span)})"
     lines = [
         f"const int j = c * {fields} + f;",
-        f"const int32_t distance = {whole}({seen} * {factor} - {offset}, {limit});",
+        f"const int32_t distance = {to_integer}({seen} * {factor} - {offset}, {limit});",
     ]
     distance = op.take_size(_make_term(w, "distance", lines))
     value = op.name(op.interpolate(distance, distance.make(table), FIELD_BITS), "value")
@@ -138,7 +138,9 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
     else:
         v = w.add_scratch(f"{path}_v", encoder.width, "charge of a receptive field's neuron", "int32_t")
         w.clear(w.once, v, encoder.width)
-        spike, remainder = op.charge(_make_term(w, f"{v}[j]", body), _make_term(w, f"{activity}[j]", body))
+        spike, remainder = op.integrate_activity(
+            _make_term(w, f"{v}[j]", body), _make_term(w, f"{activity}[j]", body)
+        )
         body.append(f"{v}[j] = {remainder.text};")
         test = spike.text
     w.write_loop(w.step, "j", encoder.width, *body, out.assign("j", _format_spike(encoder, test)))

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def build_graph(model: SpikingModel, old: bool = False) -> NIRGraph:
+def build_graph(model: SpikingModel, is_old_version: bool = False) -> NIRGraph:
     """Build the graph of ``model``. Raises ExportError if NIR cannot express it or a number is not finite.
 
-    ``old``: for readers of NIR up to 1.0.4, whose LIF subtracts its threshold, and of which some know no Linear.
+    ``is_old_version``: for readers of NIR up to 1.0.4, whose LIF subtracts its threshold, and of which some know no Linear.
     """
     import nir
 
@@ -44,7 +44,7 @@ def build_graph(model: SpikingModel, old: bool = False) -> NIRGraph:
             f"--to nir: {type(model.distribution).__name__} given; allowed: distributions whose mean is the network's output"
         )
     with torch.no_grad():
-        chain = _GraphBuilder(model, old)
+        chain = _GraphBuilder(model, is_old_version)
         for i, layer in enumerate(network.layers):
             if layer.neuron.graded and not isinstance(layer.neuron, Potential):
                 raise ExportError(
@@ -57,14 +57,14 @@ def build_graph(model: SpikingModel, old: bool = False) -> NIRGraph:
         chain.flatten("readout")
         chain.add("readout", chain.make_map(_to_numpy("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
-        _warn_of_resets(network, old)
+        _warn_of_resets(network, is_old_version)
         return nir.NIRGraph(chain.nodes, chain.edges, metadata=_build_metadata(model))
 
 
-def _warn_of_resets(network: FeedForward, old: bool) -> None:
+def _warn_of_resets(network: FeedForward, is_old_version: bool) -> None:
     """Warn of neurons whose reset is not that of NIR's LIF."""
     reset, other_reset, version, behaviour = "subtract", "zero", "", "resets to a value"
-    if old:
+    if is_old_version:
         reset, other_reset, version, behaviour = "zero", "subtract", " 1.0.4", "subtracts its threshold"
     if all(layer.neuron.source_neuron.chosen.get("reset") != reset for layer in network.layers):
         return
@@ -78,10 +78,10 @@ def _warn_of_resets(network: FeedForward, old: bool) -> None:
 class _GraphBuilder:
     """Builder of a chain of nodes."""
 
-    def __init__(self, model: SpikingModel, old: bool) -> None:
+    def __init__(self, model: SpikingModel, is_old_version: bool) -> None:
         import nir
 
-        self.old = old
+        self.is_old_version = is_old_version
         self.nodes: dict[str, NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
@@ -106,7 +106,7 @@ class _GraphBuilder:
         """Return a map without a bias."""
         import nir
 
-        return nir.Affine(weight, np.zeros(len(weight))) if self.old else nir.Linear(weight)
+        return nir.Affine(weight, np.zeros(len(weight))) if self.is_old_version else nir.Linear(weight)
 
     def flatten(self, name: str) -> None:
         """Append a `nir.Flatten` if the signal consists of maps; ``name``: prefix of its name."""

@@ -79,12 +79,12 @@ class Nir(Target):
         self.check_network(agent)
         spiking = cast("SpikingModel", model)
         self.check_network({**agent, "network": {**spiking.settings, **get_codecs(spiking)}})
-        old = self.version != "current"
-        graph = build_graph(spiking, old)
+        is_old_version = self.version != "current"
+        graph = build_graph(spiking, is_old_version)
 
         def write(beside: Path) -> None:
             nir.write(str(beside), graph)
-            if old:
+            if is_old_version:
                 _age(beside, self.version)
 
         files.write_atomically(folder / "policy.nir", write)
@@ -126,13 +126,13 @@ def read(path: Path | str) -> NirPolicy:
     return _nir_policy.read_policy(path)
 
 
-def find_names(settings: PlainValue, place: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of a component and of its parts, each with its dotted path; ``place``: path of the component."""
+def find_names(settings: PlainValue, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of a component and of its parts, each with its dotted path; ``path``: path of the component."""
     if isinstance(settings, str):
-        yield f"{place}.name", settings
+        yield f"{path}.name", settings
     elif isinstance(settings, Mapping):
         for key, value in settings.items():
             if key == "name" and isinstance(value, str):
-                yield f"{place}.name", value
+                yield f"{path}.name", value
             elif isinstance(value, Mapping):
-                yield from find_names(value, f"{place}.{key}")
+                yield from find_names(value, f"{path}.{key}")

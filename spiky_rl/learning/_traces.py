@@ -313,8 +313,7 @@ class LocalRule(LearningRule):
             links.append(link)
         # a buffer, because a network from a checkpoint no longer has its initial weights
         self.register_buffer("sizes", torch.tensor([float(link.weight.abs().max()) for link in links]))
-        self.sizes: Tensor
-        """Largest initial absolute weight of each plastic layer."""
+        self.sizes: Tensor  # largest initial absolute weight of each plastic layer
 
     @abstractmethod
     def modulation(

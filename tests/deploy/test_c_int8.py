@@ -131,10 +131,10 @@ def test_states_in_integers_move_actions_less_than_weights_of_8_bits_do(made, ca
 
 
 def test_a_slow_neuron_has_32_bits_and_a_fast_one_16(made):
-    wide = {case: [s.wide for s in made(case)[1].network.stages] for case in ("lif", "lif, very slow")}
+    wide = {case: [s.is_wide for s in made(case)[1].network.stages] for case in ("lif", "lif, very slow")}
     assert wide == {"lif": [False, False], "lif, very slow": [True, True]}
-    assert made("alif, very slow")[1].network.stages[0].trace_wide
-    assert not made("alif")[1].network.stages[0].trace_wide
+    assert made("alif, very slow")[1].network.stages[0].is_trace_wide
+    assert not made("alif")[1].network.stages[0].is_trace_wide
 
 
 def test_a_batch_of_environments_is_that_many_single_ones():

@@ -18,7 +18,7 @@ from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.host import HOST
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
-from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners, select_learner
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners, require_algorithm
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action
     # a copy, because Isaac Lab later upgrades the object itself, which works only once
     defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
     merged = _merge_agent(task, agent, defaults, library, action)
-    select_learner(library, merged.algorithm, agent)
+    require_algorithm(get_learner(library), merged.algorithm, agent)
     if isinstance(registered, Mapping):
         log.warning("spiky_rl: training %s with the runner of %s and the models of spiky_rl", agent, library)
         return learner.make_registered_cfg(merged, registered)

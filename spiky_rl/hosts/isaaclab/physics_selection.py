@@ -68,7 +68,7 @@ def translate_errors() -> Iterator[None]:
 
     If SPIKY_RL_CACHE is set, the package keeps its library there.
     """
-    find_package()
+    find_package()  # raises UserError if it is not installed
     if folder := os.environ.get("SPIKY_RL_CACHE"):
         os.environ.setdefault("ISAACLAB_MUJOCO_CACHE", str(Path(folder).absolute() / "isaaclab_mujoco"))
     from isaaclab_mujoco.errors import PhysicsError

@@ -36,7 +36,7 @@ class LocalEngine(Engine):
     def start(self, order: WorkOrder, cell: Cell) -> None:
         gpus = choose_gpus(split_gpus(order.gpus, cell.processes), self.gpus.values())
         self.gpus[cell.name] = gpus
-        self.running[cell.name] = subprocess.Popen(
+        self.running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with  # ends in `wait`
             [*make_command(order, cell), str(os.getpid())],
             env=make_environment(order.parallel, count_cores(), gpus),
             stdin=subprocess.DEVNULL,
