@@ -67,12 +67,12 @@ def print_groups(cells: Sequence[Cell], finished: Collection[str]) -> None:
     for cell in cells:
         groups.setdefault((cell.task, cell.label), []).append(cell)
     rows = [("task", "agent", "cells", "finished", "time")]
-    for (task, label), found in groups.items():
-        times = [cell.seconds for cell in found]
-        known = [seconds for seconds in times if seconds is not None]
-        time_text = format_duration(sum(known)) if len(known) == len(times) else "unknown"
-        done = sum(cell.name in finished for cell in found)
-        rows.append((task, label, str(len(found)), str(done), time_text))
+    for (task, label), group in groups.items():
+        times = [cell.seconds for cell in group]
+        known_times = [seconds for seconds in times if seconds is not None]
+        time_text = format_duration(sum(known_times)) if len(known_times) == len(times) else "unknown"
+        done = sum(cell.name in finished for cell in group)
+        rows.append((task, label, str(len(group)), str(done), time_text))
     print_columns(rows[: MAX_PLAN_LINES - 3])
     if len(rows) > MAX_PLAN_LINES - 3:
         print(f"and {len(rows) - MAX_PLAN_LINES + 3} more pairs of agent and task")

@@ -33,17 +33,17 @@ def parser() -> common.Parser:
 def classify(argv: list[str]) -> int:
     """Train, evaluate or predict; all checks that need no data run before the data is loaded."""
     args = parser().parse(argv)
-    asked = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
-    action = "evaluating" if asked.evaluate else "predicting with" if asked.predict else "training"
-    common.announce(f"{action} {asked.agent or 'a classifier'} on {asked.dataset or asked.checkpoint}")
-    asked.check_request()
-    if asked.evaluate or asked.predict:
-        return evaluate_or_predict(asked)
-    settings = None if asked.checkpoint else make_settings(asked)
+    request = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
+    action = "evaluating" if request.evaluate else "predicting with" if request.predict else "training"
+    common.announce(f"{action} {request.agent or 'a classifier'} on {request.dataset or request.checkpoint}")
+    request.check_request()
+    if request.evaluate or request.predict:
+        return evaluate_or_predict(request)
+    settings = None if request.checkpoint else make_settings(request)
 
     from spiky_rl.classification.run import create_run
 
-    run = create_run(asked, settings, ProgressBar)
+    run = create_run(request, settings, ProgressBar)
     first, course = len(run.trainer.history.loss), []
     with handle_stop_signals("stopping after this epoch") as stop:
         with TrainingDisplay(run.title) as display:
@@ -51,7 +51,9 @@ def classify(argv: list[str]) -> int:
         if (result := run.write_result(outcome)) is not None:
             if outcome == "finished":
                 run.compare(result, stop, ProgressBar)
-            print_summary(result, asked.log_root, run.folder, format_required_arguments(asked, run.settings))
+            print_summary(
+                result, request.log_root, run.folder, format_required_arguments(request, run.settings)
+            )
         print(f"{run.title}: {outcome}" if result is None else run.folder / "result.json")
     return stop.get_exit_code(outcome)
 
@@ -64,10 +66,12 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
     trained = using.load_classifier(
         request, run.find_checkpoint(request), request.device, request.evaluate, ProgressBar
     )
-    seen = int(trained.seen.sum())
+    n_trained_on = int(trained.seen.sum())
     if request.predict:
         out = using.predict(trained, request.out)
-        print(f"{len(trained.samples)} recordings predicted, {seen} of which the network was trained with")
+        print(
+            f"{len(trained.samples)} recordings predicted, {n_trained_on} of which the network was trained with"
+        )
         print(out)
         return 0
     out, result = using.evaluate(trained, request.out)
@@ -76,8 +80,8 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
         f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
     )
     parts = (result["other_parts"], "outside the test set")
-    left = ((seen, "seen in training"), (result["without_class"], "without a class"), parts)
-    if words := [f"{count} {why}" for count, why in left if count]:
+    left_out = ((n_trained_on, "seen in training"), (result["without_class"], "without a class"), parts)
+    if words := [f"{count} {why}" for count, why in left_out if count]:
         print(f"  left out: {', '.join(words)}")
     print(out)
     return 0
@@ -88,7 +92,7 @@ def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history
     chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
     history.append(epoch.accuracy_train if chosen is None else chosen)
     blocks = format_sparkline(history)
-    readings = (
+    rows = (
         DisplayRow("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
         DisplayRow(
             "validation", f"{'-' if chosen is None else f'{chosen:.1%}':>6}", "" if chosen is None else blocks
@@ -99,27 +103,34 @@ def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history
         DisplayRow("effective ops", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
         DisplayRow("time", f"{epoch.seconds:5.1f} s", "per epoch"),
     )
-    display.show((epoch.index - first_epoch + 1) / (epoch.last - first_epoch + 1), readings)
+    display.show((epoch.index - first_epoch + 1) / (epoch.last - first_epoch + 1), rows)
 
 
 def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
     """Print the outcome of a run; ``named`` are arguments that a later command must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
-    chosen, tested = result["accuracy_validation"], result["samples_test"]
-    by = f"{chosen:.1%} of {result['samples_validation']} validation recordings" if chosen is not None else ""
+    validation_accuracy, n_tested = result["accuracy_validation"], result["samples_test"]
+    validation_text = ""
+    if validation_accuracy is not None:
+        validation_text = f"{validation_accuracy:.1%} of {result['samples_validation']} validation recordings"
     if result["accuracy"] is None:
-        told = f"none yet: the {tested} test recordings are used once, at the end{by and f'; {by}'}"
+        accuracy_text = f"none yet: the {n_tested} test recordings are used once, at the end"
+        if validation_text:
+            accuracy_text += f"; {validation_text}"
     else:
-        told = f"{result['accuracy']:.1%} of {tested} test recordings"
+        accuracy_text = f"{result['accuracy']:.1%} of {n_tested} test recordings"
     words = ["--checkpoint", str(folder), *named]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
     command, outcome = "python scripts/classify.py", result["outcome"]
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
-        ("accuracy", told),
+        ("accuracy", accuracy_text),
         *describe_ann(result),
         result["accuracy"] is not None
-        and ("best epoch", f"{result['epoch']} of {result['epochs']}{by and f', with {by}'}"),
+        and (
+            "best epoch",
+            f"{result['epoch']} of {result['epochs']}{validation_text and f', with {validation_text}'}",
+        ),
         result["rising"] is not None and ("not converged", describe_rise(result)),
         ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("effective ops", f"{result['synops_per_sample']:,.0f} per recording"),

@@ -53,21 +53,21 @@ class Parser(argparse.ArgumentParser):
         *settings: type[Settings],
         verbose: bool = False,
         epilog: str | None = None,
-        **how: Any,
+        **flag_arguments: Any,
     ) -> None:
-        """Build the parser with a flag for every field of the ``settings``; ``how`` are arguments of `add_flags`."""
+        """Build the parser with a flag for every field of the ``settings``; ``flag_arguments`` are arguments of `add_flags`."""
         super().__init__(
             format_prog(prog), None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False
         )
         if verbose:
             self.add_argument("-v", "--verbose", action="store_true", help="show messages of all libraries")
-        for each in settings:
-            add_flags(self, each, **how)
+        for settings_class in settings:
+            add_flags(self, settings_class, **flag_arguments)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse ``argv`` and set up logging."""
-        known = [flag for action in self._actions for flag in action.option_strings]
-        args = self.parse_intermixed_args(translate_flags(argv, known))
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        args = self.parse_intermixed_args(translate_flags(argv, flags))
         setup_logging(getattr(args, "verbose", False))
         return args
 
@@ -97,6 +97,6 @@ def setup_logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for ours in (log, logging.getLogger("isaaclab_mujoco")):
-        ours.handlers, ours.propagate = [handler], False
-        ours.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for logger in (log, logging.getLogger("isaaclab_mujoco")):
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.DEBUG if verbose else logging.INFO)

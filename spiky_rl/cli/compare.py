@@ -28,15 +28,15 @@ from spiky_rl.run.signals import handle_stop_signals
 
 def parser() -> common.Parser:
     """Build the parser of the command; flags override keys of the study file."""
-    made = common.Parser(
+    command_parser = common.Parser(
         "compare.py",
         "Compare agents on tasks over seeds. Run the same command again to resume, or with more seeds to add them.",
         verbose=True,
         epilog="--dry-run prints a line per agent and task; with --verbose, every cell and its commands.",
     )
-    add = made.add_argument
+    add = command_parser.add_argument
     add("study", nargs="?", metavar="STUDY.yaml", help="study file; flags override its keys")
-    add_flags(made, Study, optional=True)
+    add_flags(command_parser, Study, optional=True)
     vary = f"{get_options(Study)['vary'].description}; repeatable"
     add("--vary", action="append", default=argparse.SUPPRESS, metavar="agent.key=v,v", help=vary)
     add(
@@ -44,28 +44,28 @@ def parser() -> common.Parser:
         type=Path,
         help="folder of the study; default: the folder of a study.yaml, else in logs/compare",
     )
-    add_flags(made, ExecutionOptions)
-    return made
+    add_flags(command_parser, ExecutionOptions)
+    return command_parser
 
 
 def compare(argv: list[str]) -> int:
     """Plan the study, run its unfinished cells and write the report."""
     args = parser().parse(argv)
-    asked = read_study(args)
+    requested = read_study(args)
     place = parse_settings(ExecutionOptions, args)
     common.announce(
         f"{'planning' if place.dry_run else 'running'} {args.study or 'a study'}:"
-        f" {', '.join(asked.agents)} on {', '.join(asked.tasks)}"
+        f" {', '.join(requested.agents)} on {', '.join(requested.tasks)}"
     )
-    out = (args.out or get_default_folder(asked, args.study and Path(args.study))).absolute()
+    out = (args.out or get_default_folder(requested, args.study and Path(args.study))).absolute()
     files.require_writable("--out", out)
     require_report(out)
-    merged = merge_study(asked, out)
+    merged = merge_study(requested, out)
     engine, gpus = place.open_engine(merged.library)
     plan = plan_study(merged, out, place)
     plan.check()
     if engine is not None:
-        plan = write_plan(asked, plan)
+        plan = write_plan(requested, plan)
     print_plan(plan, place.dry_run, args.verbose)
     print_missing_lines(out, plan.study)
     warn_of_unequal_steps(plan.study, plan.cells)
@@ -92,9 +92,9 @@ def read_study(args: argparse.Namespace) -> Study:
     overrides = flags.pop("overrides")
     split_overrides(overrides)
     if args.study is not None:
-        asked = study.read_study(Path(args.study), flags, overrides)
-        split_overrides(asked.overrides)
-        return asked
+        requested = study.read_study(Path(args.study), flags, overrides)
+        split_overrides(requested.overrides)
+        return requested
     for key in ("agents", "tasks"):
         if not flags.get(key):
             raise UserError(f"--{key}: missing; give at least one, or a study file")

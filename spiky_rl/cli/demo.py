@@ -52,16 +52,18 @@ VIEWS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
-    found = common.Parser("demo.py", "Show a trained robot and its spikes; nothing is trained.", verbose=True)
-    found.add_argument(
+    command_parser = common.Parser(
+        "demo.py", "Show a trained robot and its spikes; nothing is trained.", verbose=True
+    )
+    command_parser.add_argument(
         "--view",
         choices=(PAGE, FILM),
         help="page: a web page on this machine; film: an MP4 file; default: a page if there is a browser",
     )
-    found.add_argument("--task", help=f"task of a trained policy; default: {' or '.join(TASKS)}")
-    found.add_argument("--agent", default="lif_ppo", help="agent of a trained policy")
-    found.add_argument("--log_root", type=Path, default=Path("logs"), help="folder of the film")
-    return found
+    command_parser.add_argument("--task", help=f"task of a trained policy; default: {' or '.join(TASKS)}")
+    command_parser.add_argument("--agent", default="lif_ppo", help="agent of a trained policy")
+    command_parser.add_argument("--log_root", type=Path, default=Path("logs"), help="folder of the film")
+    return command_parser
 
 
 def demo(argv: list[str]) -> int:
@@ -119,7 +121,7 @@ def has_browser() -> bool:
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
     try:
-        webbrowser.get()
+        webbrowser.get()  # raises if there is no browser
     except webbrowser.Error:
         return False
     return True

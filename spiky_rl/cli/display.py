@@ -29,6 +29,8 @@ LOG_INTERVAL_S = 30.0
 """Seconds between two lines of a `ProgressBar` without a terminal."""
 WIDTH = 76
 """Width of a panel in characters."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+"""Characters of a sparkline, from the lowest to the highest value."""
 
 
 class TerminalDisplay(ABC):
@@ -61,7 +63,7 @@ class TerminalDisplay(ABC):
             redirect_log(sys.stderr)
 
     def format_remaining_time(self, share: float, initial_share: float = 0.0) -> str:
-        """Return the estimated remaining time at a completed ``share``, of which ``initial_share`` was done at the start."""
+        """Return the estimated remaining time once ``share`` is completed, ``initial_share`` of it before the display opened."""
         seconds = (time.monotonic() - self.started) * (1.0 - share) / max(share - initial_share, 1e-9)
         return format_duration(seconds)
 
@@ -84,15 +86,17 @@ class ProgressBar(TerminalDisplay):
 
     def __init__(self, title: str, detail: str = "") -> None:
         self.title, self.detail, self.share = title, detail, 0.0
-        self.told = time.monotonic()
+        self.last_logged_at = time.monotonic()
 
     def __call__(self, share: float, detail: str | None = None) -> None:
-        """Show the completed ``share`` in [0, 1] and a new status text, unless ``detail`` is None."""
-        self.share, self.detail = min(share, 1.0), self.detail if detail is None else detail
+        """Show the completed ``share`` in [0, 1]; ``detail`` replaces the status text if it is given."""
+        self.share = min(share, 1.0)
+        if detail is not None:
+            self.detail = detail
         if self.live is not None:
             self.live.update(self.render())
-        elif (now := time.monotonic()) - self.told > LOG_INTERVAL_S:
-            self.told = now
+        elif (now := time.monotonic()) - self.last_logged_at > LOG_INTERVAL_S:
+            self.last_logged_at = now
             log.info(
                 "%s: %.0f %%, %s left  %s",
                 self.title,
@@ -108,9 +112,9 @@ class ProgressBar(TerminalDisplay):
         from rich.text import Text
 
         line = Table.grid(padding=(0, 1))
-        left = f"{self.format_remaining_time(self.share)} left" if self.share else ""
-        done = RichBar(total=1.0, completed=self.share, width=40)
-        line.add_row(Text(self.title), done, f"{self.share:.0%}", left, Text(self.detail))
+        time_left = f"{self.format_remaining_time(self.share)} left" if self.share else ""
+        bar = RichBar(total=1.0, completed=self.share, width=40)
+        line.add_row(Text(self.title), bar, f"{self.share:.0%}", time_left, Text(self.detail))
         return line
 
 
@@ -129,15 +133,12 @@ class TrainingDisplay(TerminalDisplay):
     def __init__(self, title: str, shown: bool = True) -> None:
         self.title, self.shown = title, shown
         self.share, self.remaining = 0.0, ""
-        self.readings: Sequence[DisplayRow] = ()
+        self.rows: Sequence[DisplayRow] = ()
 
     def show(self, share: float, rows: Sequence[DisplayRow], initial_share: float = 0.0) -> None:
-        """Show a step at a completed ``share`` in [0, 1], of which ``initial_share`` was done when the display was made."""
-        self.share, self.readings, self.remaining = (
-            share,
-            rows,
-            self.format_remaining_time(share, initial_share),
-        )
+        """Show the ``rows`` of a step once ``share`` in [0, 1] is completed, ``initial_share`` of it before the display opened."""
+        self.share, self.rows = share, rows
+        self.remaining = self.format_remaining_time(share, initial_share)
         if self.live is not None:
             self.live.update(self.render())
         elif self.shown:
@@ -152,9 +153,9 @@ class TrainingDisplay(TerminalDisplay):
 
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
-        for name, value, more in self.readings or [DisplayRow("", "waiting for the first step")]:
-            table.add_row(name, f"{value.strip()}   {more}")
-        if self.readings:
+        for name, value, detail in self.rows or [DisplayRow("", "waiting for the first step")]:
+            table.add_row(name, f"{value.strip()}   {detail}")
+        if self.rows:
             table.add_row("", RichBar(total=1.0, completed=self.share, width=48))
             table.add_row("remaining", self.remaining)
         return Panel(table, title=self.title, width=WIDTH)
@@ -164,10 +165,11 @@ def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> Non
     """Show an iteration of a reinforcement learning run."""
     iteration = training_step.iteration
     progress, activity = iteration.progress, iteration.activity
-    of = f"/{iteration.last + 1}" if training_step.initial_share is None else ""
+    has_budget = training_step.initial_share is not None  # the number of iterations is then unknown
+    total = "" if has_budget else f"/{iteration.last + 1}"
     layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
-    readings = [
-        DisplayRow("iteration", f"{iteration.index + 1:4d}{of}"),
+    rows = [
+        DisplayRow("iteration", f"{iteration.index + 1:4d}{total}"),
         DisplayRow("return", f"{format_number(progress.returns[-1]):>8}", format_sparkline(progress.returns)),
         DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
         *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
@@ -179,7 +181,7 @@ def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> Non
         ),
         DisplayRow("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
     ]
-    display.show(training_step.share, readings, training_step.initial_share or 0.0)
+    display.show(training_step.share, rows, training_step.initial_share or 0.0)
 
 
 def format_number(value: float) -> str:
@@ -189,10 +191,11 @@ def format_number(value: float) -> str:
 
 def format_sparkline(values: Sequence[float], width: int = 32) -> str:
     """Draw a curve as one line of block characters."""
-    known = [value for value in values if not math.isnan(value)]
-    if len(known) < 2:
+    finite = [value for value in values if not math.isnan(value)]
+    if len(finite) < 2:
         return ""
-    count = min(width, len(known))
-    picked = [known[round(i * (len(known) - 1) / (count - 1))] for i in range(count)]
-    low, span = min(picked), (max(picked) - min(picked)) or 1.0
-    return "".join("▁▂▃▄▅▆▇█"[int((value - low) / span * 7)] for value in picked)
+    count = min(width, len(finite))
+    points = [finite[round(i * (len(finite) - 1) / (count - 1))] for i in range(count)]
+    low = min(points)
+    span = (max(points) - low) or 1.0
+    return "".join(BLOCKS[int((value - low) / span * (len(BLOCKS) - 1))] for value in points)

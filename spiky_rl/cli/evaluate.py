@@ -27,10 +27,10 @@ class Parser(common.Parser):
 
     @override
     def format_help(self) -> str:
-        sets = [(name, get_host(name).list_conditions()) for name in list_hosts()]
+        conditions = {name: get_host(name).list_conditions() for name in list_hosts()}
         self.epilog = "; ".join(
-            f"conditions of {name}: {', '.join(found['conditions'])}; all: {', '.join(found['all'])}"
-            for name, found in sets
+            f"conditions of {host}: {', '.join(sets['conditions'])}; all: {', '.join(sets['all'])}"
+            for host, sets in conditions.items()
         )
         return super().format_help()
 
@@ -56,28 +56,30 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         require_checkpoint(request.checkpoint)
     bits = options.quantize
     target = None if bits is None else make_integer_target(bits)
-    if target is not None and (known := merge_agent_without_simulator(request)) is not None:
-        target.check_network(known)
+    if target is not None and (early_values := merge_agent_without_simulator(request)) is not None:
+        target.check_network(early_values)
 
-    find_host(request.task).parse_conditions(options.conditions)
+    find_host(request.task).parse_conditions(options.conditions)  # raises if a condition is unknown
     plan = make_plan(request)
     if target is not None:
         target.check_network(plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.run import evaluate as running
+    from spiky_rl.run import evaluate as run_evaluate
 
-    measured = running.plan_evaluation(plan, options.conditions, options.episodes, options.quantize_flag)
-    out = options.get_result_path(measured.checkpoint)
-    change = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
-    result = running.evaluate(measured, change, ProgressBar)
+    evaluation_plan = run_evaluate.plan_evaluation(
+        plan, options.conditions, options.episodes, options.quantize_flag
+    )
+    out = options.get_result_path(evaluation_plan.checkpoint)
+    quantize = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
+    result = run_evaluate.evaluate(evaluation_plan, quantize, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
     measure = plan.task_spec.measure if plan.task_spec else ""
-    for title, found in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
-        if found is not None:
+    for title, conditions in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
+        if conditions is not None:
             print(title, end="\n" if title else "")
-            print_conditions(found, measure)
-            print_recovery(found)
+            print_conditions(conditions, measure)
+            print_recovery(conditions)
     print(out)
     return 0
 
@@ -85,34 +87,36 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
 def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:
     """Print a line per condition."""
     nominal = conditions["nominal"]
-    measured = [measure] if measure in nominal["measures"] else []
+    measures = [measure] if measure in nominal["measures"] else []
     titles = [
         *("return", "share", "steps"),
-        *(MEASURES[name] for name in measured),
+        *(MEASURES[name] for name in measures),
         *("firing\nrate", "effective\nops/step"),
     ]
     rows = []
-    for name, found in conditions.items():
-        cells = [name, f"{found['mean_return']:.2f} ± {found['std_return']:.2f}"]
+    for name, results in conditions.items():
+        cells = [name, f"{results['mean_return']:.2f} ± {results['std_return']:.2f}"]
         # a share of a negative return would rise as the return falls
         share = (
-            f"{found['mean_return'] / nominal['mean_return']:.0%}" if nominal["mean_return"] > 0.0 else "-"
+            f"{results['mean_return'] / nominal['mean_return']:.0%}" if nominal["mean_return"] > 0.0 else "-"
         )
-        cells += [share, f"{found['mean_length']:,.0f}"]
-        cells += [f"{found['measures'][key]:.2f}" for key in measured]
-        cells.append(f"{found['firing_rate']:.1%}" if found["firing_rate"] else "-")
-        cells.append(f"{found['operations']:,.0f}" if found["operations"] else "-")
+        cells += [share, f"{results['mean_length']:,.0f}"]
+        cells += [f"{results['measures'][key]:.2f}" for key in measures]
+        cells.append(f"{results['firing_rate']:.1%}" if results["firing_rate"] else "-")
+        cells.append(f"{results['operations']:,.0f}" if results["operations"] else "-")
         rows.append(cells)
     print_table(["condition", *titles], rows, padding=(0, 0, 0, 0))
 
 
 def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a line for nominal and for every condition with damage in mid-episode, if there is one."""
-    found = {name: results["recovery"] for name, results in conditions.items() if results.get("recovery")}
-    if set(found) <= {"nominal"}:
+    recoveries = {
+        name: results["recovery"] for name, results in conditions.items() if results.get("recovery")
+    }
+    if set(recoveries) <= {"nominal"}:
         return
     rows = []
-    for name, row in found.items():
+    for name, row in recoveries.items():
         share = "-" if row["share"] is None else f"{row['share']:.0%}"
         rows.append([name, str(row["episodes"]), f"{row['before']:.4f}", f"{row['after']:.4f}", share])
     titles = ["reward of a control step", "episodes", "before", "last third", "share"]

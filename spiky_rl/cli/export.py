@@ -23,11 +23,11 @@ def parser() -> common.Parser:
 def export(argv: list[str]) -> int:
     """Export a policy."""
     args = parser().parse(argv)
-    asked, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
-    common.announce(f"exporting {asked.agent} on {asked.task}")
-    asked = resolve_pretrained(asked)
-    targets = options.check_request(asked)
-    plan = make_plan(asked)
+    request, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
+    common.announce(f"exporting {request.agent} on {request.task}")
+    request = resolve_pretrained(request)
+    targets = options.check_request(request)
+    plan = make_plan(request)
 
     from spiky_rl.deploy import _export
 
@@ -45,6 +45,6 @@ def print_report(chip: str, files: Sequence[Path]) -> None:
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")
     for path in files:
-        found = _footprint.measure_footprint(path, chip)
+        footprint = _footprint.measure_footprint(path, chip)
         label = "/".join(path.parts[-2:])
-        print(f"{label:<40}{found.flash:>10,}{found.state:>10,}{found.stack:>10,}")
+        print(f"{label:<40}{footprint.flash:>10,}{footprint.state:>10,}{footprint.stack:>10,}")

@@ -92,10 +92,12 @@ def get_given_values(settings: type[Settings], args: argparse.Namespace) -> dict
     return {key: getattr(args, key) for key in settings.model_fields if hasattr(args, key)}
 
 
-def parse_settings[Asked: Settings](settings: type[Asked], args: argparse.Namespace, **more: object) -> Asked:
-    """Build ``settings`` from ``args`` and ``more`` values. Raises UserError that names the flag."""
+def parse_settings[Asked: Settings](
+    settings: type[Asked], args: argparse.Namespace, **further_values: object
+) -> Asked:
+    """Build ``settings`` from ``args`` and ``further_values``. Raises UserError that names the flag."""
     try:
-        return settings.check("", {**get_given_values(settings, args), **more})
+        return settings.check("", {**get_given_values(settings, args), **further_values})
     except RegistryError as error:
         raise UserError(f"--{error}") from None
 

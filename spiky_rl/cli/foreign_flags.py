@@ -43,28 +43,28 @@ RUN = "--load_run"
 """Foreign flag with the name or the path of a run folder."""
 
 
-def translate_flags(argv: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return a command line with Isaac Lab's flags for checkpoints and `NO_EFFECT` in this package's words.
+def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
+    """Return a command line with Isaac Lab's flags for checkpoints and `NO_EFFECT` in the words of this package.
 
     Args:
         argv: The command line.
-        known: Flags of the command; only a command with `CHECKPOINT` takes the foreign flags.
+        flags: Flags of the command; only a command with `CHECKPOINT` takes the foreign flags.
     """
-    if CHECKPOINT not in known:
+    if CHECKPOINT not in flags:
         return list(argv)
     words: list[str] = []
     name = ""
-    rest = iter(argv)
-    for word in rest:
+    remaining = iter(argv)
+    for word in remaining:
         flag, equals, value = word.partition("=")
         if flag == RUN:
-            name = find_run(value if equals else next(rest, ""), argv)
+            name = find_run(value if equals else next(remaining, ""), argv)
         elif word in NAMES:
             name = name or NAMES[word]
         elif word != NO_EFFECT:
             words.append(word)
-    given = any(word.partition("=")[0] == CHECKPOINT for word in words)
-    return [*words, CHECKPOINT, name] if name and not given else words
+    names_checkpoint = any(word.partition("=")[0] == CHECKPOINT for word in words)
+    return [*words, CHECKPOINT, name] if name and not names_checkpoint else words
 
 
 def find_run(name: str, argv: Sequence[str]) -> str:
@@ -73,5 +73,5 @@ def find_run(name: str, argv: Sequence[str]) -> str:
         return name
     words = [part for word in argv for part in word.split("=", 1)]
     root = Path(words[words.index("--log_root") + 1] if "--log_root" in words[:-1] else "logs")
-    found = [folder for folder in root.glob("*/*/*") if folder.name == name]
-    return str(found[0]) if len(found) == 1 else name
+    folders = [folder for folder in root.glob("*/*/*") if folder.name == name]
+    return str(folders[0]) if len(folders) == 1 else name

@@ -19,13 +19,13 @@ def parser() -> common.Parser:
 
 def grow(argv: list[str]) -> int:
     """Evolve a graph and write the best one."""
-    asked = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
-    common.announce(f"evolving a graph for {asked.task} into {asked.out}")
-    asked.check_request()
+    request = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
+    common.announce(f"evolving a graph for {request.task} into {request.out}")
+    request.check_request()
 
     from spiky_rl.reservoirs.growth.search import evolve_graph
 
-    best = evolve_graph(asked, ProgressBar)
+    best = evolve_graph(request, ProgressBar)
     edges = int(best.cells.adjacency.sum())
-    print(f"{asked.out}: {best.cells.size} nodes, {edges} edges, seed {asked.seed}")
+    print(f"{request.out}: {best.cells.size} nodes, {edges} edges, seed {request.seed}")
     return 0

@@ -40,31 +40,34 @@ def play(argv: list[str]) -> int:
     return run_play(resolve_pretrained(request), options)
 
 
-def run_play(asked: RunRequest, options: PlayOptions, progress: ProgressFactory = ProgressBar) -> int:
+def run_play(request: RunRequest, options: PlayOptions, progress: ProgressFactory = ProgressBar) -> int:
     """Run a policy and print its episodes and the files; return the exit code. ``progress`` opens the progress display."""
-    options.check_request(asked)
-    built = make_targets(EXPORT_TARGETS) if options.export else {}
-    if known := merge_agent_without_simulator(asked):
-        check_expressible(built.values(), known)
-    plan = make_plan(asked)
-    check_expressible(built.values(), plan.spec.to_dict())
+    options.check_request(request)
+    targets = make_targets(EXPORT_TARGETS) if options.export else {}
+    # early, with the values that need no simulator; later again, with the merged agent
+    if early_values := merge_agent_without_simulator(request):
+        check_expressible(targets.values(), early_values)
+    plan = make_plan(request)
+    check_expressible(targets.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
     from spiky_rl.metrics.energy import format_ann_energy, format_energy
-    from spiky_rl.run import play as running
+    from spiky_rl.run.play import PlayResult, play_policy
 
     def export(policy: Any, env: Any, folder: Path) -> None:
-        _export.write_and_verify(policy, env, folder, built, ProgressBar)
+        _export.write_and_verify(policy, env, folder, targets, ProgressBar)
 
-    def report(playback: running.PlayResult) -> None:
+    def report(playback: PlayResult) -> None:
         print_episodes(playback.rows, playback.means, plan.task_spec.measure if plan.task_spec else "")
         if playback.cost is not None:
-            ann = playback.ann_operations if plan.spec.network is not None else 0.0
-            for text in (format_energy(playback.cost, ann_operations=ann), *format_ann_energy(playback.cost)):
+            is_spiking = plan.spec.network is not None
+            ann_operations = playback.ann_operations if is_spiking else 0.0  # an ANN has no equal-size ANN
+            energy = format_energy(playback.cost, ann_operations=ann_operations)
+            for text in (energy, *format_ann_energy(playback.cost)):
                 print(f"energy per action: {text}")
         sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
-    for path in running.play(plan, options, export, progress, report):
+    for path in play_policy(plan, options, export, progress, report):
         print(path)
     return 0
 
@@ -79,7 +82,7 @@ def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, floa
         "operations": "effective ops/step",
     }
 
-    def cell(name: str, value: float) -> str:
+    def format_cell(name: str, value: float) -> str:
         if name == "firing_rate":
             return f"{value:.1%}" if value else "-"
         return f"{value:,.0f}" if name in ("length", "operations") else f"{value:.2f}"
@@ -87,10 +90,10 @@ def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, floa
     print_table(
         ["episode", *titles.values()],
         [
-            [str(int(row["episode"])), *(cell(name, row[name]) for name in titles)]
+            [str(int(row["episode"])), *(format_cell(name, row[name]) for name in titles)]
             for row in rows[:MAX_PRINTED_EPISODES]
         ],
-        ["mean", *(cell(name, means[name]) for name in titles)],
+        ["mean", *(format_cell(name, means[name]) for name in titles)],
     )
     if len(rows) > MAX_PRINTED_EPISODES:
         print(f"({len(rows) - MAX_PRINTED_EPISODES} more episodes in playback.json)")

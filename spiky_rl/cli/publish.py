@@ -15,31 +15,31 @@ EVALUATION = "evaluation.json"
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
-    found = common.Parser(
+    command_parser = common.Parser(
         "publish.py",
         "Add the policy of a finished run to policies/: weights alone, and a manifest with its score.",
     )
-    found.add_argument(
+    command_parser.add_argument(
         "run",
         type=Path,
-        help="checkpoint, run folder, or folder of a study's cell; of a folder, its last checkpoint",
+        help="checkpoint; or folder of a run or of a study's cell, whose last checkpoint is taken",
     )
-    found.add_argument(
+    command_parser.add_argument(
         "--study", help="name of the study that trained the policy; without it, a single training"
     )
-    found.add_argument(
+    command_parser.add_argument(
         "--evaluation",
         type=Path,
         metavar="FILE",
         help=f"result of evaluate.py for this checkpoint; default: {EVALUATION} beside it or in the cell's folder",
     )
-    found.add_argument(
+    command_parser.add_argument(
         "--rl_library",
         choices=list_learners(),
         default=DEFAULT_LEARNER,
         help="library that trained the policy",
     )
-    return found
+    return command_parser
 
 
 def publish(argv: list[str]) -> int:
@@ -58,25 +58,33 @@ def publish(argv: list[str]) -> int:
 
 
 def find_last_checkpoint(run: Path) -> Path:
-    """Return the file ``run``, or the last checkpoint of the only run, or cell, in or below the folder ``run``. Raises UserError."""
+    """Return the file ``run``, or the last checkpoint in or below the folder ``run``, which holds one run or is a cell's folder.
+
+    Raises UserError if the folder has no checkpoint, or several runs.
+    """
     from spiky_rl.experiments.run.cells import CELL
 
     if run.is_file():
         return run
     folders = {path.parent for path in run.rglob("model_*.pt")}
-    found = [list_checkpoints(folder)[-1] for folder in sorted(folders)]
-    if not found:
+    last_checkpoints = [list_checkpoints(folder)[-1] for folder in sorted(folders)]
+    if not last_checkpoints:
         raise UserError(
             f"run: {run} has no checkpoint; allowed: a checkpoint, or a folder with the checkpoints of a run"
         )
-    if len(found) > 1 and not (run / CELL).is_file():  # a cell's training may have resumed in another folder
-        runs = ", ".join(str(path.parent) for path in found[:3])
-        raise UserError(f"run: {run} has {len(found)} runs; allowed: one of them, such as {runs}")
-    return max(found, key=lambda path: int(path.stem.partition("_")[2]))
+    if (
+        len(last_checkpoints) > 1 and not (run / CELL).is_file()
+    ):  # a cell's training may have resumed in another folder
+        runs = ", ".join(str(path.parent) for path in last_checkpoints[:3])
+        raise UserError(f"run: {run} has {len(last_checkpoints)} runs; allowed: one of them, such as {runs}")
+    return max(last_checkpoints, key=lambda path: int(path.stem.partition("_")[2]))
 
 
 def find_evaluation(args: argparse.Namespace, checkpoint: Path) -> Path:
-    """Return the evaluation beside a checkpoint, or in the cell's folder. Raises UserError with the command that makes one."""
+    """Return the evaluation beside a checkpoint, or in the folder that the user named.
+
+    Raises UserError with the command that makes one.
+    """
     for folder in (checkpoint.parent, args.run):
         if (folder / EVALUATION).is_file():
             return folder / EVALUATION

@@ -14,9 +14,9 @@ from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
-    made = common.Parser("report.py", "Write a study's report from its result files.")
-    made.add_argument("folder", type=Path, help="folder of the study, the --out of compare.py")
-    return made
+    command_parser = common.Parser("report.py", "Write a study's report from its result files.")
+    command_parser.add_argument("folder", type=Path, help="folder of the study, the --out of compare.py")
+    return command_parser
 
 
 def report(argv: list[str]) -> int:

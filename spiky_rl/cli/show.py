@@ -27,43 +27,45 @@ SCHEMA = "schema"
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
-    found = common.Parser(
+    command_parser = common.Parser(
         prog="show.py", description="List the components, agents and tasks, or describe one of them."
     )
-    found.add_argument(
+    command_parser.add_argument(
         "kind",
         choices=(*KINDS, RESERVOIR, SCHEMA),
         help="kind to list; reservoir: measure and draw a reservoir; schema: print JSON Schemas",
     )
-    found.add_argument(
+    command_parser.add_argument(
         "name",
         nargs="?",
         help="entry to describe, with its options; with reservoir: .json of a grown graph, or an agent; with schema: agent,"
         " task or study",
     )
-    found.add_argument(
+    command_parser.add_argument(
         "--source", action="store_true", help="with a neuron: print its generated C code for each backend"
     )
-    found.add_argument(
+    command_parser.add_argument(
         "--task",
         help="with an agent: print its merged specification for this task, with the origin of each value",
     )
-    add_flags(found, RunRequest, only=("library",), library=None)
-    found.add_argument(
+    add_flags(command_parser, RunRequest, only=("library",), library=None)
+    command_parser.add_argument(
         "--out",
         type=Path,
         help="with a reservoir: file of the picture; default: NAME.png in the current folder",
     )
-    found.add_argument(
+    command_parser.add_argument(
         "--compare",
         action="store_true",
         help="with a reservoir: compare its NARMA-10 error with that of echo-state networks",
     )
-    found.add_argument("--json", type=Path, metavar="FILE", help="with --compare: write its numbers to FILE")
-    found.add_argument(
+    command_parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="with --compare: write its numbers to FILE"
+    )
+    command_parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with an agent or its reservoir: agent.x.y=v"
     )
-    return found
+    return command_parser
 
 
 def show(argv: list[str]) -> int:
@@ -118,7 +120,7 @@ def show_agent(args: argparse.Namespace) -> None:
     """Print an agent's summary and file, or its merged specification for a task with the origin of every value."""
     name, overrides = args.name, args.overrides
     _, data, _ = read_agent(name)
-    parse_overrides(overrides)
+    parse_overrides(overrides)  # raises if an override is invalid
     if args.task is None:
         print_text(data.get("summary", ""))
         print(f"{registry.find_data_folder('agents') / name}.yaml" if not name.endswith(".yaml") else name)
@@ -158,13 +160,13 @@ def show_reservoir(args: argparse.Namespace) -> None:
     print()
     print_columns(description.compute_measures(net))
     if args.compare:
-        found = description.compare_with_echo_state(net)
+        errors = description.compare_with_echo_state(net)
         print()
-        print_columns(description.format_comparison(found))
+        print_columns(description.format_comparison(errors))
         if args.json:
             sizes = {"neurons": net.size, "features": net.size * net.traces}
             files.write_json(
-                args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found}
+                args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": errors}
             )
     files.write_atomically(
         out, lambda beside: draw_graph(named).savefig(beside, dpi=150, format=out.suffix[1:])
@@ -176,8 +178,10 @@ def show_task(args: argparse.Namespace) -> None:
     """Print a task's values."""
     name, task = args.name, load_task(args.name)
     if task is None:
-        known = registry.list_names("tasks")
-        raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
+        task_names = registry.list_names("tasks")
+        raise UserError(
+            f"unknown task {name!r}; known: {', '.join(task_names)}{suggest_name(name, task_names)}"
+        )
     print_columns([(key, format_value(getattr(task, key))) for key in type(task).model_fields])
 
 

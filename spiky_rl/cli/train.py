@@ -59,16 +59,16 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
     return stop.get_exit_code(outcome)
 
 
-def plan_training(asked: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
+def plan_training(request: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
     """Return the run plan and the options; when resuming, options that are not given come from the resumed run."""
-    plan = make_plan(asked)
-    if asked.checkpoint is None or asked.spec is not None:  # a study's cells have their own record
+    plan = make_plan(request)
+    if request.checkpoint is None or request.spec is not None:  # a study's cells have their own record
         return plan, options
 
     from spiky_rl.run import resume
 
-    asked, options = resume.restore_settings(plan, options)
-    return make_plan(asked), options
+    request, options = resume.restore_settings(plan, options)
+    return make_plan(request), options
 
 
 @contextmanager
@@ -78,7 +78,9 @@ def open_display(plan: RunPlan) -> Iterator[Any]:
         yield lambda step: show_iteration(display, step)
 
 
-def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOptions, folder: Path) -> None:
+def print_summary(
+    result: Mapping[str, Any], request: RunRequest, options: TrainOptions, folder: Path
+) -> None:
     """Print the outcome of a run, and the commands that play or resume it."""
     from spiky_rl.run.resume import find_named_code
 
@@ -87,13 +89,14 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
     shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
     keys = ("mean_return_final", "mean_return_best")
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
-    choice = result.get("best")
-    held, there = result.get("distillation"), bool(result["iterations"])
-    where = list_checkpoint_arguments(asked, folder)
-    tuning = ["--tuning", str(asked.tuning)] if asked.tuning else []
+    best_choice = result.get("best")
+    distillation = result.get("distillation")
+    has_checkpoint = bool(result["iterations"])
+    checkpoint_arguments = list_checkpoint_arguments(request, folder)
+    tuning = ["--tuning", str(request.tuning)] if request.tuning else []
     teacher_code = ["--teacher_code", ",".join(options.teacher_code)] if options.teacher_code else []
-    play = shlex.join([*where, *tuning, *asked.overrides])
-    resume = shlex.join([*where, *teacher_code, *find_named_code(asked.overrides)])
+    play = shlex.join([*checkpoint_arguments, *tuning, *request.overrides])
+    resume = shlex.join([*checkpoint_arguments, *teacher_code, *find_named_code(request.overrides)])
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
         ("completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"),
@@ -103,23 +106,29 @@ def print_summary(result: Mapping[str, Any], asked: RunRequest, options: TrainOp
             "evaluations",
             f"{result['last_ten_evaluations']:.2f} over the last 10, {result['max_evaluation']:.2f} at best",
         ),
-        held is not None
-        and ("without noise", f"{held['student_return']:.2f}; its teacher: {held['teacher_return']:.2f}"),
-        choice is not None
-        and ("best.pt", f"{choice['checkpoint']}, chosen without noise in {choice['seconds']:.0f} s"),
+        distillation is not None
+        and (
+            "without noise",
+            f"{distillation['student_return']:.2f}; its teacher: {distillation['teacher_return']:.2f}",
+        ),
+        best_choice is not None
+        and (
+            "best.pt",
+            f"{best_choice['checkpoint']}, chosen without noise in {best_choice['seconds']:.0f} s",
+        ),
         bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
         ("time", f"{seconds:.0f} s: {shares}"),
-        there and ("play with", f"{common.program('play')} {play}"),
-        ("TensorBoard", f"tensorboard --logdir {asked.log_root}"),
-        there and outcome != "finished" and ("resume with", f"{common.program('train')} {resume}"),
+        has_checkpoint and ("play with", f"{common.program('play')} {play}"),
+        ("TensorBoard", f"tensorboard --logdir {request.log_root}"),
+        has_checkpoint and outcome != "finished" and ("resume with", f"{common.program('train')} {resume}"),
     )
 
 
-def list_checkpoint_arguments(asked: RunRequest, folder: Path) -> list[str]:
+def list_checkpoint_arguments(request: RunRequest, folder: Path) -> list[str]:
     """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
-    words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
-    words += ["--rl_library", asked.library] if asked.library not in (None, DEFAULT_LEARNER) else []
-    words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
-    words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
+    words = ["--task", request.task, "--agent", request.agent, "--checkpoint", str(folder)]
+    words += ["--rl_library", request.library] if request.library not in (None, DEFAULT_LEARNER) else []
+    words += ["--log_root", str(request.log_root)] if request.log_root != Path("logs") else []
+    words += ["--experiment_name", request.experiment_name] if request.experiment_name else []
     return words

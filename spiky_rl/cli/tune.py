@@ -38,30 +38,39 @@ def parser() -> common.Parser:
         "Tune agents on tasks with equally many trials each. Run the same command again to resume, or with more trials to add"
         " them."
     )
-    more = "A trial gets a third of --budget. Studies that use the tuning need other --seeds."
-    settings, how = (TuneOptions, Study, ExecutionOptions), {"without": EXCLUDED_KEYS, "seeds": DEFAULT_SEEDS}
-    return common.Parser("tune.py", about, *settings, epilog=more, verbose=True, **how)
+    epilog = "A trial gets a third of --budget. Studies that use the tuning need other --seeds."
+    return common.Parser(
+        "tune.py",
+        about,
+        TuneOptions,
+        Study,
+        ExecutionOptions,
+        epilog=epilog,
+        verbose=True,
+        without=EXCLUDED_KEYS,
+        seeds=DEFAULT_SEEDS,
+    )
 
 
 def tune(argv: list[str]) -> int:
     """Run the remaining trials; write the tuned values and the report."""
     args = parser().parse(argv)
     require_module("optuna", "experiments")
-    split_overrides(args.overrides)
-    how = parse_settings(TuneOptions, args)
-    common.announce(f"tuning {args.agents} on {args.tasks}, {how.trials} trials each")
-    asked = tuning_plan.make_tuning_design(get_given_values(Study, args), how)
-    out = (how.out or tuning_plan.get_default_folder(asked)).absolute()
+    split_overrides(args.overrides)  # raises if a text is not an override
+    options = parse_settings(TuneOptions, args)
+    common.announce(f"tuning {args.agents} on {args.tasks}, {options.trials} trials each")
+    design = tuning_plan.make_tuning_design(get_given_values(Study, args), options)
+    out = (options.out or tuning_plan.get_default_folder(design)).absolute()
     files.require_writable("--out", out)
     require_report(out)
-    asked = tuning.load_or_extend_tuning(out, asked)
+    design = tuning.load_or_extend_tuning(out, design)
     place = parse_settings(ExecutionOptions, args)
-    engine, gpus = place.open_engine(asked.study.library)
-    place, robots = place.resolve_assets(asked.study.tasks[0])
+    engine, gpus = place.open_engine(design.study.library)
+    place, robots = place.resolve_assets(design.study.tasks[0])
     check = partial(tuning_plan.check_tuning, place=place, robots=robots)
-    checked = check(asked)
-    print_plan(asked, checked.pairs, out)
-    print_missing_lines(out, asked.study, "tuning")
+    checked = check(design)
+    print_plan(design, checked.pairs, out)
+    print_missing_lines(out, design.study, "tuning")
     if engine is None:
         return 0
 
@@ -71,9 +80,15 @@ def tune(argv: list[str]) -> int:
 
     resolver = partial(AgentResolver, place=place)
     site = TuningEnvironment(
-        out, resolver, place.device, place.assets, robots, place.distributed, place.threads
+        out=out,
+        resolver=resolver,
+        device=place.device,
+        assets=place.assets,
+        robots=robots,
+        processes=place.distributed,
+        threads=place.threads,
     )
-    search = tuning_search.start_search(asked, checked, check, site, place.parallel, how.storage)
+    search = tuning_search.start_search(design, checked, check, site, place.parallel, options.storage)
     with handle_stop_signals("stopping; running trials keep a checkpoint") as stop:
         engine.run(
             WorkOrder((), out, place.parallel, lambda states: None, stop, gpus, search.take_next_cells)
@@ -86,16 +101,16 @@ def tune(argv: list[str]) -> int:
     return stop.exit_code if interrupted else int(bool(search.broken))
 
 
-def print_plan(asked: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> None:
+def print_plan(design: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> None:
     """Print the plan of a tuning."""
-    agents, tasks, seeds = asked.study.agents, asked.study.tasks, ", ".join(map(str, asked.study.seeds))
-    print(f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {seeds}")
+    agents, tasks, seeds = design.study.agents, design.study.tasks, ", ".join(map(str, design.study.seeds))
+    print(f"{len(agents)} agents x {len(tasks)} tasks x {design.trials} trials, seeds {seeds}")
     for pair in {pair.task_label: pair for pair in pairs}.values():
         print(f"{pair.task_label}: {pair.budget.text} per trial")
-    print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions; each agent's own:")
+    print(f"space {design.space.name}: {len(design.space.shared)} shared dimensions; each agent's own:")
     for pair in {pair.agent_name: pair for pair in pairs}.values():
-        own = pair.dimensions[len(asked.space.shared) :]
-        print(f"  {pair.agent_name}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
+        own_dimensions = pair.dimensions[len(design.space.shared) :]
+        print(f"  {pair.agent_name}: {', '.join(d.key.removeprefix('agent.') for d in own_dimensions)}")
     print(f"folder: {out}\n")
-    if shortfall := find_shortfall(asked.trials, len(asked.study.seeds)):
+    if shortfall := find_shortfall(design.trials, len(design.study.seeds)):
         log.warning("--trials, --seeds: %s; with so few, chance decides as much as merit", shortfall)

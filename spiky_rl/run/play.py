@@ -79,7 +79,7 @@ class PlayResult:
         }
 
 
-def play(
+def play_policy(
     plan: RunPlan,
     options: PlayOptions,
     export: Callable[[Any, Any, Path], object],

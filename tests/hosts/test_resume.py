@@ -21,7 +21,7 @@ WITH = ("agent.algorithm.gamma=0.98", "env.decimation=4", "agent.max_iterations=
 @pytest.fixture(autouse=True)
 def _checkpoint(monkeypatch):
     """Checkpoints are found by their path, and hold nothing but the number of their last iteration."""
-    monkeypatch.setattr(checkpoint.run_folders, "find_checkpoint", lambda name, *_: Path(name))
+    monkeypatch.setattr(checkpoint.run_folders, "find_checkpoint", lambda name, *_, **__: Path(name))
     monkeypatch.setattr(checkpoint.checkpoints, "read_checkpoint", lambda path, library: {"iter": DONE - 1})
 
 

@@ -173,14 +173,15 @@ class StudyAnalysis:
         }
         if self.is_normalised:
             normalise = statistics.normalise
-            return {label: normalise(own, self.random, self.reference) for label, own in raw.items()}
+            return {label: normalise(by_task, self.random, self.reference) for label, by_task in raw.items()}
         return {} if len(self.tasks) > 1 else raw  # raw scores of several tasks have no common scale
 
     @cached_property
     def overall(self) -> Mapping[str, Interval]:
         """Interquartile mean of `scores` over all tasks."""
         return {
-            label: statistics.aggregate_interval(drop_seed_names(own)) for label, own in self.scores.items()
+            label: statistics.aggregate_interval(drop_seed_names(by_task))
+            for label, by_task in self.scores.items()
         }
 
     @cached_property
@@ -298,8 +299,8 @@ class StudyAnalysis:
 
     def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
         """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
-        found = self.get_energy_and_score(task, model)
-        points = {label: (energy, score.estimate) for label, (energy, score) in found.items()}
+        energies_and_scores = self.get_energy_and_score(task, model)
+        points = {label: (energy, score.estimate) for label, (energy, score) in energies_and_scores.items()}
 
         def beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
             return other != own and other[0] <= own[0] and other[1] >= own[1]
@@ -339,7 +340,7 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     for result in results:
         scores.setdefault(result.task, []).append(result.score)
-    return {task: plain.fmean(own) for task, own in scores.items()}
+    return {task: plain.fmean(task_scores) for task, task_scores in scores.items()}
 
 
 def _measure_conditions[T](
@@ -352,9 +353,9 @@ def _measure_conditions[T](
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _keep_known(names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """Return the ``names`` among the ``known`` ones, each once."""
-    return tuple(name for name in dict.fromkeys(names) if name in known)
+def _keep_known(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
+    """Return the ``names`` among the ``allowed`` ones, each once."""
+    return tuple(name for name in dict.fromkeys(names) if name in allowed)
 
 
 def _has_spikes(result: CellResult) -> bool:

@@ -50,11 +50,11 @@ class TuningOutcome:
     @property
     def random_count(self) -> int:
         """Number of trials with random values, because too few trials had ended when they began."""
-        over = [
+        ends = [
             t.datetime_complete for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
         ]
-        begun = [t.datetime_start for t in self.trials if t.number > 0 and t.datetime_start]
-        return sum(sum(1 for end in over if end and end <= start) < STARTUP for start in begun)
+        starts = [t.datetime_start for t in self.trials if t.number > 0 and t.datetime_start]
+        return sum(sum(1 for end in ends if end and end <= start) < STARTUP for start in starts)
 
     @property
     def default_trial(self) -> FrozenTrial | None:
@@ -97,8 +97,8 @@ class TuningOutcome:
             return {}
         study = optuna.create_study(direction="maximize")
         for trial in (trial for trial in self.trials if trial.number in firsts):
-            given = {"params": trial.params, "distributions": trial.distributions}
-            study.add_trial(optuna.trial.create_trial(**given, value=firsts[trial.number]))
+            content = {"params": trial.params, "distributions": trial.distributions}
+            study.add_trial(optuna.trial.create_trial(**content, value=firsts[trial.number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
@@ -117,15 +117,15 @@ def collect_outcomes(search: TuningSearch) -> list[TuningOutcome]:
 
 def get_overrides(search: TuningSearch, pair: AgentTask, trial: FrozenTrial) -> list[str]:
     """Return the overrides of the agent in a ``trial`` of a ``pair``."""
-    known = [d for d in pair.dimensions if d.key in trial.params]
-    chosen = [text for d in known for text in d.make_overrides(trial.params[d.key])]
+    sampled = [d for d in pair.dimensions if d.key in trial.params]
+    chosen = [text for d in sampled for text in d.make_overrides(trial.params[d.key])]
     return [*search.tuning.space.fixed, *chosen] if trial.number else []
 
 
 def write_tuned(search: TuningSearch) -> bool:
     """Write the tuned values of a ``search`` if every agent has had all trials on every task; return whether it did."""
     tuning, pairs = search.tuning, collect_outcomes(search)
-    facts = held.facts if (held := read_tuning(search.out)) else {}
+    facts = tuning_file.facts if (tuning_file := read_tuning(search.out)) else {}
     tasks: dict[str, dict[str, object]] = {}
     for outcome in pairs:
         if (best := outcome.best_trial) is None or len(outcome.ended) < tuning.trials:

@@ -128,8 +128,8 @@ def _judge_one(
     is_planned: bool,
 ) -> Verdict:
     agent, baseline = scores
-    known = {label: {t: seeds for t, seeds in tasks.items() if seeds} for label, tasks in scores.items()}
-    compared = compare_pair(known, agent, baseline, tests)
+    nonempty = {label: {t: seeds for t, seeds in tasks.items() if seeds} for label, tasks in scores.items()}
+    compared = compare_pair(nonempty, agent, baseline, tests)
     mine, theirs = scores[agent][task], scores[baseline][task]
     seeds = sorted(mine.keys() & theirs.keys())
     first, second = np.array([mine[s] for s in seeds]), np.array([theirs[s] for s in seeds])

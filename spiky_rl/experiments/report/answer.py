@@ -62,19 +62,19 @@ def format_reached(analysis: StudyAnalysis, task: str) -> str:
 
 def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> str:
     """Return the lowest median of environment steps to a ``task``'s threshold among agents of these ``labels``."""
-    known = {
+    medians = {
         row.label: row.threshold.median
         for row in analysis.get_task_rows(task, labels)
         if row.threshold and row.threshold.median
     }
-    first = min(known, key=known.__getitem__, default=None)
-    return NONE if first is None else f"{format_tick(known[first])} ({first})"
+    first = min(medians, key=medians.__getitem__, default=None)
+    return NONE if first is None else f"{format_tick(medians[first])} ({first})"
 
 
 def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
     """Return the score that the baseline loses on the twins of a ``task`` with hidden or late observations."""
-    own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
-    return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in own) or NONE
+    losses = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
+    return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in losses) or NONE
 
 
 def describe_energy_models(rows: Iterable[AgentTaskRow]) -> str:
@@ -105,8 +105,8 @@ def format_front(analysis: StudyAnalysis, task: str, kind: str) -> str:
 
 def get_energy_model_name(analysis: StudyAnalysis, kind: str) -> str | None:
     """Return the name of the main energy model for arithmetic of a ``kind``; None if there is none."""
-    found = {shown: name for name, shown in choose_energy_models(analysis.rows.values()).items()}
-    return found.get(kind)
+    names = {arithmetic: name for name, arithmetic in choose_energy_models(analysis.rows.values()).items()}
+    return names.get(kind)
 
 
 def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:

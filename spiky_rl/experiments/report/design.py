@@ -71,15 +71,15 @@ def describe_teachers(teachers: Mapping[str, str]) -> str:
 def describe_coverage(seeds: int) -> str:
     """Return how often intervals over ``seeds`` seeds contain the true value; empty if unknown."""
     shares = {name: find_coverage(name, seeds) for name in COVERAGE}
-    listed = "; ".join(
+    shares_text = "; ".join(
         f"{name}: {', '.join(f'{share:.0f} % if {words}' for words, share in found.items())}"
         for name, found in shares.items()
         if found
     )
-    if not listed:
+    if not shares_text:
         return ""
     return (
-        f"how often intervals over {min(seeds, SIZES[-1])} seeds contain the true value, by simulation; {listed}. A poor seed lies"
+        f"how often intervals over {min(seeds, SIZES[-1])} seeds contain the true value, by simulation; {shares_text}. A poor seed lies"
         f" {FALL:g} standard deviations below the others; a study that happens to draw none has an interval that is narrow and too high"
     )
 
@@ -103,13 +103,13 @@ def describe_tuning(analysis: StudyAnalysis, source: str, stems: Sequence[str]) 
         stems: File stems of the agents.
     """
     is_part = len(stems) < len(analysis.design.agents)
-    own = f"{source} for {join_names(stems, len(stems))}" if is_part else source
+    source_text = f"{source} for {join_names(stems, len(stems))}" if is_part else source
     copy = find_copy(analysis.design.tuning, stems[0])
     if (tuned := analysis.tuned.get(stems[0])) is None:
-        yield f"values of {own}; the copy {copy}, which has the details, is missing"
+        yield f"values of {source_text}; the copy {copy}, which has the details, is missing"
         return
     seeds = join_names(map(str, tuned.seeds))
-    yield f"values of {own} (copy: {copy}), from {tuned.trials} trials of every agent with other seeds ({seeds})"
+    yield f"values of {source_text} (copy: {copy}), from {tuned.trials} trials of every agent with other seeds ({seeds})"
     yield f"budget of a trial: {tuned.budget}"
     for task, agents in tuned.tasks.items():
         if task in analysis.tasks:

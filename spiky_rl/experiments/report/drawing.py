@@ -94,17 +94,17 @@ def make_rows(
         colours: By label.
     """
     figure = Figure(figsize=(WIDTH, LINE * len(labels) + 0.95))
-    drawn = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-    for axes, (title, unit) in zip(drawn, panels, strict=True):
+    panel_axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
+    for axes, (title, unit) in zip(panel_axes, panels, strict=True):
         axes.set(title=title, xlabel=unit)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         for y in range(0, len(labels), 2):
             axes.axhspan(y - 0.5, y + 0.5, color=PALE, linewidth=0, zorder=0)
-    drawn[0].set_ylim(len(labels) - 0.4, -0.6)
-    name_rows(drawn[0], labels, colours)
-    return figure, drawn
+    panel_axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    name_rows(panel_axes[0], labels, colours)
+    return figure, panel_axes
 
 
 def make_grid(

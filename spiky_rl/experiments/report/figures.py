@@ -53,9 +53,9 @@ def assign_colors(
 ) -> dict[str, str]:
     """Return a colour for each of the ``labels``, the same in all figures: greys for ``anns``, the ``baseline`` first."""
     grey = sorted(anns, key=lambda label: label != baseline)
-    found = {label: GREYS[min(i, len(GREYS) - 1)] for i, label in enumerate(grey)}
-    spiking = [label for label in labels if label not in found]
-    return found | {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(spiking)}
+    ann_colours = {label: GREYS[min(i, len(GREYS) - 1)] for i, label in enumerate(grey)}
+    spiking = [label for label in labels if label not in ann_colours]
+    return ann_colours | {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(spiking)}
 
 
 def get_colors(analysis: StudyAnalysis) -> dict[str, str]:
@@ -197,16 +197,16 @@ def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
     rows, model, colours = analysis.get_task_rows(task), next(iter(MAIN)), get_colors(analysis)
     if not rows:
         return None
-    found = {
+    all_panels = {
         ("return", "mean over seeds"): [row.mean for row in rows],
         ("energy of a metre", f"µJ, {model}"): [row.energy_per_metre.get(model) for row in rows],
         ("compute of a training", "processor seconds"): [row.processor for row in rows],
     }
-    panels = {title: intervals for title, intervals in found.items() if any(intervals)}
-    figure, drawn = make_rows([row.label for row in rows], list(panels), colours)
-    for axes, intervals in zip(drawn, panels.values(), strict=True):
-        known = [(row.label, interval) for row, interval in zip(rows, intervals, strict=True)]
-        _draw_ladder_panel(axes, known, analysis.baseline, colours)
+    panels = {title: intervals for title, intervals in all_panels.items() if any(intervals)}
+    figure, panel_axes = make_rows([row.label for row in rows], list(panels), colours)
+    for axes, intervals in zip(panel_axes, panels.values(), strict=True):
+        labelled = [(row.label, interval) for row, interval in zip(rows, intervals, strict=True)]
+        _draw_ladder_panel(axes, labelled, analysis.baseline, colours)
     return figure
 
 
@@ -244,8 +244,8 @@ def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
 
     labels, colours = sorted(filter(rank, analysis.labels), key=rank), get_colors(analysis)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in thresholds]
-    figure, drawn = make_rows(labels, panels, colours)
-    for axes, own in zip(drawn, thresholds.values(), strict=True):
+    figure, panel_axes = make_rows(labels, panels, colours)
+    for axes, own in zip(panel_axes, thresholds.values(), strict=True):
         end = max(threshold.budget for threshold in own.values())
         axes.set_xlim(0, end * 1.16)
         axes.xaxis.set_major_formatter(lambda value, _, end=end: format_tick(value) if value <= end else "")
@@ -310,8 +310,8 @@ def draw_robustness(analysis: StudyAnalysis) -> Figure | None:
     for axes in panels[::columns]:
         name_rows(axes, labels, colours, 0.5)
     for axes, task in zip(panels, analysis.tasks, strict=True):
-        kept = [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
-        _draw_map(axes, np.array(kept))
+        shares = [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
+        _draw_map(axes, np.array(shares))
         axes.set_title(task)
         axes.set_xticks(np.arange(len(names)) + 0.5, names, size=8, rotation=90 if is_upright else 0)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)

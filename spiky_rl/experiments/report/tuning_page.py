@@ -81,9 +81,9 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
         *(Section(make_slug(task), task, list(build_task_blocks(search, colours, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
     ]  # fmt: skip
-    ended, wanted = sum(len(o.ended) for o in outcomes), search.tuning.trials * len(outcomes)
+    ended, planned = sum(len(o.ended) for o in outcomes), search.tuning.trials * len(outcomes)
     subtitle = (
-        f"Tuning in the space {search.tuning.space.name}: {ended} of {format_count(wanted, 'trial')} ended"
+        f"Tuning in the space {search.tuning.space.name}: {ended} of {format_count(planned, 'trial')} ended"
     )
     title = f"What does tuning change in {join_names(dimensions)}?"
     return write_pages(search.out, title, subtitle, sections, colours, None)
@@ -119,8 +119,8 @@ def _make_objective_columns(outcomes: Sequence[TuningOutcome], index: int, unit:
 
 def describe_effort(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> Iterable[Block]:
     """Yield the number of trials with random values, and whether there are too few trials."""
-    tuning, drawn = search.tuning, sorted({o.random_count for o in outcomes})
-    span = " to ".join(dict.fromkeys(map(str, (drawn[0], drawn[-1]))))
+    tuning, random_counts = search.tuning, sorted({o.random_count for o in outcomes})
+    span = " to ".join(dict.fromkeys(map(str, (random_counts[0], random_counts[-1]))))
     yield make_paragraph(
         f"Of {format_count(tuning.trials, 'trial')} of an agent on a task the first is the default configuration, and {span} were"
         f" drawn at random: Optuna's estimator chooses values once {STARTUP} trials have ended."
@@ -203,7 +203,7 @@ def build_task_blocks(
         )  # fmt: skip
     yield make_importance_block(task, outcomes, first)
     tuned = {outcome.pair.agent_name: list_tuned_values(search, outcome) for outcome in outcomes}
-    if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
+    if keys := list(dict.fromkeys(key for values in tuned.values() for key in values)):
         yield make_parameter_table(f"Tuned values on {task}", keys, tuned)
 
 
@@ -229,7 +229,7 @@ def make_parameter_table(
     title: str, keys: Sequence[str], cells: Mapping[str, Mapping[str, str]], note: str = ""
 ) -> Block:
     """Return a table with a row for each of the ``keys`` and a column for each agent in ``cells``, which are by agent and key."""
-    columns = (Column(stem, [own.get(key, NONE) for key in keys]) for stem, own in cells.items())
+    columns = (Column(stem, [values.get(key, NONE) for key in keys]) for stem, values in cells.items())
     names = [key.removeprefix("agent.") for key in keys]
     return make_table(title, names, *columns, first="parameter", note=note)
 
