@@ -78,7 +78,7 @@ def format_step(
 
 
 class _Printer:
-    """Printer of recorded expressions: one that is used once stands in its place, one that is used more often gets a name."""
+    """Printer of recorded expressions: an expression that is used once is written where it is used, any other gets a name."""
 
     def __init__(
         self, numbers: Mapping[str, float], inputs: Mapping[str, str], use_function: Callable[[str], str]

@@ -283,7 +283,7 @@ def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | N
 
 
 def get_codecs(model: SpikingModel) -> Mapping[str, Any]:
-    """Return the settings of encoder and decoder by these names; of a NIR file's network those that it took."""
+    """Return the settings of ``encoder`` and ``decoder``; a network from a NIR file records its own."""
     network = model.network
     return network.codec_settings if isinstance(network, Nir) else model.settings
 

@@ -69,7 +69,7 @@ class C(Target):
 
     @override
     def get_tolerance(self, model: MLPModel) -> float:
-        """Return 0 for a spiking network whose actions are its features, else the tolerance of what torch computes in its own way."""
+        """Return 0 for a spiking network whose actions are its features, else the tolerance for operations that torch rounds otherwise."""
         from spiky_rl.learners.rsl_rl.model import SpikingModel
         from spiky_rl.networks.reservoir import Reservoir
 

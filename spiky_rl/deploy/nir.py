@@ -104,7 +104,7 @@ class Nir(Target):
 
 
 def _age(path: Path, version: str) -> None:
-    """Make the file ``path`` one of an older ``version``, whose neurons have no v_reset and whose reader refuses it."""
+    """Change the file ``path`` to an older ``version`` of the format, in which neurons have no v_reset."""
     import h5py
 
     with h5py.File(path, "r+") as file:

@@ -25,7 +25,7 @@ def get_learner(name: str) -> Learner:
 
 
 def choose_library(preferred: str, algorithm: str) -> str | None:
-    """Return the name of the ``preferred`` learner, or None for another one if it lacks the ``algorithm``."""
+    """Return ``preferred`` if the learner of this name has the ``algorithm``; else None, which lets another learner be chosen."""
     return preferred if algorithm in get_learner(preferred).algorithms else None
 
 

@@ -52,7 +52,7 @@ def register_agent(task: str, agent: str) -> str:
 
 
 def register_named_agent(arguments: Sequence[str]) -> None:
-    """Register the task with one of our agents that a command line names, if it names one; end the command on a bad agent."""
+    """If a command line names a task with one of our agents, register it; end the command if the agent is invalid."""
     task_and_agent = find_agent(arguments[1]) if len(arguments) > 1 else None
     if task_and_agent is None:
         return

@@ -247,7 +247,7 @@ class SkrlBaseRunner(BaseRunner):
         return loaded.get("infos") or {}
 
     def _check_modules(self, path: str, names: Iterable[str], loaded: Mapping[str, object]) -> None:
-        """Raise CheckpointError if only one of this agent and the content ``loaded`` from ``path`` has a module of ``names``."""
+        """Raise CheckpointError if this agent has a module of ``names`` that ``loaded`` from ``path`` lacks, or the reverse."""
         for name in names:
             if (name in loaded) != (name in self.alg.checkpoint_modules):
                 owner = "the checkpoint" if name in loaded else "this agent"

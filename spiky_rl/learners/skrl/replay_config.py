@@ -96,7 +96,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
 
 
 def _list_learning_rates(values: Mapping[str, Any]) -> list[float]:
-    """Return the rates of policy, critic and, with SAC, entropy; a rate that is not set is that of the one before it."""
+    """Return the rates of policy, critic and, with SAC, entropy; a rate that is not set equals the rate before it."""
     rates = [values["learning_rate"]]
     for key in ("critic_learning_rate", "entropy_learning_rate"):
         if key in values:
