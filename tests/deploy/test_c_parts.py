@@ -227,7 +227,7 @@ class Shown:
 
     def step(self, _actions):
         self.at += 1
-        return None, None, [self.at == len(self.images)]
+        return None, None, [self.at == len(self.images)], {}
 
 
 def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):

@@ -80,10 +80,11 @@ class Engine(ABC):
                 states[cell.name] = RUNNING
             if order.stop_requested():
                 self.stop()
+            order.on_change(states)
             ended = self.wait(order)
             states |= ended
             running -= ended.keys()
-            order.on_change(states)
+        order.on_change(states)
         return {name: STOPPED if state == WAITING else state for name, state in states.items()}
 
     @abstractmethod
