@@ -113,8 +113,8 @@ class ProgressBar(TerminalDisplay):
 
         line = Table.grid(padding=(0, 1))
         time_left = f"{self.format_remaining_time(self.share)} left" if self.share else ""
-        bar = RichBar(total=1.0, completed=self.share, width=40)
-        line.add_row(Text(self.title), bar, f"{self.share:.0%}", time_left, Text(self.detail))
+        progress = RichBar(total=1.0, completed=self.share, width=40)
+        line.add_row(Text(self.title), progress, f"{self.share:.0%}", time_left, Text(self.detail))
         return line
 
 
