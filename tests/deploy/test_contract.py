@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import _export, _targets, c, c_int8
+from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
 from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._options import ExportOptions
@@ -358,3 +358,12 @@ def test_the_example_builds_with_cmake(tmp_path):
     subprocess.run(configure, check=True, capture_output=True)
     subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, capture_output=True)
     assert (tmp_path / "build" / "act").is_file()
+
+
+def test_a_policy_is_where_it_was_after_a_verification_that_fails():
+    policy = trained("lif_ppo")
+    backend = policy.network.backend
+    with pytest.raises(UserError, match="broken"), _verification._move_to_cpu(policy, "torch"):
+        assert policy.network.backend == "torch"
+        raise UserError("broken")
+    assert policy.network.backend == backend
