@@ -122,7 +122,7 @@ def measure(args: Any, algorithm: str, library: str, agents: Sequence[str], size
         counts: list[int] = []
         times: list[list[float]] = [[] for _ in steps]
         for step in steps:
-            count = 1
+            count = 2  # and its doubles: TD3 trains the actor at every second step
             while time_calls(step, count) < MIN_MEASUREMENT_S:
                 count *= 2
             counts.append(count)
