@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from rsl_rl.runners import OnPolicyRunner
 
 from spiky_rl.config import registry
 from spiky_rl.config.spec import SpecError
+from spiky_rl.deploy.c import open_c_session
 from spiky_rl.hosts.isaaclab import command
 from tests import processes
 from tests.hosts.point_env import LIF, PointEnv, config
@@ -181,35 +183,70 @@ def test_isaac_labs_own_command_ends_in_our_line_before_it_starts_anything(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path, monkeypatch):
+def test_leapp_and_policy_c_of_one_checkpoint_command_the_same_robot(tmp_path, monkeypatch):
+    """Efforts over 20 control steps from equal states, joints, period and the state that is handed on."""
     monkeypatch.delenv("ISAACSIM_ASSET_ROOT")
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
     pytest.importorskip("leapp", reason="leapp is not installed (pip install 'isaaclab[leapp]')")
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = "--task Isaac-Cartpole --agent lif_stateful_ppo --device cpu".split()
-    line = [sys.executable, str(ROOT / "scripts" / "train.py"), *run, "--assets", "local", "--num_envs", "16"]
-    line += ["--max_iterations", "1", "--log_root", str(tmp_path)]
-    # not a fork of a process that has read the asset root
-    trained = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert trained.returncode == 0, trained.stderr
-    (checkpoint,) = tmp_path.rglob("model_0.pt")
-    line = [sys.executable, "-m", "isaaclab", "leapp", "export", "--rl_library", "rsl_rl", *run]
-    line += [
-        "--checkpoint",
-        str(checkpoint),
-        "--export_save_path",
+
+    def call(*line: str) -> None:
+        # not a fork of a process that has read the asset root
+        done = subprocess.run(
+            [sys.executable, *line, *run], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    scripts, local = ROOT / "scripts", ("--assets", "local")
+    call(
+        str(scripts / "train.py"),
+        *local,
+        *"--num_envs 16 --max_iterations 1 --log_root".split(),
         str(tmp_path),
-        "--disable_graph_visualization",
-    ]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    )
+    (checkpoint,) = tmp_path.rglob("model_0.pt")
+    perturb_actor(checkpoint)
+    call(str(scripts / "export.py"), *local, "--checkpoint", str(checkpoint), "--to", "c")
+    leapp = "-m isaaclab leapp export --rl_library rsl_rl --disable_graph_visualization".split()
+    call(*leapp, "--checkpoint", str(checkpoint), "--export_save_path", str(tmp_path))
+
+    (policy,) = tmp_path.rglob("policy.c")
+    header, step = policy.with_suffix(".h").read_text(encoding="utf-8"), open_c_session(policy)
+    description = yaml.safe_load((tmp_path / "Isaac-Cartpole" / "Isaac-Cartpole.yaml").read_text("utf-8"))
+    terms = description["models"]["Isaac-Cartpole"]
+    for term in terms["inputs"][:2]:
+        assert f"of {', '.join(term['element_names'][0])}\n" in header
+    assert f'JOINTS {{"{terms["outputs"][0]["element_names"][0][0]}"}}' in header
+    period = float(re.search(r"every (\S+) s", header).group(1))
+    assert period == pytest.approx(1.0 / description["pipeline"]["configs"]["frequency"])
+
     graph = onnxruntime.InferenceSession(tmp_path / "Isaac-Cartpole" / "Isaac-Cartpole.onnx")
-    given = {each.name: each.shape for each in graph.get_inputs()}
-    assert given["actor_state_in"] == [1, 1, 257]  # two layers of 128 neurons, and an action's potential
-    feed = {name: np.full(shape, 0.3, np.float32) for name, shape in given.items()}
-    first = dict(zip([each.name for each in graph.get_outputs()], graph.run(None, feed), strict=True))
-    feed["actor_state_in"] = first["actor_state_out"]
-    assert np.abs(graph.run(["joint_effort"], feed)[0] - first["joint_effort"]).max() > 0.0
+    assert {each.name: each.shape for each in graph.get_inputs()} == {
+        "robot_joint_pos": [1, 2],
+        "robot_joint_vel": [1, 2],
+        "actor_state_in": [1, 1, 257],  # two layers of 128 neurons, and an action's potential
+    }
+    state, random = np.zeros((1, 1, 257), np.float32), np.random.default_rng(0)
+    efforts = []
+    for _ in range(20):
+        measured = random.normal(size=(2, 1, 2)).astype(np.float32)
+        feed = {"robot_joint_pos": measured[0], "robot_joint_vel": measured[1], "actor_state_in": state}
+        effort, state = graph.run(["joint_effort", "actor_state_out"], feed)
+        (expected,) = step(measured, [])
+        np.testing.assert_allclose(effort, expected, rtol=1e-5, atol=1e-5)
+        efforts.append(effort.item())
+    assert np.ptp(efforts) > 0.0
+
+
+def perturb_actor(checkpoint: Path) -> None:
+    """Move all parameters of the actor in ``checkpoint`` by some noise."""
+    state = torch.load(checkpoint, weights_only=True)
+    torch.manual_seed(0)
+    for name, value in state["actor_state_dict"].items():
+        if value.is_floating_point() and "normalizer" not in name:
+            value += 0.1 * value.abs().mean() * torch.randn_like(value)
+    torch.save(state, checkpoint)
 
 
 class Attack:
