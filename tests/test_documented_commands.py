@@ -104,6 +104,23 @@ def test_verbs_of_make_exist():
             assert verb in known, f"{page.name}: make {verb}"
 
 
+def test_another_python_builds_gymnasiums_environment_anew(tmp_path):
+    for name in ("pyproject.toml", "setup.py", "requirements.lock"):
+        (tmp_path / name).touch()
+
+    def plan(version):
+        line = ["make", "--dry-run", "-f", str(ROOT / "Makefile"), "UV=uv", f"GYMNASIUM_PYTHON={version}"]
+        done = subprocess.run(
+            [*line, "setup-gymnasium"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return re.findall(r"^touch (.+)$", done.stdout, re.MULTILINE)
+
+    (stamp,) = plan("3.12")
+    (tmp_path / stamp).parent.mkdir()
+    (tmp_path / stamp).touch()
+    assert plan("3.12") == [] and len(plan("3.13")) == 1
+
+
 def test_a_wrong_command_would_be_seen(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
