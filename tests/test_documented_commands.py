@@ -104,21 +104,27 @@ def test_verbs_of_make_exist():
             assert verb in known, f"{page.name}: make {verb}"
 
 
-def test_another_python_builds_gymnasiums_environment_anew(tmp_path):
+def plan_gymnasium(folder, version="3.12") -> str:
+    """The commands with which make would set up Gymnasium's environment in a folder."""
     for name in ("pyproject.toml", "setup.py", "requirements.lock"):
-        (tmp_path / name).touch()
+        if not (folder / name).exists():
+            (folder / name).touch()
+    line = ["make", "--dry-run", "-f", str(ROOT / "Makefile"), "UV=uv", f"GYMNASIUM_PYTHON={version}"]
+    return subprocess.run(
+        [*line, "setup-gymnasium"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
 
-    def plan(version):
-        line = ["make", "--dry-run", "-f", str(ROOT / "Makefile"), "UV=uv", f"GYMNASIUM_PYTHON={version}"]
-        done = subprocess.run(
-            [*line, "setup-gymnasium"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        return re.findall(r"^touch (.+)$", done.stdout, re.MULTILINE)
 
-    (stamp,) = plan("3.12")
+def test_another_python_builds_gymnasiums_environment_anew(tmp_path):
+    (stamp,) = re.findall(r"^touch (.+)$", plan_gymnasium(tmp_path), re.MULTILINE)
     (tmp_path / stamp).parent.mkdir()
     (tmp_path / stamp).touch()
-    assert plan("3.12") == [] and len(plan("3.13")) == 1
+    assert "touch" not in plan_gymnasium(tmp_path) and "touch" in plan_gymnasium(tmp_path, "3.13")
+
+
+def test_environments_have_the_pip_that_guides_and_errors_name(tmp_path):
+    assert "pip" in plan_gymnasium(tmp_path).partition("--editable")[2].split()
+    assert re.search(r"^pip==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_a_wrong_command_would_be_seen(tmp_path):
