@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import jax_contenders
 from benchmarks import plot as bench_plot
-from benchmarks.choice import build_settings, choose_contenders
+from benchmarks.choice import CONTROL_STEPS, build_settings, choose_contenders
 from benchmarks.common import compute_median_and_spread, keep_memory
 from benchmarks.contenders import RATE, Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--control-steps",
         type=positive_int,
         help="control steps of recurrent networks and reservoirs",
-        default=24,
+        default=CONTROL_STEPS,
     )
     command_line.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     command_line.add_argument(

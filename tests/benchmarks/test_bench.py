@@ -161,6 +161,8 @@ WRONG = {
         ["--networks", "recurrent", "--control-steps", "0"],
         ["--control-steps: 0", "between 1 and"],
     ),
+    "rate of a reservoir": (["--networks", "reservoir", "--rate", "0.3"], ["--rate", "reservoir"]),
+    "control steps without a sequence": (["--control-steps", "8"], ["--control-steps", "feedforward"]),
     "memory": (
         ["--networks", "recurrent", "--batch", "1", "10000000"],
         ["--batch 10000000", "of memory"],
