@@ -249,7 +249,7 @@ class Race:
             return []
         if row.mode == "infer":
             return [output.detach()]
-        return [output.detach(), module.gradient(x)]  # the gradient of the first call
+        return [output.detach(), module.gradient()]  # the gradient of the first call
 
     def _count_calls(self, row: Row, x: Tensor) -> int:
         """Warm up; return the number of calls that last `MIN_MEASUREMENT_S` seconds."""
