@@ -56,15 +56,16 @@ run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no
 
 # Gymnasium's tasks without Isaac Lab, in an environment of their own, with the lock's versions. PyTorch's index has the CPU build,
 # of 0.7 instead of 5 GB; PyPI has the CUDA build alone.
-# GYMNASIUM_PYTHON=3.13 takes the other Python that it works on.
+# GYMNASIUM_PYTHON=3.13 builds it anew with the other Python that it works on.
 GYMNASIUM_PYTHON ?= 3.12
 GYMNASIUM := .venv-gymnasium/bin
+GYMNASIUM_STAMP := .venv-gymnasium/.stamp-$(GYMNASIUM_PYTHON)
 install_gymnasium = $(UV) pip install --python $(GYMNASIUM)/python --quiet --compile-bytecode --constraint requirements.lock \
-  --editable '.[gymnasium,skrl]' psutil pytest pytest-timeout
+  --editable '.[gymnasium,skrl]' pip psutil pytest pytest-timeout
 
-setup-gymnasium: .venv-gymnasium/.stamp ## build .venv-gymnasium: Gymnasium's tasks, without Isaac Lab
+setup-gymnasium: $(GYMNASIUM_STAMP) ## build .venv-gymnasium: Gymnasium's tasks, without Isaac Lab
 
-.venv-gymnasium/.stamp: pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
+$(GYMNASIUM_STAMP): pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
 	@[ "$$($(GYMNASIUM)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(GYMNASIUM_PYTHON) ] || $(call make_venv,.venv-gymnasium,$(GYMNASIUM_PYTHON))
 	@$(install_gymnasium) --torch-backend cpu || { echo "no CPU build of torch; taking PyPI's" && $(install_gymnasium); }
 	@touch $@
@@ -128,9 +129,9 @@ lock: setup ## rewrite requirements.lock from both pyproject.toml (all extras bu
 	printf '%s\n' $(MJLAB_DEV) | $(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
 	  --extra mjlab --custom-compile-command "make lock" --output-file requirements-mjlab.lock $(LOCK_ARGS) pyproject.toml - >/dev/null
 
-clean: ## remove what the other verbs made, except .venv and logs/
+clean: ## remove what the other verbs made, except environments and logs/
 	rm -rf build dist site .pytest_cache *.egg-info isaaclab_mujoco/build isaaclab_mujoco/.pytest_cache isaaclab_mujoco/src/*.egg-info
 	find spiky_rl isaaclab_mujoco scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile

@@ -16,6 +16,9 @@ from spiky_rl.config.options import UserError, check_number, get_options
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run.devices import get_memory
 
+CONTROL_STEPS = 24
+"""Default number of control steps of networks that run over several."""
+
 
 def list_contenders(networks: Sequence[str]) -> list[str]:
     """Return all contenders of these networks."""
@@ -84,9 +87,15 @@ def _find(package: str) -> bool:
 
 def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
     """Return the settings to compare: every network with every neuron and K. Raises UserError for invalid arguments."""
+    kinds = [NETWORKS[network] for network in args.networks]
+    if args.rate != [RATE] and not any(kind.sets_rate for kind in kinds):
+        raise UserError(
+            f"--rate: not available with --networks {args.networks[0]}, which has its agent's rate"
+        )
+    if args.control_steps != CONTROL_STEPS and not any(kind.sequences for kind in kinds):
+        raise UserError(f"--control-steps: not available with --networks {args.networks[0]}, which has one")
     settings = []
-    for network in args.networks:
-        kind = NETWORKS[network]
+    for kind in kinds:
         steps = vars(args).get("steps", kind.usual_steps)
         control_steps = args.control_steps if kind.sequences else 1
         neurons = resolve_neurons(vars(args).get("neurons", [kind.usual_neuron]))

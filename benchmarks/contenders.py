@@ -184,7 +184,7 @@ class Contender(torch.nn.Module):
         self.zero_grad()
         self(x).pow(2).mean().backward()
 
-    def gradient(self, x: Tensor) -> Tensor:  # pylint: disable=unused-argument
+    def gradient(self) -> Tensor:
         """Return the gradients of all weights in the last pass, concatenated."""
         return torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
 
@@ -200,7 +200,7 @@ class Ours(Contender):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.unsqueeze(0), None)[0].squeeze(0)
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient(self) -> Tensor:
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
         parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
         return torch.cat([part.flatten() for part in parts])
@@ -392,7 +392,7 @@ class Alone(Contender):
             self.upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.device)
         (self.of_current,) = torch.autograd.grad(out, x, self.upstream)
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient(self) -> Tensor:
         return self.of_current.flatten()
 
 

@@ -110,7 +110,7 @@ class JaxContender(Contender):
         self.gradients = self.jax.block_until_ready(self.differentiate(self.weights, self._convert(x)))
 
     @override
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient(self) -> Tensor:
         return torch.cat([torch.from_dlpack(self.gradients[name]).t().flatten() for name in self.names])
 
 

@@ -152,7 +152,7 @@ class OurRecurrent(Contender):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, None)[0]
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient(self) -> Tensor:
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
         parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
         parts += [layer.recurrent.weight.grad.t() for layer in self.network.layers]  # type: ignore[union-attr]

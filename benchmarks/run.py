@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import jax_contenders
 from benchmarks import plot as bench_plot
-from benchmarks.choice import build_settings, choose_contenders
+from benchmarks.choice import CONTROL_STEPS, build_settings, choose_contenders
 from benchmarks.common import compute_median_and_spread, keep_memory
 from benchmarks.contenders import RATE, Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--control-steps",
         type=positive_int,
         help="control steps of recurrent networks and reservoirs",
-        default=24,
+        default=CONTROL_STEPS,
     )
     command_line.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     command_line.add_argument(
@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command_line.add_argument(
         "--contenders",
-        help=f"all, or some of {', '.join(CONTENDERS)}; default: all but the compiled ones",
+        help=f"all, or some of {', '.join(CONTENDERS)}; default: all but"
+        f" {', '.join(name for name, entry in CONTENDERS.items() if not entry.quick)}",
         default=argparse.SUPPRESS,
         **names,
     )
@@ -237,16 +238,18 @@ class Race:
         """Make the first calls; return the output and, in training, the gradient. Empty if they cannot be compared."""
         module = self.modules[row.contender]
         module.prepare()
-        start = time.perf_counter()
-        self._measure_seconds(row, x, 1)
-        row.first_call_s = time.perf_counter() - start
+        run = module.learn if row.mode == "train" else module
         with torch.inference_mode(row.mode == "infer"):
+            start = time.perf_counter()
+            run(x)
+            synchronize(self.setting.device)
+            row.first_call_s = time.perf_counter() - start
             output, row.saved_bytes = measure_saved_bytes(module, x)
         if not module.comparable:
             return []
         if row.mode == "infer":
             return [output.detach()]
-        return [output.detach(), module.gradient(x)]  # the gradient of the pass in `_measure_seconds`
+        return [output.detach(), module.gradient()]  # the gradient of the first call
 
     def _count_calls(self, row: Row, x: Tensor) -> int:
         """Warm up; return the number of calls that last `MIN_MEASUREMENT_S` seconds."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
 from benchmarks.common import ROOT
 from benchmarks.verify_packages import find_missing
@@ -169,22 +172,36 @@ def find_obstacle(step: Step) -> str | None:
     return f"not installed: {', '.join(missing)}" if missing else None
 
 
+def run_group(line: Sequence[str], environment: Mapping[str, str], log: TextIO, limit: float) -> int | None:
+    """Run a program; return its exit code, or None if it was stopped after ``limit`` seconds.
+
+    All processes that it started and left end with it: on the GPU they would slow the next step.
+    """
+    with subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def run(step: Step, folder: Path, device: str, limit: float) -> Outcome:
     """Run one step and write its output to a log; return the outcome. On ``cpu`` GPUs are hidden from it."""
-    log, start, code = folder / f"{step.name}.log", time.monotonic(), None
+    log, start = folder / f"{step.name}.log", time.monotonic()
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    line = [*step.prefix, sys.executable, *step.arguments]
     with log.open("w", encoding="utf-8") as stream:
-        try:
-            code = subprocess.run(
-                [*step.prefix, sys.executable, *step.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env={**ENVIRONMENT, **os.environ, **hidden},
-                timeout=limit,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
+        code = run_group(line, {**ENVIRONMENT, **os.environ, **hidden}, stream, limit)
+        if code is None:
             stream.write(f"\nended after {limit:.0f} s: --limit\n")
     return Outcome(code, time.monotonic() - start)
 

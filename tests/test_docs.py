@@ -141,6 +141,11 @@ def test_the_readme_is_short_and_leads_to_files_that_are_there():
     assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_guide_on_agents_lists_every_agent():
+    text = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+    assert [name for name in registry.list_names("agents") if f"`{name}`" not in text] == []
+
+
 SIGNATURES = """
 import importlib, sys, warnings
 sys.path.insert(0, "docs")

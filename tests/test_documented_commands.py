@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from benchmarks.run import OTHER_BENCHMARKS
 from spiky_rl.cli import __main__
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts import find_host
@@ -29,8 +30,7 @@ COMMANDS = [
     if (found := find_own_command(words)) is not None and found[0] != "--version"
     for verb, arguments in [found]
 ]
-OPENED = {"bench": "benchmarks.run"}
-SUBCOMMANDS = {"bench": ("classify", "latency", "physics")}
+OPENED = {"bench": "benchmarks.run", "verify_gpu": "benchmarks.verify_gpu"}
 FURTHER_MODULES = {"mjlab": "Mjlab-"}
 """Package -> prefix of its tasks, which nobody knows without it."""
 SHORTENED = {
@@ -43,9 +43,13 @@ SHORTENED = {
 """Verb -> arguments that make a command of README short."""
 
 
-def open_parser(verb: str):
+def open_parser(verb: str, arguments: list[str]):
+    """The parser of a command, and its arguments, without the word that names one of several benchmarks."""
     assert verb in (*__main__.COMMANDS, *__main__.CHECKOUT_COMMANDS), f"spiky {verb}: no such command"
-    return importlib.import_module(OPENED.get(verb, f"spiky_rl.cli.{verb}")).parser()
+    module = OPENED.get(verb, f"spiky_rl.cli.{verb}")
+    if verb == "bench" and arguments[:1] and arguments[0] in OTHER_BENCHMARKS:
+        module, arguments = f"benchmarks.{OTHER_BENCHMARKS[arguments[0]]}", arguments[1:]
+    return importlib.import_module(module).parser(), arguments
 
 
 @pytest.mark.parametrize(
@@ -54,9 +58,8 @@ def open_parser(verb: str):
     ids=[f"{page.name}-{i}-{verb}" for i, (page, verb, _) in enumerate(COMMANDS)],
 )
 def test_a_documented_command_is_understood(page, verb, arguments):
-    if verb == "verify_gpu" or (arguments[:1] and arguments[0] in SUBCOMMANDS.get(verb, ())):
-        return  # they have no parser to ask without running; test_spiky.py starts them
-    args = open_parser(verb).parse_intermixed_args(arguments)  # a wrong one exits
+    parser, arguments = open_parser(verb, arguments)
+    args = parser.parse_intermixed_args(arguments)  # a wrong one exits
     agents = getattr(args, "agent", None) or getattr(args, "agents", None) or ()
     for agent in [agents] if isinstance(agents, str) else agents:
         for name in agent.split(","):
@@ -86,9 +89,8 @@ def test_flags_of_commands_within_sentences_exist(page):
         if found is None or found[0] == "--version":
             continue
         verb, arguments = found
-        if verb == "verify_gpu" or (arguments[:1] and arguments[0] in SUBCOMMANDS.get(verb, ())):
-            continue
-        known = {flag for action in open_parser(verb)._actions for flag in action.option_strings}
+        parser, arguments = open_parser(verb, arguments)
+        known = {flag for action in parser._actions for flag in action.option_strings}
         given = {word.partition("=")[0] for word in arguments if re.match(r"--?[a-z]", word)}
         assert given <= known, f"{page.name}: {' '.join(words)}"
 
@@ -104,6 +106,29 @@ def test_verbs_of_make_exist():
             assert verb in known, f"{page.name}: make {verb}"
 
 
+def plan_gymnasium(folder, version="3.12") -> str:
+    """The commands with which make would set up Gymnasium's environment in a folder."""
+    for name in ("pyproject.toml", "setup.py", "requirements.lock"):
+        if not (folder / name).exists():
+            (folder / name).touch()
+    line = ["make", "--dry-run", "-f", str(ROOT / "Makefile"), "UV=uv", f"GYMNASIUM_PYTHON={version}"]
+    return subprocess.run(
+        [*line, "setup-gymnasium"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_another_python_builds_gymnasiums_environment_anew(tmp_path):
+    (stamp,) = re.findall(r"^touch (.+)$", plan_gymnasium(tmp_path), re.MULTILINE)
+    (tmp_path / stamp).parent.mkdir()
+    (tmp_path / stamp).touch()
+    assert "touch" not in plan_gymnasium(tmp_path) and "touch" in plan_gymnasium(tmp_path, "3.13")
+
+
+def test_environments_have_the_pip_that_guides_and_errors_name(tmp_path):
+    assert "pip" in plan_gymnasium(tmp_path).partition("--editable")[2].split()
+    assert re.search(r"^pip==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_a_wrong_command_would_be_seen(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
@@ -113,7 +138,7 @@ def test_a_wrong_command_would_be_seen(tmp_path):
     verb, arguments = find_own_command(read_commands(page)[0])
     assert (verb, arguments) == ("train", ["--task", "Isaac-Ant-v0", "--agnt", "x"])
     with pytest.raises(SystemExit):
-        open_parser(verb).parse_intermixed_args(arguments)
+        open_parser(verb, arguments)[0].parse_intermixed_args(arguments)
     assert find_own_command(read_commands(page)[1]) is None
     assert read_inline_commands(page) == [["spiky", "play", "--vidoe"]]
     with pytest.raises(AssertionError):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from benchmarks import choice as bench_choice
 from benchmarks import plot as bench_plot
 from benchmarks import run as bench
-from benchmarks.contenders import FeedforwardSetting
+from benchmarks.contenders import FeedforwardSetting, PlainLoop
 from benchmarks.entries import CONTENDERS, FORMS, REFERENCES, Entry
 from spiky_rl.cli import common
 from spiky_rl.config.registry import UserError
@@ -115,6 +116,29 @@ def test_a_contender_that_fails_stops_nobody_and_is_told(monkeypatch):
     assert rows["plain_loop"].ms > 0
 
 
+def test_the_time_of_the_first_call_is_that_of_one_call(monkeypatch):
+    clock, durations = [0.0], iter([90.0, *[1.0] * 99])
+
+    class Slow(PlainLoop):
+        def learn(self, x):
+            clock[0] += next(durations)
+            super().learn(x)
+
+    monkeypatch.setitem(CONTENDERS, "mlp", Entry(Slow))
+    monkeypatch.setattr(
+        bench, "time", SimpleNamespace(perf_counter=lambda: clock[0], process_time=lambda: clock[0])
+    )
+    race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["mlp"], 1)
+    (row,) = race.run(2, "train", 1)
+    assert row.first_call_s == 90.0 and row.ms == 1000.0
+
+
+def test_help_names_the_contenders_that_do_not_run_by_default():
+    (action,) = [one for one in bench.parser()._actions if "--contenders" in one.option_strings]
+    left_out = action.help.partition("default: all but ")[2].split(", ")
+    assert left_out == [name for name in CONTENDERS if not CONTENDERS[name].quick] and "spyx" in left_out
+
+
 WRONG = {
     "contender": (["--contenders", "spiky_r1"], ["--contenders", "'spiky_r1'", "mean 'spiky_rl'"]),
     "neuron": (["--neurons", "lift"], ["--neurons", "'lift'", "mean 'lif'"]),
@@ -137,6 +161,8 @@ WRONG = {
         ["--networks", "recurrent", "--control-steps", "0"],
         ["--control-steps: 0", "between 1 and"],
     ),
+    "rate of a reservoir": (["--networks", "reservoir", "--rate", "0.3"], ["--rate", "reservoir"]),
+    "control steps without a sequence": (["--control-steps", "8"], ["--control-steps", "feedforward"]),
     "memory": (
         ["--networks", "recurrent", "--batch", "1", "10000000"],
         ["--batch 10000000", "of memory"],

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,6 +150,15 @@ def test_a_step_that_fails_or_takes_too_long_stops_no_other_and_is_run_again(tmp
     again = run_all([Step("fails", ("-c", told.format(0))), planned[2]], tmp_path, "cpu", 60.0)
     assert {name: outcome.code for name, outcome in again.items()} == {"fails": 0, "runs": 0}
     assert not (tmp_path / "runs.log").exists(), "what ended well is not run again"
+
+
+def test_what_a_step_started_ends_with_it(tmp_path):
+    late = f"import time; time.sleep(3.5); open({str(tmp_path / 'late')!r}, 'w')"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {late!r}]); print('here', flush=True)"
+    run_all([Step("starts", ("-c", f"{code}; import time; time.sleep(99)"))], tmp_path, "cpu", 3.0)
+    assert "here" in (tmp_path / "starts.log").read_text()
+    time.sleep(1.5)
+    assert not (tmp_path / "late").exists()
 
 
 def test_a_page_is_written_before_the_first_step_and_after_every_one(tmp_path):
