@@ -146,7 +146,7 @@ class InferenceCost:
     """Share of weights that are 0."""
     parameters: int
     footprint_bytes: int
-    """Parameters and buffers."""
+    """Parameters and saved buffers."""
     state_bytes: int
     """State of one environment."""
     stored_values: int

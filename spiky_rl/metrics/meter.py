@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import RELU_ZERO_SHARE, WORD, InferenceCost
@@ -206,7 +206,7 @@ def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]
     """Return the number of stored values and the bytes of indices if the sparse ones of ``matrices`` are stored as lists."""
     # a deployed network stores vectors, and fixed weights, whose buffers are named `weight`; other buffers of two dimensions are masks
     # and encoder noise
-    fixed = [b for name, b in module.named_buffers() if b.ndim < 2 or name.endswith("weight")]
+    fixed = [b for name, b in _list_saved_buffers(module) if b.ndim < 2 or name.endswith("weight")]
     values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
     values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)
     return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
@@ -215,8 +215,14 @@ def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]
 def _measure_memory(module: nn.Module) -> tuple[int, int, int]:
     """Return the number of parameters, the bytes of parameters and buffers, and the bytes of one value."""
     parameters = list(module.parameters())
-    tensors = [*parameters, *module.buffers()]
+    tensors = [*parameters, *(buffer for _, buffer in _list_saved_buffers(module))]
     return (
+def _list_saved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the buffers that a checkpoint of ``module`` holds; the others serve training or counts, such as the factors of a penalty."""
+    saved = module.state_dict().keys()
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in saved]
+
+
         sum(p.numel() for p in parameters),
         sum(t.numel() * t.element_size() for t in tensors),
         parameters[0].element_size(),

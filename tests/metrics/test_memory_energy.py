@@ -18,7 +18,7 @@ from spiky_rl.metrics.energy import (
     format_cost,
     get_energy_model,
 )
-from spiky_rl.metrics.meter import measure_ann
+from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.run.evaluate import compute_nominal_energy
 from spiky_rl.run.play import PlayResult
@@ -221,6 +221,11 @@ def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synaps
         (built(recurrent={"name": "recurrent"}, stateful=True).layers[0].recurrent.synapses() != 0).sum()
     )
     assert recurrent.effective_macs == 7.5 + 0.5 * own and own > 0
+
+
+def test_what_serves_training_alone_is_not_in_the_memory_of_a_policy():
+    paid, free = (CostMeter(built(sparsity=penalty)) for penalty in ("rate", None))
+    assert (paid.footprint, paid.sparse_storage) == (free.footprint, free.sparse_storage)
 
 
 def test_a_reservoir_s_synapses_and_traces_are_states_too():
