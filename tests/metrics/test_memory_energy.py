@@ -223,6 +223,17 @@ def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synaps
     assert recurrent.effective_macs == 7.5 + 0.5 * own and own > 0
 
 
+def test_the_ann_beside_a_convolution_has_its_parameters_and_all_its_positions():
+    layers = [{"name": "convolutional", "kernel": 3}, "linear"]
+    network = built(inputs=(1, 8, 8), layers=[3, 4], connection=layers)
+    cost = of_network(network, torch.ones(1, 2, 64))
+    rival = cost.equal_ann
+    assert rival is not None and rival.parameters == cost.parameters == 3 * 9 + 3 + 108 * 4 + 4 + 4 + 1
+    assert rival.footprint_bytes == cost.footprint_bytes == 4 * rival.parameters
+    assert rival.dense_operations == 36 * 3 * 9 + 108 * 4 + 4
+    assert rival.effective_macs == 36 * 3 * 9 + 0.5 * (108 * 4 + 4)
+
+
 def test_what_serves_training_alone_is_not_in_the_memory_of_a_policy():
     paid, free = (CostMeter(built(sparsity=penalty)) for penalty in ("rate", None))
     assert (paid.footprint, paid.sparse_storage) == (free.footprint, free.sparse_storage)
