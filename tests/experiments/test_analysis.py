@@ -26,6 +26,7 @@ from spiky_rl.experiments.run.results import (
 from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 from tests.experiments.results import (
     CARTPOLE,
+    ITERATIONS,
     KEPT,
     MASKED,
     RANDOM,
@@ -281,6 +282,13 @@ def test_a_broken_result_is_named_with_what_is_wrong_and_left_out(small: Path, p
     assert (skipped.cell, skipped.status) == (LIF0, "corrupt") and said in skipped.reason
     assert (skipped.label, skipped.task, skipped.seed) == ("lif_ppo", CARTPOLE, 0), "the plan knows"
     assert LIF0 not in {result.cell for result in results} and len(results) == 4
+
+
+def test_a_curve_whose_env_steps_do_not_ascend_leaves_out_its_cell_alone(small: Path):
+    change(small, LIF0, "curve.env_steps", [8192] * ITERATIONS)
+    analysis = analyze_study(small)
+    assert [cell.cell for cell in analysis.skipped] == [LIF0] and "ascend" in analysis.skipped[0].reason
+    assert ("lif_ppo", CARTPOLE) in analysis.curves
 
 
 def test_a_missing_key_is_named_with_the_nearest_one(small: Path):
