@@ -291,6 +291,14 @@ def test_a_curve_whose_env_steps_do_not_ascend_leaves_out_its_cell_alone(small: 
     assert ("lif_ppo", CARTPOLE) in analysis.curves
 
 
+def test_trainings_without_an_iteration_in_their_curves_reached_no_threshold(small: Path):
+    for name in CurveRecord.model_fields:
+        for seed in range(2):
+            change(small, f"{CARTPOLE}.lif_ppo.seed{seed}", "curve." + name.replace("returns", "return"), [])
+    threshold = analyze_study(small).rows["lif_ppo", CARTPOLE].threshold
+    assert threshold is not None and (threshold.reached, threshold.budget) == (0, 8192 * ITERATIONS)
+
+
 def test_a_missing_key_is_named_with_the_nearest_one(small: Path):
     path = small / "cells" / LIF0 / "result.json"
     data = json.loads(path.read_text(encoding="utf-8"))

@@ -272,12 +272,11 @@ def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | No
         return None
     steps = tuple(step for step in map(find_steps_to_threshold, results) if step is not None)
     median = plain.median([*steps, *[math.inf] * (len(results) - len(steps))])
-    longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     return ThresholdSummary(
         runs=len(results),
         steps=steps,
         median=None if math.isinf(median) else median,
-        budget=longest,
+        budget=max(result.training.env_steps for result in results if result.training is not None),
     )
 
 
