@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from spiky_rl.experiments.design.planned import (
 )
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.report.threats import describe_late_plan
+from spiky_rl.experiments.report.verdicts import describe_plan
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import merge_study
 from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
@@ -199,6 +202,13 @@ def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path)
         folders.load_or_extend_study(tmp_path, other)
     more = study_design.build_study("study", {**data, "seeds": "0-11"})
     assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
+
+
+def test_a_plan_is_not_late_before_there_is_a_result(tmp_path: Path):
+    study = planned(tmp_path, PLAN | {"date": "2999-01-01"})
+    assert "came after a first result" in describe_late_plan(analyze_study(study))
+    shutil.rmtree(study / "cells")
+    assert describe_late_plan(analyze_study(study)) == ""
 
 
 def test_too_few_seeds_for_the_planned_tests_are_warned_of(caplog: pytest.LogCaptureFixture):

@@ -256,11 +256,16 @@ class StudyAnalysis:
         return tuple(drop for drop in drops if drop is not None)
 
     @cached_property
+    def is_planned(self) -> bool:
+        """Whether there is a plan that is not later than any result."""
+        plan = self.design.plan
+        return plan is not None and all(plan.date <= result.date for result in self.trained)
+
+    @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
         if (plan := self.design.plan) is not None:
-            first = min((result.date for result in self.trained), default="")
-            return judge(plan, self.cells, self.tasks, self.reference, is_planned=plan.date <= first)
+            return judge(plan, self.cells, self.tasks, self.reference, is_planned=self.is_planned)
         endpoint = Endpoint(measure=RETURN)
         return tuple(
             Verdict(

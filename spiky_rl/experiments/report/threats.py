@@ -181,8 +181,7 @@ def describe_late_plan(analysis: StudyAnalysis) -> str:
     if plan is None:
         return "no comparison was planned"
     texts = []
-    is_planned = bool(analysis.verdicts) and analysis.verdicts[0].is_planned
-    if not is_planned:
+    if not analysis.is_planned:
         texts.append(f"the plan of {plan.date} came after a first result")
     seeds = {result.seed for result in analysis.results if result.kind == "trained"}
     later_seeds = sorted(seeds - {*plan.seeds})
