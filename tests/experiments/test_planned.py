@@ -204,6 +204,15 @@ def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path)
     assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
 
 
+def test_seeds_too_few_for_a_difference_may_be_enough_for_equivalence(tmp_path: Path):
+    study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(5))
+    plan = PLAN | {"comparisons": PAIRS[:1], "endpoints": ["return"], "margin": 0.1}
+    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "plan": plan})
+    analysis = analyze_study(study)
+    assert [verdict.text for verdict in analysis.verdicts] == ["equivalent"]
+    assert "With 5 seeds no test can find a difference; 6 can." in describe_plan(analysis)
+
+
 def test_a_plan_is_not_late_before_there_is_a_result(tmp_path: Path):
     study = planned(tmp_path, PLAN | {"date": "2999-01-01"})
     assert "came after a first result" in describe_late_plan(analyze_study(study))

@@ -48,7 +48,7 @@ class PairedComparison:
     corrected: float
     """p-value after Holm's correction for all comparisons made together."""
     min_p_value: float
-    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `ALPHA`, no result can decide."""
+    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `ALPHA`, no difference can be found."""
     comparisons: int
     pairs: int
     left_out: int
