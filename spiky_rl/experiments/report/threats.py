@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean
 
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
@@ -109,7 +110,7 @@ def list_unconverged_agents(analysis: StudyAnalysis) -> str:
 
 
 def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult], float | None]) -> Check:
-    """Return a check that names the agents with the smallest and the largest value on each task.
+    """Return a check that names the agents with the smallest and the largest mean value on each task.
 
     Args:
         tolerated: Largest ratio of the two values that is no threat.
@@ -119,12 +120,15 @@ def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult],
     def check(analysis: StudyAnalysis) -> str:
         texts = {}
         for task in analysis.tasks:
-            on_task = [(r.label, value(r)) for r in analysis.results if r.task == task]
-            by_label = {label: number for label, number in on_task if number is not None}
-            ends = [f(by_label, key=by_label.__getitem__) for f in (min, max)] if by_label else []
-            if ends and by_label[ends[1]] > tolerated * by_label[ends[0]]:
+            numbers: dict[str, list[float]] = {}
+            for result in analysis.results:
+                if result.task == task and (number := value(result)) is not None:
+                    numbers.setdefault(result.label, []).append(number)
+            means = {label: fmean(of_seeds) for label, of_seeds in numbers.items()}
+            ends = [end(means, key=means.__getitem__) for end in (min, max)] if means else []
+            if ends and means[ends[1]] > tolerated * means[ends[0]]:
                 texts[task] = " to ".join(
-                    f"{format_fixed(by_label[label], 0)} {unit} ({label})" for label in ends
+                    f"{format_fixed(means[label], 0)} {unit} ({label})" for label in ends
                 )
         return format_by_task(texts)
 
