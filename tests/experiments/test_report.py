@@ -355,6 +355,11 @@ def test_the_length_of_an_agent_s_training_is_the_mean_of_its_seeds(tmp_path: Pa
     }
 
 
+def test_a_baseline_that_is_named_otherwise_than_its_agent_is_marked(tmp_path: Path):
+    study = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), [0], baseline=f"agents/{AGENTS[0]}.yaml")
+    assert dict(list_terms(analyze_study(study)))["Agents"].startswith(f"{AGENTS[0]} (baseline)")
+
+
 def test_a_folder_without_a_study_is_refused(tmp_path: Path):
     dump(tmp_path / "study.json", {"version": 1})
     with pytest.raises(ResultsError, match="study.json: missing name, question"):
