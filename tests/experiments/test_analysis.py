@@ -239,6 +239,14 @@ def test_variants_are_agents_of_their_own_and_the_baselines_first_one_is_the_ref
     assert [c.agent for c in analysis.comparisons[CARTPOLE]] == list(analysis.labels[1:])
 
 
+def test_a_baseline_s_file_may_have_a_space_in_its_name(tmp_path: Path):
+    agents, truths = ("my mlp", "lif_ppo"), TRUTHS | {"my mlp": TRUTHS["mlp_ppo"]}
+    folder = write_study(tmp_path / "study", agents, (CARTPOLE,), range(3), baseline="my mlp", truths=truths)
+    analysis = analyze_study(folder)
+    assert analysis.baseline == "my mlp"
+    assert [found.agent for found in analysis.comparisons[CARTPOLE]] == ["lif_ppo"]
+
+
 def test_one_seed_gives_scores_without_bounds(tmp_path: Path):
     analysis = analyze_study(write_study(tmp_path / "study", AGENTS, seeds=[3]))
     assert all(math.isinf(row.mean.low) and math.isinf(row.mean.high) for row in analysis.rows.values())

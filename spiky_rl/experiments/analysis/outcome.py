@@ -94,6 +94,11 @@ class StudyAnalysis:
         return cells
 
     @cached_property
+    def agents(self) -> Mapping[str, str]:
+        """File stems of the agents by label, of all variants that are planned or have a result."""
+        return {item.label: item.agent for item in (*self.planned, *self.results)}
+
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Trained agents with their variants, in the order of the plan."""
         in_order = (item.label for item in (*self.planned, *self.results))
@@ -126,7 +131,7 @@ class StudyAnalysis:
     def baseline(self) -> str | None:
         """Label of the baseline, its first variant if it has several; None if it has no result."""
         stem = Path(self.design.baseline).stem
-        variants = [label for label in self.labels if label.split(" ")[0] == stem]
+        variants = [label for label in self.labels if self.agents[label] == stem]
         return stem if stem in variants else next(iter(variants), None)
 
     @cached_property
