@@ -121,13 +121,17 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
     assert ">10<" in ladder and "$" not in ladder, "numbers of a logarithmic axis are plain"
     threats = section(study, "threats")
     assert "Unplanned comparisons" not in threats
+    assert "Only scores and the plan's endpoints are tested" in threats
 
 
 def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(6))
     write_report(study, DATE)
     assert "No comparison was planned" in section(study, "answer")
-    assert "Unplanned comparisons no comparison was planned" in section(study, "threats")
+    threats = section(study, "threats")
+    assert (
+        "Unplanned comparisons no comparison was planned" in threats and "Only scores are tested" in threats
+    )
 
 
 def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Path):

@@ -8,7 +8,7 @@ from statistics import fmean
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
-from spiky_rl.experiments.design.planned import ALPHA
+from spiky_rl.experiments.design.planned import ALPHA, RETURN
 from spiky_rl.experiments.design.seeds import format_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
@@ -27,12 +27,19 @@ type Check = Callable[[StudyAnalysis], str]
 """Function that returns the evidence for a threat as text; empty if there is none."""
 MAX_FINAL_RISE = 0.02
 """Largest rise in the last tenth of a converged curve, as a share of the difference between the score and random actions."""
-LIMITATIONS = (
+SCORES_TESTED = (
     "Only scores are tested; p-values are corrected for the comparisons of one table, not for the number of tables. Steps, times,"
-    " operations, energy and robustness have intervals but no test. Intervals hold for these tasks, not for others; those of normalised"
-    " scores ignore the uncertainty of random actions' score and of the baseline's mean. Agents are compared with their present values,"
-    " not neurons or learning rules as such; the effort of tuning is equal only for agents of a tuning named above. Wall time is that of"
-    " cells as they ran, several in parallel if their machine says so."
+    " operations, energy and robustness have intervals but no test."
+)
+ENDPOINTS_TESTED = (
+    "Only scores and the plan's endpoints are tested; p-values are corrected for the plan or for the comparisons of one table, not for the"
+    " number of tables. Other numbers have intervals but no test."
+)
+LIMITATIONS = (
+    " Intervals hold for these tasks, not for others; those of normalised scores ignore the uncertainty of random actions' score and"
+    " of the baseline's mean. Agents are compared with their present values, not neurons or learning rules as such; the effort of"
+    " tuning is equal only for agents of a tuning named above. Wall time is that of cells as they ran, several in parallel if their"
+    " machine says so."
 )
 
 
@@ -57,7 +64,9 @@ def build_threats_section(analysis: StudyAnalysis) -> Iterable[Block]:
         Column("consequence", [THREATS[name][0] for name in names], is_text=True),
         first="threat",
     )
-    yield make_paragraph(LIMITATIONS)
+    endpoints = analysis.design.plan.endpoints if analysis.design.plan else ()
+    has_others = any(endpoint.measure != RETURN for endpoint in endpoints)
+    yield make_paragraph((ENDPOINTS_TESTED if has_others else SCORES_TESTED) + LIMITATIONS)
 
 
 def format_by_task(texts: Mapping[str, str]) -> str:
