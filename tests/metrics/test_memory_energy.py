@@ -15,7 +15,6 @@ from spiky_rl.metrics.energy import (
     compute_access_energy,
     compute_energy_per_metre,
     format_ann_energy,
-    format_cost,
     get_energy_model,
 )
 from spiky_rl.metrics.meter import CostMeter, measure_ann
@@ -291,7 +290,6 @@ def test_results_and_texts_have_the_ann_beside():
     assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "equal_ann"}
     for text, kind in zip(format_ann_energy(cost), ("fp32", "int8"), strict=True):
         assert kind in text
-    assert all(text in format_cost(cost) for text in format_ann_energy(cost))
     twice = cost.scale(2).equal_ann
     assert (
         average([cost, cost.scale(3)]).state_accesses == 32

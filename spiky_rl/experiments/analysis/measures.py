@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.run.results import CellResult, ConditionRecord
+from spiky_rl.experiments.run.results import CellResult
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 
 ARITHMETIC_MODEL = "fp32"
@@ -316,11 +316,7 @@ def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval 
     measured = [result for result in results if condition in result.conditions]
     if not measured:
         return None
-    return _mean_over_seeds(measured, lambda r: _get_recovery_share(r.conditions[condition]))
-
-
-def _get_recovery_share(condition: ConditionRecord) -> float | None:
-    return condition.recovery and condition.recovery.share
+    return _mean_over_seeds(measured, lambda r: (found := r.conditions[condition].recovery) and found.share)
 
 
 def compute_plasticity_gain(
