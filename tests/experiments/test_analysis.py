@@ -240,7 +240,7 @@ def test_variants_are_agents_of_their_own_and_the_baselines_first_one_is_the_ref
 
 
 def test_a_baseline_s_file_may_have_a_space_in_its_name(tmp_path: Path):
-    agents, truths = ("my mlp", "lif_ppo"), TRUTHS | {"my mlp": TRUTHS["mlp_ppo"]}
+    agents, truths = ("my mlp", "lif_ppo"), {**TRUTHS, "my mlp": TRUTHS["mlp_ppo"]}
     folder = write_study(tmp_path / "study", agents, (CARTPOLE,), range(3), baseline="my mlp", truths=truths)
     analysis = analyze_study(folder)
     assert analysis.baseline == "my mlp"
