@@ -99,9 +99,10 @@ def overview() -> str:
     """What there is: every kind with its entries, each a link."""
     lines = [
         "# What there is",
-        "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made",
+        "",
+        "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made from the registry.",
+        "",
     ]
-    lines = [lines[0], "", f"{lines[1]} from the registry.", ""]
     for kind in kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
         entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.list_names(kind))

@@ -360,9 +360,8 @@ def plasticity(name: str, configured: ComponentSpec) -> Figure:
     gaps, weights = np.arange(-40, 41), []
     for gap in gaps:
         weight = torch.zeros(3, 3)
-        weight[0, 1] = weight[2, 1] = (
-            1.0  # the third neuron is silent: its synapse gives way where sums are kept
-        )
+        # the third neuron is silent: its synapse gives way where sums are kept
+        weight[0, 1] = weight[2, 1] = 1.0
         bias, quiet = torch.zeros(3), torch.zeros(3, dtype=torch.bool)
         rule_ = configured.build(weight=weight.clone(), bias=bias, inhibitory=quiet, unit=1.0, dt=1.0)
         spikes = torch.zeros(100, 1, 3)

@@ -383,24 +383,10 @@ LISTS = (kinds, trained, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(
-            score,
-            scores,
-            across,
-            verdicts,
-            difference,
-            lost,
-            remains,
-            energy,
-            metre,
-            operations,
-            processor,
-            value,
-        ),
-        *(quantised, distilled, raced, classified, inferred, narma),
-        *LISTS,
+        score, scores, across, verdicts, difference, lost, remains, energy, metre, operations, processor, value,
+        quantised, distilled, raced, classified, inferred, narma, *LISTS,
     )
-}
+}  # fmt: skip
 
 
 def written(text: str, lists: bool = True) -> str:

@@ -146,7 +146,7 @@ class InferenceCost:
     """Share of weights that are 0."""
     parameters: int
     footprint_bytes: int
-    """Parameters and buffers."""
+    """Parameters and saved buffers."""
     state_bytes: int
     """State of one environment."""
     stored_values: int
@@ -273,35 +273,16 @@ def average(costs: Sequence[InferenceCost], weights: Sequence[float] | None = No
     return dataclasses.replace(costs[-1], **means)
 
 
-def format_cost(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
-    """Return a readable table of the cost, with the caveats.
+def format_energy(cost: InferenceCost, ann_operations: float = 0.0) -> str:
+    """Return the energy of ``cost`` in single precision, with its assumption.
 
     Args:
-        cost: Cost of an action or a sample.
-        name: Name of the energy model. Raises RegistryError if it is unknown.
         ann_operations: Multiply-accumulates of an ANN to compare with; 0 for none.
     """
-    lines = [
-        f"synaptic operations  {cost.effective_acs:,.0f} AC + {cost.effective_macs:,.0f} MAC of {cost.dense_operations:,.0f} dense",
-        f"neuron updates       {cost.neuron_updates:,.0f}: {cost.additions:,.0f} additions, "
-        f"{cost.multiplications:,.0f} multiplications, {cost.transcendental:,.0f} functions",
-        f"encoder              {cost.encoder_operations:,.0f} operations",
-        f"sparsity             activations {cost.activation_sparsity:.1%}, connections {cost.connection_sparsity:.1%}",
-        f"memory               {cost.footprint_bytes:,} bytes for {cost.parameters:,} parameters and buffers, "
-        f"{cost.state_bytes:,} per environment",
-        f"energy               {format_energy(cost, name, ann_operations)}",
-        *(f"                     {text}" for text in format_ann_energy(cost)),
-    ]
-    return "\n".join([*lines, *(f"  note: {caveat}" for caveat in CAVEATS)])
-
-
-def format_energy(cost: InferenceCost, name: str = "fp32", ann_operations: float = 0.0) -> str:
-    """Return the energy of ``cost`` with its assumption. See `format_cost` for the arguments."""
-    price = get_energy_model(name)
-    text = f"{cost.compute_energy(price) / 1000.0:,.1f} nJ"
+    text = f"{cost.compute_energy(FP32) / 1000.0:,.1f} nJ"
     if ann_operations:
-        text += f", the ANN's products {ann_operations * price.multiply_accumulate / 1000.0:,.1f} nJ"
-    return f"{text} ({price.text})"
+        text += f", the ANN's products {ann_operations * FP32.multiply_accumulate / 1000.0:,.1f} nJ"
+    return f"{text} ({FP32.text})"
 
 
 def format_ann_energy(cost: InferenceCost) -> list[str]:

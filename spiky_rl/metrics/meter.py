@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import RELU_ZERO_SHARE, WORD, InferenceCost
@@ -33,6 +33,7 @@ class CostMeter:
     def __init__(self, network: SpikingNetwork) -> None:
         """Count what is the same in every pass. Raises RegistryError for unknown connections: see `synops.list_connections`."""
         self.connections = synops.list_connections(network)
+        assert isinstance(network, FeedForward | Reservoir)
         self.updates, self.arithmetic, self.accesses = _count_updates(network)
         self.sparsity = synops.connection_sparsity(self.connections)
         self.parameters, self.footprint, bytes_per_value = _measure_memory(network)
@@ -107,13 +108,11 @@ class _UpdatedUnits:
     """State values that an update reads and writes."""
 
 
-def _count_updates(network: SpikingNetwork) -> tuple[float, ArithmeticCounts, float]:
+def _count_updates(network: FeedForward | Reservoir) -> tuple[float, ArithmeticCounts, float]:
     """Return the neuron updates per control step, their arithmetic, and their reads and writes of states."""
-    kinds: list[_UpdatedUnits] = []
-    if isinstance(network, FeedForward):
-        kinds = _list_feedforward_units(network)
-    elif isinstance(network, Reservoir):
-        kinds = _list_reservoir_units(network)
+    kinds = (
+        _list_reservoir_units(network) if isinstance(network, Reservoir) else _list_feedforward_units(network)
+    )
     return (
         sum(kind.count for kind in kinds),
         sum((kind.arithmetic * kind.count for kind in kinds), ArithmeticCounts()),
@@ -148,7 +147,7 @@ def _list_reservoir_units(network: Reservoir) -> list[_UpdatedUnits]:
 
 
 def _measure_equal_ann(
-    network: SpikingNetwork, connections: Sequence[synops.ConnectionCost]
+    network: FeedForward | Reservoir, connections: Sequence[synops.ConnectionCost]
 ) -> InferenceCost:
     """Return the cost of an ANN with the same layers and synapses and with ReLU units.
 
@@ -156,7 +155,6 @@ def _measure_equal_ann(
     observations themselves, so its first layer has fewer inputs than that of a spiking network whose encoder has several channels
     per observation.
     """
-    assert isinstance(network, FeedForward | Reservoir)
     observations_per_channel = network.inputs / network.encoder.width
     size_factors, active_factors = [], []
     for connection in connections:
@@ -165,12 +163,19 @@ def _measure_equal_ann(
         active_factors.append(observations_per_channel if reads_encoder else 1.0 - RELU_ZERO_SHARE)
     weights = _sum_weighted(connections, size_factors, lambda c: c.weights)
     units = sum(network.layer_sizes)
-    vectors = units + network.readout.out_features
+    # a convolutional layer has a bias for every channel
+    if isinstance(network, FeedForward):
+        biases = sum(layer.connection.shape[0] for layer in network.layers)
+    else:
+        biases = units
+    vectors = biases + network.readout.out_features
     parameters = round(weights) + vectors
     return InferenceCost(
         effective_macs=_sum_weighted(connections, active_factors, lambda c: c.max_operations),
         effective_acs=0.0,
-        dense_operations=weights,
+        dense_operations=_sum_weighted(
+            connections, size_factors, lambda c: c.weights if c.dense is None else c.dense
+        ),
         encoder_operations=0.0,
         neuron_updates=units,
         additions=units,
@@ -206,16 +211,22 @@ def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]
     """Return the number of stored values and the bytes of indices if the sparse ones of ``matrices`` are stored as lists."""
     # a deployed network stores vectors, and fixed weights, whose buffers are named `weight`; other buffers of two dimensions are masks
     # and encoder noise
-    fixed = [b for name, b in module.named_buffers() if b.ndim < 2 or name.endswith("weight")]
+    fixed = [b for name, b in _list_saved_buffers(module) if b.ndim < 2 or name.endswith("weight")]
     values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
     values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)
     return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
 
 
+def _list_saved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the buffers that a checkpoint of ``module`` holds; the others serve training or counts, such as the factors of a penalty."""
+    saved = module.state_dict().keys()
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in saved]
+
+
 def _measure_memory(module: nn.Module) -> tuple[int, int, int]:
-    """Return the number of parameters, the bytes of parameters and buffers, and the bytes of one value."""
+    """Return the number of parameters, the bytes of parameters and saved buffers, and the bytes of one value."""
     parameters = list(module.parameters())
-    tensors = [*parameters, *module.buffers()]
+    tensors = [*parameters, *(buffer for _, buffer in _list_saved_buffers(module))]
     return (
         sum(p.numel() for p in parameters),
         sum(t.numel() * t.element_size() for t in tensors),

@@ -24,27 +24,34 @@ class RasterPanel:
     """A moving spike raster, one band per layer; time runs to the right, and the last columns are the present."""
 
     def __init__(self, width: int = 640, height: int = 480, steps: int = 4) -> None:
-        """``steps`` is K, the inner steps per control step; the panel shows as many control steps as fit its width."""
+        """``steps`` is K, the inner steps per control step; the panel shows as many control steps as fit its width.
+
+        If none fits, it shows the last inner steps of one.
+        """
         self.width, self.height = width, height
-        self.columns = (width - 2 * MARGIN) // PIXEL // steps * steps
-        self.past: deque[list[np.ndarray]] = deque(maxlen=self.columns // steps)
+        columns = (width - 2 * MARGIN) // PIXEL
+        control_steps = max(1, columns // steps)
+        self.columns = min(columns, control_steps * steps)
+        self.past: deque[list[np.ndarray]] = deque(maxlen=control_steps)
 
     def add(self, spikes: Sequence[Tensor]) -> None:
         """Add one control step: ``spikes`` [K, N] of every layer."""
         self.past.append([(layer != 0).cpu().numpy() for layer in spikes])
 
     def frame(self) -> Frame:
-        """Return the panel as an image."""
+        """Return the panel as an image, which is empty before the first control step."""
         from PIL import Image, ImageDraw
 
         image = np.full((self.height, self.width, 3), BACKGROUND, np.uint8)
+        if not self.past:
+            return image
         layers = len(self.past[-1])
         band = (self.height - MARGIN) // layers
         # many layers have room for spikes alone
         title, gap = (LABEL, MARGIN) if band > LABEL + MARGIN + 1 else (0, 1)
         labels = []
         for i in range(layers):
-            spikes = np.concatenate([step[i] for step in self.past])  # [time, N]
+            spikes = np.concatenate([step[i] for step in self.past])[-self.columns :]  # [time, N]
             total = spikes.shape[1]
             space = band - title - gap
             rows = max(1, min(total, space // 2))

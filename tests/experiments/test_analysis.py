@@ -26,6 +26,7 @@ from spiky_rl.experiments.run.results import (
 from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
 from tests.experiments.results import (
     CARTPOLE,
+    ITERATIONS,
     KEPT,
     MASKED,
     RANDOM,
@@ -238,6 +239,14 @@ def test_variants_are_agents_of_their_own_and_the_baselines_first_one_is_the_ref
     assert [c.agent for c in analysis.comparisons[CARTPOLE]] == list(analysis.labels[1:])
 
 
+def test_a_baseline_s_file_may_have_a_space_in_its_name(tmp_path: Path):
+    agents, truths = ("my mlp", "lif_ppo"), {**TRUTHS, "my mlp": TRUTHS["mlp_ppo"]}
+    folder = write_study(tmp_path / "study", agents, (CARTPOLE,), range(3), baseline="my mlp", truths=truths)
+    analysis = analyze_study(folder)
+    assert analysis.baseline == "my mlp"
+    assert [found.agent for found in analysis.comparisons[CARTPOLE]] == ["lif_ppo"]
+
+
 def test_one_seed_gives_scores_without_bounds(tmp_path: Path):
     analysis = analyze_study(write_study(tmp_path / "study", AGENTS, seeds=[3]))
     assert all(math.isinf(row.mean.low) and math.isinf(row.mean.high) for row in analysis.rows.values())
@@ -281,6 +290,21 @@ def test_a_broken_result_is_named_with_what_is_wrong_and_left_out(small: Path, p
     assert (skipped.cell, skipped.status) == (LIF0, "corrupt") and said in skipped.reason
     assert (skipped.label, skipped.task, skipped.seed) == ("lif_ppo", CARTPOLE, 0), "the plan knows"
     assert LIF0 not in {result.cell for result in results} and len(results) == 4
+
+
+def test_a_curve_whose_env_steps_do_not_ascend_leaves_out_its_cell_alone(small: Path):
+    change(small, LIF0, "curve.env_steps", [8192] * ITERATIONS)
+    analysis = analyze_study(small)
+    assert [cell.cell for cell in analysis.skipped] == [LIF0] and "ascend" in analysis.skipped[0].reason
+    assert ("lif_ppo", CARTPOLE) in analysis.curves
+
+
+def test_trainings_without_an_iteration_in_their_curves_reached_no_threshold(small: Path):
+    for name in CurveRecord.model_fields:
+        for seed in range(2):
+            change(small, f"{CARTPOLE}.lif_ppo.seed{seed}", "curve." + name.replace("returns", "return"), [])
+    threshold = analyze_study(small).rows["lif_ppo", CARTPOLE].threshold
+    assert threshold is not None and (threshold.reached, threshold.budget) == (0, 8192 * ITERATIONS)
 
 
 def test_a_missing_key_is_named_with_the_nearest_one(small: Path):

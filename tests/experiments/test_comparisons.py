@@ -61,6 +61,11 @@ def test_the_sign_flip_test_is_exact():
             assert sign_flip_test(by_task(differences)) == pytest.approx(brute_force(differences), abs=1e-12)
 
 
+def test_sign_patterns_of_equal_sums_are_equal_whatever_their_rounding():
+    for differences in ([-3.0, 0.0, 3.0], [-1000.3, -999.5, 999.5, -0.2, 1000.1, -1000.2, 1000.1, 1000.0]):
+        assert sign_flip_test({"a": differences}) == brute_force([np.array(differences)])
+
+
 def test_many_pairs_are_tested_by_random_signs_near_the_exact_p():
     differences = [np.random.default_rng(1).normal(0.5, 1, 14)]
     exact = sign_flip_test(by_task(differences))

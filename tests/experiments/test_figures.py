@@ -65,6 +65,12 @@ def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: StudyA
     assert named <= set(texts(picture))
 
 
+def test_a_figure_does_not_depend_on_the_user_s_matplotlibrc(analysis: StudyAnalysis):
+    picture = drawn(analysis, "scores")
+    with matplotlib.rc_context({"axes.facecolor": "black", "lines.linestyle": "--"}):
+        assert drawn(analysis, "scores") == picture
+
+
 def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_path: Path):
     analysis = analyze_study(
         write_study(tmp_path / "study", ("mlp_ppo", "gru_ppo"), tasks=(CARTPOLE,), seeds=range(2))

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from spiky_rl.experiments.design.planned import (
 )
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.report.threats import describe_late_plan
+from spiky_rl.experiments.report.verdicts import describe_plan
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import merge_study
 from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
@@ -118,13 +121,17 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
     assert ">10<" in ladder and "$" not in ladder, "numbers of a logarithmic axis are plain"
     threats = section(study, "threats")
     assert "Unplanned comparisons" not in threats
+    assert "Only scores and the plan's endpoints are tested" in threats
 
 
 def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(6))
     write_report(study, DATE)
     assert "No comparison was planned" in section(study, "answer")
-    assert "Unplanned comparisons no comparison was planned" in section(study, "threats")
+    threats = section(study, "threats")
+    assert (
+        "Unplanned comparisons no comparison was planned" in threats and "Only scores are tested" in threats
+    )
 
 
 def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Path):
@@ -199,6 +206,22 @@ def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path)
         folders.load_or_extend_study(tmp_path, other)
     more = study_design.build_study("study", {**data, "seeds": "0-11"})
     assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
+
+
+def test_seeds_too_few_for_a_difference_may_be_enough_for_equivalence(tmp_path: Path):
+    study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(5))
+    plan = PLAN | {"comparisons": PAIRS[:1], "endpoints": ["return"], "margin": 0.1}
+    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "plan": plan})
+    analysis = analyze_study(study)
+    assert [verdict.text for verdict in analysis.verdicts] == ["equivalent"]
+    assert "With 5 seeds no test can find a difference; 6 can." in describe_plan(analysis)
+
+
+def test_a_plan_is_not_late_before_there_is_a_result(tmp_path: Path):
+    study = planned(tmp_path, PLAN | {"date": "2999-01-01"})
+    assert "came after a first result" in describe_late_plan(analyze_study(study))
+    shutil.rmtree(study / "cells")
+    assert describe_late_plan(analyze_study(study)) == ""
 
 
 def test_too_few_seeds_for_the_planned_tests_are_warned_of(caplog: pytest.LogCaptureFixture):

@@ -17,13 +17,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from spiky_rl.experiments.analysis.outcome import analyze_study
+from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.report.threats import THREATS
 from spiky_rl.experiments.run.results import ResultsError, read_plan
 from spiky_rl.metrics.energy import MAIN
 from tests.experiments.results import (
     CARTPOLE,
+    ITERATIONS,
     MASKED,
     NOW,
+    STEPS,
     THEN,
     change,
     corrupt,
@@ -337,6 +341,23 @@ def test_without_a_plan_the_page_says_what_it_cannot_know(tmp_path: Path):
     )
     told = "cannot read 'plan.json': No such file or directory Cells that never began are unknown."
     assert told in section(study, "threats")
+
+
+def test_the_length_of_an_agent_s_training_is_the_mean_of_its_seeds(tmp_path: Path):
+    """Whichever of the seeds trained longer."""
+    found = set()
+    for seed in range(2):
+        study = write_study(tmp_path / str(seed), AGENTS[:2], (CARTPOLE,), range(2))
+        change(study, f"{CARTPOLE}.{AGENTS[1]}.seed{seed}", "training.env_steps", 3 * ITERATIONS * STEPS)
+        found.add(THREATS["Unequal experience"][1](analyze_study(study)))
+    assert found == {
+        f"{CARTPOLE}: {ITERATIONS * STEPS:,} environment steps ({AGENTS[0]}) to {2 * ITERATIONS * STEPS:,} environment steps ({AGENTS[1]})"
+    }
+
+
+def test_a_baseline_that_is_named_otherwise_than_its_agent_is_marked(tmp_path: Path):
+    study = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), [0], baseline=f"agents/{AGENTS[0]}.yaml")
+    assert dict(list_terms(analyze_study(study)))["Agents"].startswith(f"{AGENTS[0]} (baseline)")
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path):

@@ -15,10 +15,9 @@ from spiky_rl.metrics.energy import (
     compute_access_energy,
     compute_energy_per_metre,
     format_ann_energy,
-    format_cost,
     get_energy_model,
 )
-from spiky_rl.metrics.meter import measure_ann
+from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.run.evaluate import compute_nominal_energy
 from spiky_rl.run.play import PlayResult
@@ -223,6 +222,22 @@ def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synaps
     assert recurrent.effective_macs == 7.5 + 0.5 * own and own > 0
 
 
+def test_the_ann_beside_a_convolution_has_its_parameters_and_all_its_positions():
+    layers = [{"name": "convolutional", "kernel": 3}, "linear"]
+    network = built(inputs=(1, 8, 8), layers=[3, 4], connection=layers)
+    cost = of_network(network, torch.ones(1, 2, 64))
+    rival = cost.equal_ann
+    assert rival is not None and rival.parameters == cost.parameters == 3 * 9 + 3 + 108 * 4 + 4 + 4 + 1
+    assert rival.footprint_bytes == cost.footprint_bytes == 4 * rival.parameters
+    assert rival.dense_operations == 36 * 3 * 9 + 108 * 4 + 4
+    assert rival.effective_macs == 36 * 3 * 9 + 0.5 * (108 * 4 + 4)
+
+
+def test_what_serves_training_alone_is_not_in_the_memory_of_a_policy():
+    paid, free = (CostMeter(built(sparsity=penalty)) for penalty in ("rate", None))
+    assert (paid.footprint, paid.sparse_storage) == (free.footprint, free.sparse_storage)
+
+
 def test_a_reservoir_s_synapses_and_traces_are_states_too():
     settings = {"name": "reservoir", "size": 20, "traces": [20.0, 50.0], "steps": 5, "seed": 0}
     torch.manual_seed(0)
@@ -275,7 +290,6 @@ def test_results_and_texts_have_the_ann_beside():
     assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "equal_ann"}
     for text, kind in zip(format_ann_energy(cost), ("fp32", "int8"), strict=True):
         assert kind in text
-    assert all(text in format_cost(cost) for text in format_ann_energy(cost))
     twice = cost.scale(2).equal_ann
     assert (
         average([cost, cost.scale(3)]).state_accesses == 32

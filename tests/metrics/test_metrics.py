@@ -164,6 +164,16 @@ def test_the_panel_is_a_frame_of_its_size():
     assert frame.dtype == np.uint8
 
 
+def test_a_panel_is_empty_at_first_and_shows_the_last_inner_steps_of_a_long_control_step():
+    panel = RasterPanel(width=320, height=240, steps=1000)
+    assert (panel.frame() == BACKGROUND).all()
+    for last in (True, False):
+        spikes = torch.zeros(1000, 1)
+        spikes[-1 if last else 0] = 1.0
+        panel.add([spikes])
+        assert (panel.frame()[40:, MARGIN:-MARGIN] == INK).any() == last
+
+
 @pytest.mark.parametrize("layers", [14, 15, 19, 20, MOST_LAYERS])
 def test_every_layer_of_a_deep_network_has_room_in_the_panel(layers):
     panel = RasterPanel(width=320, height=480, steps=STEPS)

@@ -48,7 +48,7 @@ class PairedComparison:
     corrected: float
     """p-value after Holm's correction for all comparisons made together."""
     min_p_value: float
-    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `ALPHA`, no result can decide."""
+    """Lowest p-value that the corrected test can give with this number of pairs; if it is not below `ALPHA`, no difference can be found."""
     comparisons: int
     pairs: int
     left_out: int
@@ -178,18 +178,36 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
     pooled = np.concatenate(list(checked.values()))
     if len(pooled) == 1:
         return 1.0
-    weights = np.concatenate(
-        [np.full(len(values), 1 / len(values) / len(checked)) for values in checked.values()]
-    )
+    weights = [np.full(len(values), 1 / len(values) / len(checked)) for values in checked.values()]
+    return min(1.0, 2 * min(compute_tails(pooled, np.concatenate(weights), permutations, seed)))
+
+
+def compute_tails(
+    values: np.ndarray, weights: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
+) -> tuple[float, float]:
+    """Return the one-sided p-values, less and greater, of the sum of ``values`` times ``weights`` under random signs of the values.
+
+    Sums that differ by rounding alone are equal.
+
+    Args:
+        values: Differences of at least two pairs [pairs].
+        weights: [pairs].
+        permutations: See `sign_flip_test`, as for the seed.
+    """
     result = stats.permutation_test(
-        (pooled,),
-        lambda values, axis=-1: np.moveaxis(values, axis, -1) @ weights,
+        (values,),
+        lambda flipped, axis=-1: np.moveaxis(flipped, axis, -1) @ weights,
         permutation_type="samples",
         vectorized=True,
         n_resamples=permutations,
         rng=np.random.default_rng(seed),
     )
-    return float(result.pvalue)
+    sums, rounding = result.null_distribution, 1e-12 * float(np.abs(values) @ weights)
+    # of drawn patterns, the observed one is one more
+    more = int(len(sums) < 2 ** len(values))
+    equal_or_less = np.count_nonzero(sums <= result.statistic + rounding)
+    equal_or_greater = np.count_nonzero(sums >= result.statistic - rounding)
+    return (equal_or_less + more) / (len(sums) + more), (equal_or_greater + more) / (len(sums) + more)
 
 
 def holm(p_values: list[float]) -> list[float]:

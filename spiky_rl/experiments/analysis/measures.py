@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.run.results import CellResult, ConditionRecord
+from spiky_rl.experiments.run.results import CellResult
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 
 ARITHMETIC_MODEL = "fp32"
@@ -272,12 +272,11 @@ def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | No
         return None
     steps = tuple(step for step in map(find_steps_to_threshold, results) if step is not None)
     median = plain.median([*steps, *[math.inf] * (len(results) - len(steps))])
-    longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     return ThresholdSummary(
         runs=len(results),
         steps=steps,
         median=None if math.isinf(median) else median,
-        budget=longest,
+        budget=max(result.training.env_steps for result in results if result.training is not None),
     )
 
 
@@ -317,11 +316,7 @@ def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval 
     measured = [result for result in results if condition in result.conditions]
     if not measured:
         return None
-    return _mean_over_seeds(measured, lambda r: _get_recovery_share(r.conditions[condition]))
-
-
-def _get_recovery_share(condition: ConditionRecord) -> float | None:
-    return condition.recovery and condition.recovery.share
+    return _mean_over_seeds(measured, lambda r: (found := r.conditions[condition].recovery) and found.share)
 
 
 def compute_plasticity_gain(

@@ -94,6 +94,11 @@ class StudyAnalysis:
         return cells
 
     @cached_property
+    def agents(self) -> Mapping[str, str]:
+        """File stems of the agents by label, of all variants that are planned or have a result."""
+        return {item.label: item.agent for item in (*self.planned, *self.results)}
+
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Trained agents with their variants, in the order of the plan."""
         in_order = (item.label for item in (*self.planned, *self.results))
@@ -126,7 +131,7 @@ class StudyAnalysis:
     def baseline(self) -> str | None:
         """Label of the baseline, its first variant if it has several; None if it has no result."""
         stem = Path(self.design.baseline).stem
-        variants = [label for label in self.labels if label.split(" ")[0] == stem]
+        variants = [label for label in self.labels if self.agents[label] == stem]
         return stem if stem in variants else next(iter(variants), None)
 
     @cached_property
@@ -256,11 +261,16 @@ class StudyAnalysis:
         return tuple(drop for drop in drops if drop is not None)
 
     @cached_property
+    def is_planned(self) -> bool:
+        """Whether there is a plan that is not later than any result."""
+        plan = self.design.plan
+        return plan is not None and all(plan.date <= result.date for result in self.trained)
+
+    @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
         if (plan := self.design.plan) is not None:
-            first = min((result.date for result in self.trained), default="")
-            return judge(plan, self.cells, self.tasks, self.reference, is_planned=plan.date <= first)
+            return judge(plan, self.cells, self.tasks, self.reference, is_planned=self.is_planned)
         endpoint = Endpoint(measure=RETURN)
         return tuple(
             Verdict(

@@ -238,19 +238,17 @@ def _compute_widened_bca(
     below = 0.5 + (less.mean(axis=1) - more.mean(axis=1)) / 2
     bias = stats.norm.ppf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
 
+    # without variation the bounds are the estimate, whatever the influences are
+    influence = np.where((influence**2).sum(axis=1, keepdims=True) > 0, influence, 1.0)
     squares = (influence**2).sum(axis=1)
-    some = np.where(squares > 0, squares, 1.0)
-    acceleration = (influence**3).sum(axis=1) / (6 * some**1.5)
+    acceleration = (influence**3).sum(axis=1) / (6 * squares**1.5)
     n = np.array(sizes)
     variance = np.add.reduceat(influence**2, np.cumsum([0, *sizes[:-1]]), axis=1) * n / (n - 1)
     total = variance.sum(axis=1)
-    freedom = np.where(squares > 0, total, 1.0) ** 2 / np.where(
-        squares > 0, (variance**2 / (n - 1)).sum(axis=1), 1.0
-    )
-    narrow = np.sqrt(np.where(squares > 0, total, 1.0) / some)
+    freedom = total**2 / (variance**2 / (n - 1)).sum(axis=1)
 
     z = stats.norm.ppf(0.5 + level / 2)
-    stretch = narrow * stats.t.ppf(0.5 + level / 2, freedom) / z
+    stretch = np.sqrt(total / squares) * stats.t.ppf(0.5 + level / 2, freedom) / z
     bounds = []
     for side in (-z, z):
         moved = bias + (bias + side) / (1 - acceleration * (bias + side))

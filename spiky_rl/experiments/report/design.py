@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from spiky_rl.config.tuned_values import TunedAgent
 from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_coverage
@@ -38,9 +39,10 @@ def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:
 def list_terms(analysis: StudyAnalysis) -> list[tuple[str, str]]:
     """Return (term, text) for every term of a study."""
     design = analysis.design
+    baseline = Path(design.baseline).stem
     seeds = min((len(row.by_seed) for row in analysis.rows.values()), default=0)
     terms = [
-        ("Agents", ", ".join(f"{a} (baseline)" if a == design.baseline else a for a in design.agents)),
+        ("Agents", ", ".join(f"{a} (baseline)" if Path(a).stem == baseline else a for a in design.agents)),
         ("From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())),
         ("Teachers", describe_teachers(design.teachers)),
         *(("Varied", f"{key}: {', '.join(map(str, values))}") for key, values in design.vary.items()),

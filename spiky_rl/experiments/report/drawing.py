@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 
 from spiky_rl.experiments.analysis.statistics import Interval
@@ -72,7 +72,8 @@ def render_svg(name: str, title: str, draw: Callable[[], Figure | None]) -> str 
         draw: Called in the style of a report.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    # the defaults replace what a matplotlibrc of the user or of the working directory says
+    with matplotlib.style.context("default"), matplotlib.rc_context(STYLE):
         if (figure := draw()) is None:
             return None
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

@@ -67,7 +67,7 @@ def write_hparams(folder: Path) -> Path:
     failed = [cell for cell in analysis.skipped if cell.label is not None and cell.status != "missing"]
     cells: dict[str, PlainMapping] = {
         cell.cell: {
-            "agent": str(cell.label).partition(" ")[0],
+            "agent": analysis.agents.get(str(cell.label), str(cell.label).partition(" ")[0]),
             "task": cell.task,
             "seed": cell.seed,
             **cell.variant,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean
 
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
-from spiky_rl.experiments.design.planned import ALPHA
+from spiky_rl.experiments.design.planned import ALPHA, RETURN
 from spiky_rl.experiments.design.seeds import format_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
@@ -26,12 +27,19 @@ type Check = Callable[[StudyAnalysis], str]
 """Function that returns the evidence for a threat as text; empty if there is none."""
 MAX_FINAL_RISE = 0.02
 """Largest rise in the last tenth of a converged curve, as a share of the difference between the score and random actions."""
-LIMITATIONS = (
+SCORES_TESTED = (
     "Only scores are tested; p-values are corrected for the comparisons of one table, not for the number of tables. Steps, times,"
-    " operations, energy and robustness have intervals but no test. Intervals hold for these tasks, not for others; those of normalised"
-    " scores ignore the uncertainty of random actions' score and of the baseline's mean. Agents are compared with their present values,"
-    " not neurons or learning rules as such; the effort of tuning is equal only for agents of a tuning named above. Wall time is that of"
-    " cells as they ran, several in parallel if their machine says so."
+    " operations, energy and robustness have intervals but no test."
+)
+ENDPOINTS_TESTED = (
+    "Only scores and the plan's endpoints are tested; p-values are corrected for the plan or for the comparisons of one table, not for the"
+    " number of tables. Other numbers have intervals but no test."
+)
+LIMITATIONS = (
+    " Intervals hold for these tasks, not for others; those of normalised scores ignore the uncertainty of random actions' score and"
+    " of the baseline's mean. Agents are compared with their present values, not neurons or learning rules as such; the effort of"
+    " tuning is equal only for agents of a tuning named above. Wall time is that of cells as they ran, several in parallel if their"
+    " machine says so."
 )
 
 
@@ -56,7 +64,9 @@ def build_threats_section(analysis: StudyAnalysis) -> Iterable[Block]:
         Column("consequence", [THREATS[name][0] for name in names], is_text=True),
         first="threat",
     )
-    yield make_paragraph(LIMITATIONS)
+    endpoints = analysis.design.plan.endpoints if analysis.design.plan else ()
+    has_others = any(endpoint.measure != RETURN for endpoint in endpoints)
+    yield make_paragraph((ENDPOINTS_TESTED if has_others else SCORES_TESTED) + LIMITATIONS)
 
 
 def format_by_task(texts: Mapping[str, str]) -> str:
@@ -109,7 +119,7 @@ def list_unconverged_agents(analysis: StudyAnalysis) -> str:
 
 
 def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult], float | None]) -> Check:
-    """Return a check that names the agents with the smallest and the largest value on each task.
+    """Return a check that names the agents with the smallest and the largest mean value on each task.
 
     Args:
         tolerated: Largest ratio of the two values that is no threat.
@@ -119,12 +129,15 @@ def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult],
     def check(analysis: StudyAnalysis) -> str:
         texts = {}
         for task in analysis.tasks:
-            on_task = [(r.label, value(r)) for r in analysis.results if r.task == task]
-            by_label = {label: number for label, number in on_task if number is not None}
-            ends = [f(by_label, key=by_label.__getitem__) for f in (min, max)] if by_label else []
-            if ends and by_label[ends[1]] > tolerated * by_label[ends[0]]:
+            numbers: dict[str, list[float]] = {}
+            for result in analysis.results:
+                if result.task == task and (number := value(result)) is not None:
+                    numbers.setdefault(result.label, []).append(number)
+            means = {label: fmean(of_seeds) for label, of_seeds in numbers.items()}
+            ends = [end(means, key=means.__getitem__) for end in (min, max)] if means else []
+            if ends and means[ends[1]] > tolerated * means[ends[0]]:
                 texts[task] = " to ".join(
-                    f"{format_fixed(by_label[label], 0)} {unit} ({label})" for label in ends
+                    f"{format_fixed(means[label], 0)} {unit} ({label})" for label in ends
                 )
         return format_by_task(texts)
 
@@ -181,8 +194,7 @@ def describe_late_plan(analysis: StudyAnalysis) -> str:
     if plan is None:
         return "no comparison was planned"
     texts = []
-    is_planned = bool(analysis.verdicts) and analysis.verdicts[0].is_planned
-    if not is_planned:
+    if not analysis.is_planned:
         texts.append(f"the plan of {plan.date} came after a first result")
     seeds = {result.seed for result in analysis.results if result.kind == "trained"}
     later_seeds = sorted(seeds - {*plan.seeds})

@@ -74,7 +74,7 @@ def describe_plan(analysis: StudyAnalysis) -> str:
     )
     if is_powerless:
         seeds = count_deciding_seeds(tests, ALPHA)
-        text += f" With {format_count(pairs, 'seed')} no test can decide anything; {seeds} can."
+        text += f" With {format_count(pairs, 'seed')} no test can find a difference; {seeds} can."
     return text
 
 

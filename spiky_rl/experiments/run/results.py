@@ -6,6 +6,7 @@ A result file that is damaged, of another version or of another plan is skipped,
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,8 @@ class CurveRecord(FileRecord):
         lengths = {name: len(values) for name, values in self.model_dump(by_alias=True).items()}
         if len(set(lengths.values())) != 1:
             raise RegistryError(f"unequal lengths {lengths}")
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.env_steps)):
+            raise RegistryError("env_steps: they do not ascend")
         return self
 
 
