@@ -22,7 +22,7 @@ from torch import Tensor
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import DistillationSettings
 from spiky_rl.learners.rsl_rl.conversion import Converter
-from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class DistillingPPO(RslRlSpikingPPO):
         seen = distillation.storage.observations.flatten(0, 1)
         # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
         teacher = distillation.teacher
-        state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
+        state = get_state(teacher)
         losses = distillation.update()
         teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
         self.critic.update_normalization(seen)

@@ -354,6 +354,11 @@ class FlatState:
         self._model.has_flat_state = value is not None
 
 
+def get_state(model: MLPModel) -> HiddenState | State:
+    """Return the state of a ``model``, also a state that is not stored with the rollout; None for the zero state."""
+    return model.state if isinstance(model, SpikingModel) else model.get_hidden_state()
+
+
 def _as_state(hidden_state: HiddenState) -> State | None:
     """Return ``hidden_state`` as a tuple; rsl_rl unwraps a tuple of one, and rsl_rl 5.4 replays several states as a list."""
     if hidden_state is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, override
 
 import torch
@@ -13,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.learners.common.reward_scaling import RewardScaler
-from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 
 REWARD_SCALER = "reward_scaler_state_dict"
 """Key of the reward scaler in a checkpoint."""
@@ -107,12 +108,16 @@ class RslRlSpikingPPO(PPO):
 
     def _compute_values(self, obs: TensorDict) -> Tensor:
         """Return the critic's values [B] of observations, without advancing a state."""
-        for model in self._caching:
-            obs = model.add_features(obs, advance=False)
-        state = self.critic.get_hidden_state()
-        values = self.critic(obs).detach().squeeze(-1)
-        self.critic.reset(hidden_state=state)
-        return values
+        with self._hold_critic(obs) as seen:
+            return self.critic(seen).detach().squeeze(-1)
+
+    @contextmanager
+    def _hold_critic(self, obs: TensorDict) -> Iterator[TensorDict]:
+        """Yield ``obs``, with features if the critic caches them; at the end the critic has the state that it has now."""
+        critic = self._raw_critic  # torch.compile wraps self.critic
+        state = get_state(critic)
+        yield critic.add_features(obs, advance=False) if isinstance(critic, SpikingModel) else obs
+        critic.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
 
     @override
     def save(self) -> dict[str, Any]:
@@ -127,13 +132,8 @@ class RslRlSpikingPPO(PPO):
 
     @override
     def compute_returns(self, obs: TensorDict) -> None:
-        # the value of the next step must not advance the critic's state
-        states = [model.state for model in self._caching]
-        for model in self._caching:
-            obs = model.add_features(obs, advance=False)
-        super().compute_returns(obs)
-        for model, state in zip(self._caching, states, strict=True):
-            model.state = state
+        with self._hold_critic(obs) as seen:
+            super().compute_returns(seen)
 
     @override
     def update(self) -> dict[str, float]:
