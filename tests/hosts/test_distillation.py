@@ -86,6 +86,24 @@ def test_a_student_comes_near_to_its_teacher(teacher, student):
     assert behaviour[-1] < 0.35 * behaviour[0]
 
 
+def test_errors_reach_back_as_far_as_gradient_length_within_an_episode():
+    """A slow leak, so that the first observation moves the fourth action."""
+    run = student_of(a_teacher(), *STUDENTS["stateful"], "agent.network.neuron.tau=50.0")
+    student, seen = run.alg.distillation.student, []
+    ended = torch.arange(ENVS) % 2
+    for step in range(4):
+        obs = run.env.get_observations()
+        obs["policy"].requires_grad_()
+        seen.append(obs["policy"])
+        action = student(obs)
+        dones = ended * (step == 1)
+        student.reset(dones)
+        student.detach_hidden_state(dones)
+    first, third = torch.autograd.grad(action.sum(), [seen[0], seen[2]])
+    assert first[ended == 0].any() and not first[ended == 1].any(), "not through the end of an episode"
+    assert third[ended == 1].any()
+
+
 @pytest.mark.parametrize("teacher", ["gru_ppo", "lif_stateful_ppo", "lif_reservoir_ppo"])
 def test_a_teacher_remembers_from_one_rollout_to_the_next(teacher):
     overrides = ["agent.network.control=gain", "agent.network.size=20"] if "reservoir" in teacher else []

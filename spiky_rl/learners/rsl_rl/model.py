@@ -272,8 +272,14 @@ class SpikingModel(MLPModel):
 
     @override
     def detach_hidden_state(self, dones: Tensor | None = None) -> None:
-        if self.state is not None:
-            self.state = tuple(s.detach() for s in self.state)
+        # without ``dones``, of all environments; rsl_rl's distillation calls it with ``dones`` in every control step
+        if self.state is None:
+            return
+        cut = tuple(s.detach() for s in self.state)
+        if dones is not None:
+            ended = dones.view(1, -1, 1) > 0
+            cut = tuple(torch.where(ended, c, s) for c, s in zip(cut, self.state, strict=True))
+        self.state = cut
 
     @override
     def update_normalization(self, obs: TensorDict) -> None:
