@@ -129,9 +129,13 @@ def changed(before, model):
     return any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
 
 
-def test_first_the_student_then_the_critic_then_both():
-    run = student_of(a_teacher())
+@pytest.mark.parametrize(
+    "overrides", [(), ("agent.network.learning=rstdp",)], ids=["gradients", "a local rule"]
+)
+def test_first_the_student_then_the_critic_then_both(overrides):
+    run = student_of(a_teacher(), *overrides)
     teacher = weights_of(run.alg.distillation.teacher)
+    learned = [parameter.requires_grad for parameter in run.alg.actor.parameters()]
     phases = []
     for part in (ITERATIONS, 2, 1):
         actor, critic = weights_of(run.alg.actor), weights_of(run.alg.critic)
@@ -140,7 +144,7 @@ def test_first_the_student_then_the_critic_then_both():
         phases.append((changed(actor, run.alg.actor), changed(critic, run.alg.critic)))
     assert phases == [(True, False), (False, True), (True, True)]
     assert not changed(teacher, run.alg.distillation.teacher)
-    assert all(parameter.requires_grad for parameter in run.alg.actor.parameters())
+    assert [parameter.requires_grad for parameter in run.alg.actor.parameters()] == learned
 
 
 @pytest.mark.parametrize("done", [4, ITERATIONS + 3], ids=["while it distils", "afterwards"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, override
 
-from rsl_rl.algorithms import Distillation
+from rsl_rl.algorithms import PPO, Distillation
 from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
@@ -148,7 +148,7 @@ class DistillingPPO(RslRlSpikingPPO):
         for parameter in learned:
             parameter.requires_grad_(False)
         try:
-            return super().update()
+            return PPO.update(self)  # without local rules, which would change the actor
         finally:
             self.schedule = schedule
             for parameter in learned:
