@@ -189,6 +189,8 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="observation groups walls, which the task does not have"):
         tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").to_dict()
         student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
+    with pytest.raises(UserError, match="distribution_cfg.std_type: log given; allowed: scalar"):
+        student_of(a_teacher(), "agent.actor.distribution_cfg.std_type=log")
     run = runner_of("mlp_ppo", folder=tmp_path)
     run.learn(1)
     assert read_teacher(tmp_path / "model_0.pt", TASK, RSL_RL).agent == "mlp_ppo"

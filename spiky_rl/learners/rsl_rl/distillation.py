@@ -62,6 +62,9 @@ class DistillingPPO(RslRlSpikingPPO):
             model: Model of the teacher, from `build_teacher`.
             obs: Observations of all environments, [B, ...].
             actions: Number of actions, A.
+
+        Raises:
+            RegistryError: The student cannot take over the teacher's weights or noise.
         """
         steps = self._rollouts.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
@@ -74,7 +77,12 @@ class DistillingPPO(RslRlSpikingPPO):
             self.converter = Converter(student, model, self.threshold_share)
         ours, theirs = student.distribution, model.distribution
         if self.updates == 0 and ours is not None and theirs is not None and type(ours) is type(theirs):
-            ours.load_state_dict(theirs.state_dict())
+            noise = theirs.state_dict()
+            if noise.keys() != ours.state_dict().keys():
+                raise RegistryError(
+                    f"agent.actor.distribution_cfg.std_type: {ours.std_type} given; allowed: {theirs.std_type}, as the teacher"
+                )
+            ours.load_state_dict(noise)
 
     @property
     def is_distilling(self) -> bool:
