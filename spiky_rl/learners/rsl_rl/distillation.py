@@ -183,6 +183,8 @@ class DistillingPPO(RslRlSpikingPPO):
                 "teacher_state_dict": dict(self.teacher.weights),
                 "teacher": self.teacher.identity,
             }
+            if self.converter:
+                saved["distillation"]["activations"] = [self.converter.count, *self.converter.sums]
         return saved
 
     @override
@@ -194,4 +196,8 @@ class DistillingPPO(RslRlSpikingPPO):
             self.updates = saved["updates"]
             if self.distillation and (load_cfg is None or load_cfg.get("optimizer")):
                 self.distillation.optimizer.load_state_dict(saved["optimizer_state_dict"])
+            if self.converter and "activations" in saved:
+                self.converter.count, *sums = saved["activations"]
+                for moments, kept in zip(self.converter.sums, sums, strict=True):
+                    moments.copy_(kept)
         return loads_iteration
