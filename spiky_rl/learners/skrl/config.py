@@ -252,18 +252,14 @@ def _get_learning_rates(value: Callable[[str], Any]) -> dict[str, Any]:
         value(key) for key in ("learning_rate", "critic_learning_rate", "std_learning_rate")
     )
     rates = [rate, rate if critic_rate is None else critic_rate, *([] if std_rate is None else [std_rate])]
-    if value("schedule") != "adaptive":
-        return {
-            "learning_rate": rates,
-            "learning_rate_scheduler": None,
-            "learning_rate_scheduler_kwargs": {},
-        }
-    schedule = {"kl_threshold": value("desired_kl")}
-    if value("learning_rate_floor"):
-        schedule["min_lr"] = value("learning_rate_floor")
+    scheduler, schedule = None, {}
+    if value("schedule") == "adaptive":
+        scheduler, schedule = "KLAdaptiveLR", {"kl_threshold": value("desired_kl")}
+        if value("learning_rate_floor"):
+            schedule["min_lr"] = value("learning_rate_floor")
     return {
         "learning_rate": rates,
-        "learning_rate_scheduler": "KLAdaptiveLR",
+        "learning_rate_scheduler": scheduler,
         "learning_rate_scheduler_kwargs": schedule,
     }
 
@@ -339,7 +335,7 @@ def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:
 
 def get_std_range(distribution: Mapping[str, Any]) -> list[float]:
     """Return the limits of the standard deviation; empty for none. Raises SpecError if the lower one has no logarithm."""
-    limits = list(distribution.get("std_range") or ())
+    limits: list[float] = list(distribution.get("std_range") or ())
     if limits and limits[0] <= 0.0:
         raise SpecError(
             f"agent.actor.distribution_cfg.std_range: {limits} given; allowed with skrl: [low, high] with 0 < low < high, or []"

@@ -65,7 +65,10 @@ class SpikingAgent(NormalizingAgent):
         if (successors := transition["infos"].get(SUCCESSORS)) is not None:
             shape: Any = self.cfg.rewards_shaper
             factor = 1.0 if shape is None else shape(torch.ones(1), 0, 0).item()  # skrl scales the sum
-            values = self._compute_values(*successors, transition["observations"], transition["states"])
+            final, final_states = successors
+            values = self._compute_values(
+                final, final_states, transition["observations"], transition["states"]
+            )
             rewards = rewards + self.cfg.discount_factor * values * truncated / factor
             transition |= {"terminated": ended, "truncated": torch.zeros_like(truncated)}
         super().record_transition(**(transition | {"rewards": rewards}))  # type: ignore[misc]  # pylint: disable=no-member
