@@ -75,8 +75,10 @@ class RslRlSpikingPPO(PPO):
     def _group_parameters(self, critic_rate: float, std_rate: float | None) -> list[dict[str, Any]]:
         """Return the optimizer's groups of parameters: the actor's network, critic and action std, or each of them alone."""
         std = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
-        spiking = [p for p in self.actor.parameters() if not any(p is q for q in std)]
-        critic, network = list(self.critic.parameters()), {"params": spiking, "lr": self.learning_rate}
+        own = [p for p in self.actor.parameters() if p not in set(std)]
+        network = {"params": own, "lr": self.learning_rate}
+        # the critic may share the actor's CNN encoders
+        critic = [p for p in self.critic.parameters() if p not in set(own)]
         if std_rate is None:
             return [network, {"params": [*std, *critic], "lr": critic_rate}]
         return [network, {"params": critic, "lr": critic_rate}, {"params": std, "lr": std_rate}]
