@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from spiky_rl.config.errors import require_module
@@ -104,21 +104,18 @@ class Learner(ABC):
         if torch.device(device).type != "cuda" or not self.uses_tf32:
             yield
             return
-        owners = [
-            torch.backends.cuda.matmul,
-            torch.backends.cudnn,
-            torch.backends.cudnn,
-            torch.backends.cudnn,
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        settings: list[tuple[Any, str, bool]] = [
+            (matmul, "allow_tf32", True),
+            (cudnn, "allow_tf32", True),
+            (cudnn, "deterministic", False),
+            (cudnn, "benchmark", True),
         ]
-        names, values = ("allow_tf32", "allow_tf32", "deterministic", "benchmark"), (True, True, False, True)
-        before = [getattr(owner, name) for owner, name in zip(owners, names, strict=True)]
-        _set_switches(owners, names, values)
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+        for owner, name, value in settings:
+            setattr(owner, name, value)
         try:
             yield
         finally:
-            _set_switches(owners, names, before)
-
-
-def _set_switches(owners: Sequence[Any], names: Sequence[str], values: Sequence[bool]) -> None:
-    for owner, name, value in zip(owners, names, values, strict=True):
-        setattr(owner, name, value)
+            for owner, name, value in before:
+                setattr(owner, name, value)

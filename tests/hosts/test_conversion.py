@@ -146,6 +146,18 @@ def test_a_run_goes_on_with_what_was_converted(tmp_path):
     assert "behavior" not in losses
 
 
+def test_a_conversion_goes_on_with_all_that_was_recorded(tmp_path):
+    run = student_of(a_teacher(), folder=tmp_path)
+    run.learn(2)
+    path = tmp_path / "model_1.pt"
+    again = runner_of(STUDENT, *SHORT, SIZES, seed=3)
+    again.set_teacher(load_teacher_from_student(read_checkpoint(str(path)), path))
+    again.load(str(path))
+    before, after = run.alg.converter, again.alg.converter
+    assert after.count == before.count > 0
+    assert all(torch.equal(a, b) for a, b in zip(before.sums, after.sums, strict=True))
+
+
 def test_the_teacher_acts_while_it_is_recorded():
     run = student_of(a_teacher())
     obs = run.env.get_observations()

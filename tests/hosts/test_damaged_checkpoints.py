@@ -215,6 +215,10 @@ DAMAGES |= {
     ),
     "containers in containers": (put("infos/other", nest(100)), "infos.other: nested more than 64 deep"),
     "a negative variance": (put("actor_state_dict/obs_normalizer._var", -torch.ones(1, 4)), "_var: -1 is"),
+    "a negative variance of returns": (
+        put("reward_scaler_state_dict", {"var": -torch.ones(())}),
+        "var: -1 is",
+    ),
     "a negative spread": (put("actor_state_dict/obs_normalizer._std", -torch.ones(1, 4)), "_std: -1 is"),
     "a negative count": (put("actor_state_dict/obs_normalizer.count", torch.tensor(-3)), "count: -3 is out"),
     "a negative moment": (put(f"{MOMENTS}/exp_avg_sq", -torch.ones(2)), "state.0.exp_avg_sq: -1 is out"),

@@ -86,6 +86,24 @@ def test_a_student_comes_near_to_its_teacher(teacher, student):
     assert behaviour[-1] < 0.35 * behaviour[0]
 
 
+def test_errors_reach_back_as_far_as_gradient_length_within_an_episode():
+    """A slow leak, so that the first observation moves the fourth action."""
+    run = student_of(a_teacher(), *STUDENTS["stateful"], "agent.network.neuron.tau=50.0")
+    student, seen = run.alg.distillation.student, []
+    ended = torch.arange(ENVS) % 2
+    for step in range(4):
+        obs = run.env.get_observations()
+        obs["policy"].requires_grad_()
+        seen.append(obs["policy"])
+        action = student(obs)
+        dones = ended * (step == 1)
+        student.reset(dones)
+        student.detach_hidden_state(dones)
+    first, third = torch.autograd.grad(action.sum(), [seen[0], seen[2]])
+    assert first[ended == 0].any() and not first[ended == 1].any(), "not through the end of an episode"
+    assert third[ended == 1].any()
+
+
 @pytest.mark.parametrize("teacher", ["gru_ppo", "lif_stateful_ppo", "lif_reservoir_ppo"])
 def test_a_teacher_remembers_from_one_rollout_to_the_next(teacher):
     overrides = ["agent.network.control=gain", "agent.network.size=20"] if "reservoir" in teacher else []
@@ -111,9 +129,13 @@ def changed(before, model):
     return any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
 
 
-def test_first_the_student_then_the_critic_then_both():
-    run = student_of(a_teacher())
+@pytest.mark.parametrize(
+    "overrides", [(), ("agent.network.learning=rstdp",)], ids=["gradients", "a local rule"]
+)
+def test_first_the_student_then_the_critic_then_both(overrides):
+    run = student_of(a_teacher(), *overrides)
     teacher = weights_of(run.alg.distillation.teacher)
+    learned = [parameter.requires_grad for parameter in run.alg.actor.parameters()]
     phases = []
     for part in (ITERATIONS, 2, 1):
         actor, critic = weights_of(run.alg.actor), weights_of(run.alg.critic)
@@ -122,7 +144,7 @@ def test_first_the_student_then_the_critic_then_both():
         phases.append((changed(actor, run.alg.actor), changed(critic, run.alg.critic)))
     assert phases == [(True, False), (False, True), (True, True)]
     assert not changed(teacher, run.alg.distillation.teacher)
-    assert all(parameter.requires_grad for parameter in run.alg.actor.parameters())
+    assert [parameter.requires_grad for parameter in run.alg.actor.parameters()] == learned
 
 
 @pytest.mark.parametrize("done", [4, ITERATIONS + 3], ids=["while it distils", "afterwards"])
@@ -167,6 +189,8 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="observation groups walls, which the task does not have"):
         tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").to_dict()
         student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
+    with pytest.raises(UserError, match="distribution_cfg.std_type: log given; allowed: scalar"):
+        student_of(a_teacher(), "agent.actor.distribution_cfg.std_type=log")
     run = runner_of("mlp_ppo", folder=tmp_path)
     run.learn(1)
     assert read_teacher(tmp_path / "model_0.pt", TASK, RSL_RL).agent == "mlp_ppo"

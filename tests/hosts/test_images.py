@@ -111,3 +111,16 @@ def test_an_agent_takes_the_place_of_the_cnn_and_keeps_the_critic():
     assert make_runner_cfg(camera_agent("mlp_ppo"))["actor"]["class_name"] == "CNNModel"
     with pytest.raises(SpecError, match="share_cnn_encoders: true needs two CNNs"):
         make_runner_cfg(camera_agent("lif_conv_ppo", "agent.algorithm.share_cnn_encoders=true"))
+
+
+@pytest.mark.parametrize("rates", [{"critic_learning_rate": 1e-2}, {"std_learning_rate": 1e-4}])
+def test_cnns_that_share_encoders_learn_them_at_the_actors_rate(rates):
+    settings = config(share_cnn_encoders=True, **rates)
+    settings["obs_groups"] = {"actor": ["policy"], "critic": ["policy"]}
+    for role in ("actor", "critic"):
+        settings[role] |= {"class_name": "CNNModel", "cnn_cfg": CNN}
+    run = RslRlRunner(ImageEnv(8), settings)
+    shared = set(run.alg.actor.cnns.parameters())
+    assert shared == set(run.alg.critic.cnns.parameters())
+    groups = [set(group["params"]) & shared for group in run.alg.optimizer.param_groups]
+    assert groups[0] == shared and not any(groups[1:])

@@ -446,6 +446,22 @@ class TestSettings:
         with pytest.raises(SpecError, match=key):
             resolve_agent(agent, "Isaac-Point", ISAAC, [override])
 
+    @pytest.mark.parametrize(
+        ("agent", "key", "value"),
+        [("lif_td3", "init_std", "0.3"), ("lif_td3", "std_range", "[0.1,1.0]"), ("lif_sac", "learn_std", "false"),
+         ("lif_sac", "std_range", "[0.0,1.0]")],
+    )  # fmt: skip
+    def test_action_noise_that_would_be_ignored_or_has_no_logarithm_is_refused(self, agent, key, value):
+        path = "agent.actor.distribution_cfg"
+        host = {
+            **ISAAC,
+            "actor": {**ISAAC["actor"], "distribution_cfg": {"class_name": "GaussianDistribution"}},
+        }
+        host["actor"]["distribution_cfg"]["init_std"] = 0.5  # the host's own, for PPO
+        LEARNER.make_runner_cfg(resolve_agent(agent, "Isaac-Point", host))
+        with pytest.raises(SpecError, match=f"{path}.{key}"):
+            LEARNER.make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [f"{path}.{key}={value}"]))
+
     def test_a_proxy_of_an_ann_is_refused(self):
         with pytest.raises(SpecError, match="agent.algorithm.target"):
             LEARNER.make_runner_cfg(

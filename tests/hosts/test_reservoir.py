@@ -98,6 +98,20 @@ def test_the_value_of_the_step_to_come_does_not_advance_the_critic(network):
     assert torch.equal(run.alg.critic.network.weight, weight)
 
 
+def test_the_value_at_a_time_limit_leaves_the_critic_where_it_was():
+    run = runner(RESERVOIR, {**RESERVOIR, "seed": 2})
+    rollout(run)
+    run.alg.storage.clear()
+    obs, done = run.env.get_observations(), torch.eye(8, dtype=torch.long)[3]
+    with torch.inference_mode():
+        run.alg.act(obs)
+        before = run.alg.critic.state
+        extras = {"time_outs": done.bool(), "final_observations": obs.clone()}
+        run.alg.process_env_step(obs, torch.zeros(8), done, extras)
+    for old, new in zip(before, run.alg.critic.state, strict=True):
+        assert torch.equal(new[:, done == 0], old[:, done == 0]) and not new[:, 3].any()
+
+
 def test_to_look_at_a_plastic_reservoir_does_not_change_it():
     run = runner(PLASTIC)
     rollout(run)

@@ -49,10 +49,23 @@ def draws():
     return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]
 
 
-SCHEDULES = [{"schedule": "adaptive", "desired_kl": 0.01}, {"critic_learning_rate": 1e-2}]
+SCHEDULES = {
+    "adaptive": {"schedule": "adaptive", "desired_kl": 0.01},
+    "fixed": {"critic_learning_rate": 1e-2},
+    "novelty": {
+        "rnd_cfg": {
+            "num_outputs": 2,
+            "predictor_hidden_dims": [4],
+            "target_hidden_dims": [4],
+            "state_normalization": True,
+            "weight": 1.0,
+            "weight_schedule": {"mode": "linear", "initial_step": 0, "final_step": 40, "final_value": 0.0},
+        }
+    },
+}
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=["adaptive", "fixed"])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_a_resumed_run_goes_on_bit_for_bit(schedule, tmp_path):
     schedule = {"network": RANDOM, **schedule}
     whole = runner(**schedule)

@@ -288,6 +288,31 @@ def test_the_environment_tells_terminations_from_time_outs():
     assert ends[1].tolist() == [True, False] * 4
 
 
+@pytest.mark.parametrize("case", ["both", "gru"])
+def test_the_value_at_a_time_limit_remembers_the_step_before_it(case):
+    class Cut(PointEnv):
+        """Episodes end by time alone."""
+
+        def step(self, actions):
+            obs, rewards, dones, _extras = super().step(actions)
+            return obs, rewards, dones, {"time_outs": dones.bool(), "final_observations": obs.clone()}
+
+    run = runner(**RECURRENT[case], env=Cut())
+    found, value_of = [], run.alg._compute_values
+    run.alg._compute_values = lambda *seen: found.append((seen[0], value_of(*seen))) or found[-1][1]
+    run._start()
+    obs, state = run.environment.reset()[0], run.value.zero_state(8, torch.zeros(1))
+    for _ in range(8):
+        with torch.no_grad():
+            _, outputs = run.value.compute({"observations": obs, "rnn": state})
+            obs = run._run_control_step(obs, {"timestep": 0, "timesteps": 1})
+            final, value = found[-1]
+            wanted, _ = run.value.compute({"observations": final, "rnn": outputs["rnn"]})
+        torch.testing.assert_close(value, wanted)
+        ended = run.env.episode_length_buf.view(1, -1, 1) == 0
+        state = tuple(torch.where(ended, 0.0, s) for s in outputs["rnn"])
+
+
 def test_a_critic_of_its_own_observations_gets_them():
     class Privileged(PointEnv):
         """The critic sees one number more."""

@@ -10,6 +10,7 @@ import torch
 from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
+from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import SPIKING, runner
 
@@ -175,6 +176,14 @@ def test_tensorboard_gets_the_same_tags_from_both_hosts(stateful, tmp_path):
     assert [event.step for event in events.Scalars("Spikes/layer_1_rate")] == [0, 1, 2]
     assert all(0.0 < event.value < 1.0 for event in events.Scalars("Spikes/layer_1_rate"))
     assert [image.step for image in events.Images("Spikes/raster")] == [0, 2]
+
+
+def test_reports_of_all_control_steps_count_in_the_means_of_an_iteration():
+    episodes = SkrlEpisodeStatistics(1, "cpu")
+    for step in range(300):
+        episodes.add_step(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool), {"log": {"height": step}})
+    assert episodes.fetch_reports() == {"Episode/height": 149.5}
+    assert not episodes.fetch_reports()
 
 
 def test_returns_are_the_environments_whatever_skrl_learns_from():

@@ -36,6 +36,7 @@ MAX_DEPTH = 64
 NOT_NEGATIVE = {
     "_std",
     "_var",
+    "var",
     "count",
     "running_variance",
     "current_count",

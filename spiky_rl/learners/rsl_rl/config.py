@@ -72,15 +72,18 @@ def _check_symmetry(config: Mapping[str, Any], networks: Mapping[str, ComponentS
             " mirrored; remove it"
         )
     for role, network in networks.items():
-        if network is None:
-            is_recurrent = config[role].get("class_name") == "RNNModel"
-        else:
-            is_recurrent = network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
-        if is_recurrent:
+        if is_recurrent(config[role], network):
             raise SpecError(
                 f"agent.algorithm.symmetry_cfg: not available with a recurrent {role}, whose hidden states rsl_rl cannot mirror;"
                 " remove it"
             )
+
+
+def is_recurrent(model: Mapping[str, Any], network: ComponentSpec | None) -> bool:
+    """Return whether rsl_rl replays the rollouts of an actor or critic: a group ``model``, or the ``network`` that replaces it."""
+    if network is None:
+        return model.get("class_name") == "RNNModel"
+    return network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
 
 
 def _supports_mixed_precision() -> bool:

@@ -83,14 +83,11 @@ class Converter:
         """Record the teacher's activations on ``observations``, [samples, ...]."""
         x, sums = self.teacher.get_latent(observations), iter(self.sums)
         self.count += len(x)
-        for module in self._get_body():
+        for module in list(self.teacher.mlp)[: 2 * len(self.layers)]:
             x = module(x)
             if type(module) in ACTIVATIONS:
                 moments = torch.stack([x.double().sum(0), x.double().square().sum(0)])
                 next(sums).add_(moments.cpu())
-
-    def _get_body(self) -> list[nn.Module]:
-        return list(self.teacher.mlp)[: 2 * len(self.layers)]
 
     def _sum_over_processes(self) -> list[Tensor]:
         """Return the number of observations and `sums`, over all processes of a distributed training."""

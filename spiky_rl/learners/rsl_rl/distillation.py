@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, override
 
-from rsl_rl.algorithms import Distillation
+from rsl_rl.algorithms import PPO, Distillation
 from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
@@ -22,7 +22,7 @@ from torch import Tensor
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import DistillationSettings
 from spiky_rl.learners.rsl_rl.conversion import Converter
-from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class DistillingPPO(RslRlSpikingPPO):
             model: Model of the teacher, from `build_teacher`.
             obs: Observations of all environments, [B, ...].
             actions: Number of actions, A.
+
+        Raises:
+            RegistryError: The student cannot take over the teacher's weights or noise.
         """
         steps = self._rollouts.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
@@ -74,7 +77,12 @@ class DistillingPPO(RslRlSpikingPPO):
             self.converter = Converter(student, model, self.threshold_share)
         ours, theirs = student.distribution, model.distribution
         if self.updates == 0 and ours is not None and theirs is not None and type(ours) is type(theirs):
-            ours.load_state_dict(theirs.state_dict())
+            noise = theirs.state_dict()
+            if noise.keys() != ours.state_dict().keys():
+                raise RegistryError(
+                    f"agent.actor.distribution_cfg.std_type: {ours.std_type} given; allowed: {theirs.std_type}, as the teacher"
+                )
+            ours.load_state_dict(noise)
 
     @property
     def is_distilling(self) -> bool:
@@ -134,7 +142,7 @@ class DistillingPPO(RslRlSpikingPPO):
         seen = distillation.storage.observations.flatten(0, 1)
         # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
         teacher = distillation.teacher
-        state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
+        state = get_state(teacher)
         losses = distillation.update()
         teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
         self.critic.update_normalization(seen)
@@ -148,7 +156,7 @@ class DistillingPPO(RslRlSpikingPPO):
         for parameter in learned:
             parameter.requires_grad_(False)
         try:
-            return super().update()
+            return PPO.update(self)  # without local rules, which would change the actor
         finally:
             self.schedule = schedule
             for parameter in learned:
@@ -175,6 +183,8 @@ class DistillingPPO(RslRlSpikingPPO):
                 "teacher_state_dict": dict(self.teacher.weights),
                 "teacher": self.teacher.identity,
             }
+            if self.converter:
+                saved["distillation"]["activations"] = [self.converter.count, *self.converter.sums]
         return saved
 
     @override
@@ -186,4 +196,8 @@ class DistillingPPO(RslRlSpikingPPO):
             self.updates = saved["updates"]
             if self.distillation and (load_cfg is None or load_cfg.get("optimizer")):
                 self.distillation.optimizer.load_state_dict(saved["optimizer_state_dict"])
+            if self.converter and "activations" in saved:
+                self.converter.count, *sums = saved["activations"]
+                for moments, kept in zip(self.converter.sums, sums, strict=True):
+                    moments.copy_(kept)
         return loads_iteration

@@ -47,12 +47,11 @@ class RslRl(Learner):
 
     @override
     def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
-        pairs = ((spec.network, spec.runner["actor"]), (spec.critic_network, spec.runner["critic"]))
-        recurrent = any(
-            model.get("class_name") == "RNNModel" if network is None else network.cls.is_recurrent(network.options)  # type: ignore[attr-defined]
-            for network, model in pairs
-        )
-        if recurrent and num_envs < 2 * batches:  # rsl_rl's losses need two environments per minibatch
+        from spiky_rl.learners.rsl_rl.config import is_recurrent
+
+        pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
+        # rsl_rl's losses need two environments per minibatch
+        if num_envs < 2 * batches and any(is_recurrent(*pair) for pair in pairs):
             raise UserError(
                 f"--num_envs {num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
             )

@@ -272,8 +272,14 @@ class SpikingModel(MLPModel):
 
     @override
     def detach_hidden_state(self, dones: Tensor | None = None) -> None:
-        if self.state is not None:
-            self.state = tuple(s.detach() for s in self.state)
+        # without ``dones``, of all environments; rsl_rl's distillation calls it with ``dones`` in every control step
+        if self.state is None:
+            return
+        cut = tuple(s.detach() for s in self.state)
+        if dones is not None:
+            ended = dones.view(1, -1, 1) > 0
+            cut = tuple(torch.where(ended, c, s) for c, s in zip(cut, self.state, strict=True))
+        self.state = cut
 
     @override
     def update_normalization(self, obs: TensorDict) -> None:
@@ -352,6 +358,11 @@ class FlatState:
         sizes = list(self._model.network.state_sizes)
         self._model.state = None if value is None else tuple(value.split(sizes, -1))
         self._model.has_flat_state = value is not None
+
+
+def get_state(model: MLPModel) -> HiddenState | State:
+    """Return the state of a ``model``, also a state that is not stored with the rollout; None for the zero state."""
+    return model.state if isinstance(model, SpikingModel) else model.get_hidden_state()
 
 
 def _as_state(hidden_state: HiddenState) -> State | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, override
 
 import torch
@@ -13,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.learners.common.reward_scaling import RewardScaler
-from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 
 REWARD_SCALER = "reward_scaler_state_dict"
 """Key of the reward scaler in a checkpoint."""
@@ -74,8 +75,10 @@ class RslRlSpikingPPO(PPO):
     def _group_parameters(self, critic_rate: float, std_rate: float | None) -> list[dict[str, Any]]:
         """Return the optimizer's groups of parameters: the actor's network, critic and action std, or each of them alone."""
         std = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
-        spiking = [p for p in self.actor.parameters() if not any(p is q for q in std)]
-        critic, network = list(self.critic.parameters()), {"params": spiking, "lr": self.learning_rate}
+        own = [p for p in self.actor.parameters() if p not in set(std)]
+        network = {"params": own, "lr": self.learning_rate}
+        # the critic may share the actor's CNN encoders
+        critic = [p for p in self.critic.parameters() if p not in set(own)]
         if std_rate is None:
             return [network, {"params": [*std, *critic], "lr": critic_rate}]
         return [network, {"params": critic, "lr": critic_rate}, {"params": std, "lr": std_rate}]
@@ -107,12 +110,16 @@ class RslRlSpikingPPO(PPO):
 
     def _compute_values(self, obs: TensorDict) -> Tensor:
         """Return the critic's values [B] of observations, without advancing a state."""
-        for model in self._caching:
-            obs = model.add_features(obs, advance=False)
-        state = self.critic.get_hidden_state()
-        values = self.critic(obs).detach().squeeze(-1)
-        self.critic.reset(hidden_state=state)
-        return values
+        with self._hold_critic(obs) as seen:
+            return self.critic(seen).detach().squeeze(-1)
+
+    @contextmanager
+    def _hold_critic(self, obs: TensorDict) -> Iterator[TensorDict]:
+        """Yield ``obs``, with features if the critic caches them; at the end the critic has the state that it has now."""
+        critic = self._raw_critic  # torch.compile wraps self.critic
+        state = get_state(critic)
+        yield critic.add_features(obs, advance=False) if isinstance(critic, SpikingModel) else obs
+        critic.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
 
     @override
     def save(self) -> dict[str, Any]:
@@ -127,13 +134,8 @@ class RslRlSpikingPPO(PPO):
 
     @override
     def compute_returns(self, obs: TensorDict) -> None:
-        # the value of the next step must not advance the critic's state
-        states = [model.state for model in self._caching]
-        for model in self._caching:
-            obs = model.add_features(obs, advance=False)
-        super().compute_returns(obs)
-        for model, state in zip(self._caching, states, strict=True):
-            model.state = state
+        with self._hold_critic(obs) as seen:
+            super().compute_returns(seen)
 
     @override
     def update(self) -> dict[str, float]:

@@ -162,7 +162,7 @@ class SkrlBaseRunner(BaseRunner):
             actions, _ = self.alg.act(observations, states, **clock)
             following, rewards, terminated, truncated, extras = self.environment.step(actions)
             self.episodes.add_step(rewards, terminated | truncated, extras)
-            successors, next_states = self._get_successors(following, extras)
+            successors, next_states = self.environment.get_successors(extras)
             self.alg.record_transition(
                 observations=observations,
                 states=states,
@@ -176,10 +176,6 @@ class SkrlBaseRunner(BaseRunner):
                 **clock,
             )
         return following
-
-    def _get_successors(self, following: Tensor, _extras: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        """Return the observations and states that a transition ends with; ``following``: those of the next control step."""
-        return following, self.environment.state()
 
     @abstractmethod
     def compute_losses(self) -> dict[str, float]:

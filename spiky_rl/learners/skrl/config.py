@@ -252,18 +252,14 @@ def _get_learning_rates(value: Callable[[str], Any]) -> dict[str, Any]:
         value(key) for key in ("learning_rate", "critic_learning_rate", "std_learning_rate")
     )
     rates = [rate, rate if critic_rate is None else critic_rate, *([] if std_rate is None else [std_rate])]
-    if value("schedule") != "adaptive":
-        return {
-            "learning_rate": rates,
-            "learning_rate_scheduler": None,
-            "learning_rate_scheduler_kwargs": {},
-        }
-    schedule = {"kl_threshold": value("desired_kl")}
-    if value("learning_rate_floor"):
-        schedule["min_lr"] = value("learning_rate_floor")
+    scheduler, schedule = None, {}
+    if value("schedule") == "adaptive":
+        scheduler, schedule = "KLAdaptiveLR", {"kl_threshold": value("desired_kl")}
+        if value("learning_rate_floor"):
+            schedule["min_lr"] = value("learning_rate_floor")
     return {
         "learning_rate": rates,
-        "learning_rate_scheduler": "KLAdaptiveLR",
+        "learning_rate_scheduler": scheduler,
         "learning_rate_scheduler_kwargs": schedule,
     }
 
@@ -330,19 +326,21 @@ def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:
     """Return the policy's arguments for a distribution. Raises SpecError if the standard deviation has no logarithm."""
     if distribution.get("class_name") == CATEGORICAL:
         return {"class": f"{CLASSES}:CategoricalPolicy"}
-    first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
-    path = "agent.actor.distribution_cfg"
-    if first <= 0.0:
-        raise SpecError(
-            f"{path}.init_std: {first} is not available with --rl_library skrl; it must be above 0"
-        )
-    if limits and not (len(limits) == 2 and 0.0 < limits[0] < limits[1]):
-        raise SpecError(f"{path}.std_range: {limits} given; allowed: [low, high] with 0 < low < high, or []")
     return {
-        "init_std": first,
-        "std_range": limits,
+        "init_std": distribution.get("init_std", 1.0),
+        "std_range": get_std_range(distribution),
         "learn_std": distribution.get("learn_std", True),
     }
+
+
+def get_std_range(distribution: Mapping[str, Any]) -> list[float]:
+    """Return the limits of the standard deviation; empty for none. Raises SpecError if the lower one has no logarithm."""
+    limits: list[float] = list(distribution.get("std_range") or ())
+    if limits and limits[0] <= 0.0:
+        raise SpecError(
+            f"agent.actor.distribution_cfg.std_range: {limits} given; allowed with skrl: [low, high] with 0 < low < high, or []"
+        )
+    return limits
 
 
 def is_recurrent(spec: AgentSpec) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections import deque
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from spiky_rl.learners.common.episodes import WINDOW, EpisodeStatistics
+from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import ScalarWriter
 
 
@@ -18,7 +17,7 @@ class SkrlEpisodeStatistics(EpisodeStatistics):
 
     def __init__(self, num_envs: int, device: torch.device | str) -> None:
         super().__init__(num_envs, device)
-        self.reports: deque[Mapping[str, float | Tensor]] = deque(maxlen=WINDOW)
+        self.reports: list[Mapping[str, float | Tensor]] = []
 
     def add_step(
         self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Mapping[str, float | Tensor]]

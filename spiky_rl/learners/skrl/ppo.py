@@ -29,7 +29,7 @@ class SpikingAgent(NormalizingAgent):
     """Scaler of the rewards in training; None if they are not scaled."""
     _state_preprocessor: Callable[..., Any]
     _value_preprocessor: Callable[..., Tensor]
-    _rnn_final_states: dict[str, list[Tensor]]
+    _rnn_initial_states: dict[str, list[Tensor]]
 
     def __init__(self, **arguments: Any) -> None:
         """Initialise with the arguments of skrl's agent.
@@ -65,21 +65,34 @@ class SpikingAgent(NormalizingAgent):
         if (successors := transition["infos"].get(SUCCESSORS)) is not None:
             shape: Any = self.cfg.rewards_shaper
             factor = 1.0 if shape is None else shape(torch.ones(1), 0, 0).item()  # skrl scales the sum
-            values = self._compute_values(*successors)
+            final, final_states = successors
+            values = self._compute_values(
+                final, final_states, transition["observations"], transition["states"]
+            )
             rewards = rewards + self.cfg.discount_factor * values * truncated / factor
             transition |= {"terminated": ended, "truncated": torch.zeros_like(truncated)}
         super().record_transition(**(transition | {"rewards": rewards}))  # type: ignore[misc]  # pylint: disable=no-member
 
-    def _compute_values(self, observations: Tensor, states: Tensor | None) -> Tensor:
-        """Return the values [B, 1] of observations [B, O] and states [B, S] after the latest step, without advancing a state."""
-        inputs: dict[str, Any] = {
+    def _compute_values(
+        self, observations: Tensor, states: Tensor | None, before: Tensor, states_before: Tensor | None
+    ) -> Tensor:
+        """Return the values [B, 1] of observations [B, O] and states [B, S] after a step, without advancing a state.
+
+        ``before`` and ``states_before`` are those before the step, with which skrl advances the value function's state later.
+        """
+        inputs = self._preprocess(observations, states)
+        if self.value.stateful:
+            current = {**self._preprocess(before, states_before), "rnn": self._rnn_initial_states["value"]}
+            inputs["rnn"] = self.value.act(current, role="value")[1]["rnn"]
+        values, _ = self.value.act(inputs, role="value")
+        return self._value_preprocessor(values, inverse=True)
+
+    def _preprocess(self, observations: Tensor, states: Tensor | None) -> dict[str, Any]:
+        """Return the input of the value function, normalised."""
+        return {
             "observations": self._observation_preprocessor(observations),
             "states": self._state_preprocessor(states),
         }
-        if self.value.stateful:
-            inputs["rnn"] = self._rnn_final_states["value"]
-        values, _ = self.value.act(inputs, role="value")
-        return self._value_preprocessor(values, inverse=True)
 
     def update(self, *, timestep: int, timesteps: int) -> None:
         """Update from the rollout; the networks count the update, which slopes and encoder noise depend on.

@@ -63,8 +63,6 @@ class ReplayAgent(NormalizingAgent):
             timestep: Control steps so far.
             timesteps: Total number of control steps.
         """
-        if not self.is_learning:
-            return
         self._due_updates += self.updates_per_step * self.memory.num_envs
         count = int(self._due_updates)
         self._due_updates -= count

@@ -8,9 +8,9 @@ from typing import Any
 from spiky_rl.config.plain_data import get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import ALGORITHM_KEYS, Algorithm, ModelSettings
-from spiky_rl.config.spec import AgentSpec, SpecError
+from spiky_rl.config.spec import AgentSpec, SpecError, is_host_origin
 from spiky_rl.learners.common.local_learning import caches_fixed_part, get_local_rule
-from spiky_rl.learners.skrl.config import SCALER, check_allowed, list_inputs
+from spiky_rl.learners.skrl.config import SCALER, check_allowed, get_std_range, list_inputs
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "burn_in": (0,),
@@ -22,6 +22,11 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "actor.distribution_cfg.action_range": ((), []),
 }
 """Options of rsl_rl that replay does not have, and their allowed values, which have no effect."""
+PPO_NOISE = {
+    "td3": ("init_std", "std_type", "std_range", "learn_std"),
+    "sac": ("init_std", "std_type", "learn_std"),
+}
+"""Options of the action distribution without a meaning for each algorithm."""
 _SHARED_KEYS = {
     "batch_size": "batch_size",
     "discount_factor": "gamma",
@@ -53,6 +58,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     """
     name, tree = spec.algorithm, spec.runner
     check_allowed(spec, ALLOWED, name.upper())
+    _check_noise(spec)
     for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
         if network is not None:
             _check_network(key, network, name.upper())
@@ -63,8 +69,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     groups, shared, normalised = list_inputs(tree)
     policy = _make_model_cfg(actor, spec.network)
     if name == "sac":
-        std_range: Any = get_section(actor, "distribution_cfg").get("std_range")
-        policy["std_range"] = list(std_range or ())
+        policy["std_range"] = get_std_range(get_section(actor, "distribution_cfg"))
     return {
         "algorithm": name,
         "num_steps_per_env": spec.get_setting("num_steps_per_env"),
@@ -93,6 +98,17 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             "learning_rate": _list_learning_rates(values),
         },
     }
+
+
+def _check_noise(spec: AgentSpec) -> None:
+    """Raise SpecError for an option of PPO's action noise; only those of the host and of task files, for all agents, are ignored."""
+    for key in PPO_NOISE[spec.algorithm]:
+        path = f"actor.distribution_cfg.{key}"
+        origin = spec.origins.get(path, "")
+        if origin and not is_host_origin(origin) and not origin.startswith("tasks/"):
+            raise SpecError(
+                f"{origin}: agent.{path}: not available with {spec.algorithm.upper()}; allowed: PPO"
+            )
 
 
 def _list_learning_rates(values: Mapping[str, Any]) -> list[float]:

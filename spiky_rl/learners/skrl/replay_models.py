@@ -29,10 +29,11 @@ class ReplayModel(SequenceModel):
         self,
         outputs: int | None,
         source: str,
+        *,
         hidden_dims: Sequence[int],
-        network: PlainMapping | None,
-        ann: Mapping[str, object] | None,
-        spaces: Spaces,
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        **spaces: Unpack[Spaces],
     ) -> None:
         """Build the model with arguments of `SequenceModel`."""
         num_envs = sequence_length = 1  # stateless
@@ -76,16 +77,9 @@ class ReplayActor(ReplayModel):
 class DeterministicActor(DeterministicMixin, ReplayActor):
     """Actor of TD3: tanh of a spiking network's or an ANN's features."""
 
-    def __init__(
-        self,
-        *,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with arguments of `SequenceModel`."""
-        ReplayActor.__init__(self, None, "observations", hidden_dims, network, ann, spaces)
+    def __init__(self, **arguments: Any) -> None:
+        """Initialise with arguments of `ReplayModel`."""
+        ReplayActor.__init__(self, None, "observations", **arguments)
         DeterministicMixin.__init__(self)
 
     @override
@@ -140,18 +134,10 @@ class SquashedGaussianActor(ReplayActor):
     skrl has no such policy: its Gaussian is unbounded, or clipped without regard to its probability.
     """
 
-    def __init__(
-        self,
-        *,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        std_range: Sequence[float] = (),
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with arguments of `SequenceModel`, and the range of the standard deviation; `LOG_STD_RANGE` if empty."""
-        outputs = 2 * math.prod(spaces["action_space"].shape or ())  # type: ignore[union-attr]
-        ReplayActor.__init__(self, outputs, "observations", hidden_dims, network, ann, spaces)
+    def __init__(self, *, std_range: Sequence[float] = (), **arguments: Any) -> None:
+        """Initialise with arguments of `ReplayModel`, and the range of the standard deviation; `LOG_STD_RANGE` if empty."""
+        outputs = 2 * math.prod(arguments["action_space"].shape)
+        ReplayActor.__init__(self, outputs, "observations", **arguments)
         self.log_std_range = tuple(map(math.log, std_range)) if std_range else LOG_STD_RANGE
 
     @override
@@ -182,17 +168,9 @@ class SquashedGaussianActor(ReplayActor):
 class ActionValue(DeterministicMixin, ReplayModel):
     """Critic of observations and actions, with an ANN or a spiking network."""
 
-    def __init__(
-        self,
-        *,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        source: str = "observations",
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with arguments of `SequenceModel`."""
-        ReplayModel.__init__(self, 1, source, hidden_dims, network, ann, spaces)
+    def __init__(self, *, source: str = "observations", **arguments: Any) -> None:
+        """Initialise with arguments of `ReplayModel`."""
+        ReplayModel.__init__(self, 1, source, **arguments)
         DeterministicMixin.__init__(self)
 
     @override

@@ -143,10 +143,6 @@ class ReplayRunner(SkrlBaseRunner):
         return observations, time.time() - begun - learning, learning
 
     @override
-    def _get_successors(self, following: Tensor, extras: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        return self.environment.get_successors(extras)
-
-    @override
     def get_exportable_policy(self) -> Any:
         from spiky_rl.learners.skrl.exported_policy import describe_actor
 
