@@ -78,14 +78,14 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     for title, conditions in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
         if conditions is not None:
             print(title, end="\n" if title else "")
-            print_conditions(conditions, measure)
+            print_conditions(conditions, measure, plan.spec.network is not None)
             print_recovery(conditions)
     print(out)
     return 0
 
 
-def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:
-    """Print a line per condition."""
+def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, is_spiking: bool) -> None:
+    """Print a line per condition; an ANN (not ``is_spiking``) and random actions have no firing rate."""
     nominal = conditions["nominal"]
     measures = [measure] if measure in nominal["measures"] else []
     titles = [
@@ -102,8 +102,9 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) 
         )
         cells += [share, f"{results['mean_length']:,.0f}"]
         cells += [f"{results['measures'][key]:.2f}" for key in measures]
-        cells.append(f"{results['firing_rate']:.1%}" if results["firing_rate"] else "-")
-        cells.append(f"{results['operations']:,.0f}" if results["operations"] else "-")
+        rate, operations = results["firing_rate"], results["operations"]
+        cells.append(f"{rate:.1%}" if is_spiking and rate is not None else "-")
+        cells.append("-" if operations is None else f"{operations:,.0f}")
         rows.append(cells)
     print_table(["condition", *titles], rows, padding=(0, 0, 0, 0))
 

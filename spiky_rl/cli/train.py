@@ -54,7 +54,7 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
     with handle_stop_signals("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: open_display(plan))
         if run.folder is not None:
-            print_summary(run.write_result(outcome), run.plan.request, options, run.folder)
+            print_summary(run.write_result(outcome), run.plan, options, run.folder)
             print(run.folder / "result.json")
     return stop.get_exit_code(outcome)
 
@@ -78,13 +78,11 @@ def open_display(plan: RunPlan) -> Iterator[Any]:
         yield lambda step: show_iteration(display, step)
 
 
-def print_summary(
-    result: Mapping[str, Any], request: RunRequest, options: TrainOptions, folder: Path
-) -> None:
+def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOptions, folder: Path) -> None:
     """Print the outcome of a run, and the commands that play or resume it."""
     from spiky_rl.run.resume import find_named_code
 
-    seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
+    request, seconds, outcome = plan.request, result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")
     shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
     keys = ("mean_return_final", "mean_return_best")
@@ -116,7 +114,7 @@ def print_summary(
             "best.pt",
             f"{best_choice['checkpoint']}, chosen without noise in {best_choice['seconds']:.0f} s",
         ),
-        bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
+        plan.spec.network is not None and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
         ("time", f"{seconds:.0f} s: {shares}"),
         has_checkpoint and ("play with", f"{common.program('play')} {play}"),
