@@ -33,6 +33,8 @@ COMMAND_LINE = "command line"
 """Origin of overrides."""
 DEFAULT = "default"
 """Origin of values that no layer sets."""
+SECTIONS = ("actor", "critic", "algorithm")
+"""Sections without which no agent can be built."""
 
 
 class SpecError(RegistryError):
@@ -329,6 +331,9 @@ def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] 
     """Raise SpecError for an unknown key, a wrong type or a value out of range in one layer; check only the names of networks."""
     try:
         settings.check("agent", layer)
+        for key in SECTIONS:
+            if isinstance(layer, Mapping) and layer.get(key) == {}:
+                raise RegistryError(f"agent.{key}: {{}} given, which drops all its values; leave it out")
         for key in NETWORKS:
             if not isinstance(layer, Mapping) or key not in layer:
                 continue
