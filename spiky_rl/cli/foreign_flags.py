@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from spiky_rl.config.options import UserError
+
 VIEW = "--visualizer viser (train.py, play.py) for a live view in a browser"
 SETTINGS = "agent.key=value and env.key=value"
 INSTEAD = {
@@ -49,29 +51,45 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     Args:
         argv: The command line.
         flags: Flags of the command; only a command with `CHECKPOINT` takes the foreign flags.
+
+    Raises:
+        UserError: `RUN` has no value, or is given beside `CHECKPOINT`.
     """
     if CHECKPOINT not in flags:
         return list(argv)
     words: list[str] = []
-    name = ""
+    run = name = ""
     remaining = iter(argv)
     for word in remaining:
         flag, equals, value = word.partition("=")
         if flag == RUN:
-            name = find_run(value if equals else next(remaining, ""), argv)
+            run = value if equals else next(remaining, "")
+            if not run or run.startswith("-"):
+                raise UserError(f"{RUN}: expected the name or the path of a run folder")
         elif word in NAMES:
             name = name or NAMES[word]
         elif word != NO_EFFECT:
             words.append(word)
-    names_checkpoint = any(word.partition("=")[0] == CHECKPOINT for word in words)
-    return [*words, CHECKPOINT, name] if name and not names_checkpoint else words
+    checkpoint = find_value(CHECKPOINT, words)
+    if checkpoint is not None and run:
+        raise UserError(
+            f"{RUN} {run} and {CHECKPOINT} {checkpoint}: pass only one; a run's checkpoint is"
+            f" {CHECKPOINT} {Path(find_run(run, argv)) / checkpoint}"
+        )
+    name = find_run(run, argv) if run else name
+    return [*words, CHECKPOINT, name] if name and checkpoint is None else words
+
+
+def find_value(flag: str, argv: Sequence[str]) -> str | None:
+    """Return the value of ``flag`` in a command line; None if it is not given, empty if it has no value."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    return [*words, ""][words.index(flag) + 1] if flag in words else None
 
 
 def find_run(name: str, argv: Sequence[str]) -> str:
     """Return the path of the run folder ``name`` below the command line's ``--log_root``; ``name`` itself if it is a path or unknown."""
     if Path(name).exists():
         return name
-    words = [part for word in argv for part in word.split("=", 1)]
-    root = Path(words[words.index("--log_root") + 1] if "--log_root" in words[:-1] else "logs")
+    root = Path(find_value("--log_root", argv) or "logs")
     folders = [folder for folder in root.glob("*/*/*") if folder.name == name]
     return str(folders[0]) if len(folders) == 1 else name
