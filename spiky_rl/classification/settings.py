@@ -66,7 +66,7 @@ class ClassifyOptions(Settings):
         high=MOST_STEPS,
         metavar="K",
     )
-    split: int = option(0, "seed of the random --hold_out and --validation parts", low=-1, high=MOST_STEPS)
+    split: int = option(0, "seed of the random --hold_out and --validation parts", low=0, high=MOST_STEPS)
     recordings: int | None = option(
         None,
         "use only N recordings, with the same share of each class and part; the choice does not depend on --seed",
