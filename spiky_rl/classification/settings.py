@@ -181,6 +181,9 @@ class ClassifyRequest(Settings):
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
             raise UserError("--predict: name the folder of the recordings with --data")
+        for key in ("download", "run_name"):
+            if getattr(self, key):
+                raise UserError(f"--{key}: available only for training")
         options = {"bins": self.bins, "binary": self.binary, **self.flags}
         for key, value in options.items():
             if value is not None and key not in READING:

@@ -121,7 +121,7 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
         accuracy_text = f"{result['accuracy']:.1%} of {n_tested} test recordings"
     words = ["--checkpoint", str(folder), *named]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
-    command, outcome = "python scripts/classify.py", result["outcome"]
+    command, outcome = common.program("classify"), result["outcome"]
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
         ("accuracy", accuracy_text),
