@@ -162,9 +162,13 @@ def describe_ann(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: no ANN)")
     ]
-    error = math.sqrt(share * (1.0 - share) / count)
+    variances = (accuracy * (1.0 - accuracy) / count for accuracy in (share, result["accuracy"]))
+    error = math.sqrt(sum(variances))
     if result["accuracy"] < share - 2.0 * error:
         rows.append(
-            ("", f"better than the spiking network by more than two standard errors ({2.0 * error:.1%})")
+            (
+                "",
+                f"better than the spiking network by more than two standard errors of the difference ({2.0 * error:.1%})",
+            )
         )
     return rows
