@@ -71,6 +71,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         plan, options.conditions, options.episodes, options.quantize_flag
     )
     out = options.get_result_path(evaluation_plan.checkpoint)
+    files.require_file("--out", out)
     quantize = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
     result = run_evaluate.evaluate(evaluation_plan, quantize, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})

@@ -102,6 +102,7 @@ def play_policy(
         plan.num_envs = min(plan.num_envs, options.episodes)
     checkpoint = find_checkpoint(plan)
     folder, videos = checkpoint.parent, list[Path]()
+    files.require_writable("--checkpoint", folder)
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
