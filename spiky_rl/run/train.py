@@ -313,9 +313,7 @@ class _IterationCallback:
     @property
     def total_iterations(self) -> int | None:
         """Iterations of the whole run, with those before a resume; None if a budget ends it."""
-        if self.iterations == UNLIMITED_ITERATIONS:
-            return None
-        return self.first_iteration + max(self.iterations, 0)
+        return self.first_iteration + max(self.iterations, 0) if self.budget is None else None
 
     def __call__(self, iteration: IterationSummary) -> None:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""
