@@ -41,8 +41,8 @@ from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run import run_folders
+from spiky_rl.run.command import StopRequest
 from spiky_rl.run.devices import get_memory, resolve_device
-from spiky_rl.run.signals import StopRequest
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, format_sparkline
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.run.signals import handle_stop_signals
+from spiky_rl.run.command import handle_stop_signals
 
 if TYPE_CHECKING:
     from spiky_rl.classification.training import Epoch

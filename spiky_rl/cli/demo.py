@@ -21,9 +21,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import no_progress
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import LIVE_VIEW, Host
-from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import PRETRAINED, list_policies, resolve_pretrained
-from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
 PAGE, FILM = "page", "film"
 TASKS = ("Isaac-Ant", "InvertedPendulum-v5")

@@ -13,10 +13,9 @@ from spiky_rl.config import files
 from spiky_rl.deploy._targets import make_integer_target
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
-from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
-from spiky_rl.run.run_plan import RANDOM, RunRequest
+from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Measure of a task -> title of its column."""

@@ -13,10 +13,9 @@ from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config.progress import ProgressFactory
 from spiky_rl.deploy._targets import check_expressible, make_targets
-from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
-from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
 """Targets of ``--export``; ``export.py`` has all targets."""

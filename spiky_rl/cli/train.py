@@ -15,11 +15,10 @@ from spiky_rl.cli.tables import print_facts
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
-from spiky_rl.run.options import check_train_options
+from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
-from spiky_rl.run.signals import handle_stop_signals
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train_options
 
 
 def parser() -> common.Parser:

@@ -21,13 +21,20 @@ from typing import Any
 
 from pydantic import InstanceOf
 
-from spiky_rl.config import cross_checks, registry
+from spiky_rl.config import registry
 from spiky_rl.config.keys import format_with_hint
 from spiky_rl.config.options import RegistryError, Settings, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec, get_algorithm
+from spiky_rl.config.schema import (
+    NETWORKS,
+    AgentFile,
+    RunnerSettings,
+    TaskSpec,
+    check_combination,
+    get_algorithm,
+)
 
 COMMAND_LINE = "command line"
 """Origin of overrides."""
@@ -210,7 +217,7 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
             if tree.get(key):
                 settings = _add_default_layers(tree, key)
                 networks[key] = registry.configure("networks", settings, f"agent.{key}")
-        cross_checks.check_combination(tree)
+        check_combination(tree)
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")

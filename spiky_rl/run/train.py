@@ -25,10 +25,10 @@ from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import periodic_evaluation, resume, run_folders
+from spiky_rl.run.command import StopRequest
 from spiky_rl.run.prepare import write_params
 from spiky_rl.run.provenance import collect_provenance
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
-from spiky_rl.run.signals import StopRequest
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 
 if TYPE_CHECKING:

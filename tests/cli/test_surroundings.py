@@ -18,7 +18,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.run import cell_worker, cells
 from spiky_rl.learners.common import processes
 from spiky_rl.run import command
-from spiky_rl.run.signals import handle_stop_signals, start_simulation
+from spiky_rl.run.command import handle_stop_signals, start_simulation
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -238,7 +238,7 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.run.signals import handle_stop_signals
+from spiky_rl.run.command import handle_stop_signals
 
 def command(argv):
     with handle_stop_signals("stopping") as asked:

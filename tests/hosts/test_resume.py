@@ -14,8 +14,8 @@ from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.run import checkpoint, resume
 from spiky_rl.run import train as training
+from spiky_rl.run.command import StopRequest
 from spiky_rl.run.run_plan import RunRequest, TrainOptions
-from spiky_rl.run.signals import StopRequest
 
 DONE = 40
 """Iterations before the checkpoint."""

@@ -11,8 +11,7 @@ from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.run import evaluate as evaluating
 from spiky_rl.run import play
-from spiky_rl.run.options import EvaluateOptions, PlayOptions
-from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.run_plan import EvaluateOptions, PlayOptions, RunRequest
 
 
 @pytest.fixture

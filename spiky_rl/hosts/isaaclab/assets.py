@@ -22,8 +22,8 @@ from pathlib import Path
 
 from spiky_rl.config.files import NoHomeError, cache_folder
 from spiky_rl.hosts.isaaclab.local_assets import (
-    GROUND,
     FILE_VERSION,
+    GROUND,
     AssetError,
     build_assets,
     newton_version,
