@@ -106,7 +106,6 @@ class ClassifyOptions(Settings):
     )
 
 
-NAMES = tuple(ClassifyOptions.model_fields)
 READING = ("data", "recordings", "ids", "skip_bad")
 """Flags that select the recordings, for training and for inference."""
 PATHS = ("data", "ids")

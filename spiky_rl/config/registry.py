@@ -53,7 +53,7 @@ FILE_KINDS = ("agents", "tasks", "spaces", "policies")
 RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
 """New name of an entry by its kind and old name; the old name is accepted for one release."""
 
-SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty", "policies": "policy"}
+SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
 """Singular of a kind, for kinds whose singular is not the kind without its last letter."""
 
 BASE = "base"
