@@ -20,9 +20,9 @@ from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings, positive_int
 from spiky_rl.config import files, registry
 from spiky_rl.deploy import _calibration
+from spiky_rl.run.command import start_simulation
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunPlan, RunRequest
-from spiky_rl.run.signals import start_simulation
 
 LIVE = "live"
 """The policy itself, on the backend that ``auto`` chooses."""

@@ -175,6 +175,21 @@ def test_a_file_that_cannot_be_moved_takes_back_those_that_were(folder):
     assert contents(folder) == before and not list(folder.rglob("*.part"))
 
 
+def test_a_move_that_is_interrupted_takes_back_those_that_were_moved(folder, monkeypatch):
+    replace, calls = os.replace, []
+
+    def interrupt_second(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", interrupt_second)
+    with pytest.raises(KeyboardInterrupt), files.stage_files(folder, ["stale"]) as aside:
+        fill(aside)
+    assert contents(folder) == OLDER and len(calls) > 2 and not list(folder.rglob("*.part"))
+
+
 def test_what_a_killed_writer_of_several_files_left_goes_with_the_next(folder):
     left = folder / f".files.{files.get_process_namespace()}-{2**22 + 1}-01234567.part"
     (left / "new").mkdir(parents=True)

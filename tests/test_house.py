@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.config.packages import list_packages
+from spiky_rl.config.registry import list_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spiky_rl"

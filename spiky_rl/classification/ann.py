@@ -16,7 +16,7 @@ from spiky_rl.classification.settings import load_agent
 from spiky_rl.classification.training import Trainer, compute_accuracy, get_sequence_shape
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
-from spiky_rl.run.signals import StopRequest
+from spiky_rl.run.command import StopRequest
 
 NAME = "mlp"
 """Name in `ClassifyOptions` and in result files."""

@@ -28,8 +28,8 @@ from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
-"""Version of the file format; files of another version are made anew."""
+FILE_VERSION = 4
+"""Version of the files; files of another version are made anew."""
 LIMIT_GB = 20.0
 INDEX_TYPE = np.dtype(np.uint32)
 MAX_MEASURED = 16
@@ -89,7 +89,7 @@ def load_cached(
             f"dataset.bins: {dataset.bins} frames of {' x '.join(map(str, dataset.shape))} are more than 2^32 values"
         )
     identity = (
-        VERSION,
+        FILE_VERSION,
         dataset.get_reader_fingerprint(),
         dataset.bins,
         dataset.window,
@@ -105,7 +105,7 @@ def load_cached(
             _build(path, dataset, recordings, skip_bad, open_progress)
         except OSError as error:
             raise UserError(
-                f"recordings cannot be kept in {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to another folder"
+                f"cannot write recordings to {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to a writable folder"
             ) from None
         cached = _open_cached(path)
         if cached is None:

@@ -17,18 +17,16 @@ from spiky_rl.classification.training import (
 )
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.learners.common.checkpoints import read_checkpoint, write_checkpoint
+from spiky_rl.learners.common.checkpoints import write_checkpoint
 from spiky_rl.run.provenance import get_versions
+
+RESULT = "result.json"
+"""File of the result in a run folder."""
 
 
 def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
     """Write a checkpoint, atomically."""
     write_checkpoint(path, {**trainer.state(), "infos": {"spiky_rl": {"identity": identity}}})
-
-
-def read(path: Path, device: str) -> dict[str, Any]:
-    """Return a checkpoint's content. Raises CheckpointError if it is invalid."""
-    return read_checkpoint(str(path), device, "classify")
 
 
 def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
@@ -114,10 +112,5 @@ def write_result(
         "history": vars(history),
         "versions": get_versions(),
     }
-    write(folder, result)
+    files.write_json(folder / RESULT, result)
     return result
-
-
-def write(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write ``result`` into a run's ``folder``, atomically."""
-    files.write_json(folder / "result.json", result)

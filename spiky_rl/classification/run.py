@@ -31,18 +31,18 @@ from spiky_rl.classification.settings import (
 )
 from spiky_rl.classification.split import select_subset, split
 from spiky_rl.classification.training import Epoch, History, Trainer, TrainerSettings, get_sequence_shape
-from spiky_rl.config import memory_check, registry
+from spiky_rl.config import files, memory_check, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
-from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run import run_folders
+from spiky_rl.run.command import StopRequest
 from spiky_rl.run.devices import get_memory, resolve_device
-from spiky_rl.run.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -404,7 +404,7 @@ class ClassificationRun:
                 return None
             if outcome != "finished":
                 # the trainer may be in the middle of an epoch, or have non-finite weights
-                self.trainer.restore(results.read(self.latest, self.trainer.device))
+                self.trainer.restore(read_checkpoint(str(self.latest), self.trainer.device, LIBRARY))
             settings = self.settings
             result = results.write_result(
                 self.folder, self.trainer, settings.to_dict(), settings.spec, outcome, settings.changed
@@ -420,4 +420,4 @@ class ClassificationRun:
         """With ``--ann mlp``, train an ANN on the same frames; add its entry to ``result`` and write ``result.json`` again."""
         if self.settings.flags.ann == "mlp":
             result["ann"] = anns.train(self.trainer, self.settings.flags.seed, stop, open_progress)
-            results.write(self.folder, result)
+            files.write_json(self.folder / results.RESULT, result)

@@ -66,7 +66,7 @@ class ClassifyOptions(Settings):
         high=MOST_STEPS,
         metavar="K",
     )
-    split: int = option(0, "seed of the random --hold_out and --validation parts", low=-1, high=MOST_STEPS)
+    split: int = option(0, "seed of the random --hold_out and --validation parts", low=0, high=MOST_STEPS)
     recordings: int | None = option(
         None,
         "use only N recordings, with the same share of each class and part; the choice does not depend on --seed",
@@ -106,7 +106,6 @@ class ClassifyOptions(Settings):
     )
 
 
-NAMES = tuple(ClassifyOptions.model_fields)
 READING = ("data", "recordings", "ids", "skip_bad")
 """Flags that select the recordings, for training and for inference."""
 PATHS = ("data", "ids")
@@ -181,6 +180,9 @@ class ClassifyRequest(Settings):
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
             raise UserError("--predict: name the folder of the recordings with --data")
+        for key in ("download", "run_name"):
+            if getattr(self, key):
+                raise UserError(f"--{key}: available only for training")
         options = {"bins": self.bins, "binary": self.binary, **self.flags}
         for key, value in options.items():
             if value is not None and key not in READING:

@@ -125,7 +125,7 @@ def read_id_list(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
     by_name = _index_by_name(recordings)
     chosen: dict[str, Recording] = {}
     for cells in _read_rows(ids):
-        name, part = cells["recording"], cells.get("part")
+        name, part = cells.get("recording", ""), cells.get("part")
         if name not in by_name:
             raise UserError(f"{where}: there is no recording {name!r}{suggest_name(name, by_name)}")
         if part == "":  # not used by the run that wrote the list
@@ -148,9 +148,9 @@ def _read_rows(ids: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--ids {str(ids)!r}: cannot be read: {reason}") from None
-    has_header = bool(rows) and rows[0][0].strip() == "recording"
-    header = [cell.strip() for cell in rows.pop(0)] if has_header else ["recording"]
-    return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in rows]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    header = rows.pop(0) if rows and "recording" in rows[0] else ["recording"]
+    return [dict(zip(header, row, strict=False)) for row in rows]
 
 
 def _index_by_name(recordings: Sequence[Recording]) -> dict[str, Recording]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import spiky_rl
 from spiky_rl.cli.common import run
-from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import PACKAGE, suggest_name
 
 COMMANDS = (
@@ -29,14 +28,19 @@ CHECKOUT_COMMANDS = {"bench": "benchmarks.start", "verify_gpu": "benchmarks.veri
 """Command -> module outside the wheel; available in a checkout of the repository."""
 
 
+def find_file(command: str) -> Path | None:
+    """Return the file of a command; None if it is not part of the installed package."""
+    module = CHECKOUT_COMMANDS.get(command)
+    if module is None:
+        return Path(__file__).with_name(f"{command}.py")
+    path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
+
+
 def get_summary(command: str) -> str:
     """Return the one-line description of a command without importing it."""
-    module = CHECKOUT_COMMANDS.get(command)
-    path = Path(__file__).with_name(f"{command}.py")
-    if module is not None:
-        path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
-        if not path.is_file():
-            return "only in a checkout of the repository"
+    if (path := find_file(command)) is None:
+        return "only in a checkout of the repository"
     first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
     return first.partition(": ")[2]
 
@@ -66,18 +70,14 @@ def main() -> int:
 
 def run_checkout_command(name: str) -> int:
     """Run a command of the repository's folder benchmarks/; without the folder, end with one line and exit code 2."""
-    module = CHECKOUT_COMMANDS[name]
-    if not PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py").is_file():
-
-        def refuse(_: list[str]) -> int:
-            raise UserError(
-                f"{name}: not part of the installed package; run it in a checkout of the repository"
-            )
-
-        return run(refuse)
+    if find_file(name) is None:
+        sys.stderr.write(
+            f"error: {name}: not part of the installed package; run it in a checkout of the repository\n"
+        )
+        return 2
     if importlib.util.find_spec("benchmarks") is None:
         sys.path.insert(0, str(PACKAGE.parent))
-    return importlib.import_module(module).main()
+    return importlib.import_module(CHECKOUT_COMMANDS[name]).main()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-STATUS_TEXT = 12
+MAX_ROWS = 12
 """Maximum number of cells in the live table."""
 STYLES = {BROKEN: "red", DONE: "green", RUNNING: "bold"}
 """State of a cell -> style of its text."""
@@ -142,7 +142,7 @@ class CellTable(TerminalDisplay):
         rows = Rows(box=None, padding=(0, 2), pad_edge=False)
         for title in ("cell", "state", "progress", "return", "steps/s"):
             rows.add_column(title, justify="left" if title in ("cell", "state") else "right", no_wrap=True)
-        for name in course.list_recent(STATUS_TEXT):
+        for name in course.list_recent(MAX_ROWS):
             rows.add_row(*self._format_row(name))
         summary = ", ".join(f"{count} {state}" for state, count in course.counts.items() if count)
         progress = ProgressBar(total=len(course.cells), completed=course.ended, width=60)

@@ -18,7 +18,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, format_sparkline
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.run.signals import handle_stop_signals
+from spiky_rl.run.command import handle_stop_signals
 
 if TYPE_CHECKING:
     from spiky_rl.classification.training import Epoch
@@ -121,7 +121,7 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
         accuracy_text = f"{result['accuracy']:.1%} of {n_tested} test recordings"
     words = ["--checkpoint", str(folder), *named]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
-    command, outcome = "python scripts/classify.py", result["outcome"]
+    command, outcome = common.program("classify"), result["outcome"]
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
         ("accuracy", accuracy_text),
@@ -162,9 +162,13 @@ def describe_ann(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: no ANN)")
     ]
-    error = math.sqrt(share * (1.0 - share) / count)
+    variances = (accuracy * (1.0 - accuracy) / count for accuracy in (share, result["accuracy"]))
+    error = math.sqrt(sum(variances))
     if result["accuracy"] < share - 2.0 * error:
         rows.append(
-            ("", f"better than the spiking network by more than two standard errors ({2.0 * error:.1%})")
+            (
+                "",
+                f"better than the spiking network by more than two standard errors of the difference ({2.0 * error:.1%})",
+            )
         )
     return rows

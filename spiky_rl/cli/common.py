@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spiky_rl.cli.flags import add_flags
-from spiky_rl.cli.foreign_flags import INSTEAD, translate_flags
+from spiky_rl.cli.flags import INSTEAD, add_flags, translate_flags
 from spiky_rl.config.options import Settings, suggest_name
 from spiky_rl.run import command
 

@@ -22,8 +22,8 @@ from spiky_rl.experiments.run.planning import (
     warn_of_undecidable_tests,
     warn_of_unequal_steps,
 )
+from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.run_plan import split_overrides
-from spiky_rl.run.signals import handle_stop_signals
 
 
 def parser() -> common.Parser:

@@ -21,9 +21,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import no_progress
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import LIVE_VIEW, Host
-from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import PRETRAINED, list_policies, resolve_pretrained
-from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
 PAGE, FILM = "page", "film"
 TASKS = ("Isaac-Ant", "InvertedPendulum-v5")
@@ -71,10 +70,11 @@ def demo(argv: list[str]) -> int:
     args = parser().parse(argv)
     common.announce(f"showing a trained {args.agent}{f' on {args.task}' if args.task else ''}")
     task = args.task or find_task(args.agent)
-    view = choose_view(find_host(task), args.view)
+    host = find_host(task)
+    view = choose_view(host, args.view)
     text, own_request, options = VIEWS[view]
     print(text, flush=True)
-    if view == FILM and args.view is None:
+    if view == FILM and args.view is None and can_show_page(host):
         print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
     logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
     common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
@@ -85,13 +85,18 @@ def demo(argv: list[str]) -> int:
 
 def choose_view(host: Host, requested: str | None) -> str:
     """Return the ``requested`` view, or else the page if it can be shown. Raises UserError if the page is requested and cannot."""
-    can_show = LIVE_VIEW in host.abilities and importlib.util.find_spec(VIEWER) is not None
+    can_show = can_show_page(host)
     if requested == PAGE and not can_show:
         host.require_ability(LIVE_VIEW, f"--view {PAGE}")
         raise UserError(
             f"--view {PAGE}: {VIEWER} is not installed; install it with: pip install {VIEWER}, or use --view {FILM}"
         )
     return requested or (PAGE if can_show and has_browser() else FILM)
+
+
+def can_show_page(host: Host) -> bool:
+    """Return whether the ``host`` has a live view and its viewer is installed."""
+    return LIVE_VIEW in host.abilities and importlib.util.find_spec(VIEWER) is not None
 
 
 def find_task(agent: str) -> str:

@@ -31,6 +31,8 @@ WIDTH = 76
 """Width of a panel in characters."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 """Characters of a sparkline, from the lowest to the highest value."""
+CURVE_WIDTH = 32
+"""Maximum width of a sparkline in characters."""
 
 
 class TerminalDisplay(ABC):
@@ -189,12 +191,12 @@ def format_number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def format_sparkline(values: Sequence[float], width: int = 32) -> str:
-    """Draw a curve as one line of block characters."""
+def format_sparkline(values: Sequence[float]) -> str:
+    """Draw a curve as one line of at most `CURVE_WIDTH` block characters."""
     finite = [value for value in values if not math.isnan(value)]
     if len(finite) < 2:
         return ""
-    count = min(width, len(finite))
+    count = min(CURVE_WIDTH, len(finite))
     points = [finite[round(i * (len(finite) - 1) / (count - 1))] for i in range(count)]
     low = min(points)
     span = (max(points) - low) or 1.0

@@ -13,10 +13,9 @@ from spiky_rl.config import files
 from spiky_rl.deploy._targets import make_integer_target
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
-from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
-from spiky_rl.run.run_plan import RANDOM, RunRequest
+from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Measure of a task -> title of its column."""
@@ -71,6 +70,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
         plan, options.conditions, options.episodes, options.quantize_flag
     )
     out = options.get_result_path(evaluation_plan.checkpoint)
+    files.require_file("--out", out)
     quantize = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
     result = run_evaluate.evaluate(evaluation_plan, quantize, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
@@ -78,14 +78,14 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     for title, conditions in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
         if conditions is not None:
             print(title, end="\n" if title else "")
-            print_conditions(conditions, measure)
+            print_conditions(conditions, measure, plan.spec.network is not None)
             print_recovery(conditions)
     print(out)
     return 0
 
 
-def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:
-    """Print a line per condition."""
+def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, is_spiking: bool) -> None:
+    """Print a line per condition; an ANN (not ``is_spiking``) and random actions have no firing rate."""
     nominal = conditions["nominal"]
     measures = [measure] if measure in nominal["measures"] else []
     titles = [
@@ -102,8 +102,9 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str) 
         )
         cells += [share, f"{results['mean_length']:,.0f}"]
         cells += [f"{results['measures'][key]:.2f}" for key in measures]
-        cells.append(f"{results['firing_rate']:.1%}" if results["firing_rate"] else "-")
-        cells.append(f"{results['operations']:,.0f}" if results["operations"] else "-")
+        rate, operations = results["firing_rate"], results["operations"]
+        cells.append(f"{rate:.1%}" if is_spiking and rate is not None else "-")
+        cells.append("-" if operations is None else f"{operations:,.0f}")
         rows.append(cells)
     print_table(["condition", *titles], rows, padding=(0, 0, 0, 0))
 

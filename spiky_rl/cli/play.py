@@ -13,10 +13,9 @@ from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config.progress import ProgressFactory
 from spiky_rl.deploy._targets import check_expressible, make_targets
-from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
-from spiky_rl.run.run_plan import RunRequest
+from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
 """Targets of ``--export``; ``export.py`` has all targets."""
@@ -58,9 +57,10 @@ def run_play(request: RunRequest, options: PlayOptions, progress: ProgressFactor
         _export.write_and_verify(policy, env, folder, targets, ProgressBar)
 
     def report(playback: PlayResult) -> None:
-        print_episodes(playback.rows, playback.means, plan.task_spec.measure if plan.task_spec else "")
+        is_spiking = plan.spec.network is not None
+        measure = plan.task_spec.measure if plan.task_spec else ""
+        print_episodes(playback.rows, playback.means, measure, is_spiking)
         if playback.cost is not None:
-            is_spiking = plan.spec.network is not None
             ann_operations = playback.ann_operations if is_spiking else 0.0  # an ANN has no equal-size ANN
             energy = format_energy(playback.cost, ann_operations=ann_operations)
             for text in (energy, *format_ann_energy(playback.cost)):
@@ -72,8 +72,10 @@ def run_play(request: RunRequest, options: PlayOptions, progress: ProgressFactor
     return 0
 
 
-def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, float], measure: str) -> None:
-    """Print the episodes and their mean, with the ``measure`` of the task if it has one."""
+def print_episodes(
+    rows: Sequence[Mapping[str, float]], means: Mapping[str, float], measure: str, is_spiking: bool
+) -> None:
+    """Print the episodes and their mean, with the ``measure`` of the task if it has one; an ANN has no firing rate."""
     titles = {
         "return": "return",
         "length": "steps",
@@ -84,7 +86,7 @@ def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, floa
 
     def format_cell(name: str, value: float) -> str:
         if name == "firing_rate":
-            return f"{value:.1%}" if value else "-"
+            return f"{value:.1%}" if is_spiking else "-"
         return f"{value:,.0f}" if name in ("length", "operations") else f"{value:.2f}"
 
     print_table(

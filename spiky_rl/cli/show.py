@@ -95,9 +95,16 @@ def check_combination(args: argparse.Namespace) -> None:
     """Raise UserError if an argument does not go with the kind of component, or the name of a reservoir is missing."""
     is_reservoir = args.kind == RESERVOIR
     is_neuron = args.kind == "neurons" and args.name is not None
+    is_agent = args.kind == "agents" and args.name is not None
     faults = {
         "--source: only available for a neuron, as in: show.py neurons lif --source": args.source
         and not is_neuron,
+        "--task: only available for an agent, as in: show.py agents lif_ppo --task CartPole-v1": (
+            args.task and not is_agent
+        ),
+        "--rl_library: needs --task, as in: show.py agents lif_ppo --task CartPole-v1 --rl_library skrl": (
+            args.library and not args.task
+        ),
         "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare": (
             (args.out or args.compare) and not is_reservoir
         ),

@@ -14,11 +14,11 @@ from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common import processes
-from spiky_rl.run.options import check_train_options
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
-from spiky_rl.run.signals import handle_stop_signals
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train_options
 
 
 def parser() -> common.Parser:
@@ -49,12 +49,14 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
 
     run = create_training_run(plan, options)
     if options.processes:
-        processes.launch_processes(plan.device, options.processes, argv)
+        # a random seed is drawn here, once for all processes
+        seed = ["--seed", str(plan.seed)] if request.seed == -1 else []
+        processes.launch_processes(plan.device, options.processes, [*argv, *seed])
     run.make_folder()
     with handle_stop_signals("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: open_display(plan))
         if run.folder is not None:
-            print_summary(run.write_result(outcome), run.plan.request, options, run.folder)
+            print_summary(run.write_result(outcome), run.plan, options, run.folder)
             print(run.folder / "result.json")
     return stop.get_exit_code(outcome)
 
@@ -78,21 +80,20 @@ def open_display(plan: RunPlan) -> Iterator[Any]:
         yield lambda step: show_iteration(display, step)
 
 
-def print_summary(
-    result: Mapping[str, Any], request: RunRequest, options: TrainOptions, folder: Path
-) -> None:
+def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOptions, folder: Path) -> None:
     """Print the outcome of a run, and the commands that play or resume it."""
     from spiky_rl.run.resume import find_named_code
 
-    seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
+    request, seconds, outcome = plan.request, result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")
     shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
     keys = ("mean_return_final", "mean_return_best")
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     best_choice = result.get("best")
     distillation = result.get("distillation")
-    has_checkpoint = bool(result["iterations"])
-    checkpoint_arguments = list_checkpoint_arguments(request, folder)
+    # a resumed run that ends before its first iteration leaves no checkpoint of its own
+    checkpoint = folder if list_checkpoints(folder) else request.checkpoint
+    checkpoint_arguments = list_checkpoint_arguments(request, checkpoint or folder)
     tuning = ["--tuning", str(request.tuning)] if request.tuning else []
     teacher_code = ["--teacher_code", ",".join(options.teacher_code)] if options.teacher_code else []
     play = shlex.join([*checkpoint_arguments, *tuning, *request.overrides])
@@ -116,18 +117,20 @@ def print_summary(
             "best.pt",
             f"{best_choice['checkpoint']}, chosen without noise in {best_choice['seconds']:.0f} s",
         ),
-        bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
+        plan.spec.network is not None and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
         ("time", f"{seconds:.0f} s: {shares}"),
-        has_checkpoint and ("play with", f"{common.program('play')} {play}"),
+        checkpoint is not None and ("play with", f"{common.program('play')} {play}"),
         ("TensorBoard", f"tensorboard --logdir {request.log_root}"),
-        has_checkpoint and outcome != "finished" and ("resume with", f"{common.program('train')} {resume}"),
+        checkpoint is not None
+        and outcome != "finished"
+        and ("resume with", f"{common.program('train')} {resume}"),
     )
 
 
-def list_checkpoint_arguments(request: RunRequest, folder: Path) -> list[str]:
-    """Return the arguments that select the last checkpoint of a run, without options that the run records itself."""
-    words = ["--task", request.task, "--agent", request.agent, "--checkpoint", str(folder)]
+def list_checkpoint_arguments(request: RunRequest, checkpoint: Path | str) -> list[str]:
+    """Return the arguments that select a ``checkpoint``, or the last one of a run folder, without options that the run records itself."""
+    words = ["--task", request.task, "--agent", request.agent, "--checkpoint", str(checkpoint)]
     words += ["--rl_library", request.library] if request.library not in (None, DEFAULT_LEARNER) else []
     words += ["--log_root", str(request.log_root)] if request.log_root != Path("logs") else []
     words += ["--experiment_name", request.experiment_name] if request.experiment_name else []

@@ -21,8 +21,8 @@ from spiky_rl.experiments.run.engines.base import WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import AgentTask, TuningDesign, TuningEnvironment
 from spiky_rl.experiments.run.tuning_plan import TuneOptions
+from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.run_plan import split_overrides
-from spiky_rl.run.signals import handle_stop_signals
 
 DEFAULT_SEEDS = "90000,90001"
 """Default seeds of trials, far from the usual seeds of studies."""

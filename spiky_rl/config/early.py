@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.keys import read_parts, format_with_hint
+from spiky_rl.config.keys import format_with_hint
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import NETWORKS
@@ -52,7 +52,7 @@ def check_light(kind: str, settings: PlainValue, path: str) -> None:
     if kind in LIGHT:
         registry.configure(kind, mapping, path)  # raises RegistryError if the settings are invalid
         return
-    for key, (part_kind, default) in read_parts(kind, name).items():
+    for key, (part_kind, default) in registry.read_parts(kind, name).items():
         for part_path, part in _iterate_part(f"{path}.{key}", mapping.get(key)):
             if isinstance(part, Mapping) and "name" not in part and default is not None:
                 part = {**({"name": default} if isinstance(default, str) else default), **part}

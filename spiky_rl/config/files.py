@@ -126,7 +126,7 @@ def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path],
                 os.replace(new / name, place_of)
             else:
                 place_of.unlink(missing_ok=True)
-    except OSError:
+    except (OSError, KeyboardInterrupt):
         for name in done:
             if (old / name).exists():
                 os.replace(old / name, folder / name)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.config.errors import RegistryError, UnknownKey, suggest_name
@@ -59,32 +57,14 @@ def list_keys() -> tuple[str, ...]:
     """Return the dotted paths of all keys that an agent may have, over all registered networks and parts."""
     keys = [*_iterate_keys(RunnerSettings)]
     for name in registry.list_names("networks"):
-        inner = [*read_options("networks", name)]
-        for key, (kind, _) in read_parts("networks", name).items():
-            options = {option for entry in registry.list_names(kind) for option in read_options(kind, entry)}
+        inner = [*registry.read_options("networks", name)]
+        for key, (kind, _) in registry.read_parts("networks", name).items():
+            options = {
+                option for entry in registry.list_names(kind) for option in registry.read_options(kind, entry)
+            }
             inner += [key, *(f"{key}.{option}" for option in sorted(options))]
         keys += [f"{network}.{key}" for network in NETWORKS for key in inner]
     return tuple(dict.fromkeys(keys))
-
-
-def read_options(kind: str, name: str) -> list[str]:
-    """Return the names of the options in a component's own file, without importing it."""
-    return [
-        field.target.id
-        for node in ast.walk(registry.parse_file(kind, name))
-        if isinstance(node, ast.ClassDef) and node.name == "Options"
-        for field in node.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    ]
-
-
-def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
-    """Return `registry.Component.parts` from a component's file, without importing it."""
-    for cls in registry.parse_file(kind, name).body:
-        for node in cls.body if isinstance(cls, ast.ClassDef) else ():
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "parts":
-                return ast.literal_eval(node.value)
-    return {}
 
 
 def _iterate_keys(settings: type[Settings]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Registry of components: every public Python file in a component folder is one entry, named after the file.
 
 A component has three forms of name: ``lif`` (a file of the folder), ``package.module:Class`` (an importable class) and
-``path/to/file.py:Class`` (a class in a file on disk).
+``path/to/file.py:Class`` (a class in a file on disk). Hosts and learners are packages, found by their folders.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FILE_KINDS = ("agents", "tasks", "spaces", "policies")
 RENAMED = {("encoders", "beside"): "concat", ("datasets", "own"): "custom"}
 """New name of an entry by its kind and old name; the old name is accepted for one release."""
 
-SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty", "policies": "policy"}
+SINGULAR_NAMES = {"plasticities": "plasticity", "penalties": "penalty"}
 """Singular of a kind, for kinds whose singular is not the kind without its last letter."""
 
 BASE = "base"
@@ -218,6 +218,26 @@ def _log_rename(kind: str, old: str, new: str) -> None:
 def read_summary(kind: str, name: str) -> str:
     """Return the first line of a component's module docstring without importing the module."""
     return (ast.get_docstring(parse_file(kind, name)) or "").partition("\n")[0]
+
+
+def read_options(kind: str, name: str) -> list[str]:
+    """Return the names of the options in a component's own file, without importing it."""
+    return [
+        field.target.id
+        for node in ast.walk(parse_file(kind, name))
+        if isinstance(node, ast.ClassDef) and node.name == "Options"
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    ]
+
+
+def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
+    """Return `Component.parts` from a component's file, without importing it."""
+    for cls in parse_file(kind, name).body:
+        for node in cls.body if isinstance(cls, ast.ClassDef) else ():
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "parts":
+                return ast.literal_eval(node.value)
+    return {}
 
 
 @cache
@@ -467,3 +487,19 @@ def _load_file(path: Path) -> ModuleType:
                 raise
             raise RegistryError(format_exception(error, str(path))) from error
     return sys.modules[key]
+
+
+@cache
+def list_packages(kind: str) -> tuple[str, ...]:
+    """Return the names of all packages of a ``kind``, ``hosts`` or ``learners``, sorted, without importing them.
+
+    A package counts if it has a module of the kind's name in the singular, such as ``learners/rsl_rl/learner.py``.
+    """
+    return tuple(sorted(path.parent.name for path in (PACKAGE / kind).glob(f"*/{kind[:-1]}.py")))
+
+
+@cache
+def load_package(kind: str, name: str) -> Any:
+    """Import the package ``name`` of a ``kind`` and return its object, such as ``LEARNER`` of ``learners/rsl_rl/learner.py``."""
+    module = importlib.import_module(f"spiky_rl.{kind}.{name}.{kind[:-1]}")
+    return getattr(module, kind[:-1].upper())

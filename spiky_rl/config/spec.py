@@ -21,18 +21,27 @@ from typing import Any
 
 from pydantic import InstanceOf
 
-from spiky_rl.config import cross_checks, registry
+from spiky_rl.config import registry
 from spiky_rl.config.keys import format_with_hint
 from spiky_rl.config.options import RegistryError, Settings, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec, get_algorithm
+from spiky_rl.config.schema import (
+    NETWORKS,
+    AgentFile,
+    RunnerSettings,
+    TaskSpec,
+    check_combination,
+    get_algorithm,
+)
 
 COMMAND_LINE = "command line"
 """Origin of overrides."""
 DEFAULT = "default"
 """Origin of values that no layer sets."""
+SECTIONS = ("actor", "critic", "algorithm")
+"""Sections without which no agent can be built."""
 
 
 class SpecError(RegistryError):
@@ -208,7 +217,7 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
             if tree.get(key):
                 settings = _add_default_layers(tree, key)
                 networks[key] = registry.configure("networks", settings, f"agent.{key}")
-        cross_checks.check_combination(tree)
+        check_combination(tree)
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
@@ -329,6 +338,9 @@ def _check_layer(layer: PlainValue, origin: str, settings: type[RunnerSettings] 
     """Raise SpecError for an unknown key, a wrong type or a value out of range in one layer; check only the names of networks."""
     try:
         settings.check("agent", layer)
+        for key in SECTIONS:
+            if isinstance(layer, Mapping) and layer.get(key) == {}:
+                raise RegistryError(f"agent.{key}: {{}} given, which drops all its values; leave it out")
         for key in NETWORKS:
             if not isinstance(layer, Mapping) or key not in layer:
                 continue

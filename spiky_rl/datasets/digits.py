@@ -39,7 +39,7 @@ class Digits(Dataset):
     source = "https://doi.org/10.24432/C50P49"
     shape = (1, SIDE, SIDE)
     window = (0, 1)
-    steps = True
+    times_are_steps = True
     classes = tuple("0123456789")
     scale = 1.0 / LEVELS
 

@@ -33,7 +33,7 @@ class EvObjects(Dataset):
     source = "https://github.com/clear-nus/TactileSGNet"
     shape = (POLARITIES, 1, TAXELS)
     window = (0, STEPS)
-    steps = True
+    times_are_steps = True
     classes = tuple(str(label) for label in range(OBJECTS))
 
     class Options(Dataset.Options):

@@ -19,7 +19,7 @@ from spiky_rl.deploy.base import ExportError, get_normalization
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
-from spiky_rl.networks._nir_graph import DT, LAYOUT
+from spiky_rl.networks._nir_graph import DT, FILE_VERSION
 from spiky_rl.networks.feedforward import FeedForward, get_signal_shape
 from spiky_rl.networks.nir import Nir
 from spiky_rl.neurons.cuba_lif import CubaLif
@@ -243,7 +243,7 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
         "producer": description["producer"],
         "usage": description["usage"],
         "episode_begins": description["episode_begins"],
-        "layout": LAYOUT,
+        "layout": FILE_VERSION,
         "dt": DT,
         "discretisation": "forward Euler: v <- v + dt / tau * (v_leak - v + r * i); a spike where v >= v_threshold, and the"
         " reset in the same step; an edge back to a neuron takes one step",

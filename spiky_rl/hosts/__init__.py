@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spiky_rl.config.packages import list_packages, load_package
-from spiky_rl.config.registry import RegistryError, load_module
+from spiky_rl.config.registry import RegistryError, list_packages, load_module, load_package
 from spiky_rl.config.spec import task_id
 
 if TYPE_CHECKING:

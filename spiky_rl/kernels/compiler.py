@@ -162,7 +162,7 @@ def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.C
         return _load(path)
     except OSError as error:
         raise CompileError(
-            f"kernels cannot be kept in {path.parent} ({error}); set SPIKY_RL_CACHE to another folder"
+            f"cannot write kernels to {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to a writable folder"
         ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spiky_rl.config.errors import UserError
-from spiky_rl.config.packages import list_packages, load_package
+from spiky_rl.config.registry import list_packages, load_package
 
 if TYPE_CHECKING:
     from spiky_rl.learners.base import Learner

@@ -25,8 +25,8 @@ import numpy as np
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.plain_data import PlainValue
 
-LAYOUT = 1
-"""Version of the metadata's layout in our own files."""
+FILE_VERSION = 1
+"""Version of our own files, ``layout`` in their metadata."""
 DT = 1e-4
 """Seconds per step: of our own files, and of snnTorch and SpikingJelly, which do not write it."""
 PRODUCER = "spiky_rl"
@@ -201,8 +201,10 @@ class _Builder:
         metadata = dict(graph.metadata)
         self.metadata = metadata if metadata.get("producer") == PRODUCER else {}
         """Metadata of one of our own files; empty for another file."""
-        if self.metadata and int(self.metadata.get("layout", 0)) != LAYOUT:
-            raise RegistryError(f"metadata.layout: {self.metadata.get('layout')} given; allowed: {LAYOUT}")
+        if self.metadata and int(self.metadata.get("layout", 0)) != FILE_VERSION:
+            raise RegistryError(
+                f"metadata.layout: {self.metadata.get('layout')} given; allowed: {FILE_VERSION}"
+            )
         self.dt = reading.dt or float(self.metadata.get("dt", DT))
         self.spike = reading.spike or ("at" if self.metadata else "above")
         self.reset = reading.reset

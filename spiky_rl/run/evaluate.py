@@ -25,12 +25,12 @@ from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
+from spiky_rl.run.command import start_simulation
 from spiky_rl.run.devices import get_memory
 from spiky_rl.run.measure import PolicyGroup, make_cost_record, run_episodes, synchronize_time
-from spiky_rl.run.provenance import find_commit, get_versions, collect_provenance
+from spiky_rl.run.provenance import collect_provenance, find_commit, get_versions
 from spiky_rl.run.recovery import RecoveryMeter
 from spiky_rl.run.run_plan import RANDOM, RunPlan
-from spiky_rl.run.signals import start_simulation
 from spiky_rl.run.simulate import load_inference_policy, open_env
 
 log = logging.getLogger(__name__)

@@ -65,12 +65,8 @@ class PeriodicEvaluation:
     """
 
     def __init__(self, plan: RunPlan, env: Any) -> None:
-        self.interval, self.seed, self.device = (
-            plan.get_setting("evaluation_interval"),
-            plan.seed,
-            plan.device,
-        )
-        self.env, self.best = env, float("-inf")
+        self.interval = plan.get_setting("evaluation_interval")
+        self.env, self.seed, self.device, self.best = env, plan.seed, plan.device, float("-inf")
 
     def __call__(self, runner: BaseRunner) -> bool:
         """Evaluate the policy of ``runner`` if a multiple of the interval has passed since the last evaluation.

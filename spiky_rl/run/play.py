@@ -25,9 +25,8 @@ from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_metre
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.measure import make_cost_record, run_episodes, synchronize_time
-from spiky_rl.run.options import PlayOptions
 from spiky_rl.run.provenance import get_versions
-from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
+from spiky_rl.run.run_plan import PlayOptions, RunPlan, VisualizerSettings
 from spiky_rl.run.simulate import open_policy
 
 log = logging.getLogger(__name__)
@@ -102,6 +101,7 @@ def play_policy(
         plan.num_envs = min(plan.num_envs, options.episodes)
     checkpoint = find_checkpoint(plan)
     folder, videos = checkpoint.parent, list[Path]()
+    files.require_writable("--checkpoint", folder)
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")

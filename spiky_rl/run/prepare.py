@@ -10,7 +10,6 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files, memory_check
@@ -269,15 +268,3 @@ def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device
     if task_spec is not None:
         return task_spec.num_envs[device.partition(":")[0]]
     return host_task.get_default_num_envs(device)
-
-
-def write_params(folder: Path, plan: RunPlan) -> None:
-    """Write the parameters of a run into its ``folder``: the host's files, the specification with origins, and the provenance."""
-    from spiky_rl.run.provenance import PROVENANCE, collect_provenance
-    from spiky_rl.run.run_folders import write_spec
-
-    write_spec(folder, plan.spec)
-    files.write_json(
-        folder / PROVENANCE, collect_provenance(plan.device, plan.request.task, plan.physics).model_dump()
-    )
-    plan.host_task.write_params(folder / "params", plan.config)

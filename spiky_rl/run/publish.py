@@ -50,11 +50,12 @@ def publish_policy(
         raise UserError(
             f"{checkpoint}: its agent names the code {code[0]!r}; allowed: agents without code of their own"
         )
-    evaluation_result = _read_evaluation(evaluation, checkpoint, {**identity, "library": library})
     folder = checkpoint.parent
-    commit = _read_record(folder / PROVENANCE)["commit"]
+    score = compute_score(_read_evaluation(evaluation, checkpoint, {**identity, "library": library}))
+    commit = _read_record(folder / PROVENANCE).get("commit")
     if commit is None or commit.endswith(DIRTY):
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
+    overrides = split_overrides(_read_record(folder / RECORD)["overrides"])[1]
     name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
     progress = loaded["infos"]["spiky_rl"]["progress"]
     weights = registry.find_data_folder(KIND) / f"{name}.pt"
@@ -62,7 +63,6 @@ def publish_policy(
     content = {key: loaded[key] for key in keys if key != "iter"}
     state = {"identity": identity, "weights_only": True}
     write_checkpoint(weights, {**content, "iter": 0, "infos": {"spiky_rl": state}})
-    score = compute_score(evaluation_result)
     origin = f"study {study}" if study else "a single training"
     manifest: dict[str, Any] = {
         "summary": (
@@ -76,7 +76,7 @@ def publish_policy(
         "study": study,
         "env_steps": progress["env_steps"],
         "commit": commit,
-        "overrides": split_overrides(_read_record(folder / RECORD)["overrides"])[1],
+        "overrides": overrides,
         "score": score,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "licence": LICENCE,
@@ -104,13 +104,19 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is of another one."""
+    """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is another one's, or no such result."""
     result = _read_record(evaluation)
     for key in ("task", "agent", "library"):
         if result.get(key) != identity[key]:
             raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity[key]}")
     if Path(result["checkpoint"]).name != checkpoint.name:
         raise UserError(f"{evaluation}: checkpoint: {result['checkpoint']} given; allowed: {checkpoint}")
+    if "conditions" not in result:
+        raise UserError(f"{evaluation}: conditions: missing; allowed: a result of evaluate.py")
+    if quantize := result.get("quantize"):
+        raise UserError(
+            f"{evaluation}: quantize: {quantize} given; allowed: null, the network as it was trained"
+        )
     return result
 
 

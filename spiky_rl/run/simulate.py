@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.kernels import dispatch
+from spiky_rl.run.command import start_simulation
 from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
-from spiky_rl.run.signals import start_simulation
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.inference_policy import InferencePolicy

@@ -25,10 +25,9 @@ from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import periodic_evaluation, resume, run_folders
-from spiky_rl.run.prepare import write_params
-from spiky_rl.run.provenance import collect_provenance
+from spiky_rl.run.command import StopRequest
+from spiky_rl.run.provenance import PROVENANCE, collect_provenance
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
-from spiky_rl.run.signals import StopRequest
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 
 if TYPE_CHECKING:
@@ -138,7 +137,9 @@ class TrainingRun:
                 library=plan.library,
                 seed=plan.seed,
             )
-            write_params(self.folder, plan)
+            run_folders.write_spec(self.folder, plan.spec)
+            files.write_json(self.folder / PROVENANCE, self._collect_provenance())
+            plan.host_task.write_params(self.folder / "params", plan.config)
         except OSError as error:
             path = error.filename or str(root)
             raise UserError(f"--log_root {root}: cannot write to {path!r}: {error.strerror}") from None
@@ -269,7 +270,7 @@ class TrainingRun:
                 num_envs=plan.num_envs,
                 outcome=outcome,
                 spec_hash=plan.spec.digest,
-                provenance=collect_provenance(plan.device, plan.request.task, plan.physics).model_dump(),
+                provenance=self._collect_provenance(),
                 overrides=list(plan.request.overrides),
                 cost=None if activity is None or activity.cost is None else activity.cost.to_dict(),
                 **{key: value for key, value in optional.items() if value},
@@ -277,6 +278,10 @@ class TrainingRun:
         except OSError:  # such as a disk that is still full
             log.error("%s", outcome)
             raise
+
+    def _collect_provenance(self) -> dict[str, Any]:
+        """Return the provenance of the training as plain data."""
+        return collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics).model_dump()
 
 
 class _IterationCallback:
@@ -313,9 +318,7 @@ class _IterationCallback:
     @property
     def total_iterations(self) -> int | None:
         """Iterations of the whole run, with those before a resume; None if a budget ends it."""
-        if self.iterations == UNLIMITED_ITERATIONS:
-            return None
-        return self.first_iteration + max(self.iterations, 0)
+        return self.first_iteration + max(self.iterations, 0) if self.budget is None else None
 
     def __call__(self, iteration: IterationSummary) -> None:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""

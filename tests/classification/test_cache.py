@@ -192,7 +192,7 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", Path("/proc/cache")):
         monkeypatch.setenv("SPIKY_RL_CACHE", str(place))
-        with pytest.raises(UserError, match="recordings cannot be kept in .* SPIKY_RL_CACHE"):
+        with pytest.raises(UserError, match="cannot write recordings to .* SPIKY_RL_CACHE"):
             load_cached(few, few.recordings)
 
 

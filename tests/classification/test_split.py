@@ -83,11 +83,15 @@ def test_a_list_chooses_recordings_by_name_and_may_say_what_each_is(tmp_path):
         "train/4/099",
         "test/0/005",
     ]
-    parted.write_text("recording,label,part\ntrain/1/001,1,test\ntrain/0/000,0,validation\ntrain/2/002,2,\n")
-    assert [(r.name, r.part) for r in select_subset(RECORDINGS, None, parted)] == [
-        ("train/0/000", "validation"),
-        ("train/1/001", "test"),
-    ]
+    for text in (
+        "recording,label,part\ntrain/1/001,1,test\ntrain/0/000,0,validation\ntrain/2/002,2,\n",
+        "part, recording\ntest,train/1/001\nvalidation,train/0/000\n,train/2/002\n",
+    ):
+        parted.write_text(text)
+        assert [(r.name, r.part) for r in select_subset(RECORDINGS, None, parted)] == [
+            ("train/0/000", "validation"),
+            ("train/1/001", "test"),
+        ]
 
 
 BAD_LISTS = {

@@ -14,9 +14,8 @@ from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import cell_requests
 from spiky_rl.experiments.run.cells import write_cell
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
-from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunRequest, TrainOptions
+from spiky_rl.run.run_plan import EvaluateOptions, RunRequest, TrainOptions
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)

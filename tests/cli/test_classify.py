@@ -308,6 +308,7 @@ BAD_LINES = {
         "dataset.bins: 4 is out of range; it must be between 1 and 1",
     ),
     "hold out": ([*DIGITS, "--hold_out", "1797"], "--hold_out 1797: must be between 1 and 1796"),
+    "split": ([*DIGITS, "--split", "-1"], "--split: -1 is out of range; it must be between 0 and"),
     "smoothing": (
         [*DIGITS, "--label_smoothing", "1"],
         "1.0 is out of range; it must be at least 0.0 and below 1.0",

@@ -9,6 +9,7 @@ import pytest
 from spiky_rl.classification import ann as ann_beside
 from spiky_rl.classification.settings import load_agent
 from spiky_rl.cli import common
+from spiky_rl.cli.classify import describe_ann
 from spiky_rl.config import memory_check
 from tests.cli.test_classify_use import LINE, folder, newest, run
 
@@ -102,3 +103,11 @@ def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch,
         assert run(tmp_path, *line, *given) == 2
         said = capsys.readouterr().err
         assert f"error: agent.network with 64 neurons and {named}: needs at least" in said
+
+
+@pytest.mark.parametrize(("accuracy", "is_better"), [(0.95, False), (0.5, True)])
+def test_an_ann_is_better_only_beyond_the_errors_of_both_accuracies(accuracy, is_better):
+    """One of 20 recordings decides nothing, though an accuracy of 100 % has no standard error of its own."""
+    ann = {"accuracy": 1.0, "seconds_total": 1.0, "synops_per_sample": 1.0}
+    rows = describe_ann({"accuracy": accuracy, "samples_test": 20, "ann": ann})
+    assert any("better than the spiking network" in text for _, text in rows) == is_better

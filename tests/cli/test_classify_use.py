@@ -265,7 +265,7 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
         None,
         None,
     )
-    (words,) = re.findall(r"resume with +python scripts/classify.py (.*)", capsys.readouterr().out)
+    (words,) = re.findall(r"resume with +python -m spiky_rl.cli classify (.*)", capsys.readouterr().out)
     assert common.run(classify, shlex.split(words)) == 0
     _, resumed = newest(tmp_path)
     assert resumed["history"]["loss"] == whole["history"]["loss"]
@@ -342,6 +342,8 @@ def test_what_a_network_cannot_be_asked_about_is_refused_in_one_line(tmp_path, t
             ["--evaluate", *use, "--epochs", "3"],
             "--epochs: available only for training; --evaluate takes it from the checkpoint",
         ),
+        (["--evaluate", *use, "--download"], "--download: available only for training"),
+        (["--predict", *use, "--data", other, "--run_name", "x"], "--run_name: available only for training"),
         (["--evaluate", *use, "--data", other], "unknown class 'circle'; allowed: column, diagonal, row"),
         (["--evaluate", *use, "--data", wide], "event 0 is at column 20, row 3.* columns from 0 to 7"),
         (

@@ -32,9 +32,11 @@ def make_viewable(monkeypatch, viewable=True):
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: object())
 
 
-def test_without_a_browser_a_film_is_recorded(asked, monkeypatch):
-    make_viewable(monkeypatch)
+@pytest.mark.parametrize("viewable", [True, False])
+def test_without_a_browser_a_film_is_recorded(viewable, asked, monkeypatch, capsys):
+    make_viewable(monkeypatch, viewable)
     assert demo.demo([]) == 0
+    assert ("--view page" in capsys.readouterr().out) == viewable, "only where a page can be shown at all"
     ((request, options),) = asked
     assert request.video and request.checkpoint == PRETRAINED and options.visualizer is None
     assert request.video_length == demo.FILM_STEPS

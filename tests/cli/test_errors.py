@@ -169,6 +169,9 @@ SHOW = {
     "component": (["surrogates", "arctan"], ["unknown surrogate 'arctan'", "mean 'arctangent'"]),
     "override": (["agents", "lif_ppo", "agent.algorithm.gama=1"], ["agent.algorithm.gama", "mean 'gamma'"]),
     "flag": (["agents", "--tsak", "cartpole"], ["--tsak", "mean '--task'"]),
+    "task of a neuron": (["neurons", "lif", "--task", "cartpole"], ["--task: only available for an agent"]),
+    "task of no agent": (["agents", "--task", "cartpole"], ["--task: only available for an agent"]),
+    "library alone": (["agents", "lif_ppo", "--rl_library", "skrl"], ["--rl_library: needs --task"]),
 }
 
 

@@ -108,6 +108,22 @@ def test_isaac_labs_words_for_checkpoints_work(line, checkpoint):
     assert getattr(args, "checkpoint", None) == checkpoint
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--load_run", "--load_run: expected the name"),
+        ("--load_run --headless", "--load_run: expected the name"),
+        (
+            "--load_run x --checkpoint model_3.pt",
+            "pass only one; a run's checkpoint is --checkpoint x/model_3.pt",
+        ),
+    ],
+)
+def test_a_run_that_is_not_named_or_named_twice_is_refused(line, words):
+    with pytest.raises(UserError, match=words):
+        train.parser().parse(["--task", "cartpole", *line.split()])
+
+
 def test_the_name_of_a_run_is_found_below_the_folder_of_all_runs(tmp_path):
     run = tmp_path / "rsl_rl" / "ant" / "2026-11-29"
     run.mkdir(parents=True)

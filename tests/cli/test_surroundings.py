@@ -18,7 +18,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.run import cell_worker, cells
 from spiky_rl.learners.common import processes
 from spiky_rl.run import command
-from spiky_rl.run.signals import handle_stop_signals, start_simulation
+from spiky_rl.run.command import handle_stop_signals, start_simulation
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -238,7 +238,7 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.run.signals import handle_stop_signals
+from spiky_rl.run.command import handle_stop_signals
 
 def command(argv):
     with handle_stop_signals("stopping") as asked:
@@ -357,7 +357,7 @@ def test_what_rsl_rls_logger_imports_needs_a_git_that_runs_only_where_nothing_is
 
 @pytest.mark.skipif(importlib.util.find_spec("newton") is None, reason="Newton is not installed")
 @pytest.mark.parametrize("cause", ["a file in the folder's place", "no home"])
-def test_robots_that_cannot_be_kept_are_refused_with_what_to_set(cause, tmp_path, monkeypatch):
+def test_robots_that_cannot_be_written_are_refused_with_what_to_set(cause, tmp_path, monkeypatch):
     from spiky_rl.hosts.isaaclab.assets import AssetError, local_asset_root
 
     (tmp_path / "file").touch()
@@ -367,5 +367,5 @@ def test_robots_that_cannot_be_kept_are_refused_with_what_to_set(cause, tmp_path
         monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # whom no password file knows
     else:
         monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(AssetError, match="robots cannot be kept.*; set SPIKY_RL_CACHE"):
+    with pytest.raises(AssetError, match="cannot write robots.*; set SPIKY_RL_CACHE"):
         local_asset_root()

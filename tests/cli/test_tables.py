@@ -1,11 +1,17 @@
 """Tables and descriptions fit 100 columns, whatever is listed, and lose no word."""
 
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from spiky_rl.cli import show, tables
+from spiky_rl.cli import show, tables, train
 from spiky_rl.cli.evaluate import print_conditions, print_recovery
 from spiky_rl.cli.play import print_episodes
 from spiky_rl.config import registry
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 ENTRIES = [(kind, name) for kind in show.KINDS for name in (None, *registry.list_names(kind))]
 CONDITION = {
@@ -38,7 +44,9 @@ def test_a_merged_agent_fits(capsys):
 
 
 def test_episodes_and_conditions_fit(capsys):
-    print_conditions({"nominal": CONDITION, "sensor_dropout_and_a_long_name": CONDITION}, "velocity_error")
+    print_conditions(
+        {"nominal": CONDITION, "sensor_dropout_and_a_long_name": CONDITION}, "velocity_error", True
+    )
     print_recovery({"nominal": CONDITION, "sensor_dropout_and_a_long_name": CONDITION})
     row = {
         "episode": 50,
@@ -48,10 +56,26 @@ def test_episodes_and_conditions_fit(capsys):
         "firing_rate": 0.2,
         "operations": 1e6,
     }
-    print_episodes([row], row, "velocity_error")
+    print_episodes([row], row, "velocity_error", True)
     text = capsys.readouterr().out
     assert get_widest(text) <= tables.WIDTH
     assert "sensor_dropout_and_a_long_name" in text and "12345.68 ± 1234.56" in text and "1,000,000" in text
+
+
+@pytest.mark.parametrize(("is_spiking", "rate"), [(True, "0.0%"), (False, "-")])
+def test_a_silent_network_has_a_firing_rate_of_zero_and_an_ann_has_none(is_spiking, rate, capsys):
+    silent = {**CONDITION, "firing_rate": 0.0, "operations": 0.0}
+    print_conditions({"nominal": silent}, "", is_spiking)
+    assert capsys.readouterr().out.split()[-2:] == [rate, "0"]
+    row = {"episode": 0, "return": 1.0, "length": 5, "firing_rate": 0.0, "operations": 0.0}
+    print_episodes([row], row, "", is_spiking)
+    assert capsys.readouterr().out.count(rate) >= 2
+    plan: Any = SimpleNamespace(
+        request=RunRequest(task="CartPole-v1"), spec=SimpleNamespace(network=True if is_spiking else None)
+    )
+    result = defaultdict(float, {"best": None, "distillation": None})
+    train.print_summary(result, plan, TrainOptions(), Path("run"))
+    assert ("0.0% of all inner steps" in capsys.readouterr().out) == is_spiking
 
 
 def test_wide_columns_are_wrapped_and_keep_every_word(capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spiky_rl.config import keys, registry
+from spiky_rl.config import registry
 from spiky_rl.config.early import check_networks
 from spiky_rl.config.options import UserError, get_options
 from spiky_rl.config.spec import merge_agent
@@ -43,5 +43,5 @@ def test_a_key_that_is_like_none_is_answered_by_all_that_there_are():
 def test_options_and_parts_that_are_read_from_a_file_are_those_that_its_class_declares(kind):
     for name in registry.list_names(kind):
         cls = registry.resolve(kind, name)
-        assert set(keys.read_options(kind, name)) <= set(get_options(cls.Options))
-        assert keys.read_parts(kind, name) == dict(vars(cls).get("parts", {}))
+        assert set(registry.read_options(kind, name)) <= set(get_options(cls.Options))
+        assert registry.read_parts(kind, name) == dict(vars(cls).get("parts", {}))

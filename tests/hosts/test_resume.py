@@ -1,16 +1,20 @@
 """A resumed training goes on from the settings that its run recorded; what the command line gives wins, and is said."""
 
 import logging
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from spiky_rl.cli import common
+from spiky_rl.cli import common, train
 from spiky_rl.cli.train import list_checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.run import checkpoint, resume
+from spiky_rl.run import train as training
+from spiky_rl.run.command import StopRequest
 from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 DONE = 40
@@ -134,6 +138,46 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
         *("--task", "cartpole", "--agent", "lif_ppo"),
         *("--checkpoint", "my logs/run", "--log_root", "my logs"),
     ]
+
+
+def test_a_run_that_ends_before_its_first_iteration_names_the_checkpoint_that_it_began_with(tmp_path, capsys):
+    plan: Any = SimpleNamespace(
+        request=RunRequest(task="cartpole", checkpoint="logs/model_39.pt"), spec=SimpleNamespace(network=None)
+    )
+    result = defaultdict(float, {"iterations": 40, "outcome": "stopped", "best": None, "distillation": None})
+    for written, named in ((None, "logs/model_39.pt"), ("model_40.pt", tmp_path)):
+        if written:
+            (tmp_path / written).touch()
+        train.print_summary(result, plan, TrainOptions(), tmp_path)
+        said = capsys.readouterr().out
+        assert said.count(f"--checkpoint {named}") == 2 and "resume with" in said and "play with" in said
+
+
+def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):
+    started = []
+    plan: Any = SimpleNamespace(device="cpu", seed=4711)
+    monkeypatch.setattr(train, "check_train_options", lambda *_: None)
+    monkeypatch.setattr(train, "plan_training", lambda request, options: (plan, options))
+    monkeypatch.setattr("spiky_rl.run.train.create_training_run", lambda *_: None)
+
+    def launch(*given):
+        started.append(given)
+        raise SystemExit
+
+    monkeypatch.setattr(train.processes, "launch_processes", launch)
+    for seed, line in ((-1, ["--seed", "-1"]), (3, ["--seed", "3"])):
+        with pytest.raises(SystemExit):
+            train.run_training(RunRequest(task="cartpole", seed=seed), TrainOptions(processes=2), line)
+    assert started == [("cpu", 2, ["--seed", "-1", "--seed", "4711"]), ("cpu", 2, ["--seed", "3"])]
+
+
+def test_a_million_iterations_are_recorded_as_a_number():
+    run: Any = SimpleNamespace(
+        options=TrainOptions(), plan=SimpleNamespace(get_setting=lambda key: 1_000_000)
+    )
+    runner: Any = SimpleNamespace(current_learning_iteration=0, env=SimpleNamespace(max_episode_length=10))
+    callback = training._IterationCallback(run, runner, StopRequest("stop"))
+    assert callback.total_iterations == 1_000_000
 
 
 CODE = "agent.network.neuron=run/evil.py:Neuron"

@@ -109,6 +109,22 @@ def test_show_lists_the_policies_and_describes_one(capsys):
     assert "sha256" in capsys.readouterr().out
 
 
+def assert_other_results_leave_the_policy_as_it_is(run, own):
+    """A result that cannot be published is refused before anything of an earlier policy is written."""
+    good = json.loads((run / "evaluation.json").read_text())
+    (earlier := own / "CartPole-v1.mlp_ppo.pt").write_bytes(b"earlier weights")
+    others = {
+        "quantize: int8": {**good, "quantize": "int8"},
+        "conditions: missing": {key: value for key, value in good.items() if key != "conditions"},
+        "--episodes: 1": {**good, "episodes": 1},
+    }
+    for words, result in others.items():
+        (other := run / "other.json").write_text(json.dumps(result))
+        with pytest.raises(UserError, match=words):
+            publish([str(run), "--evaluation", str(other)])
+        assert earlier.read_bytes() == b"earlier weights"
+
+
 def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path, capsys, monkeypatch):
     pytest.importorskip("gymnasium")
     monkeypatch.setattr("spiky_rl.run.provenance.find_commit", lambda: "0" * 40)
@@ -120,6 +136,7 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
     with pytest.raises(UserError, match="--evaluation"):
         publish([str(run)])
     assert evaluate([*where, "--agent", "mlp_ppo", "--conditions", "nominal", "--episodes", "4"]) == 0
+    assert_other_results_leave_the_policy_as_it_is(run, own)
     assert publish([str(run), "--study", "toy"]) == 0
     policy = policies.read_policy("CartPole-v1.mlp_ppo")
     assert (policy.seed, policy.study, policy.env_steps) == (5, "toy", 256)

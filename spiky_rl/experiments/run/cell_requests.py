@@ -12,9 +12,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
 from spiky_rl.experiments.run.cells import find_differences, read_cell
-from spiky_rl.run.options import EvaluateOptions
 from spiky_rl.run.provenance import collect_provenance, get_versions
-from spiky_rl.run.run_plan import RANDOM, RunRequest, TrainOptions
+from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest, TrainOptions
 
 
 def make_training_request(

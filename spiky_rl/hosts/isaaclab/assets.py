@@ -21,7 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spiky_rl.config.files import NoHomeError, cache_folder
-from spiky_rl.hosts.isaaclab.local_assets import GROUND, LAYOUT, AssetError, build_assets, newton_version
+from spiky_rl.hosts.isaaclab.local_assets import (
+    FILE_VERSION,
+    GROUND,
+    AssetError,
+    build_assets,
+    newton_version,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +71,7 @@ def configure_assets(mode: str) -> str:
     derived = local_asset_root()
     require_not_imported(str(derived))
     os.environ[ROOT] = str(derived)
-    return f"local (look-alikes {LAYOUT}, derived from Newton {newton_version()})"
+    return f"local (look-alikes {FILE_VERSION}, derived from Newton {newton_version()})"
 
 
 def local_asset_root() -> Path:
@@ -75,7 +81,7 @@ def local_asset_root() -> Path:
         logger.info("deriving robots and ground from Newton %s in the cache", newton_version())
         build_assets(newton_folder(), folder)
 
-    return make_cached_folder(f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}", build)
+    return make_cached_folder(f"isaaclab-assets-newton-{newton_version()}-layout-{FILE_VERSION}", build)
 
 
 def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
@@ -96,17 +102,19 @@ def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path
         build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise AssetError(
-            f"robots cannot be kept in {error.filename}: {error.strerror}; set SPIKY_RL_CACHE to a folder that can be written"
+            f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
         ) from None
     except NoHomeError as error:
-        raise AssetError(f"robots cannot be kept: {error}") from None
+        raise AssetError(f"cannot write robots: {error}") from None
     try:
         build_content(build)
         build.chmod(0o755)
         os.replace(build, folder)
     except OSError as error:
         if not folder.is_dir():  # otherwise another process was faster
-            raise AssetError(f"robots cannot be kept in {folder}: {error.strerror}") from None
+            raise AssetError(
+                f"cannot write robots to {str(folder)!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
+            ) from None
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return folder

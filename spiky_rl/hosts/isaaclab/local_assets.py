@@ -28,7 +28,7 @@ type UsdLayer = Any
 type UsdPrim = Any
 """`pxr.Sdf.PrimSpec`."""
 
-LAYOUT = 3
+FILE_VERSION = 3
 """Version of the derived files, named in results and checkpoints; increases with every change."""
 
 GROUND = "Isaac/IsaacLab/Environments/Grid/default_ground_plane_checker_v1/default_ground_plane.usda"

@@ -156,10 +156,12 @@ def get_usd_file(model: MjModel, source: Path) -> str:
             logger.info("writing the robot of %s to %s", source, file)
             stage = make_usd_stage(model)
             write_atomically(file, lambda beside: export_stage(stage, beside))
-    except (OSError, NoHomeError) as error:
+    except OSError as error:
         raise AssetError(
-            f"robots cannot be kept: {error}; set SPIKY_RL_CACHE to a folder that can be written"
+            f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
         ) from None
+    except NoHomeError as error:
+        raise AssetError(f"cannot write robots: {error}") from None
     return str(file)
 
 
