@@ -211,24 +211,35 @@ def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]
     """Return the number of stored values and the bytes of indices if the sparse ones of ``matrices`` are stored as lists."""
     # a deployed network stores vectors, and fixed weights, whose buffers are named `weight`; other buffers of two dimensions are masks
     # and encoder noise
-    fixed = [b for name, b in _list_saved_buffers(module) if b.ndim < 2 or name.endswith("weight")]
-    values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
+    parameters, buffers = _list_deployed_tensors(module)
+    fixed = [b for name, b in buffers.items() if b.ndim < 2 or name.endswith("weight")]
+    values = sum(tensor.numel() for tensor in (*parameters.values(), *fixed))
     values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)
     return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
 
 
-def _list_saved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return the buffers that a checkpoint of ``module`` holds; the others serve training or counts, such as the factors of a penalty."""
+def _list_deployed_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return parameters and buffers by name that a deployed ``module`` holds.
+
+    Without buffers that no checkpoint holds, such as the factors of a penalty, and without weights that carry errors alone: e-prop's mirrors
+    of the readout, and SuperSpike's feedback.
+    """
+
+    def is_deployed(name: str) -> bool:
+        return "mirrors" not in name.split(".") and not name.endswith(".feedback")
+
     saved = module.state_dict().keys()
-    return [(name, buffer) for name, buffer in module.named_buffers() if name in saved]
+    return (
+        {name: value for name, value in module.named_parameters() if is_deployed(name)},
+        {name: value for name, value in module.named_buffers() if name in saved and is_deployed(name)},
+    )
 
 
 def _measure_memory(module: nn.Module) -> tuple[int, int, int]:
-    """Return the number of parameters, the bytes of parameters and saved buffers, and the bytes of one value."""
-    parameters = list(module.parameters())
-    tensors = [*parameters, *(buffer for _, buffer in _list_saved_buffers(module))]
+    """Return the number of parameters, the bytes of parameters and buffers, and the bytes of one value, as deployed."""
+    parameters, buffers = _list_deployed_tensors(module)
     return (
-        sum(p.numel() for p in parameters),
-        sum(t.numel() * t.element_size() for t in tensors),
-        parameters[0].element_size(),
+        sum(p.numel() for p in parameters.values()),
+        sum(t.numel() * t.element_size() for t in (*parameters.values(), *buffers.values())),
+        next(iter(parameters.values())).element_size(),
     )

@@ -238,6 +238,18 @@ def test_what_serves_training_alone_is_not_in_the_memory_of_a_policy():
     assert (paid.footprint, paid.sparse_storage) == (free.footprint, free.sparse_storage)
 
 
+@pytest.mark.parametrize("rule", ["eprop", "superspike"])
+def test_weights_that_carry_errors_alone_are_not_in_the_memory_of_a_policy(rule):
+    settings = {"layers": [3, 3], "learning": {"name": rule, "feedback": "random"}}
+    network, plain = built(**settings), CostMeter(built(layers=[3, 3]))
+    assert sum(t.numel() for t in network.state_dict().values()) > 4 + sum(
+        t.numel() for t in built(layers=[3, 3]).state_dict().values()
+    )
+    meter = CostMeter(network)
+    for name in ("parameters", "footprint", "sparse_storage"):
+        assert getattr(meter, name) == getattr(plain, name)
+
+
 def test_a_reservoir_s_synapses_and_traces_are_states_too():
     settings = {"name": "reservoir", "size": 20, "traces": [20.0, 50.0], "steps": 5, "seed": 0}
     torch.manual_seed(0)
