@@ -10,6 +10,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -197,7 +198,7 @@ class LayerStack:
         stack = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), count=len(layers))
         stack.last_step, stack.offset = features.data_ptr(), offset.data_ptr()
         stack.T, stack.K, stack.B = T, steps, B
-        stack.constant, stack.threads = K == 1, torch.get_num_threads()
+        stack.constant, stack.threads = K == 1, count_threads(self.core)
         if self.core.spiky_stack_forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         self.launches["stack"] += 1
@@ -332,6 +333,19 @@ def _make_shape_error(name: str, given: int, expected: int) -> ValueError:
     return ValueError(f"{name}: {given} given; expected: {expected}")
 
 
+def count_threads(core: ctypes.CDLL) -> int:
+    """Return the number of threads that the kernels ``core`` may divide a batch among: torch's, or 1 if they have no OpenMP.
+
+    Kernels without OpenMP run on one thread, and would take the sums of the other threads, which are 0, for the gradients.
+    """
+    return torch.get_num_threads() if _has_openmp(core) else 1
+
+
+@cache
+def _has_openmp(core: ctypes.CDLL) -> bool:
+    return hasattr(core, "omp_get_thread_num")
+
+
 def _get_pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
@@ -378,7 +392,7 @@ class _Run(torch.autograd.Function):
         else:
             c.last_step, c.offset = output.data_ptr(), offset.data_ptr()
         c.count, c.T, c.K, c.B = len(layers), T, steps, B
-        c.constant, c.threads = K == 1, torch.get_num_threads()
+        c.constant, c.threads = K == 1, count_threads(stack.core)
         if B > 0 and stack.core.spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
         stack.launches["stack"] += 1
@@ -444,7 +458,7 @@ class _Run(torch.autograd.Function):
             c.grad_last_step = grad_output.data_ptr()
         c.grad_x = _get_pointer(grad_x)
         c.count, c.T, c.K, c.B = len(layers), T, request.steps, B
-        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()
+        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, count_threads(stack.core)
         if B == 0:
             gradients = [None if t is None else torch.zeros_like(t) for t in gradients]
         elif stack.core.spiky_stack_backward(ctypes.addressof(c)):

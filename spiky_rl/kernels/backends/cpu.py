@@ -16,7 +16,7 @@ from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
-from spiky_rl.kernels.stack import LayerStack, StackStage
+from spiky_rl.kernels.stack import LayerStack, StackStage, count_threads
 from spiky_rl.kernels.structures import JobStruct, LayerStruct
 
 
@@ -298,7 +298,7 @@ def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct
     stack = structures.StackStruct(
         ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B
     )
-    stack.constant, stack.threads = inner == 1, torch.get_num_threads()
+    stack.constant, stack.threads = inner == 1, count_threads(load_core_kernels())
     return layer, stack, [layer, x, own, *others, numbers]
 
 
