@@ -182,6 +182,23 @@ def test_layers_that_learn_nothing_get_no_gradient_and_no_launch():
     assert cupy.launches == {"spiky_layer_forward": 3, "spiky_layer_backward": 1}
 
 
+def test_strided_states_and_biases_are_those_in_one_piece():
+    g = torch.Generator().manual_seed(1)
+    x, column = torch.randn(TIME, BATCH, 19, generator=g), torch.randn(3, 2, generator=g)[:, 1]
+    state = [0.2 * torch.rand(1, BATCH, size, generator=g) for size in (70, 33, 3)]
+    with torch.no_grad():
+        made = network("torch", stateful=True)
+        made.decoder.readout.bias.data = column.contiguous()
+        expected, states = made(x, tuple(state), torch.ones(TIME, BATCH))
+        with fake_cupy.on_the_host():
+            made.set_backend("cupy")
+            made.decoder.readout.bias.data = column
+            given = tuple(s.mT.contiguous().mT for s in state)
+            found, after = made(x, given, torch.ones(TIME, BATCH))
+    assert torch.equal(found, expected)
+    assert all(near(a, b, TOLERANCE) for a, b in zip(after, states, strict=True))
+
+
 def test_a_rollout_has_the_features_of_the_update():
     x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
     with fake_cupy.on_the_host() as cupy:

@@ -194,7 +194,7 @@ class Cpu(Compiled):
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
         y = weight.new_empty(rows, weight.shape[0])
-        x = None if x is None else x.contiguous()
+        x, bias = (None if t is None else t.contiguous() for t in (x, bias))
         failed = load_core_kernels().spiky_linear(
             *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
             *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
