@@ -218,7 +218,7 @@ class FeedForward(SpikingNetwork):
         self.bfloat16_gradient = chosen_precision == "bfloat16" or (
             chosen_precision == "auto" and precision.has_fast_bfloat16()
         )
-        self._set_encoder_backend(options.backend)
+        self.encoder.set_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
         layers = self._build_layers(options.layers, connection, recurrent, neuron, shape)
         self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(layers)  # type: ignore[assignment]
@@ -531,13 +531,7 @@ class FeedForward(SpikingNetwork):
         dispatch.check(backend)
         for module in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             module.backend = backend
-        self._set_encoder_backend(backend)
-
-    def _set_encoder_backend(self, backend: str) -> None:
-        """Set the backend of the encoder and of the encoders inside it."""
-        for module in self.encoder.modules():
-            if isinstance(module, Encoder):
-                module.backend = backend
+        self.encoder.set_backend(backend)
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance
