@@ -264,6 +264,8 @@ class _Builder:
         walk = _Walk(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
         visited, name = {first}, self._get_next_node(first)
         while (kind := _kind(self.nodes[name])) != "Output":
+            if name in visited:
+                raise self._refuse(name, "in a loop of several layers", "a loop of one layer: feedback")
             visited.add(name)
             if kind in MAPS:
                 self._pass_map(content, walk, name)

@@ -254,6 +254,14 @@ def chain(*nodes, back=None):
     return nir.NIRGraph(named, edges, type_check=False)
 
 
+def loop(*nodes):
+    """A `chain` whose end leads back to its third node."""
+    graph = chain(*nodes)
+    last = len(nodes) - 1
+    graph.edges = [(a, "n2" if a == f"n{last}" else b) for a, b in graph.edges]
+    return graph
+
+
 def drawn(*shape, seed=0, gain=1.0):
     return gain * np.random.default_rng(seed).standard_normal(shape)
 
@@ -426,6 +434,9 @@ REFUSED = {
     r"n0 \(Conv2d\): an input of shape \[4\] given": lambda: chain(conv(), lif(3)),
     r"back \(Linear\): weight of shape \[5, 6\] given": lambda: chain(
         affine(4, 6), lif(6), back=nir.Linear(drawn(5, 6))
+    ),
+    r"n2 \(Affine\): in a loop of several layers given; allowed: a loop of one layer": lambda: loop(
+        affine(4, 6), lif(6), affine(6, 6), lif(6), affine(6, 6), lif(6)
     ),
     "n1.tau is not finite": lambda: chain(affine(4, 6), lif(6, tau=np.nan)),
 }
