@@ -343,6 +343,12 @@ def test_a_reset_without_a_spike_whose_moment_matters_has_no_gradient():
         ({"weights": np.zeros((3, 4))}, r"weights: expected the shape \[3, 5\], got \[3, 4\]"),
         ({"input_times": [[1.0], [-1.0]]}, r"input_times\[1\]: .*-1.0.* allowed: 0 to the duration"),
         ({"input_times": [[1.0], [math.nan]]}, r"input_times\[1\]: expected finite numbers"),
+        (
+            {"duration": math.nan, "input_times": [[], []]},
+            "duration: nan is out of range; allowed: 0 ms or more",
+        ),
+        ({"duration": -1.0, "input_times": [[], []]}, "duration: -1.0"),
+        ({"tolerance": 0.0}, "tolerance: 0.0 is out of range"),
         ({"tau_synapse": 0.0}, "tau_synapse: .* above 0 ms"),
         ({"readouts": [3]}, "readouts: no neuron 3"),
         ({"parameters": {"taus": 5.0}}, "'taus' given; allowed .* did you mean 'tau'"),
