@@ -247,6 +247,8 @@ class FeedForward(SpikingNetwork):
         """Backend of the last pass that asked for a stack, or None before the first."""
         self._stack: LayerStack | GpuStack | None = None
         """Stack of these layers on that backend, or None if it has no stacks."""
+        self._stack_maps: list[torch.nn.Module | None] = []
+        """Linear maps of the stack, because a module may be replaced by another one."""
 
     def _build_layers(
         self,
@@ -404,12 +406,13 @@ class FeedForward(SpikingNetwork):
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
-        if self._stack_backend is not backend:
+        maps = [modules[name] for modules, name, _ in self._linear_maps]
+        if self._stack_backend is not backend or self._stack_maps != maps:
             stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend.stack(stages, self.bfloat16_gradient, self.recompute)
-            self._stack_backend = backend
+            self._stack_backend, self._stack_maps = backend, maps
         return self._stack
 
     def _run_stack(
@@ -535,7 +538,7 @@ class FeedForward(SpikingNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance
-        return {**super().__getstate__(), "_stack_backend": None, "_stack": None}
+        return {**super().__getstate__(), "_stack_backend": None, "_stack": None, "_stack_maps": []}
 
     @property
     def has_local_rules(self) -> bool:  # type: ignore[override]
