@@ -199,6 +199,17 @@ def test_strided_states_and_biases_are_those_in_one_piece():
     assert all(near(a, b, TOLERANCE) for a, b in zip(after, states, strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"recurrent": "recurrent"}, {"recompute": True}], ids=str)
+def test_mixed_precision_of_a_learner_changes_nothing(options):
+    x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
+    with fake_cupy.on_the_host():
+        made = network("cupy", **options)
+        expected = made(x, None)[0]
+        for gradients_on in (True, False):
+            with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients_on):
+                assert torch.equal(made(x, None)[0], expected)
+
+
 def test_a_rollout_has_the_features_of_the_update():
     x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
     with fake_cupy.on_the_host() as cupy:
