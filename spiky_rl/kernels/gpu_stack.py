@@ -108,7 +108,7 @@ class GpuStack:
         self.inputs = stages[0].map.in_features
         self.states = sum(stage.states for stage in stages)
         self._calls: list[tuple[Surrogate, float, programs.NeuronCall] | None] = [None] * len(stages)
-        """The last call of every stage's neuron, with its surrogate and slope; None if the neuron learns parameters."""
+        """The last call of every stage's neuron, with its surrogate and slope; None if neurons have parameters of their own."""
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a GpuStack cannot be copied or pickled; build a new one")
@@ -153,12 +153,12 @@ class GpuStack:
         return output, [s for layer in last for s in layer.unbind(0)]
 
     def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
-        """Return the call of a stage's neuron, the last one if the neuron learns nothing and ``ops`` are the same."""
+        """Return the call of a stage's neuron, the last one if ``ops`` are the same and no neuron has parameters of its own."""
         known = self._calls[i]
         if known is not None and known[0] is ops.surrogate and known[1] == ops.slope:
             return known[2]
         call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
-        self._calls[i] = None if stage.neuron.learn else (ops.surrogate, ops.slope, call)
+        self._calls[i] = (ops.surrogate, ops.slope, call) if call.params is None else None
         return call
 
 

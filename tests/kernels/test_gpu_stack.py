@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.launch import KernelLaunch
+from spiky_rl.networks.nir import FileParameters
 from tests.kernels import fake_cupy, host_device
 from tests.kernels.cases import CPU, CUPY, configured, distinct, near, network, vocabulary
 
@@ -180,6 +182,21 @@ def test_layers_that_learn_nothing_get_no_gradient_and_no_launch():
         assert [s.requires_grad for s in last] == [False, False, True]
         y.sum().backward()
     assert cupy.launches == {"spiky_layer_forward": 3, "spiky_layer_backward": 1}
+
+
+def test_parameters_of_neurons_are_read_in_every_call():
+    x, found = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1)), []
+    for backend in ("torch", "cupy"):
+        with fake_cupy.on_the_host():
+            made = network(backend)
+            layer = made.layers[0]
+            layer.parameters_of_neuron = FileParameters(
+                layer.neuron, (np.linspace(0.2, 0.8, 70), np.ones(70))
+            )
+            made(x, None)
+            layer.parameters_of_neuron.value_0.mul_(0.1)
+            found.append(made(x, None)[0])
+    assert torch.equal(*found)
 
 
 def test_strided_states_and_biases_are_those_in_one_piece():
