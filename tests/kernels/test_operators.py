@@ -115,6 +115,19 @@ def test_a_neuron_in_words_is_its_program(name, varying):
     assert programs.count_states(words) == len(neuron.states)
 
 
+@pytest.mark.parametrize("rule", registry.list_names("rules"))
+@pytest.mark.parametrize("varying", [False, True])
+def test_the_neuron_of_every_rule_is_found_by_its_words(rule, varying):
+    wrap = registry.configure("rules", rule, "rule").build().wrap_neuron
+    neuron = wrap(registry.configure("neurons", {**LEARNED, "threshold": 0.7}, "neuron").build())
+    ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
+    values = tuple(torch.ones(WIDTH) if varying else neuron.get_step_value(name) for name in neuron.params)
+    call = programs.prepare_call(neuron, ops, values, WIDTH)
+    words = programs.serialize_key(neuron, ops, (varying,) * len(values))
+    assert programs.resolve_key(words, call.numbers) == programs.resolve_key(call.key, call.numbers)
+    assert programs.count_states(words) == len(neuron.states)
+
+
 @pytest.mark.parametrize("switches", ["", "state constant", "params keep constant", "state params keep"])
 def test_unroll_passes_all_checks_of_torch(switches):
     names = ("state", "params", "keep", "constant")
