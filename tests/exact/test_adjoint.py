@@ -349,6 +349,8 @@ def test_a_reset_without_a_spike_whose_moment_matters_has_no_gradient():
         ),
         ({"duration": -1.0, "input_times": [[], []]}, "duration: -1.0"),
         ({"tolerance": 0.0}, "tolerance: 0.0 is out of range"),
+        ({"weights": [[1.0], [1.0, 2.0], [3.0]]}, r"weights: expected numbers in the shape \[3, 5\], got"),
+        ({"tau_synapse": "slow"}, "tau_synapse: expected numbers"),
         ({"tau_synapse": 0.0}, "tau_synapse: .* above 0 ms"),
         ({"readouts": [3]}, "readouts: no neuron 3"),
         ({"parameters": {"taus": 5.0}}, "'taus' given; allowed .* did you mean 'tau'"),
