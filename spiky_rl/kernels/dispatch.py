@@ -106,7 +106,7 @@ def resolve_auto(device: str) -> str:
         f"no backend compiles for {device}" if name is None else get_backend(name).get_unavailable_reason()
     )
     if name is None or reason:
-        log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
+        _log_fallback(device, str(reason))
         return REFERENCE
     log.debug("neurons on %s run on the %s backend", device, name)
     return name
