@@ -1,5 +1,6 @@
 """A NIR graph of another library is a network here: it spikes as it does there, and trains on; what cannot be run is refused by node."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.networks import _nir_graph
 from spiky_rl.networks.base import ForwardRecord
 from tests.hosts.test_first_minibatch import agent_runner
 from tests.hosts.test_rsl_rl_model import rollout
@@ -389,6 +391,15 @@ def test_a_file_that_does_not_fit_the_agent_is_refused_by_key(file):
         configure(file, decoder="population_vector")
     with pytest.raises(RegistryError, match="agent.network.learning: eventprop given"):
         configure(file, learning="eventprop", decoder="membrane")
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"), [("1.0.6", True), ("1.0.6rc1", True), ("1.0.7", False), ("1.1.0rc1", False)]
+)
+def test_a_release_candidate_of_nir_is_a_version(version, refused, monkeypatch):
+    monkeypatch.setattr(_nir_graph, "version", lambda name: version)
+    with pytest.raises(RegistryError, match="is installed; allowed") if refused else contextlib.nullcontext():
+        _nir_graph.require_nir("key")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
