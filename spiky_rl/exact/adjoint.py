@@ -20,6 +20,7 @@ CNS*2025 P223; for leaky neurons this is EventProp, Wunderlich & Pehle (2021).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -129,6 +130,12 @@ def solve_network(
         raise UserError(
             f"neuron: {type(neuron).__name__.removesuffix('Neuron')!r} is not an ODE with a threshold and a reset; see Ode in spiky_rl/neurons/base.py"
         )
+    for name, value, fits, allowed in (
+        ("duration", duration, 0.0 <= duration < math.inf, "0 ms or more, and finite"),
+        ("tolerance", tolerance, 0.0 < tolerance < math.inf, "above 0, and finite"),
+    ):
+        if not fits:
+            raise UserError(f"{name}: {value!r} is out of range; allowed: {allowed}")
     width = len(weights)
     inputs = tuple(solver.to_array(f"input_times[{i}]", t, (len(t),)) for i, t in enumerate(input_times))
     for i, times in enumerate(inputs):

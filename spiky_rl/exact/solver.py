@@ -26,7 +26,7 @@ from scipy.integrate import DOP853
 from scipy.optimize import brentq
 from torch import Tensor
 
-from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.options import UserError, shorten, suggest_name
 from spiky_rl.exact.terms import Array, NeuronTerms
 from spiky_rl.neurons.base import Ode
 
@@ -298,7 +298,12 @@ def build_parameters(neuron: Ode, width: int, overrides: Mapping[str, object]) -
 
 def to_array(name: str, values: object, shape: tuple[int, ...]) -> Array:
     """Return ``values`` as finite doubles, broadcast to ``shape``. Raises UserError with ``name`` if that is impossible."""
-    array = np.asarray(values, float)
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError):  # words, or rows of different lengths
+        raise UserError(
+            f"{name}: expected numbers in the shape {list(shape)}, got {shorten(values)}"
+        ) from None
     if not np.isfinite(array).all():
         raise UserError(f"{name}: expected finite numbers, got {array.tolist()}")
     try:

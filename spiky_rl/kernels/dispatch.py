@@ -18,7 +18,7 @@ from spiky_rl.config.options import option
 from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.backends.base import Backend
-from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
+from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback, check_steps
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -106,7 +106,7 @@ def resolve_auto(device: str) -> str:
         f"no backend compiles for {device}" if name is None else get_backend(name).get_unavailable_reason()
     )
     if name is None or reason:
-        log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
+        _log_fallback(device, str(reason))
         return REFERENCE
     log.debug("neurons on %s run on the %s backend", device, name)
     return name
@@ -181,8 +181,9 @@ def unroll(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run neurons over time; return their outputs [T, K, B, N] and the states after the last step.
 
-    ``name`` is the name of a backend, or ``auto``; the other arguments are the fields of `NeuronRun`.
+    ``name`` is the name of a backend, or ``auto``; the other arguments are the fields of `NeuronRun`. Raises as `check_steps`.
     """
+    check_steps(current, steps)
     run = NeuronRun(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
     chosen = choose_backend(name, current, ops)
     return chosen.run_neuron(run) if feedback is None else chosen.run_recurrent(run)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import operators, programs
-from spiky_rl.kernels.launch import KernelLaunch
+from spiky_rl.kernels.launch import KernelLaunch, check_steps
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.surrogates.base import Surrogate
 
@@ -108,7 +108,7 @@ class GpuStack:
         self.inputs = stages[0].map.in_features
         self.states = sum(stage.states for stage in stages)
         self._calls: list[tuple[Surrogate, float, programs.NeuronCall] | None] = [None] * len(stages)
-        """The last call of every stage's neuron, with its surrogate and slope; None if the neuron learns parameters."""
+        """The last call of every stage's neuron, with its surrogate and slope; None if neurons have parameters of their own."""
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a GpuStack cannot be copied or pickled; build a new one")
@@ -136,6 +136,7 @@ class GpuStack:
             penalty: The backward pass adds its gradient to the gradient of the outputs. None without a penalty.
             offset: [N], added to the output of the last stage; None for the outputs of all inner steps.
         """
+        check_steps(x, steps)
         if x.shape[-1] != self.inputs:
             raise ValueError(f"channels: {x.shape[-1]} given; expected: {self.inputs}")
         if states is not None and len(states) < self.states:
@@ -143,7 +144,7 @@ class GpuStack:
         calls, tensors, first = [], [], 0
         for i, stage in enumerate(self.stages):
             calls.append(self._prepare_call(i, stage, stage.ops or ops))
-            state = None if states is None else _stack_states(states[first : first + stage.states])
+            state = None if states is None else _stack_states(states[first : first + stage.states], x)
             first += stage.states
             tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
         # read the gradient mode here: inside of the autograd function it is always off
@@ -152,17 +153,19 @@ class GpuStack:
         return output, [s for layer in last for s in layer.unbind(0)]
 
     def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
-        """Return the call of a stage's neuron, the last one if the neuron learns nothing and ``ops`` are the same."""
+        """Return the call of a stage's neuron, the last one if ``ops`` are the same and no neuron has parameters of its own."""
         known = self._calls[i]
         if known is not None and known[0] is ops.surrogate and known[1] == ops.slope:
             return known[2]
         call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
-        self._calls[i] = None if stage.neuron.learn else (ops.surrogate, ops.slope, call)
+        self._calls[i] = (ops.surrogate, ops.slope, call) if call.params is None else None
         return call
 
 
-def _stack_states(states: Sequence[Tensor]) -> Tensor:
-    return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(list(states))
+def _stack_states(states: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return ``states`` [B, N] as one contiguous tensor [S, B, N] in the type of ``like``."""
+    stacked = states[0].unsqueeze(0) if len(states) == 1 else torch.stack(list(states))
+    return stacked.to(like.dtype).contiguous()
 
 
 def _multiply_weights(stage: StackStage, weight: Tensor, signal: Tensor, bias: Tensor | None) -> Tensor:
@@ -203,6 +206,7 @@ class _Run(torch.autograd.Function):
         stack, n = request.stack, len(request.calls)
         T, _, B, _ = x.shape
         keep = None if keep is None else keep.to(x.dtype).contiguous()
+        offset = None if offset is None else offset.contiguous()
         needs_backward = request.recorded and any(ctx.needs_input_grad)
         widths = request.penalty_widths if needs_backward else []
         activity = stack.kernels.allocate_activity(x, widths) if widths else None

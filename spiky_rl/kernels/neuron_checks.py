@@ -41,8 +41,8 @@ TINY = 1e-300
 """A number below any rate, so that two rates of 0 agree."""
 ROUNDING_TOLERANCE = 1e-14
 """Relative rounding error of the difference of two states."""
-_AGREED: set[tuple[type, str]] = set()
-"""Neurons, with their options, that passed the comparison."""
+_PASSED: set[tuple[type, str]] = set()
+"""Neurons, with their options, that passed `_check_samples`."""
 
 
 def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
@@ -54,6 +54,7 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     - functions that take states and parameters by name;
     - a step within the op vocabulary that returns an output and every state;
     - silence at rest: without input the zero state is a fixed point, because episodes begin there;
+    - outputs of 0 and 1 unless it is graded, because kernels keep a spike as one bit;
     - an `integrate` that follows `flow`, if it defines both.
     """
     _check_text(neuron.source_neuron)
@@ -61,7 +62,7 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     for varying in (False, True):
         emit.build_program(neuron, surrogate, (varying,) * len(neuron.params))
     _check_rest(neuron, surrogate)
-    _check_flow(neuron.source_neuron, surrogate)
+    _check_samples(neuron.source_neuron, TorchOps(surrogate))
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
@@ -142,14 +143,30 @@ def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
         )
 
 
-def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
-    """Raise `TraceError` if, over a fine time step from typical states, `integrate` does not follow `flow`."""
-    if not isinstance(neuron, Ode) or type(neuron).flow is Ode.flow:
+def _check_samples(neuron: Neuron, ops: TorchOps) -> None:
+    """Raise `TraceError` if `_check_output` or `_check_flow` does for typical currents and states."""
+    if (key := (type(neuron), repr(neuron.chosen))) in _PASSED:
         return
-    if (key := (type(neuron), repr(neuron.chosen))) in _AGREED:
-        return
-    ops = TorchOps(surrogate)
-    current, states = _sample_states(neuron, ops)
+    current, outputs, states = _run_samples(neuron, ops)
+    if not neuron.graded:
+        _check_output(neuron, outputs)
+    if isinstance(neuron, Ode) and type(neuron).flow is not Ode.flow:
+        _check_flow(neuron, ops, current, states)
+    _PASSED.add(key)
+
+
+def _check_output(neuron: Neuron, outputs: Tensor) -> None:
+    """Raise `TraceError` if ``outputs`` has another number than 0 and 1."""
+    others = outputs[(outputs != 0.0) & (outputs != 1.0)]
+    if others.numel():
+        raise trace.make_error(
+            neuron,
+            f"its output is {others[0]:g} in a step; it must be 0 or 1, unless the neuron declares graded = True",
+        )
+
+
+def _check_flow(neuron: Ode, ops: TorchOps, current: Tensor, states: Sequence[Tensor]) -> None:
+    """Raise `TraceError` if, over a fine time step from ``states``, `integrate` does not follow `flow`."""
     coarse, fine = (_compare_with_flow(neuron, ops, current, states, step) for step in FINER)
     below = coarse.below & fine.below
     for i, name in enumerate(neuron.states):
@@ -168,7 +185,6 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
                 f" changes by {rate[worst]:.4g} per ms, but flow gives {fine.flow[i][worst]:.4g}; correct integrate or flow, or"
                 f" remove flow{_locate(neuron, 'integrate')}",
             )
-    _AGREED.add(key)
 
 
 class _FlowComparison(NamedTuple):
@@ -216,17 +232,19 @@ def _compare_with_flow(
     return _FlowComparison(h, rates, flow, sizes, errors, below)
 
 
-def _sample_states(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return currents of various sizes, and the neuron's states after `STEPS` steps with them."""
+def _run_samples(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Run `STEPS` steps with currents of various sizes; return these, the outputs of all steps, and the last states."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
     states = (torch.zeros_like(current),) * len(neuron.states)
     numbers = neuron.named_params(*map(neuron.get_step_value, neuron.params))
+    outputs = []
     for _ in range(STEPS):
         named = neuron.named_states(*states)
-        _, states = trace.call_function(neuron, get_reference_step(neuron), ops, current, named, numbers)
-    return current, states
+        output, states = trace.call_function(neuron, get_reference_step(neuron), ops, current, named, numbers)
+        outputs.append(output)
+    return current, torch.stack(outputs), states
 
 
 def get_generated_source(kind: str, name: str) -> str:

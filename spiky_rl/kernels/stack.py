@@ -10,13 +10,14 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spiky_rl.kernels import operators, programs, structures
-from spiky_rl.kernels.launch import RecurrentFeedback
+from spiky_rl.kernels.launch import RecurrentFeedback, check_steps
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.structures import LayerStruct
 from spiky_rl.neurons.base import Neuron
@@ -181,15 +182,15 @@ class LayerStack:
             for stage, call in zip(self.stages, calls, strict=True):
                 tensors += [stage.weight, stage.bias, call.params, None, None]
             layers, kept_alive = self.fill_layers(calls, tensors)
-            # parameters and a weight that is not contiguous were copied; copies miss later changes, so fill again in the next call
+            # parameters, and weights and biases that are not contiguous, were copied; copies miss later changes, so fill again in the
+            # next call
             lasting = all(call.params is None for call in calls) and all(
-                m["weight"].is_contiguous() for m in maps
+                m["weight"].is_contiguous() and m["bias"].is_contiguous() for m in maps
             )
             self._rollout = seen if lasting else (), layers, kept_alive
-        x = x.contiguous()
-        T, K, B, C = x.shape
-        if C != self.inputs:
-            raise _make_shape_error("channels", C, self.inputs)
+        x, offset = x.contiguous(), offset.contiguous()
+        self.check_signal(x, steps)
+        T, K, B, _ = x.shape
         features = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return features
@@ -197,11 +198,17 @@ class LayerStack:
         stack = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), count=len(layers))
         stack.last_step, stack.offset = features.data_ptr(), offset.data_ptr()
         stack.T, stack.K, stack.B = T, steps, B
-        stack.constant, stack.threads = K == 1, torch.get_num_threads()
+        stack.constant, stack.threads = K == 1, count_threads(self.core)
         if self.core.spiky_stack_forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         self.launches["stack"] += 1
         return features
+
+    def check_signal(self, x: Tensor, steps: int) -> None:
+        """Raise `ValueError` if the kernels would read the signal ``x`` out of bounds; ``steps`` is K."""
+        check_steps(x, steps)
+        if x.shape[-1] != self.inputs:
+            raise _make_shape_error("channels", x.shape[-1], self.inputs)
 
     def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
         """Return the call of stage ``i``; it stays the same until the slope changes, unless neurons have parameters of their own."""
@@ -227,11 +234,15 @@ class LayerStack:
         for i, stage in enumerate(self.stages):
             layer = layers[i]
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            operators.check_weight(weight)
+            C, N = stage.map.in_features, stage.map.out_features
+            _check_tensor("weight", weight, (N, C) if stage.output_major else (C, N))
             if not weight.is_contiguous():
                 kept_alive.append(weight := weight.detach().contiguous())
             layer.weight = weight.data_ptr()
             if bias is not None:
+                _check_tensor("bias", bias, (N,))
+                if not bias.is_contiguous():
+                    kept_alive.append(bias := bias.detach().contiguous())
                 layer.bias = bias.data_ptr()
             if params is not None:
                 kept_alive.append(params := params.detach().contiguous())
@@ -332,6 +343,26 @@ def _make_shape_error(name: str, given: int, expected: int) -> ValueError:
     return ValueError(f"{name}: {given} given; expected: {expected}")
 
 
+def _check_tensor(name: str, given: Tensor, expected: tuple[int, ...]) -> None:
+    """Raise `TypeError` or `ValueError` if the kernels cannot read the weight or bias ``given``."""
+    operators.check_weight(given)
+    if given.shape != expected:
+        raise ValueError(f"{name}: shape {[*given.shape]} given; expected: {[*expected]}")
+
+
+def count_threads(core: ctypes.CDLL) -> int:
+    """Return the number of threads that the kernels ``core`` may divide a batch among: torch's, or 1 if they have no OpenMP.
+
+    Kernels without OpenMP run on one thread, and would take the sums of the other threads, which are 0, for the gradients.
+    """
+    return torch.get_num_threads() if _has_openmp(core) else 1
+
+
+@cache
+def _has_openmp(core: ctypes.CDLL) -> bool:
+    return hasattr(core, "omp_get_thread_num")
+
+
 def _get_pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
@@ -351,11 +382,11 @@ class _Run(torch.autograd.Function):
         stack, steps = request.stack, request.steps
         x = x.contiguous()
         keep = None if keep is None else keep.to(x.dtype).contiguous()
-        T, K, B, C = x.shape
-        if C != stack.inputs:
-            raise _make_shape_error("channels", C, stack.inputs)
+        stack.check_signal(x, steps)
+        T, K, B, _ = x.shape
         needs_backward = request.recorded and any(ctx.needs_input_grad)
         offset, *tensors = given
+        offset = None if offset is None else offset.contiguous()
         for i, stage in enumerate(stack.stages):
             at = _PER_STAGE * i
             _, _, params, state, _ = tensors[at : at + _PER_STAGE]
@@ -378,7 +409,7 @@ class _Run(torch.autograd.Function):
         else:
             c.last_step, c.offset = output.data_ptr(), offset.data_ptr()
         c.count, c.T, c.K, c.B = len(layers), T, steps, B
-        c.constant, c.threads = K == 1, torch.get_num_threads()
+        c.constant, c.threads = K == 1, count_threads(stack.core)
         if B > 0 and stack.core.spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
         stack.launches["stack"] += 1
@@ -444,7 +475,7 @@ class _Run(torch.autograd.Function):
             c.grad_last_step = grad_output.data_ptr()
         c.grad_x = _get_pointer(grad_x)
         c.count, c.T, c.K, c.B = len(layers), T, request.steps, B
-        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()
+        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, count_threads(stack.core)
         if B == 0:
             gradients = [None if t is None else torch.zeros_like(t) for t in gradients]
         elif stack.core.spiky_stack_backward(ctypes.addressof(c)):

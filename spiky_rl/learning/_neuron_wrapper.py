@@ -26,16 +26,13 @@ class NeuronWrapper(Neuron):
         self.named_states = make_named_type(States, self.states) if self.more else inner.named_states
         self.named_params, self.named_times = inner.named_params, inner.named_times
 
+    @override
     @classmethod
-    def from_class(cls, inner: str, **values: Any) -> Self:
-        """Rebuild a wrapper from its ``chosen`` values.
-
-        Args:
-            inner: Name of the neuron's class, ``module:Class``.
-            values: Options of the neuron, and the wrapper's own constants.
-        """
+    def from_options(cls, **values: Any) -> Self:
+        """Rebuild a wrapper from its ``chosen`` values: the name of the neuron's class, the neuron's options, and own constants."""
+        inner = load_component("neurons", values.pop("inner"))
         own = {name: values.pop(name) for name in cls.own_values}
-        return cls(load_component("neurons", inner).from_options(**values), **own)
+        return cls(inner.from_options(**values), **own)
 
     @classmethod
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:

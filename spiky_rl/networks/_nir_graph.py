@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -159,7 +160,7 @@ def require_nir(key: str) -> None:
         installed = version("nir")
     except PackageNotFoundError:
         raise RegistryError(f"{key}: nir is not installed; install it with: pip install nir") from None
-    if tuple(int(part) for part in installed.split(".")[:3]) < MIN_VERSION:
+    if tuple(map(int, re.findall(r"\d+", installed)[:3])) < MIN_VERSION:  # also of 1.1.0rc1
         allowed = ".".join(map(str, MIN_VERSION))
         raise RegistryError(f"{key}: nir {installed} is installed; allowed: {allowed} or later")
 
@@ -266,6 +267,8 @@ class _Builder:
         walk = _Walk(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
         visited, name = {first}, self._get_next_node(first)
         while (kind := _kind(self.nodes[name])) != "Output":
+            if name in visited:
+                raise self._refuse(name, "in a loop of several layers", "a loop of one layer: feedback")
             visited.add(name)
             if kind in MAPS:
                 self._pass_map(content, walk, name)

@@ -218,7 +218,7 @@ class FeedForward(SpikingNetwork):
         self.bfloat16_gradient = chosen_precision == "bfloat16" or (
             chosen_precision == "auto" and precision.has_fast_bfloat16()
         )
-        self._set_encoder_backend(options.backend)
+        self.encoder.set_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
         layers = self._build_layers(options.layers, connection, recurrent, neuron, shape)
         self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(layers)  # type: ignore[assignment]
@@ -247,6 +247,8 @@ class FeedForward(SpikingNetwork):
         """Backend of the last pass that asked for a stack, or None before the first."""
         self._stack: LayerStack | GpuStack | None = None
         """Stack of these layers on that backend, or None if it has no stacks."""
+        self._stack_maps: list[torch.nn.Module | None] = []
+        """Linear maps of the stack, because a module may be replaced by another one."""
 
     def _build_layers(
         self,
@@ -404,12 +406,13 @@ class FeedForward(SpikingNetwork):
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
-        if self._stack_backend is not backend:
+        maps = [modules[name] for modules, name, _ in self._linear_maps]
+        if self._stack_backend is not backend or self._stack_maps != maps:
             stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend.stack(stages, self.bfloat16_gradient, self.recompute)
-            self._stack_backend = backend
+            self._stack_backend, self._stack_maps = backend, maps
         return self._stack
 
     def _run_stack(
@@ -531,17 +534,11 @@ class FeedForward(SpikingNetwork):
         dispatch.check(backend)
         for module in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             module.backend = backend
-        self._set_encoder_backend(backend)
-
-    def _set_encoder_backend(self, backend: str) -> None:
-        """Set the backend of the encoder and of the encoders inside it."""
-        for module in self.encoder.modules():
-            if isinstance(module, Encoder):
-                module.backend = backend
+        self.encoder.set_backend(backend)
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance
-        return {**super().__getstate__(), "_stack_backend": None, "_stack": None}
+        return {**super().__getstate__(), "_stack_backend": None, "_stack": None, "_stack_maps": []}
 
     @property
     def has_local_rules(self) -> bool:  # type: ignore[override]

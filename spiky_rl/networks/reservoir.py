@@ -213,6 +213,7 @@ class Reservoir(SpikingNetwork):
             self.plasticity = rule
             self.state_sizes += rule.state_sizes
         self.backend = options.backend
+        self.encoder.set_backend(options.backend)
 
     @override
     def forward(
@@ -253,6 +254,7 @@ class Reservoir(SpikingNetwork):
     def set_backend(self, backend: str) -> None:
         dispatch.check(backend)
         self.backend = backend
+        self.encoder.set_backend(backend)
         if self.plasticity is not None:
             self.plasticity.backend = backend
 

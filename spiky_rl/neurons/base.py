@@ -257,9 +257,9 @@ class Neuron(Component):
 
     @classmethod
     def validate(cls, path: str, options: object, parts: Mapping[str, object]) -> None:
-        if not hasattr(cls, "states"):
+        if not getattr(cls, "states", ()):
             raise RegistryError(
-                f"{path}: neuron {cls.__name__!r} declares no 'states'; see spiky_rl/neurons/base.py"
+                f"{path}: neuron {cls.__name__!r} declares no 'states', of which it needs one or more; see spiky_rl/neurons/base.py"
             )
 
     def get_step_value(self, name: str) -> float:

@@ -42,6 +42,18 @@ def run(backend):
 run("auto")
 run("cpu")
 """
+GRADIENTS = """
+import torch
+from spiky_rl.config import registry
+settings = {"name": "feedforward", "layers": [20, 17], "recurrent": [None, "recurrent"], "backend": "cpu"}
+network = registry.configure("networks", settings, "agent.network").build(inputs=2, outputs=1)
+def gradients(threads):
+    torch.set_num_threads(threads)
+    network.zero_grad()
+    network(torch.linspace(0, 5, 80).view(1, 40, 2), None)[0].sum().backward()
+    return [p.grad.clone() for p in network.parameters()]
+print(all(one.any() and torch.equal(one, two) for one, two in zip(gradients(1), gradients(2))))
+"""
 SHELL = """#!/bin/sh
 for word; do [ "$word" = --version ] && { echo "fake 1.0"; exit 0; }; done
 """
@@ -197,8 +209,10 @@ def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
 def test_a_compiler_without_openmp_is_used_without_it(tmp_path):
     real = " ".join(compiler.find_compiler() or ())
     body = 'for word; do [ "$word" = -fopenmp ] && { echo "no OpenMP" >&2; exit 1; }; done\n'
-    fake = script(tmp_path / "cxx", f'{SHELL}{body}exec {real} "$@"\n')
+    fake = script(tmp_path / "cxx", f'{SHELL}{body}exec {real} "$@" -O0\n')
     assert python(tmp_path / "cache", LIBRARY, TEXT, CXX=fake) == ("42", [])
+    printed, _ = python(tmp_path / "cache", GRADIENTS, CXX=fake)
+    assert printed == "True", "the gradients of one thread, also where torch has two"
 
 
 def test_the_error_is_that_of_the_first_attempt(tmp_path):

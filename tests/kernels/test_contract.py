@@ -58,7 +58,13 @@ BROKEN = {
         "gain: float = DETACH_RESET",
         r".*no 'gain'; known: decay",
     ),
-    "no states": ('    states = ("v",)\n', "", "declares no 'states'; see spiky_rl/neurons/base.py"),
+    "no states": ('    states = ("v",)\n', "", "declares no 'states', .* see spiky_rl/neurons/base.py"),
+    "graded output that is not declared": (
+        "    graded = True\n",
+        "",
+        "its output is .* in a step; it must be 0 or 1",
+    ),
+    "empty states": ('states = ("v",)', "states = ()", "declares no 'states', of which it needs one or more"),
     "unknown op": (
         "ops.abs",
         "ops.absolute",

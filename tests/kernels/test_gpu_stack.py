@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.launch import KernelLaunch
+from spiky_rl.networks.nir import FileParameters
 from tests.kernels import fake_cupy, host_device
 from tests.kernels.cases import CPU, CUPY, configured, distinct, near, network, vocabulary
 
@@ -180,6 +182,49 @@ def test_layers_that_learn_nothing_get_no_gradient_and_no_launch():
         assert [s.requires_grad for s in last] == [False, False, True]
         y.sum().backward()
     assert cupy.launches == {"spiky_layer_forward": 3, "spiky_layer_backward": 1}
+
+
+def test_parameters_of_neurons_are_read_in_every_call():
+    x, found = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1)), []
+    for backend in ("torch", "cupy"):
+        with fake_cupy.on_the_host():
+            made = network(backend)
+            layer = made.layers[0]
+            layer.parameters_of_neuron = FileParameters(
+                layer.neuron, (np.linspace(0.2, 0.8, 70), np.ones(70))
+            )
+            made(x, None)
+            layer.parameters_of_neuron.value_0.mul_(0.1)
+            found.append(made(x, None)[0])
+    assert torch.equal(*found)
+
+
+def test_strided_states_and_biases_are_those_in_one_piece():
+    g = torch.Generator().manual_seed(1)
+    x, column = torch.randn(TIME, BATCH, 19, generator=g), torch.randn(3, 2, generator=g)[:, 1]
+    state = [0.2 * torch.rand(1, BATCH, size, generator=g) for size in (70, 33, 3)]
+    with torch.no_grad():
+        made = network("torch", stateful=True)
+        made.decoder.readout.bias.data = column.contiguous()
+        expected, states = made(x, tuple(state), torch.ones(TIME, BATCH))
+        with fake_cupy.on_the_host():
+            made.set_backend("cupy")
+            made.decoder.readout.bias.data = column
+            given = tuple(s.mT.contiguous().mT for s in state)
+            found, after = made(x, given, torch.ones(TIME, BATCH))
+    assert torch.equal(found, expected)
+    assert all(near(a, b, TOLERANCE) for a, b in zip(after, states, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"recurrent": "recurrent"}, {"recompute": True}], ids=str)
+def test_mixed_precision_of_a_learner_changes_nothing(options):
+    x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
+    with fake_cupy.on_the_host():
+        made = network("cupy", **options)
+        expected = made(x, None)[0]
+        for gradients_on in (True, False):
+            with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients_on):
+                assert torch.equal(made(x, None)[0], expected)
 
 
 def test_a_rollout_has_the_features_of_the_update():

@@ -115,6 +115,19 @@ def test_a_neuron_in_words_is_its_program(name, varying):
     assert programs.count_states(words) == len(neuron.states)
 
 
+@pytest.mark.parametrize("rule", registry.list_names("rules"))
+@pytest.mark.parametrize("varying", [False, True])
+def test_the_neuron_of_every_rule_is_found_by_its_words(rule, varying):
+    wrap = registry.configure("rules", rule, "rule").build().wrap_neuron
+    neuron = wrap(registry.configure("neurons", {**LEARNED, "threshold": 0.7}, "neuron").build())
+    ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
+    values = tuple(torch.ones(WIDTH) if varying else neuron.get_step_value(name) for name in neuron.params)
+    call = programs.prepare_call(neuron, ops, values, WIDTH)
+    words = programs.serialize_key(neuron, ops, (varying,) * len(values))
+    assert programs.resolve_key(words, call.numbers) == programs.resolve_key(call.key, call.numbers)
+    assert programs.count_states(words) == len(neuron.states)
+
+
 @pytest.mark.parametrize("switches", ["", "state constant", "params keep constant", "state params keep"])
 def test_unroll_passes_all_checks_of_torch(switches):
     names = ("state", "params", "keep", "constant")
@@ -382,6 +395,52 @@ def test_what_does_not_fit_is_refused_before_a_kernel_reads_it():
             network(x, network.zero_state(3, x), keep, record)
     with pytest.raises(ValueError, match="do not match"):
         dispatch.linear("cpu", x, torch.ones(4, INPUTS + 1), None)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("gradients_on", [True, False])
+def test_a_signal_of_other_steps_is_refused(backend, gradients_on):
+    network = build(backend=backend, steps=4)
+    network.encoder.forward = lambda x: x.unsqueeze(1).expand(-1, 3, -1, -1)
+    for record in (None, ForwardRecord(only_signals=True)):
+        with torch.set_grad_enabled(gradients_on):
+            with pytest.raises(ValueError, match="inner steps: 3 given; expected: 1 or 4"):
+                network(observations(), None, record=record)
+            with pytest.raises(ValueError, match="control steps: 0 given; expected: at least 1"):
+                network(observations(time=0), None, record=record)
+
+
+@pytest.mark.parametrize("gradients_on", [True, False])
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("weight", torch.ones(INPUTS, 5), "weight: shape"),
+        ("bias", torch.ones(5), "bias: shape"),
+        ("bias", torch.ones(LAYERS[0], dtype=torch.float64), "torch.float64"),
+    ],
+)
+def test_a_weight_or_bias_that_does_not_fit_its_layer_is_refused(gradients_on, name, value, error):
+    network = build()
+    setattr(network.layers[0].connection, name, torch.nn.Parameter(value))
+    with torch.set_grad_enabled(gradients_on), pytest.raises((ValueError, TypeError), match=error):
+        network(observations(), None)
+
+
+def test_a_bias_that_is_a_column_of_a_matrix_is_read_by_its_stride():
+    networks = [build(backend=backend) for backend in ("cpu", "torch")]
+    columns = [torch.randn(count, 3, generator=generator(4)) for count in (LAYERS[0], OUTPUTS)]
+    for network in networks:
+        network.layers[0].connection.bias.data = columns[0][:, 1]
+        network.decoder.readout.bias.data = columns[1][:, 1]
+    found, expected = (gradients(network, network, observations(), None) for network in networks)
+    assert near(found[0], expected[0]) and near(found[1], expected[1])
+    with torch.no_grad():
+        for _ in range(2):
+            assert near(networks[0](observations(), None)[0], networks[1](observations(), None)[0])
+            columns[0] += 1.0  # a rollout sees the change
+    x, weight = (observations() > 0).float(), torch.ones(LAYERS[0], INPUTS)
+    linear = [dispatch.linear(backend, x, weight, columns[0][:, 1], True) for backend in ("cpu", "torch")]
+    assert near(*linear)
 
 
 def test_a_network_that_ran_is_copied_saved_and_loaded():

@@ -1,5 +1,6 @@
 """A whole stack in one call computes what its layers compute, to the bit, and its gradients are the reference's."""
 
+import copy
 import itertools
 import threading
 
@@ -88,6 +89,19 @@ def test_penalties_and_masks_leave_the_stack_in_one_call(settings):
 def test_every_readout_of_the_potential_is_the_layers(read):
     network, x = build(decoder={"name": "membrane", "read": read}), observations()
     with torch.no_grad():
+        assert torch.equal(network(x, None)[0], layer_by_layer(network, x, None)[0])
+
+
+def test_a_replaced_layer_or_readout_takes_the_place_of_the_old_one():
+    network, x = build(), observations()
+    with torch.no_grad():
+        network(x, None)
+    network.decoder.readout = torch.nn.Linear(LAYERS[-1], OUTPUTS)
+    network(x, None)[0].sum().backward()
+    assert network.decoder.readout.weight.grad.any()
+    network.layers[0].connection = copy.deepcopy(network.layers[0].connection)
+    with torch.no_grad():
+        network.layers[0].connection.weight.mul_(2.0)
         assert torch.equal(network(x, None)[0], layer_by_layer(network, x, None)[0])
 
 

@@ -1,5 +1,6 @@
 """A NIR graph of another library is a network here: it spikes as it does there, and trains on; what cannot be run is refused by node."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.networks import _nir_graph
 from spiky_rl.networks.base import ForwardRecord
 from tests.hosts.test_first_minibatch import agent_runner
 from tests.hosts.test_rsl_rl_model import rollout
@@ -254,6 +256,14 @@ def chain(*nodes, back=None):
     return nir.NIRGraph(named, edges, type_check=False)
 
 
+def loop(*nodes):
+    """A `chain` whose end leads back to its third node."""
+    graph = chain(*nodes)
+    last = len(nodes) - 1
+    graph.edges = [(a, "n2" if a == f"n{last}" else b) for a, b in graph.edges]
+    return graph
+
+
 def drawn(*shape, seed=0, gain=1.0):
     return gain * np.random.default_rng(seed).standard_normal(shape)
 
@@ -383,6 +393,15 @@ def test_a_file_that_does_not_fit_the_agent_is_refused_by_key(file):
         configure(file, learning="eventprop", decoder="membrane")
 
 
+@pytest.mark.parametrize(
+    ("version", "refused"), [("1.0.6", True), ("1.0.6rc1", True), ("1.0.7", False), ("1.1.0rc1", False)]
+)
+def test_a_release_candidate_of_nir_is_a_version(version, refused, monkeypatch):
+    monkeypatch.setattr(_nir_graph, "version", lambda name: version)
+    with pytest.raises(RegistryError, match="is installed; allowed") if refused else contextlib.nullcontext():
+        _nir_graph.require_nir("key")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(RegistryError, match=r"agent\.network.*none\.nir: no such file"):
         configure(tmp_path / "none.nir")
@@ -426,6 +445,9 @@ REFUSED = {
     r"n0 \(Conv2d\): an input of shape \[4\] given": lambda: chain(conv(), lif(3)),
     r"back \(Linear\): weight of shape \[5, 6\] given": lambda: chain(
         affine(4, 6), lif(6), back=nir.Linear(drawn(5, 6))
+    ),
+    r"n2 \(Affine\): in a loop of several layers given; allowed: a loop of one layer": lambda: loop(
+        affine(4, 6), lif(6), affine(6, 6), lif(6), affine(6, 6), lif(6)
     ),
     "n1.tau is not finite": lambda: chain(affine(4, 6), lif(6, tau=np.nan)),
 }

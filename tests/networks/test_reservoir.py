@@ -12,7 +12,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
-from tests.kernels.cases import CUPY
+from tests.kernels.cases import CPU, CUPY
 
 BATCH, INPUTS, OUTPUTS, SIZE, T = 4, 3, 2, 60, 6
 SPIKING = [n for n in registry.list_names("neurons") if not registry.resolve("neurons", n).graded]
@@ -244,6 +244,20 @@ def test_every_encoder_feeds_a_reservoir(encoder):
     net, x = reservoir(encoder=encoder), observations()
     features, _ = net(x, net.zero_state(BATCH, x))
     assert features.shape == (T, BATCH, OUTPUTS) and features.isfinite().all()
+
+
+@pytest.mark.parametrize("encoder", ["population", {"name": "concat", "second": "population"}])
+def test_the_encoder_runs_on_the_named_backend(encoder):
+    named, changed, x = (
+        reservoir(encoder=encoder, backend="torch"),
+        reservoir(encoder=encoder),
+        observations(),
+    )
+    changed.set_backend("torch")
+    before = CPU.launches.copy()
+    for net in (named, changed):
+        net(x, net.zero_state(BATCH, x))
+    assert CPU.launches == before
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,12 @@ class Encoder(Component, torch.nn.Module):
         """
         return self(x), ()
 
+    def set_backend(self, backend: str) -> None:
+        """Use another kernel ``backend`` from now on, here and in encoders inside this one."""
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.backend = backend
+
     def resample_noise(self, updates: int) -> None:
         """Draw new noise for a random encoder after every PPO update, seeded by the number of ``updates`` so far.
 

@@ -16,7 +16,7 @@ from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
-from spiky_rl.kernels.stack import LayerStack, StackStage
+from spiky_rl.kernels.stack import LayerStack, StackStage, count_threads
 from spiky_rl.kernels.structures import JobStruct, LayerStruct
 
 
@@ -194,7 +194,7 @@ class Cpu(Compiled):
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
         y = weight.new_empty(rows, weight.shape[0])
-        x = None if x is None else x.contiguous()
+        x, bias = (None if t is None else t.contiguous() for t in (x, bias))
         failed = load_core_kernels().spiky_linear(
             *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
             *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
@@ -298,7 +298,7 @@ def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct
     stack = structures.StackStruct(
         ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B
     )
-    stack.constant, stack.threads = inner == 1, torch.get_num_threads()
+    stack.constant, stack.threads = inner == 1, count_threads(load_core_kernels())
     return layer, stack, [layer, x, own, *others, numbers]
 
 

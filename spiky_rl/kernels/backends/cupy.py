@@ -167,7 +167,7 @@ class Cupy(LayerKernels, Compiled):
         # the product is torch's own; the operator only packs the input for the backward pass
         if binary and torch.is_grad_enabled():
             return operators.linear(x, weight, bias, binary, bfloat16=False)  # bfloat16 is for CPUs
-        return torch.nn.functional.linear(x, weight, bias)
+        return _multiply_weights(x, weight, bias)
 
     @override
     def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -402,7 +402,7 @@ class Cupy(LayerKernels, Compiled):
     ) -> Tensor:
         if bits is not None:
             self.pack(x, bits)
-        return torch.nn.functional.linear(x, weight, bias)
+        return _multiply_weights(x, weight, bias)
 
     @override
     def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
@@ -489,6 +489,12 @@ class Cupy(LayerKernels, Compiled):
             with _load_cupy().cuda.Device(index):
                 function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
         self.launches[label] += 1
+
+
+def _multiply_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the linear map of ``x`` in float32, in which the neurons' kernels compute, also under autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.nn.functional.linear(x, weight, bias)
 
 
 def _format_feedback(feedback: RecurrentFeedback) -> tuple[np.generic, ...]:

@@ -43,7 +43,7 @@ typedef float F __attribute__((vector_size(4 * WIDTH)));
 typedef int M __attribute__((vector_size(4 * WIDTH)));
 #define METHOD inline __attribute__((always_inline))
 #define INLINE static METHOD
-#define LANE(x) ((float)(x) - F{})  // maps -0 to 0, since -0 + 0 is 0
+#define LANE(x) ((float)(x) - F{})  // minus, because it keeps -0, and -0 + 0 is 0
 INLINE F lane_select(M c, F x, F y) { return c ? x : y; }
 INLINE F lane_heaviside(F x) { return x >= 0.0f ? LANE(1) : LANE(0); }
 INLINE F lane_max(F x, F y) { return (x > y) | (x != x) ? x : y; }
