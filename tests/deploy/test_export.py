@@ -5,6 +5,7 @@ import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -256,4 +257,10 @@ def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_actio
 def test_numbers_that_are_none_are_no_agreement():
     agreement = VerificationResult()
     agreement.add(math.nan, 1.0)
+    assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)
+
+
+def test_a_state_that_is_no_number_is_no_agreement_beside_an_action_that_is_right():
+    agreement, action = VerificationResult(), np.zeros((1, 2), np.float32)
+    agreement.compare([action, action * np.nan], [action, action], Onnx(), trained("lif_ppo"))
     assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)
