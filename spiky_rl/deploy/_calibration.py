@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def read_rollout(path: Path, inputs: int) -> CalibrationRollout:
     """
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise UserError(
             f"--calibrate: {path}: {error}; allowed: an array of numbers, written by numpy.save"
         ) from None

@@ -252,13 +252,18 @@ WRONG = {
     "not finite": (np.full((5, 4), np.nan), "not finite"),
     "text": (np.array(["a"]), "no array of numbers"),
     "objects": (np.array([None]), "allow_pickle"),
+    "an empty file": (b"", "No data left"),
+    "a broken archive": (b"PK\x03\x04", "not a zip file"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_observations_that_do_not_fit_are_refused(case, tmp_path):
     values, said = WRONG[case]
-    np.save(tmp_path / "seen.npy", values)
+    if isinstance(values, bytes):
+        (tmp_path / "seen.npy").write_bytes(values)
+    else:
+        np.save(tmp_path / "seen.npy", values)
     with pytest.raises(UserError, match=f"--calibrate: .*seen.npy: .*{said}"):
         read_rollout(tmp_path / "seen.npy", 4)
 
