@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy.c import STANDARD
+from spiky_rl.deploy.c import STANDARD, run_compiler
 
 CHIPS = {
     "cortex-m4": (
@@ -45,6 +44,7 @@ def measure_footprint(policy: Path, chip: str) -> Footprint:
     """Measure ``policy``, the path of a policy.c, on ``chip``. Raises UserError with the compiler's message if compiling fails."""
     require_compiler(chip)
     prefix, machine, _ = CHIPS[chip]
+    policy = policy.absolute()  # the compiler runs in another folder
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = f'#include "{policy.stem}.h"\n{policy.stem}_state state;\n'
@@ -72,7 +72,4 @@ def _measure_sections(prefix: str, file: str, folder: Path) -> tuple[int, int, i
 
 
 def _run_tool(line: list[str], folder: Path, policy: Path) -> str:
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{policy}: {line[0]} failed: {done.stderr.strip().splitlines()[0]}")
-    return done.stdout
+    return run_compiler(line, f"{policy}: {line[0]}", folder)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _int8_read, _targets
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.base import WHOLE_SPIKES, Target
@@ -185,6 +186,15 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said):
     with pytest.raises(ExportError, match=re.escape(f"agent.{said}")):
         registry.configure("targets", name, "--to").build().check_network(agent)
+
+
+@pytest.mark.parametrize("command", ["false", "true '", "arm-none-eabi-gcc"])
+def test_a_compiler_that_is_none_for_this_machine_is_refused_at_once(command, monkeypatch):
+    """One says nothing, the second has an open quote, the third is for a chip."""
+    monkeypatch.setenv("CC", command)
+    for name in ("c", "c_int8"):
+        with pytest.raises(UserError, match="verification"):
+            _targets.make_targets([name])
 
 
 def test_a_network_in_the_place_of_a_convolutional_ann_is_no_ann():
