@@ -42,15 +42,14 @@ class NirPolicy:
             self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
 
     def step(self, observation: Tensor) -> Tensor:
-        """Run a control step: observations [B, ...], not normalised -> actions [B, A].
+        """Run a control step: observations [B, ...] of any number type, not normalised -> actions [B, A].
 
         Raises UserError if an observation's shape is not ``inputs``, or the number of robots changes without a reset.
         """
-        x = observation.flatten(1)
-        if x.shape[1] != math.prod(self.inputs):
-            raise UserError(
-                f"observation: shape {list(observation.shape[1:])} given; allowed: {list(self.inputs)}"
-            )
+        shape = observation.shape[1:]
+        if observation.ndim < 2 or shape.numel() != math.prod(self.inputs):
+            raise UserError(f"observation: shape {list(shape)} given; allowed: {list(self.inputs)}")
+        x = observation.flatten(1).float()
         record = ForwardRecord(only_signals=True)
         state = self._get_state(x) if self.stateful else None
         features, state = self.network(x[None], state, record=record)

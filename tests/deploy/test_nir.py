@@ -177,6 +177,10 @@ def test_robots_of_a_batch_start_again_one_by_one(tmp_path):
         read.step(torch.zeros(3, 4))
     with pytest.raises(UserError, match=r"shape \[5\] given; allowed: \[4\]"):
         read.step(torch.zeros(2, 5))
+    with pytest.raises(UserError, match=r"shape \[\] given; allowed: \[4\]"):
+        read.step(torch.zeros(4))
+    read.reset()
+    assert torch.equal(read.step(seen[0].double()), first[None])
 
 
 def altered(path, change):
