@@ -179,13 +179,13 @@ def _build_neuron(name: str, layer: SpikingLayer) -> tuple[NIRNode, np.ndarray]:
 
     neuron, ones = layer.neuron.source_neuron, np.ones(layer.width)
     values = [
-        value.double().numpy() * ones if isinstance(value, Tensor) else value * ones
+        _to_numpy(name, torch.as_tensor(value, dtype=torch.float64)) * ones
         for value in layer.parameters_of_neuron()
     ]
     has_threshold = not isinstance(neuron, Potential)
     leaks = [1.0 - decay for decay in (values[:-1] if has_threshold else values)]
-    if not np.isfinite(values).all() or np.min(leaks) < 0.0:
-        raise ExportError(f"--to nir: {name} has a parameter that is not finite")
+    if np.min(leaks) < 0.0:
+        raise ExportError(f"--to nir: {name} has a parameter that is out of range")
     numbers: dict[str, Any] = {"v_threshold": values[-1], "v_reset": 0.0 * ones} if has_threshold else {}
     metadata: dict[str, Any] = {"step_ms": float(neuron.dt)}
     metadata |= {"reset": neuron.chosen["reset"]} if has_threshold else {}
