@@ -52,8 +52,6 @@ class C(Target):
     supported = {
         "network.name": ("feedforward", "reservoir"),
         "network.encoder.name": ENCODERS,
-        "network.encoder.first.name": ENCODERS,
-        "network.encoder.second.name": ENCODERS,
         "network.connection.name": ("convolutional", "linear"),
         "network.decoder.name": DECODERS,
         "actor.distribution_cfg.class_name": (

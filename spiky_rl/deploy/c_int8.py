@@ -33,8 +33,6 @@ class CInt8(Target):
     supported = {
         "network.name": ("feedforward",),
         "network.encoder.name": ENCODERS,
-        "network.encoder.first.name": ENCODERS,
-        "network.encoder.second.name": ENCODERS,
         "network.connection.name": ("linear",),
         "network.recurrent.name": ("lateral", "recurrent"),
         "network.neuron.name": ("alif", "lif", "quadratic", "sigma_delta"),

@@ -160,6 +160,10 @@ def test_a_class_of_rsl_rl_may_be_named_with_its_module(class_name, taken):
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
 POOLED = {"name": "feedforward", "connection": ["linear", {"name": "convolutional", "pool": 2}]}
 OWN = {"name": "feedforward", "encoder": {"name": "concat", "second": {"name": "own.py:Own"}}}
+DEEP = {
+    "name": "feedforward",
+    "encoder": {"name": "concat", "first": {"name": "concat", "second": "own.py:Own"}},
+}
 BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 
 
@@ -179,6 +183,9 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
         ("nir", {"network": "feedforward", "actor": BETA}, "actor.distribution_cfg.class_name: BetaDistri"),
         ("nir", {"network": POOLED}, "network.connection[1].pooling: max given; allowed for nir: average"),
         ("nir", {"network": OWN}, "network.encoder.second.name: own.py:Own given"),
+        ("nir", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
+        ("c", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
+        ("c_int8", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
         ("c", {"actor": {"class_name": "CNNModel"}}, "actor.class_name: CNNModel given"),
         ("c", {"actor": {"class_name": "rsl_rl.models.CNNModel"}}, "actor.class_name: CNNModel given"),
     ],
