@@ -83,6 +83,10 @@ class Int8Encoder:
         own_states = {"delta": 1 + self.starts_at_first, "sigma_delta": 1}.get(self.kind, 0)
         return own_states + sum(part.states for part in self.parts)
 
+    def list_encoders(self) -> list[Int8Encoder]:
+        """Return the encoder, its parts and their parts."""
+        return [self, *(encoder for part in self.parts for encoder in part.list_encoders())]
+
     def __call__(self, x: Tensor, states: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
         """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new state."""
         if self.parts:

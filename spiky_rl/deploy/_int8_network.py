@@ -137,7 +137,7 @@ class IntegerNetwork(SpikingNetwork):
     def _move_to(self, device: torch.device) -> None:
         """Move the parts to ``device``."""
         if self.decoding.weight.device != device:
-            for part in (self.encoding, *self.stages, self.decoding):
+            for part in (*self.encoding.list_encoders(), *self.stages, self.decoding):
                 for name, value in vars(part).items():
                     if isinstance(value, Tensor):
                         setattr(part, name, value.to(device))

@@ -156,6 +156,14 @@ def test_a_batch_of_environments_is_that_many_single_ones():
     assert all(int(s[:, 1].abs().sum()) > 0 for s in together.state[:1])
 
 
+def test_a_quantised_network_is_on_another_device_as_a_whole(made):
+    network = copy.deepcopy(made("values and spikes")[1].network)
+    network._move_to(torch.device("meta"))
+    parts = [network.encoding, *network.encoding.parts, *network.stages, network.decoding]
+    found = {value.device.type for part in parts for value in vars(part).values() if torch.is_tensor(value)}
+    assert found == {"meta"}
+
+
 @pytest.mark.parametrize("case", ["lif", "lif, very slow", "alif, recurrent", "sigma-delta"])
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 def test_compilers_have_nothing_to_say(made, command, case, tmp_path):
