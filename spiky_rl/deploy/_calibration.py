@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import UserError
+from spiky_rl.learners.common.inference_policy import clamp_observations
 from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRan
             rollout.keep.split(max(1, ROWS // rows)),
             strict=True,
         ):
-            x, noted = model.obs_normalizer(x.to(device)), ForwardRecord()
+            x, noted = clamp_observations(model.obs_normalizer(x.to(device))), ForwardRecord()
             if network.stateful:
                 _, carried = network(x, carried, keep.to(device), record=noted)
             else:

@@ -13,7 +13,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
-from spiky_rl.deploy._calibration import CalibrationRollout, read_rollout
+from spiky_rl.deploy._calibration import CalibrationRollout, compute_ranges, read_rollout
 from spiky_rl.deploy._options import ExportOptions
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
@@ -251,6 +251,17 @@ def test_a_robots_own_observations_set_the_ranges(tmp_path):
     assert "steps of 1 robot in seen.npy" in " ".join(
         path.with_suffix(".h").read_text().replace("// ", "").split()
     )
+
+
+@pytest.mark.parametrize("agent", ["lif_ppo", "lif_stateful_ppo"])
+def test_an_observation_that_is_no_number_sets_the_ranges_that_it_has_as_0(agent):
+    """A policy takes it as 0, so it does in a recorded episode too."""
+    policy = trained(agent)
+    spoilt, plain = rollout_of(policy), rollout_of(policy)
+    spoilt.observations[3, 0, 1], plain.observations[3, 0, 1] = float("nan"), 0.0
+    found, expected = compute_ranges(policy, spoilt), compute_ranges(policy, plain)
+    assert found.observed == expected.observed > 0.0
+    assert all(map(torch.equal, found.states, expected.states))
 
 
 WRONG = {
