@@ -14,6 +14,9 @@ from spiky_rl.learners.base import EXPORTS
 from spiky_rl.run.prepare import merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
 
+C_HEADERS = ("math", "stdint", "string")
+"""Headers that an exported file includes."""
+
 
 class ExportOptions(Settings):
     """Options of an export, beside a `RunRequest`."""
@@ -61,9 +64,10 @@ class ExportOptions(Settings):
         request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
         if self.nir_version is not None and "nir" not in self.target_names:
             raise UserError(f"--nir_version: {self.nir_version} given with --to {self.to}; allowed: --to nir")
-        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name):
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name) or self.name in C_HEADERS:
             raise UserError(
-                f"--name: {self.name} given; allowed: a letter, then up to 30 letters, digits and _"
+                f"--name: {self.name} given; allowed: a letter, then up to 30 letters, digits and _, but not the name of a header"
+                f" of C: {', '.join(C_HEADERS)}"
             )
         version = {} if self.nir_version is None else {"nir": {"version": self.nir_version}}
         targets = make_targets(self.target_names, version)

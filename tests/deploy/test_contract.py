@@ -290,7 +290,7 @@ def test_two_policies_link_into_one_program_and_act_as_each_alone(tmp_path):
     np.testing.assert_array_equal(found, np.concatenate(expected, 1))
 
 
-@pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32])
+@pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32, "string"])
 def test_a_name_that_is_none_in_c_is_refused(name):
     with pytest.raises(UserError, match="--name: "):
         ExportOptions(name=name).check_request(RunRequest(task="cartpole"))
