@@ -114,7 +114,7 @@ class C(Target):
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_policy
 
-        return write_policy(model, folder, get_vector_width(), self.name, self.contract)
+        return write_policy(model, folder, self.name, self.contract, get_vector_width())
 
     @override
     def open_session(self, path: Path) -> Session:

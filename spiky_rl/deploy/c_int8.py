@@ -82,11 +82,11 @@ class CInt8(Target):
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        from spiky_rl.deploy._c_text import write_integers
+        from spiky_rl.deploy._c_text import write_policy
 
         spiking = cast("SpikingModel", model)
         self.network = self.quantize(spiking)
-        return write_integers(spiking, self.network, folder / "int8", self.name, self.contract)
+        return write_policy(spiking, folder / "int8", self.name, self.contract, integers=self.network)
 
     @override
     def open_session(self, path: Path) -> Session:

@@ -172,14 +172,16 @@ def wrong_sign(cls, monkeypatch):
     monkeypatch.setattr(cls, "write", reverse)
 
 
-def not_c(_cls, monkeypatch):
+def not_c(cls, monkeypatch):
     """Let the compiler refuse the file in C."""
-    from spiky_rl.deploy import _c_text
+    write = cls.write
 
-    write = _c_text.write_files
-    monkeypatch.setattr(
-        _c_text, "write_files", lambda folder, name, text, header: write(folder, name, f"{text}}}", header)
-    )
+    def spoil(self, model, folder):
+        path = write(self, model, folder)
+        path.write_text(f"{path.read_text()}}}")
+        return path
+
+    monkeypatch.setattr(cls, "write", spoil)
 
 
 def no_form(cls, monkeypatch):
