@@ -65,13 +65,14 @@ class CInt8(Target):
 
     def quantize(self, model: SpikingModel) -> IntegerNetwork:
         """Quantise the network of ``model``. Raises ExportError if it has no int8 implementation."""
-        from spiky_rl.deploy import _calibration, _int8_read
+        from spiky_rl.deploy._calibration import compute_ranges
+        from spiky_rl.deploy._int8_network import IntegerNetwork, require_known
 
         self.check_network(describe_model(model))
         if self.rollout is None:
             raise ExportError("c_int8: no ranges of the states; call calibrate() with a rollout first")
-        network = _int8_read.require_known(model.network)
-        return _int8_read.quantize_network(network, _calibration.compute_ranges(model, self.rollout))
+        network = require_known(model.network)
+        return IntegerNetwork(network, compute_ranges(model, self.rollout))
 
     @override
     def get_reference_model(self, model: MLPModel) -> SpikingModel:

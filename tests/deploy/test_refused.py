@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import _int8_read, _targets
+from spiky_rl.deploy import _int8_codecs, _targets
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.base import WHOLE_SPIKES, Target
 from tests.processes import ROOT
@@ -105,7 +105,7 @@ def test_a_target_takes_of_a_room_what_it_lists_and_names_the_key_of_all_else(na
 
 def test_integers_list_the_encoders_and_decoders_that_they_have_code_for():
     supported = registry.resolve("targets", "c_int8").supported
-    for room, known in (("encoders", _int8_read.ENCODERS), ("decoders", _int8_read.DECODERS)):
+    for room, known in (("encoders", _int8_codecs.ENCODERS), ("decoders", _int8_codecs.DECODERS)):
         listed = {registry.resolve(room, name) for name in supported[f"network.{room[:-1]}.name"]}
         assert listed == set(known)
 
