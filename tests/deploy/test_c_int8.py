@@ -14,7 +14,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._calibration import CalibrationRollout, compute_ranges, read_rollout
-from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights

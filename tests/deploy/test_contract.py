@@ -12,7 +12,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
 from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
-from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.run.run_plan import RunRequest
 from tests.deploy.test_c import live, walk
