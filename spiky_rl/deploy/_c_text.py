@@ -6,7 +6,7 @@ import copy
 import textwrap
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,10 +21,7 @@ from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_clas
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.learners.rsl_rl.export import make_metadata
-from spiky_rl.learners.rsl_rl.model import SpikingModel
-
-if TYPE_CHECKING:
-    from spiky_rl.learners.rsl_rl.model import MLPModel
+from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 BOUNDS_TEXT = (
     f"After normalisation, an observation that is not a number counts as 0, and observations beyond {BOUND:g} in size are clamped. State"

@@ -24,6 +24,9 @@ from spiky_rl.neurons import quadratic
 from spiky_rl.neurons.alif import Alif
 from spiky_rl.neurons.sigma_delta import SigmaDeltaNeuron
 
+MAX_CHANNELS = 2**16
+"""Number of channels from which an event's 16-bit index overflows."""
+
 type Constants = Callable[[str], Any]
 """Returns a constant of a layer by its name: a tensor [N], or the C expression of neuron n's value."""
 STATE_ROOM = 2.0
@@ -339,8 +342,12 @@ class Int8QuadraticLayer(Int8Layer):
 
 
 def quantize_layer(given: LayerInput) -> Int8Layer:
-    """Quantise a layer."""
+    """Quantise a layer. Raises ExportError if its rule has graded spikes, or it has too many channels."""
     neuron = given.layer.neuron.source_neuron
+    if given.layer.neuron.graded and not neuron.graded:
+        raise ExportError("c_int8: agent.network.learning: no int8 implementation of graded spikes")
+    if (channels := len(given.weights[0])) >= MAX_CHANNELS:
+        raise ExportError(f"c_int8: inputs of a layer: {channels} given; allowed: at most {MAX_CHANNELS - 1}")
     if isinstance(neuron, SigmaDeltaNeuron):
         return Int8SigmaDeltaLayer(given)
     return Int8QuadraticLayer(given) if isinstance(neuron, quadratic.Quadratic) else Int8SpikingLayer(given)

@@ -26,9 +26,6 @@ from spiky_rl.networks.feedforward import FeedForward
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import SpikingModel
 
-MAX_CHANNELS = 2**16
-"""Number of channels from which an event's 16-bit index overflows."""
-
 type StepRecord = tuple[list[list[Tensor]], list[list[Tensor]]]
 """Records of one control step: the outputs of encoder and layers, then the layers' potentials; each a list per layer of tensors
 per inner step."""
@@ -38,7 +35,7 @@ class IntegerNetwork(SpikingNetwork):
     """A feed-forward network in integers: observations [T, B, O] -> features [T, B, F]. It is not trained."""
 
     def __init__(self, origin: FeedForward, ranges: ValueRanges) -> None:
-        """Quantise the network ``origin``, which must have passed `CInt8.check_network` and `require_known`."""
+        """Quantise the network ``origin``, which must have passed `CInt8.check_network`."""
         super().__init__()
         matrices = [[get_linear(layer).synapses()] for layer in origin.layers]
         for weights, layer in zip(matrices, origin.layers, strict=True):
@@ -150,19 +147,6 @@ class IntegerNetwork(SpikingNetwork):
                 for name, value in vars(part).items():
                     if isinstance(value, Tensor):
                         setattr(part, name, value.to(device))
-
-
-def require_known(network: SpikingNetwork) -> FeedForward:
-    """Return ``network`` as a `FeedForward`. Raises ExportError if a rule has graded spikes or a layer has too many channels."""
-    assert isinstance(network, FeedForward)
-    for layer in network.layers:
-        if layer.neuron.graded and not layer.neuron.source_neuron.graded:
-            raise ExportError("c_int8: agent.network.learning: no int8 implementation of graded spikes")
-        if (channels := get_linear(layer).in_features) >= MAX_CHANNELS:
-            raise ExportError(
-                f"c_int8: inputs of a layer: {channels} given; allowed: at most {MAX_CHANNELS - 1}"
-            )
-    return network
 
 
 def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.kernels import dispatch
-from spiky_rl.networks._nir_graph import Reading, read_content
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 
 
@@ -67,19 +63,3 @@ class NirPolicy:
                 f"observation: {len(x)} robots given; allowed: {self._state[0].shape[1]}, as in the state; call reset() first"
             )
         return self._state
-
-
-def read_policy(path: Path | str) -> NirPolicy:
-    """Read the policy in the file ``path``.
-
-    Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
-    """
-    content = read_content(Reading(str(path)))
-    if not content.own or content.readout is None:
-        raise UserError(
-            f"{path}: not written by export.py --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
-        )
-    settings = {"name": "nir", "file": str(path), "backend": dispatch.REFERENCE}
-    spec = registry.configure("networks", settings, str(path))
-    network = spec.build(inputs=content.inputs, outputs=len(content.readout[0]))
-    return NirPolicy(network.requires_grad_(False), content.inputs)

@@ -182,8 +182,7 @@ def count_observations(model: MLPModel) -> int:
 
 def describe_model(model: MLPModel) -> PlainMapping:
     """Return the agent of ``model`` as far as `Target.check_network` needs it; an ANN has no network."""
-    inner = getattr(
-        model.distribution, "inner", model.distribution
-    )  # the policy's own, if its actions are mapped
+    # the policy's own distribution, if its actions are mapped
+    inner = getattr(model.distribution, "inner", model.distribution)
     distribution = {} if inner is None else {"class_name": get_class_name(inner)}
     return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

@@ -66,13 +66,14 @@ class CInt8(Target):
     def quantize(self, model: SpikingModel) -> IntegerNetwork:
         """Quantise the network of ``model``. Raises ExportError if it has no int8 implementation."""
         from spiky_rl.deploy._calibration import compute_ranges
-        from spiky_rl.deploy._int8_network import IntegerNetwork, require_known
+        from spiky_rl.deploy._int8_network import IntegerNetwork
+        from spiky_rl.networks.feedforward import FeedForward
 
         self.check_network(describe_model(model))
         if self.rollout is None:
             raise ExportError("c_int8: no ranges of the states; call calibrate() with a rollout first")
-        network = require_known(model.network)
-        return IntegerNetwork(network, compute_ranges(model, self.rollout))
+        assert isinstance(model.network, FeedForward)
+        return IntegerNetwork(model.network, compute_ranges(model, self.rollout))
 
     @override
     def get_reference_model(self, model: MLPModel) -> SpikingModel:

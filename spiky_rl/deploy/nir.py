@@ -118,6 +118,17 @@ def read(path: Path | str) -> NirPolicy:
 
     Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
     """
-    from spiky_rl.deploy import _nir_policy
+    from spiky_rl.deploy._nir_policy import NirPolicy
+    from spiky_rl.kernels import dispatch
+    from spiky_rl.networks._nir_graph import Reading, read_content
 
-    return _nir_policy.read_policy(path)
+    content = read_content(Reading(str(path)))
+    if not content.own or content.readout is None:
+        raise UserError(
+            f"{path}: not written by export.py --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
+        )
+    settings = {"name": "nir", "file": str(path), "backend": dispatch.REFERENCE}
+    network = registry.configure("networks", settings, str(path)).build(
+        inputs=content.inputs, outputs=len(content.readout[0])
+    )
+    return NirPolicy(network.requires_grad_(False), content.inputs)
