@@ -8,7 +8,7 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
-from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spiky_rl.deploy._c_memory import Declarations
 from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy.base import ExportError, get_class_name
@@ -131,53 +130,53 @@ def get_commands(distribution: Any) -> CommandMap | None:
     return CommandMap.from_bounds(to_task_units) if isinstance(to_task_units, ActionBounds) else to_task_units
 
 
-def format_action(distribution: Any, features: str, actions: int, memory: Declarations) -> str:
+def format_action(distribution: Any, features: str, actions: int, w: CWriter) -> str:
     """Return the C expression of the policy's action n from the array ``features``. Raises ExportError if it has no form in C.
 
     Args:
         distribution: The policy's distribution of actions, or None.
         features: C expression of the network's output.
         actions: Number of actions.
-        memory: Declarations of the file.
+        w: Writer of the file.
     """
     if distribution is None:
         return f"{features}[n]"
     kind = get_class_name(distribution)
     if kind == "ConvertedDistribution":
-        return format_action(distribution.inner, features, actions, memory)
+        return format_action(distribution.inner, features, actions, w)
     if kind in PLAIN_DISTRIBUTIONS:
         return f"{features}[n]"
     if kind == "TanhDistribution":
-        return f"{memory.use_function('hyperbolic_tangent')}({features}[n])"
+        return f"{w.use_function('hyperbolic_tangent')}({features}[n])"
     if kind == "BetaDistribution":
         module = distribution.as_deterministic_output_module()
         scale, offset = format_literal(module.range_scale), format_literal(module.range_offset)
-        ratio = f"{memory.use_function('beta_mean')}({features}[n], {features}[{actions} + n])"
+        ratio = f"{w.use_function('beta_mean')}({features}[n], {features}[{actions} + n])"
         return f"{ratio} * {scale} + {offset}"
     known = ", ".join((*PLAIN_DISTRIBUTIONS, "BetaDistribution", "TanhDistribution"))
     raise ExportError(f"agent.actor.distribution_cfg.class_name: {kind} given; allowed for c: {known}")
 
 
-def _format_limits(limit: Tensor, x: str, memory: Declarations) -> str:
+def _format_limits(limit: Tensor, x: str, w: CWriter) -> str:
     """Return the C expression of ``x``, at most ``limit`` [A] in size."""
     if limit.isinf().all():
         return x
-    bound = memory.format_element("action_limit", limit.clamp(max=LARGEST))
-    return _format_clamp(x, f"-{bound}", bound, memory)
+    bound = w.format_element("action_limit", limit.clamp(max=LARGEST))
+    return _format_clamp(x, f"-{bound}", bound, w)
 
 
-def _format_command(commands: CommandMap, x: str, memory: Declarations) -> str:
+def _format_command(commands: CommandMap, x: str, w: CWriter) -> str:
     """Return the C expression of the command of the limited action ``x``."""
     if (commands.scale != 1.0).any():
-        x = f"{x} * {memory.format_element('action_scale', commands.scale)}"
+        x = f"{x} * {w.format_element('action_scale', commands.scale)}"
     if (commands.offset != 0.0).any():
-        x = f"{x} + {memory.format_element('action_offset', commands.offset)}"
+        x = f"{x} + {w.format_element('action_offset', commands.offset)}"
     if commands.low.isinf().all() and commands.high.isinf().all():
         return x
-    low = memory.format_element("action_low", commands.low.clamp(min=-LARGEST))
-    high = memory.format_element("action_high", commands.high.clamp(max=LARGEST))
-    return _format_clamp(x, low, high, memory)
+    low = w.format_element("action_low", commands.low.clamp(min=-LARGEST))
+    high = w.format_element("action_high", commands.high.clamp(max=LARGEST))
+    return _format_clamp(x, low, high, w)
 
 
-def _format_clamp(x: str, low: str, high: str, memory: Declarations) -> str:
-    return f"{memory.use_function('smaller')}({memory.use_function('larger')}({x}, {low}), {high})"
+def _format_clamp(x: str, low: str, high: str, w: CWriter) -> str:
+    return f"{w.use_function('smaller')}({w.use_function('larger')}({x}, {low}), {high})"

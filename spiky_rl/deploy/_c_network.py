@@ -11,8 +11,7 @@ from torch import Tensor
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy._c_ann import write_mlp
-from spiky_rl.deploy._c_decoders import write_decoder
-from spiky_rl.deploy._c_encoders import write_encoder
+from spiky_rl.deploy._c_codecs import write_decoder, write_encoder
 from spiky_rl.deploy._c_step import format_step
 from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy.base import ExportError

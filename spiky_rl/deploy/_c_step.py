@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from spiky_rl.deploy._c_memory import Declarations
+from spiky_rl.deploy._c_writer import CWriter
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.emit import INFIX, StepWriter, format_literal
 from spiky_rl.kernels.trace import Expression, Node
@@ -15,13 +15,13 @@ from spiky_rl.surrogates.rectangle import Rectangle
 
 CALLS = {"exp": "exponential", "tanh": "hyperbolic_tangent", "tan": "tangent", "sqrt": "square_root",
          "abs": "absolute", "max": "larger", "min": "smaller"}  # fmt: skip
-"""Helper functions of `_c_functions.FUNCTIONS` by operation."""
+"""Helper functions of `_c_writer.FUNCTIONS` by operation."""
 LOOSE = {"<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 2}
 """Precedence of the infix operations."""
 
 
 def format_step(
-    memory: Declarations,
+    w: CWriter,
     path: str,
     neuron: Neuron,
     params: Sequence[Tensor | float],
@@ -31,7 +31,7 @@ def format_step(
     """Return C statements of an inner step of neuron n, and the C expression of its output.
 
     Args:
-        memory: Declarations of the file.
+        w: Writer of the file.
         path: Prefix of the names of parameters that differ between neurons.
         params: The neuron's parameters as they enter the step: numbers, or [N] tensors.
         states: C expressions of the states, which the statements read and assign.
@@ -44,13 +44,13 @@ def format_step(
     local = [f"s_{name}" for name in neuron.states]
     inputs = {"i": "current"} | {f"s[{i}]": name for i, name in enumerate([*local, "peak"])}
     for i, (name, values) in enumerate(arrays.items()):
-        inputs[f"p[{i}]"] = memory.format_element(f"{path}_{name}", values)
+        inputs[f"p[{i}]"] = w.format_element(f"{path}_{name}", values)
 
     def print_function(
         name: str, step: Callable[..., object], has_current: bool, has_peak: bool
     ) -> tuple[list[str], list[str]]:
         traced = tracer.trace_function(name, step, has_current, has_peak)
-        printer = _Printer(numbers, inputs, memory.use_function)
+        printer = _Printer(numbers, inputs, w.use_function)
         return printer.print_values([*traced.updates, *traced.outputs])
 
     constant = "const " if neuron.substeps == 1 else ""

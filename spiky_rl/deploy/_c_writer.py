@@ -6,13 +6,58 @@ A signal is a dense array; before a linear map reads it, a scan lists its non-ze
 
 from __future__ import annotations
 
+import itertools
+import re
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from torch import Tensor
+from torch.nn import functional
 
-from spiky_rl.deploy._c_memory import Declarations, split_synapses
+from spiky_rl.deploy.base import ExportError
+from spiky_rl.kernels.emit import format_literal
 from spiky_rl.metrics.sparse_storage import WeightStorage
+
+CSRC = Path(__file__).parent / "csrc"
+"""Folder of the templates of the files, and of the helper functions."""
+SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1, "int8_t": 1}
+"""Bytes of an element, by C type."""
+INTEGERS = (
+    ("int8_t", -127, 127),
+    ("uint8_t", 0, 2**8 - 1),
+    ("int16_t", 1 - 2**15, 2**15 - 1),
+    ("uint16_t", 0, 2**16 - 1),
+    ("int32_t", 1 - 2**31, 2**31 - 1),
+)
+"""C types of constants, the smallest first, with their ranges."""
+NEEDS_MATH = re.compile(r"\b(rintf|sqrtf|expf|expm1f|log1pf|erff|INFINITY)\b")
+"""What a helper function takes from <math.h>."""
+
+
+def read_functions() -> dict[str, str]:
+    """Return the helper functions of ``functions.c`` by name, each with its comment and what only it calls, callees first."""
+    _, *paragraphs = (CSRC / "functions.c").read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
+    declared = re.compile(r"^(?:#define|static \w+) (\w+)\(", re.MULTILINE)
+    return {declared.findall(text)[-1]: f"{text}\n" for text in paragraphs}
+
+
+FUNCTIONS = read_functions()
+
+
+@dataclass(frozen=True)
+class StructField:
+    """An array of the struct."""
+
+    kind: str
+    name: str
+    size: int
+    text: str
+    carried: bool = False
+    """Whether it is state that is kept between control steps."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +103,11 @@ class Channels:
         return f"{self.get(index, offset)} = ({self.kind}){value};"
 
 
-class CWriter(Declarations):
+class CWriter:
     """Writer of a control step; its statements are collected in `once`, `step` and `last`."""
 
     def __init__(self, vector_width: int = 0) -> None:
         """Begin a control step; ``vector_width``: floats in a vector of the `cpu` backend, which does not fuse products with fewer outputs."""
-        super().__init__()
         self.vector_width = vector_width
         self.steps = 1
         """Number of inner steps."""
@@ -75,6 +119,117 @@ class CWriter(Declarations):
         """Statements of each inner step k."""
         self.last: list[str] = []
         """Statements after the inner steps."""
+        self.fields: dict[str, StructField] = {}
+        self.constants: dict[str, str] = {}
+        """Declarations of constant arrays by name."""
+        self.constant_bytes = 0
+        self.functions: set[str] = set()
+        """Names of the helper functions that are called."""
+        self.channels = 1
+        """Largest number of channels whose events are listed."""
+
+    # declarations
+
+    @property
+    def index_type(self) -> str:
+        """C type of ``event_index``."""
+        return "uint16_t" if self.channels < 2**16 else "int32_t"
+
+    @property
+    def state_fields(self) -> list[StructField]:
+        """Arrays of the struct that are kept between control steps."""
+        return [field for field in self.fields.values() if field.carried]
+
+    @property
+    def struct(self) -> str:
+        """Declarations of the struct's arrays, the largest elements first, so that no padding lies between them."""
+        order = sorted(self.fields.values(), key=lambda f: (-SIZES[self.resolve(f)], not f.carried))
+        return "\n".join(f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}" for f in order)
+
+    @property
+    def struct_bytes(self) -> int:
+        """Bytes of the struct, rounded up to the alignment of its largest elements."""
+        align = max(SIZES[self.resolve(field)] for field in self.fields.values())
+        return -(-self.count_bytes(self.fields.values()) // align) * align
+
+    @property
+    def helpers(self) -> str:
+        """Text of the helper functions, in the order in which C needs them."""
+        return "\n".join(text for name, text in FUNCTIONS.items() if name in self.functions)
+
+    def resolve(self, field: StructField) -> str:
+        """Return the C type of a ``field``'s elements in the header."""
+        return self.index_type if field.kind == "event_index" else field.kind
+
+    def count_bytes(self, fields: Iterable[StructField]) -> int:
+        """Return the bytes of the elements of ``fields``."""
+        return sum(SIZES[self.resolve(field)] * field.size for field in fields)
+
+    def add_scratch(self, name: str, size: int, text: str, kind: str = "float") -> str:
+        """Declare an array of the struct that is used within one control step, and return its C expression.
+
+        Args:
+            name: Name of the array.
+            size: Number of elements that this use needs; the array has the size of its largest use.
+            text: Description of its content, for a comment.
+            kind: C type of its elements.
+        """
+        return self._add_field(StructField(kind, name, size, f"{text} (scratch)"))
+
+    def add_state(self, name: str, size: int, text: str, kind: str = "float") -> str:
+        """Declare an array of the struct that is kept between control steps; see `add_scratch`."""
+        return self._add_field(StructField(kind, name, size, text, carried=True))
+
+    def add_output(self, name: str, size: int, text: str) -> str:
+        """Declare an array of the struct that is a result of a control step for the caller; see `add_scratch`."""
+        return self._add_field(StructField("float", name, size, text))
+
+    def _add_field(self, field: StructField) -> str:
+        known = self.fields.get(field.name)
+        if known is None or known.size < field.size:
+            self.fields[field.name] = field
+        return f"s->{field.name}"
+
+    def add_constant(self, name: str, values: Tensor, kind: str = "") -> str:
+        """Declare a constant array of ``values``, once, and return its ``name``.
+
+        Args:
+            name: Name of the array.
+            values: Floats, which keep their exact value, or integers; flattened.
+            kind: C type of the elements of integers; empty for the smallest type that holds all.
+        """
+        if name in self.constants:
+            return name
+        flat, columns = values.detach().cpu().reshape(-1), 24
+        if flat.is_floating_point():
+            kind, columns, numbers = "float", 12, [_format_number(x) for x in flat.float().numpy()]
+        else:
+            low, high = int(flat.min()), int(flat.max())
+            kind = kind or next(k for k, least, most in INTEGERS if least <= low and high <= most)
+            numbers = [str(x) for x in flat.tolist()]
+        rows = ",\n  ".join(", ".join(row) for row in itertools.batched(numbers, columns))
+        self.constants[name] = f"static const {kind} {name}[{len(numbers)}] = {{\n  {rows}}};"
+        self.constant_bytes += len(numbers) * SIZES[kind]
+        return name
+
+    def format_element(self, name: str, values: Tensor, index: str = "n") -> str:
+        """Return the C expression of element ``index`` of ``values``: a number if all are equal, else of the constant ``name``."""
+        flat = values.detach().cpu().reshape(-1)
+        if not bool((flat == flat[0]).all()):
+            return f"{self.add_constant(name, flat)}[{index}]"
+        return (
+            format_literal(_check_finite(float(flat[0]))) if flat.is_floating_point() else str(int(flat[0]))
+        )
+
+    def use_function(self, name: str) -> str:
+        """Add the helper function ``name`` of `FUNCTIONS`, and those that it calls, to the file and return its name."""
+        if name not in self.functions:
+            self.functions.add(name)
+            for called in FUNCTIONS.keys() & set(re.findall(r"(\w+)\(", FUNCTIONS[name])):
+                self.use_function(called)
+        return name
+
+    # statements
 
     def comment(self, text: str, *blocks: list[str]) -> None:
         """Write a comment before the statements that follow in ``blocks``, by default in each inner step."""
@@ -151,11 +306,11 @@ class CWriter(Declarations):
     def _add_synapses(
         self, block: list[str], path: str, weight: Tensor, signal: Signal, target: str, fused: bool
     ) -> None:
-        """Append C that adds the lists of synapses of the events to ``target``."""
-        array, neuron, start = (
-            self.add_constant(f"{path}{name}", numbers)
-            for name, numbers in zip(("", "_neuron", "_start"), split_synapses(weight), strict=True)
-        )
+        """Append C that adds the synapses of the events to ``target``: values, neurons, and the start of each input's list [C + 1]."""
+        there = weight != 0
+        array = self.add_constant(path, weight[there])
+        neuron = self.add_constant(f"{path}_neuron", there.nonzero()[:, 1])
+        start = self.add_constant(f"{path}_start", functional.pad(there.sum(1).cumsum(0), (1, 0)))
         total = f"{target}[{neuron}[i]]"
         if signal.binary:
             text = f"{total} += {array}[i];"
@@ -166,3 +321,16 @@ class CWriter(Declarations):
             text = f"{total} += {signal.array}[c] * {array}[i];"
         body = f"for (int i = {start}[c]; i < {start}[c + 1]; i++) {text}"
         self.write_loop(block, "e", "events", "const int c = s->event[e];", body)
+
+
+def _format_number(x: np.float32) -> str:
+    _check_finite(x)
+    is_plain = x == 0 or 1e-4 <= abs(x) < 1e7
+    text = (np.format_float_positional if is_plain else np.format_float_scientific)(x, unique=True, trim="0")
+    return f"{text}f"
+
+
+def _check_finite[Number: (float, np.float32)](x: Number) -> Number:
+    if not np.isfinite(x):
+        raise ExportError(f"a weight is {x}; weights must be finite")
+    return x

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import UserError
+from spiky_rl.learners.common.inference_policy import clamp_observations
 from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def read_rollout(path: Path, inputs: int) -> CalibrationRollout:
     """
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise UserError(
             f"--calibrate: {path}: {error}; allowed: an array of numbers, written by numpy.save"
         ) from None
@@ -121,7 +123,7 @@ def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRan
             rollout.keep.split(max(1, ROWS // rows)),
             strict=True,
         ):
-            x, noted = model.obs_normalizer(x.to(device)), ForwardRecord()
+            x, noted = clamp_observations(model.obs_normalizer(x.to(device))), ForwardRecord()
             if network.stateful:
                 _, carried = network(x, carried, keep.to(device), record=noted)
             else:

@@ -12,8 +12,7 @@ from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.deploy._calibration import read_rollout, record_rollout
 from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import describe_contract
-from spiky_rl.deploy._options import ExportOptions
-from spiky_rl.deploy._targets import check_expressible
+from spiky_rl.deploy._targets import ExportOptions, check_expressible
 from spiky_rl.deploy._verification import MAX_MEAN_ERROR, VerificationResult, verify_targets
 from spiky_rl.deploy.base import ExportError, Target, count_observations
 from spiky_rl.learners.common.action_bounds import ActionBounds

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy.c import STANDARD
+from spiky_rl.deploy.c import STANDARD, run_compiler
 
 CHIPS = {
     "cortex-m4": (
@@ -45,34 +44,34 @@ def measure_footprint(policy: Path, chip: str) -> Footprint:
     """Measure ``policy``, the path of a policy.c, on ``chip``. Raises UserError with the compiler's message if compiling fails."""
     require_compiler(chip)
     prefix, machine, _ = CHIPS[chip]
+    policy = policy.absolute()  # the compiler runs in another folder
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+
+        def run(tool: str, *words: str) -> str:
+            return run_compiler([f"{prefix}-{tool}", *words], f"{policy}: {prefix}-{tool}", folder)
+
+        def measure_sections(file: str) -> list[int]:
+            """Return the bytes of code and constants, of initialised and of uninitialised variables."""
+            return [int(word) for word in run("size", file).splitlines()[1].split()[:3]]
+
         text = f'#include "{policy.stem}.h"\n{policy.stem}_state state;\n'
         (folder / "state.c").write_text(text, encoding="utf-8")
-        compiler = [f"{prefix}-gcc", *STANDARD, *machine, *OPTIMISED, f"-I{policy.parent}"]
-        _run_tool([*compiler, "-fstack-usage", "-c", str(policy), "-o", "policy.o"], folder, policy)
-        _run_tool([*compiler, "-c", "state.c", "-o", "state.o"], folder, policy)
-        entries = (
+        flags = (*STANDARD, *machine, *OPTIMISED, f"-I{policy.parent}")
+        run("gcc", *flags, "-fstack-usage", "-c", str(policy), "-o", "policy.o")
+        run("gcc", *flags, "-c", "state.c", "-o", "state.o")
+        entries = (f"-Wl,-e,{policy.stem}_step", f"-Wl,-u,{policy.stem}_reset")
+        linked = (
+            *flags,
             "-Wl,--gc-sections",
-            f"-Wl,-e,{policy.stem}_step",
-            f"-Wl,-u,{policy.stem}_reset",
+            *entries,
             "-nostartfiles",
+            "policy.o",
+            "-o",
+            "policy.elf",
+            "-lm",
         )
-        _run_tool([*compiler, *entries, "policy.o", "-o", "policy.elf", "-lm"], folder, policy)
-        text, data, _ = _measure_sections(prefix, "policy.elf", folder)
+        run("gcc", *linked)
+        code, data, _ = measure_sections("policy.elf")
         frames = [int(line.split("\t")[1]) for line in (folder / "policy.su").read_text().splitlines()]
-        return Footprint(text + data, _measure_sections(prefix, "state.o", folder)[2], sum(frames))
-
-
-def _measure_sections(prefix: str, file: str, folder: Path) -> tuple[int, int, int]:
-    """Return the bytes of code and constants, of initialised and of uninitialised variables."""
-    output = _run_tool([f"{prefix}-size", file], folder, folder / file)
-    text, data, bss = output.splitlines()[1].split()[:3]
-    return int(text), int(data), int(bss)
-
-
-def _run_tool(line: list[str], folder: Path, policy: Path) -> str:
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{policy}: {line[0]} failed: {done.stderr.strip().splitlines()[0]}")
-    return done.stdout
+        return Footprint(code + data, measure_sections("state.o")[2], sum(frames))

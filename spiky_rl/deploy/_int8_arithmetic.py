@@ -34,24 +34,15 @@ class Term:
         """Return another term of the same statements; ``rank``: precedence of the operator in ``text``."""
         return Term(text, self.lines, self.use_function, rank)
 
-    def infix(self, operator: str, other: Integer, rank: int, reverse: bool = False) -> Term:
+    def infix(self, operator: str, other: Integer, rank: int) -> Term:
         """Return this term and ``other`` with an ``operator`` between them."""
-        first, second = self, other
-        if reverse:
-            first, second = other, self
-        return self.make(f"{bracket(first, rank)} {operator} {bracket(second, rank + 1)}", rank)
+        return self.make(f"{bracket(self, rank)} {operator} {bracket(other, rank + 1)}", rank)
 
     def __add__(self, other: Integer) -> Term:
         return self.infix("+", other, 5)
 
-    def __radd__(self, other: int) -> Term:
-        return self.infix("+", other, 5, True)
-
     def __sub__(self, other: Integer) -> Term:
         return self.infix("-", other, 5)
-
-    def __rsub__(self, other: int) -> Term:
-        return self.infix("-", other, 5, True)
 
     def __mul__(self, other: Integer) -> Term:
         return self.infix("*", other, 6)
@@ -131,8 +122,9 @@ def multiply(x: Any, factor: Any, bits: int, most: int) -> Any:
     return x.call("multiplied", factor, bits, most)
 
 
-def decay(x: Any, factor: Integer, wide: bool, bits: int) -> Any:
-    """Return ``x`` * ``factor`` / 2^``bits``, rounded; ``wide``: whether the product needs 64 bits."""
+def decay(x: Any, factor: Integer, wide: bool, bits: int | None = None) -> Any:
+    """Return ``x`` * ``factor`` / 2^``bits``, by default those of a decay, rounded; ``wide``: whether the product needs 64 bits."""
+    bits = DECAY_BITS[wide] if bits is None else bits
     return multiply(x, factor, bits, WIDE_LIMIT) if wide else shift(x * factor, bits)
 
 

@@ -1,4 +1,4 @@
-"""Parts of a quantised network: their integers, and the inner step of their neurons.
+"""Layers of a quantised network: their integers, and the inner step of their neurons.
 
 Weights are int8, in a unit of their postsynaptic neuron; a neuron's input is a whole number of this unit. Membranes have
 ``fraction`` bits below the unit. A step is written in `_int8_arithmetic`'s vocabulary: it runs in torch and is printed as C.
@@ -15,16 +15,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy import _int8_arithmetic as op
-from spiky_rl.deploy._int8_arithmetic import DECAY_BITS, NARROW_LIMIT, WIDE_LIMIT
+from spiky_rl.deploy._int8_arithmetic import CURRENT_LIMIT, DECAY_BITS, NARROW_LIMIT, SUM_LIMIT, WIDE_LIMIT
+from spiky_rl.deploy.base import ExportError
+from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.neurons import quadratic
+from spiky_rl.neurons.alif import Alif
+from spiky_rl.neurons.sigma_delta import SigmaDeltaNeuron
+
+MAX_CHANNELS = 2**16
+"""Number of channels from which an event's 16-bit index overflows."""
 
 type Constants = Callable[[str], Any]
 """Returns a constant of a layer by its name: a tensor [N], or the C expression of neuron n's value."""
+STATE_ROOM = 2.0
+"""Headroom: a state is clamped at this multiple of its range in the rollout."""
+MIN_LEAK = 32
+"""Smallest leak of a membrane at its threshold in a step, in the membrane's smallest unit, for which 16 bits are enough."""
+MAX_TRACE_ERROR = 2.0**-5
+"""Largest value, in spikes, at which rounding may stop the decay of a trace."""
 REAL_BITS = 16
 """Fraction bits of a quadratic neuron's values, which have the equations' own unit."""
-REAL_LIMIT = 2**26
-RATIO_LIMIT = 2**28
+REAL_LIMIT, RATIO_LIMIT = 2**26, 2**28
 """Largest current and largest factor of a quadratic neuron."""
+TABLE_START, TABLE_ENTRIES = -24.0, 1056
+"""Quadratic neurons: smallest argument in the table of tan(sqrt(z)) / sqrt(z), and number of its intervals."""
+TABLE_BITS = 8
+"""Fraction bits of a position between two entries of the quadratic neuron's table."""
 
 
 @dataclass(frozen=True)
@@ -44,122 +62,52 @@ class Int8Format:
         return 2.0**-self.exponent
 
 
-@dataclass
-class Int8Encoder:
-    """An encoder: rounds normalised observations to integers and makes channels of them."""
+@dataclass(frozen=True)
+class LayerInput:
+    """A layer in single precision, and what its integers depend on beside it."""
 
-    kind: str
-    width: int
-    """Number of channels C."""
-    factor: Tensor
-    """Factor of an observation before it is rounded, [O] float; of receptive fields [O, P]."""
-    limit: int
-    """Largest rounded observation."""
-    threshold: int = 0
-    """sigma_delta: smallest change that is sent; delta: change per spike; latency: smallest activity that spikes."""
-    starts_at_first: bool = False
-    """delta: whether the reference starts at the first observation."""
-    noise: Tensor | None = None
-    """rate, population: the noise that probabilities are compared with, [K, C] integers."""
-    offset: Tensor | None = None
-    """Receptive fields: their centres in the unit of a rounded observation, [O, P] float."""
-    table: Tensor | None = None
-    """Receptive fields: activity by distance to the centre, [D] integers."""
-    span: float = math.inf
-    """Receptive fields: bound to which observations are clipped."""
-    spike: int = 1
-    """Integer of a spike; more than 1 beside graded channels."""
-    parts: Sequence[Int8Encoder] = ()
-    """concat: the two encoders."""
-
-    @property
-    def constant(self) -> bool:
-        """Whether the signal is the same in all inner steps."""
-        return self.kind == "direct" or (bool(self.parts) and all(part.constant for part in self.parts))
-
-    @property
-    def states(self) -> int:
-        """Number of states."""
-        own_states = {"delta": 1 + self.starts_at_first, "sigma_delta": 1}.get(self.kind, 0)
-        return own_states + sum(part.states for part in self.parts)
-
-    def __call__(self, x: Tensor, states: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new state."""
-        if self.parts:
-            return self._encode_parts(x, states, steps)
-        if self.table is not None:
-            return self._encode_fields(x, steps), []
-        integers = op.round_clamped(x * self.factor, self.limit)
-        if self.kind == "direct":
-            return [integers], []
-        if self.kind == "rate":
-            assert self.noise is not None
-            both = torch.cat([integers, -integers], -1)
-            return [op.is_below(row.expand_as(both), both) * self.spike for row in self.noise], []
-        if self.kind == "sigma_delta":
-            event, reference = op.send_change(integers, states[0], self.threshold)
-            return [event, *[torch.zeros_like(event)] * (steps - 1)], [reference]
-        reference, has_begun = states[0], list[Tensor]()
-        if self.starts_at_first:
-            reference = torch.where(states[1] > 0, reference, integers)
-            has_begun = [torch.ones_like(states[1])]
-        count, reference = op.count_changes(integers, reference, self.threshold, steps)
-        both = torch.cat([count, -count], -1)
-        return [(both > k).long() * self.spike for k in range(steps)], [reference, *has_begun]
-
-    def _encode_parts(self, x: Tensor, states: list[Tensor], steps: int) -> tuple[list[Tensor], list[Tensor]]:
-        first_encoder, second_encoder = self.parts
-        first, first_states = first_encoder(x, states[: first_encoder.states], steps)
-        second, second_states = second_encoder(x, states[first_encoder.states :], steps)
-        count = max(len(first), len(second))  # a constant signal has one element, which is repeated
-        pairs = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
-        return [torch.cat(pair, -1) for pair in pairs], [*first_states, *second_states]
-
-    def _encode_fields(self, x: Tensor, steps: int) -> list[Tensor]:
-        assert self.table is not None and self.offset is not None
-        distance = op.round_clamped(
-            x.clamp(-self.span, self.span).unsqueeze(-1) * self.factor - self.offset, self.limit
-        )
-        activity = op.interpolate(op.take_size(distance), self.table, FIELD_BITS).flatten(-2)
-        if self.kind == "latency":
-            time = op.time_spike(activity, steps, self.threshold)
-            return [(time == k).long() * self.spike for k in range(steps)]
-        if self.noise is not None:
-            return [op.is_below(row.expand_as(activity), activity) * self.spike for row in self.noise]
-        v, signal = torch.zeros_like(activity), []
-        for _ in range(steps):
-            spike, v = op.integrate_activity(v, activity)
-            signal.append(spike * self.spike)
-        return signal
-
-
-FIELD_BITS = 5
-"""Fraction bits of a distance between two entries of a receptive field's table."""
-
-
-@dataclass
-class Int8Layer(ABC):
-    """Base of all layers."""
-
-    source: Int8Format
-    """Format of the input."""
-    weight: Tensor
-    """[C, N]."""
-    recurrent_weight: Tensor | None
-    """Recurrent weights, [D N, N]."""
-    unit: Tensor
-    """Current of an input of 1 through a weight of 1, [N] float64."""
-    bias: Tensor
-    """[N], in the unit of the neuron's state."""
+    layer: SpikingLayer
     title: str
     """Number and size of the layer, for comments and messages."""
-
-    state_names = ("v",)
+    source: Int8Format
+    """Format of the input."""
+    weights: Sequence[Tensor]
+    """Integers [C, N] and, in a recurrent layer, [D N, N]."""
+    unit: Tensor
+    """Unit of the weights, [N] float64."""
+    seen: Tensor
+    """Largest states in the rollout, [N]."""
+    next_largest: int
+    """Largest sum of the next weights to a neuron."""
 
     @property
-    def output_format(self) -> Int8Format:
-        """Format of the output."""
-        return Int8Format(False)
+    def params(self) -> dict[str, Tensor]:
+        """Parameters of the neurons, [N] float64 each."""
+        values = zip(self.layer.neuron.params, self.layer.parameters_of_neuron(), strict=True)
+        return {
+            name: torch.as_tensor(value).detach().cpu().double().expand(self.layer.width)
+            for name, value in values
+        }
+
+    @property
+    def bias(self) -> Tensor:
+        """Bias of the neurons, [N] float64."""
+        return get_linear(self.layer).bias.detach().cpu().double()
+
+
+class Int8Layer(ABC):
+    """Base of all layers; its constants [N] are attributes."""
+
+    state_names: tuple[str, ...] = ("v",)
+    output_format = Int8Format(False)
+    """Format of the output."""
+
+    def __init__(self, given: LayerInput, unit: Tensor) -> None:
+        """Take weights and title; ``unit``: current of an input of 1 through a weight of 1, [N] float64."""
+        self.source, self.title, self.unit = given.source, given.title, unit
+        self.weight, self.recurrent_weight = given.weights[0], None
+        if len(given.weights) > 1:
+            self.recurrent_weight = given.weights[1]
 
     @property
     def width(self) -> int:
@@ -216,31 +164,49 @@ class Int8Layer(ABC):
         return (states[0] * self.unit).float()
 
 
-@dataclass
 class Int8SpikingLayer(Int8Layer):
-    """LIF and ALIF neurons."""
+    """LIF and ALIF neurons: membranes, and adaptation traces in which one spike is 2^trace_fraction, of 16 or, if wide, of 32 bits."""
 
-    has_adaptation: bool
-    """Whether spikes raise the threshold, as in ALIF."""
-    resets_to_zero: bool
-    """Whether a spike resets the membrane to 0; else it subtracts the threshold."""
-    is_wide: bool
-    """Whether membranes have 32 bits; else 16."""
-    fraction: Tensor
-    """Fraction bits of a membrane below the neuron's unit, [N]."""
-    threshold: Tensor
-    decay: Tensor
-    is_trace_wide: bool
-    """Whether adaptation traces have 32 bits; else 16."""
-    trace_fraction: int
-    """Fraction bits of the adaptation trace; one spike is 2^trace_fraction."""
-    trace_decay: Tensor
-    adaptation: Tensor
-    """Increase of the threshold per spike in the trace, [N]."""
+    def __init__(self, given: LayerInput) -> None:
+        neuron, params, unit, bias = given.layer.neuron, given.params, given.unit, given.bias
+        decay, threshold = params["tau"], params["threshold"]
+        if neuron.chosen["input_gain"] == "ode":
+            unit, bias = unit * (1.0 - decay), bias * (1.0 - decay)
+        super().__init__(given, unit)
+        self.has_adaptation = isinstance(neuron.source_neuron, Alif)
+        if self.has_adaptation:
+            self.state_names = ("v", "a")
+        self.resets_to_zero = neuron.chosen["reset"] == "zero"
+        adaptation = params.get("adaptation", torch.zeros_like(unit))
+        reach = torch.maximum(given.seen.double(), threshold + adaptation)
+        # sum of the weights of spikes
+        counted = given.weights[1:] if given.source.graded else given.weights
+        largest = sum((weight.abs().sum(0) for weight in counted), torch.ones(self.width, dtype=torch.int64))
 
-    def __post_init__(self) -> None:
-        self.state_names = ("v", "a") if self.has_adaptation else ("v",)
+        def choose_fraction(limit: int, room: float, most: int) -> Tensor:
+            bits = torch.minimum((limit / (room * reach / unit)).log2(), (CURRENT_LIMIT / largest).log2())
+            return bits.floor().clamp(-16, most).long()
+
+        narrow = choose_fraction(NARROW_LIMIT, STATE_ROOM, 8)
+        leak = threshold / unit * 2.0**narrow * (1.0 - decay)
+        raised = adaptation / unit * 2.0**narrow
+        self.is_wide = bool((narrow < 0).any() or (leak < MIN_LEAK).any() or (raised >= 2**16).any())
+        self.fraction = narrow
+        if self.is_wide:
+            self.fraction = choose_fraction(WIDE_LIMIT, 2.0 * STATE_ROOM, 12).clamp(min=0)
+        own_unit = unit * 2.0**-self.fraction
         self.gain, self.bits = 2**self.fraction, self.fraction - self.source.exponent
+        self.bias = _round_current(bias / own_unit)
+        self.threshold = _round_current(threshold / own_unit).clamp(min=1)
+        self.decay = (decay * 2 ** DECAY_BITS[self.is_wide]).round().long()
+        trace_decay = params.get("tau_adaptation", torch.zeros_like(unit))
+        most_trace = float(1.0 / (1.0 - trace_decay.max().clamp(max=1.0 - 1e-6))) + 1.0
+        trace_bits = choose_exponent(NARROW_LIMIT, most_trace, 12)
+        trace_error = float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits
+        self.is_trace_wide = self.is_wide or trace_bits < 4 or trace_error > MAX_TRACE_ERROR
+        self.trace_fraction = 16 if self.is_trace_wide else trace_bits
+        self.trace_decay = (trace_decay * 2 ** DECAY_BITS[self.is_trace_wide]).round().long()
+        self.adaptation = _round_current(adaptation / own_unit)  # of the threshold per spike in the trace
 
     @property
     def c_types(self) -> tuple[str, ...]:
@@ -256,15 +222,10 @@ class Int8SpikingLayer(Int8Layer):
         return total * constant("gain")
 
     def step(self, current: Any, states: Sequence[Any], constant: Constants) -> tuple[Any, list[Any]]:
-        v = op.name(
-            op.decay(states[0], constant("decay"), self.is_wide, DECAY_BITS[self.is_wide]) + current, "v"
-        )
+        v = op.name(op.decay(states[0], constant("decay"), self.is_wide) + current, "v")
         threshold, traces = constant("threshold"), []
         if self.has_adaptation:
-            trace = op.decay(
-                states[1], constant("trace_decay"), self.is_trace_wide, DECAY_BITS[self.is_trace_wide]
-            )
-            trace = op.name(trace, "a")
+            trace = op.name(op.decay(states[1], constant("trace_decay"), self.is_trace_wide), "a")
             raised = op.decay(trace, constant("adaptation"), self.is_trace_wide, self.trace_fraction)
             spike = op.name(op.is_at_least(v, raised + threshold), "spike")
             most = WIDE_LIMIT if self.is_trace_wide else NARROW_LIMIT
@@ -278,22 +239,27 @@ class Int8SpikingLayer(Int8Layer):
         return (states[0] * self.unit * 2.0**-self.fraction).float()
 
 
-@dataclass
 class Int8SigmaDeltaLayer(Int8Layer):
-    """Sigma-delta neurons. Their sums are exact; all neurons of a layer share the unit of the output."""
-
-    is_rectified: bool
-    sent_format: Int8Format
-    threshold: Tensor
-    factor: Tensor
-    """Factor from the sum to the output's unit, [N]: y = (sum * factor) >> shift."""
-    shift: int
+    """Sigma-delta neurons. Their sums are exact; all neurons of a layer share the unit of the output y = (sum * factor) >> shift."""
 
     state_names = ("total", "sent")
 
-    @property
-    def output_format(self) -> Int8Format:
-        return self.sent_format
+    def __init__(self, given: LayerInput) -> None:
+        super().__init__(given, given.unit * given.source.unit)
+        self.is_rectified = given.layer.neuron.chosen["activation"] == "relu"
+        # an event is a difference of two values
+        limit = min(NARROW_LIMIT, SUM_LIMIT // given.next_largest) // (1 if self.is_rectified else 2)
+        largest, threshold = float(given.seen.max()), given.params["threshold"]
+        exponent = choose_exponent(limit, STATE_ROOM * largest, 14)
+        self.output_format = Int8Format(True, exponent, limit)
+        self.threshold = (threshold * 2.0**exponent).round().long()
+        if (self.threshold < 1).any():
+            raise ExportError(
+                f"c_int8: {self.title}: threshold {float(threshold.min()):.3g} is below the resolution of 16 bits for values"
+                f" up to {largest:.3g}"
+            )
+        self.bias = _round_current(given.bias / self.unit)
+        self.factor, self.shift = _split_factor(self.unit * 2.0**exponent)
 
     @property
     def c_types(self) -> tuple[str, ...]:
@@ -312,30 +278,42 @@ class Int8SigmaDeltaLayer(Int8Layer):
         return event, [total, states[1] + event]
 
 
-@dataclass
 class Int8QuadraticLayer(Int8Layer):
-    """Quadratic integrate-and-fire neurons: v <- (v (1 - h T) + I T') / (1 + h T - v T), with T by a table of the current."""
+    """Quadratic integrate-and-fire neurons: v <- (v (1 - h T) + I T') / (1 + h T - v T), with T by a table of the current.
 
-    factor: Tensor
-    """Factor from a sum of weights to the current, [N]: current = (sum * factor) >> shift."""
-    shift: int
-    step_size: Tensor
-    """dt / tau, [N]."""
-    half: Tensor
-    """Half the critical potential, [N]."""
-    slope: Tensor
-    """Entries of the table per unit of the current, [N]."""
-    start: Tensor
-    """Position in the table of a current of 0, [N]."""
-    peak: Tensor
-    reset: Tensor
-    table: Tensor
-    """T by its position, [D]."""
-    least: int
-    """Smallest denominator."""
+    A current is (sum of weights * factor) >> shift, ``half`` half the critical potential, and ``least`` the smallest denominator. The
+    table has ``slope`` entries per unit of the current, whose 0 is at the position ``start``.
+    """
+
+    def __init__(self, given: LayerInput) -> None:
+        super().__init__(given, given.unit * given.source.unit)
+        if self.source.graded and self.recurrent_weight is not None:
+            raise ExportError(
+                "c_int8: agent.network.recurrent: not available for quadratic neurons with graded input"
+            )
+        neuron, params = given.layer.neuron, given.params
+        step_size, half = neuron.dt / params["tau"], 0.5 * params["critical"]
+        real, top = 2.0**REAL_BITS, quadratic.MAX_ANGLE**2
+        interval = (top - TABLE_START) / TABLE_ENTRIES
+        z = TABLE_START + interval * torch.arange(TABLE_ENTRIES + 2, dtype=torch.float64)
+        root = z.clamp(max=top).abs().sqrt().clamp(min=1e-9)
+        ratio = torch.where(z > 0, root.tan(), root.tanh()) / root
+        self.table = (torch.where(z.abs() > 1e-12, ratio, 1.0) * real).round().long()
+        # position = (z - TABLE_START) / interval with z = (current - half^2) step^2
+        scale, start = 2.0**TABLE_BITS / interval, -half.square() * step_size.square() - TABLE_START
+        self.slope = (step_size.square() * scale).round().long().clamp(max=2**28)
+        self.start = (start * scale).round().long().clamp(-(2**28), 2**28)
+        self.bias = (given.bias * real).round().clamp(-REAL_LIMIT, REAL_LIMIT).long()
+        self.factor, self.shift = _split_factor(self.unit * real)
+        self.step_size, self.half = (step_size * real).round().long(), (half * real).round().long()
+        self.peak, self.reset = (
+            torch.full_like(self.unit, neuron.chosen[name] * real).round().long()
+            for name in ("peak", "reset")
+        )
+        self.least = max(1, round(quadratic.MIN_DENOMINATOR * real))
 
     def scale_input(self, total: Any, constant: Constants) -> Any:
-        return op.multiply(total, constant("factor"), self.shift, REAL_LIMIT) + constant("bias")
+        return self.scale_feedback(total, constant) + constant("bias")
 
     def scale_feedback(self, total: Any, constant: Constants) -> Any:
         return op.multiply(total, constant("factor"), self.shift, REAL_LIMIT)
@@ -363,58 +341,34 @@ class Int8QuadraticLayer(Int8Layer):
         return (states[0] * 2.0**-REAL_BITS).float()
 
 
-TABLE_BITS = 8
-"""Fraction bits of a position between two entries of the quadratic neuron's table."""
+def quantize_layer(given: LayerInput) -> Int8Layer:
+    """Quantise a layer. Raises ExportError if its rule has graded spikes, or it has too many channels."""
+    neuron = given.layer.neuron.source_neuron
+    if given.layer.neuron.graded and not neuron.graded:
+        raise ExportError("c_int8: agent.network.learning: no int8 implementation of graded spikes")
+    if (channels := len(given.weights[0])) >= MAX_CHANNELS:
+        raise ExportError(f"c_int8: inputs of a layer: {channels} given; allowed: at most {MAX_CHANNELS - 1}")
+    if isinstance(neuron, SigmaDeltaNeuron):
+        return Int8SigmaDeltaLayer(given)
+    return Int8QuadraticLayer(given) if isinstance(neuron, quadratic.Quadratic) else Int8SpikingLayer(given)
 
 
-@dataclass
-class Int8Readout:
-    """A decoder."""
+def get_linear(layer: SpikingLayer) -> LinearConnection:
+    """Return the connection of a ``layer`` that passed `CInt8.check_network`."""
+    assert isinstance(layer.connection, LinearConnection)
+    return layer.connection
 
-    kind: str
-    """membrane, rate, first_spike, linear or sigma_delta."""
-    read: str
-    """membrane: its value over the inner steps that is read: last, mean or max."""
-    source: Int8Format
-    """Format of the input."""
-    weight: Tensor
-    """[N, F]."""
-    scale: Tensor
-    """Value of the integer 1 of the result, [F] float."""
-    bias: Tensor
-    """[F] float."""
-    decay: int
-    fraction: int
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Width of the state, if the decoder has one."""
-        return (self.weight.shape[1],) if self.kind in ("membrane", "sigma_delta") else ()
+def choose_exponent(limit: float, size: float, most: int) -> int:
+    """Return the largest exponent, from -16 to ``most``, with size * 2^exponent <= limit."""
+    return most if size <= 0.0 else max(-16, min(most, math.floor(math.log2(limit / size))))
 
-    def integrate(self, total: Any, drive: Any) -> Any:
-        """Return the new state after an inner step with the input ``drive``."""
-        if self.kind == "membrane":
-            return op.integrate_readout(total, drive, self.decay, self.fraction)
-        return op.add_change(total, drive)
 
-    def __call__(self, events: list[Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Decode the last layer's outputs [B, N] of every inner step; return features [B, F] and the new state."""
-        if self.kind == "first_spike":  # a neuron counts in all inner steps from its first spike on
-            events = list(torch.stack(events).cummax(0).values)
-        sums = [op.integer_matmul(event, self.weight) for event in events]
-        if self.kind == "linear":
-            return self._scale(sums[-1]), []
-        if self.kind in ("rate", "first_spike"):
-            return self._scale(torch.stack(sums).sum(0)), []
-        total, totals = states[0], []
-        for part in sums:
-            total = self.integrate(total, part)
-            totals.append(total)
-        if self.kind == "sigma_delta" or self.read == "last":
-            return self._scale(total), [total]
-        potentials = torch.stack(totals)  # of all inner steps
-        potential = potentials.sum(0) if self.read == "mean" else potentials.amax(0)
-        return self._scale(potential), [total]
+def _split_factor(factor: Tensor) -> tuple[Tensor, int]:
+    """Return integers, and the shift of their products that makes them the ``factor`` [N]."""
+    shift = max(1, min(62, 30 - math.ceil(math.log2(float(factor.max())))))
+    return (factor * 2.0**shift).round().long().clamp(max=2**31 - 1), shift
 
-    def _scale(self, total: Tensor) -> Tensor:
-        return total.float() * self.scale + self.bias
+
+def _round_current(x: Tensor) -> Tensor:
+    return x.round().clamp(-CURRENT_LIMIT, CURRENT_LIMIT).long()

@@ -1,4 +1,7 @@
-"""A quantised network: the reference of ``policy.c`` in integers, which replaces the original network in a policy."""
+"""A quantised network: the reference of ``policy.c`` in integers, which replaces the original network in a policy.
+
+It is made of a trained feed-forward network: weights of 8 bits, and states in fixed point that fits the ranges of a rollout.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy._int8_layers import Int8Encoder, Int8Layer, Int8Readout
+from spiky_rl.connections._quantization import compute_scales, quantize
+from spiky_rl.deploy._calibration import ValueRanges
+from spiky_rl.deploy._int8_codecs import Int8Readout, quantize_encoder
+from spiky_rl.deploy._int8_layers import Int8Layer, LayerInput, get_linear, quantize_layer
+from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels import dispatch
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.networks.feedforward import FeedForward
@@ -27,32 +34,31 @@ per inner step."""
 class IntegerNetwork(SpikingNetwork):
     """A feed-forward network in integers: observations [T, B, O] -> features [T, B, F]. It is not trained."""
 
-    def __init__(
-        self,
-        origin: FeedForward,
-        encoding: Int8Encoder,
-        stages: Sequence[Int8Layer],
-        readout: Int8Readout,
-        calibration_source: str,
-    ) -> None:
-        """Build the network from quantised parts.
-
-        Args:
-            origin: The original network.
-            calibration_source: Description of the rollout that gave the ranges of its states.
-        """
+    def __init__(self, origin: FeedForward, ranges: ValueRanges) -> None:
+        """Quantise the network ``origin``, which must have passed `CInt8.check_network`."""
         super().__init__()
-        self.origin, self.encoding, self.stages, self.decoding = origin, encoding, list(stages), readout
-        self.calibration_source = calibration_source
+        matrices = [[get_linear(layer).synapses()] for layer in origin.layers]
+        for weights, layer in zip(matrices, origin.layers, strict=True):
+            if layer.recurrent is not None:
+                weights.append(layer.recurrent.synapses())
+        matrices.append([origin.decoder.synapses().t()])
+        rounded = [_round_weights(weights) for weights in matrices]
+        largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
+        self.encoding, source = quantize_encoder(origin, ranges.observed, largest[0])
+        self.stages: list[Int8Layer] = []
+        for i, layer in enumerate(origin.layers):
+            title, (weights, unit) = f"layer {i}: {layer.width} neurons", rounded[i]
+            given = LayerInput(layer, title, source, weights, unit, ranges.states[i], largest[i + 1])
+            self.stages.append(quantize_layer(given))
+            source = self.stages[-1].output_format
+        (weight,), unit = rounded[-1]
+        self.decoding = Int8Readout(origin, weight, unit, source, largest[-1])
+        self.origin, self.calibration_source = origin, ranges.source
         self.steps, self.stateful, self.backend = origin.steps, origin.stateful, dispatch.REFERENCE
         self.updates = origin.updates
-        encoder = origin.encoder.state_sizes
-        self.counts = [len(encoder), *(len(stage.sizes) for stage in self.stages), len(readout.sizes)]
-        self.state_sizes = (
-            *encoder,
-            *(size for stage in self.stages for size in stage.sizes),
-            *readout.sizes,
-        )
+        sizes = [origin.encoder.state_sizes, *(stage.sizes for stage in self.stages), self.decoding.sizes]
+        self.counts = [len(part) for part in sizes]
+        self.state_sizes = tuple(size for part in sizes for size in part)
 
     @classmethod
     @override
@@ -137,10 +143,20 @@ class IntegerNetwork(SpikingNetwork):
     def _move_to(self, device: torch.device) -> None:
         """Move the parts to ``device``."""
         if self.decoding.weight.device != device:
-            for part in (self.encoding, *self.stages, self.decoding):
+            for part in (*self.encoding.list_encoders(), *self.stages, self.decoding):
                 for name, value in vars(part).items():
                     if isinstance(value, Tensor):
                         setattr(part, name, value.to(device))
+
+
+def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Round matrices [*, N] with the same postsynaptic neurons; return the integers and their common unit [N]."""
+    weights = [weight.detach().cpu() for weight in weights]
+    for weight in weights:
+        if not weight.isfinite().all():
+            raise ExportError(f"a weight is {float(weight[~weight.isfinite()][0])}; weights must be finite")
+    unit = compute_scales(*weights)
+    return [quantize(weight, unit).long() for weight in weights], unit.double()
 
 
 def _split_states(states: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from spiky_rl.deploy import _int8_arithmetic as op
 from spiky_rl.deploy._c_writer import Channels, CWriter, Signal
 from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT, Term
-from spiky_rl.deploy._int8_layers import FIELD_BITS, Int8Encoder, Int8Format, Int8Layer, Int8Readout
+from spiky_rl.deploy._int8_codecs import FIELD_BITS, Int8Encoder, Int8Readout
+from spiky_rl.deploy._int8_layers import Int8Format, Int8Layer
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.kernels.emit import format_literal
 

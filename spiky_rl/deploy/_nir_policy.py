@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.kernels import dispatch
-from spiky_rl.networks._nir_graph import Reading, read_content
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 
 
@@ -42,15 +38,14 @@ class NirPolicy:
             self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
 
     def step(self, observation: Tensor) -> Tensor:
-        """Run a control step: observations [B, ...], not normalised -> actions [B, A].
+        """Run a control step: observations [B, ...] of any number type, not normalised -> actions [B, A].
 
         Raises UserError if an observation's shape is not ``inputs``, or the number of robots changes without a reset.
         """
-        x = observation.flatten(1)
-        if x.shape[1] != math.prod(self.inputs):
-            raise UserError(
-                f"observation: shape {list(observation.shape[1:])} given; allowed: {list(self.inputs)}"
-            )
+        shape = observation.shape[1:]
+        if observation.ndim < 2 or shape.numel() != math.prod(self.inputs):
+            raise UserError(f"observation: shape {list(shape)} given; allowed: {list(self.inputs)}")
+        x = observation.flatten(1).float()
         record = ForwardRecord(only_signals=True)
         state = self._get_state(x) if self.stateful else None
         features, state = self.network(x[None], state, record=record)
@@ -68,19 +63,3 @@ class NirPolicy:
                 f"observation: {len(x)} robots given; allowed: {self._state[0].shape[1]}, as in the state; call reset() first"
             )
         return self._state
-
-
-def read_policy(path: Path | str) -> NirPolicy:
-    """Read the policy in the file ``path``.
-
-    Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
-    """
-    content = read_content(Reading(str(path)))
-    if not content.own or content.readout is None:
-        raise UserError(
-            f"{path}: not written by export.py --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
-        )
-    settings = {"name": "nir", "file": str(path), "backend": dispatch.REFERENCE}
-    spec = registry.configure("networks", settings, str(path))
-    network = spec.build(inputs=content.inputs, outputs=len(content.readout[0]))
-    return NirPolicy(network.requires_grad_(False), content.inputs)

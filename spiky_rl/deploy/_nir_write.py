@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nir
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,19 +26,14 @@ from spiky_rl.networks.nir import Nir
 from spiky_rl.neurons.cuba_lif import CubaLif
 from spiky_rl.neurons.lif import Lif
 
-if TYPE_CHECKING:
-    from nir import NIRGraph, NIRNode
-
 log = logging.getLogger(__name__)
 
 
-def build_graph(model: SpikingModel, is_old_version: bool = False) -> NIRGraph:
+def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGraph:
     """Build the graph of ``model``. Raises ExportError if NIR cannot express it or a number is not finite.
 
     ``is_old_version``: for readers of NIR up to 1.0.4, whose LIF subtracts its threshold, and of which some know no Linear.
     """
-    import nir
-
     network = _get_feedforward(model)
     if not _outputs_mean(model):
         raise ExportError(
@@ -79,10 +75,8 @@ class _GraphBuilder:
     """Builder of a chain of nodes."""
 
     def __init__(self, model: SpikingModel, is_old_version: bool) -> None:
-        import nir
-
         self.is_old_version = is_old_version
-        self.nodes: dict[str, NIRNode] = {}
+        self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
         network, maps = _get_feedforward(model), model.input_shape
@@ -96,30 +90,24 @@ class _GraphBuilder:
             mean, scale = normalisation
             self.add("normaliser", nir.Affine(np.diag(1.0 / scale), -mean / scale))
 
-    def add(self, name: str, node: NIRNode) -> None:
+    def add(self, name: str, node: nir.NIRNode) -> None:
         """Append ``node`` with an edge from the last node."""
         if self.last:
             self.edges.append((self.last, name))
         self.nodes[name], self.last = node, name
 
-    def make_map(self, weight: np.ndarray) -> NIRNode:
+    def make_map(self, weight: np.ndarray) -> nir.NIRNode:
         """Return a map without a bias."""
-        import nir
-
         return nir.Affine(weight, np.zeros(len(weight))) if self.is_old_version else nir.Linear(weight)
 
     def flatten(self, name: str) -> None:
         """Append a `nir.Flatten` if the signal consists of maps; ``name``: prefix of its name."""
-        import nir
-
         if len(self.shape) > 1:
             self.add(f"{name}.flatten", nir.Flatten({"input": np.array(self.shape)}, start_dim=0, end_dim=-1))
             self.shape = (int(np.prod(self.shape)),)
 
     def add_layer(self, name: str, layer: SpikingLayer) -> None:
         """Append the connection and the neurons of ``layer``, and add its recurrent connection; ``name``: prefix of the nodes."""
-        import nir
-
         neuron, gain = _build_neuron(name, layer)
         link = layer.connection
         if isinstance(link, Convolutional):
@@ -149,8 +137,6 @@ class _GraphBuilder:
             self.edges += [(sender, back), (back, f"{name}.neuron")]
 
     def _convolve(self, name: str, link: Convolutional, gain: np.ndarray) -> None:
-        import nir
-
         if self.shape != link.inputs:
             raise ExportError(
                 f"--to nir: {name} reshapes a vector to maps; NIR has no primitive for that behind another node"
@@ -168,24 +154,22 @@ class _GraphBuilder:
             self.add(f"{name}.pool", nir.AvgPool2d(block, block, np.array([0, 0])))
 
 
-def _build_neuron(name: str, layer: SpikingLayer) -> tuple[NIRNode, np.ndarray]:
+def _build_neuron(name: str, layer: SpikingLayer) -> tuple[nir.NIRNode, np.ndarray]:
     """Return a layer's neurons as a node, and the divisor of their input weights, [N].
 
     If all neurons have the same decay, r is 1 and the weights are divided instead, because Norse accepts no other r. If decays
     differ, r holds the factor, because snnTorch has one divisor per layer. Weights have double precision, so dividing them
     loses nothing.
     """
-    import nir
-
     neuron, ones = layer.neuron.source_neuron, np.ones(layer.width)
     values = [
-        value.double().numpy() * ones if isinstance(value, Tensor) else value * ones
+        _to_numpy(name, torch.as_tensor(value, dtype=torch.float64)) * ones
         for value in layer.parameters_of_neuron()
     ]
     has_threshold = not isinstance(neuron, Potential)
     leaks = [1.0 - decay for decay in (values[:-1] if has_threshold else values)]
-    if not np.isfinite(values).all() or np.min(leaks) < 0.0:
-        raise ExportError(f"--to nir: {name} has a parameter that is not finite")
+    if np.min(leaks) < 0.0:
+        raise ExportError(f"--to nir: {name} has a parameter that is out of range")
     numbers: dict[str, Any] = {"v_threshold": values[-1], "v_reset": 0.0 * ones} if has_threshold else {}
     metadata: dict[str, Any] = {"step_ms": float(neuron.dt)}
     metadata |= {"reset": neuron.chosen["reset"]} if has_threshold else {}
@@ -223,26 +207,13 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     network = _get_feedforward(model)
     codecs, decoder = get_codecs(model), network.decoder
     states = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
-    shape = {"input": [1, *model.input_shape]}
-    actions = {"output": [1, *model.output_shape]}
-    description = make_metadata(
-        model,
-        shape,
-        actions,
-        states,
-        "Potentials stay from one call to the next.",
-        "put every potential at 0",
-    )
+    between, begins = "Potentials stay from one call to the next.", "put every potential at 0"
+    description = make_metadata(model, {}, {}, states, between, begins)
     is_membrane = isinstance(decoder, Membrane)
     reads_last = is_membrane or codecs["decoder"]["name"] == "linear"
-    if is_membrane:
-        decay = decoder.decay
-    else:
-        decay = 0.0 if reads_last else 1.0
+    decay = decoder.decay if is_membrane else 0.0 if reads_last else 1.0
     metadata: dict[str, Any] = {
-        "producer": description["producer"],
-        "usage": description["usage"],
-        "episode_begins": description["episode_begins"],
+        **{key: description[key] for key in ("producer", "usage", "episode_begins")},
         "layout": FILE_VERSION,
         "dt": DT,
         "discretisation": "forward Euler: v <- v + dt / tau * (v_leak - v + r * i); a spike where v >= v_threshold, and the"

@@ -1,14 +1,23 @@
-"""Targets by name, and checks of a request. Without torch, so that commands fail at once."""
+"""Targets by name, the options of ``export.py``, and checks of a request. Without torch, so that commands fail at once."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.deploy import _footprint
 from spiky_rl.deploy.base import Target
+from spiky_rl.learners.base import EXPORTS
+from spiky_rl.run.prepare import merge_agent_without_simulator
+from spiky_rl.run.run_plan import RunRequest
+
+C_HEADERS = ("math", "stdint", "string")
+"""Headers that an exported file includes."""
 
 
 def make_targets(
@@ -48,3 +57,73 @@ def require_chip(chip: str, targets: Iterable[Target]) -> None:
             f"--report: {chip} given without a target in C; allowed: --to {' or '.join(c_targets)}"
         )
     _footprint.require_compiler(chip)
+
+
+class ExportOptions(Settings):
+    """Options of an export, beside a `RunRequest`."""
+
+    to: str = option(
+        "c",
+        f"targets, separated by commas: {', '.join(registry.list_names('targets'))}; c-int8 means c_int8",
+        metavar="TARGETS",
+    )
+    out: Path | None = option(
+        None, "folder of the files; null: exported/ in the run's folder", metavar="FOLDER"
+    )
+    report: str | None = option(
+        None, "print the memory of the targets in C on this chip: cortex-m4", metavar="CHIP"
+    )
+    nir_version: Literal["1.0.4"] | None = option(
+        None, "version of the format of --to nir, for libraries that pin it: 1.0.4; null: the current one"
+    )
+
+    name: str = option(
+        "policy",
+        "prefix of all names in C, and name of its files, so that several policies link",
+        metavar="NAME",
+    )
+
+    calibrate: Path | None = option(
+        None,
+        "file of NumPy with observations [T, O] or [T, B, O], such as a robot's own, that set the ranges of --to c_int8;"
+        " null: those of an episode of the policy in the task",
+        metavar="FILE",
+    )
+
+    raw_actions: bool = option(
+        False,
+        "give the policy's raw actions, without the task's scale, offset, clip and bounds that make a robot's commands of them",
+    )
+
+    @property
+    def target_names(self) -> list[str]:
+        """The targets by their registry names."""
+        return [name.strip().replace("-", "_") for name in self.to.split(",")]
+
+    def check_request(self, request: RunRequest) -> dict[str, Target]:
+        """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
+        request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
+        if self.nir_version is not None and "nir" not in self.target_names:
+            raise UserError(f"--nir_version: {self.nir_version} given with --to {self.to}; allowed: --to nir")
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name) or self.name in C_HEADERS:
+            raise UserError(
+                f"--name: {self.name} given; allowed: a letter, then up to 30 letters, digits and _, but not the name of a header"
+                f" of C: {', '.join(C_HEADERS)}"
+            )
+        version = {} if self.nir_version is None else {"nir": {"version": self.nir_version}}
+        targets = make_targets(self.target_names, version)
+        for target in targets.values():
+            target.name = self.name
+        if self.calibrate is not None:
+            self._check_calibration(self.calibrate, targets)
+        if self.report is not None:
+            require_chip(self.report, targets.values())
+        if (agent := merge_agent_without_simulator(request)) is not None:
+            check_expressible(targets.values(), agent)
+        return targets
+
+    def _check_calibration(self, file: Path, targets: dict[str, Target]) -> None:
+        if not any(target.needs_rollout for target in targets.values()):
+            raise UserError(f"--calibrate: {file} given with --to {self.to}; allowed: --to c_int8")
+        if not file.is_file():
+            raise UserError(f"--calibrate: {file} given; there is no such file")

@@ -61,7 +61,8 @@ class VerificationResult:
             model: The live policy.
             scale: Largest factor from the policy's actions to the file's.
         """
-        worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, expected, strict=False))
+        # the maximum of NumPy, unlike Python's, is NaN if a part is
+        worst = float(np.max([np.abs(a - b).max() for a, b in zip(returned, expected, strict=False)]))
         self.largest = max(self.largest, float(np.abs(expected[0]).max()) / scale)
         unit = self.largest if target.has_relative_tolerance else 1.0
         self.add(worst, target.get_tolerance(model) * scale * unit)

@@ -57,8 +57,8 @@ class Target(Component):
     }
 
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Values that the target can express, by dotted path of an agent's key; other keys may have any value. If a path begins with
-    ``network``, ANNs, which have no network, are refused."""
+    """Values that the target can express, by dotted path of an agent's key; other keys may have any value. Names of encoders are those
+    of a concat's parts too. If a path begins with ``network``, ANNs, which have no network, are refused."""
     own: ClassVar[tuple[str, ...]] = ()
     """Keys of ``supported`` that may also name a user's code, which is checked when the policy is written."""
     stale_files: ClassVar[tuple[str, ...]] = ()
@@ -140,16 +140,18 @@ def find_parts(agent: PlainMapping, path: str) -> Iterator[tuple[str, PlainValue
 
 
 def find_values(agent: PlainMapping, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the strings at a dotted ``path`` of ``agent``, each after its key. A component may be given by its name alone."""
+    """Yield the strings at a dotted ``path`` of ``agent``, each after its key. A component may be given by its name alone.
+
+    If the path is in an encoder, the strings of its parts follow.
+    """
     above, _, last = path.rpartition(".")
     for key, part in find_parts(agent, above):
-        value: PlainValue = None
-        if isinstance(part, Mapping):
-            value = part.get(last)
-        elif last == "name":
-            value = part
+        value = part.get(last) if isinstance(part, Mapping) else part if last == "name" else None
         if isinstance(value, str):
             yield f"{key}.{last}", value
+        if key.startswith("network.encoder") and isinstance(part, Mapping):
+            for name in ("first", "second"):
+                yield from find_values(agent, f"{key}.{name}.{last}")
 
 
 def strip_module(name: str) -> str:
@@ -180,8 +182,7 @@ def count_observations(model: MLPModel) -> int:
 
 def describe_model(model: MLPModel) -> PlainMapping:
     """Return the agent of ``model`` as far as `Target.check_network` needs it; an ANN has no network."""
-    inner = getattr(
-        model.distribution, "inner", model.distribution
-    )  # the policy's own, if its actions are mapped
+    # the policy's own distribution, if its actions are mapped
+    inner = getattr(model.distribution, "inner", model.distribution)
     distribution = {} if inner is None else {"class_name": get_class_name(inner)}
     return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

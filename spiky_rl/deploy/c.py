@@ -52,8 +52,6 @@ class C(Target):
     supported = {
         "network.name": ("feedforward", "reservoir"),
         "network.encoder.name": ENCODERS,
-        "network.encoder.first.name": ENCODERS,
-        "network.encoder.second.name": ENCODERS,
         "network.connection.name": ("convolutional", "linear"),
         "network.decoder.name": DECODERS,
         "actor.distribution_cfg.class_name": (
@@ -116,7 +114,7 @@ class C(Target):
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_policy
 
-        return write_policy(model, folder, get_vector_width(), self.name, self.contract)
+        return write_policy(model, folder, self.name, self.contract, get_vector_width())
 
     @override
     def open_session(self, path: Path) -> Session:
@@ -156,30 +154,39 @@ def open_c_session(path: Path, flags: tuple[str, ...] = FLAGS) -> Session:
 
 def find_compiler() -> list[str]:
     """Return the command of the C compiler: CC, or else cc, gcc or clang; empty if none is installed."""
-    words = shlex.split(os.environ.get("CC", "")) or [
-        next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")
-    ]
+    try:
+        words = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # an unclosed quote
+        return []
+    words = words or [next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")]
     return words if shutil.which(words[0]) else []
 
 
 def require_compiler(target: str) -> None:
-    """Raise UserError, with the name of ``target``, if there is no C compiler."""
+    """Raise UserError, with the name of ``target``, if there is no C compiler for this machine."""
     if not find_compiler():
         raise UserError(
             f"--to {target}: no C compiler (cc) for the verification; install one, or set CC to its command"
         )
+    get_vector_width()
+
+
+def run_compiler(command: list[str], task: str, cwd: Path | None = None) -> str:
+    """Run a ``command`` of a compiler in the folder ``cwd`` and return its output. Raises UserError, with the ``task``, if it fails."""
+    done = subprocess.run(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        first, *_ = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"{task} failed: {first}")
+    return done.stdout
 
 
 def get_vector_width() -> int:
-    """Return the number of floats in a vector of the `cpu` backend on this machine."""
-    macros = subprocess.run(
-        [*find_compiler(), "-march=native", "-dM", "-E", "-x", "c", "-"],
-        input="",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return 16 if "__AVX512F__" in macros.stdout else 8 if "__AVX__" in macros.stdout else 4
+    """Return the number of floats in a vector of the `cpu` backend on this machine. Raises UserError if the compiler is for another."""
+    line = [*find_compiler(), "-march=native", "-dM", "-E", "-x", "c", "-"]
+    macros = run_compiler(line, f"verification: {line[0]} -march=native")
+    return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
 
 
 def load_policy_library(path: Path, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
@@ -187,7 +194,5 @@ def load_policy_library(path: Path, flags: tuple[str, ...] = FLAGS) -> ctypes.CD
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "policy.so"
         line = [*find_compiler(), *STANDARD, *flags, "-shared", "-fPIC", "-o", str(library), str(path), "-lm"]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"{path}: compiling failed: {done.stderr.strip().splitlines()[0]}")
+        run_compiler(line, f"{path}: compiling")
         return ctypes.CDLL(str(library))

@@ -33,8 +33,6 @@ class CInt8(Target):
     supported = {
         "network.name": ("feedforward",),
         "network.encoder.name": ENCODERS,
-        "network.encoder.first.name": ENCODERS,
-        "network.encoder.second.name": ENCODERS,
         "network.connection.name": ("linear",),
         "network.recurrent.name": ("lateral", "recurrent"),
         "network.neuron.name": ("alif", "lif", "quadratic", "sigma_delta"),
@@ -67,13 +65,15 @@ class CInt8(Target):
 
     def quantize(self, model: SpikingModel) -> IntegerNetwork:
         """Quantise the network of ``model``. Raises ExportError if it has no int8 implementation."""
-        from spiky_rl.deploy import _calibration, _int8_read
+        from spiky_rl.deploy._calibration import compute_ranges
+        from spiky_rl.deploy._int8_network import IntegerNetwork
+        from spiky_rl.networks.feedforward import FeedForward
 
         self.check_network(describe_model(model))
         if self.rollout is None:
             raise ExportError("c_int8: no ranges of the states; call calibrate() with a rollout first")
-        network = _int8_read.require_known(model.network)
-        return _int8_read.quantize_network(network, _calibration.compute_ranges(model, self.rollout))
+        assert isinstance(model.network, FeedForward)
+        return IntegerNetwork(model.network, compute_ranges(model, self.rollout))
 
     @override
     def get_reference_model(self, model: MLPModel) -> SpikingModel:
@@ -84,11 +84,11 @@ class CInt8(Target):
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        from spiky_rl.deploy._c_text import write_integers
+        from spiky_rl.deploy._c_text import write_policy
 
         spiking = cast("SpikingModel", model)
         self.network = self.quantize(spiking)
-        return write_integers(spiking, self.network, folder / "int8", self.name, self.contract)
+        return write_policy(spiking, folder / "int8", self.name, self.contract, integers=self.network)
 
     @override
     def open_session(self, path: Path) -> Session:

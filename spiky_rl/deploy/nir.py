@@ -10,7 +10,7 @@ Source: Pedersen et al. (2024), Neuromorphic intermediate representation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, override
@@ -19,7 +19,7 @@ import numpy as np
 
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts
 from spiky_rl.networks._nir_graph import require_nir
 
@@ -35,6 +35,7 @@ class Nir(Target):
         "network.name": ("feedforward", "nir"),
         "network.neuron.name": ("lif", "cuba_lif"),
         "network.connection.name": ("convolutional", "linear"),
+        "network.encoder.name": tuple(registry.list_names("encoders")),
         "network.decoder.name": ("linear", "membrane", "population_vector", "rate"),
         "network.learning.name": WHOLE_SPIKES,
         "actor.distribution_cfg.class_name": ("GaussianDistribution",),
@@ -64,10 +65,6 @@ class Nir(Target):
                 continue
             if connection.get("pooling", "max") == "max":
                 raise self.refusal(f"{key}.pooling", "max", ["average"])
-        encoder = get_section(agent, "network").get("encoder")
-        for key, name in find_names(encoder, "network.encoder"):
-            if ":" in name:
-                raise self.refusal(key, name, registry.list_names("encoders"))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
@@ -121,18 +118,17 @@ def read(path: Path | str) -> NirPolicy:
 
     Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
     """
-    from spiky_rl.deploy import _nir_policy
+    from spiky_rl.deploy._nir_policy import NirPolicy
+    from spiky_rl.kernels import dispatch
+    from spiky_rl.networks._nir_graph import Reading, read_content
 
-    return _nir_policy.read_policy(path)
-
-
-def find_names(settings: PlainValue, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of a component and of its parts, each with its dotted path; ``path``: path of the component."""
-    if isinstance(settings, str):
-        yield f"{path}.name", settings
-    elif isinstance(settings, Mapping):
-        for key, value in settings.items():
-            if key == "name" and isinstance(value, str):
-                yield f"{path}.name", value
-            elif isinstance(value, Mapping):
-                yield from find_names(value, f"{path}.{key}")
+    content = read_content(Reading(str(path)))
+    if not content.own or content.readout is None:
+        raise UserError(
+            f"{path}: not written by export.py --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
+        )
+    settings = {"name": "nir", "file": str(path), "backend": dispatch.REFERENCE}
+    network = registry.configure("networks", settings, str(path)).build(
+        inputs=content.inputs, outputs=len(content.readout[0])
+    )
+    return NirPolicy(network.requires_grad_(False), content.inputs)

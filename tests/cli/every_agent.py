@@ -14,8 +14,7 @@ from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy._export import write_and_verify
-from spiky_rl.deploy._options import ExportOptions
-from spiky_rl.deploy._targets import check_expressible
+from spiky_rl.deploy._targets import ExportOptions, check_expressible
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
 from spiky_rl.learners.common.silent_layers import classify_layer, is_expected_to_spike
 from spiky_rl.run.prepare import make_plan

@@ -13,8 +13,8 @@ from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
-from spiky_rl.deploy._calibration import CalibrationRollout, read_rollout
-from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._calibration import CalibrationRollout, compute_ranges, read_rollout
+from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights
@@ -156,6 +156,14 @@ def test_a_batch_of_environments_is_that_many_single_ones():
     assert all(int(s[:, 1].abs().sum()) > 0 for s in together.state[:1])
 
 
+def test_a_quantised_network_is_on_another_device_as_a_whole(made):
+    network = copy.deepcopy(made("values and spikes")[1].network)
+    network._move_to(torch.device("meta"))
+    parts = [network.encoding, *network.encoding.parts, *network.stages, network.decoding]
+    found = {value.device.type for part in parts for value in vars(part).values() if torch.is_tensor(value)}
+    assert found == {"meta"}
+
+
 @pytest.mark.parametrize("case", ["lif", "lif, very slow", "alif, recurrent", "sigma-delta"])
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 def test_compilers_have_nothing_to_say(made, command, case, tmp_path):
@@ -245,6 +253,17 @@ def test_a_robots_own_observations_set_the_ranges(tmp_path):
     )
 
 
+@pytest.mark.parametrize("agent", ["lif_ppo", "lif_stateful_ppo"])
+def test_an_observation_that_is_no_number_sets_the_ranges_that_it_has_as_0(agent):
+    """A policy takes it as 0, so it does in a recorded episode too."""
+    policy = trained(agent)
+    spoilt, plain = rollout_of(policy), rollout_of(policy)
+    spoilt.observations[3, 0, 1], plain.observations[3, 0, 1] = float("nan"), 0.0
+    found, expected = compute_ranges(policy, spoilt), compute_ranges(policy, plain)
+    assert found.observed == expected.observed > 0.0
+    assert all(map(torch.equal, found.states, expected.states))
+
+
 WRONG = {
     "width": (np.zeros((5, 3)), r"shape \[5, 3\] given"),
     "dimensions": (np.zeros(4), "shape"),
@@ -252,13 +271,18 @@ WRONG = {
     "not finite": (np.full((5, 4), np.nan), "not finite"),
     "text": (np.array(["a"]), "no array of numbers"),
     "objects": (np.array([None]), "allow_pickle"),
+    "an empty file": (b"", "No data left"),
+    "a broken archive": (b"PK\x03\x04", "not a zip file"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_observations_that_do_not_fit_are_refused(case, tmp_path):
     values, said = WRONG[case]
-    np.save(tmp_path / "seen.npy", values)
+    if isinstance(values, bytes):
+        (tmp_path / "seen.npy").write_bytes(values)
+    else:
+        np.save(tmp_path / "seen.npy", values)
     with pytest.raises(UserError, match=f"--calibrate: .*seen.npy: .*{said}"):
         read_rollout(tmp_path / "seen.npy", 4)
 

@@ -22,7 +22,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import c
 from spiky_rl.deploy._c_ann import format_activation
-from spiky_rl.deploy._c_memory import Declarations
+from spiky_rl.deploy._c_writer import CWriter
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
 from tests.deploy.test_c import live, walk
@@ -145,9 +145,9 @@ def test_every_activation_is_torchs(name, tmp_path):
     x = torch.cat(
         [torch.linspace(-12.0, 12.0, 241), torch.tensor([-40.0, 25.0, 60.0, 1e-6, -1e-6, 0.5, -2.5])]
     )
-    function, memory = activations()[name], Declarations()
-    text = "x[n]" if name == "identity" else format_activation(function, "x[n]", memory.use_function)
-    (tmp_path / "policy.c").write_text(ALONE.format(helpers=memory.helpers, text=text))
+    function, w = activations()[name], CWriter()
+    text = "x[n]" if name == "identity" else format_activation(function, "x[n]", w.use_function)
+    (tmp_path / "policy.c").write_text(ALONE.format(helpers=w.helpers, text=text))
     found = np.zeros(len(x), np.float32)
     pointers = [each.ctypes.data_as(ctypes.c_void_p) for each in (x.numpy(), found)]
     c.load_policy_library(

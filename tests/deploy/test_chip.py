@@ -48,6 +48,14 @@ def test_the_report_counts_weights_struct_and_stack_and_integers_take_about_a_qu
 
 
 @needs_compiler
+def test_a_file_in_a_relative_folder_is_measured_too(written, monkeypatch):
+    monkeypatch.chdir(written[1].parent)
+    assert _footprint.measure_footprint(Path("policy.c"), CHIP) == _footprint.measure_footprint(
+        written[1], CHIP
+    )
+
+
+@needs_compiler
 def test_what_the_chips_compiler_refuses_is_said_in_its_words(written, tmp_path):
     for name in ("policy.c", "policy.h"):
         shutil.copy(written[2].with_name(name), tmp_path)

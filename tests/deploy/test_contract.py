@@ -12,7 +12,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
 from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
-from spiky_rl.deploy._options import ExportOptions
+from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.run.run_plan import RunRequest
 from tests.deploy.test_c import live, walk
@@ -290,7 +290,7 @@ def test_two_policies_link_into_one_program_and_act_as_each_alone(tmp_path):
     np.testing.assert_array_equal(found, np.concatenate(expected, 1))
 
 
-@pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32])
+@pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32, "string"])
 def test_a_name_that_is_none_in_c_is_refused(name):
     with pytest.raises(UserError, match="--name: "):
         ExportOptions(name=name).check_request(RunRequest(task="cartpole"))

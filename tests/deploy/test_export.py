@@ -5,6 +5,7 @@ import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -171,14 +172,16 @@ def wrong_sign(cls, monkeypatch):
     monkeypatch.setattr(cls, "write", reverse)
 
 
-def not_c(_cls, monkeypatch):
+def not_c(cls, monkeypatch):
     """Let the compiler refuse the file in C."""
-    from spiky_rl.deploy import _c_text
+    write = cls.write
 
-    write = _c_text.write_files
-    monkeypatch.setattr(
-        _c_text, "write_files", lambda folder, name, text, header: write(folder, name, f"{text}}}", header)
-    )
+    def spoil(self, model, folder):
+        path = write(self, model, folder)
+        path.write_text(f"{path.read_text()}}}")
+        return path
+
+    monkeypatch.setattr(cls, "write", spoil)
 
 
 def no_form(cls, monkeypatch):
@@ -256,4 +259,10 @@ def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_actio
 def test_numbers_that_are_none_are_no_agreement():
     agreement = VerificationResult()
     agreement.add(math.nan, 1.0)
+    assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)
+
+
+def test_a_state_that_is_no_number_is_no_agreement_beside_an_action_that_is_right():
+    agreement, action = VerificationResult(), np.zeros((1, 2), np.float32)
+    agreement.compare([action, action * np.nan], [action, action], Onnx(), trained("lif_ppo"))
     assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)

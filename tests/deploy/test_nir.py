@@ -160,6 +160,27 @@ def test_a_weight_that_is_not_finite_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class OnDevice(torch.Tensor):
+    """A tensor as on a GPU: NumPy takes it after a copy to the CPU only."""
+
+    def numpy(self, *_args, **_kwargs):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_learned_parameters_of_neurons_on_a_gpu_are_exported_too(tmp_path, monkeypatch):
+    policy = policy_of("lif_ppo", "agent.network.neuron.learn=[tau,threshold]")
+    kind = type(policy.network.layers[0].parameters_of_neuron)
+    forward = kind.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", lambda self: tuple(x.as_subclass(OnDevice) for x in forward(self)))
+        target.Nir().write(policy, tmp_path)
+    seen, step = walk(policy), target.Nir().open_session(tmp_path / "policy.nir")
+    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+
+
 def test_robots_of_a_batch_start_again_one_by_one(tmp_path):
     policy = policy_of("lif_stateful_ppo")
     read = reread(policy, tmp_path)[1]
@@ -177,6 +198,10 @@ def test_robots_of_a_batch_start_again_one_by_one(tmp_path):
         read.step(torch.zeros(3, 4))
     with pytest.raises(UserError, match=r"shape \[5\] given; allowed: \[4\]"):
         read.step(torch.zeros(2, 5))
+    with pytest.raises(UserError, match=r"shape \[\] given; allowed: \[4\]"):
+        read.step(torch.zeros(4))
+    read.reset()
+    assert torch.equal(read.step(seen[0].double()), first[None])
 
 
 def altered(path, change):

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from spiky_rl.config import registry
-from spiky_rl.deploy import _int8_read, _targets
+from spiky_rl.config.options import UserError
+from spiky_rl.deploy import _int8_codecs, _targets
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.base import WHOLE_SPIKES, Target
 from tests.processes import ROOT
@@ -104,7 +105,7 @@ def test_a_target_takes_of_a_room_what_it_lists_and_names_the_key_of_all_else(na
 
 def test_integers_list_the_encoders_and_decoders_that_they_have_code_for():
     supported = registry.resolve("targets", "c_int8").supported
-    for room, known in (("encoders", _int8_read.ENCODERS), ("decoders", _int8_read.DECODERS)):
+    for room, known in (("encoders", _int8_codecs.ENCODERS), ("decoders", _int8_codecs.DECODERS)):
         listed = {registry.resolve(room, name) for name in supported[f"network.{room[:-1]}.name"]}
         assert listed == set(known)
 
@@ -159,6 +160,10 @@ def test_a_class_of_rsl_rl_may_be_named_with_its_module(class_name, taken):
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
 POOLED = {"name": "feedforward", "connection": ["linear", {"name": "convolutional", "pool": 2}]}
 OWN = {"name": "feedforward", "encoder": {"name": "concat", "second": {"name": "own.py:Own"}}}
+DEEP = {
+    "name": "feedforward",
+    "encoder": {"name": "concat", "first": {"name": "concat", "second": "own.py:Own"}},
+}
 BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 
 
@@ -178,6 +183,9 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
         ("nir", {"network": "feedforward", "actor": BETA}, "actor.distribution_cfg.class_name: BetaDistri"),
         ("nir", {"network": POOLED}, "network.connection[1].pooling: max given; allowed for nir: average"),
         ("nir", {"network": OWN}, "network.encoder.second.name: own.py:Own given"),
+        ("nir", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
+        ("c", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
+        ("c_int8", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
         ("c", {"actor": {"class_name": "CNNModel"}}, "actor.class_name: CNNModel given"),
         ("c", {"actor": {"class_name": "rsl_rl.models.CNNModel"}}, "actor.class_name: CNNModel given"),
     ],
@@ -185,6 +193,15 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
 def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said):
     with pytest.raises(ExportError, match=re.escape(f"agent.{said}")):
         registry.configure("targets", name, "--to").build().check_network(agent)
+
+
+@pytest.mark.parametrize("command", ["false", "true '", "arm-none-eabi-gcc"])
+def test_a_compiler_that_is_none_for_this_machine_is_refused_at_once(command, monkeypatch):
+    """One says nothing, the second has an open quote, the third is for a chip."""
+    monkeypatch.setenv("CC", command)
+    for name in ("c", "c_int8"):
+        with pytest.raises(UserError, match="verification"):
+            _targets.make_targets([name])
 
 
 def test_a_network_in_the_place_of_a_convolutional_ann_is_no_ann():

@@ -1,4 +1,4 @@
-"""Encoders in C: statements that set the channels of a signal, before and in the inner steps."""
+"""Encoders and decoders in C: statements before, in and after the inner steps that set the channels of a signal, or the features."""
 
 # pylint: disable=unidiomatic-typecheck  # a subclass may compute something else
 
@@ -8,6 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.decoders.first_spike import FirstSpike
+from spiky_rl.codecs.decoders.linear import LinearDecoder
+from spiky_rl.codecs.decoders.membrane import Membrane
+from spiky_rl.codecs.decoders.population_vector import PopulationVector
+from spiky_rl.codecs.decoders.rate import RateDecoder
+from spiky_rl.codecs.decoders.sigma_delta import SigmaDeltaDecoder
 from spiky_rl.codecs.encoders.concat import ConcatEncoder
 from spiky_rl.codecs.encoders.delta import Delta
 from spiky_rl.codecs.encoders.direct import Direct
@@ -16,6 +23,7 @@ from spiky_rl.codecs.encoders.population import Population
 from spiky_rl.codecs.encoders.rate import RateEncoder
 from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
 from spiky_rl.config import registry
+from spiky_rl.deploy._c_step import format_step
 from spiky_rl.deploy._c_writer import Channels, CWriter, Signal
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels.emit import format_literal
@@ -41,18 +49,18 @@ def _write_channels(w: CWriter, path: str, encoder: Any, x: Signal, out: Channel
     ENCODERS[type(encoder)](w, path, encoder, x, out)
 
 
-def _write_concat(w: CWriter, path: str, encoder: ConcatEncoder, x: Signal, out: Channels) -> None:
+def _encode_concat(w: CWriter, path: str, encoder: ConcatEncoder, x: Signal, out: Channels) -> None:
     _write_channels(w, f"{path}_first", encoder.first, x, out)
     _write_channels(
         w, f"{path}_second", encoder.second, x, replace(out, first=out.first + encoder.first.width)
     )
 
 
-def _write_direct(w: CWriter, _path: str, _encoder: Direct, x: Signal, out: Channels) -> None:
+def _encode_direct(w: CWriter, _path: str, _encoder: Direct, x: Signal, out: Channels) -> None:
     w.write_loop(w.once, "c", x.width, f"{out.get('c')} = {x.array}[c];")
 
 
-def _write_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channels) -> None:
+def _encode_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channels) -> None:
     threshold, steps = format_literal(encoder.threshold), format_literal(float(w.steps))
     count = w.add_scratch(f"{path}_count", x.width, "events of an observation in this control step")
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
@@ -74,7 +82,7 @@ def _write_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channels
     w.write_loop(w.step, "c", x.width, positive, negative)
 
 
-def _write_sigma_delta(w: CWriter, path: str, encoder: SigmaDeltaEncoder, x: Signal, out: Channels) -> None:
+def _encode_sigma_delta(w: CWriter, path: str, encoder: SigmaDeltaEncoder, x: Signal, out: Channels) -> None:
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
     size, sent = f"{w.use_function('absolute')}(change)", out.get("c")
     w.write_loop(
@@ -86,7 +94,7 @@ def _write_sigma_delta(w: CWriter, path: str, encoder: SigmaDeltaEncoder, x: Sig
     w.clear_after_first_step(out, x.width)
 
 
-def _write_rate(w: CWriter, path: str, encoder: RateEncoder, x: Signal, out: Channels) -> None:
+def _encode_rate(w: CWriter, path: str, encoder: RateEncoder, x: Signal, out: Channels) -> None:
     rate = w.add_scratch(f"{path}_rate", x.width, "probability of a spike, negative for the second channel")
     noise = w.add_constant(f"{path}_noise", encoder.noise)
     most, smaller = format_literal(encoder.max_rate), w.use_function("smaller")
@@ -115,7 +123,7 @@ def _write_fields(w: CWriter, path: str, x: Signal, fields: int, distance: str) 
     return activity
 
 
-def _write_population(w: CWriter, path: str, encoder: Population, x: Signal, out: Channels) -> None:
+def _encode_population(w: CWriter, path: str, encoder: Population, x: Signal, out: Channels) -> None:
     centre = w.format_element(f"{path}_centre", encoder.centre, "j")
     deviation = w.format_element(f"{path}_deviation", encoder.log_deviation.exp(), "j")
     distance = f"({x.array}[c] - {centre}) / {deviation}"
@@ -136,7 +144,7 @@ def _write_population(w: CWriter, path: str, encoder: Population, x: Signal, out
     )  # fmt: skip
 
 
-def _write_latency(w: CWriter, path: str, encoder: Latency, x: Signal, out: Channels) -> None:
+def _encode_latency(w: CWriter, path: str, encoder: Latency, x: Signal, out: Channels) -> None:
     span, scale, silent = (format_literal(n) for n in (encoder.span, encoder.scale, encoder.cutoff))
     larger, smaller = w.use_function("larger"), w.use_function("smaller")
     centre = w.format_element(f"{path}_centre", encoder.centre, "f")
@@ -149,11 +157,104 @@ def _write_latency(w: CWriter, path: str, encoder: Latency, x: Signal, out: Chan
 
 
 ENCODERS: dict[type, Callable[[CWriter, str, Any, Signal, Channels], None]] = {
-    ConcatEncoder: _write_concat,
-    Direct: _write_direct,
-    Delta: _write_delta,
-    SigmaDeltaEncoder: _write_sigma_delta,
-    RateEncoder: _write_rate,
-    Population: _write_population,
-    Latency: _write_latency,
+    ConcatEncoder: _encode_concat,
+    Direct: _encode_direct,
+    Delta: _encode_delta,
+    SigmaDeltaEncoder: _encode_sigma_delta,
+    RateEncoder: _encode_rate,
+    Population: _encode_population,
+    Latency: _encode_latency,
+}
+
+
+def write_decoder(w: CWriter, decoder: Any, signal: Signal) -> Signal:
+    """Write ``decoder`` of the last layer's output and return the features. Raises ExportError if it has no form in C."""
+    if type(decoder) not in DECODERS:
+        names = ", ".join(registry.list_names("decoders"))
+        raise ExportError(f"agent.network.decoder: no form in C; allowed: {names}")
+    outputs = decoder.readout.out_features
+    features = w.add_scratch("features", outputs, "output of the network")
+    w.comment(f"decoder: {type(decoder).__name__}", w.step, w.last)
+    DECODERS[type(decoder)](w, decoder, signal, features)
+    return Signal(features, outputs)
+
+
+def _write_readout(
+    w: CWriter, block: list[str], decoder: Decoder, signal: Signal, target: str, bias: Any = None
+) -> None:
+    """Append C that sets ``target`` to the readout of ``signal`` to ``block``."""
+    w.write_product(block, "decoder_readout_weight", decoder.synapses().t(), bias, signal, target)
+
+
+def _decode_membrane(w: CWriter, decoder: Membrane, signal: Signal, features: str) -> None:
+    outputs, which = decoder.readout.out_features, decoder.which
+    drive = w.add_scratch("drive", outputs, "input of the readout")
+    v = w.add_state("decoder_v", outputs, "potential of the readout")
+    _write_readout(w, w.step, decoder, signal, drive)
+    params = decoder.get_potential_parameters()
+    lines, output = format_step(w, "decoder", decoder.potential, params, [f"{v}[n]"], f"{drive}[n]")
+    result = f"{v}[n]"
+    if which != "last":
+        array = w.add_scratch("decoder_read", outputs, f"{which} of the potential")
+        result = f"{array}[n]"
+        larger = f"k == 0 || {output} > {result} ? {output} : {result}"
+        lines.append(f"{result} = {larger if which == 'max' else f'{result} + {output}'};")
+        if which == "mean":
+            w.clear(w.once, array, outputs)
+            result += f" / {format_literal(float(w.steps))}"
+    w.write_loop(w.step, "n", outputs, *lines)
+    bias = w.format_element("decoder_readout_bias", decoder.readout.bias)
+    w.write_loop(w.last, "n", outputs, f"{features}[n] = {result} + {bias};")
+
+
+def _decode_linear(w: CWriter, decoder: Decoder, signal: Signal, features: str) -> None:
+    _write_readout(w, w.last, decoder, signal, features, decoder.readout.bias)
+
+
+def _sum_steps(w: CWriter, signal: Signal) -> Signal:
+    """Write the sum of ``signal`` over the inner steps and return it."""
+    total = w.add_scratch("decoder_sum", signal.width, "sum of a neuron's output over the inner steps")
+    w.clear(w.once, total, signal.width)
+    w.write_loop(w.step, "n", signal.width, f"{total}[n] += {signal.array}[n];")
+    return Signal(total, signal.width)
+
+
+def _decode_rate(w: CWriter, decoder: Decoder, signal: Signal, features: str) -> None:
+    if w.steps > 1 or type(decoder) is PopulationVector:
+        signal = _sum_steps(w, signal)
+        mean = f"{signal.array}[n] = {signal.array}[n] / {format_literal(float(w.steps))};"
+        w.write_loop(w.last, "n", signal.width, mean)
+    _decode_linear(w, decoder, signal, features)
+
+
+def _decode_first_spike(w: CWriter, decoder: FirstSpike, signal: Signal, features: str) -> None:
+    width = signal.width
+    silent = w.add_scratch("decoder_silent", width, "1 until a neuron's first spike, then 0")
+    total = w.add_scratch("decoder_sum", width, "inner steps before a neuron's first spike")
+    w.write_loop(w.once, "n", width, f"{silent}[n] = 1.0f;", f"{total}[n] = 0.0f;")
+    w.write_loop(
+        w.step, "n", width, f"{silent}[n] *= 1.0f - {signal.array}[n];", f"{total}[n] += {silent}[n];"
+    )
+    w.write_loop(w.last, "n", width, f"{total}[n] = 1.0f - {total}[n] / {format_literal(float(w.steps))};")
+    _decode_linear(w, decoder, Signal(total, width), features)
+
+
+def _decode_sigma_delta(w: CWriter, decoder: SigmaDeltaDecoder, signal: Signal, features: str) -> None:
+    total, outputs = _sum_steps(w, signal), decoder.readout.out_features
+    stored = w.add_state("decoder_total", outputs, "sum of the readout")
+    _write_readout(w, w.last, decoder, total, features)
+    bias = w.format_element("decoder_readout_bias", decoder.readout.bias)
+    w.write_loop(
+        w.last, "n", outputs,
+        f"{stored}[n] = {stored}[n] + {features}[n];", f"{features}[n] = {stored}[n] + {bias};",
+    )  # fmt: skip
+
+
+DECODERS: dict[type, Callable[[CWriter, Any, Signal, str], None]] = {
+    Membrane: _decode_membrane,
+    LinearDecoder: _decode_linear,
+    RateDecoder: _decode_rate,
+    PopulationVector: _decode_rate,
+    FirstSpike: _decode_first_spike,
+    SigmaDeltaDecoder: _decode_sigma_delta,
 }
