@@ -231,6 +231,19 @@ def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, c
     assert said.count("or damaged") == checkpoints.count(False)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["resumed", "begun anew"])
+def test_an_evaluation_does_not_outlive_the_policy_that_it_measured(tmp_path, monkeypatch, whole):
+    def end(*_):
+        raise StepInterrupted
+
+    monkeypatch.setattr(cell_worker, "run_step", end)
+    a_run(tmp_path, "first", whole, False)
+    files.write_json(tmp_path / "evaluation.json", EVALUATED)
+    with pytest.raises(StepInterrupted):
+        cell_worker.train(planned()[-1], tmp_path, tmp_path, 0, [])
+    assert not (tmp_path / "evaluation.json").exists()
+
+
 def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     for name in ("run.damaged", "run.damaged1"):
         a_run(tmp_path, "first", False)

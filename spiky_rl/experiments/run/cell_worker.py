@@ -141,6 +141,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
     if cell.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
         command = [sys.executable, *torchrun, "-m", STEP_MODULE, *arguments, "--distributed"]
+    (folder / EVALUATION).unlink(missing_ok=True)  # of an earlier policy
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run_step("training", command, folder, lock, stop_requested)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
