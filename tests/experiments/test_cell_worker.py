@@ -231,6 +231,16 @@ def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, c
     assert said.count("or damaged") == checkpoints.count(False)
 
 
+def test_the_newest_run_is_the_last_to_begin_though_the_clock_was_set_back(tmp_path):
+    for hour, name in ((1, "2026-10-25_02-50-00"), (2, "2026-10-25_02-10-00")):  # as summer time ends
+        run = a_run(tmp_path, name, True)
+        files.write_json(
+            run / "run.json", {"task": "cartpole", "created_at": f"2026-10-25T0{hour}:00:00+00:00"}
+        )
+    assert [run.name[11:16] for run in cell_worker.list_runs(tmp_path)] == ["02-50", "02-10"]
+    assert cell_worker.find_latest_checkpoint(tmp_path, "rsl_rl") == run / "model_0.pt"
+
+
 @pytest.mark.parametrize("whole", [True, False], ids=["resumed", "begun anew"])
 def test_an_evaluation_does_not_outlive_the_policy_that_it_measured(tmp_path, monkeypatch, whole):
     def end(*_):

@@ -210,8 +210,14 @@ def find_teacher_checkpoint(cell: Cell, out: Path) -> Path:
 
 
 def list_runs(folder: Path) -> list[Path]:
-    """Return the runs with checkpoints in a cell's ``folder``, the newest last."""
-    return sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
+    """Return the runs with checkpoints in a cell's ``folder``, the newest last, by the times in their manifests."""
+    runs = {path.parent for path in folder.glob("run/*/*/*/model_*.pt")}
+    if not runs:
+        return []
+
+    from spiky_rl.run.run_folders import get_creation_time
+
+    return sorted(runs, key=lambda run: (get_creation_time(run), run))
 
 
 def find_valid_checkpoint(
