@@ -1,11 +1,13 @@
 """A tuning gives every agent as many trials, survives being killed anywhere, and refuses invalid input before it begins."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
-from spiky_rl.experiments.run import tuning, tuning_plan
+from spiky_rl.experiments.run import tuning, tuning_plan, tuning_search
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
 
@@ -131,6 +133,21 @@ def test_the_page_names_what_matters(whole):
         rows[1][2]
     ), "what the objective depends on is more important than what it ignores"
     assert "<svg" in html.read_text() and (out / "figures" / "tuning_isaac_cartpole.svg").exists()
+
+
+def test_trials_on_a_task_of_a_package_go_on_from_their_cells_and_are_counted(tmp_path):
+    """Tasks such as ALE/Pong-v5, whose cells have other names."""
+
+    def resolver(study):
+        return lambda *each: dataclasses.replace(tunings.resolver(study)(*each), task="ALE/Pong-v5")
+
+    wanted = tunings.asked("lif_ppo", seeds="90000,90001")
+    pair = dataclasses.replace(tunings.checked(wanted).pairs[0], task_label="ALE/Pong-v5")
+    site = tuning.TuningEnvironment(tmp_path, resolver, "cpu")
+    first, second = (wanted.make_cells(site, pair, [], rung, "lif_ppo trial3") for rung in (0, 1))
+    assert [cell.goes_on for cell in second] == [cell.name for cell in first]
+    with tuning_search.lock_cell(tmp_path / "trials" / "ALE" / "Pong-v5.lif_ppo.3"):
+        assert tuning_search.TuningSearch.count_begun(SimpleNamespace(out=tmp_path), pair) == 3
 
 
 def at_work(out: Path, wanted, parallel: int) -> None:

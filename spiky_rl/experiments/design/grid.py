@@ -322,7 +322,7 @@ def _build_trained_cell(
     }
     if teacher is not None:
         defining["teacher"] = teacher.hash
-    name = _make_folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
+    name = name_cell(plan.task, label, seed)
     specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     teacher_name = "" if teacher is None else teacher.name
     return Cell(
@@ -340,7 +340,7 @@ def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> C
     defining = {"environment": overrides, **_describe_measurement(inputs, plan)}
     # the agent does not act, so any one of the study will do
     specification = inputs.make_specification(task, study.agents[0], plan, 0, overrides)
-    name = _make_folder_name(f"{plan.task}.{RANDOM}")
+    name = make_folder_name(f"{plan.task}.{RANDOM}")
     return Cell(
         cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, inputs.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
@@ -396,7 +396,12 @@ def hash_data(data: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _make_folder_name(text: str) -> str:
+def name_cell(task: str, label: str, seed: int) -> str:
+    """Return the name of the folder of a trained cell."""
+    return make_folder_name(f"{task}.{label.replace(' ', '.')}.seed{seed}")
+
+
+def make_folder_name(text: str) -> str:
     """Return ``text`` with letters, digits and ``._=-`` only; a hash makes changed or long names unique."""
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", text)
     if plain == text and len(text) <= 150:

@@ -137,18 +137,17 @@ class TuningDesign:
         """
         trial_study = self.make_trial_study(pair, overrides, self.rungs[rung])
         written: list[Cell] = []
-        title, before = f"{name} rung{rung}", f".rung{rung - 1}."
         for cell in grid.build_cells(
             trial_study,
             site.resolver(trial_study),
             device=site.device,
             assets=site.assets,
             processes=site.processes,
-            title=title,
+            title=f"{name} rung{rung}",
             threads=site.threads,
         ):
             if cell.trains_agent:
-                goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
+                goes_on = grid.name_cell(cell.task, f"{name} rung{rung - 1}", cell.seed) if rung else ""
                 written.append(cell.model_copy(update={"goes_on": goes_on}))
                 write_cell(site.out, written[-1], site.robots)
         return written
