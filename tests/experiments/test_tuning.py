@@ -281,6 +281,14 @@ def test_another_tuning_in_the_same_folder_is_refused(tmp_path, change, words):
     assert (tmp_path / "tuning.json").read_text() == before
 
 
+def test_another_space_of_an_agent_that_the_folder_alone_has_is_refused(tmp_path):
+    also = {"agent.network.steps": {"low": 1, "high": 8, "also": ["agent.network.neuron.delay"]}}
+    tunings.search(tmp_path, tunings.asked())
+    space = {**tunings.SPACE, "own": {**tunings.SPACE["own"], "lif_ppo": also}}
+    with pytest.raises(StudyError, match="^space.own.lif_ppo.agent.network.steps.also: "):
+        tuning.load_or_extend_tuning(tmp_path, tunings.asked("mlp_ppo", space=space))
+
+
 def test_an_agent_that_has_changed_since_is_refused(tmp_path):
     held = tunings.search(tmp_path, tunings.asked()).tuning
     with pytest.raises(StudyError, match="lif_ppo on Isaac-Cartpole.*'a+'.*'b'"):

@@ -203,19 +203,17 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     if existing is None:
         return replace(design, id=secrets.token_hex(4))
     study = merge_studies(existing.study, design.study)
-    shared_agents = [stem for stem in design.study.agent_names if stem in existing.space.own]
+    design.space.require_equal(study.agents)
     new_values: dict[str, Any] = {"activity": design.minimized_activity, "storage": design.storage}
-    new_values |= {"seeds": list(design.study.seeds), "space": design.space.select(shared_agents)}
+    new_values |= {"seeds": list(design.study.seeds), "space": design.space.select(existing.study.agents)}
     old_values: dict[str, Any] = existing.model_dump(include={"activity", "storage", "space"})
     old_values["storage"] = redact_url(existing.storage)
     old_values["seeds"] = list(existing.study.seeds)
-    old_values["space"]["own"] = {stem: existing.space.own[stem] for stem in shared_agents}
     old, new = flatten(old_values), flatten(new_values)
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         raise StudyError(
             f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
         )
-    design.space.require_equal(study.agents)
     return replace(design, study=study, trials=max(design.trials, existing.trials), id=existing.id)
 
 
