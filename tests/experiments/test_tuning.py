@@ -215,6 +215,12 @@ def test_a_tuning_grows_by_trials_and_agents(tmp_path):
     assert ends(tmp_path)[: len(before)] == before and len(set(ends(tmp_path))) == len(ends(tmp_path))
 
 
+def test_without_out_more_trials_of_a_tuning_have_its_folder():
+    folders = [tuning_plan.get_default_folder(tunings.asked(trials=trials)) for trials in (30, 40)]
+    other = tuning_plan.get_default_folder(tunings.asked(seeds="7"))
+    assert folders[0] == folders[1] != other
+
+
 def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path):
     def breaks(cell):
         if "trial1." in cell.name:

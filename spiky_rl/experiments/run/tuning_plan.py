@@ -84,11 +84,9 @@ def redact_storage_url(url: str) -> str:
 
 
 def get_default_folder(design: TuningDesign) -> Path:
-    """Return the default folder of a tuning."""
-    return (
-        Path("logs/tune")
-        / f"{'-'.join(design.study.agent_names)[:40]}-{grid.hash_data(design.to_dict())[:6]}"
-    )
+    """Return the default folder of a tuning; more trials keep it."""
+    data = {key: value for key, value in design.to_dict().items() if key != "trials"}
+    return Path("logs/tune") / f"{'-'.join(design.study.agent_names)[:40]}-{grid.hash_data(data)[:6]}"
 
 
 @dataclass(frozen=True)
