@@ -413,6 +413,7 @@ REFUSED = {
         {"shared": {RATE: {"low": 0.1, "high": 1}}, "own": {"mlp_ppo": {RATE: {"choices": [1, 2]}}}},
         [RATE, "twice"],
     ),
+    "nothing to tune": ({"own": {"mlp_ppo": {}}}, ["own.mlp_ppo", "at least one dimension"]),
     "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "not an override"]),
 }
 
