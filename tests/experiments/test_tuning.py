@@ -21,8 +21,10 @@ from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
 from spiky_rl.experiments.run import tuning, tuning_plan, tuning_search
+from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
+from tests.experiments.plans import plan
 
 PATIENCE = 60.0
 """Seconds."""
@@ -213,6 +215,13 @@ def test_a_tuning_grows_by_trials_and_agents(tmp_path):
     made = tunings.run(tmp_path, tunings.asked("mlp_ppo", trials=3))
     assert {stem: len(own) for stem, own in tunings.trials(made).items()} == {"lif_ppo": 3, "mlp_ppo": 3}
     assert ends(tmp_path)[: len(before)] == before and len(set(ends(tmp_path))) == len(ends(tmp_path))
+
+
+def test_an_agent_that_learns_from_a_teacher_is_refused_before_a_trial(monkeypatch):
+    student = plan("cartpole", {"algorithm": {"distillation_cfg": {"iterations": 3}}})
+    monkeypatch.setattr(tuning_plan, "AgentResolver", lambda *_: lambda *_: student)
+    with pytest.raises(StudyError, match="^teachers: none given for lif_ppo"):
+        tuning_plan.check_tuning(tunings.asked("lif_ppo"), ExecutionOptions(device="cpu"), "robots")
 
 
 def test_without_out_more_trials_of_a_tuning_have_its_folder():

@@ -184,14 +184,14 @@ def build_cells(
         cells_of_seed: dict[tuple[str, str], Cell] = {}
         for task, agent, variant, plan in combinations:
             teacher = cells_of_seed.get((plan.task, study.teachers.get(Path(agent).stem, "")))
-            _check_teacher(agent, plan, teacher)
+            check_teacher(agent, plan, teacher)
             cell = _build_trained_cell(inputs, task, agent, variant, plan, seed, teacher)
             cells_of_seed[cell.task, cell.agent] = cell
             planned.append(cell)
     return planned
 
 
-def _check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
+def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
     """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, or has one and learns from none."""
     needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
     name = Path(agent).stem

@@ -107,7 +107,8 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
         robots: Source of their robots.
 
     Raises:
-        UserError: An agent rejects an extreme or a choice of a dimension, or the first rung has less than an iteration.
+        UserError: An agent learns from a teacher, or rejects an extreme or a choice of a dimension, or the first rung has less than an
+            iteration.
     """
     checked = CheckedTuning([], {})
     resolve = AgentResolver(design.study, place)
@@ -120,6 +121,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
         for agent, plan in plans.items():
             if design.minimized_activity and plan.spec.network is None:
                 raise UserError(f"--activity {design.minimized_activity}: {agent} does not spike")
+            grid.check_teacher(agent, plan, teacher=None)
             dimensions = design.space.get_dimensions(agent)
             pair = AgentTask(
                 task=task,
