@@ -8,6 +8,8 @@ from spiky_rl.config.budget import Budget
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 AGENT = str(Path(__file__).parents[2] / "agents" / "lif_ppo.yaml")
 GIVEN = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["cartpole"], "seeds": "0-2"}
@@ -22,6 +24,15 @@ def test_versions_of_a_gymnasium_task_are_tasks_of_their_own_and_isaac_labs_ids_
     tasks = ["HalfCheetah-v4", "HalfCheetah-v5", "Isaac-Reach-Franka-v0", "cartpole"]
     labels = study.label_tasks(build(tasks=tasks))
     assert labels == ["HalfCheetah-v4", "HalfCheetah-v5", "Isaac-Reach-Franka", "Isaac-Cartpole"]
+
+
+def test_a_task_without_its_version_or_with_the_module_that_registers_it_has_the_label_of_its_cells():
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    tasks = ["Hopper", "gymnasium:Pendulum-v1", "nowhere:Mine-v0"]
+    assert study.label_tasks(build(tasks=tasks)) == ["Hopper-v5", "Pendulum-v1", "Mine-v0"]
+    for task in tasks[:2]:
+        request = RunRequest(task=task, agent="mlp_ppo", device="cpu")
+        assert study.label_tasks(build(tasks=[task])) == [make_plan(request).task]
 
 
 def test_seeds_are_ranges_lists_or_both():

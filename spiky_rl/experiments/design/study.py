@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -325,16 +325,20 @@ def _check_teachers(study: Study) -> None:
 def label_tasks(study: Study) -> list[str]:
     """Return the labels of the tasks of a ``study``, as in its cells."""
     known = {task for host in list_hosts() for task in get_host(host).list_tasks()}
-    labels = []
-    for name in study.tasks:
-        task = load_task(name)
-        if task is not None:
-            labels.append(task.label)
-        elif name in known:  # Gymnasium registers Ant-v4 and Ant-v5 as two tasks
-            labels.append(name)
-        else:
-            labels.append(strip_version(name))
-    return labels
+    return [_label_task(name, known) for name in study.tasks]
+
+
+def _label_task(name: str, known: Collection[str]) -> str:
+    """Return the label of the task ``name``, without importing the module that it may name; ``known`` are registered ids."""
+    if (task := load_task(name)) is not None:
+        return task.label
+    module, _, stem = name.rpartition(":")
+    plain = strip_version(stem)
+    if stem in known:  # Gymnasium registers Ant-v4 and Ant-v5 as two tasks
+        return stem
+    if versions := [task for task in known if task.startswith(f"{stem}-v") and strip_version(task) == stem]:
+        return max(versions, key=lambda task: int(task.rpartition("-v")[2]))
+    return stem if module and plain not in known else plain
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
