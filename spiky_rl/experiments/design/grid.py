@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PlainSerializer
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.plain_data import PlainMapping, format_override, get_section
 from spiky_rl.config.spec import TaskSpec
-from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study, StudyError
+from spiky_rl.experiments.design.study import RANDOM, SEED_LIMIT, OptionalBudget, Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.learners import DEFAULT_LEARNER, choose_library
 from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
@@ -30,7 +30,7 @@ OUT = "$OUT"
 EVALUATION = "evaluation.json"
 """File name in a cell's folder."""
 EVALUATION_SEED = 100_000
-"""Added to a cell's seed for its evaluation, so that its initial states differ from training."""
+"""Added to a cell's seed for its evaluation, modulo `SEED_LIMIT`, so that its initial states differ from training."""
 
 EARLIER_PHYSICS = "newton_mjwarp"
 """Physics backend of cells of earlier versions, which do not name it."""
@@ -77,7 +77,7 @@ class CellSpecification(Settings):
     @property
     def evaluation_seed(self) -> int:
         """Seed of the evaluation's initial states, which training has not seen."""
-        return EVALUATION_SEED + self.seed
+        return (EVALUATION_SEED + self.seed) % SEED_LIMIT
 
 
 class PlannedCell(FileRecord):

@@ -42,6 +42,8 @@ BASELINE = "mlp_ppo"
 MAX_CELLS = 100_000
 MAX_COMBINATIONS = 2000
 """Maximum of agents x tasks x values of ``vary``; merging and checking each takes some 0.05 s."""
+SEED_LIMIT = 2**31
+"""Seeds are below it."""
 LIMITS = {"num_envs": 10**7, "episodes": 10**5}
 """Upper limits that only a typo exceeds."""
 
@@ -74,7 +76,7 @@ def parse_seeds(value: object) -> tuple[int, ...]:
         if match is None:
             raise StudyError(f"{shorten(part)} given; allowed: 0-9 or 0,1,2, from 0 to below 2^31")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last >= 2**31:
+        if last < first or last >= SEED_LIMIT:
             raise StudyError(f"{str(part)!r} given; allowed: ranges with the lower seed first, below 2^31")
         if last - first >= 10_000:
             raise StudyError(
