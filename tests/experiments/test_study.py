@@ -123,6 +123,13 @@ REFUSED = {
         {"vary": {f"agent.algorithm.k{i}": list(range(10)) for i in range(20)}},
         ["6e+20 cells", "100,000"],
     ),
+    "10^20 cells of a teacher and its student": (
+        {
+            "vary": {f"agent.algorithm.k{i}": list(range(10)) for i in range(20)},
+            "teachers": {"lif_ppo": "mlp_ppo"},
+        },
+        ["6e+20 cells", "100,000"],
+    ),
     "10^30 environments": ({"num_envs": 10**30}, ["num_envs", str(10**30), "between 1 and"]),
     "no environments": ({"num_envs": -1}, ["num_envs", "-1"]),
     "10^30 episodes": ({"episodes": 10**30}, ["episodes", "between 1 and"]),

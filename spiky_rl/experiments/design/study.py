@@ -272,9 +272,6 @@ def check_study(study: Study) -> None:
         for name, count in Counter(names).items():
             if count > 1:
                 raise StudyError(f"{key}: {name!r} given twice; its cells would be the same")
-    _check_arms(study)
-    _check_teachers(study)
-    _check_tuned(study, labels)
     n_variants = math.prod(map(len, study.vary.values()))
     n_combinations = len(study.agents) * len(study.tasks) * n_variants
     n_cells = n_combinations * len(study.seeds)
@@ -286,6 +283,9 @@ def check_study(study: Study) -> None:
         raise StudyError(
             f"agents x tasks x values of vary: {n_combinations:,} combinations; allowed: at most {MAX_COMBINATIONS}"
         )
+    _check_arms(study)
+    _check_teachers(study)
+    _check_tuned(study, labels)
     for key, values in study.vary.items():
         for value in values:
             parse_overrides([format_override(key, value)])  # raises if the override is invalid
