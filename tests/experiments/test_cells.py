@@ -13,7 +13,7 @@ from spiky_rl.config.options import FileRecord
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import StudyPlanFile
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.run import cells
+from spiky_rl.experiments.run import cell_requests, cells
 from spiky_rl.experiments.run.results import parse_result, read_design
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
@@ -197,6 +197,14 @@ def test_a_cells_file_gives_the_cell_again(folder):
         cell = cell.model_copy(update={"assets": ROBOTS, "goes_on": "before", "seconds": 60.0})
         cells.write_cell(folder, cell, ROBOTS)
         assert cells.read_cell(folder / "cells" / cell.name) == cell
+
+
+def test_a_cells_step_runs_in_its_own_folder_too(folder, monkeypatch):
+    cell = planned()[-1].model_copy(update={"provenance": None})
+    cells.write_cell(folder, cell, ROBOTS)
+    monkeypatch.chdir(folder / "cells" / cell.name)
+    request, options = cell_requests.make_evaluation_request(Path("."))
+    assert (request.log_root, options.out) == (Path("run"), Path("evaluation.json"))
 
 
 @pytest.mark.parametrize(
