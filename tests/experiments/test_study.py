@@ -222,6 +222,17 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path):
         study.read_study(path)
 
 
+@pytest.mark.parametrize(
+    ("flags", "key"),
+    [({"agents": ["lif_poo"]}, "agents"), ({"tasks": ["no.yaml"]}, "tasks"), ({"vary": {"agent.algorithm.gama": [0.9]}}, "vary")],
+)  # fmt: skip
+def test_an_error_in_a_flag_beside_a_file_names_the_flag_alone(tmp_path, flags, key):
+    path = tmp_path / "study.yaml"
+    path.write_text("agents: [lif_ppo]\ntasks: cartpole\n")
+    with pytest.raises(UserError, match=f"^{key}: "):
+        study.read_study(path, flags)
+
+
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
     held = study.choose_baseline(build(question="Who wins?"))
     grown = study.merge_studies(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))

@@ -21,6 +21,7 @@ from spiky_rl.config.options import (
     RegistryError,
     Settings,
     UserError,
+    error_path,
     find_repeated,
     get_options,
     option,
@@ -265,9 +266,11 @@ def check_study(study: Study) -> None:
     for agent in study.agents:
         if agent == RANDOM:
             raise StudyError("agents: 'random' given; every study measures random actions anyway")
-        read_agent(agent)  # raises if the agent is unknown or its file is invalid
+        with error_path("agents"):
+            read_agent(agent)  # raises if the agent is unknown or its file is invalid
     stems = study.agent_names
-    labels = label_tasks(study)
+    with error_path("tasks"):
+        labels = label_tasks(study)
     for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
         for name, count in Counter(names).items():
             if count > 1:
@@ -288,7 +291,8 @@ def check_study(study: Study) -> None:
     _check_tuned(study, labels)
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([format_override(key, value)])  # raises if the override is invalid
+            with error_path("vary"):
+                parse_overrides([format_override(key, value)])  # raises if the override is invalid
 
 
 def _check_arms(study: Study) -> None:
