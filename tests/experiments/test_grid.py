@@ -127,6 +127,17 @@ def test_agents_with_the_same_seed_are_evaluated_from_the_same_states_and_not_fr
     assert not set(seeds) & set(seeds.values())
 
 
+def test_a_cell_has_the_robots_of_its_own_task():
+    def resolve_robots(task, agent, variant):
+        made = resolve(task, agent, variant)
+        made.host_task.assets = f"robots of {task}"
+        return made
+
+    found = grid.build_cells(study.build_study("mine", GIVEN), resolve_robots)
+    assert {cell.assets for cell in found} == {"robots of cartpole", "robots of cartpole_masked"}
+    assert all(cell.task == "cartpole_masked" for cell in found if cell.assets.endswith("masked"))
+
+
 def test_the_highest_seed_is_evaluated_with_a_seed_that_an_evaluation_takes():
     (cell,) = {cell.seed: cell for cell in cells(seeds=[2**31 - 1]) if cell.trains_agent}.values()
     given = {"task": cell.specification.task, "seed": cell.specification.evaluation_seed}

@@ -132,7 +132,7 @@ class Cell(PlannedCell):
     budget: OptionalBudget
     library: str
     assets: str = ""
-    """Source of its robots, for people; empty until its file is written."""
+    """Source of its robots, in words."""
     provenance: Provenance | None = None
     """Kernels, and on a CPU threads, that it runs with; None in files of earlier versions."""
     versions: dict[str, str] = {}
@@ -330,7 +330,7 @@ def _build_trained_cell(
         **_make_hashes(defining, plan, inputs.threads), spec_hash=plan.spec.digest, env_steps=None if iterations is None else iterations * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
         commands=format_commands(specification, name, "trained", processes, teacher_name), specification=specification,
-        budget=study.budget, library=_get_library(study, plan), teacher=teacher_name,
+        budget=study.budget, library=_get_library(study, plan), assets=plan.assets, teacher=teacher_name,
     )  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> C
         cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, inputs.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
         commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
-        library=_get_library(study, plan),
+        library=_get_library(study, plan), assets=plan.assets,
     )  # fmt: skip
 
 

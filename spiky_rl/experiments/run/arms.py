@@ -55,7 +55,7 @@ def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> t
 
     Args:
         study: The study that compares the cell.
-        ours: One of its cells on the same task, with its robots.
+        ours: One of its cells on the same task.
         theirs: The cell of the other study.
     """
     result = theirs.result
@@ -91,14 +91,9 @@ def _format_overrides(study: Study) -> str:
     return " ".join(sorted(overrides)) or "none"
 
 
-def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots: str) -> None:
-    """Raise StudyError if an arm has no finished cell, or a cell that conflicts with the study.
-
-    Args:
-        folder: The study's folder.
-        robots: Source of their robots.
-    """
-    ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.trains_agent}
+def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
+    """Raise StudyError if an arm of the study in ``folder`` has no finished cell, or a cell that conflicts with the study."""
+    ours = {cell.task: cell for cell in cells if cell.trains_agent}
     arm_results = list(read_arms(folder, study))
     for theirs in arm_results:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):

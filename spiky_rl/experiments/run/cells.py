@@ -73,14 +73,10 @@ def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
         raise StudyError(f"{error}; {hint}") from None
 
 
-def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
-    """Raise StudyError if cells in the folder conflict with the plan.
+def refuse_other_cells(folder: Path, cells: Sequence[Cell]) -> None:
+    """Raise StudyError if cells in the study's ``folder`` conflict with the plan.
 
     A cell conflicts if its hash differs from the plan's, or if cells are still to run and would use other robots or physics.
-
-    Args:
-        folder: The study's folder.
-        assets: Source of the robots of cells that begin now.
     """
     for cell in cells:
         _refuse_other_hash(folder / "cells" / cell.name, cell)
@@ -91,7 +87,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
         existing = read_cell_identity(path)
         if existing is None:
             continue
-        pairs = {"robots": (existing.assets, assets), "physics": (existing.physics, cell.physics)}
+        pairs = {"robots": (existing.assets, cell.assets), "physics": (existing.physics, cell.physics)}
         for key, (before, now) in pairs.items():
             if before not in (None, now):
                 raise StudyError(
@@ -157,30 +153,19 @@ def find_differences(
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
-    """Write the study, its plan and a file for each cell. Raises StudyError like `refuse_other_cells`.
-
-    Args:
-        folder: The study's folder.
-        assets: Source of the robots of cells that begin now.
-    """
-    refuse_other_cells(folder, cells, assets)
+def write_plan(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
+    """Write the study, its plan and a file for each cell into its ``folder``. Raises StudyError like `refuse_other_cells`."""
+    refuse_other_cells(folder, cells)
     files.write_json(folder / "study.json", study.to_dict())
     plan = StudyPlanFile(version=1, cells=tuple(cells))
     files.write_json(folder / "plan.json", plan.model_dump(by_alias=True))
     for cell in cells:
-        write_cell(folder, cell, assets)
+        write_cell(folder, cell)
 
 
-def write_cell(folder: Path, cell: Cell, assets: str) -> None:
-    """Write the file ``cell.json`` of a cell, with everything that its worker needs.
-
-    Args:
-        folder: The study's folder.
-        assets: Source of its robots.
-    """
-    complete = cell.model_copy(update={"assets": assets})
-    files.write_json(folder / "cells" / cell.name / CELL, complete.model_dump(by_alias=True))
+def write_cell(folder: Path, cell: Cell) -> None:
+    """Write ``cell.json`` of a ``cell``, with everything that its worker needs, into the study's ``folder``."""
+    files.write_json(folder / "cells" / cell.name / CELL, cell.model_dump(by_alias=True))
 
 
 def read_cell(folder: Path) -> Cell:

@@ -84,8 +84,6 @@ class TuningEnvironment:
     """Returns the resolver of a study, as `grid.build_cells` takes it."""
     device: str | None = None
     assets: str = "auto"
-    robots: str = ""
-    """Source of the robots."""
     processes: int = 1
     """Processes of a training."""
     threads: int | None = None
@@ -149,7 +147,7 @@ class TuningDesign:
             if cell.trains_agent:
                 goes_on = grid.name_cell(cell.task, f"{name} rung{rung - 1}", cell.seed) if rung else ""
                 written.append(cell.model_copy(update={"goes_on": goes_on}))
-                write_cell(site.out, written[-1], site.robots)
+                write_cell(site.out, written[-1])
         return written
 
     def to_dict(self) -> dict[str, Any]:
