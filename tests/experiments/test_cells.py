@@ -85,6 +85,15 @@ def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
         cells.write_plan(folder, asked, changed)
 
 
+def test_an_evaluation_of_random_actions_is_not_taken_for_another_one(folder):
+    random, changed = planned()[0], planned()[0].model_copy(update={"hash": "0" * 16})
+    assert not random.trains_agent
+    files.write_json(folder / "cells" / random.name / "evaluation.json", {})  # killed before its result
+    cells.refuse_other_cells(folder, [random])
+    with pytest.raises(StudyError, match=f"{random.name}/cell.json: hash: "):
+        cells.refuse_other_cells(folder, [changed])
+
+
 def test_only_a_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_aside(tmp_path):
     assert not cells.is_finished(tmp_path, "a")
     files.write_json(tmp_path / "result.json", {"hash": "a"})

@@ -22,7 +22,7 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.safe_loading import ReadingError, read_json_record, read_text
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, StudyPlanFile
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, EVALUATION, Cell, StudyPlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
 from spiky_rl.run.provenance import Provenance
 
@@ -56,7 +56,7 @@ def keep_plan(folder: Path, existing: Study, study: Study) -> Study:
     if study.plan is None or study.plan.asks_the_same(existing.plan):
         return study.with_changes(plan=existing.plan)
     for cell in sorted((folder / "cells").glob("*")):
-        if (cell / RESULT).exists() or (cell / "run").exists():
+        if (cell / RESULT).exists() or has_begun(cell):
             was = "another plan" if existing.plan else "none"
             raise StudyError(
                 f"plan: changed after {cell.name} has begun; the study in the folder has {was}; choose another --out"
@@ -98,10 +98,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell]) -> None:
 
 def _refuse_other_hash(folder: Path, cell: Cell) -> None:
     """Raise StudyError if the result in ``folder``, or the file of a cell that has begun there, has another hash than ``cell``."""
-    paths = [folder / RESULT]
-    if (folder / "run").exists():
-        paths.append(folder / CELL)
-    for path in paths:
+    for path in (folder / RESULT, *([folder / CELL] if has_begun(folder) else [])):
         existing = read_if_valid(path, CellIdentity)
         if existing is not None and existing.hash not in ("", cell.hash):
             refuse_other_provenance(path, existing, cell)
@@ -214,9 +211,12 @@ def read_cell_identity(folder: Path) -> CellIdentity | None:
     """Return the identity of the cell in ``folder``; None if it has not begun or its file is damaged."""
     if (folder / RESULT).exists():
         return read_if_valid(folder / RESULT, CellIdentity)
-    if (folder / "run").exists():
-        return read_if_valid(folder / CELL, CellIdentity)
-    return None
+    return read_if_valid(folder / CELL, CellIdentity) if has_begun(folder) else None
+
+
+def has_begun(folder: Path) -> bool:
+    """Return whether the cell in ``folder`` has files of a training or an evaluation, which another cell cannot use."""
+    return (folder / "run").exists() or (folder / EVALUATION).exists()
 
 
 def read_json(path: Path) -> Any:
