@@ -130,6 +130,16 @@ def test_an_arm_that_cannot_be_is_refused_by_key(folder, more, said):
     assert said in str(refused.value)
 
 
+def test_an_arm_agrees_with_one_of_our_agents_on_its_task_in_any_order(folder):
+    """Agents of other algorithms have other numbers of environments."""
+    asked, cells = planned()
+    others = [c.model_copy(update={"num_envs": 1}) if c.agent == "lif_ppo" else c for c in cells]
+    for found in (others, others[::-1]):
+        refuse_other_arms(folder, asked, found)
+    with pytest.raises(StudyError, match="num_envs: 512; here 1$"):
+        refuse_other_arms(folder, asked, [c.model_copy(update={"num_envs": 1}) for c in cells])
+
+
 def test_other_threads_conditions_besides_and_physics_named_differently_do_not_matter(folder):
     set_origin(folder.parent / "theirs", threads=8)
     refuse_other_arms(folder, *planned(overrides=["physics=newton_mjwarp", "agent.algorithm.gamma=0.9"]))
