@@ -84,7 +84,6 @@ def tune(argv: list[str]) -> int:
         resolver=resolver,
         device=place.device,
         assets=place.assets,
-        robots=robots,
         processes=place.distributed,
         threads=place.threads,
     )

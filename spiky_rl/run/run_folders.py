@@ -301,7 +301,7 @@ def _compute_mean(values: list[float]) -> float | None:
 def _list_runs(parent: Path) -> list[tuple[datetime.datetime, Path]]:
     """Return time and folder of each run in ``parent``, newest first."""
     runs = [path.parent for path in parent.glob(f"*/{MANIFEST}")]
-    return sorted(((_get_creation_time(run), run) for run in runs), reverse=True)
+    return sorted(((get_creation_time(run), run) for run in runs), reverse=True)
 
 
 def _read_manifest(run: Path) -> Manifest | None:
@@ -323,7 +323,7 @@ def _rebuild_manifest(run: Path, library: str) -> Manifest:
     return Manifest(task=task, metadata=metadata, seed=identity.get("seed"))
 
 
-def _get_creation_time(run: Path) -> datetime.datetime:
+def get_creation_time(run: Path) -> datetime.datetime:
     """Return a run's creation time from its manifest, or else from its folder's name, or else the earliest time there is.
 
     The name has whole seconds, of which the end counts.

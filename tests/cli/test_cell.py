@@ -66,7 +66,7 @@ def planned(request, tmp_path_factory):
         cells = grid.build_cells(asked, AgentResolver(asked, place), place.device, place.assets)
         by_hand = {}
         for cell in cells:
-            write_cell(folder, cell, "robots")
+            write_cell(folder, cell)
             if copy := cell.specification.tuned:
                 files.write_text(folder / copy, yaml.safe_dump(TUNED))
                 assert cell.specification.spec["network"]["neuron"]["tau"] == 5.0

@@ -15,7 +15,6 @@ from tests.experiments.plans import plan
 from tests.experiments.results import ITERATIONS, STEPS, change, dump, write_study
 from tests.experiments.test_provenance import told
 
-ROBOTS = "look-alike robots derived from Newton's wheel"
 ARM = {"study": "studies/theirs", "agents": ["gru_ppo"]}
 GIVEN = {
     "agents": "mlp_ppo,lif_ppo",
@@ -31,6 +30,7 @@ GIVEN = {
 def resolve(task, agent, variant):
     made = plan(task, {"agent": agent, **variant})
     made.num_envs = 512
+    made.host_task.assets = "look-alike robots derived from Newton's wheel"
     return made
 
 
@@ -74,7 +74,7 @@ def folder(tmp_path):
 
 
 def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folder):
-    refuse_other_arms(folder, *planned(), ROBOTS)
+    refuse_other_arms(folder, *planned())
     found = analyze_study(folder)
     assert found.labels == ("mlp_ppo", "lif_ppo", "gru_ppo") and found.arms == {"gru_ppo": "studies/theirs"}
     assert dict(found.rows["gru_ppo", "Isaac-Cartpole"].by_seed).keys() == {1, 2}, "seeds of the study alone"
@@ -102,7 +102,7 @@ def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out
     key, value, said = OTHERS[case]
     change(folder.parent / "theirs", CELL, key, value)
     with pytest.raises(StudyError) as refused:
-        refuse_other_arms(folder, *planned(), ROBOTS)
+        refuse_other_arms(folder, *planned())
     if case != "physics":  # of one study, the second physics is left out already
         assert str(refused.value).startswith(f"arms: {CELL} of studies/theirs: {said}")
     found = analyze_study(folder)
@@ -126,15 +126,23 @@ def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out
 )
 def test_an_arm_that_cannot_be_is_refused_by_key(folder, more, said):
     with pytest.raises(StudyError) as refused:
-        refuse_other_arms(folder, *planned(**more), ROBOTS)
+        refuse_other_arms(folder, *planned(**more))
     assert said in str(refused.value)
+
+
+def test_an_arm_agrees_with_one_of_our_agents_on_its_task_in_any_order(folder):
+    """Agents of other algorithms have other numbers of environments."""
+    asked, cells = planned()
+    others = [c.model_copy(update={"num_envs": 1}) if c.agent == "lif_ppo" else c for c in cells]
+    for found in (others, others[::-1]):
+        refuse_other_arms(folder, asked, found)
+    with pytest.raises(StudyError, match="num_envs: 512; here 1$"):
+        refuse_other_arms(folder, asked, [c.model_copy(update={"num_envs": 1}) for c in cells])
 
 
 def test_other_threads_conditions_besides_and_physics_named_differently_do_not_matter(folder):
     set_origin(folder.parent / "theirs", threads=8)
-    refuse_other_arms(
-        folder, *planned(overrides=["physics=newton_mjwarp", "agent.algorithm.gamma=0.9"]), ROBOTS
-    )
+    refuse_other_arms(folder, *planned(overrides=["physics=newton_mjwarp", "agent.algorithm.gamma=0.9"]))
     assert "gru_ppo" in analyze_study(folder).labels and told(folder)["Threads"] == "cells: 1 / 8"
 
 

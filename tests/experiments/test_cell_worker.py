@@ -231,6 +231,29 @@ def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, c
     assert said.count("or damaged") == checkpoints.count(False)
 
 
+def test_the_newest_run_is_the_last_to_begin_though_the_clock_was_set_back(tmp_path):
+    for hour, name in ((1, "2026-10-25_02-50-00"), (2, "2026-10-25_02-10-00")):  # as summer time ends
+        run = a_run(tmp_path, name, True)
+        files.write_json(
+            run / "run.json", {"task": "cartpole", "created_at": f"2026-10-25T0{hour}:00:00+00:00"}
+        )
+    assert [run.name[11:16] for run in cell_worker.list_runs(tmp_path)] == ["02-50", "02-10"]
+    assert cell_worker.find_latest_checkpoint(tmp_path, "rsl_rl") == run / "model_0.pt"
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["resumed", "begun anew"])
+def test_an_evaluation_does_not_outlive_the_policy_that_it_measured(tmp_path, monkeypatch, whole):
+    def end(*_):
+        raise StepInterrupted
+
+    monkeypatch.setattr(cell_worker, "run_step", end)
+    a_run(tmp_path, "first", whole, False)
+    files.write_json(tmp_path / "evaluation.json", EVALUATED)
+    with pytest.raises(StepInterrupted):
+        cell_worker.train(planned()[-1], tmp_path, tmp_path, 0, [])
+    assert not (tmp_path / "evaluation.json").exists()
+
+
 def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     for name in ("run.damaged", "run.damaged1"):
         a_run(tmp_path, "first", False)
@@ -308,8 +331,50 @@ def test_a_cells_cards_have_their_names():
     assert cell_worker.list_gpu_names("cuda:0", 1) == [torch.cuda.get_device_name(0)]
 
 
-def worked(folder: Path) -> int:
-    command = [
+WAITS = """
+import signal, sys, time
+got = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: got.append(int(number)))
+print("ready", "now", flush=True)
+while not got:
+    time.sleep(0.01)
+time.sleep(1.0)
+sys.exit(f"got {got}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"), [([signal.SIGINT], [2]), ([], [15])], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_training_gets_one_stop_signal_however_the_command_is_stopped(tmp_path, group, expected):
+    """The terminal sends Ctrl-C to all processes of a command, which itself sends SIGTERM to its cells."""
+    code = (
+        "import sys; from pathlib import Path; from spiky_rl.experiments.run import cells, cell_worker\n"
+        "folder, asked = Path(sys.argv[1]), []\n"
+        "cell_worker.set_stop_handler(lambda number, _: asked.append(number))\n"
+        "with cells.lock_cell(folder) as lock:\n"
+        "    cell_worker.run_step('training', [sys.executable, '-c', sys.argv[2]], folder, lock, asked)\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), WAITS],
+        cwd=ROOT,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    log = tmp_path / "log.txt"
+    until(lambda: log.exists() and "ready now" in log.read_text())
+    for number in group:
+        os.killpg(command.pid, number)
+    time.sleep(0.1)
+    command.terminate()
+    command.wait(PATIENCE)
+    assert f"got {expected}" in log.read_text()
+
+
+def begun(folder: Path, **more) -> subprocess.Popen:
+    """The worker of a cell, at work."""
+    line = [
         sys.executable,
         "-m",
         "spiky_rl.experiments.run.cell_worker",
@@ -317,7 +382,35 @@ def worked(folder: Path) -> int:
         str(folder.parent),
         str(os.getpid()),
     ]
-    return subprocess.run(command, check=False, timeout=800).returncode
+    return subprocess.Popen(line, cwd=ROOT, **more)
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    return any(f" {pid} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_a_stop_ends_the_wait_for_a_cell_that_another_command_works_on(tmp_path):
+    with cells.lock_cell(tmp_path / "cell"):
+        worker = begun(tmp_path / "cell")
+        until(lambda: waits_for_a_lock(worker.pid))
+        worker.terminate()
+        assert worker.wait(PATIENCE) == cell_worker.INTERRUPTED
+
+
+def test_a_cell_under_nohup_outlives_its_terminal(tmp_path):
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with cells.lock_cell(tmp_path / "cell"):
+        worker = begun(tmp_path / "cell", **ignored)
+        until(lambda: waits_for_a_lock(worker.pid))
+        worker.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        assert worker.poll() is None
+        worker.terminate()
+        assert worker.wait(PATIENCE) == cell_worker.INTERRUPTED
+
+
+def worked(folder: Path) -> int:
+    return begun(folder).wait(timeout=800)
 
 
 def test_a_finished_cell_is_left_alone(tmp_path):

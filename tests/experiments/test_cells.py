@@ -13,18 +13,19 @@ from spiky_rl.config.options import FileRecord
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import StudyPlanFile
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.run import cells
+from spiky_rl.experiments.run import cell_requests, cells
 from spiky_rl.experiments.run.results import parse_result, read_design
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 
-ROBOTS = "robots of version 3"
+ROBOTS = "robots"
+"""Of the plans in `tests.experiments.plans`."""
 
 
 @pytest.fixture
 def folder(tmp_path):
     """With a study and its plan."""
-    cells.write_plan(tmp_path, study.build_study("mine", GIVEN), planned(), ROBOTS)
+    cells.write_plan(tmp_path, study.build_study("mine", GIVEN), planned())
     return tmp_path
 
 
@@ -69,19 +70,28 @@ def test_a_result_of_another_specification_is_not_written_over(folder):
     files.write_json(folder / "cells" / cell.name / "result.json", {**held, "hash": "0" * 16})
     before = (folder / "plan.json").read_text()
     with pytest.raises(StudyError, match=f"{cell.name}.*hash: .*--out"):
-        cells.write_plan(folder, study.build_study("mine", GIVEN), planned(), ROBOTS)
+        cells.write_plan(folder, study.build_study("mine", GIVEN), planned())
     assert (folder / "plan.json").read_text() == before
 
 
 def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
     asked, (cell, *_) = study.build_study("mine", GIVEN), planned()
     changed = [cell.model_copy(update={"hash": "0" * 16})]
-    cells.write_plan(folder, asked, changed, ROBOTS)  # it has not begun: it will as what it is now
-    cells.write_plan(folder, asked, planned(), ROBOTS)
+    cells.write_plan(folder, asked, changed)  # it has not begun: it will as what it is now
+    cells.write_plan(folder, asked, planned())
     (folder / "cells" / cell.name / "run").mkdir()
-    cells.write_plan(folder, asked, planned(), ROBOTS)
+    cells.write_plan(folder, asked, planned())
     with pytest.raises(StudyError, match=f"{cell.name}/cell.json: hash: "):
-        cells.write_plan(folder, asked, changed, ROBOTS)
+        cells.write_plan(folder, asked, changed)
+
+
+def test_an_evaluation_of_random_actions_is_not_taken_for_another_one(folder):
+    random, changed = planned()[0], planned()[0].model_copy(update={"hash": "0" * 16})
+    assert not random.trains_agent
+    files.write_json(folder / "cells" / random.name / "evaluation.json", {})  # killed before its result
+    cells.refuse_other_cells(folder, [random])
+    with pytest.raises(StudyError, match=f"{random.name}/cell.json: hash: "):
+        cells.refuse_other_cells(folder, [changed])
 
 
 def test_only_a_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_aside(tmp_path):
@@ -115,7 +125,7 @@ def test_a_damaged_study_file_is_written_anew(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
     asked = study.build_study("mine", GIVEN)
     assert cells.load_or_extend_study(tmp_path, asked) == asked
-    cells.write_plan(tmp_path, asked, planned(), ROBOTS)
+    cells.write_plan(tmp_path, asked, planned())
     assert json.loads((tmp_path / "study.json").read_text()) == asked.to_dict()
 
 
@@ -124,16 +134,21 @@ def test_cells_of_two_physics_do_not_stand_in_one_study(folder):
     held = {"hash": done.hash, "assets": ROBOTS}  # of a version that did not say what stepped its worlds
     files.write_json(folder / "cells" / done.name / "result.json", held)
     asked = study.build_study("mine", GIVEN)
-    cells.write_plan(folder, asked, planned(), ROBOTS)
+    cells.write_plan(folder, asked, planned())
     native = [cell.model_copy(update={"physics": "mujoco"}) for cell in planned()]
     with pytest.raises(
         StudyError, match=f"{done.name}: physics: 'newton_mjwarp'.*'mujoco'; choose another --out"
     ):
-        cells.write_plan(folder, asked, native, ROBOTS)
+        cells.write_plan(folder, asked, native)
     assert (
         json.loads((folder / "cells" / others[0].name / "cell.json").read_text())["physics"]
         == "newton_mjwarp"
     )
+
+
+def derive(found):
+    """The same cells with robots of another version."""
+    return [cell.model_copy(update={"assets": "robots of version 4"}) for cell in found]
 
 
 def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
@@ -141,16 +156,23 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     files.write_json(folder / "cells" / done.name / "result.json", {"hash": done.hash, "assets": ROBOTS})
     (folder / "cells" / begun.name / "run").mkdir()
     asked = study.build_study("mine", GIVEN)
-    cells.write_plan(folder, asked, planned(), ROBOTS)
+    cells.write_plan(folder, asked, planned())
     before = (folder / "cells" / begun.name / "cell.json").read_text()
     for cell in (done, begun):
         with pytest.raises(StudyError, match=f"{cell.name}: robots: '{ROBOTS}'.* --out") as error:
-            cells.write_plan(folder, asked, [cell, *others], "robots of version 4")
+            cells.write_plan(folder, asked, derive([cell, *others]))
         assert "'robots of version 4'" in str(error.value)
     assert (folder / "cells" / begun.name / "cell.json").read_text() == before
-    cells.write_plan(
-        folder, asked, [done], "robots of version 4"
-    )  # nothing is left to run, so nothing is mixed
+    cells.write_plan(folder, asked, derive([done]))  # nothing is left to run, so nothing is mixed
+
+
+def test_a_study_of_two_simulators_goes_on_though_each_has_its_robots(folder):
+    own = [cell.model_copy(update={"assets": cell.task}) for cell in planned()]
+    for task in {cell.task: cell for cell in own}.values():
+        files.write_json(
+            folder / "cells" / task.name / "result.json", {"hash": task.hash, "assets": task.task}
+        )
+    cells.write_plan(folder, study.build_study("mine", GIVEN), own)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +217,16 @@ def test_the_studies_plans_and_results_on_the_disk_are_read_and_written_to_the_s
 def test_a_cells_file_gives_the_cell_again(folder):
     for cell in planned():
         cell = cell.model_copy(update={"assets": ROBOTS, "goes_on": "before", "seconds": 60.0})
-        cells.write_cell(folder, cell, ROBOTS)
+        cells.write_cell(folder, cell)
         assert cells.read_cell(folder / "cells" / cell.name) == cell
+
+
+def test_a_cells_step_runs_in_its_own_folder_too(folder, monkeypatch):
+    cell = planned()[-1].model_copy(update={"provenance": None})
+    cells.write_cell(folder, cell)
+    monkeypatch.chdir(folder / "cells" / cell.name)
+    request, options = cell_requests.make_evaluation_request(Path("."))
+    assert (request.log_root, options.out) == (Path("run"), Path("evaluation.json"))
 
 
 @pytest.mark.parametrize(

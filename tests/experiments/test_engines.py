@@ -153,6 +153,44 @@ def test_without_ray_the_install_line_is_named():
     assert "pip install 'spiky-rl[ray]'" in said
 
 
+CANCELLED = """
+import _thread, signal, sys, threading, time
+from pathlib import Path
+from spiky_rl.experiments.run.engines.ray import run_cell_process
+
+out, cell = Path(sys.argv[1]), '''
+import signal, sys, time
+from pathlib import Path
+asked = []
+signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+Path(sys.argv[1], "began").touch()
+deadline = time.monotonic() + 60
+while not asked and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(1.0)
+Path(sys.argv[1], "checkpoint").touch()
+sys.exit(3 if asked else 0)
+'''
+
+def cancel():
+    while not (out / "began").exists():
+        time.sleep(0.01)
+    for _ in range(3):
+        _thread.interrupt_main()
+        time.sleep(0.3)
+
+threading.Thread(target=cancel, daemon=True).start()
+print(run_cell_process([sys.executable, "-c", cell, str(out)], {}), (out / "checkpoint").exists())
+"""
+
+
+def test_a_cancelled_task_ends_when_its_cell_has_kept_a_checkpoint(tmp_path):
+    """Ray cancels a running task as `_thread.interrupt_main` does, in every round again."""
+    line = [sys.executable, "-c", CANCELLED, str(tmp_path)]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert said == "3 True\n"
+
+
 ray = pytest.importorskip("ray", reason="Ray is not installed: the extra 'ray'")
 
 

@@ -9,6 +9,7 @@ import pytest
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.grid import CellSpecification
 from spiky_rl.experiments.design.study import RANDOM
+from spiky_rl.run.run_plan import RunRequest
 from tests.experiments.plans import plan
 
 GIVEN = {
@@ -124,6 +125,23 @@ def test_agents_with_the_same_seed_are_evaluated_from_the_same_states_and_not_fr
     seeds = {cell.seed: cell.specification.evaluation_seed for cell in cells() if cell.trains_agent}
     assert len(set(seeds.values())) == 3
     assert not set(seeds) & set(seeds.values())
+
+
+def test_a_cell_has_the_robots_of_its_own_task():
+    def resolve_robots(task, agent, variant):
+        made = resolve(task, agent, variant)
+        made.host_task.assets = f"robots of {task}"
+        return made
+
+    found = grid.build_cells(study.build_study("mine", GIVEN), resolve_robots)
+    assert {cell.assets for cell in found} == {"robots of cartpole", "robots of cartpole_masked"}
+    assert all(cell.task == "cartpole_masked" for cell in found if cell.assets.endswith("masked"))
+
+
+def test_the_highest_seed_is_evaluated_with_a_seed_that_an_evaluation_takes():
+    (cell,) = {cell.seed: cell for cell in cells(seeds=[2**31 - 1]) if cell.trains_agent}.values()
+    given = {"task": cell.specification.task, "seed": cell.specification.evaluation_seed}
+    assert RunRequest.check("evaluation", given).seed == 99_999
 
 
 def test_a_budget_of_steps_counts_whole_iterations():

@@ -79,7 +79,7 @@ def test_a_folder_with_cells_of_other_kernels_threads_or_versions_is_refused_by_
         path.rename(path.with_name(name))
         (path.parent / "run").mkdir()
     with pytest.raises(StudyError) as refused:
-        cells.write_plan(tmp_path, ASKED, planned(), "robots")
+        cells.write_plan(tmp_path, ASKED, planned())
     assert str(path.with_name(name)) in str(refused.value) and said in str(refused.value)
     assert "\n" not in str(refused.value) and not (tmp_path / "plan.json").exists()
 
@@ -89,17 +89,17 @@ def test_a_build_of_the_same_version_and_another_commit_are_gone_on_with(tmp_pat
     held = json.loads(cell.model_dump_json())
     versions = {name: f"{version}+cu130" for name, version in held["versions"].items()}
     finish(tmp_path, cell, provenance={**held["provenance"], "commit": "c" * 40}, versions=versions)
-    cells.write_plan(tmp_path, ASKED, planned(), "robots")
+    cells.write_plan(tmp_path, ASKED, planned())
 
 
 def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
     threads = provenance.collect_provenance("cpu", "Isaac-Ant", "").threads
     assert threads is not None
     cell, *_ = planned(threads=threads)
-    cells.write_cell(tmp_path, cell, "robots")
+    cells.write_cell(tmp_path, cell)
     assert cell_requests.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
     cell, *_ = planned(threads=threads + 1)
-    cells.write_cell(tmp_path, cell, "robots")
+    cells.write_cell(tmp_path, cell)
     with pytest.raises(UserError, match=f"provenance.threads: {threads} here, but {threads + 1} in the plan"):
         cell_requests.read_checked_cell(tmp_path / "cells" / cell.name)
 

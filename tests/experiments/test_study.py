@@ -8,6 +8,8 @@ from spiky_rl.config.budget import Budget
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.run_plan import RunRequest
 
 AGENT = str(Path(__file__).parents[2] / "agents" / "lif_ppo.yaml")
 GIVEN = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["cartpole"], "seeds": "0-2"}
@@ -22,6 +24,15 @@ def test_versions_of_a_gymnasium_task_are_tasks_of_their_own_and_isaac_labs_ids_
     tasks = ["HalfCheetah-v4", "HalfCheetah-v5", "Isaac-Reach-Franka-v0", "cartpole"]
     labels = study.label_tasks(build(tasks=tasks))
     assert labels == ["HalfCheetah-v4", "HalfCheetah-v5", "Isaac-Reach-Franka", "Isaac-Cartpole"]
+
+
+def test_a_task_without_its_version_or_with_the_module_that_registers_it_has_the_label_of_its_cells():
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    tasks = ["Hopper", "gymnasium:Pendulum-v1", "nowhere:Mine-v0"]
+    assert study.label_tasks(build(tasks=tasks)) == ["Hopper-v5", "Pendulum-v1", "Mine-v0"]
+    for task in tasks[:2]:
+        request = RunRequest(task=task, agent="mlp_ppo", device="cpu")
+        assert study.label_tasks(build(tasks=[task])) == [make_plan(request).task]
 
 
 def test_seeds_are_ranges_lists_or_both():
@@ -110,6 +121,13 @@ REFUSED = {
     ),
     "10^20 cells": (
         {"vary": {f"agent.algorithm.k{i}": list(range(10)) for i in range(20)}},
+        ["6e+20 cells", "100,000"],
+    ),
+    "10^20 cells of a teacher and its student": (
+        {
+            "vary": {f"agent.algorithm.k{i}": list(range(10)) for i in range(20)},
+            "teachers": {"lif_ppo": "mlp_ppo"},
+        },
         ["6e+20 cells", "100,000"],
     ),
     "10^30 environments": ({"num_envs": 10**30}, ["num_envs", str(10**30), "between 1 and"]),
@@ -202,6 +220,17 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path):
     path.write_text("agents: [lif_ppo]\ntaks: cartpole\n")
     with pytest.raises(StudyError, match="study.yaml: taks: no such key; did you mean 'tasks'"):
         study.read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "key"),
+    [({"agents": ["lif_poo"]}, "agents"), ({"tasks": ["no.yaml"]}, "tasks"), ({"vary": {"agent.algorithm.gama": [0.9]}}, "vary")],
+)  # fmt: skip
+def test_an_error_in_a_flag_beside_a_file_names_the_flag_alone(tmp_path, flags, key):
+    path = tmp_path / "study.yaml"
+    path.write_text("agents: [lif_ppo]\ntasks: cartpole\n")
+    with pytest.raises(UserError, match=f"^{key}: "):
+        study.read_study(path, flags)
 
 
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():

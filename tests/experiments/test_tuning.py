@@ -1,11 +1,13 @@
 """A tuning gives every agent as many trials, survives being killed anywhere, and refuses invalid input before it begins."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,9 +20,11 @@ from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
-from spiky_rl.experiments.run import tuning, tuning_plan
+from spiky_rl.experiments.run import tuning, tuning_plan, tuning_search
+from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
+from tests.experiments.plans import plan
 
 PATIENCE = 60.0
 """Seconds."""
@@ -133,6 +137,21 @@ def test_the_page_names_what_matters(whole):
     assert "<svg" in html.read_text() and (out / "figures" / "tuning_isaac_cartpole.svg").exists()
 
 
+def test_trials_on_a_task_of_a_package_go_on_from_their_cells_and_are_counted(tmp_path):
+    """Tasks such as ALE/Pong-v5, whose cells have other names."""
+
+    def resolver(study):
+        return lambda *each: dataclasses.replace(tunings.resolver(study)(*each), task="ALE/Pong-v5")
+
+    wanted = tunings.asked("lif_ppo", seeds="90000,90001")
+    pair = dataclasses.replace(tunings.checked(wanted).pairs[0], task_label="ALE/Pong-v5")
+    site = tuning.TuningEnvironment(tmp_path, resolver, "cpu")
+    first, second = (wanted.make_cells(site, pair, [], rung, "lif_ppo trial3") for rung in (0, 1))
+    assert [cell.goes_on for cell in second] == [cell.name for cell in first]
+    with tuning_search.lock_cell(tmp_path / "trials" / "ALE" / "Pong-v5.lif_ppo.3"):
+        assert tuning_search.TuningSearch.count_begun(SimpleNamespace(out=tmp_path), pair) == 3
+
+
 def at_work(out: Path, wanted, parallel: int) -> None:
     tunings.run(out, wanted, parallel, tunings.Computed(seconds=0.004))
 
@@ -196,6 +215,19 @@ def test_a_tuning_grows_by_trials_and_agents(tmp_path):
     made = tunings.run(tmp_path, tunings.asked("mlp_ppo", trials=3))
     assert {stem: len(own) for stem, own in tunings.trials(made).items()} == {"lif_ppo": 3, "mlp_ppo": 3}
     assert ends(tmp_path)[: len(before)] == before and len(set(ends(tmp_path))) == len(ends(tmp_path))
+
+
+def test_an_agent_that_learns_from_a_teacher_is_refused_before_a_trial(monkeypatch):
+    student = plan("cartpole", {"algorithm": {"distillation_cfg": {"iterations": 3}}})
+    monkeypatch.setattr(tuning_plan, "AgentResolver", lambda *_: lambda *_: student)
+    with pytest.raises(StudyError, match="^teachers: none given for lif_ppo"):
+        tuning_plan.check_tuning(tunings.asked("lif_ppo"), ExecutionOptions(device="cpu"), "robots")
+
+
+def test_without_out_more_trials_of_a_tuning_have_its_folder():
+    folders = [tuning_plan.get_default_folder(tunings.asked(trials=trials)) for trials in (30, 40)]
+    other = tuning_plan.get_default_folder(tunings.asked(seeds="7"))
+    assert folders[0] == folders[1] != other
 
 
 def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path):
@@ -262,6 +294,14 @@ def test_another_tuning_in_the_same_folder_is_refused(tmp_path, change, words):
         tuning.load_or_extend_tuning(tmp_path, tunings.asked(**change))
     assert all(word in str(error.value) for word in [*words, "--out"]), str(error.value)
     assert (tmp_path / "tuning.json").read_text() == before
+
+
+def test_another_space_of_an_agent_that_the_folder_alone_has_is_refused(tmp_path):
+    also = {"agent.network.steps": {"low": 1, "high": 8, "also": ["agent.network.neuron.delay"]}}
+    tunings.search(tmp_path, tunings.asked())
+    space = {**tunings.SPACE, "own": {**tunings.SPACE["own"], "lif_ppo": also}}
+    with pytest.raises(StudyError, match="^space.own.lif_ppo.agent.network.steps.also: "):
+        tuning.load_or_extend_tuning(tmp_path, tunings.asked("mlp_ppo", space=space))
 
 
 def test_an_agent_that_has_changed_since_is_refused(tmp_path):
@@ -382,6 +422,7 @@ REFUSED = {
         {"shared": {RATE: {"low": 0.1, "high": 1}}, "own": {"mlp_ppo": {RATE: {"choices": [1, 2]}}}},
         [RATE, "twice"],
     ),
+    "nothing to tune": ({"own": {"mlp_ppo": {}}}, ["own.mlp_ppo", "at least one dimension"]),
     "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "not an override"]),
 }
 

@@ -42,7 +42,7 @@ def run_at_once(work: Callable, each: Sequence[object]) -> list[int]:
 def planned(asked: study.Study, out: Path, place: ExecutionOptions) -> StudyRun:
     """As compare.py plans, of cells that only their settings tell apart."""
     found = grid.build_cells(asked, resolve, "cpu", "local")
-    return StudyRun(asked, out, place, "robots", AgentResolver(asked, place), found, set())
+    return StudyRun(asked, out, place, AgentResolver(asked, place), found, set())
 
 
 def test_two_comparisons_on_one_folder_are_one_study(tmp_path):

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PlainSerializer
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.plain_data import PlainMapping, format_override, get_section
 from spiky_rl.config.spec import TaskSpec
-from spiky_rl.experiments.design.study import RANDOM, OptionalBudget, Study, StudyError
+from spiky_rl.experiments.design.study import RANDOM, SEED_LIMIT, OptionalBudget, Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.learners import DEFAULT_LEARNER, choose_library
 from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
@@ -30,7 +30,7 @@ OUT = "$OUT"
 EVALUATION = "evaluation.json"
 """File name in a cell's folder."""
 EVALUATION_SEED = 100_000
-"""Added to a cell's seed for its evaluation, so that its initial states differ from training."""
+"""Added to a cell's seed for its evaluation, modulo `SEED_LIMIT`, so that its initial states differ from training."""
 
 EARLIER_PHYSICS = "newton_mjwarp"
 """Physics backend of cells of earlier versions, which do not name it."""
@@ -77,7 +77,7 @@ class CellSpecification(Settings):
     @property
     def evaluation_seed(self) -> int:
         """Seed of the evaluation's initial states, which training has not seen."""
-        return EVALUATION_SEED + self.seed
+        return (EVALUATION_SEED + self.seed) % SEED_LIMIT
 
 
 class PlannedCell(FileRecord):
@@ -132,7 +132,7 @@ class Cell(PlannedCell):
     budget: OptionalBudget
     library: str
     assets: str = ""
-    """Source of its robots, for people; empty until its file is written."""
+    """Source of its robots, in words."""
     provenance: Provenance | None = None
     """Kernels, and on a CPU threads, that it runs with; None in files of earlier versions."""
     versions: dict[str, str] = {}
@@ -184,14 +184,14 @@ def build_cells(
         cells_of_seed: dict[tuple[str, str], Cell] = {}
         for task, agent, variant, plan in combinations:
             teacher = cells_of_seed.get((plan.task, study.teachers.get(Path(agent).stem, "")))
-            _check_teacher(agent, plan, teacher)
+            check_teacher(agent, plan, teacher)
             cell = _build_trained_cell(inputs, task, agent, variant, plan, seed, teacher)
             cells_of_seed[cell.task, cell.agent] = cell
             planned.append(cell)
     return planned
 
 
-def _check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
+def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
     """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, or has one and learns from none."""
     needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
     name = Path(agent).stem
@@ -322,7 +322,7 @@ def _build_trained_cell(
     }
     if teacher is not None:
         defining["teacher"] = teacher.hash
-    name = _make_folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
+    name = name_cell(plan.task, label, seed)
     specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     teacher_name = "" if teacher is None else teacher.name
     return Cell(
@@ -330,7 +330,7 @@ def _build_trained_cell(
         **_make_hashes(defining, plan, inputs.threads), spec_hash=plan.spec.digest, env_steps=None if iterations is None else iterations * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
         commands=format_commands(specification, name, "trained", processes, teacher_name), specification=specification,
-        budget=study.budget, library=_get_library(study, plan), teacher=teacher_name,
+        budget=study.budget, library=_get_library(study, plan), assets=plan.assets, teacher=teacher_name,
     )  # fmt: skip
 
 
@@ -340,12 +340,12 @@ def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> C
     defining = {"environment": overrides, **_describe_measurement(inputs, plan)}
     # the agent does not act, so any one of the study will do
     specification = inputs.make_specification(task, study.agents[0], plan, 0, overrides)
-    name = _make_folder_name(f"{plan.task}.{RANDOM}")
+    name = make_folder_name(f"{plan.task}.{RANDOM}")
     return Cell(
         cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, inputs.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
         commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
-        library=_get_library(study, plan),
+        library=_get_library(study, plan), assets=plan.assets,
     )  # fmt: skip
 
 
@@ -396,7 +396,12 @@ def hash_data(data: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _make_folder_name(text: str) -> str:
+def name_cell(task: str, label: str, seed: int) -> str:
+    """Return the name of the folder of a trained cell."""
+    return make_folder_name(f"{task}.{label.replace(' ', '.')}.seed{seed}")
+
+
+def make_folder_name(text: str) -> str:
     """Return ``text`` with letters, digits and ``._=-`` only; a hash makes changed or long names unique."""
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", text)
     if plain == text and len(text) <= 150:

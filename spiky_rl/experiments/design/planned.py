@@ -11,7 +11,6 @@ plan:
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -93,11 +92,6 @@ def read_endpoint(value: object) -> object:
     return value
 
 
-def read_date(value: object) -> object:
-    """Return a date as text; YAML parses 2026-11-28 as a date."""
-    return value.isoformat() if isinstance(value, datetime.date) else value
-
-
 Pair = Annotated[tuple[str, ...], Field(strict=False, min_length=2, max_length=2)]
 Endpoints = Annotated[
     tuple[
@@ -127,9 +121,7 @@ class StudyPlan(Settings):
     family: Literal["all", "endpoint"] = option(
         "all", "tests that Holm corrects together: all, or those of each endpoint"
     )
-    date: Annotated[str, BeforeValidator(read_date)] = option(
-        "", "date of the plan; empty: the day on which compare.py first writes it"
-    )
+    date: str = option("", "date of the plan; empty: the day on which compare.py first writes it")
     commit: str = option(
         "", "commit of the project on that date; empty: the commit that compare.py runs from"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from spiky_rl.config.options import RegistryError, Settings, UserError
 from spiky_rl.config.spec import read_yaml
@@ -38,7 +38,7 @@ class SeedsFile(Settings):
 
     @field_validator("tasks")
     @classmethod
-    def _require_why(cls, tasks: dict[str, Any], _: ValidationInfo) -> dict[str, Any]:
+    def _require_why(cls, tasks: dict[str, Any]) -> dict[str, Any]:
         for task, uses in tasks.items():
             if bare := [use.study for use in uses if use.use == "choosing" and not use.why]:
                 raise RegistryError(
@@ -152,6 +152,6 @@ def list_missing_lines(folder: Path, study: Study, use: str = TESTING) -> list[s
 
 
 def _format_as_yaml(seeds: Iterable[int]) -> str:
-    """Return ``seeds`` as YAML: quoted unless there is a single one."""
+    """Return ``seeds`` as YAML in a flow mapping: quoted if they have a comma."""
     text = format_seeds(tuple(seeds))
     return f'"{text}"' if "," in text else text

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from spiky_rl.config.options import (
     RegistryError,
     Settings,
     UserError,
+    error_path,
     find_repeated,
     get_options,
     option,
@@ -42,6 +43,8 @@ BASELINE = "mlp_ppo"
 MAX_CELLS = 100_000
 MAX_COMBINATIONS = 2000
 """Maximum of agents x tasks x values of ``vary``; merging and checking each takes some 0.05 s."""
+SEED_LIMIT = 2**31
+"""Seeds are below it."""
 LIMITS = {"num_envs": 10**7, "episodes": 10**5}
 """Upper limits that only a typo exceeds."""
 
@@ -74,7 +77,7 @@ def parse_seeds(value: object) -> tuple[int, ...]:
         if match is None:
             raise StudyError(f"{shorten(part)} given; allowed: 0-9 or 0,1,2, from 0 to below 2^31")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last >= 2**31:
+        if last < first or last >= SEED_LIMIT:
             raise StudyError(f"{str(part)!r} given; allowed: ranges with the lower seed first, below 2^31")
         if last - first >= 10_000:
             raise StudyError(
@@ -263,16 +266,15 @@ def check_study(study: Study) -> None:
     for agent in study.agents:
         if agent == RANDOM:
             raise StudyError("agents: 'random' given; every study measures random actions anyway")
-        read_agent(agent)  # raises if the agent is unknown or its file is invalid
+        with error_path("agents"):
+            read_agent(agent)  # raises if the agent is unknown or its file is invalid
     stems = study.agent_names
-    labels = label_tasks(study)
+    with error_path("tasks"):
+        labels = label_tasks(study)
     for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
         for name, count in Counter(names).items():
             if count > 1:
                 raise StudyError(f"{key}: {name!r} given twice; its cells would be the same")
-    _check_arms(study)
-    _check_teachers(study)
-    _check_tuned(study, labels)
     n_variants = math.prod(map(len, study.vary.values()))
     n_combinations = len(study.agents) * len(study.tasks) * n_variants
     n_cells = n_combinations * len(study.seeds)
@@ -284,9 +286,13 @@ def check_study(study: Study) -> None:
         raise StudyError(
             f"agents x tasks x values of vary: {n_combinations:,} combinations; allowed: at most {MAX_COMBINATIONS}"
         )
+    _check_arms(study)
+    _check_teachers(study)
+    _check_tuned(study, labels)
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([format_override(key, value)])  # raises if the override is invalid
+            with error_path("vary"):
+                parse_overrides([format_override(key, value)])  # raises if the override is invalid
 
 
 def _check_arms(study: Study) -> None:
@@ -325,16 +331,20 @@ def _check_teachers(study: Study) -> None:
 def label_tasks(study: Study) -> list[str]:
     """Return the labels of the tasks of a ``study``, as in its cells."""
     known = {task for host in list_hosts() for task in get_host(host).list_tasks()}
-    labels = []
-    for name in study.tasks:
-        task = load_task(name)
-        if task is not None:
-            labels.append(task.label)
-        elif name in known:  # Gymnasium registers Ant-v4 and Ant-v5 as two tasks
-            labels.append(name)
-        else:
-            labels.append(strip_version(name))
-    return labels
+    return [_label_task(name, known) for name in study.tasks]
+
+
+def _label_task(name: str, known: Collection[str]) -> str:
+    """Return the label of the task ``name``, without importing the module that it may name; ``known`` are registered ids."""
+    if (task := load_task(name)) is not None:
+        return task.label
+    module, _, stem = name.rpartition(":")
+    plain = strip_version(stem)
+    if stem in known:  # Gymnasium registers Ant-v4 and Ant-v5 as two tasks
+        return stem
+    if versions := [task for task in known if task.startswith(f"{stem}-v") and strip_version(task) == stem]:
+        return max(versions, key=lambda task: int(task.rpartition("-v")[2]))
+    return stem if module and plain not in known else plain
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:

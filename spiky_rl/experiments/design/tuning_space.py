@@ -82,14 +82,18 @@ class SearchSpace:
     own: Mapping[str, tuple[SearchDimension, ...]]
 
     def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
-        """Return the dimensions of an ``agent``. Raises StudyError if it has no own dimensions."""
+        """Return the dimensions of an ``agent``. Raises StudyError if the space does not name it, or if there is none."""
         stem = Path(agent).stem
         if stem not in self.own:
             raise StudyError(
                 f"--space {self.name}: own: no dimensions for {stem}; allowed: {', '.join(self.own) or 'no agent'}"
                 f"{suggest_name(stem, self.own)}"
             )
-        return (*self.shared, *self.own[stem])
+        if not (dimensions := (*self.shared, *self.own[stem])):
+            raise StudyError(
+                f"--space {self.name}: own.{stem}: nothing given; allowed: at least one dimension, or one in shared"
+            )
+        return dimensions
 
     def require_equal(self, agents: Sequence[str]) -> None:
         """Raise StudyError if the ``agents`` have different numbers of dimensions, which would make their tuning unequal."""

@@ -5,7 +5,8 @@ A cell is one training and its evaluation: one agent, task, variant and seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,14 +51,24 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
                 yield ArmResult(arm, design, result)
 
 
-def find_conflict(study: Study, ours: Cell | CellResult, theirs: ArmResult) -> tuple[str, str, str] | None:
+def find_conflict(
+    study: Study, ours: Iterable[Cell | CellResult], theirs: ArmResult
+) -> tuple[str, str, str] | None:
     """Return (key, their value, our value) of the first difference that forbids a comparison; None if there is none.
 
     Args:
         study: The study that compares the cell.
-        ours: One of its cells on the same task, with its robots.
+        ours: Its cells on the same task, of which one has to agree; agents of other algorithms have other numbers of environments.
         theirs: The cell of the other study.
     """
+    by_label = {cell.label: cell for cell in ours}  # seeds of an agent agree in everything that is compared
+    conflicts = [_find_conflict_with(study, cell, theirs) for cell in by_label.values()]
+    return None if None in conflicts else conflicts[0]
+
+
+def _find_conflict_with(
+    study: Study, ours: Cell | CellResult, theirs: ArmResult
+) -> tuple[str, str, str] | None:
     result = theirs.result
     for key in EQUAL_ATTRIBUTES:
         their_value, our_value = str(getattr(result, key)), str(getattr(ours, key))
@@ -91,14 +102,12 @@ def _format_overrides(study: Study) -> str:
     return " ".join(sorted(overrides)) or "none"
 
 
-def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots: str) -> None:
-    """Raise StudyError if an arm has no finished cell, or a cell that conflicts with the study.
-
-    Args:
-        folder: The study's folder.
-        robots: Source of their robots.
-    """
-    ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.trains_agent}
+def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
+    """Raise StudyError if an arm of the study in ``folder`` has no finished cell, or a cell that conflicts with the study."""
+    ours = defaultdict[str, list[Cell]](list)
+    for cell in cells:
+        if cell.trains_agent:
+            ours[cell.task].append(cell)
     arm_results = list(read_arms(folder, study))
     for theirs in arm_results:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):
@@ -126,8 +135,8 @@ def take_arms(
     labels = {result.label for result in own_results}
     for theirs in read_arms(folder, study):
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
-        ours = next((r for r in own_results if r.task == result.task and r.kind == result.kind), None)
-        if ours is None:
+        ours = [r for r in own_results if r.task == result.task and r.kind == result.kind]
+        if not ours:
             reason = f"this study has no result on {result.task} yet to compare it with"
         elif result.label in labels:
             reason = f"{result.label} is also an agent of this study"

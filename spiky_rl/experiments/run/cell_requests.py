@@ -85,7 +85,7 @@ def _make_request(
     distributed: bool = False,
 ) -> RunRequest:
     """Return a request with the agent of the plan, which is not merged again."""
-    study_folder = folder.parents[1]  # the cell's folder is STUDY/cells/CELL
+    study_folder = folder.absolute().parents[1]  # the cell's folder is STUDY/cells/CELL
     values = {
         "task": specification.task,
         "agent": specification.agent,

@@ -16,7 +16,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
@@ -63,28 +64,47 @@ def begin_step(parent: int) -> None:
 def run_cell(folder: Path, out: Path) -> int:
     """Run the cell in ``folder`` of the study in ``out`` to its end; return an exit code."""
     stop_requested: list[int] = []
+    try:
+        set_stop_handler(interrupt_wait)
+        with cells.lock_cell(folder) as lock:
+            set_stop_handler(lambda number, _: stop_requested.append(number))
+            return run_locked_cell(folder, out, lock, stop_requested)
+    except StepInterrupted:
+        return INTERRUPTED
+
+
+def set_stop_handler(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    """Set the ``handler`` of `STOP_SIGNALS`, except of ignored ones: nohup ignores SIGHUP."""
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, _: stop_requested.append(number))
-    with cells.lock_cell(folder) as lock:
-        identity = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
-        if identity is not None and identity.hash and cells.is_finished(folder, identity.hash):
-            return FINISHED
-        moved_to = cells.move_damaged_result(folder)
-        if moved_to is not None:
-            append_log(folder, f"{RESULT} is not a result of this cell; kept as {moved_to.name}")
-        (folder / ERROR).unlink(missing_ok=True)
-        try:
-            cell = cells.read_cell(folder)
-            trained = train(cell, folder, out, lock, stop_requested) if cell.trains_agent else None
-            evaluated = evaluate(folder, lock, stop_requested)
-            result = build_result(cell, folder, trained, evaluated)
-        except StepInterrupted:
-            return INTERRUPTED
-        except (StepFailed, UserError) as failure:
-            files.write_text(folder / ERROR, f"{failure}\n")
-            return FAILED
-        files.write_json(folder / RESULT, result.model_dump(by_alias=True, exclude_unset=True))
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def interrupt_wait(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Raise StepInterrupted, which ends the wait for a lock; ignore further signals."""
+    set_stop_handler(signal.SIG_IGN)
+    raise StepInterrupted
+
+
+def run_locked_cell(folder: Path, out: Path, lock: int, stop_requested: list[int]) -> int:
+    """Run the cell in ``folder``, whose ``lock`` is held; see `run_cell` and `train`. Raises StepInterrupted."""
+    identity = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
+    if identity is not None and identity.hash and cells.is_finished(folder, identity.hash):
         return FINISHED
+    moved_to = cells.move_damaged_result(folder)
+    if moved_to is not None:
+        append_log(folder, f"{RESULT} is not a result of this cell; kept as {moved_to.name}")
+    (folder / ERROR).unlink(missing_ok=True)
+    try:
+        cell = cells.read_cell(folder)
+        trained = train(cell, folder, out, lock, stop_requested) if cell.trains_agent else None
+        evaluated = evaluate(folder, lock, stop_requested)
+        result = build_result(cell, folder, trained, evaluated)
+    except (StepFailed, UserError) as failure:
+        files.write_text(folder / ERROR, f"{failure}\n")
+        return FAILED
+    files.write_json(folder / RESULT, result.model_dump(by_alias=True, exclude_unset=True))
+    return FINISHED
 
 
 def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
@@ -121,6 +141,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
     if cell.processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
         command = [sys.executable, *torchrun, "-m", STEP_MODULE, *arguments, "--distributed"]
+    (folder / EVALUATION).unlink(missing_ok=True)  # of an earlier policy
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run_step("training", command, folder, lock, stop_requested)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -189,8 +210,14 @@ def find_teacher_checkpoint(cell: Cell, out: Path) -> Path:
 
 
 def list_runs(folder: Path) -> list[Path]:
-    """Return the runs with checkpoints in a cell's ``folder``, the newest last."""
-    return sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
+    """Return the runs with checkpoints in a cell's ``folder``, the newest last, by the times in their manifests."""
+    runs = {path.parent for path in folder.glob("run/*/*/*/model_*.pt")}
+    if not runs:
+        return []
+
+    from spiky_rl.run.run_folders import get_creation_time
+
+    return sorted(runs, key=lambda run: (get_creation_time(run), run))
 
 
 def find_valid_checkpoint(
@@ -237,7 +264,8 @@ def run_step(name: str, command: Sequence[str], folder: Path, lock: int, stop_re
         name: Name of the step, for messages.
         folder: The cell's folder, with the log.
         lock: File descriptor of the cell's lock, inherited by the command.
-        stop_requested: Received stop signals. SIGTERM is passed on to the command; the others reach the process group by themselves.
+        stop_requested: Received stop signals. A first SIGTERM is passed on to the command. After another signal, which reaches the
+            process group by itself, it is not: a second signal would stop the command at once, without a checkpoint.
 
     Raises:
         StepFailed: The command failed; the message has the last lines of the log.
@@ -258,7 +286,7 @@ def run_step(name: str, command: Sequence[str], folder: Path, lock: int, stop_re
                     code = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    if signal.SIGTERM in stop_requested and not is_terminated:
+                    if stop_requested[:1] == [signal.SIGTERM] and not is_terminated:
                         is_terminated = True
                         process.terminate()
     if stop_requested or code - 128 in STOP_SIGNALS:

@@ -22,7 +22,7 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.safe_loading import ReadingError, read_json_record, read_text
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, StudyPlanFile
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, EVALUATION, Cell, StudyPlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
 from spiky_rl.run.provenance import Provenance
 
@@ -56,7 +56,7 @@ def keep_plan(folder: Path, existing: Study, study: Study) -> Study:
     if study.plan is None or study.plan.asks_the_same(existing.plan):
         return study.with_changes(plan=existing.plan)
     for cell in sorted((folder / "cells").glob("*")):
-        if (cell / RESULT).exists() or (cell / "run").exists():
+        if (cell / RESULT).exists() or has_begun(cell):
             was = "another plan" if existing.plan else "none"
             raise StudyError(
                 f"plan: changed after {cell.name} has begun; the study in the folder has {was}; choose another --out"
@@ -73,14 +73,10 @@ def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
         raise StudyError(f"{error}; {hint}") from None
 
 
-def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
-    """Raise StudyError if cells in the folder conflict with the plan.
+def refuse_other_cells(folder: Path, cells: Sequence[Cell]) -> None:
+    """Raise StudyError if cells in the study's ``folder`` conflict with the plan.
 
     A cell conflicts if its hash differs from the plan's, or if cells are still to run and would use other robots or physics.
-
-    Args:
-        folder: The study's folder.
-        assets: Source of the robots of cells that begin now.
     """
     for cell in cells:
         _refuse_other_hash(folder / "cells" / cell.name, cell)
@@ -91,7 +87,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
         existing = read_cell_identity(path)
         if existing is None:
             continue
-        pairs = {"robots": (existing.assets, assets), "physics": (existing.physics, cell.physics)}
+        pairs = {"robots": (existing.assets, cell.assets), "physics": (existing.physics, cell.physics)}
         for key, (before, now) in pairs.items():
             if before not in (None, now):
                 raise StudyError(
@@ -102,10 +98,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
 
 def _refuse_other_hash(folder: Path, cell: Cell) -> None:
     """Raise StudyError if the result in ``folder``, or the file of a cell that has begun there, has another hash than ``cell``."""
-    paths = [folder / RESULT]
-    if (folder / "run").exists():
-        paths.append(folder / CELL)
-    for path in paths:
+    for path in (folder / RESULT, *([folder / CELL] if has_begun(folder) else [])):
         existing = read_if_valid(path, CellIdentity)
         if existing is not None and existing.hash not in ("", cell.hash):
             refuse_other_provenance(path, existing, cell)
@@ -157,30 +150,19 @@ def find_differences(
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
-    """Write the study, its plan and a file for each cell. Raises StudyError like `refuse_other_cells`.
-
-    Args:
-        folder: The study's folder.
-        assets: Source of the robots of cells that begin now.
-    """
-    refuse_other_cells(folder, cells, assets)
+def write_plan(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
+    """Write the study, its plan and a file for each cell into its ``folder``. Raises StudyError like `refuse_other_cells`."""
+    refuse_other_cells(folder, cells)
     files.write_json(folder / "study.json", study.to_dict())
     plan = StudyPlanFile(version=1, cells=tuple(cells))
     files.write_json(folder / "plan.json", plan.model_dump(by_alias=True))
     for cell in cells:
-        write_cell(folder, cell, assets)
+        write_cell(folder, cell)
 
 
-def write_cell(folder: Path, cell: Cell, assets: str) -> None:
-    """Write the file ``cell.json`` of a cell, with everything that its worker needs.
-
-    Args:
-        folder: The study's folder.
-        assets: Source of its robots.
-    """
-    complete = cell.model_copy(update={"assets": assets})
-    files.write_json(folder / "cells" / cell.name / CELL, complete.model_dump(by_alias=True))
+def write_cell(folder: Path, cell: Cell) -> None:
+    """Write ``cell.json`` of a ``cell``, with everything that its worker needs, into the study's ``folder``."""
+    files.write_json(folder / "cells" / cell.name / CELL, cell.model_dump(by_alias=True))
 
 
 def read_cell(folder: Path) -> Cell:
@@ -229,9 +211,12 @@ def read_cell_identity(folder: Path) -> CellIdentity | None:
     """Return the identity of the cell in ``folder``; None if it has not begun or its file is damaged."""
     if (folder / RESULT).exists():
         return read_if_valid(folder / RESULT, CellIdentity)
-    if (folder / "run").exists():
-        return read_if_valid(folder / CELL, CellIdentity)
-    return None
+    return read_if_valid(folder / CELL, CellIdentity) if has_begun(folder) else None
+
+
+def has_begun(folder: Path) -> bool:
+    """Return whether the cell in ``folder`` has files of a training or an evaluation, which another cell cannot use."""
+    return (folder / "run").exists() or (folder / EVALUATION).exists()
 
 
 def read_json(path: Path) -> Any:

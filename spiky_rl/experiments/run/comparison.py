@@ -44,8 +44,6 @@ class StudyRun:
     folder: Path
     """Absolute path of its folder."""
     place: ExecutionOptions
-    robots: str
-    """Source of the robots of all cells."""
     resolve: AgentResolver
     cells: Sequence[Cell]
     finished: set[str]
@@ -68,15 +66,15 @@ class StudyRun:
     def check(self) -> None:
         """Raise UserError if the folder has cells of something else, or if seeds or arms of the study are not allowed."""
         refuse_reused_seeds(self.folder, self.study)
-        refuse_other_arms(self.folder, self.study, self.cells, self.robots)
-        folders.refuse_other_cells(self.folder, self.cells, self.robots)
+        refuse_other_arms(self.folder, self.study, self.cells)
+        folders.refuse_other_cells(self.folder, self.cells)
 
     def write(self) -> None:
         """Write the plan: study, cells, specifications and copies of tuned values. Raises UserError if the folder has another plan."""
         for digest, spec in self.resolve.specs.items():
             path = self.folder / "specs" / f"{digest}.yaml"
             files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
-        folders.write_plan(self.folder, self.study, self.cells, self.robots)
+        folders.write_plan(self.folder, self.study, self.cells)
         tunings = self.study.tuning
         copies = {find_copy(tunings, agent): find_tuning(tunings, agent) for agent in self.study.agents}
         for copy, source in copies.items():
@@ -111,7 +109,7 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
         out: Absolute path of its folder.
         place: Where and how its cells run.
     """
-    place, robots = place.resolve_assets(study.tasks[0])
+    place, _ = place.resolve_assets(study.tasks[0])
     resolve = AgentResolver(study, place)
     planned_cells = grid.build_cells(
         study, resolve, place.device, place.assets, place.distributed, threads=place.threads
@@ -124,9 +122,7 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
         cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
-    return StudyRun(
-        study=study, folder=out, place=place, robots=robots, resolve=resolve, cells=cells, finished=finished
-    )
+    return StudyRun(study=study, folder=out, place=place, resolve=resolve, cells=cells, finished=finished)
 
 
 def _check_planned_agents(study: Study, cells: Iterable[Cell]) -> None:

@@ -22,7 +22,7 @@ class StudyProgress:
         self.begun = {cell: time.monotonic() for cell in plan.finished}
         """The start of each cell that has begun, by the monotonic clock."""
         self.took: dict[str, float] = {}
-        """Seconds that cells took until they ended, by name."""
+        """Seconds that cells took until they ended, by name, in the order of their ends."""
 
     def update(self, states: Mapping[str, str]) -> Iterator[str]:
         """Store the ``states`` of cells; yield the name of each cell with a new state."""
@@ -68,6 +68,5 @@ class StudyProgress:
     def list_recent(self, count: int) -> list[str]:
         """Return the names of at most ``count`` cells: first running ones, then the last that ended, then waiting ones."""
         running = [name for name, state in self.states.items() if state == RUNNING]
-        recent = [name for name in self.took if self.states[name] != RUNNING]
         waiting = [name for name, state in self.states.items() if state == WAITING]
-        return [*running, *sorted(recent, key=lambda name: -self.begun[name]), *waiting][:count]
+        return [*running, *reversed(self.took), *waiting][:count]

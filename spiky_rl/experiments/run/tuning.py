@@ -84,8 +84,6 @@ class TuningEnvironment:
     """Returns the resolver of a study, as `grid.build_cells` takes it."""
     device: str | None = None
     assets: str = "auto"
-    robots: str = ""
-    """Source of the robots."""
     processes: int = 1
     """Processes of a training."""
     threads: int | None = None
@@ -137,20 +135,19 @@ class TuningDesign:
         """
         trial_study = self.make_trial_study(pair, overrides, self.rungs[rung])
         written: list[Cell] = []
-        title, before = f"{name} rung{rung}", f".rung{rung - 1}."
         for cell in grid.build_cells(
             trial_study,
             site.resolver(trial_study),
             device=site.device,
             assets=site.assets,
             processes=site.processes,
-            title=title,
+            title=f"{name} rung{rung}",
             threads=site.threads,
         ):
             if cell.trains_agent:
-                goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
+                goes_on = grid.name_cell(cell.task, f"{name} rung{rung - 1}", cell.seed) if rung else ""
                 written.append(cell.model_copy(update={"goes_on": goes_on}))
-                write_cell(site.out, written[-1], site.robots)
+                write_cell(site.out, written[-1])
         return written
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,19 +201,17 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     if existing is None:
         return replace(design, id=secrets.token_hex(4))
     study = merge_studies(existing.study, design.study)
-    shared_agents = [stem for stem in design.study.agent_names if stem in existing.space.own]
+    design.space.require_equal(study.agents)
     new_values: dict[str, Any] = {"activity": design.minimized_activity, "storage": design.storage}
-    new_values |= {"seeds": list(design.study.seeds), "space": design.space.select(shared_agents)}
+    new_values |= {"seeds": list(design.study.seeds), "space": design.space.select(existing.study.agents)}
     old_values: dict[str, Any] = existing.model_dump(include={"activity", "storage", "space"})
     old_values["storage"] = redact_url(existing.storage)
     old_values["seeds"] = list(existing.study.seeds)
-    old_values["space"]["own"] = {stem: existing.space.own[stem] for stem in shared_agents}
     old, new = flatten(old_values), flatten(new_values)
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         raise StudyError(
             f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
         )
-    design.space.require_equal(study.agents)
     return replace(design, study=study, trials=max(design.trials, existing.trials), id=existing.id)
 
 

@@ -84,11 +84,9 @@ def redact_storage_url(url: str) -> str:
 
 
 def get_default_folder(design: TuningDesign) -> Path:
-    """Return the default folder of a tuning."""
-    return (
-        Path("logs/tune")
-        / f"{'-'.join(design.study.agent_names)[:40]}-{grid.hash_data(design.to_dict())[:6]}"
-    )
+    """Return the default folder of a tuning; more trials keep it."""
+    data = {key: value for key, value in design.to_dict().items() if key != "trials"}
+    return Path("logs/tune") / f"{'-'.join(design.study.agent_names)[:40]}-{grid.hash_data(data)[:6]}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,8 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
         robots: Source of their robots.
 
     Raises:
-        UserError: An agent rejects an extreme or a choice of a dimension, or the first rung has less than an iteration.
+        UserError: An agent learns from a teacher, or rejects an extreme or a choice of a dimension, or the first rung has less than an
+            iteration.
     """
     checked = CheckedTuning([], {})
     resolve = AgentResolver(design.study, place)
@@ -122,6 +121,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
         for agent, plan in plans.items():
             if design.minimized_activity and plan.spec.network is None:
                 raise UserError(f"--activity {design.minimized_activity}: {agent} does not spike")
+            grid.check_teacher(agent, plan, teacher=None)
             dimensions = design.space.get_dimensions(agent)
             pair = AgentTask(
                 task=task,

@@ -120,9 +120,9 @@ class TuningSearch:
 
     def count_begun(self, pair: AgentTask) -> int:
         """Return the least number of trials of a ``pair`` in the storage: a trial's lock is created just before it."""
-        name = f"{pair.task_label}.{pair.agent_name}."
-        folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
-        return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
+        path = self.out / TRIALS / f"{pair.task_label}.{pair.agent_name}."  # a task's label may have a /
+        names = (folder.name for folder in path.parent.glob(f"{glob.escape(path.name)}*"))
+        return max((int(n) for name in names if (n := name.removeprefix(path.name)).isdecimal()), default=0)
 
     def take_next_cells(self, states: Mapping[str, str]) -> list[Cell]:
         """Return the cells to begin now, from the ``states`` of all cells so far."""

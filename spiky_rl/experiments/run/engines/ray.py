@@ -169,11 +169,18 @@ def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int
     line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
     env.pop(TOKEN, None)
     with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL) as process:
-        try:
-            return process.wait()
-        except BaseException:  # the driver has cancelled the task
-            process.terminate()
-            raise
+        while True:
+            try:
+                return process.wait(
+                    PAUSE
+                )  # without a limit, Ray's interrupt would arrive after the cell's end
+            except subprocess.TimeoutExpired:
+                continue
+            except BaseException as error:
+                process.terminate()
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
+                # the driver has cancelled the task; the cell still writes its checkpoint
 
 
 def get_task_state(task: ObjectRef[int]) -> str:
