@@ -219,3 +219,13 @@ def test_non_finite_values_are_refused():
         with pytest.raises(NonFiniteError) as refused, np.errstate(invalid="ignore"):
             env.step(torch.zeros(2, 1))
         assert not refused.value.blames_policy
+
+
+@pytest.mark.parametrize("broken_step", [0, 2, 3])
+def test_an_observation_that_is_not_finite_is_refused_wherever_it_stands_in_an_episode(broken_step):
+    """The first one makes the policy's action NaN, and the last one of an episode is only among the final observations."""
+    with open_env(f"{SCRIPTS}Broken-v0", 2, f"env.step={broken_step}") as env:
+        with pytest.raises(NonFiniteError, match="an observation") as refused:
+            for _ in range(3):
+                env.step(env.get_observations()["policy"].expand(2, 2))
+        assert not refused.value.blames_policy
