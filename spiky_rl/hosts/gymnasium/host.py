@@ -19,7 +19,7 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
-from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.registry import load_module
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec, strip_version
@@ -75,12 +75,12 @@ class GymnasiumTask(HostTask):
                 f"env.vectorization_mode: {self.vectorization_mode!r} given; allowed: {', '.join(VECTORIZATION_MODES)}"
             )
         registered = gymnasium.spec(self.id)
-        self.max_episode_steps: int = (
-            self.settings.get("max_episode_steps") or registered.max_episode_steps or MAX_EPISODE_STEPS
-        )
+        limits = (self.settings.get("max_episode_steps"), registered.max_episode_steps, MAX_EPISODE_STEPS)
+        limit = next(limit for limit in limits if limit is not None)
+        self.max_episode_steps = check_number("env.max_episode_steps", limit, int, low=1)
         if registered.max_episode_steps is None:
-            log.info("%s has no time limit; an episode has at most %d steps", self.id, self.max_episode_steps)
-            self.settings.setdefault("max_episode_steps", MAX_EPISODE_STEPS)
+            log.info("%s has no time limit; an episode has at most %d steps", self.id, limit)
+            self.settings["max_episode_steps"] = limit
         self.spaces = self._read_spaces(registered)
         self.description = f"{self.id} of {_describe_package(registered)}"
         self.agent_defaults = make_agent_defaults(self.id, self.spaces)

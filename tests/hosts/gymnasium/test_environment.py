@@ -7,6 +7,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 
+from spiky_rl.config.options import UserError
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.hosts.gymnasium.environment import draw_seeds
@@ -229,3 +230,14 @@ def test_an_observation_that_is_not_finite_is_refused_wherever_it_stands_in_an_e
             for _ in range(3):
                 env.step(env.get_observations()["policy"].expand(2, 2))
         assert not refused.value.blames_policy
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "many"])
+def test_a_time_limit_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match="env.max_episode_steps"):
+        load("Pendulum-v1", f"env.max_episode_steps={value}")
+
+
+def test_an_empty_time_limit_is_the_default_one():
+    with open_env(f"{SCRIPTS}Script-v1", 1, "env.max_episode_steps=null") as env:
+        assert env.max_episode_length == env.vector_env.envs[0].spec.max_episode_steps == 10_000
