@@ -95,7 +95,7 @@ class GymnasiumTask(HostTask):
             env = gymnasium.make(self.id, **self.settings)
         except TypeError as error:
             raise _explain_setting(error, registered, self.settings) from error
-        except gymnasium.error.DependencyNotInstalled as error:
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(f"--task {self.id}: {error}") from error
         with closing(env):
             self.camera = _find_camera(env)

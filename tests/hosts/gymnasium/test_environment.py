@@ -241,3 +241,9 @@ def test_a_time_limit_that_is_none_is_refused(value):
 def test_an_empty_time_limit_is_the_default_one():
     with open_env(f"{SCRIPTS}Script-v1", 1, "env.max_episode_steps=null") as env:
         assert env.max_episode_length == env.vector_env.envs[0].spec.max_episode_steps == 10_000
+
+
+def test_a_task_whose_module_is_missing_is_refused_in_one_line():
+    gymnasium.register("Scripted/Gone-v0", "a_module_that_is_gone:Task")
+    with pytest.raises(UserError, match="a_module_that_is_gone"):
+        load(f"{SCRIPTS}Gone-v0")
