@@ -68,11 +68,15 @@ class GymnasiumVecEnv:
         )
         self.latest_infos: Mapping[str, Any] = {}
         """Gymnasium's infos of the latest step."""
-        # Gymnasium would seed environment i with seed + i, so runs with neighbouring seeds would share nearly all episodes
-        observations, _ = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))
-        self._begin(observations)
-        if options.video:
-            self.open_camera().render()  # raises before a training starts
+        try:
+            # Gymnasium would seed environment i with seed + i, so runs with neighbouring seeds would share nearly all episodes
+            observations, _ = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))
+            self._begin(observations)
+            if options.video:
+                self.open_camera().render()  # raises before a training starts
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def unwrapped(self) -> GymnasiumVecEnv:

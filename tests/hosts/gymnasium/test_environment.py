@@ -247,3 +247,12 @@ def test_a_task_whose_module_is_missing_is_refused_in_one_line():
     gymnasium.register("Scripted/Gone-v0", "a_module_that_is_gone:Task")
     with pytest.raises(UserError, match="a_module_that_is_gone"):
         load(f"{SCRIPTS}Gone-v0")
+
+
+def test_environments_are_closed_if_the_first_picture_fails(monkeypatch):
+    closed = []
+    monkeypatch.setattr(scripted.Script, "close", lambda env: closed.append(env))
+    monkeypatch.setattr(scripted.Script, "render", lambda _: None)
+    with pytest.raises(UserError, match="--video"), open_env(f"{SCRIPTS}Script-v0", 3, video=True):
+        pass
+    assert len(closed) == 1 + 3  # the first one told its spaces
