@@ -257,15 +257,15 @@ def open_simulation(
         with translate_errors():
             request_determinism(arguments, env_cfg)
             with silence_isaaclab():
-                env = gymnasium.make(task_id, cfg=env_cfg)
+                try:
+                    env = gymnasium.make(task_id, cfg=env_cfg)
+                except FileNotFoundError as error:
+                    if remedy := explain_missing_asset(error):
+                        raise AssetError(remedy) from error
+                    raise
                 if isinstance(env_cfg, DirectMARLEnvCfg):
                     env = multi_agent_to_single_agent(env)
             yield env
-    except FileNotFoundError as error:
-        remedy = explain_missing_asset(error)
-        if remedy is None:
-            raise
-        raise AssetError(remedy) from error
     finally:
         failure = sys.exc_info()
         if env is not None:
