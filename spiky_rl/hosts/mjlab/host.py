@@ -56,7 +56,9 @@ class MjlabTask(HostTask):
         self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)
         values = {} if request.task_spec is None else flatten(request.task_spec.env)
         overrides = [f"env.{key}={json.dumps(value)}" for key, value in values.items()]
-        apply_overrides(self.env_cfg, [*overrides, *request.overrides])
+        # studies name the physics in every cell
+        overrides += [text for text in request.overrides if text != f"physics={self.physics}"]
+        apply_overrides(self.env_cfg, overrides)
         require_motion(self.env_cfg)
         self.agent_defaults = convert_to_agent_layout(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
 

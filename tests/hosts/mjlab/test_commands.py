@@ -109,12 +109,14 @@ def test_other_learners_are_refused():
         find_host(CARTPOLE).load_task(TaskRequest(CARTPOLE, get_learner("skrl")))
 
 
-def test_a_task_file_takes_out_a_term():
+def test_a_task_file_takes_out_a_term_and_a_cell_of_a_study_names_the_physics():
     host = find_host(CARTPOLE)
     host.resolve_task(CARTPOLE)
     spec = TaskSpec(id=CARTPOLE, env={"rewards": {"smooth_reward": None}, "decimation": 4})
     learner = get_learner(DEFAULT_LEARNER)
-    task: Any = host.load_task(TaskRequest(CARTPOLE, learner, task_spec=spec))
+    task: Any = host.load_task(
+        TaskRequest(CARTPOLE, learner, task_spec=spec, overrides=["physics=mujoco_warp"])
+    )
     assert task.env_cfg.rewards["smooth_reward"] is None and task.env_cfg.decimation == 4
 
 
