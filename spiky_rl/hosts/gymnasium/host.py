@@ -193,7 +193,13 @@ class Gymnasium(Host):
 
 
 def _find_camera(env: gymnasium.Env) -> str | None:
-    """Return the name of the camera that follows a MuJoCo robot, or None; the robot runs out of the default camera's picture."""
+    """Return the name of the camera that follows a MuJoCo robot, or None; the robot runs out of the default camera's picture.
+
+    None also if the task's class does not take the name of a camera.
+    """
+    parameters = inspect.signature(type(env.unwrapped)).parameters.values()
+    if not any(p.name == "camera_name" or p.kind == p.VAR_KEYWORD for p in parameters):
+        return None
     model: Any = getattr(env.unwrapped, "model", None)
     names = [model.camera(i).name for i in range(getattr(model, "ncam", 0))]
     return TRACKING_CAMERA if TRACKING_CAMERA in names else None

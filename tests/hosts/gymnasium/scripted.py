@@ -1,5 +1,6 @@
 """Tasks of Gymnasium with scripted episodes, registered on import."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -87,6 +88,12 @@ class Broken(Script):
         return observed * np.nan if self.steps == self.broken_step else observed, *others
 
 
+class Filmed(Script):
+    """A MuJoCo robot with a camera that follows it, whose class takes no name of a camera."""
+
+    model = SimpleNamespace(ncam=1, camera=lambda _: SimpleNamespace(name="track"))
+
+
 for name, cls, limit in (
     ("Script-v0", Script, 5),
     ("Script-v1", Script, None),
@@ -95,5 +102,6 @@ for name, cls, limit in (
     ("Groups-v0", Groups, 5),
     ("Choices-v0", Choices, 5),
     ("Broken-v0", Broken, 5),
+    ("Filmed-v0", Filmed, 5),
 ):
     gymnasium.register(f"Scripted/{name}", entry_point=cls, max_episode_steps=limit)

@@ -256,3 +256,8 @@ def test_environments_are_closed_if_the_first_picture_fails(monkeypatch):
     with pytest.raises(UserError, match="--video"), open_env(f"{SCRIPTS}Script-v0", 3, video=True):
         pass
     assert len(closed) == 1 + 3  # the first one told its spaces
+
+
+def test_a_camera_that_follows_is_not_asked_of_a_class_without_cameras():
+    with open_env(f"{SCRIPTS}Filmed-v0", 1, video=True) as env:
+        assert env.open_camera().render().shape == (480, 720, 3)
