@@ -153,7 +153,7 @@ class Gymnasium(Host):
             return _find_id(task) is not None
         # without Gymnasium, an id such as Hopper-v5 is taken for one of its tasks, to say that it must be installed
         has_version = re.search(r"-v\d+$", task) is not None
-        return has_version and ":" not in task and not task.startswith("Isaac-")
+        return has_version and ":" not in task and not task.startswith("Isaac")
 
     @override
     def list_tasks(self) -> Collection[str]:
