@@ -170,17 +170,9 @@ class GymnasiumVecEnv:
         """Return the measures of the task's aim per episode, besides the reward."""
         return EpisodeMeasures(self)
 
-    def make_condition_groups(
-        self,
-        names: Sequence[str],
-        episodes: int,
-        groups: Sequence[str],
-        seed: int,
-        leg: str = "",
-        adapting: bool = False,
-    ) -> ConditionGroups:
-        """Divide the environments among conditions, see `ConditionGroups`."""
-        return ConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+    def make_condition_groups(self, *args: Any) -> ConditionGroups:
+        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
+        return ConditionGroups(self, *args)
 
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""

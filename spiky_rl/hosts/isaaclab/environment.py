@@ -26,9 +26,10 @@ from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_ass
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_bounds, check_scene, get_fields
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
-from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
+from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.observation_terms import Leaves, get_leaves
 from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.stopwatch import Stopwatch
 
@@ -373,19 +374,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
         return IsaacLabMeasures(self)  # type: ignore[arg-type]
 
-    def make_condition_groups(
-        self,
-        names: Sequence[str],
-        episodes: int,
-        groups: Sequence[str],
-        seed: int,
-        leg: str = "",
-        adapting: bool = False,
-    ) -> ConditionGroups:
-        """Divide the environments among conditions, see `ConditionGroups`."""
+    def make_condition_groups(self, *args: Any) -> ConditionGroups:
+        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
         from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
 
-        return IsaacLabConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+        return IsaacLabConditionGroups(self, *args)
 
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""
