@@ -75,8 +75,14 @@ def check_motors(subject: ConditionSubject) -> str | None:
     terms = {name: term for name, term in vars(actions).items() if term is not None}
     if others := [name for name, term in terms.items() if not isinstance(term, fit)]:
         return f"its actions {', '.join(others)} do not drive joints"
-    efforts = {name: term for name, term in terms.items() if isinstance(term, mdp.JointEffortActionCfg)}
-    if own := [name for name, term in efforts.items() if term.class_type.__name__ not in EFFORT_CLASSES]:
+    efforts = {
+        name: term.class_type for name, term in terms.items() if isinstance(term, mdp.JointEffortActionCfg)
+    }
+    # a class, or a text ``module:class``
+    classes = {
+        name: getattr(kind, "__name__", str(kind).rpartition(":")[2]) for name, kind in efforts.items()
+    }
+    if own := [name for name, kind in classes.items() if kind not in EFFORT_CLASSES]:
         return f"its actions {', '.join(own)} apply efforts by a class of their own, which cannot weaken them"
     return None
 
