@@ -323,8 +323,6 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     is_trained = True
     """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
-    broken: BrokenWorlds | None = None
-    """Worlds that are reset because their physics broke."""
     seen: TensorDict | None = None
     """Latest observations of the policy."""
 
@@ -333,6 +331,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
             super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it also takes Warp environments
         self.stopwatch = Stopwatch(self.device)
         self.broken = BrokenWorlds(self.unwrapped)  # type: ignore[arg-type]
+        """Worlds that are reset because their physics broke."""
 
     @property
     def seconds_simulation(self) -> float:
@@ -342,7 +341,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     @property
     def worlds_reset(self) -> int:
         """Number of worlds that were reset so far because their physics broke. Reading it waits for the device."""
-        return 0 if self.broken is None else int(self.broken.count)
+        return int(self.broken.count)
 
     @property
     def step_dt(self) -> float:
@@ -427,9 +426,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         leaves = get_leaves(observations)
         # all checks together wait for the device once
         finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
-        if self.broken is not None:
-            finite.append(~self.broken.is_excessive)
-        if not torch.stack(finite).all():
+        if not torch.stack([*finite, ~self.broken.is_excessive]).all():
             self.raise_non_finite(actions, rewards, leaves)
         self.stopwatch.stop()
         self.seen = observations

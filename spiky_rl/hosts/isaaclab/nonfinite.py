@@ -21,7 +21,7 @@ def explain_non_finite(
     rewards: Tensor,
     leaves: Leaves,
     seen: TensorDict | None,
-    broken: BrokenWorlds | None,
+    broken: BrokenWorlds,
     is_trained: bool,
 ) -> tuple[str, bool]:
     """Return a message about a control step with non-finite values, and whether the policy caused them.
@@ -35,14 +35,14 @@ def explain_non_finite(
         rewards: Rewards of the step, [B].
         leaves: Observations after the step.
         seen: Observations that the policy saw before the step; None if unknown.
-        broken: The worlds whose physics broke; None if they are not counted.
+        broken: The worlds whose physics broke.
         is_trained: Whether the policy has been updated yet; before, its actions cannot have exploded.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
     acted_badly = bool(bad.any())
     if acted_badly:
         fault = f"actions not finite {format_environments(bad)}"
-    elif broken is not None and bool(broken.is_excessive):
+    elif bool(broken.is_excessive):
         bad, fault = broken.mask, broken.describe()
     else:
         bad, fault = _find_faults(env, rewards, leaves)
