@@ -97,6 +97,7 @@ def test_a_control_step_in_isaac_lab_waits_once(monkeypatch):
         monkeypatch.setattr(environment.RslRlVecEnvWrapper, "step", lambda _, actions: world.step(actions))
         env = environment.TimedVecEnv.__new__(environment.TimedVecEnv)
         env.stopwatch = Stopwatch(DEVICE)
+        env.broken = SimpleNamespace(is_excessive=torch.zeros((), dtype=torch.bool, device=DEVICE))
         env.step(torch.rand(world.num_envs, world.num_actions, device=DEVICE))
     assert cuda.pretence.met == {"spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": 1}
 

@@ -1,6 +1,8 @@
 """Where the robots come from: the look-alikes' files, and the remedy for a file that is not there."""
 
+import socket
 import sys
+import threading
 
 import pytest
 
@@ -8,7 +10,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 Usd = pytest.importorskip("pxr.Usd")
 
 from spiky_rl.hosts.isaaclab import local_assets
-from spiky_rl.hosts.isaaclab.assets import explain_missing_asset, get_asset_server, newton_folder
+from spiky_rl.hosts.isaaclab.assets import explain_missing_asset, get_asset_server, newton_folder, probe_url
 
 FRANKA = "Isaac/IsaacLab/Robots/FrankaEmika/franka_panda.usda"
 DERIVED = "/cache/isaaclab-assets-newton-1.6.1-layout-3"
@@ -65,6 +67,19 @@ def test_missing_file_is_answered_with_where_it_lies(monkeypatch, root, place, s
     for part in says:
         assert part in answer
     assert ("--assets nucleus" in answer) == ("--assets nucleus" in says), "which cannot help elsewhere"
+
+
+def test_a_server_of_something_else_is_not_reachable():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"not the web\r\n\r\n")
+
+        threading.Thread(target=answer).start()
+        assert "not the web" in probe_url(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_other_errors_are_not_taken_for_missing_assets():

@@ -59,6 +59,14 @@ def test_a_task_finds_its_host(task, host):
     assert hosts.find_host(task).name == host
 
 
+@pytest.mark.parametrize("task", ["Isaac-Ant-v0", "IsaacContrib-Velocity-Flat-UnitreeGo1-v0"])
+def test_without_any_simulator_a_task_of_isaac_lab_is_isaac_labs(monkeypatch, task):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for lists in ("isaaclab.tasks", "mjlab.host"):  # whose answer is kept for the process
+        monkeypatch.setattr(f"spiky_rl.hosts.{lists}.list_registered_ids", frozenset)
+    assert hosts.find_host(task).name == "isaaclab"
+
+
 def test_a_host_that_cannot_list_its_tasks_gives_way_to_one_that_owns_the_task(monkeypatch):
     monkeypatch.setattr(hosts, "list_hosts", lambda: ("a", "b"))
     given = {"a": Bare(), "b": Bare()}

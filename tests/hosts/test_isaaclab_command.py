@@ -81,6 +81,19 @@ def test_every_process_of_train_multigpu_is_told_its_assets_but_no_device(caplog
     assert record.getMessage().startswith("spiky_rl: assets for lif_ppo")
 
 
+def test_an_agent_s_history_for_a_task_alone_reaches_the_task(tmp_path, monkeypatch):
+    agent = tmp_path / "patient.yaml"
+    agent.write_text("tasks: {My-Task: {history: 4, obs_groups: {critic: [all]}}}")
+    groups = {name: types.SimpleNamespace(concatenate_terms=True) for name in ("policy", "all", "other")}
+    env_cfg = types.SimpleNamespace(observations=types.SimpleNamespace(**groups))
+    monkeypatch.setattr(command, "load_env_cfg", lambda *_: env_cfg)
+    task = types.SimpleNamespace(id="My-Task", kwargs={"env_cfg_entry_point": None})
+    line = ["isaaclab", "train", "--task", task.id, "--agent", str(agent)]
+    command.set_observation_history(line, [str(agent)], {task.id: task})  # type: ignore[dict-item]
+    task.kwargs["env_cfg_entry_point"]()
+    assert [getattr(group, "history_length", 1) for group in groups.values()] == [4, 4, 1]
+
+
 def ask():
     return command.get_calling_command()
 

@@ -26,6 +26,9 @@ ENVIRONMENT = {
         "env.actions.joint_effort.scale.slider: ",
         "finite number, got inf",
     ],
+    # fields that are null now
+    "env.observations.policy.history_length=abc": ["history_length: expected int | None", "got abc"],
+    "env.observations.policy.joint_pos_rel.clip=5": ["clip: expected tuple[float, float] | None", "got 5"],
     "env.scene.robot.actuators.cart_actuator.damping=-1.0": ["cart_actuator.damping: -1.0", "at least 0"],
 }
 
@@ -45,6 +48,11 @@ FINE = [
         "env.observations.policy.joint_pos_rel=null",
     ],
     ["env.scene.distant_light=null"],
+    [
+        "env.observations.policy.joint_pos_rel.scale=2",
+        "env.observations.policy.joint_pos_rel.clip=[-1, 1]",
+        "env.scene.robot.actuators.cart_actuator.armature={'.*': 1}",
+    ],
     ["env.sim.gravity=[0.0,0.0,-1.62]", f"{SOLVER}.iterations=5", "env.rewards.alive.weight=-1.0"],
     ["env.scene.robot.actuators.cart_actuator.damping=2.0", "env.actions.joint_effort.scale={'slider': 1.0}"],
 ]

@@ -29,6 +29,7 @@ def explained(
         unwrapped=SimpleNamespace(common_step_counter=STEP, reward_manager=rewards, cfg=CFG)
     )
     environment.num_envs = ENVS
+    environment.broken = SimpleNamespace(is_excessive=torch.tensor(False))  # type: ignore[assignment]
     environment.set_trained(is_trained)
     actions, total, seen = torch.full((ENVS, 2), 0.5), torch.ones(ENVS), torch.zeros(ENVS, 3)
     actions[2, 1], total[2], seen[2, 0] = action, reward, observation

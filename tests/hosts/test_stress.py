@@ -1,5 +1,6 @@
 """Stress does what its text says, from when it says, and to its own environments alone."""
 
+import copy
 import dataclasses
 import json
 
@@ -146,6 +147,10 @@ def test_stress_is_all_that_a_task_and_an_agent_can_have(cartpole):
     }
     maps = dataclasses.replace(able, network=None, model="CNNModel")
     assert "maps" in find_unavailable(["dead_neurons"], maps)["dead_neurons"]
+    own = copy.deepcopy(able.env_cfg)
+    own.actions.joint_effort.class_type = type("OwnEffort", (), {})
+    refused = find_unavailable(["half_torque"], dataclasses.replace(able, env_cfg=own))
+    assert "joint_effort" in refused["half_torque"], "it would be replaced without a word, under nominal too"
 
 
 def test_what_cannot_be_had_is_said_in_one_line(cartpole):

@@ -68,11 +68,15 @@ class GymnasiumVecEnv:
         )
         self.latest_infos: Mapping[str, Any] = {}
         """Gymnasium's infos of the latest step."""
-        # Gymnasium would seed environment i with seed + i, so runs with neighbouring seeds would share nearly all episodes
-        observations, _ = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))
-        self._begin(observations)
-        if options.video:
-            self.open_camera().render()  # raises before a training starts
+        try:
+            # Gymnasium would seed environment i with seed + i, so runs with neighbouring seeds would share nearly all episodes
+            observations, _ = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))
+            self._begin(observations)
+            if options.video:
+                self.open_camera().render()  # raises before a training starts
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def unwrapped(self) -> GymnasiumVecEnv:
@@ -130,13 +134,17 @@ class GymnasiumVecEnv:
         """
         started = time.perf_counter()
         if not bool(actions.isfinite().all()):
+            self._require_finite(
+                "an observation", self._frames.cpu().numpy()
+            )  # the first one is checked only here
             raise NonFiniteError("an action is not finite", blames_policy=True)
         if self.clip_actions is not None:
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
         observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
             self.spaces.to_actions(actions, self.takes_task_units)
         )
-        self._require_finite(rewards, observations)
+        self._require_finite("a reward", rewards)
+        self._require_finite("an observation", observations)
         ended = terminated | truncated
         done = torch.as_tensor(ended, device=self.device)
         self._lengths = (self._lengths + 1) * ~done
@@ -147,6 +155,7 @@ class GymnasiumVecEnv:
             final = observations.copy()
             for i in np.flatnonzero(ended):
                 final[i] = self.latest_infos["final_obs"][i]
+            self._require_finite("an observation", final)
             final_frames = self._add_frame(self.spaces.to_tensor(final, self.device))
             extras["final_observations"] = self._to_groups(final_frames)
             is_new_episode = done.view(-1, *[1] * latest.ndim)
@@ -161,17 +170,9 @@ class GymnasiumVecEnv:
         """Return the measures of the task's aim per episode, besides the reward."""
         return EpisodeMeasures(self)
 
-    def make_condition_groups(
-        self,
-        names: Sequence[str],
-        episodes: int,
-        groups: Sequence[str],
-        seed: int,
-        leg: str = "",
-        adapting: bool = False,
-    ) -> ConditionGroups:
-        """Divide the environments among conditions, see `ConditionGroups`."""
-        return ConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+    def make_condition_groups(self, *args: Any) -> ConditionGroups:
+        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
+        return ConditionGroups(self, *args)
 
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""
@@ -212,10 +213,9 @@ class GymnasiumVecEnv:
         values = frames.squeeze(1) if self.spaces.is_image else frames.flatten(1)
         return TensorDict({"policy": values}, batch_size=[self.num_envs], device=self.device)
 
-    def _require_finite(self, rewards: NDArray[Any], observations: NDArray[Any]) -> None:
-        for name, values in (("a reward", rewards), ("an observation", observations)):
-            if not np.isfinite(values).all():
-                raise NonFiniteError(f"{name} of {self.task_id} is not finite", blames_policy=False)
+    def _require_finite(self, name: str, values: NDArray[Any]) -> None:
+        if not np.isfinite(values).all():
+            raise NonFiniteError(f"{name} of {self.task_id} is not finite", blames_policy=False)
 
 
 class Camera:

@@ -19,7 +19,7 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
-from spiky_rl.config.options import UserError, suggest_name
+from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.registry import load_module
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec, strip_version
@@ -75,12 +75,12 @@ class GymnasiumTask(HostTask):
                 f"env.vectorization_mode: {self.vectorization_mode!r} given; allowed: {', '.join(VECTORIZATION_MODES)}"
             )
         registered = gymnasium.spec(self.id)
-        self.max_episode_steps: int = (
-            self.settings.get("max_episode_steps") or registered.max_episode_steps or MAX_EPISODE_STEPS
-        )
+        limits = (self.settings.get("max_episode_steps"), registered.max_episode_steps, MAX_EPISODE_STEPS)
+        limit = next(limit for limit in limits if limit is not None)
+        self.max_episode_steps = check_number("env.max_episode_steps", limit, int, low=1)
         if registered.max_episode_steps is None:
-            log.info("%s has no time limit; an episode has at most %d steps", self.id, self.max_episode_steps)
-            self.settings.setdefault("max_episode_steps", MAX_EPISODE_STEPS)
+            log.info("%s has no time limit; an episode has at most %d steps", self.id, limit)
+            self.settings["max_episode_steps"] = limit
         self.spaces = self._read_spaces(registered)
         self.description = f"{self.id} of {_describe_package(registered)}"
         self.agent_defaults = make_agent_defaults(self.id, self.spaces)
@@ -95,7 +95,7 @@ class GymnasiumTask(HostTask):
             env = gymnasium.make(self.id, **self.settings)
         except TypeError as error:
             raise _explain_setting(error, registered, self.settings) from error
-        except gymnasium.error.DependencyNotInstalled as error:
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(f"--task {self.id}: {error}") from error
         with closing(env):
             self.camera = _find_camera(env)
@@ -153,7 +153,7 @@ class Gymnasium(Host):
             return _find_id(task) is not None
         # without Gymnasium, an id such as Hopper-v5 is taken for one of its tasks, to say that it must be installed
         has_version = re.search(r"-v\d+$", task) is not None
-        return has_version and ":" not in task and not task.startswith("Isaac-")
+        return has_version and ":" not in task and not task.startswith("Isaac")
 
     @override
     def list_tasks(self) -> Collection[str]:
@@ -193,7 +193,13 @@ class Gymnasium(Host):
 
 
 def _find_camera(env: gymnasium.Env) -> str | None:
-    """Return the name of the camera that follows a MuJoCo robot, or None; the robot runs out of the default camera's picture."""
+    """Return the name of the camera that follows a MuJoCo robot, or None; the robot runs out of the default camera's picture.
+
+    None also if the task's class does not take the name of a camera.
+    """
+    parameters = inspect.signature(type(env.unwrapped)).parameters.values()
+    if not any(p.name == "camera_name" or p.kind == p.VAR_KEYWORD for p in parameters):
+        return None
     model: Any = getattr(env.unwrapped, "model", None)
     names = [model.camera(i).name for i in range(getattr(model, "ncam", 0))]
     return TRACKING_CAMERA if TRACKING_CAMERA in names else None

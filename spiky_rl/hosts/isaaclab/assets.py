@@ -7,6 +7,7 @@ not comparable with Isaac Lab's baselines.
 from __future__ import annotations
 
 import functools
+import http.client
 import importlib.util
 import logging
 import os
@@ -189,8 +190,8 @@ def probe_url(address: str) -> str:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return ""
-    except OSError as error:
-        return str(error)
+    except (OSError, http.client.HTTPException) as error:  # of what answers but is no web server
+        return str(error) or type(error).__name__
 
 
 def newton_folder() -> Path:

@@ -15,6 +15,11 @@ from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 if TYPE_CHECKING:
     from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
 
+PLAIN = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneType"}
+"""Types in annotations of which a text can give every value."""
+SIMILAR = {"float": "int", "list": "tuple", "tuple": "list"}
+"""Type in an annotation -> another type whose values it takes."""
+
 
 class OverrideError(UserError):
     """Error about an override with an unknown field or an invalid value."""
@@ -94,7 +99,11 @@ def is_compatible(value: object, current: object, declared: str) -> bool:
     # type arguments, as in dict[str, float], are not types of the field itself
     outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)
     named = re.findall(r"\w+", outside) + ["NoneType"] * ("None" in outside)
-    if current is None or type(value).__name__ in named:
+    kind = type(value).__name__
+    if kind in named:
         return True
+    if current is None:
+        # a field of no declared type, or of a class of Isaac Lab's own, may have any value
+        return not named or not PLAIN.issuperset(named) or any(SIMILAR.get(name) == kind for name in named)
     kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
     return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.spec import SpecError, read_agent
+from spiky_rl.config.spec import SpecError, load_task, merge_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.host import HOST
 from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP, translate_errors
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
@@ -96,7 +97,7 @@ def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Map
 def set_observation_history(
     arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]
 ) -> None:
-    """Set the agent's observation history in the task of ``isaaclab train`` and ``isaaclab play``.
+    """Set the agent's observation history for the task of ``isaaclab train`` and ``isaaclab play``.
 
     Args:
         arguments: The command line.
@@ -106,7 +107,9 @@ def set_observation_history(
     task = tasks.get(get_option_value("--task", arguments) or "")
     if not names_our_agent(arguments, agents) or task is None:
         return
-    steps = read_agent(str(get_option_value("--agent", arguments)))[1].get("history", 1)
+    agent = str(get_option_value("--agent", arguments))
+    _, settings, _ = merge_agent(agent, task.id, {}, task_spec=load_task(task.id), host=HOST.title)
+    steps = settings.get("history", 1)
     if steps == 1:
         return
     from spiky_rl.hosts.isaaclab.history import set_history_length
@@ -115,7 +118,7 @@ def set_observation_history(
 
     def configuration() -> EnvCfg:
         env_cfg = load_env_cfg(task.id, name)
-        set_history_length(env_cfg, steps, {})
+        set_history_length(env_cfg, steps, settings.get("obs_groups") or {})
         return env_cfg
 
     task.kwargs["env_cfg_entry_point"] = configuration

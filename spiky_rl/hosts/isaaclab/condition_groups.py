@@ -48,18 +48,9 @@ class IsaacLabConditionGroups(ConditionGroups):
     differently in a larger batch, which changes the course of a walking robot's episode.
     """
 
-    def __init__(
-        self,
-        env: Any,
-        names: Sequence[str],
-        episodes: int,
-        groups: Sequence[str],
-        seed: int,
-        leg: str = "",
-        adapting: bool = False,
-    ) -> None:
-        """Divide the environments among the conditions; arguments as for `ConditionGroups`."""
-        super().__init__(env, names, episodes, groups, seed, leg, adapting)
+    def __init__(self, env: Any, names: Sequence[str], *args: Any) -> None:
+        """Divide the environments among the conditions ``names``, with the arguments of `ConditionGroups`."""
+        super().__init__(env, names, *args)
         obs = self.restart()
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
         self.frames = make_history_layout(env.unwrapped, self.groups, self.shapes)
@@ -73,7 +64,7 @@ class IsaacLabConditionGroups(ConditionGroups):
         std = self._measure_observation_std() if needs_std else torch.zeros(new, device=env.device)
         damage_step = int(env.max_episode_length) // 2
         self.conditions: list[EvalCondition] = [
-            CONDITIONS[name](EnvGroup(env.unwrapped, ids, seed, sensors, std, damage_step, leg))
+            CONDITIONS[name](EnvGroup(env.unwrapped, ids, self.seed, sensors, std, damage_step, self.leg))
             for name, ids in zip(self.names, self.ids, strict=True)
         ]
         self.texts = [condition.text for condition in self.conditions]

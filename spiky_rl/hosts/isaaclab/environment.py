@@ -26,9 +26,10 @@ from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_ass
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_bounds, check_scene, get_fields
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
-from spiky_rl.hosts.isaaclab.nonfinite import Leaves, describe_blow_up, explain_non_finite, get_leaves
+from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.observation_terms import Leaves, get_leaves
 from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.stopwatch import Stopwatch
 
@@ -257,15 +258,15 @@ def open_simulation(
         with translate_errors():
             request_determinism(arguments, env_cfg)
             with silence_isaaclab():
-                env = gymnasium.make(task_id, cfg=env_cfg)
+                try:
+                    env = gymnasium.make(task_id, cfg=env_cfg)
+                except FileNotFoundError as error:
+                    if remedy := explain_missing_asset(error):
+                        raise AssetError(remedy) from error
+                    raise
                 if isinstance(env_cfg, DirectMARLEnvCfg):
                     env = multi_agent_to_single_agent(env)
             yield env
-    except FileNotFoundError as error:
-        remedy = explain_missing_asset(error)
-        if remedy is None:
-            raise
-        raise AssetError(remedy) from error
     finally:
         failure = sys.exc_info()
         if env is not None:
@@ -322,8 +323,6 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     is_trained = True
     """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
-    broken: BrokenWorlds | None = None
-    """Worlds that are reset because their physics broke."""
     seen: TensorDict | None = None
     """Latest observations of the policy."""
 
@@ -332,6 +331,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
             super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it also takes Warp environments
         self.stopwatch = Stopwatch(self.device)
         self.broken = BrokenWorlds(self.unwrapped)  # type: ignore[arg-type]
+        """Worlds that are reset because their physics broke."""
 
     @property
     def seconds_simulation(self) -> float:
@@ -341,7 +341,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     @property
     def worlds_reset(self) -> int:
         """Number of worlds that were reset so far because their physics broke. Reading it waits for the device."""
-        return 0 if self.broken is None else int(self.broken.count)
+        return int(self.broken.count)
 
     @property
     def step_dt(self) -> float:
@@ -373,19 +373,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
         return IsaacLabMeasures(self)  # type: ignore[arg-type]
 
-    def make_condition_groups(
-        self,
-        names: Sequence[str],
-        episodes: int,
-        groups: Sequence[str],
-        seed: int,
-        leg: str = "",
-        adapting: bool = False,
-    ) -> ConditionGroups:
-        """Divide the environments among conditions, see `ConditionGroups`."""
+    def make_condition_groups(self, *args: Any) -> ConditionGroups:
+        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
         from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
 
-        return IsaacLabConditionGroups(self, names, episodes, groups, seed, leg, adapting)
+        return IsaacLabConditionGroups(self, *args)
 
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""
@@ -434,9 +426,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         leaves = get_leaves(observations)
         # all checks together wait for the device once
         finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
-        if self.broken is not None:
-            finite.append(~self.broken.is_excessive)
-        if not torch.stack(finite).all():
+        if not torch.stack([*finite, ~self.broken.is_excessive]).all():
             self.raise_non_finite(actions, rewards, leaves)
         self.stopwatch.stop()
         self.seen = observations

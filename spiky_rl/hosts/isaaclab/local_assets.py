@@ -13,20 +13,23 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from mujoco._specs import MjSpec  # where it is made: in mujoco itself no checker sees it
     from mujoco._structs import MjModel
 
-# USD's own stubs type nearly everything as None
+# USD's own stubs type nearly everything as None, and MuJoCo has none
 type UsdLayer = Any
 """`pxr.Sdf.Layer`."""
 type UsdPrim = Any
 """`pxr.Sdf.PrimSpec`."""
+type JointView = Any
+"""Joint of a MuJoCo model, from `MjModel.joint`."""
+type GeomView = Any
+"""Geom of a MuJoCo model, from `MjModel.geom`."""
 
 FILE_VERSION = 3
 """Version of the derived files, named in results and checkpoints; increases with every change."""
@@ -82,23 +85,6 @@ def Xform "ground"
 
 class AssetError(UserError):
     """Error about unavailable robots of a task, with a remedy."""
-
-
-class JointView(Protocol):
-    """Joint of a MuJoCo model."""
-
-    solref: np.ndarray
-    solimp: np.ndarray
-
-
-class GeomView(Protocol):
-    """Geom of a MuJoCo model."""
-
-    condim: np.ndarray
-    solref: np.ndarray
-    solimp: np.ndarray
-    margin: np.ndarray
-    friction: np.ndarray
 
 
 def build_assets(source: Path, root: Path) -> None:

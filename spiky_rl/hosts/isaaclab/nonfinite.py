@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 
 from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.workflows import Env
+from spiky_rl.hosts.observation_terms import Leaves, get_leaves, iterate_terms
 
 EXPLODED = 1e5
 """Absolute value above which an action or observation counts as exploded; Isaac Lab's are near one."""
-
-type Leaves = Mapping[str | tuple[str, ...], Tensor]
-"""Observations by their nested names, [B, ...] each."""
-
-
-def get_leaves(observations: TensorDict) -> Leaves:
-    """Return the tensors of ``observations`` by nested name."""
-    return dict(observations.items(include_nested=True, leaves_only=True))  # type: ignore[arg-type]
 
 
 def explain_non_finite(
@@ -29,7 +21,7 @@ def explain_non_finite(
     rewards: Tensor,
     leaves: Leaves,
     seen: TensorDict | None,
-    broken: BrokenWorlds | None,
+    broken: BrokenWorlds,
     is_trained: bool,
 ) -> tuple[str, bool]:
     """Return a message about a control step with non-finite values, and whether the policy caused them.
@@ -43,14 +35,14 @@ def explain_non_finite(
         rewards: Rewards of the step, [B].
         leaves: Observations after the step.
         seen: Observations that the policy saw before the step; None if unknown.
-        broken: The worlds whose physics broke; None if they are not counted.
+        broken: The worlds whose physics broke.
         is_trained: Whether the policy has been updated yet; before, its actions cannot have exploded.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
     acted_badly = bool(bad.any())
     if acted_badly:
         fault = f"actions not finite {format_environments(bad)}"
-    elif broken is not None and bool(broken.is_excessive):
+    elif bool(broken.is_excessive):
         bad, fault = broken.mask, broken.describe()
     else:
         bad, fault = _find_faults(env, rewards, leaves)
@@ -109,22 +101,6 @@ def format_settings(env: Env) -> str:
     sim = env.cfg.sim
     gravity = ", ".join(f"{value:g}" for value in sim.gravity)
     return f"env.sim.dt={sim.dt:.6g} and env.sim.gravity=[{gravity}]"
-
-
-def iterate_terms(env: Env, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
-    """Yield the named terms of all observations ``leaves`` of an ``env``."""
-    for key, values in leaves.items():
-        yield from split_terms(env, ".".join(key) if isinstance(key, tuple) else key, values)
-
-
-def split_terms(env: Env, name: str, values: Tensor) -> list[tuple[str, Tensor]]:
-    """Return the columns of an observation group ``name`` with ``values`` [B, ...] by term, or whole if its terms are unknown."""
-    manager = getattr(env, "observation_manager", None)
-    if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
-        return [(name, values)]
-    widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
-    names = [f"{name}.{term}" for term in manager.active_terms[name]]
-    return list(zip(names, values.split(widths, dim=1), strict=True))
 
 
 def find_reward_terms(env: Env, bad: Tensor) -> list[str]:

@@ -109,12 +109,6 @@ def load_mujoco_model(path: Path) -> MjModel:
     return model
 
 
-def _rests_in_pose(model: MjModel, joint: int) -> bool:
-    """Return whether the spring of a ``joint`` rests in the pose of the file."""
-    spring_rest, zero = get_joint_references(model, joint)
-    return numpy.array_equal(spring_rest, zero)
-
-
 def list_unsupported(model: MjModel) -> list[str]:
     """Return the features of a ``model`` that a robot may not have, in words."""
     faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
@@ -126,7 +120,7 @@ def list_unsupported(model: MjModel) -> list[str]:
     faults += [
         f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
         for i in joints
-        if model.jnt_stiffness[i] and not _rests_in_pose(model, i)
+        if model.jnt_stiffness[i] and model.qpos_spring[(at := model.jnt_qposadr[i])] != model.qpos0[at]
     ]
     if model.body_gravcomp.any():
         faults.append("gravity compensation")
@@ -134,12 +128,6 @@ def list_unsupported(model: MjModel) -> list[str]:
     if len(roots) != 1:
         faults.append(f"{len(roots)} roots where a robot has one: {', '.join(roots) or 'no body'}")
     return faults
-
-
-def get_joint_references(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Return the spring's rest position and the zero position of a ``model``'s ``joint``, given by index."""
-    address = int(model.jnt_qposadr[joint])
-    return model.qpos_spring[address], model.qpos0[address]
 
 
 def get_usd_file(model: MjModel, source: Path) -> str:

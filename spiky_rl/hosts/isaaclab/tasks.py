@@ -16,7 +16,7 @@ GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 """Package of Isaac Lab's PPO configurations for its flat velocity task of the same robot."""
 
 
-PREFIXES = ("Isaac-", "Spiky-")
+PREFIXES = ("Isaac-", "IsaacContrib-", "Spiky-")
 """First letters of the ids of Isaac Lab and of `OWN`."""
 OUR_ENTRIES = ("spiky_rl.", "isaaclab_mujoco.")
 """Entry points that register no tasks beyond `OWN`."""

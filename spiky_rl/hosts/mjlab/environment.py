@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from tensordict import TensorDict
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.hosts.mjlab.measures import MjlabMeasures
+from spiky_rl.hosts.observation_terms import get_leaves, iterate_terms
 from spiky_rl.hosts.seeding import seed_torch
 from spiky_rl.hosts.stopwatch import Stopwatch
 
@@ -139,29 +139,16 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """
         self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
-        leaves = dict(observations.items(include_nested=True, leaves_only=True))
+        leaves = get_leaves(observations)
         # all checks together wait for the device once
         finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
         if not torch.stack(finite).all():
             named = {"action": actions, "reward": rewards}
-            named |= {f"observation {name}": part for name, part in self._split_terms(leaves)}
+            named |= {f"observation {name}": part for name, part in iterate_terms(self.unwrapped, leaves)}
             message, blames_policy = self._explain_non_finite(named)
             raise NonFiniteError(message, blames_policy)
         self.stopwatch.stop()
         return observations, rewards, dones, extras
-
-    def _split_terms(self, leaves: dict[Any, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the terms of all observation groups by name; a group is yielded whole if its terms are not joined in one vector."""
-        manager = self.unwrapped.observation_manager
-        for key, values in leaves.items():
-            name = ".".join(key) if isinstance(key, tuple) else key
-            if values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
-                yield name, values
-                continue
-            widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
-            parts = values.split(widths, dim=1)
-            for term, part in zip(manager.active_terms[name], parts, strict=True):
-                yield f"{name}.{term}", part
 
     def _explain_non_finite(self, named: dict[str, torch.Tensor]) -> tuple[str, bool]:
         """Return a message about the ``named`` values of a step, [B, ...] each, and whether the policy caused them."""

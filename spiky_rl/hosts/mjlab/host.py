@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,10 +54,11 @@ class MjlabTask(HostTask):
         self.id = request.name
         self.description = f"{self.id} of mjlab {importlib.metadata.version('mjlab')}"
         self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)
-        overrides = []
-        if request.task_spec is not None:
-            overrides += [f"env.{key}={value}" for key, value in flatten(request.task_spec.env).items()]
-        apply_overrides(self.env_cfg, [*overrides, *request.overrides])
+        values = {} if request.task_spec is None else flatten(request.task_spec.env)
+        overrides = [f"env.{key}={json.dumps(value)}" for key, value in values.items()]
+        # studies name the physics in every cell
+        overrides += [text for text in request.overrides if text != f"physics={self.physics}"]
+        apply_overrides(self.env_cfg, overrides)
         require_motion(self.env_cfg)
         self.agent_defaults = convert_to_agent_layout(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
 

@@ -1,5 +1,6 @@
 """Tasks of Gymnasium with scripted episodes, registered on import."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -71,6 +72,28 @@ class Choices(Script):
     action_space = spaces.MultiDiscrete([2, 3])
 
 
+class Broken(Script):
+    """Observations that are not finite at ``step``."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(ends=3)
+        self.broken_step = step
+
+    def reset(self, *, seed=None, options=None):
+        observed, infos = super().reset(seed=seed)
+        return observed if self.broken_step else observed * np.nan, infos
+
+    def step(self, action):
+        observed, *others = super().step(action)
+        return observed * np.nan if self.steps == self.broken_step else observed, *others
+
+
+class Filmed(Script):
+    """A MuJoCo robot with a camera that follows it, whose class takes no name of a camera."""
+
+    model = SimpleNamespace(ncam=1, camera=lambda _: SimpleNamespace(name="track"))
+
+
 for name, cls, limit in (
     ("Script-v0", Script, 5),
     ("Script-v1", Script, None),
@@ -78,5 +101,7 @@ for name, cls, limit in (
     ("Picture-v0", Picture, 5),
     ("Groups-v0", Groups, 5),
     ("Choices-v0", Choices, 5),
+    ("Broken-v0", Broken, 5),
+    ("Filmed-v0", Filmed, 5),
 ):
     gymnasium.register(f"Scripted/{name}", entry_point=cls, max_episode_steps=limit)

@@ -7,6 +7,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 
+from spiky_rl.config.options import UserError
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.hosts.gymnasium.environment import draw_seeds
@@ -219,3 +220,44 @@ def test_non_finite_values_are_refused():
         with pytest.raises(NonFiniteError) as refused, np.errstate(invalid="ignore"):
             env.step(torch.zeros(2, 1))
         assert not refused.value.blames_policy
+
+
+@pytest.mark.parametrize("broken_step", [0, 2, 3])
+def test_an_observation_that_is_not_finite_is_refused_wherever_it_stands_in_an_episode(broken_step):
+    """The first one makes the policy's action NaN, and the last one of an episode is only among the final observations."""
+    with open_env(f"{SCRIPTS}Broken-v0", 2, f"env.step={broken_step}") as env:
+        with pytest.raises(NonFiniteError, match="an observation") as refused:
+            for _ in range(3):
+                env.step(env.get_observations()["policy"].expand(2, 2))
+        assert not refused.value.blames_policy
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "many"])
+def test_a_time_limit_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match="env.max_episode_steps"):
+        load("Pendulum-v1", f"env.max_episode_steps={value}")
+
+
+def test_an_empty_time_limit_is_the_default_one():
+    with open_env(f"{SCRIPTS}Script-v1", 1, "env.max_episode_steps=null") as env:
+        assert env.max_episode_length == env.vector_env.envs[0].spec.max_episode_steps == 10_000
+
+
+def test_a_task_whose_module_is_missing_is_refused_in_one_line():
+    gymnasium.register("Scripted/Gone-v0", "a_module_that_is_gone:Task")
+    with pytest.raises(UserError, match="a_module_that_is_gone"):
+        load(f"{SCRIPTS}Gone-v0")
+
+
+def test_environments_are_closed_if_the_first_picture_fails(monkeypatch):
+    closed = []
+    monkeypatch.setattr(scripted.Script, "close", lambda env: closed.append(env))
+    monkeypatch.setattr(scripted.Script, "render", lambda _: None)
+    with pytest.raises(UserError, match="--video"), open_env(f"{SCRIPTS}Script-v0", 3, video=True):
+        pass
+    assert len(closed) == 1 + 3  # the first one told its spaces
+
+
+def test_a_camera_that_follows_is_not_asked_of_a_class_without_cameras():
+    with open_env(f"{SCRIPTS}Filmed-v0", 1, video=True) as env:
+        assert env.open_camera().render().shape == (480, 720, 3)

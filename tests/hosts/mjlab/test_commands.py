@@ -1,6 +1,7 @@
 """Our commands on mjlab's tasks, and what they refuse. The first start on a machine compiles Warp's kernels for minutes."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ mjlab = pytest.importorskip(
 )
 import torch
 
+from spiky_rl.config.schema import TaskSpec
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
@@ -105,6 +107,17 @@ def test_bad_input_is_one_line_with_the_key_and_what_is_allowed(command, tmp_pat
 def test_other_learners_are_refused():
     with pytest.raises(ValueError, match="--rl_library skrl.*allowed: rsl_rl"):
         find_host(CARTPOLE).load_task(TaskRequest(CARTPOLE, get_learner("skrl")))
+
+
+def test_a_task_file_takes_out_a_term_and_a_cell_of_a_study_names_the_physics():
+    host = find_host(CARTPOLE)
+    host.resolve_task(CARTPOLE)
+    spec = TaskSpec(id=CARTPOLE, env={"rewards": {"smooth_reward": None}, "decimation": 4})
+    learner = get_learner(DEFAULT_LEARNER)
+    task: Any = host.load_task(
+        TaskRequest(CARTPOLE, learner, task_spec=spec, overrides=["physics=mujoco_warp"])
+    )
+    assert task.env_cfg.rewards["smooth_reward"] is None and task.env_cfg.decimation == 4
 
 
 def open_task(name, *overrides, num_envs=4):

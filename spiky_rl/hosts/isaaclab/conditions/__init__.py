@@ -18,7 +18,7 @@ from spiky_rl.hosts.isaaclab.conditions.base import (
     EvalCondition,
     Nominal,
 )
-from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot, make_scene_entity_cfg
+from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot
 from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, get_newton_solver
 from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 
@@ -33,7 +33,6 @@ __all__ = [
     "find_robot",
     "find_unavailable",
     "get_newton_solver",
-    "make_scene_entity_cfg",
     "map_values_to_sensors",
     "parse_conditions",
     "remove_network_faults",

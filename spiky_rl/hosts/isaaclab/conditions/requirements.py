@@ -12,6 +12,8 @@ from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 CONVOLUTIONAL = ("CNNModel",)
 """Models of rsl_rl with feature maps as hidden units."""
+EFFORT_CLASSES = ("JointEffortAction", "WeakeningEffort")
+"""Classes of joint efforts that can be weakened: Isaac Lab's own, and its replacement in `motors`."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,19 @@ def check_motors(subject: ConditionSubject) -> str | None:
     if actions is None:
         return "it has no action manager, which defines the effect of actions on motors"
     fit = (mdp.JointActionCfg, mdp.JointPositionToLimitsActionCfg)
-    others = [name for name, term in vars(actions).items() if term is not None and not isinstance(term, fit)]
-    return f"its actions {', '.join(others)} do not drive joints" if others else None
+    terms = {name: term for name, term in vars(actions).items() if term is not None}
+    if others := [name for name, term in terms.items() if not isinstance(term, fit)]:
+        return f"its actions {', '.join(others)} do not drive joints"
+    efforts = {
+        name: term.class_type for name, term in terms.items() if isinstance(term, mdp.JointEffortActionCfg)
+    }
+    # a class, or a text ``module:class``
+    classes = {
+        name: getattr(kind, "__name__", str(kind).rpartition(":")[2]) for name, kind in efforts.items()
+    }
+    if own := [name for name, kind in classes.items() if kind not in EFFORT_CLASSES]:
+        return f"its actions {', '.join(own)} apply efforts by a class of their own, which cannot weaken them"
+    return None
 
 
 def check_spikes(subject: ConditionSubject) -> str | None:
