@@ -22,6 +22,7 @@ from spiky_rl.neurons.base import Neuron, param
 
 class Leaky(Neuron):
     states = ("v",)
+    graded = True
 
     class Options(Neuron.Options):
         tau: float = param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")

@@ -18,7 +18,7 @@ from spiky_rl.config.options import option
 from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.backends.base import Backend
-from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback, check_steps
+from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -164,6 +164,15 @@ def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
     _log_fallback_if_eager(device, f"backend {resolved!r} {reason}")
     return _BUILT[_resolve_name(REFERENCE, device)]
+
+
+def check_steps(signal: Tensor, steps: int) -> None:
+    """Raise `ValueError` if ``signal`` [T, K or 1, B, C] has no control step, or another number of inner steps than 1 or K = ``steps``."""
+    T, K = signal.shape[:2]
+    if T < 1:
+        raise ValueError(f"control steps: {T} given; expected: at least 1")
+    if K not in (1, steps):
+        raise ValueError(f"inner steps: {K} given; expected: 1 or {steps}")
 
 
 def unroll(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import operators, programs
-from spiky_rl.kernels.launch import KernelLaunch, check_steps
+from spiky_rl.kernels import dispatch, operators, programs
+from spiky_rl.kernels.launch import KernelLaunch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.surrogates.base import Surrogate
 
@@ -136,7 +136,7 @@ class GpuStack:
             penalty: The backward pass adds its gradient to the gradient of the outputs. None without a penalty.
             offset: [N], added to the output of the last stage; None for the outputs of all inner steps.
         """
-        check_steps(x, steps)
+        dispatch.check_steps(x, steps)
         if x.shape[-1] != self.inputs:
             raise ValueError(f"channels: {x.shape[-1]} given; expected: {self.inputs}")
         if states is not None and len(states) < self.states:

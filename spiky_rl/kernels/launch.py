@@ -64,15 +64,6 @@ class NeuronRun(NamedTuple):
     """Weights of the recurrent loop, [D N, N]."""
 
 
-def check_steps(signal: Tensor, steps: int) -> None:
-    """Raise `ValueError` if ``signal`` [T, K or 1, B, C] has no control step, or another number of inner steps than 1 or K = ``steps``."""
-    T, K = signal.shape[:2]
-    if T < 1:
-        raise ValueError(f"control steps: {T} given; expected: at least 1")
-    if K not in (1, steps):
-        raise ValueError(f"inner steps: {K} given; expected: 1 or {steps}")
-
-
 @dataclass(frozen=True)
 class KernelLaunch:
     """A `NeuronRun` in the form that kernels take; the shapes are the same, except for those given here."""

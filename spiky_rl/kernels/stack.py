@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import operators, programs, structures
-from spiky_rl.kernels.launch import RecurrentFeedback, check_steps
+from spiky_rl.kernels import dispatch, operators, programs, structures
+from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.structures import LayerStruct
 from spiky_rl.neurons.base import Neuron
@@ -206,7 +206,7 @@ class LayerStack:
 
     def check_signal(self, x: Tensor, steps: int) -> None:
         """Raise `ValueError` if the kernels would read the signal ``x`` out of bounds; ``steps`` is K."""
-        check_steps(x, steps)
+        dispatch.check_steps(x, steps)
         if x.shape[-1] != self.inputs:
             raise _make_shape_error("channels", x.shape[-1], self.inputs)
 

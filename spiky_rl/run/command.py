@@ -19,6 +19,7 @@ from types import FrameType
 
 from spiky_rl.config.files import DISK_ERRORS, PATH_ERRORS, format_os_error
 from spiky_rl.config.options import UserError
+from spiky_rl.hosts.base import NonFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except NonFiniteError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     except KeyboardInterrupt as error:
         sys.stderr.write("interrupted\n")
         return error.exit_code if isinstance(error, ImmediateStop) else 130

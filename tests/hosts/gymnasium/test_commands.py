@@ -52,6 +52,14 @@ def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_pa
     assert evaluated["conditions"]["nominal"]["returns"] == [15.0] * 3
 
 
+def test_a_broken_simulation_ends_an_evaluation_in_one_line(command, tmp_path):
+    run = ["--task", f"{SCRIPTS}Broken-v0", "--agent", "lif_ppo", "--checkpoint", "random", "--device", "cpu"]
+    out = tmp_path / "evaluation.json"
+    code, _, stderr = command("evaluate", *run, "--episodes", 2, "env.step=2", "--out", out)
+    assert code == 1 and not out.exists()
+    assert stderr.splitlines()[-1] == "error: an observation of Scripted/Broken-v0 is not finite"
+
+
 def test_the_same_seed_gives_the_same_run(command, tmp_path):
     curves = []
     for place in ("a", "b"):
