@@ -171,16 +171,17 @@ def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int
     with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL) as process:
         while True:
             try:
-                return process.wait(
-                    PAUSE
-                )  # without a limit, Ray's interrupt would arrive after the cell's end
+                # without a limit, Ray's interrupt would arrive after the cell's end
+                return process.wait(PAUSE)
             except subprocess.TimeoutExpired:
                 continue
-            except BaseException as error:
+            except (
+                KeyboardInterrupt
+            ):  # the driver has cancelled the task; the cell still writes its checkpoint
                 process.terminate()
-                if not isinstance(error, KeyboardInterrupt):
-                    raise
-                # the driver has cancelled the task; the cell still writes its checkpoint
+            except BaseException:
+                process.terminate()
+                raise
 
 
 def get_task_state(task: ObjectRef[int]) -> str:
