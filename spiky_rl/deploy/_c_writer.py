@@ -35,7 +35,7 @@ INTEGERS = (
 )
 """C types of constants, the smallest first, with their ranges."""
 NEEDS_MATH = re.compile(r"\b(rintf|sqrtf|expf|expm1f|log1pf|erff|INFINITY)\b")
-"""What a helper function takes from <math.h>."""
+"""Names of <math.h> that helper functions use."""
 
 
 def read_functions() -> dict[str, str]:
