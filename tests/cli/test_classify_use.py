@@ -265,7 +265,8 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
         None,
         None,
     )
-    (words,) = re.findall(r"resume with +python -m spiky_rl.cli classify (.*)", capsys.readouterr().out)
+    program = re.escape(common.program("classify"))
+    (words,) = re.findall(f"resume with +{program} (.*)", capsys.readouterr().out)
     assert common.run(classify, shlex.split(words)) == 0
     _, resumed = newest(tmp_path)
     assert resumed["history"]["loss"] == whole["history"]["loss"]
