@@ -26,6 +26,7 @@ from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.experiments.analysis.comparisons import compare_agents
 from spiky_rl.experiments.analysis.measures import (
     ARITHMETIC_MODEL,
+    MAIN,
     AgentTaskRow,
     Energy,
     choose_energy_models,
@@ -162,6 +163,32 @@ def verdicts(folder: str) -> str:
         at = f" at commit {plan.commit[:8]}" if plan is not None and plan.commit else ""
         return f"\n{done} of {every} cells have ended; the verdicts follow the last one. {command}{at} goes on.\n"
     return "\n" + "\n".join(f"* **{pair}** {text}" for pair, text in list_sentences(found)) + "\n"
+
+
+def headline(*studies: str) -> str:
+    """A table of the agents ``studies/a:lif_ppo,mlp_ppo`` of planned studies, each with one task; a study that goes on has a line that says so."""
+    price, lines = next(iter(MAIN)), []
+    for folder, _, agents in (text.partition(":") for text in studies):
+        ended = (ROOT / folder / "study.json").is_file() and not study(folder).skipped
+        name = folder.removeprefix("studies/")
+        if not ended:
+            lines.append([f"[{name}](studies/{name}/study.yaml) has not ended", *["-"] * 5])
+            continue
+        for agent in agents.split(","):
+            task = study(folder).tasks[0]
+            one = row(folder, task, agent)
+            walked = one.energy_per_metre.get(price)
+            lines.append(
+                [
+                    f"[{task}](studies/{name}/report.md)",
+                    f"`{agent}`",
+                    mean(one),
+                    interval(one.distance) if walked and one.distance else "-",
+                    f"{joules(one.energy[price])} nJ",
+                    f"{interval(walked)} µJ" if walked else "-",
+                ]
+            )
+    return table("task | agent | return | metres | energy of an action | energy of a metre", lines)
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:
@@ -383,7 +410,7 @@ LISTS = (kinds, trained, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        score, scores, across, verdicts, difference, lost, remains, energy, metre, operations, processor, value,
+        score, scores, across, verdicts, headline, difference, lost, remains, energy, metre, operations, processor, value,
         quantised, distilled, raced, classified, inferred, narma, *LISTS,
     )
 }  # fmt: skip
