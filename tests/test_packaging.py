@@ -144,6 +144,15 @@ def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path
     assert not any(name.startswith("tests") for name in files)
 
 
+def test_the_image_copies_all_that_a_build_needs() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    admitted = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    assert copied == admitted == {*SHIPPED, "requirements.lock", NATIVE.name}
+
+
 @pytest.mark.slow
 def test_wheel_sdist_and_editable_install_list_the_same_agents_and_tasks(
     archives: tuple[Path, Path], checkout: Path
