@@ -28,7 +28,8 @@ class Term:
     def __init__(
         self, text: str, lines: list[str], use_function: Callable[[str], str], rank: int = 9
     ) -> None:
-        self.text, self.lines, self.use_function, self.rank = text, lines, use_function, rank
+        self.text, self.lines, self.use_function = text, lines, use_function
+        self.rank = min(rank, 7) if text.startswith("-") else rank
 
     def make(self, text: str, rank: int = 9) -> Term:
         """Return another term of the same statements; ``rank``: precedence of the operator in ``text``."""

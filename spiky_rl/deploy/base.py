@@ -165,6 +165,12 @@ def get_class_name(part: object) -> str:
     return strip_module(f"{type(part).__module__}:{type(part).__name__}")
 
 
+def get_entry_name(part: object) -> str:
+    """Return the registry name of a ``part``, which is its file's; empty if the part is a user's."""
+    package, _, name = type(part).__module__.rpartition(".")
+    return name if package.startswith("spiky_rl.") else ""
+
+
 def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
     """Return the mean and the divisor of the observations of ``model``, [O] each; None if it does not normalise them."""
     from torch import nn

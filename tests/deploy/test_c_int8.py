@@ -9,13 +9,15 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._calibration import CalibrationRollout, compute_ranges, read_rollout
 from spiky_rl.deploy._targets import ExportOptions
-from spiky_rl.deploy.base import ExportError
+from spiky_rl.deploy.base import ExportError, get_entry_name
 from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights
 from spiky_rl.run.run_plan import RunRequest
@@ -75,6 +77,12 @@ def policy_of(case):
     agent, *changes = CASES[case]
     changes = [text if text.startswith("agent.") else NET + text for text in (*changes, f"layers={LAYERS}")]
     return trained(agent, *changes)
+
+
+@pytest.mark.parametrize("room, base", [("encoder", Encoder), ("decoder", Decoder)])
+def test_every_encoder_and_decoder_has_a_case(room, base):
+    parts = {part for case in CASES for part in policy_of(case).network.modules() if isinstance(part, base)}
+    assert {get_entry_name(part) for part in parts} == set(c_int8.CInt8.supported[f"network.{room}.name"])
 
 
 def rollout_of(policy, seed=0):
