@@ -179,9 +179,7 @@ class Int8SpikingLayer(Int8Layer):
             self._quantize_trace(params["tau_adaptation"])
             self.adaptation = _round_current(adaptation / own_unit)  # of the threshold per spike in the trace
 
-    def _choose_fraction(
-        self, reach: Tensor, decay: Tensor, threshold: Tensor, adaptation: Tensor
-    ) -> None:
+    def _choose_fraction(self, reach: Tensor, decay: Tensor, threshold: Tensor, adaptation: Tensor) -> None:
         """Choose the membranes' fraction bits, [N], and their width in bits; ``reach``: largest potentials."""
         largest = torch.ones(self.width, dtype=torch.int64)  # sum of the weights of spikes
         for weight in (None if self.source.graded else self.weight, self.recurrent_weight):
