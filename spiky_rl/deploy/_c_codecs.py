@@ -8,7 +8,7 @@ from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.deploy._c_step import format_step
-from spiky_rl.deploy._c_writer import Channels, CWriter, Signal
+from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy.base import ExportError, get_entry_name
 from spiky_rl.kernels.emit import format_literal
 
@@ -22,11 +22,12 @@ def write_encoder(w: CWriter, encoder: Any, x: Signal) -> Signal:
     w.comment(f"encoder: {name}, {encoder.width} channels")
     w.comment(f"encoder: {name}", w.once)
     array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
-    _write_channels(w, "encoder", encoder, x, Channels(array, kind))
-    return Signal(array, encoder.width, kind)
+    signal = Signal(array, encoder.width, kind)
+    _write_channels(w, "encoder", encoder, x, signal)
+    return signal
 
 
-def _write_channels(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _write_channels(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     _get_writer("encoder", encoder, ENCODERS)(w, path, encoder, x, out)
 
 
@@ -37,18 +38,18 @@ def _get_writer(key: str, part: Any, writers: dict[str, Any]) -> Any:
     return writers[name]
 
 
-def _encode_concat(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_concat(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     _write_channels(w, f"{path}_first", encoder.first, x, out)
     _write_channels(
         w, f"{path}_second", encoder.second, x, replace(out, first=out.first + encoder.first.width)
     )
 
 
-def _encode_direct(w: CWriter, _path: str, _encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_direct(w: CWriter, _path: str, _encoder: Any, x: Signal, out: Signal) -> None:
     w.write_loop(w.once, "c", x.width, f"{out.get('c')} = {x.array}[c];")
 
 
-def _encode_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     threshold, steps = format_literal(encoder.threshold), format_literal(float(w.steps))
     count = w.add_scratch(f"{path}_count", x.width, "events of an observation in this control step")
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
@@ -70,7 +71,7 @@ def _encode_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels)
     w.write_loop(w.step, "c", x.width, positive, negative)
 
 
-def _encode_sigma_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_sigma_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
     size, sent = f"{w.use_function('absolute')}(change)", out.get("c")
     w.write_loop(
@@ -82,7 +83,7 @@ def _encode_sigma_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Cha
     w.clear_after_first_step(out, x.width)
 
 
-def _encode_rate(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_rate(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     rate = w.add_scratch(f"{path}_rate", x.width, "probability of a spike, negative for the second channel")
     noise = w.add_constant(f"{path}_noise", encoder.noise)
     most, smaller = format_literal(encoder.max_rate), w.use_function("smaller")
@@ -111,7 +112,7 @@ def _write_fields(w: CWriter, path: str, x: Signal, fields: int, distance: str) 
     return activity
 
 
-def _encode_population(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_population(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     centre = w.format_element(f"{path}_centre", encoder.centre, "j")
     deviation = w.format_element(f"{path}_deviation", encoder.log_deviation.exp(), "j")
     distance = f"({x.array}[c] - {centre}) / {deviation}"
@@ -132,7 +133,7 @@ def _encode_population(w: CWriter, path: str, encoder: Any, x: Signal, out: Chan
     )  # fmt: skip
 
 
-def _encode_latency(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
+def _encode_latency(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     span, scale, silent = (format_literal(n) for n in (encoder.span, encoder.scale, encoder.cutoff))
     larger, smaller = w.use_function("larger"), w.use_function("smaller")
     centre = w.format_element(f"{path}_centre", encoder.centre, "f")
@@ -144,7 +145,7 @@ def _encode_latency(w: CWriter, path: str, encoder: Any, x: Signal, out: Channel
     w.write_loop(w.step, "j", encoder.width, out.assign("j", f"({activity} == (float)k)"))
 
 
-ENCODERS: dict[str, Callable[[CWriter, str, Any, Signal, Channels], None]] = {
+ENCODERS: dict[str, Callable[[CWriter, str, Any, Signal, Signal], None]] = {
     "concat": _encode_concat,
     "delta": _encode_delta,
     "direct": _encode_direct,

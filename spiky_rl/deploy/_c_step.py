@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from spiky_rl.deploy._c_writer import CWriter
@@ -39,42 +40,34 @@ def format_step(
     """
     tracer = StepWriter(neuron, Rectangle.from_options(), tuple(isinstance(x, Tensor) for x in params))
     named = dict(zip(neuron.params, params, strict=True))
-    arrays = {name: values for name, values in named.items() if isinstance(values, Tensor)}
     numbers = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
     local = [f"s_{name}" for name in neuron.states]
     inputs = {"i": "current"} | {f"s[{i}]": name for i, name in enumerate([*local, "peak"])}
-    for i, (name, values) in enumerate(arrays.items()):
-        inputs[f"p[{i}]"] = w.format_element(f"{path}_{name}", values)
+    for i, name in enumerate(name for name in named if name not in numbers):
+        inputs[f"p[{i}]"] = w.format_element(f"{path}_{name}", torch.as_tensor(named[name]))
 
     def print_function(
         name: str, step: Callable[..., object], has_current: bool, has_peak: bool
     ) -> tuple[list[str], list[str]]:
         traced = tracer.trace_function(name, step, has_current, has_peak)
-        printer = _Printer(numbers, inputs, w.use_function)
-        return printer.print_values([*traced.updates, *traced.outputs])
+        return _Printer(numbers, inputs, w.use_function).print_values([*traced.updates, *traced.outputs])
 
-    constant = "const " if neuron.substeps == 1 else ""
-    lines = [f"{constant}float {name} = {state};" for name, state in zip(local, states, strict=True)]
+    kind = "const float" if neuron.substeps == 1 else "float"
+    lines = [f"{kind} {name} = {state};" for name, state in zip(local, states, strict=True)]
     lines.append(f"const float current = {current};")
     if neuron.substeps == 1:
         body, (*updates, output) = print_function("step", neuron.step, True, False)
-        changed = [(x, y) for x, name, y in zip(states, local, updates, strict=True) if y != name]
-    else:
-        body, updates = print_function("advance", neuron.substep, True, True)
-        fresh = [
-            (f"new_{name}", value) for name, value in zip([*neuron.states, "peak"], updates, strict=True)
-        ]
-        lines += [
-            f"float peak = {format_literal(BELOW_ANY)};",
-            f"for (int part = 0; part < {neuron.substeps}; part++) {{",
-            *(f"  {line}" for line in body),
-            *(f"  const float {name} = {value};" for name, value in fresh),
-            *(f"  {x} = {name};" for x, (name, _) in zip([*local, "peak"], fresh, strict=True)),
-            "}",
-        ]
-        body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
-        changed = list(zip(states, updates, strict=True))
-    return [*lines, *body, *(f"{state} = {value};" for state, value in changed)], output
+        changes = zip(states, local, updates, strict=True)
+        return [*lines, *body, *(f"{x} = {y};" for x, name, y in changes if y != name)], output
+    lines.append(f"float peak = {format_literal(BELOW_ANY)};")
+    lines.append(f"for (int part = 0; part < {neuron.substeps}; part++) {{")
+    body, updates = print_function("advance", neuron.substep, True, True)
+    names = [*neuron.states, "peak"]
+    body += [f"const float new_{name} = {value};" for name, value in zip(names, updates, strict=True)]
+    body += [f"{x} = new_{name};" for x, name in zip([*local, "peak"], names, strict=True)]
+    lines += [*(f"  {line}" for line in body), "}"]
+    body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
+    return [*lines, *body, *(f"{x} = {y};" for x, y in zip(states, updates, strict=True))], output
 
 
 class _Printer:
@@ -117,26 +110,27 @@ class _Printer:
             return self._format_uniform(x)
         if x.index in self.names:
             return self.names[x.index], 9
-        if x.op == "input":
-            return self.inputs[x.name], 9
+        return (self.inputs[x.name], 9) if x.op == "input" else self._format_operation(x)
+
+    def _format_operation(self, x: Node) -> tuple[str, int]:
         if x.op == "detach":
             return self._format(x.args[0])
         if x.op in INFIX:
             return self._format_infix(x)
-        args = [self._format(argument)[0] for argument in x.args]
+        if x.op == "where":
+            return self._format_choice(*x.args)
         if x.op == "neg":
             return f"-{self._bracket(x.args[0], 9)}", 8
         if x.op in ("spike", "heaviside"):
             return f"{self._bracket(x.args[0], 1)} >= 0.0f ? 1.0f : 0.0f", -1
-        if x.op == "where":
-            condition = x.args[0]
-            if isinstance(condition, Node) and not condition.lane:
-                return self._format(x.args[1 if trace.evaluate([condition], self.numbers)[0] else 2])
-            return (
-                f"{self._bracket(condition, 0)} ? {self._bracket(x.args[1], 0)} : {self._bracket(x.args[2], 0)}",
-                -1,
-            )
+        args = [self._format(argument)[0] for argument in x.args]
         return f"{self.use_function(CALLS[x.op])}({', '.join(args)})", 9
+
+    def _format_choice(self, condition: Expression, x: Expression, y: Expression) -> tuple[str, int]:
+        if isinstance(condition, Node) and not condition.lane:
+            return self._format(x if trace.evaluate([condition], self.numbers)[0] else y)
+        text, first, second = (self._bracket(part, 0) for part in (condition, x, y))
+        return f"{text} ? {first} : {second}", -1
 
     def _format_uniform(self, x: Expression) -> tuple[str, int]:
         value = trace.evaluate([x], self.numbers)[0] if isinstance(x, Node) else x

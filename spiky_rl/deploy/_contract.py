@@ -122,10 +122,12 @@ def _format_unit(function: Any) -> str:
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
+    if manager is None:
+        return (), ()
     terms: list[ContractTerm] = []
     joints: list[str] = []
     start = 0
-    for name in () if manager is None else manager.active_terms:
+    for name in manager.active_terms:
         term = manager.get_term(name)
         names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
         settings = _format_settings(

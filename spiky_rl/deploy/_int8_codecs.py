@@ -209,9 +209,10 @@ class Int8Readout:
 
     def integrate(self, total: Any, drive: Any) -> Any:
         """Return the new state after an inner step with the input ``drive``."""
-        if self.kind == "membrane":
-            return op.integrate_readout(total, drive, self.decay, self.fraction)
-        return op.add_change(total, drive)
+        if self.kind == "sigma_delta":
+            return op.clamp(total + drive, 2 * WIDE_LIMIT)
+        leaked = op.multiply(total, self.decay, DECAY_BITS[True], WIDE_LIMIT)
+        return op.clamp(leaked + drive * (1 << self.fraction), WIDE_LIMIT)
 
     def __call__(self, events: list[Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the last layer's outputs [B, N] of every inner step; return features [B, F] and the new state."""

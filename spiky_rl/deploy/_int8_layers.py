@@ -97,18 +97,15 @@ class Int8Layer(ABC):
         self.title, self.source, self.unit = title, source, unit
         self.weight, self.recurrent_weight = weights[0], weights[1] if len(weights) > 1 else None
         connection: Any = layer.connection
-        bias = connection.bias.detach().cpu().double()
-        params = {
-            name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
-            for name, value in zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
-        }
-        self.quantize(layer.neuron, params, bias, seen.double(), next_largest)
+        params = zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
+        values = {**dict(params), "bias": connection.bias, "seen": seen}
+        for name, value in values.items():
+            values[name] = torch.as_tensor(value).detach().cpu().double().expand(layer.width)
+        self.quantize(layer.neuron, values, next_largest)
 
     @abstractmethod
-    def quantize(
-        self, neuron: Neuron, params: dict[str, Tensor], bias: Tensor, seen: Tensor, next_largest: int
-    ) -> None:
-        """Set the constants; ``params`` and ``bias``: [N] float64."""
+    def quantize(self, neuron: Neuron, values: dict[str, Tensor], next_largest: int) -> None:
+        """Set the constants; ``values``: the neuron's parameters, ``bias`` and ``seen`` by name, [N] float64 each."""
 
     @property
     def width(self) -> int:
@@ -159,15 +156,15 @@ class Int8Layer(ABC):
 class Int8SpikingLayer(Int8Layer):
     """LIF and ALIF neurons: membranes, and adaptation traces in which one spike is 2^trace_fraction, of 16 or, if wide, of 32 bits."""
 
-    def quantize(
-        self, neuron: Neuron, params: dict[str, Tensor], bias: Tensor, seen: Tensor, next_largest: int
-    ) -> None:
-        decay, threshold = params["tau"], params["threshold"]
+    def quantize(self, neuron: Neuron, values: dict[str, Tensor], next_largest: int) -> None:
+        decay, threshold, bias = values["tau"], values["threshold"], values["bias"]
         if neuron.chosen["input_gain"] == "ode":
             self.unit, bias = self.unit * (1.0 - decay), bias * (1.0 - decay)
         self.resets_to_zero = neuron.chosen["reset"] == "zero"
-        adaptation = params.get("adaptation", torch.zeros_like(decay))
-        self._choose_fraction(torch.maximum(seen, threshold + adaptation), decay, threshold, adaptation)
+        adaptation = values.get("adaptation", torch.zeros_like(decay))
+        self._choose_fraction(
+            torch.maximum(values["seen"], threshold + adaptation), decay, threshold, adaptation
+        )
         own_unit = self.unit * 2.0**-self.fraction
         self.gain, self.bits = 2**self.fraction, self.fraction - self.source.exponent
         self.bias = _round_current(bias / own_unit)
@@ -176,7 +173,7 @@ class Int8SpikingLayer(Int8Layer):
         self.state_types = {"v": _get_state_type(self.is_wide)}
         self.is_trace_wide = False
         if isinstance(neuron.source_neuron, Alif):
-            self._quantize_trace(params["tau_adaptation"])
+            self._quantize_trace(values["tau_adaptation"])
             self.adaptation = _round_current(adaptation / own_unit)  # of the threshold per spike in the trace
 
     def _choose_fraction(self, reach: Tensor, decay: Tensor, threshold: Tensor, adaptation: Tensor) -> None:
@@ -236,14 +233,12 @@ class Int8SigmaDeltaLayer(Int8Layer):
 
     state_types = {"total": "int32_t", "sent": "int16_t"}
 
-    def quantize(
-        self, neuron: Neuron, params: dict[str, Tensor], bias: Tensor, seen: Tensor, next_largest: int
-    ) -> None:
+    def quantize(self, neuron: Neuron, values: dict[str, Tensor], next_largest: int) -> None:
         self.unit = self.unit * self.source.unit
         self.is_rectified = neuron.chosen["activation"] == "relu"
         # an event is a difference of two values
         limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if self.is_rectified else 2)
-        largest, threshold = float(seen.max()), params["threshold"]
+        largest, threshold = float(values["seen"].max()), values["threshold"]
         exponent = choose_exponent(limit, STATE_ROOM * largest, 14)
         self.output_format = Int8Format(True, exponent, limit)
         self.threshold = (threshold * 2.0**exponent).round().long()
@@ -252,7 +247,7 @@ class Int8SigmaDeltaLayer(Int8Layer):
                 f"c_int8: {self.title}: threshold {float(threshold.min()):.3g} is below the resolution of 16 bits for values"
                 f" up to {largest:.3g}"
             )
-        self.bias = _round_current(bias / self.unit)
+        self.bias = _round_current(values["bias"] / self.unit)
         self.factor, self.shift = _split_factor(self.unit * 2.0**exponent)
 
     def scale_input(self, total: Any, c: Any) -> Any:
@@ -277,15 +272,13 @@ class Int8QuadraticLayer(Int8Layer):
 
     state_types = {"v": "int32_t"}
 
-    def quantize(
-        self, neuron: Neuron, params: dict[str, Tensor], bias: Tensor, seen: Tensor, next_largest: int
-    ) -> None:
+    def quantize(self, neuron: Neuron, values: dict[str, Tensor], next_largest: int) -> None:
         self.unit = self.unit * self.source.unit
         if self.source.graded and self.recurrent_weight is not None:
             raise ExportError(
                 "c_int8: agent.network.recurrent: not available for quadratic neurons with graded input"
             )
-        step_size, half = neuron.dt / params["tau"], 0.5 * params["critical"]
+        step_size, half = neuron.dt / values["tau"], 0.5 * values["critical"]
         real, top = 2.0**REAL_BITS, quadratic.MAX_ANGLE**2
         interval = (top - TABLE_START) / TABLE_ENTRIES
         z = TABLE_START + interval * torch.arange(TABLE_ENTRIES + 2, dtype=torch.float64)
@@ -296,7 +289,7 @@ class Int8QuadraticLayer(Int8Layer):
         scale, start = 2.0**TABLE_BITS / interval, -half.square() * step_size.square() - TABLE_START
         self.slope = (step_size.square() * scale).round().long().clamp(max=2**28)
         self.start = (start * scale).round().long().clamp(-(2**28), 2**28)
-        self.bias = (bias * real).round().clamp(-REAL_LIMIT, REAL_LIMIT).long()
+        self.bias = (values["bias"] * real).round().clamp(-REAL_LIMIT, REAL_LIMIT).long()
         self.factor, self.shift = _split_factor(self.unit * real)
         self.step_size, self.half = (step_size * real).round().long(), (half * real).round().long()
         self.peak, self.reset = (

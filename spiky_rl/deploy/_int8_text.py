@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from spiky_rl.deploy import _int8_arithmetic as op
-from spiky_rl.deploy._c_writer import Channels, CWriter, Signal
+from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT, Term
 from spiky_rl.deploy._int8_codecs import FIELD_BITS, Int8Encoder, Int8Readout
 from spiky_rl.deploy._int8_layers import Int8Format, Int8Layer
@@ -53,11 +53,12 @@ def _write_encoder(w: CWriter, encoder: Int8Encoder, source: Int8Format, x: Sign
     array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
     if not encoder.constant:
         w.comment(f"encoder: {encoder.width} channels of an inner step")
-    _write_channels(w, "encoder", encoder, x, Channels(array, kind))
-    return Signal(array, encoder.width, kind, encoder.constant)
+    signal = Signal(array, encoder.width, kind, encoder.constant)
+    _write_channels(w, "encoder", encoder, x, signal)
+    return signal
 
 
-def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
+def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     if encoder.parts:
         first, second = encoder.parts
         _write_channels(w, f"{path}_first", first, x, out)
@@ -76,7 +77,7 @@ def _format_rounding(w: CWriter, encoder: Int8Encoder, x: Signal) -> str:
     return f"const int32_t x = {w.use_function('whole')}({x.array}[c] * {factor}, {limit});"
 
 
-def _write_values(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
+def _write_values(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     """Write rounded observations; sigma_delta: their changes, in the first inner step."""
     lines = [_format_rounding(w, encoder, x)]
     value = Term("x", lines, w.use_function)
@@ -88,7 +89,7 @@ def _write_values(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
     w.write_loop(w.once, "c", x.width, *lines, f"{out.get('c')} = (int16_t){value.text};")
 
 
-def _write_signed_spikes(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
+def _write_signed_spikes(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     """Write the spikes of the kinds delta and rate, which have a second channel for negative observations."""
     lines, lines_after_loop = [_format_rounding(w, encoder, x)], list[str]()
     content = "spike counts" if encoder.noise is None else "spike probabilities"
@@ -114,12 +115,12 @@ def _write_signed_spikes(w: CWriter, path: str, encoder: Int8Encoder, x: Signal,
     w.once += lines_after_loop
 
 
-def _format_spike(encoder: Int8Encoder, out: Channels, index: str, test: str, offset: int = 0) -> str:
+def _format_spike(encoder: Int8Encoder, out: Signal, index: str, test: str, offset: int = 0) -> str:
     """Return the C statement that sends a spike where ``test`` holds."""
     return out.assign(index, f"(({test}){'' if encoder.spike == 1 else f' * {encoder.spike}'})", offset)
 
 
-def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
+def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     """Write receptive fields, whose activity is looked up in a table; j is the channel."""
     assert encoder.table is not None and encoder.offset is not None
     fields = encoder.offset.shape[1]

@@ -97,11 +97,15 @@ class Target(Component):
         """
         if any(path.startswith("network.") for path in self.supported) and not agent.get("network"):
             raise self.refusal("network", "none", self.supported["network.name"])
-        for path, allowed in self.supported.items():
+        self.check_values(agent, self.supported)
+
+    def check_values(self, agent: PlainMapping, supported: Mapping[str, tuple[str, ...]]) -> None:
+        """Raise ExportError, with the key of ``agent``, if a value is not in ``supported``."""
+        for path, allowed in supported.items():
             for key, value in find_values(agent, path):
                 name = strip_module(value) if path.endswith(".class_name") else value
                 if name not in allowed and not (":" in value and path in self.own):
-                    raise self.refusal(key, value, allowed)
+                    raise self.refusal(key, name, allowed)
 
     def refusal(self, key: str, value: str, allowed: Sequence[str]) -> ExportError:
         """Return the error for a ``value`` of the agent's ``key`` that is not ``allowed``."""
