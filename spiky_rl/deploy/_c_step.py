@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from spiky_rl.deploy._c_writer import CWriter
@@ -38,50 +38,57 @@ def format_step(
         states: C expressions of the states, which the statements read and assign.
         current: C expression of the current.
     """
-    tracer = StepWriter(neuron, Rectangle.from_options(), tuple(isinstance(x, Tensor) for x in params))
-    named = dict(zip(neuron.params, params, strict=True))
-    numbers = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+    printer = _Printer(w, path, neuron, params)
     local = [f"s_{name}" for name in neuron.states]
-    inputs = {"i": "current"} | {f"s[{i}]": name for i, name in enumerate([*local, "peak"])}
-    for i, name in enumerate(name for name in named if name not in numbers):
-        inputs[f"p[{i}]"] = w.format_element(f"{path}_{name}", torch.as_tensor(named[name]))
-
-    def print_function(
-        name: str, step: Callable[..., object], has_current: bool, has_peak: bool
-    ) -> tuple[list[str], list[str]]:
-        traced = tracer.trace_function(name, step, has_current, has_peak)
-        return _Printer(numbers, inputs, w.use_function).print_values([*traced.updates, *traced.outputs])
-
     kind = "const float" if neuron.substeps == 1 else "float"
     lines = [f"{kind} {name} = {state};" for name, state in zip(local, states, strict=True)]
     lines.append(f"const float current = {current};")
     if neuron.substeps == 1:
-        body, (*updates, output) = print_function("step", neuron.step, True, False)
+        body, (*updates, output) = printer.print_function("step", neuron.step, True, False)
         changes = zip(states, local, updates, strict=True)
         return [*lines, *body, *(f"{x} = {y};" for x, name, y in changes if y != name)], output
-    lines.append(f"float peak = {format_literal(BELOW_ANY)};")
-    lines.append(f"for (int part = 0; part < {neuron.substeps}; part++) {{")
-    body, updates = print_function("advance", neuron.substep, True, True)
+    lines += _format_substeps(printer, neuron, [*local, "peak"])
+    body, (*updates, output) = printer.print_function("emit", neuron.finish_step, False, True)
+    return [*lines, *body, *(f"{x} = {y};" for x, y in zip(states, updates, strict=True))], output
+
+
+def _format_substeps(printer: _Printer, neuron: Neuron, local: list[str]) -> list[str]:
+    """Return the loop over the parts of a step, which assigns the ``local`` states and the peak."""
+    body, updates = printer.print_function("advance", neuron.substep, True, True)
     names = [*neuron.states, "peak"]
     body += [f"const float new_{name} = {value};" for name, value in zip(names, updates, strict=True)]
-    body += [f"{x} = new_{name};" for x, name in zip([*local, "peak"], names, strict=True)]
-    lines += [*(f"  {line}" for line in body), "}"]
-    body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
-    return [*lines, *body, *(f"{x} = {y};" for x, y in zip(states, updates, strict=True))], output
+    body += [f"{x} = new_{name};" for x, name in zip(local, names, strict=True)]
+    head = f"for (int part = 0; part < {neuron.substeps}; part++) {{"
+    return [f"float peak = {format_literal(BELOW_ANY)};", head, *(f"  {line}" for line in body), "}"]
 
 
 class _Printer:
     """Printer of recorded expressions: an expression that is used once is written where it is used, any other gets a name."""
 
-    def __init__(
-        self, numbers: Mapping[str, float], inputs: Mapping[str, str], use_function: Callable[[str], str]
-    ) -> None:
-        self.numbers, self.inputs, self.use_function = numbers, inputs, use_function
+    def __init__(self, w: CWriter, path: str, neuron: Neuron, params: Sequence[Tensor | float]) -> None:
+        self.use_function = w.use_function
+        varying = tuple(isinstance(value, Tensor) for value in params)
+        self.tracer = StepWriter(neuron, Rectangle.from_options(), varying)
+        self.numbers: dict[str, float] = {}
+        self.inputs = {"i": "current", f"s[{len(neuron.states)}]": "peak"}
+        """C name of each input of the traced functions."""
+        self.inputs |= {f"s[{i}]": f"s_{name}" for i, name in enumerate(neuron.states)}
+        arrays = itertools.count()
+        for name, value in zip(neuron.params, params, strict=True):
+            if isinstance(value, Tensor):
+                self.inputs[f"p[{next(arrays)}]"] = w.format_element(f"{path}_{name}", value)
+            else:
+                self.numbers[name] = value
         self.names: dict[int, str] = {}
         self.uses: dict[int, int] = {}
 
-    def print_values(self, values: Sequence[Node]) -> tuple[list[str], list[str]]:
-        """Return statements of the shared subexpressions of ``values``, and the C expressions of the values."""
+    def print_function(
+        self, name: str, step: Callable[..., object], has_current: bool, has_peak: bool
+    ) -> tuple[list[str], list[str]]:
+        """Return statements of a function's shared subexpressions, and the C expressions of its values."""
+        traced = self.tracer.trace_function(name, step, has_current, has_peak)
+        values = [*traced.updates, *traced.outputs]
+        self.names, self.uses = {}, {}
         order: list[Node] = []
         for value in values:
             self._visit(value, order)

@@ -171,7 +171,10 @@ def _build_neuron(name: str, layer: SpikingLayer) -> tuple[nir.NIRNode, np.ndarr
         numbers["v_threshold"] = decays.pop()
         numbers["v_reset"] = np.zeros(layer.width)
         metadata["reset"] = neuron.chosen["reset"]
-    kind, parameters, gain = _choose_primitive(name, neuron, [1.0 - decay for decay in decays])
+    leaks = [1.0 - decay for decay in decays]
+    if np.min(leaks) < 0.0:
+        raise ExportError(f"--to nir: {name} has a parameter that is out of range")
+    kind, parameters, gain = _choose_primitive(name, neuron, leaks)
     if kind is nir.LIF:
         metadata["input_gain"] = neuron.chosen["input_gain"]
     shape = layer.connection.shape
@@ -185,8 +188,6 @@ def _choose_primitive(
     """Return the kind of node, its parameters beside threshold and reset, and the divisor of the input weights, [N]."""
     ones, zeros = np.ones_like(leaks[0]), np.zeros_like(leaks[0])
     has_unit_gain = neuron.chosen.get("input_gain") == "unit"
-    if np.min(leaks) < 0.0:
-        raise ExportError(f"--to nir: {name} has a parameter that is out of range")
     if has_unit_gain and not leaks[0].any():
         return nir.IF, {"r": ones / DT}, ones
     if not np.all(leaks):
