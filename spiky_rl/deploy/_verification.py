@@ -218,7 +218,8 @@ def _run_episode(
 @contextmanager
 def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
     """Run the block with ``model`` on the CPU and its network on ``backend``; then move it back, and reset it."""
-    device = next(model.parameters()).device
+    first, *_ = model.parameters()
+    device = first.device
     network = model.network if isinstance(model, SpikingModel) else None
     backend_before = network.backend if network else ""
     model.to("cpu")
