@@ -1,66 +1,55 @@
 """Encoders and decoders in C: statements before, in and after the inner steps that set the channels of a signal, or the features."""
 
-# pylint: disable=unidiomatic-typecheck  # a subclass may compute something else
-
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.codecs.decoders.first_spike import FirstSpike
-from spiky_rl.codecs.decoders.linear import LinearDecoder
-from spiky_rl.codecs.decoders.membrane import Membrane
-from spiky_rl.codecs.decoders.population_vector import PopulationVector
-from spiky_rl.codecs.decoders.rate import RateDecoder
-from spiky_rl.codecs.decoders.sigma_delta import SigmaDeltaDecoder
-from spiky_rl.codecs.encoders.concat import ConcatEncoder
-from spiky_rl.codecs.encoders.delta import Delta
-from spiky_rl.codecs.encoders.direct import Direct
-from spiky_rl.codecs.encoders.latency import Latency
-from spiky_rl.codecs.encoders.population import Population
-from spiky_rl.codecs.encoders.rate import RateEncoder
-from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
 from spiky_rl.config import registry
 from spiky_rl.deploy._c_step import format_step
-from spiky_rl.deploy._c_writer import Channels, CWriter, Signal
-from spiky_rl.deploy.base import ExportError
+from spiky_rl.deploy._c_writer import CWriter, Signal
+from spiky_rl.deploy.base import ExportError, get_entry_name
 from spiky_rl.kernels.emit import format_literal
 
 
 def write_encoder(w: CWriter, encoder: Any, x: Signal) -> Signal:
     """Write ``encoder`` of the observation ``x`` and return its signal. Raises ExportError if it has no form in C."""
-    if type(encoder) is Direct:
+    if get_entry_name(encoder) == "direct":
         return x
     kind = "uint8_t" if encoder.binary else "float"
     name = type(encoder).__name__
     w.comment(f"encoder: {name}, {encoder.width} channels")
     w.comment(f"encoder: {name}", w.once)
     array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
-    _write_channels(w, "encoder", encoder, x, Channels(array, kind))
-    return Signal(array, encoder.width, kind)
+    signal = Signal(array, encoder.width, kind)
+    _write_channels(w, "encoder", encoder, x, signal)
+    return signal
 
 
-def _write_channels(w: CWriter, path: str, encoder: Any, x: Signal, out: Channels) -> None:
-    if type(encoder) not in ENCODERS:
-        names = ", ".join(registry.list_names("encoders"))
-        raise ExportError(f"agent.network.encoder: no form in C; allowed: {names}")
-    ENCODERS[type(encoder)](w, path, encoder, x, out)
+def _write_channels(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
+    _get_writer("encoder", encoder, ENCODERS)(w, path, encoder, x, out)
 
 
-def _encode_concat(w: CWriter, path: str, encoder: ConcatEncoder, x: Signal, out: Channels) -> None:
+def _get_writer(key: str, part: Any, writers: dict[str, Any]) -> Any:
+    if (name := get_entry_name(part)) not in writers:
+        names = ", ".join(registry.list_names(f"{key}s"))
+        raise ExportError(f"agent.network.{key}: no form in C; allowed: {names}")
+    return writers[name]
+
+
+def _encode_concat(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     _write_channels(w, f"{path}_first", encoder.first, x, out)
     _write_channels(
         w, f"{path}_second", encoder.second, x, replace(out, first=out.first + encoder.first.width)
     )
 
 
-def _encode_direct(w: CWriter, _path: str, _encoder: Direct, x: Signal, out: Channels) -> None:
+def _encode_direct(w: CWriter, _path: str, _encoder: Any, x: Signal, out: Signal) -> None:
     w.write_loop(w.once, "c", x.width, f"{out.get('c')} = {x.array}[c];")
 
 
-def _encode_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channels) -> None:
+def _encode_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     threshold, steps = format_literal(encoder.threshold), format_literal(float(w.steps))
     count = w.add_scratch(f"{path}_count", x.width, "events of an observation in this control step")
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
@@ -82,7 +71,7 @@ def _encode_delta(w: CWriter, path: str, encoder: Delta, x: Signal, out: Channel
     w.write_loop(w.step, "c", x.width, positive, negative)
 
 
-def _encode_sigma_delta(w: CWriter, path: str, encoder: SigmaDeltaEncoder, x: Signal, out: Channels) -> None:
+def _encode_sigma_delta(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     reference = w.add_state(f"{path}_reference", x.width, "receiver's copy of an observation")
     size, sent = f"{w.use_function('absolute')}(change)", out.get("c")
     w.write_loop(
@@ -94,7 +83,7 @@ def _encode_sigma_delta(w: CWriter, path: str, encoder: SigmaDeltaEncoder, x: Si
     w.clear_after_first_step(out, x.width)
 
 
-def _encode_rate(w: CWriter, path: str, encoder: RateEncoder, x: Signal, out: Channels) -> None:
+def _encode_rate(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     rate = w.add_scratch(f"{path}_rate", x.width, "probability of a spike, negative for the second channel")
     noise = w.add_constant(f"{path}_noise", encoder.noise)
     most, smaller = format_literal(encoder.max_rate), w.use_function("smaller")
@@ -123,7 +112,7 @@ def _write_fields(w: CWriter, path: str, x: Signal, fields: int, distance: str) 
     return activity
 
 
-def _encode_population(w: CWriter, path: str, encoder: Population, x: Signal, out: Channels) -> None:
+def _encode_population(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     centre = w.format_element(f"{path}_centre", encoder.centre, "j")
     deviation = w.format_element(f"{path}_deviation", encoder.log_deviation.exp(), "j")
     distance = f"({x.array}[c] - {centre}) / {deviation}"
@@ -144,7 +133,7 @@ def _encode_population(w: CWriter, path: str, encoder: Population, x: Signal, ou
     )  # fmt: skip
 
 
-def _encode_latency(w: CWriter, path: str, encoder: Latency, x: Signal, out: Channels) -> None:
+def _encode_latency(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
     span, scale, silent = (format_literal(n) for n in (encoder.span, encoder.scale, encoder.cutoff))
     larger, smaller = w.use_function("larger"), w.use_function("smaller")
     centre = w.format_element(f"{path}_centre", encoder.centre, "f")
@@ -156,37 +145,36 @@ def _encode_latency(w: CWriter, path: str, encoder: Latency, x: Signal, out: Cha
     w.write_loop(w.step, "j", encoder.width, out.assign("j", f"({activity} == (float)k)"))
 
 
-ENCODERS: dict[type, Callable[[CWriter, str, Any, Signal, Channels], None]] = {
-    ConcatEncoder: _encode_concat,
-    Direct: _encode_direct,
-    Delta: _encode_delta,
-    SigmaDeltaEncoder: _encode_sigma_delta,
-    RateEncoder: _encode_rate,
-    Population: _encode_population,
-    Latency: _encode_latency,
+ENCODERS: dict[str, Callable[[CWriter, str, Any, Signal, Signal], None]] = {
+    "concat": _encode_concat,
+    "delta": _encode_delta,
+    "direct": _encode_direct,
+    "latency": _encode_latency,
+    "population": _encode_population,
+    "rate": _encode_rate,
+    "sigma_delta": _encode_sigma_delta,
 }
+"""Function that writes an encoder, by the encoder's name."""
 
 
 def write_decoder(w: CWriter, decoder: Any, signal: Signal) -> Signal:
     """Write ``decoder`` of the last layer's output and return the features. Raises ExportError if it has no form in C."""
-    if type(decoder) not in DECODERS:
-        names = ", ".join(registry.list_names("decoders"))
-        raise ExportError(f"agent.network.decoder: no form in C; allowed: {names}")
+    write = _get_writer("decoder", decoder, DECODERS)
     outputs = decoder.readout.out_features
     features = w.add_scratch("features", outputs, "output of the network")
     w.comment(f"decoder: {type(decoder).__name__}", w.step, w.last)
-    DECODERS[type(decoder)](w, decoder, signal, features)
+    write(w, decoder, signal, features)
     return Signal(features, outputs)
 
 
 def _write_readout(
-    w: CWriter, block: list[str], decoder: Decoder, signal: Signal, target: str, bias: Any = None
+    w: CWriter, block: list[str], decoder: Any, signal: Signal, target: str, bias: Any = None
 ) -> None:
     """Append C that sets ``target`` to the readout of ``signal`` to ``block``."""
     w.write_product(block, "decoder_readout_weight", decoder.synapses().t(), bias, signal, target)
 
 
-def _decode_membrane(w: CWriter, decoder: Membrane, signal: Signal, features: str) -> None:
+def _decode_membrane(w: CWriter, decoder: Any, signal: Signal, features: str) -> None:
     outputs, which = decoder.readout.out_features, decoder.which
     drive = w.add_scratch("drive", outputs, "input of the readout")
     v = w.add_state("decoder_v", outputs, "potential of the readout")
@@ -207,7 +195,7 @@ def _decode_membrane(w: CWriter, decoder: Membrane, signal: Signal, features: st
     w.write_loop(w.last, "n", outputs, f"{features}[n] = {result} + {bias};")
 
 
-def _decode_linear(w: CWriter, decoder: Decoder, signal: Signal, features: str) -> None:
+def _decode_linear(w: CWriter, decoder: Any, signal: Signal, features: str) -> None:
     _write_readout(w, w.last, decoder, signal, features, decoder.readout.bias)
 
 
@@ -219,15 +207,15 @@ def _sum_steps(w: CWriter, signal: Signal) -> Signal:
     return Signal(total, signal.width)
 
 
-def _decode_rate(w: CWriter, decoder: Decoder, signal: Signal, features: str) -> None:
-    if w.steps > 1 or type(decoder) is PopulationVector:
+def _decode_rate(w: CWriter, decoder: Any, signal: Signal, features: str) -> None:
+    if w.steps > 1 or get_entry_name(decoder) == "population_vector":
         signal = _sum_steps(w, signal)
         mean = f"{signal.array}[n] = {signal.array}[n] / {format_literal(float(w.steps))};"
         w.write_loop(w.last, "n", signal.width, mean)
     _decode_linear(w, decoder, signal, features)
 
 
-def _decode_first_spike(w: CWriter, decoder: FirstSpike, signal: Signal, features: str) -> None:
+def _decode_first_spike(w: CWriter, decoder: Any, signal: Signal, features: str) -> None:
     width = signal.width
     silent = w.add_scratch("decoder_silent", width, "1 until a neuron's first spike, then 0")
     total = w.add_scratch("decoder_sum", width, "inner steps before a neuron's first spike")
@@ -239,7 +227,7 @@ def _decode_first_spike(w: CWriter, decoder: FirstSpike, signal: Signal, feature
     _decode_linear(w, decoder, Signal(total, width), features)
 
 
-def _decode_sigma_delta(w: CWriter, decoder: SigmaDeltaDecoder, signal: Signal, features: str) -> None:
+def _decode_sigma_delta(w: CWriter, decoder: Any, signal: Signal, features: str) -> None:
     total, outputs = _sum_steps(w, signal), decoder.readout.out_features
     stored = w.add_state("decoder_total", outputs, "sum of the readout")
     _write_readout(w, w.last, decoder, total, features)
@@ -250,11 +238,12 @@ def _decode_sigma_delta(w: CWriter, decoder: SigmaDeltaDecoder, signal: Signal, 
     )  # fmt: skip
 
 
-DECODERS: dict[type, Callable[[CWriter, Any, Signal, str], None]] = {
-    Membrane: _decode_membrane,
-    LinearDecoder: _decode_linear,
-    RateDecoder: _decode_rate,
-    PopulationVector: _decode_rate,
-    FirstSpike: _decode_first_spike,
-    SigmaDeltaDecoder: _decode_sigma_delta,
+DECODERS: dict[str, Callable[[CWriter, Any, Signal, str], None]] = {
+    "first_spike": _decode_first_spike,
+    "linear": _decode_linear,
+    "membrane": _decode_membrane,
+    "population_vector": _decode_rate,
+    "rate": _decode_rate,
+    "sigma_delta": _decode_sigma_delta,
 }
+"""Function that writes a decoder, by the decoder's name."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -37,58 +38,57 @@ def format_step(
         states: C expressions of the states, which the statements read and assign.
         current: C expression of the current.
     """
-    tracer = StepWriter(neuron, Rectangle.from_options(), tuple(isinstance(x, Tensor) for x in params))
-    named = dict(zip(neuron.params, params, strict=True))
-    arrays = {name: values for name, values in named.items() if isinstance(values, Tensor)}
-    numbers = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+    printer = _Printer(w, path, neuron, params)
     local = [f"s_{name}" for name in neuron.states]
-    inputs = {"i": "current"} | {f"s[{i}]": name for i, name in enumerate([*local, "peak"])}
-    for i, (name, values) in enumerate(arrays.items()):
-        inputs[f"p[{i}]"] = w.format_element(f"{path}_{name}", values)
-
-    def print_function(
-        name: str, step: Callable[..., object], has_current: bool, has_peak: bool
-    ) -> tuple[list[str], list[str]]:
-        traced = tracer.trace_function(name, step, has_current, has_peak)
-        printer = _Printer(numbers, inputs, w.use_function)
-        return printer.print_values([*traced.updates, *traced.outputs])
-
-    constant = "const " if neuron.substeps == 1 else ""
-    lines = [f"{constant}float {name} = {state};" for name, state in zip(local, states, strict=True)]
+    kind = "const float" if neuron.substeps == 1 else "float"
+    lines = [f"{kind} {name} = {state};" for name, state in zip(local, states, strict=True)]
     lines.append(f"const float current = {current};")
     if neuron.substeps == 1:
-        body, (*updates, output) = print_function("step", neuron.step, True, False)
-        changed = [(x, y) for x, name, y in zip(states, local, updates, strict=True) if y != name]
-    else:
-        body, updates = print_function("advance", neuron.substep, True, True)
-        fresh = [
-            (f"new_{name}", value) for name, value in zip([*neuron.states, "peak"], updates, strict=True)
-        ]
-        lines += [
-            f"float peak = {format_literal(BELOW_ANY)};",
-            f"for (int part = 0; part < {neuron.substeps}; part++) {{",
-            *(f"  {line}" for line in body),
-            *(f"  const float {name} = {value};" for name, value in fresh),
-            *(f"  {x} = {name};" for x, (name, _) in zip([*local, "peak"], fresh, strict=True)),
-            "}",
-        ]
-        body, (*updates, output) = print_function("emit", neuron.finish_step, False, True)
-        changed = list(zip(states, updates, strict=True))
-    return [*lines, *body, *(f"{state} = {value};" for state, value in changed)], output
+        body, (*updates, output) = printer.print_function("step", neuron.step, True, False)
+        changes = zip(states, local, updates, strict=True)
+        return [*lines, *body, *(f"{x} = {y};" for x, name, y in changes if y != name)], output
+    lines += _format_substeps(printer, neuron, [*local, "peak"])
+    body, (*updates, output) = printer.print_function("emit", neuron.finish_step, False, True)
+    return [*lines, *body, *(f"{x} = {y};" for x, y in zip(states, updates, strict=True))], output
+
+
+def _format_substeps(printer: _Printer, neuron: Neuron, local: list[str]) -> list[str]:
+    """Return the loop over the parts of a step, which assigns the ``local`` states and the peak."""
+    body, updates = printer.print_function("advance", neuron.substep, True, True)
+    names = [*neuron.states, "peak"]
+    body += [f"const float new_{name} = {value};" for name, value in zip(names, updates, strict=True)]
+    body += [f"{x} = new_{name};" for x, name in zip(local, names, strict=True)]
+    head = f"for (int part = 0; part < {neuron.substeps}; part++) {{"
+    return [f"float peak = {format_literal(BELOW_ANY)};", head, *(f"  {line}" for line in body), "}"]
 
 
 class _Printer:
     """Printer of recorded expressions: an expression that is used once is written where it is used, any other gets a name."""
 
-    def __init__(
-        self, numbers: Mapping[str, float], inputs: Mapping[str, str], use_function: Callable[[str], str]
-    ) -> None:
-        self.numbers, self.inputs, self.use_function = numbers, inputs, use_function
+    def __init__(self, w: CWriter, path: str, neuron: Neuron, params: Sequence[Tensor | float]) -> None:
+        self.use_function = w.use_function
+        varying = tuple(isinstance(value, Tensor) for value in params)
+        self.tracer = StepWriter(neuron, Rectangle.from_options(), varying)
+        self.numbers: dict[str, float] = {}
+        self.inputs = {"i": "current", f"s[{len(neuron.states)}]": "peak"}
+        """C name of each input of the traced functions."""
+        self.inputs |= {f"s[{i}]": f"s_{name}" for i, name in enumerate(neuron.states)}
+        arrays = itertools.count()
+        for name, value in zip(neuron.params, params, strict=True):
+            if isinstance(value, Tensor):
+                self.inputs[f"p[{next(arrays)}]"] = w.format_element(f"{path}_{name}", value)
+            else:
+                self.numbers[name] = value
         self.names: dict[int, str] = {}
         self.uses: dict[int, int] = {}
 
-    def print_values(self, values: Sequence[Node]) -> tuple[list[str], list[str]]:
-        """Return statements of the shared subexpressions of ``values``, and the C expressions of the values."""
+    def print_function(
+        self, name: str, step: Callable[..., object], has_current: bool, has_peak: bool
+    ) -> tuple[list[str], list[str]]:
+        """Return statements of a function's shared subexpressions, and the C expressions of its values."""
+        traced = self.tracer.trace_function(name, step, has_current, has_peak)
+        values = [*traced.updates, *traced.outputs]
+        self.names, self.uses = {}, {}
         order: list[Node] = []
         for value in values:
             self._visit(value, order)
@@ -117,26 +117,27 @@ class _Printer:
             return self._format_uniform(x)
         if x.index in self.names:
             return self.names[x.index], 9
-        if x.op == "input":
-            return self.inputs[x.name], 9
+        return (self.inputs[x.name], 9) if x.op == "input" else self._format_operation(x)
+
+    def _format_operation(self, x: Node) -> tuple[str, int]:
         if x.op == "detach":
             return self._format(x.args[0])
         if x.op in INFIX:
             return self._format_infix(x)
-        args = [self._format(argument)[0] for argument in x.args]
+        if x.op == "where":
+            return self._format_choice(*x.args)
         if x.op == "neg":
             return f"-{self._bracket(x.args[0], 9)}", 8
         if x.op in ("spike", "heaviside"):
             return f"{self._bracket(x.args[0], 1)} >= 0.0f ? 1.0f : 0.0f", -1
-        if x.op == "where":
-            condition = x.args[0]
-            if isinstance(condition, Node) and not condition.lane:
-                return self._format(x.args[1 if trace.evaluate([condition], self.numbers)[0] else 2])
-            return (
-                f"{self._bracket(condition, 0)} ? {self._bracket(x.args[1], 0)} : {self._bracket(x.args[2], 0)}",
-                -1,
-            )
+        args = [self._format(argument)[0] for argument in x.args]
         return f"{self.use_function(CALLS[x.op])}({', '.join(args)})", 9
+
+    def _format_choice(self, condition: Expression, x: Expression, y: Expression) -> tuple[str, int]:
+        if isinstance(condition, Node) and not condition.lane:
+            return self._format(x if trace.evaluate([condition], self.numbers)[0] else y)
+        text, first, second = (self._bracket(part, 0) for part in (condition, x, y))
+        return f"{text} ? {first} : {second}", -1
 
     def _format_uniform(self, x: Expression) -> tuple[str, int]:
         value = trace.evaluate([x], self.numbers)[0] if isinstance(x, Node) else x

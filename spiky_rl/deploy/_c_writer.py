@@ -71,28 +71,13 @@ class Signal:
     """C type of its elements; those of the type uint8_t are 0 or 1."""
     constant: bool = False
     """Whether it is the same in all inner steps."""
+    first: int = 0
+    """Index of the first channel in the array."""
 
     @property
     def binary(self) -> bool:
         """Whether its elements are spikes; else they are graded."""
         return self.kind == "uint8_t"
-
-
-@dataclass(frozen=True)
-class Channels:
-    """An encoder's channels in the array of a signal."""
-
-    array: str
-    """C expression of the array."""
-    kind: str
-    """C type of its elements."""
-    first: int = 0
-    """Index of the encoder's first channel."""
-
-    @property
-    def start(self) -> str:
-        """C expression of the address of the first channel."""
-        return f"{self.array} + {self.first}" if self.first else self.array
 
     def get(self, index: str, offset: int = 0) -> str:
         """Return the C expression of channel ``offset`` + ``index``."""
@@ -251,12 +236,11 @@ class CWriter:
         """Append C that sets the first ``count`` elements of ``array`` to 0 to ``block``."""
         block.append(f"memset({array}, 0, {count} * sizeof {array}[0]);")
 
-    def clear_after_first_step(self, channels: Channels, count: int) -> None:
-        """Write that ``count`` channels send nothing after the first inner step."""
+    def clear_after_first_step(self, signal: Signal, count: int) -> None:
+        """Write that the first ``count`` channels of ``signal`` send nothing after the first inner step."""
         if self.steps > 1:
-            self.step.append(
-                f"if (k == 1) memset({channels.start}, 0, {count} * sizeof {channels.array}[0]);"
-            )
+            start = f"{signal.array} + {signal.first}" if signal.first else signal.array
+            self.step.append(f"if (k == 1) memset({start}, 0, {count} * sizeof {signal.array}[0]);")
 
     def remember(self, past: str, delays: int, signal: Signal) -> None:
         """Write ``signal`` into the array ``past`` of its values in the last ``delays`` inner steps, the latest first."""

@@ -67,9 +67,8 @@ def record_rollout(
         begins, over = torch.ones(min(ROBOTS, env.num_envs), device=env.device), False
         while not over:
             obs = env.get_observations()
-            seen.append(
-                torch.cat([obs[group] for group in model.obs_groups], dim=-1)[:ROBOTS].flatten(1).clone()
-            )
+            x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
+            seen.append(x[:ROBOTS].flatten(1).clone())
             keep.append(1.0 - begins)
             dones = env.step(model(obs))[2]
             model.reset(dones)
@@ -90,14 +89,12 @@ def read_rollout(path: Path, inputs: int) -> CalibrationRollout:
     """
     try:
         values = np.load(path, allow_pickle=False)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise ValueError("no array of numbers")
     except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise UserError(
             f"--calibrate: {path}: {error}; allowed: an array of numbers, written by numpy.save"
         ) from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"--calibrate: {path}: no array of numbers; allowed: an array of numbers, written by numpy.save"
-        )
     shape = list(values.shape)
     if values.ndim not in (2, 3) or shape[-1] != inputs or not values.size:
         raise UserError(
@@ -118,11 +115,9 @@ def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRan
     observed, states = 0.0, [torch.zeros(width) for width in network.layer_sizes]
     with torch.no_grad():
         carried = network.zero_state(rows, rollout.observations.to(device))
-        for x, keep in zip(
-            rollout.observations.split(max(1, ROWS // rows)),
-            rollout.keep.split(max(1, ROWS // rows)),
-            strict=True,
-        ):
+        length = max(1, ROWS // rows)
+        parts = (values.split(length) for values in (rollout.observations, rollout.keep))
+        for x, keep in zip(*parts, strict=True):
             x, noted = clamp_observations(model.obs_normalizer(x.to(device))), ForwardRecord()
             if network.stateful:
                 _, carried = network(x, carried, keep.to(device), record=noted)

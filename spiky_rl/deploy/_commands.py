@@ -74,17 +74,17 @@ def find_command_map(env: Any) -> CommandMap | None:
     None if ``env`` has no action terms, or one that does not compute its commands as the terms in `COMMAND_BY_TERM` do.
     """
     terms = _list_terms(env)
-    commands = [command for term in terms if (command := _find_command(term)) is not None]
-    if not terms or len(commands) < len(terms):
+    commands = [_find_command(term) for term in terms]
+    if not terms or None in commands:
         return None
-    values_by_term = zip(*map(_read_term, terms), strict=True)
-    scale, offset, low, high = (torch.cat(values) for values in values_by_term)
+    scale, offset, low, high = (torch.cat(values) for values in zip(*map(_read_term, terms), strict=True))
     action_limit = getattr(env, "clip_actions", None)
     limit = torch.full_like(scale, torch.inf if action_limit is None else action_limit)
     command_map = CommandMap(limit, scale, offset, low, high)
-    for (quantity, unit), term in zip(commands, terms, strict=True):
-        command_map.quantities += (quantity,) * term.action_dim
-        command_map.units += (unit,) * term.action_dim
+    by_action = [
+        command for command, term in zip(commands, terms, strict=True) for _ in range(term.action_dim)
+    ]
+    command_map.quantities, command_map.units = zip(*by_action, strict=True)
     return command_map
 
 

@@ -19,6 +19,9 @@ from spiky_rl.deploy._commands import CommandMap
 
 LAST_ACTION = "last_action"
 """Name of Isaac Lab's and mjlab's function that observes the last action."""
+LAST_ACTION_TEXT = "For the observation of the last action pass raw_action, which the struct holds after each step; before the first step pass zeros."
+RAW_TEXT = "raw actions of the policy, without their scale, offset and clip:"
+COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied. Units of a sliding joint are m, m/s and N:"
 
 
 @dataclass(frozen=True)
@@ -72,24 +75,19 @@ def describe_contract(
     )
 
 
-def _describe_observations(env: Any, groups: Iterable[str]) -> tuple[ContractTerm, ...]:
+def _describe_observations(env: Any, groups: Sequence[str]) -> tuple[ContractTerm, ...]:
+    manager = getattr(env, "observation_manager", None)
+    if manager is None or not set(groups) <= set(manager.active_terms):
+        return ()
     terms: list[ContractTerm] = []
     start = 0
-    manager = getattr(env, "observation_manager", None)
-    if manager is None:
-        return ()
     for group in groups:
-        if group not in manager.active_terms:
-            return ()
-        configs = getattr(manager, "_group_obs_term_cfgs", {}).get(
-            group, [None] * len(manager.active_terms[group])
-        )
-        sizes = [math.prod(shape) for shape in manager.group_obs_term_dim[group]]
-        for name, size, config in zip(manager.active_terms[group], sizes, configs, strict=True):
-            function = getattr(config, "func", None)
-            unit = _format_unit(function)
-            settings = _format_settings(config, ("scale", "clip", "history_length"))
-            text = f"{group}.{name}{unit}{settings}"
+        names = manager.active_terms[group]
+        configs = getattr(manager, "_group_obs_term_cfgs", {}).get(group, [None] * len(names))
+        for name, shape, config in zip(names, manager.group_obs_term_dim[group], configs, strict=True):
+            size, function = math.prod(shape), getattr(config, "func", None)
+            settings = _format_settings(config, "scale", "clip", "history_length")
+            text = f"{group}.{name}{_format_unit(function)}{settings}"
             is_last_action = getattr(function, "__name__", "") == LAST_ACTION
             parts = _list_observed_parts(env, config, size)
             terms.append(ContractTerm(start, size, text, is_last_action, parts))
@@ -119,35 +117,30 @@ def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
 def _format_unit(function: Any) -> str:
     """Return unit and axes of an observation, such as ``, m/s, X Y Z``, as Isaac Lab's own functions declare them."""
     declared = getattr(getattr(function, "_descriptor", None), "extras", {})
-    text = ""
-    unit = declared.get("units", "unit")  # Isaac Lab declares "unit" for values without one
-    if unit and unit != "unit":
-        text += f", {unit}"
-    if axes := " ".join(declared.get("axes", ())):
-        text += f", {axes}"
-    return text
+    texts = (declared.get("units"), " ".join(declared.get("axes", ())))
+    return "".join(f", {text}" for text in texts if text and text != "unit")  # "unit": values without one
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
+    if manager is None:
+        return (), ()
     terms: list[ContractTerm] = []
     joints: list[str] = []
     start = 0
-    if manager is None:
-        return (), ()
     for name in manager.active_terms:
         term = manager.get_term(name)
-        config = getattr(term, "cfg", None)
-        joint_names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
-        text = f"{name} ({type(term).__name__}){_format_settings(config, ('scale', 'offset', 'clip', 'use_default_offset'))}"
-        terms.append(ContractTerm(start, term.action_dim, text))
-        joints += joint_names if len(joint_names) == term.action_dim else [""] * term.action_dim
+        names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
+        settings = _format_settings(
+            getattr(term, "cfg", None), "scale", "offset", "clip", "use_default_offset"
+        )
+        terms.append(ContractTerm(start, term.action_dim, f"{name} ({type(term).__name__}){settings}"))
+        joints += names if len(names) == term.action_dim else [""] * term.action_dim
         start += term.action_dim
-    if not all(joints):  # the names are listed by action, so one unknown name leaves out all
-        joints = []
-    return tuple(terms), tuple(joints)
+    # the names are listed by action, so one unknown name leaves out all
+    return tuple(terms), tuple(joints) if all(joints) else ()
 
 
-def _format_settings(config: Any, names: Iterable[str]) -> str:
+def _format_settings(config: Any, *names: str) -> str:
     """Return the values of ``config`` that are set, such as ``: scale 0.5, clip (-1, 1)``."""
     values = {name: _to_plain(getattr(config, name, None)) for name in names}
     # 0 equals False too: a setting that is switched off is left out
@@ -187,32 +180,30 @@ def format_contract(
         )
         lines += [_format_term(term, contract.joints) for term in contract.observations]
     if contract.actions:
-        lines.append(f"action[{outputs}], of these terms: {_describe_results(commands)}")
+        text = RAW_TEXT if commands is None else COMMANDS_TEXT
+        lines.append(f"action[{outputs}], of these terms: {text}")
         lines += map(_format_term, contract.actions)
-    if commands is None or not commands.units:
-        return lines
-    for i, joint in enumerate(contract.joints):
-        lines.append(f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}")
+    return (
+        lines if commands is None or not commands.units else [*lines, *_format_commands(contract, commands)]
+    )
+
+
+def _format_commands(contract: PolicyContract, commands: CommandMap) -> list[str]:
+    lines = [
+        f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}"
+        for i, joint in enumerate(contract.joints)
+    ]
     if any(term.is_last_action for term in contract.observations):
-        lines.append(
-            "For the observation of the last action pass raw_action, which the struct holds after each step; before the first"
-            " step pass zeros."
-        )
+        lines.append(LAST_ACTION_TEXT)
     return lines
-
-
-def _describe_results(commands: CommandMap | None) -> str:
-    if commands is None:
-        return "raw actions of the policy, without their scale, offset and clip:"
-    return "commands to the robot; their scale, offset and clip are applied. Units of a sliding joint are m, m/s and N:"
 
 
 def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     """Return a line on a ``term``; ``joints``: names of the joints by action."""
-    parts = "the joints of the actions" if term.parts == joints else ", ".join(term.parts)
-    return f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}" + (
-        f"; of {parts}" if term.parts else ""
-    )
+    line = f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}"
+    if not term.parts:
+        return line
+    return f"{line}; of {'the joints of the actions' if term.parts == joints else ', '.join(term.parts)}"
 
 
 def format_macros(contract: PolicyContract | None, name: str, commands: CommandMap | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.deploy._calibration import read_rollout, record_rollout
-from spiky_rl.deploy._commands import CommandMap, find_command_map
+from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._targets import ExportOptions, check_expressible
 from spiky_rl.deploy._verification import MAX_MEAN_ERROR, VerificationResult, verify_targets
@@ -68,34 +68,35 @@ def write_and_verify(
     Returns:
         The verification result of every file.
     """
+    command_model = None
     if not raw_actions:
         policy = _map_to_bounds(policy, env, targets)
-    command_model = None if raw_actions else _make_command_model(policy, env)
+        command_model = _make_command_model(policy, env)
     _calibrate(targets.values(), policy, env, progress, calibration)
     written: dict[Path, Target] = {}
-    with files.stage_files(
-        folder, [name for target in targets.values() for name in target.stale_files]
-    ) as staging:
+    stale_files = [name for target in targets.values() for name in target.stale_files]
+    with files.stage_files(folder, stale_files) as staging:
         with progress("exporting", ", ".join(targets)) as report_progress:
-            for i, target in enumerate(targets.values()):
+            for i, target in enumerate(targets.values(), 1):
                 source = command_model if command_model is not None and target.gives_commands else policy
                 written[target.write(source, staging)] = target
-                report_progress((i + 1) / len(targets))
+                report_progress(i / len(targets))
         with progress("comparing exports", "over an episode") as report_progress:
             results = verify_targets(policy, env, written, report_progress, command_model)
     exported = {path: folder / path.relative_to(staging) for path in written}
     for path, result in results.items():
-        log.info("exported %s: %s", exported[path], result.format(written[path], policy))
-        if result.is_imprecise:
-            log.warning(
-                "%s: its actions differ from the live policy's by %.2g on average, more than %.0f %% of their spread, %.2g;"
-                " train with agent.network.quantize=int8",
-                exported[path],
-                result.reference_difference,
-                100 * MAX_MEAN_ERROR,
-                result.action_spread,
-            )
+        _log_result(exported[path], result, written[path], policy)
     return {exported[path]: result for path, result in results.items()}
+
+
+def _log_result(path: Path, result: VerificationResult, target: Target, policy: Any) -> None:
+    log.info("exported %s: %s", path, result.format(target, policy))
+    if result.is_imprecise:
+        log.warning(
+            "%s: its actions differ from the live policy's by %.2g on average, more than %.0f %% of their spread, %.2g;"
+            " train with agent.network.quantize=int8",
+            *(path, result.reference_difference, 100 * MAX_MEAN_ERROR, result.action_spread),
+        )
 
 
 def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
@@ -129,7 +130,7 @@ def _make_command_model(policy: Any, env: Any) -> Any:
     """Return a copy of ``policy`` whose actions are commands; None if the environment's action terms are not known."""
     if isinstance(policy.distribution, CategoricalDistribution):
         return None
-    commands: CommandMap | None = find_command_map(env)
+    commands = find_command_map(env)
     return None if commands is None else convert_actions(policy, commands, len(commands.scale))
 
 

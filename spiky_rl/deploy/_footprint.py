@@ -60,18 +60,8 @@ def measure_footprint(policy: Path, chip: str) -> Footprint:
         flags = (*STANDARD, *machine, *OPTIMISED, f"-I{policy.parent}")
         run("gcc", *flags, "-fstack-usage", "-c", str(policy), "-o", "policy.o")
         run("gcc", *flags, "-c", "state.c", "-o", "state.o")
-        entries = (f"-Wl,-e,{policy.stem}_step", f"-Wl,-u,{policy.stem}_reset")
-        linked = (
-            *flags,
-            "-Wl,--gc-sections",
-            *entries,
-            "-nostartfiles",
-            "policy.o",
-            "-o",
-            "policy.elf",
-            "-lm",
-        )
-        run("gcc", *linked)
+        entries = (f"-Wl,-e,{policy.stem}_step", f"-Wl,-u,{policy.stem}_reset", "-nostartfiles")
+        run("gcc", *flags, "-Wl,--gc-sections", *entries, "policy.o", "-o", "policy.elf", "-lm")
         code, data, _ = measure_sections("policy.elf")
         frames = [int(line.split("\t")[1]) for line in (folder / "policy.su").read_text().splitlines()]
         return Footprint(code + data, measure_sections("state.o")[2], sum(frames))

@@ -28,7 +28,8 @@ class Term:
     def __init__(
         self, text: str, lines: list[str], use_function: Callable[[str], str], rank: int = 9
     ) -> None:
-        self.text, self.lines, self.use_function, self.rank = text, lines, use_function, rank
+        self.text, self.lines, self.use_function = text, lines, use_function
+        self.rank = min(rank, 7) if text.startswith("-") else rank
 
     def make(self, text: str, rank: int = 9) -> Term:
         """Return another term of the same statements; ``rank``: precedence of the operator in ``text``."""
@@ -187,18 +188,7 @@ def time_spike(activity: Any, steps: int, cutoff: int) -> Any:
     return select(is_at_least(activity, cutoff), time, -1)
 
 
-# readout
-
-
-def integrate_readout(total: Any, drive: Any, factor: int, fraction: int) -> Any:
-    """Return the new potential of a leaky readout."""
-    leaked = multiply(total, factor, DECAY_BITS[True], WIDE_LIMIT)
-    return clamp(leaked + drive * (1 << fraction), WIDE_LIMIT)
-
-
-def add_change(total: Any, drive: Any) -> Any:
-    """Return the new sum of a sigma-delta readout."""
-    return clamp(total + drive, 2 * WIDE_LIMIT)
+# only in torch
 
 
 def integer_matmul(signal: Tensor, weight: Tensor) -> Tensor:

@@ -9,43 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.decoders.first_spike import FirstSpike
-from spiky_rl.codecs.decoders.linear import LinearDecoder
-from spiky_rl.codecs.decoders.membrane import Membrane
-from spiky_rl.codecs.decoders.population_vector import PopulationVector
-from spiky_rl.codecs.decoders.rate import RateDecoder
-from spiky_rl.codecs.decoders.sigma_delta import SigmaDeltaDecoder
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.codecs.encoders.concat import ConcatEncoder
-from spiky_rl.codecs.encoders.delta import Delta
-from spiky_rl.codecs.encoders.direct import Direct
-from spiky_rl.codecs.encoders.latency import Latency
-from spiky_rl.codecs.encoders.population import Population
-from spiky_rl.codecs.encoders.rate import RateEncoder
-from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
 from spiky_rl.deploy import _int8_arithmetic as op
 from spiky_rl.deploy._int8_arithmetic import DECAY_BITS, NARROW_LIMIT, ONE_BITS, SUM_LIMIT, WIDE_LIMIT
 from spiky_rl.deploy._int8_layers import Int8Format, choose_exponent
-from spiky_rl.deploy.base import ExportError
+from spiky_rl.deploy.base import ExportError, get_entry_name
 from spiky_rl.networks.feedforward import FeedForward
 
-ENCODERS = {
-    ConcatEncoder: "concat",
-    Delta: "delta",
-    Direct: "direct",
-    Latency: "latency",
-    Population: "population",
-    RateEncoder: "rate",
-    SigmaDeltaEncoder: "sigma_delta",
-}
-DECODERS = {
-    FirstSpike: "first_spike",
-    LinearDecoder: "linear",
-    Membrane: "membrane",
-    PopulationVector: "rate",
-    RateDecoder: "rate",
-    SigmaDeltaDecoder: "sigma_delta",
-}
 OBSERVED_ROOM = 4.0
 """Headroom: an observation is clamped at this multiple of its range in the rollout."""
 DELTA_STEPS = 256
@@ -76,13 +46,13 @@ class Int8Encoder:
 
     def __init__(self, encoder: Any, network: FeedForward, limit: int, exponent: int, spike: int) -> None:
         """Quantise an ``encoder`` of ``network``; ``limit`` and ``exponent``: of graded channels."""
-        self.kind, self.width, self.limit, self.spike = ENCODERS[type(encoder)], encoder.width, limit, spike
+        self.kind, self.width, self.limit, self.spike = get_entry_name(encoder), encoder.width, limit, spike
         self.threshold, self.starts_at_first, self.span = 0, False, math.inf
         self.noise: Tensor | None = None
         self.offset: Tensor | None = None
         self.table: Tensor | None = None
         self.parts: Sequence[Int8Encoder] = ()
-        scale = 2.0**exponent
+        self.states, scale = len(encoder.state_sizes), 2.0**exponent
         if self.kind == "concat":
             parts = (encoder.first, encoder.second)
             self.parts = [Int8Encoder(part, network, limit, exponent, spike) for part in parts]
@@ -120,12 +90,6 @@ class Int8Encoder:
     def constant(self) -> bool:
         """Whether the signal is the same in all inner steps."""
         return self.kind == "direct" or (bool(self.parts) and all(part.constant for part in self.parts))
-
-    @property
-    def states(self) -> int:
-        """Number of states."""
-        own_states = {"delta": 1 + self.starts_at_first, "sigma_delta": 1}.get(self.kind, 0)
-        return own_states + sum(part.states for part in self.parts)
 
     def list_encoders(self) -> list[Int8Encoder]:
         """Return the encoder, its parts and their parts."""
@@ -189,7 +153,7 @@ def quantize_encoder(network: FeedForward, observed: float, largest: int) -> tup
     """
     encoder = network.encoder
     # a change of a value is at most twice as large as the value
-    halves = 1 if isinstance(encoder, Direct) else 2
+    halves = 1 if get_entry_name(encoder) == "direct" else 2
     limit = min(NARROW_LIMIT, SUM_LIMIT // largest) // halves
     exponent = choose_exponent(limit, OBSERVED_ROOM * observed, 14)
     if encoder.binary:
@@ -217,7 +181,9 @@ class Int8Readout:
     ) -> None:
         """Quantise the decoder of ``network``; ``unit``: of the ``weight``, ``largest``: its largest sum to an output."""
         decoder: Any = network.decoder
-        self.kind, self.source, self.weight = DECODERS[type(decoder)], source, weight
+        self.kind, self.source, self.weight = get_entry_name(decoder), source, weight
+        if self.kind == "population_vector":
+            self.kind = "rate"
         self.read, self.decay, self.fraction = "", 0, 0
         self.bias = decoder.readout.bias.detach().cpu().float()
         scale = unit * source.unit
@@ -243,9 +209,10 @@ class Int8Readout:
 
     def integrate(self, total: Any, drive: Any) -> Any:
         """Return the new state after an inner step with the input ``drive``."""
-        if self.kind == "membrane":
-            return op.integrate_readout(total, drive, self.decay, self.fraction)
-        return op.add_change(total, drive)
+        if self.kind == "sigma_delta":
+            return op.clamp(total + drive, 2 * WIDE_LIMIT)
+        leaked = op.multiply(total, self.decay, DECAY_BITS[True], WIDE_LIMIT)
+        return op.clamp(leaked + drive * (1 << self.fraction), WIDE_LIMIT)
 
     def __call__(self, events: list[Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the last layer's outputs [B, N] of every inner step; return features [B, F] and the new state."""

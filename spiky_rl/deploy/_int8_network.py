@@ -6,8 +6,9 @@ It is made of a trained feed-forward network: weights of 8 bits, and states in f
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, override
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
 from spiky_rl.deploy._int8_codecs import Int8Readout, quantize_encoder
-from spiky_rl.deploy._int8_layers import Int8Layer, LayerInput, get_linear, quantize_layer
+from spiky_rl.deploy._int8_layers import Int8Layer, get_layer_class
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels import dispatch
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
@@ -37,19 +38,14 @@ class IntegerNetwork(SpikingNetwork):
     def __init__(self, origin: FeedForward, ranges: ValueRanges) -> None:
         """Quantise the network ``origin``, which must have passed `CInt8.check_network`."""
         super().__init__()
-        matrices = [[get_linear(layer).synapses()] for layer in origin.layers]
-        for weights, layer in zip(matrices, origin.layers, strict=True):
-            if layer.recurrent is not None:
-                weights.append(layer.recurrent.synapses())
-        matrices.append([origin.decoder.synapses().t()])
-        rounded = [_round_weights(weights) for weights in matrices]
+        rounded = [_round_weights(weights) for weights in _list_weights(origin)]
         largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
         self.encoding, source = quantize_encoder(origin, ranges.observed, largest[0])
         self.stages: list[Int8Layer] = []
-        for i, layer in enumerate(origin.layers):
-            title, (weights, unit) = f"layer {i}: {layer.width} neurons", rounded[i]
-            given = LayerInput(layer, title, source, weights, unit, ranges.states[i], largest[i + 1])
-            self.stages.append(quantize_layer(given))
+        for i, (layer, seen) in enumerate(zip(origin.layers, ranges.states, strict=True)):
+            weights, unit = rounded[i]
+            title, layer_class = f"layer {i}: {layer.width} neurons", get_layer_class(layer, len(weights[0]))
+            self.stages.append(layer_class(layer, title, source, weights, unit, seen, largest[i + 1]))
             source = self.stages[-1].output_format
         (weight,), unit = rounded[-1]
         self.decoding = Int8Readout(origin, weight, unit, source, largest[-1])
@@ -58,7 +54,7 @@ class IntegerNetwork(SpikingNetwork):
         self.updates = origin.updates
         sizes = [origin.encoder.state_sizes, *(stage.sizes for stage in self.stages), self.decoding.sizes]
         self.counts = [len(part) for part in sizes]
-        self.state_sizes = tuple(size for part in sizes for size in part)
+        self.state_sizes = tuple(itertools.chain(*sizes))
 
     @classmethod
     @override
@@ -109,7 +105,8 @@ class IntegerNetwork(SpikingNetwork):
 
     def _step(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor], StepRecord]:
         """Run one control step; return features [B, F], the new states, and the record."""
-        parts = _split_states(states, self.counts)
+        remaining = iter(states)
+        parts = [list(itertools.islice(remaining, count)) for count in self.counts]
         signals, parts[0] = self.encoding(x, parts[0], self.steps)
         read, potentials = [signals], []
         currents = [self.stages[0].compute_current(signal) for signal in signals]
@@ -124,7 +121,7 @@ class IntegerNetwork(SpikingNetwork):
             if i + 1 < len(self.stages):
                 currents = [self.stages[i + 1].compute_current(output) for output in outputs]
         features, parts[-1] = self.decoding(read[-1], parts[-1])
-        return features, [s for part in parts for s in part], (read, potentials)
+        return features, list(itertools.chain(*parts)), (read, potentials)
 
     def _record(self, record: ForwardRecord, x: Tensor, seen: list[StepRecord]) -> None:
         sources = [self.stages[0].source, *(stage.output_format for stage in self.stages)]
@@ -149,6 +146,14 @@ class IntegerNetwork(SpikingNetwork):
                         setattr(part, name, value.to(device))
 
 
+def _list_weights(network: FeedForward) -> Iterator[list[Tensor]]:
+    """Yield the matrices [*, N] to the neurons of each layer, and then to the outputs."""
+    for layer in network.layers:
+        links: list[Any] = [layer.connection, *([layer.recurrent] if layer.recurrent else [])]
+        yield [link.synapses() for link in links]
+    yield [network.decoder.synapses().t()]
+
+
 def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Round matrices [*, N] with the same postsynaptic neurons; return the integers and their common unit [N]."""
     weights = [weight.detach().cpu() for weight in weights]
@@ -157,14 +162,6 @@ def _round_weights(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
             raise ExportError(f"a weight is {float(weight[~weight.isfinite()][0])}; weights must be finite")
     unit = compute_scales(*weights)
     return [quantize(weight, unit).long() for weight in weights], unit.double()
-
-
-def _split_states(states: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
-    """Split states by encoder, layers and decoder; ``counts``: number of states of each."""
-    remaining, parts = iter(states), []
-    for count in counts:
-        parts.append([next(remaining) for _ in range(count)])
-    return parts
 
 
 def replace_network(model: SpikingModel, network: SpikingNetwork) -> SpikingModel:

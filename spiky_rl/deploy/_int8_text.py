@@ -8,12 +8,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from spiky_rl.deploy import _int8_arithmetic as op
-from spiky_rl.deploy._c_writer import Channels, CWriter, Signal
+from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT, Term
 from spiky_rl.deploy._int8_codecs import FIELD_BITS, Int8Encoder, Int8Readout
 from spiky_rl.deploy._int8_layers import Int8Format, Int8Layer
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.kernels.emit import format_literal
+
+REFERENCE_TEXT = "the encoder's reference of an observation"
 
 
 def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str:
@@ -26,90 +28,99 @@ def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str
     return _write_readout(w, network.decoding, signal)
 
 
-def _make_term(w: CWriter, text: str, lines: list[str]) -> Term:
-    """Return a term whose declarations go to ``lines``."""
-    return Term(text, lines, w.use_function, 7 if text.startswith("-") else 9)
+class _Constants:
+    """A layer's constants in C, for neuron n; a constant that is the same for all neurons is a number."""
 
+    def __init__(self, w: CWriter, path: str, layer: Int8Layer, lines: list[str]) -> None:
+        self.w, self.path, self.layer, self.lines = w, path, layer, lines
 
-def _get_kind(signal: Int8Format) -> str:
-    """Return the C type of a signal's elements."""
-    return "int16_t" if signal.graded else "uint8_t"
+    def make(self, text: str) -> Term:
+        """Return the term of a C expression, which may declare names before the statement that uses it."""
+        return Term(text, self.lines, self.w.use_function)
+
+    def __getattr__(self, name: str) -> Term:
+        values = getattr(self.layer, name)
+        if name == "table":
+            return self.make(self.w.add_constant(f"{self.path}_{name}", values, "int32_t"))
+        return self.make(self.w.format_element(f"{self.path}_neuron_{name}", values))
 
 
 # encoder
 
 
 def _write_encoder(w: CWriter, encoder: Int8Encoder, source: Int8Format, x: Signal) -> Signal:
-    kind = _get_kind(source)
+    kind = source.c_type
     array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
     if not encoder.constant:
         w.comment(f"encoder: {encoder.width} channels of an inner step")
-    _write_channels(w, "encoder", encoder, x, Channels(array, kind))
-    return Signal(array, encoder.width, kind, encoder.constant)
+    signal = Signal(array, encoder.width, kind, encoder.constant)
+    _write_channels(w, "encoder", encoder, x, signal)
+    return signal
 
 
-def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
+def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     if encoder.parts:
         first, second = encoder.parts
         _write_channels(w, f"{path}_first", first, x, out)
         _write_channels(w, f"{path}_second", second, x, replace(out, first=out.first + first.width))
-        return
-    if encoder.table is not None:
+    elif encoder.table is not None:
         _write_fields(w, path, encoder, x, out)
-        return
+    elif encoder.kind in ("direct", "sigma_delta"):
+        _write_values(w, path, encoder, x, out)
+    else:
+        _write_signed_spikes(w, path, encoder, x, out)
+
+
+def _format_rounding(w: CWriter, encoder: Int8Encoder, x: Signal) -> str:
+    """Return the C declaration of observation c as an integer."""
     factor, limit = (format_literal(float(n)) for n in (encoder.factor[0], encoder.limit))
-    lines = [f"const int32_t x = {w.use_function('whole')}({x.array}[c] * {factor}, {limit});"]
-    seen, lines_after_loop = _make_term(w, "x", lines), list[str]()
-    if encoder.kind == "direct":
-        lines.append(f"{out.get('c')} = (int16_t)x;")
-    elif encoder.kind == "sigma_delta":
-        text = "the encoder's reference of an observation"
-        stored = w.add_state(f"{path}_reference", x.width, text, "int16_t")
-        event, reference = op.send_change(seen, _make_term(w, f"{stored}[c]", lines), encoder.threshold)
-        lines += [f"{stored}[c] = (int16_t)({reference.text});", f"{out.get('c')} = (int16_t){event.text};"]
+    return f"const int32_t x = {w.use_function('whole')}({x.array}[c] * {factor}, {limit});"
+
+
+def _write_values(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
+    """Write rounded observations; sigma_delta: their changes, in the first inner step."""
+    lines = [_format_rounding(w, encoder, x)]
+    value = Term("x", lines, w.use_function)
+    if encoder.kind == "sigma_delta":
+        stored = w.add_state(f"{path}_reference", x.width, REFERENCE_TEXT, "int16_t")
+        value, reference = op.send_change(value, value.make(f"{stored}[c]"), encoder.threshold)
+        lines.append(f"{stored}[c] = (int16_t)({reference.text});")
         w.clear_after_first_step(out, x.width)
-    elif encoder.kind == "delta":
-        text = "spike counts of the encoder, negative in the second channel"
-        counts = w.add_scratch(f"{path}_counts", x.width, text, "int32_t")
-        text = "the encoder's reference of an observation"
-        stored = w.add_state(f"{path}_reference", x.width, text, "int32_t")
+    w.write_loop(w.once, "c", x.width, *lines, f"{out.get('c')} = (int16_t){value.text};")
+
+
+def _write_signed_spikes(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
+    """Write the spikes of the kinds delta and rate, which have a second channel for negative observations."""
+    lines, lines_after_loop = [_format_rounding(w, encoder, x)], list[str]()
+    content = "spike counts" if encoder.noise is None else "spike probabilities"
+    text = f"{content} of the encoder, negative in the second channel"
+    count = w.add_scratch(f"{path}_counts", x.width, text, "int32_t") + "[c]"
+    if encoder.noise is not None:
+        noise = f"{w.add_constant(f'{path}_noise', encoder.noise)}[k * {2 * x.width} + "
+        lines.append(f"{count} = x;")
+        tests = f"{noise}c] < {count}", f"{noise}{x.width} + c] < -{count}"
+    else:
+        stored = w.add_state(f"{path}_reference", x.width, REFERENCE_TEXT, "int32_t") + "[c]"
         if encoder.starts_at_first:
             begun = w.add_state(f"{path}_begun", 1, "whether the episode has begun", "uint8_t")
-            lines.append(f"if (!{begun}[0]) {stored}[c] = x;")
+            lines.append(f"if (!{begun}[0]) {stored} = x;")
             lines_after_loop.append(f"{begun}[0] = 1;")
-        last_reference = _make_term(w, f"{stored}[c]", lines)
-        events, reference = op.count_changes(seen, last_reference, encoder.threshold, w.steps)
-        lines += [f"{stored}[c] = {reference.text};", f"{counts}[c] = {events.text};"]
-        _write_spikes(w, encoder, x.width, out, f"{counts}[c] > k", f"-{counts}[c] > k")
-    else:
-        assert encoder.noise is not None
-        text = "spike probabilities of the encoder, negative in the second channel"
-        counts = w.add_scratch(f"{path}_counts", x.width, text, "int32_t")
-        noise = f"{w.add_constant(f'{path}_noise', encoder.noise)}[k * {2 * x.width} + "
-        lines.append(f"{counts}[c] = x;")
-        tests = f"{noise}c] < {counts}[c]", f"{noise}{x.width} + c] < -{counts}[c]"
-        _write_spikes(w, encoder, x.width, out, *tests)
+        seen = Term("x", lines, w.use_function)
+        events, reference = op.count_changes(seen, seen.make(stored), encoder.threshold, w.steps)
+        lines += [f"{stored} = {reference.text};", f"{count} = {events.text};"]
+        tests = f"{count} > k", f"-{count} > k"
+    body = [_format_spike(encoder, out, "c", test, i * x.width) for i, test in enumerate(tests)]
+    w.write_loop(w.step, "c", x.width, *body)
     w.write_loop(w.once, "c", x.width, *lines)
     w.once += lines_after_loop
 
 
-def _write_spikes(
-    w: CWriter, encoder: Int8Encoder, count: int, out: Channels, positive: str, negative: str
-) -> None:
-    """Write the spikes of both channels of an observation, where the tests ``positive`` and ``negative`` hold."""
-    body = [
-        out.assign("c", _format_spike(encoder, test), offset)
-        for test, offset in ((positive, 0), (negative, count))
-    ]
-    w.write_loop(w.step, "c", count, *body)
+def _format_spike(encoder: Int8Encoder, out: Signal, index: str, test: str, offset: int = 0) -> str:
+    """Return the C statement that sends a spike where ``test`` holds."""
+    return out.assign(index, f"(({test}){'' if encoder.spike == 1 else f' * {encoder.spike}'})", offset)
 
 
-def _format_spike(encoder: Int8Encoder, test: str) -> str:
-    """Return the C expression of a spike where ``test`` holds."""
-    return f"(({test}){'' if encoder.spike == 1 else f' * {encoder.spike}'})"
-
-
-def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Channels) -> None:
+def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     """Write receptive fields, whose activity is looked up in a table; j is the channel."""
     assert encoder.table is not None and encoder.offset is not None
     fields = encoder.offset.shape[1]
@@ -125,7 +136,7 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
         f"const int j = c * {fields} + f;",
         f"const int32_t distance = {to_integer}({seen} * {factor} - {offset}, {limit});",
     ]
-    distance = op.take_size(_make_term(w, "distance", lines))
+    distance = op.take_size(Term("distance", lines, w.use_function))
     value = op.name(op.interpolate(distance, distance.make(table), FIELD_BITS), "value")
     if encoder.kind == "latency":
         value = op.time_spike(value, w.steps, encoder.threshold)
@@ -139,12 +150,11 @@ def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: C
     else:
         v = w.add_scratch(f"{path}_v", encoder.width, "charge of a receptive field's neuron", "int32_t")
         w.clear(w.once, v, encoder.width)
-        spike, remainder = op.integrate_activity(
-            _make_term(w, f"{v}[j]", body), _make_term(w, f"{activity}[j]", body)
-        )
+        charge = Term(f"{v}[j]", body, w.use_function)
+        spike, remainder = op.integrate_activity(charge, charge.make(f"{activity}[j]"))
         body.append(f"{v}[j] = {remainder.text};")
         test = spike.text
-    w.write_loop(w.step, "j", encoder.width, *body, out.assign("j", _format_spike(encoder, test)))
+    w.write_loop(w.step, "j", encoder.width, *body, _format_spike(encoder, out, "j", test))
 
 
 # layers
@@ -167,37 +177,30 @@ def _write_sums(w: CWriter, block: list[str], path: str, weight: Tensor, signal:
 
 
 def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Signal:
-    width, body, kind = layer.width, list[str](), _get_kind(layer.output_format)
+    width, body, kind = layer.width, list[str](), layer.output_format.c_type
+    c = _Constants(w, path, layer, body)
     w.comment(layer.title)
-
-    def constant(name: str) -> Term:
-        values = layer.get_constant(name)
-        if name == "table":
-            return _make_term(w, w.add_constant(f"{path}_{name}", values, "int32_t"), body)
-        return _make_term(w, w.format_element(f"{path}_neuron_{name}", values), body)
-
     target, block = "sum", w.step
     if signal.constant:
         target, block = f"{path}_current", w.once
         w.comment(f"{path}: its current is the same in all inner steps", block)
     total = f"{_write_sums(w, block, f'{path}_weight', layer.weight, signal, target)}[n]"
-    current = layer.scale_input(_make_term(w, total, body), constant)
+    current = layer.scale_input(c.make(total), c)
     if signal.constant:
         w.write_loop(block, "n", width, f"{total} = {current.text};")
-        current = _make_term(w, total, body)
+        current = c.make(total)
     past, size = "", width * layer.delays
     if layer.recurrent_weight is not None:
         past = w.add_state(f"{path}_past", size, "last spikes, the latest first", kind)
         weights = f"{path}_recurrent_weight"
         total = _write_sums(w, w.step, weights, layer.recurrent_weight, Signal(past, size, kind), "feedback")
-        current = current + layer.scale_feedback(_make_term(w, f"{total}[n]", body), constant)
-    c_types = dict(zip(layer.state_names, layer.c_types, strict=True))
-    states = [
-        w.add_state(f"{path}_{name}", width, f"state {name} of a neuron", c_type) + "[n]"
-        for name, c_type in c_types.items()
-    ]
-    output, new = layer.step(current, [_make_term(w, state, body) for state in states], constant)
-    for state, c_type, value in zip(states, layer.c_types, new, strict=True):
+        current = current + layer.scale_feedback(c.make(f"{total}[n]"), c)
+    states = {
+        w.add_state(f"{path}_{name}", width, f"state {name} of a neuron", c_type) + "[n]": c_type
+        for name, c_type in layer.state_types.items()
+    }
+    output, new = layer.step(current, [c.make(state) for state in states], c)
+    for (state, c_type), value in zip(states.items(), new, strict=True):
         body.append(f"{state} = ({c_type}){op.bracket(value, 9)};")
     name = "sent" if layer.output_format.graded else "fired"
     result = Signal(w.add_scratch(name, width, "output of a layer", kind), width, kind)
@@ -234,7 +237,8 @@ def _write_integration(w: CWriter, readout: Int8Readout, drive: str, count: int)
     """Write the sum of ``drive`` over the inner steps, and return the C array of the readout's result."""
     add = w.add_state if readout.sizes else w.add_scratch
     total, lines = add("decoder_v", count, "integrated readout", "int32_t"), list[str]()
-    term, change = _make_term(w, f"{total}[n]", lines), _make_term(w, f"{drive}[n]", lines)
+    term = Term(f"{total}[n]", lines, w.use_function)
+    change = term.make(f"{drive}[n]")
     value = readout.integrate(term, change) if readout.sizes else term + change
     lines.append(f"{total}[n] = {value.text};")
     result = total

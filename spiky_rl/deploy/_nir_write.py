@@ -21,8 +21,9 @@ from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks._nir_graph import DT, FILE_VERSION
-from spiky_rl.networks.feedforward import FeedForward, get_signal_shape
+from spiky_rl.networks.feedforward import get_signal_shape
 from spiky_rl.networks.nir import Nir
+from spiky_rl.neurons.base import Neuron
 from spiky_rl.neurons.cuba_lif import CubaLif
 from spiky_rl.neurons.lif import Lif
 
@@ -34,7 +35,7 @@ def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGra
 
     ``is_old_version``: for readers of NIR up to 1.0.4, whose LIF subtracts its threshold, and of which some know no Linear.
     """
-    network = _get_feedforward(model)
+    network: Any = model.network
     if not _outputs_mean(model):
         raise ExportError(
             f"--to nir: {type(model.distribution).__name__} given; allowed: distributions whose mean is the network's output"
@@ -57,7 +58,7 @@ def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGra
         return nir.NIRGraph(chain.nodes, chain.edges, metadata=_build_metadata(model))
 
 
-def _warn_of_resets(network: FeedForward, is_old_version: bool) -> None:
+def _warn_of_resets(network: Any, is_old_version: bool) -> None:
     """Warn of neurons whose reset is not that of NIR's LIF."""
     reset, other_reset, version, behaviour = "subtract", "zero", "", "resets to a value"
     if is_old_version:
@@ -79,10 +80,9 @@ class _GraphBuilder:
         self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
-        network, maps = _get_feedforward(model), model.input_shape
-        first = next(iter(network.layers)).connection
-        normalisation = _get_normalization(model)
-        self.shape = get_signal_shape(network.encoder, maps)
+        network: Any = model.network
+        first, normalisation = network.layers[0].connection, _get_normalization(model)
+        self.shape = get_signal_shape(network.encoder, model.input_shape)
         if isinstance(first, Convolutional) and len(self.shape) == 1 and normalisation is None:
             self.shape = first.inputs  # the input has the shape of the maps, not of a vector
         self.add("input", nir.Input({"input": np.array(self.shape)}))
@@ -161,57 +161,56 @@ def _build_neuron(name: str, layer: SpikingLayer) -> tuple[nir.NIRNode, np.ndarr
     differ, r holds the factor, because snnTorch has one divisor per layer. Weights have double precision, so dividing them
     loses nothing.
     """
-    neuron, ones = layer.neuron.source_neuron, np.ones(layer.width)
-    values = [
-        _to_numpy(name, torch.as_tensor(value, dtype=torch.float64)) * ones
+    neuron, metadata, numbers = layer.neuron.source_neuron, dict[str, Any](), dict[str, np.ndarray]()
+    metadata["step_ms"] = float(neuron.dt)
+    decays = [
+        _to_numpy(name, torch.as_tensor(value, dtype=torch.float64)) * np.ones(layer.width)
         for value in layer.parameters_of_neuron()
     ]
-    has_threshold = not isinstance(neuron, Potential)
-    leaks = [1.0 - decay for decay in (values[:-1] if has_threshold else values)]
+    if not isinstance(neuron, Potential):
+        numbers["v_threshold"] = decays.pop()
+        numbers["v_reset"] = np.zeros(layer.width)
+        metadata["reset"] = neuron.chosen["reset"]
+    leaks = [1.0 - decay for decay in decays]
     if np.min(leaks) < 0.0:
         raise ExportError(f"--to nir: {name} has a parameter that is out of range")
-    numbers: dict[str, Any] = {"v_threshold": values[-1], "v_reset": 0.0 * ones} if has_threshold else {}
-    metadata: dict[str, Any] = {"step_ms": float(neuron.dt)}
-    metadata |= {"reset": neuron.chosen["reset"]} if has_threshold else {}
-    kind, gain, has_unit_gain = nir.IF, ones, neuron.chosen.get("input_gain") == "unit"
-    if has_unit_gain and not leaks[0].any():
-        numbers["r"] = ones / DT
-    elif not np.all(leaks):
-        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
-    elif isinstance(neuron, Potential):
-        kind = nir.LI
-        numbers |= {"tau": DT / leaks[0], "r": ones, "v_leak": 0.0 * ones}
-    elif isinstance(neuron, CubaLif):
-        kind, tau_syn, tau_mem = nir.CubaLIF, DT / leaks[0], DT / leaks[1]
-        numbers |= {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": tau_mem / DT, "w_in": tau_syn / DT}
-        numbers["v_leak"] = 0.0 * ones
-    else:
-        assert isinstance(neuron, Lif)
-        kind, is_uniform = nir.LIF, not np.ptp(leaks[0])
-        gain = leaks[0] if has_unit_gain and is_uniform else ones
-        r = 1.0 / leaks[0] if has_unit_gain and not is_uniform else ones
-        numbers |= {"tau": DT / leaks[0], "r": r, "v_leak": 0.0 * ones}
+    kind, parameters, gain = _choose_primitive(name, neuron, leaks)
+    if kind is nir.LIF:
         metadata["input_gain"] = neuron.chosen["input_gain"]
     shape = layer.connection.shape
-    return kind(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=metadata), gain
+    arrays = {key: value.reshape(shape) for key, value in (numbers | parameters).items()}
+    return kind(**arrays, metadata=metadata), gain
 
 
-def _get_feedforward(model: SpikingModel) -> FeedForward:
-    """Return the network of a model that passed `Nir.check_network`."""
-    assert isinstance(model.network, FeedForward)
-    return model.network
+def _choose_primitive(
+    name: str, neuron: Neuron, leaks: list[np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+    """Return the kind of node, its parameters beside threshold and reset, and the divisor of the input weights, [N]."""
+    ones, zeros = np.ones_like(leaks[0]), np.zeros_like(leaks[0])
+    has_unit_gain = neuron.chosen.get("input_gain") == "unit"
+    if has_unit_gain and not leaks[0].any():
+        return nir.IF, {"r": ones / DT}, ones
+    if not np.all(leaks):
+        raise ExportError(f"--to nir: {name} has neurons without a leak beside others; allowed: all or none")
+    tau = [DT / leak for leak in leaks]
+    if isinstance(neuron, Potential):
+        return nir.LI, {"tau": tau[0], "r": ones, "v_leak": zeros}, ones
+    if isinstance(neuron, CubaLif):
+        factors = {"tau_syn": tau[0], "tau_mem": tau[1], "r": tau[1] / DT, "w_in": tau[0] / DT}
+        return nir.CubaLIF, {**factors, "v_leak": zeros}, ones
+    assert isinstance(neuron, Lif)
+    factor = leaks[0] if has_unit_gain else ones
+    r, gain = (1.0 / factor, ones) if np.ptp(factor) else (ones, factor)
+    return nir.LIF, {"tau": tau[0], "r": r, "v_leak": zeros}, gain
 
 
 def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     """Build the graph metadata (layout in docs/deploying.md)."""
-    network = _get_feedforward(model)
-    codecs, decoder = get_codecs(model), network.decoder
+    network: Any = model.network
+    codecs = get_codecs(model)
     states = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     between, begins = "Potentials stay from one call to the next.", "put every potential at 0"
     description = make_metadata(model, {}, {}, states, between, begins)
-    is_membrane = isinstance(decoder, Membrane)
-    reads_last = is_membrane or codecs["decoder"]["name"] == "linear"
-    decay = decoder.decay if is_membrane else 0.0 if reads_last else 1.0
     metadata: dict[str, Any] = {
         **{key: description[key] for key in ("producer", "usage", "episode_begins")},
         "layout": FILE_VERSION,
@@ -223,16 +222,27 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
         "inputs": np.array(model.input_shape),
         "encoder": json.dumps(codecs["encoder"]),
         "decoder": json.dumps(codecs["decoder"]),
+        **_describe_decoder(network, codecs["decoder"]["name"]),
+    }
+    for key, value in network.encoder.state_dict().items():
+        metadata[f"encoder_{key}"] = _to_numpy(key, value)
+    if not _is_direct(model) and (normalisation := _get_normalization(model)) is not None:
+        metadata["normaliser_mean"], metadata["normaliser_scale"] = normalisation
+    return metadata
+
+
+def _describe_decoder(network: Any, name: str) -> dict[str, Any]:
+    """Return the decoder ``name`` as a sum over the inner steps, value <- decay * value + gain * input, and what is read of it."""
+    decoder, is_membrane = network.decoder, isinstance(network.decoder, Membrane)
+    reads_last = is_membrane or name == "linear"
+    decay = decoder.decay if is_membrane else 0.0 if reads_last else 1.0
+    return {
         "decoder_decay": decay,
         "decoder_gain": 1.0 - decay if reads_last else 1.0 / network.steps,
         "decoder_read": decoder.which if is_membrane else "last",
         "decoder_carried": int(network.stateful and is_membrane),
         "decoder_bias": _to_numpy("decoder", network.readout.bias),
     }
-    values = {f"encoder_{key}": _to_numpy(key, value) for key, value in network.encoder.state_dict().items()}
-    if not _is_direct(model) and (normalisation := _get_normalization(model)) is not None:
-        values["normaliser_mean"], values["normaliser_scale"] = normalisation
-    return {**metadata, **values}
 
 
 def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | None:

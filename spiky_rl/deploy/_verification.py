@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.deploy._commands import CommandMap, read_commands
+from spiky_rl.deploy._commands import read_commands
 from spiky_rl.deploy.base import Session, Target
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
@@ -87,6 +88,14 @@ class VerificationResult:
         """Whether the target's reference policy differs from the live policy by more than `MAX_MEAN_ERROR` of the actions' spread."""
         return self.reference_difference > MAX_MEAN_ERROR * self.action_spread
 
+    def require_equality(self, path: Path, target: Target) -> None:
+        """Raise UserError if more control steps differ than the ``target`` of the file ``path`` allows."""
+        if self.mismatches > target.max_mismatch_share * self.steps:
+            raise UserError(
+                f"{path}: actions differ from the live policy's in {self.mismatches} of {self.steps} control steps,"
+                f" by up to {self.max_mismatch_error:.2g}"
+            )
+
     def format(self, target: Target, model: MLPModel) -> str:
         """Return the result in words, for a file of ``target`` and the live policy ``model``."""
         limit = target.get_tolerance(model)
@@ -121,17 +130,18 @@ def verify_targets(
     results: dict[Path, VerificationResult] = {}
     # one episode per backend of the live policy
     for on_cpu_backend in dict.fromkeys(target.needs_cpu_backend for target in targets.values()):
-        group = {
-            path: target for path, target in targets.items() if target.needs_cpu_backend == on_cpu_backend
+        checks = {
+            path: _FileCheck(target, session, model, command_model)
+            for path, target in targets.items()
+            if target.needs_cpu_backend == on_cpu_backend and (session := target.open_session(path))
         }
-        backend = dispatch.list_compiled_backends()["cpu"] if on_cpu_backend else dispatch.REFERENCE
-        results |= _run_episode(model, env, group, backend, progress, command_model)
+        if checks:
+            backend = dispatch.list_compiled_backends()["cpu"] if on_cpu_backend else dispatch.REFERENCE
+            with _move_to_cpu(model, backend), torch.inference_mode():
+                _run_episode(model, env, list(checks.values()), progress, command_model)
+            results |= {path: check.get_result() for path, check in checks.items()}
     for path, result in results.items():
-        if result.mismatches > targets[path].max_mismatch_share * result.steps:
-            raise UserError(
-                f"{path}: actions differ from the live policy's in {result.mismatches} of {result.steps} control steps,"
-                f" by up to {result.max_mismatch_error:.2g}"
-            )
+        result.require_equality(path, targets[path])
     return results
 
 
@@ -144,9 +154,8 @@ class _FileCheck:
         self.target, self.session, self.model = target, session, model
         self.gives_commands = command_model is not None and target.gives_commands
         source: Any = command_model if self.gives_commands else model
-        self.scale = (
-            float(source.distribution.to_task_units.scale.abs().max()) if self.gives_commands else 1.0
-        )
+        scales = source.distribution.to_task_units.scale if self.gives_commands else torch.ones(1)
+        self.scale = float(scales.abs().max())
         self.reference = target.get_reference_model(source)
         self.has_own_reference = self.reference is not source
         self.result = VerificationResult()
@@ -164,10 +173,11 @@ class _FileCheck:
         if self.gives_commands and commands is not None:
             live = [commands]
         self.live_values.append(live[0].copy())
-        if self.reference_actions:
-            self.result.reference_difference_sum += float(np.abs(self.reference_actions[0] - live[0]).mean())
-        expected = self.reference_actions or live
-        self.result.compare(self.returned, expected, self.target, self.model, self.scale)
+        for action in self.reference_actions:
+            self.result.reference_difference_sum += float(np.abs(action - live[0]).mean())
+        self.result.compare(
+            self.returned, self.reference_actions or live, self.target, self.model, self.scale
+        )
 
     def get_result(self) -> VerificationResult:
         """Return the result of the episode."""
@@ -178,43 +188,31 @@ class _FileCheck:
 def _run_episode(
     model: MLPModel,
     env: TimedVecEnv,
-    targets: Mapping[Path, Target],
-    backend: str,
+    checks: list[_FileCheck],
     progress: Progress,
     command_model: MLPModel | None,
-) -> dict[Path, VerificationResult]:
-    checks: dict[Path, _FileCheck] = {}
-    for path, target in targets.items():
-        session = target.open_session(path)
-        if session:
-            checks[path] = _FileCheck(target, session, model, command_model)
-    distribution: Any = None if command_model is None else command_model.distribution
-    steps, is_over = 0, not checks
-    with _move_to_cpu(model, backend), torch.inference_mode():
-        env.reset()
-        for policy in (model, *(check.reference for check in checks.values())):
-            policy.reset()
-        while not is_over:
-            obs = env.get_observations()[:1].to("cpu")
-            x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
-            state = get_flat_state(model)
-            action = model(obs)
-            live = [action.numpy(), *get_flat_state(model)]
-            for check in checks.values():
-                check.act(obs, x.numpy(), state)
-            steps += 1
-            all_actions = torch.zeros(env.num_envs, env.num_actions, device=env.device)
-            all_actions[:1] = action.to(env.device)
-            _, _, dones, _ = env.step(all_actions)
-            is_over = bool(dones[0])
-            commands = None
-            if command_model is not None:
-                commands = _read_live_commands(env, distribution.to_task_units, action)
-            for check in checks.values():
-                check.compare(live, commands)
-            if not is_over:
-                progress(float(steps / env.max_episode_length))
-    return {path: check.get_result() for path, check in checks.items()}
+) -> None:
+    """Let ``model`` act until the first environment's episode ends, and compare every file in each control step."""
+    env.reset()
+    for policy in (model, *(check.reference for check in checks)):
+        policy.reset()
+    for step in itertools.count(1):
+        obs = env.get_observations()[:1].to("cpu")
+        x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
+        state = get_flat_state(model)
+        action = model(obs)
+        live = [action.numpy(), *get_flat_state(model)]
+        for check in checks:
+            check.act(obs, x.numpy(), state)
+        all_actions = torch.zeros(env.num_envs, env.num_actions, device=env.device)
+        all_actions[:1] = action.to(env.device)
+        _, _, dones, _ = env.step(all_actions)
+        commands = None if command_model is None else _read_live_commands(env, command_model, action)
+        for check in checks:
+            check.compare(live, commands)
+        if dones[0]:
+            return
+        progress(float(step / env.max_episode_length))
 
 
 @contextmanager
@@ -236,11 +234,11 @@ def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
         model.reset()
 
 
-def _read_live_commands(env: TimedVecEnv, command_map: CommandMap, action: torch.Tensor) -> np.ndarray:
-    """Return the commands [1, A] of the latest step; ``command_map`` must map the policy's ``action`` [1, A] to the same bits."""
-    commands = read_commands(env)
-    if not torch.equal(commands, command_map(action)):
-        worst = float((commands - command_map(action)).abs().max())
+def _read_live_commands(env: TimedVecEnv, command_model: Any, action: torch.Tensor) -> np.ndarray:
+    """Return the commands [1, A] of the latest step; ``command_model`` must map the policy's ``action`` [1, A] to the same bits."""
+    commands, expected = read_commands(env), command_model.distribution.to_task_units(action)
+    if not torch.equal(commands, expected):
+        worst = float((commands - expected).abs().max())
         raise UserError(
             f"actions: the environment's terms differ from their scale, offset and clip by {worst:.2g}; allowed: --raw_actions"
         )
@@ -259,8 +257,7 @@ def get_flat_state(model: MLPModel) -> list[np.ndarray]:
         return []
     state = model.get_hidden_state()
     if state is None:
-        recurrent: Any = model.rnn
-        rnn = recurrent.rnn
-        shape = (rnn.num_layers, 1, rnn.hidden_size)
-        return [np.zeros(shape, np.float32)] * (2 if isinstance(rnn, torch.nn.LSTM) else 1)
+        rnn: Any = model.get_submodule("rnn.rnn")
+        zeros = np.zeros((rnn.num_layers, 1, rnn.hidden_size), np.float32)
+        return [zeros, zeros] if isinstance(rnn, torch.nn.LSTM) else [zeros]
     return [part.numpy() for part in (state if isinstance(state, tuple) else (state,))]

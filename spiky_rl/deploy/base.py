@@ -97,11 +97,15 @@ class Target(Component):
         """
         if any(path.startswith("network.") for path in self.supported) and not agent.get("network"):
             raise self.refusal("network", "none", self.supported["network.name"])
-        for path, allowed in self.supported.items():
+        self.check_values(agent, self.supported)
+
+    def check_values(self, agent: PlainMapping, supported: Mapping[str, tuple[str, ...]]) -> None:
+        """Raise ExportError, with the key of ``agent``, if a value is not in ``supported``."""
+        for path, allowed in supported.items():
             for key, value in find_values(agent, path):
                 name = strip_module(value) if path.endswith(".class_name") else value
                 if name not in allowed and not (":" in value and path in self.own):
-                    raise self.refusal(key, value, allowed)
+                    raise self.refusal(key, name, allowed)
 
     def refusal(self, key: str, value: str, allowed: Sequence[str]) -> ExportError:
         """Return the error for a ``value`` of the agent's ``key`` that is not ``allowed``."""
@@ -163,6 +167,12 @@ def strip_module(name: str) -> str:
 def get_class_name(part: object) -> str:
     """Return the name of a ``part``'s class, without its module if that is rsl_rl's or ours."""
     return strip_module(f"{type(part).__module__}:{type(part).__name__}")
+
+
+def get_entry_name(part: object) -> str:
+    """Return the registry name of a ``part``, which is its file's; empty if the part is a user's."""
+    package, _, name = type(part).__module__.rpartition(".")
+    return name if package.startswith("spiky_rl.") else ""
 
 
 def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.deploy.base import ANNS, Session, Target, find_values, strip_module
+from spiky_rl.deploy.base import ANNS, Session, Target
 
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel
@@ -103,12 +103,9 @@ class C(Target):
     def check_network(self, agent: PlainMapping) -> None:
         if agent.get("network"):  # a network replaces the actor's class
             super().check_network(agent)
-            return
-        for path in ("actor.class_name", "actor.distribution_cfg.class_name"):
-            allowed = self.supported.get(path, ANNS)
-            for key, value in find_values(agent, path):
-                if (name := strip_module(value)) not in allowed:
-                    raise self.refusal(key, name, allowed)
+        else:
+            path = "actor.distribution_cfg.class_name"
+            self.check_values(agent, {"actor.class_name": ANNS, path: self.supported[path]})
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:

@@ -76,37 +76,13 @@ def act(source: Path, observations: np.ndarray, chip: str) -> tuple[np.ndarray, 
         text = f"enum {{ STEPS = {len(observations)} }};\nstatic const float observations[STEPS][{observations.shape[1]}] = {{\n{rows}}};\n"
         (folder / "observations.h").write_text(text)
         (folder / "layout.ld").write_text(LAYOUT.format(start=CHIPS[chip].start))
-        flags = [
-            "-std=gnu99",
-            "-O2",
-            f"-I{source.parent}",
-            f"-I{folder}",
-            "-nostartfiles",
-            "-Wl,--no-warn-rwx-segments",
-            "-T",
-            folder / "layout.ld",
-        ]
+        folders = [f"-I{source.parent}", f"-I{folder}", "-T", folder / "layout.ld"]
+        flags = ["-std=gnu99", "-O2", *folders, "-nostartfiles", "-Wl,--no-warn-rwx-segments"]
         line = [*CHIPS[chip].compiler, *flags, PROGRAM, source, "-lm", "-o", folder / "program.elf"]
         subprocess.run(line, check=True)
-        emulated = [
-            *CHIPS[chip].machine,
-            "-icount",
-            "shift=0",
-            "-semihosting",
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-serial",
-            "none",
-        ]
-        done = subprocess.run(
-            [*emulated, "-kernel", folder / "program.elf"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=900,
-        )
+        options = "-icount shift=0 -semihosting -display none -monitor none -serial none -kernel".split()
+        command = [*CHIPS[chip].machine, *options, folder / "program.elf"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
     *lines, last = (done.stdout + done.stderr).splitlines()
     bits = np.array([[int(word, 16) for word in line.split()] for line in lines], np.uint32)
     return bits.view(np.float32), int(last.split()[0], 16)

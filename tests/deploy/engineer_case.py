@@ -85,19 +85,8 @@ def act_live(env, policy, seen: list[np.ndarray]):
 def drive(env, source: Path) -> dict[str, float]:
     """Return return and steps of an episode whose joints take the commands of the program."""
     program = source.with_name("engineer")
-    line = [
-        *c.find_compiler(),
-        *c.STANDARD,
-        "-Werror",
-        *c.FLAGS,
-        f"-I{source.parent}",
-        PROGRAM,
-        source,
-        "-lm",
-        "-o",
-        program,
-    ]
-    subprocess.run(line, check=True)
+    flags = (*c.STANDARD, "-Werror", *c.FLAGS, f"-I{source.parent}")
+    subprocess.run([*c.find_compiler(), *flags, PROGRAM, source, "-lm", "-o", program], check=True)
     base = env.unwrapped
     term = base.action_manager.get_term(base.action_manager.active_terms[0])
     settings = base.observation_manager._group_obs_term_cfgs["policy"]

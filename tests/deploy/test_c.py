@@ -56,6 +56,22 @@ def walk(policy, seed=0):
     return torch.stack(seen)
 
 
+def run(line):
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def answers(line, seen):
+    """What a program answers to observations, each a line of text."""
+    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
+    done = subprocess.run(line, input=lines, capture_output=True, text=True, check=True, timeout=120)
+    return np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()], np.float32)
+
+
+def act(step, seen):
+    """What a file does, which ``step`` runs."""
+    return np.concatenate([step(x.numpy(), [])[0] for x in seen])
+
+
 def live(policy, seen):
     """What the policy itself does."""
     policy.reset()
@@ -68,7 +84,7 @@ def live(policy, seen):
 def test_every_agents_file_acts_as_the_agent_does(policy):
     policy, target, path = policy
     seen, step = walk(policy), target.open_session(path)
-    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    found = act(step, seen)
     expected = live(policy, seen)
     assert np.abs(expected).max() > 0.0
     if target.get_tolerance(policy) == 0.0:
@@ -97,7 +113,7 @@ def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
     )
     path, seen = target.write(policy, tmp_path), walk(policy)
     step = target.open_session(path)
-    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+    np.testing.assert_array_equal(act(step, seen), live(policy, seen))
     sizes = dict(re.findall(r"static const \w+ (\w+)\[(\d+)\]", path.read_text()))
     synapses = [round(40 * density) * 300]
     held = [
@@ -105,8 +121,7 @@ def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
         *(int(sizes.get(f"{LAYER_1}_weight_{name}", 0)) for name in ("neuron", "start")),
     ]
     assert held == ([40 * 300, 0, 0] if density == 0.9 else [*synapses, *synapses, 41])
-    line = [*c.find_compiler(), *c.STANDARD, "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
-    assert subprocess.run(line, capture_output=True, check=False).returncode == 0
+    assert_compiles(path, tmp_path)
 
 
 def test_weights_that_are_all_zero_are_none_the_less_a_policy(tmp_path):
@@ -114,7 +129,7 @@ def test_weights_that_are_all_zero_are_none_the_less_a_policy(tmp_path):
     with torch.no_grad():
         policy.network.layers[1].connection.weight.zero_()
     step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy)
-    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+    np.testing.assert_array_equal(act(step, seen), live(policy, seen))
 
 
 NEWEST = max(
@@ -137,10 +152,17 @@ def skip_without(command, folder):
         pytest.skip(f"{command[0]} is not installed")
     empty = folder / "empty.c"
     empty.write_text("#include <string.h>\n#include <math.h>\n")
-    if subprocess.run(
-        [*command, "-c", empty, "-o", folder / "empty.o"], capture_output=True, check=False
-    ).returncode:
+    if run([*command, "-c", empty, "-o", folder / "empty.o"]).returncode:
         pytest.skip(f"{' '.join(command)} has no C library here")
+
+
+def assert_compiles(path, folder, command=()):
+    """Let a compiler, by default this machine's, refuse a policy.c of which it has anything to say."""
+    if command:
+        skip_without(command, folder)
+    flags = (*c.STANDARD, "-Wshadow", "-Werror", "-O2")
+    done = run([*(command or c.find_compiler()), *flags, "-c", path, "-o", folder / "policy.o"])
+    assert done.returncode == 0, done.stderr[:2000]
 
 
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
@@ -150,10 +172,7 @@ def skip_without(command, folder):
     indirect=True,
 )
 def test_compilers_have_nothing_to_say(policy, command, tmp_path):
-    skip_without(command, tmp_path)
-    line = [*command, *c.STANDARD, "-Wshadow", "-Werror", "-O2", "-c", policy[2], "-o", tmp_path / "policy.o"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:2000]
+    assert_compiles(policy[2], tmp_path, command)
 
 
 FUZZ = """
@@ -184,28 +203,23 @@ int main(void) {
 """
 
 
-@pytest.mark.parametrize("policy", marked(AGENTS), indirect=True)
-def test_nothing_that_is_observed_leads_outside_of_the_struct(policy, tmp_path):
-    main = tmp_path / "main.c"
-    main.write_text(FUZZ)
-    sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    line = [
-        *c.find_compiler(),
-        "-std=c99",
-        f"-I{policy[2].parent}",
-        *sanitizers,
-        main,
-        policy[2],
-        "-lm",
-        "-o",
-        tmp_path / "main",
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+def assert_stays_within_its_struct(path, folder):
+    """Compile a policy.c with sanitizers and let it observe odd numbers."""
+    program = folder / "main"
+    program.with_suffix(".c").write_text(FUZZ)
+    flags = "-std=c99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all".split()
+    sources = (f"-I{path.parent}", program.with_suffix(".c"), path)
+    done = run([*c.find_compiler(), *flags, *sources, "-lm", "-o", program])
     if "cannot find" in done.stderr:
         pytest.skip("the sanitizers' libraries are not installed")
     assert done.returncode == 0, done.stderr
-    ran = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
+    ran = run([program])
     assert (ran.returncode, ran.stdout) == (0, "whole\n"), ran.stderr[:3000]
+
+
+@pytest.mark.parametrize("policy", marked(AGENTS), indirect=True)
+def test_nothing_that_is_observed_leads_outside_of_the_struct(policy, tmp_path):
+    assert_stays_within_its_struct(policy[2], tmp_path)
 
 
 def test_a_finite_struct_of_the_callers_is_all_that_there_is(tmp_path):

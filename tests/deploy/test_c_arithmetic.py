@@ -13,7 +13,7 @@ from spiky_rl.deploy import c, c_int8
 from spiky_rl.learners.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.learners.skrl import activity as skrl
-from tests.deploy.test_c import NEWEST, live, walk
+from tests.deploy.test_c import NEWEST, act, live, walk
 from tests.deploy.test_c_int8 import rollout_of
 from tests.deploy.trained import trained
 
@@ -36,8 +36,7 @@ def spoilt(seen):
 
 
 def acts(path, seen):
-    step = c.C().open_session(path)
-    return np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    return act(c.C().open_session(path), seen)
 
 
 @pytest.mark.parametrize("case", CARRYING)
@@ -107,7 +106,7 @@ def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
     monkeypatch.setattr(c, "STANDARD", ())
     seen = walk(policy)
     step = c.open_c_session(path, (*words[1:], "-march=native"))
-    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    found = act(step, seen)
     np.testing.assert_array_equal(found, live(policy, seen))
 
 
@@ -144,7 +143,7 @@ def test_every_level_of_every_compiler_gives_the_same_bits(compiler, level, kind
     monkeypatch.setitem(os.environ, "CC", compiler)
     for kind, (path, seen, expected) in kinds.items():
         step = c.open_c_session(path, (level, "-march=native"))
-        found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+        found = act(step, seen)
         np.testing.assert_array_equal(found, expected, err_msg=kind)
 
 

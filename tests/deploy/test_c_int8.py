@@ -2,24 +2,25 @@
 
 import copy
 import re
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy import _export, _targets, c, c_int8
 from spiky_rl.deploy._calibration import CalibrationRollout, compute_ranges, read_rollout
 from spiky_rl.deploy._targets import ExportOptions
-from spiky_rl.deploy.base import ExportError
+from spiky_rl.deploy.base import ExportError, get_entry_name
 from spiky_rl.deploy._verification import verify_targets
 from spiky_rl.networks._layer import quantize_weights
 from spiky_rl.run.run_plan import RunRequest
-from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
+from tests.deploy.test_c import COMPILERS, act, assert_compiles, assert_stays_within_its_struct, live, walk
 from tests.deploy.trained import trained
 from tests.hosts.point_env import PointEnv
 from tests.hosts.test_first_minibatch import agent_runner
@@ -77,6 +78,12 @@ def policy_of(case):
     return trained(agent, *changes)
 
 
+@pytest.mark.parametrize("room, base", [("encoder", Encoder), ("decoder", Decoder)])
+def test_every_encoder_and_decoder_has_a_case(room, base):
+    parts = {part for case in CASES for part in policy_of(case).network.modules() if isinstance(part, base)}
+    assert {get_entry_name(part) for part in parts} == set(c_int8.CInt8.supported[f"network.{room}.name"])
+
+
 def rollout_of(policy, seed=0):
     """Observations for a target to look at: no simulator is needed for them."""
     seen = walk(policy, seed)
@@ -107,7 +114,7 @@ def test_the_file_does_what_the_reference_does(made, case):
     seen, step = walk(policy, seed=1), target.open_session(path)
     seen[5] *= 1e6  # far beyond what was calibration_source on
     seen[9, :, 0] = float("nan")
-    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    found = act(step, seen)
     assert found.std() > 0.0
     np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
 
@@ -167,34 +174,12 @@ def test_a_quantised_network_is_on_another_device_as_a_whole(made):
 @pytest.mark.parametrize("case", ["lif", "lif, very slow", "alif, recurrent", "sigma-delta"])
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 def test_compilers_have_nothing_to_say(made, command, case, tmp_path):
-    skip_without(command, tmp_path)
-    line = [*command, *c.STANDARD, "-Werror", "-O2", "-c", made(case)[2], "-o", tmp_path / "policy.o"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:2000]
+    assert_compiles(made(case)[2], tmp_path, command)
 
 
 @pytest.mark.parametrize("case", EACH)
 def test_nothing_that_is_observed_leads_outside_of_the_struct_or_of_an_integer(made, case, tmp_path):
-    path, main = made(case)[2], tmp_path / "main.c"
-    main.write_text(FUZZ)
-    sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    line = [
-        *c.find_compiler(),
-        "-std=c99",
-        f"-I{path.parent}",
-        *sanitizers,
-        main,
-        path,
-        "-lm",
-        "-o",
-        tmp_path / "main",
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    if "cannot find" in done.stderr:
-        pytest.skip("the sanitizers' libraries are not installed")
-    assert done.returncode == 0, done.stderr
-    ran = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout) == (0, "whole\n"), ran.stderr[:3000]
+    assert_stays_within_its_struct(made(case)[2], tmp_path)
 
 
 @pytest.mark.parametrize("case", EACH)

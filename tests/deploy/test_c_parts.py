@@ -7,7 +7,6 @@ import copy
 import ctypes
 import itertools
 import re
-import subprocess
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from spiky_rl.deploy._c_ann import format_activation
 from spiky_rl.deploy._c_writer import CWriter
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
-from tests.deploy.test_c import live, walk
+from tests.deploy.test_c import act, assert_compiles, live, walk
 from tests.deploy.trained import trained
 
 QUICK = ("-O1", "-march=native")
@@ -87,7 +86,7 @@ def built(row, stateful):
 def assert_equal(policy, folder):
     path, seen = c.C().write(policy, folder), walk(policy)
     step = c.open_c_session(path, QUICK)
-    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    found = act(step, seen)
     assert found.std() > 0.0, "it acts"
     np.testing.assert_array_equal(found, live(c.C().get_reference_model(policy), seen))
     return path
@@ -165,14 +164,14 @@ def test_an_activation_without_a_form_in_c_is_refused():
 def test_an_ann_with_an_activation_acts_as_before(activation, tmp_path):
     policy = trained("mlp_ppo", f"agent.actor.activation={activation}")
     step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy)
-    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    found = act(step, seen)
     np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=c.OTHER_ORDER)
 
 
 def test_an_ann_that_observes_large_numbers_is_off_by_rounding_alone(tmp_path):
     policy = trained("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]")
     step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy) * 10.0
-    found, expected = np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen)
+    found, expected = act(step, seen), live(policy, seen)
     exact = live(copy.deepcopy(policy).double(), seen.double())
     assert np.abs(found - expected).max() < c.OTHER_ORDER * np.abs(expected).max()
     assert np.abs(found - exact).max() < 8.0 * np.abs(expected - exact).max()
@@ -234,7 +233,7 @@ def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
     policy, target = trained("lif_conv_ppo"), c.C()
     path, seen = target.write(policy, tmp_path), at_a_threshold(policy)
     step = target.open_session(path)
-    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    found = act(step, seen)
     assert len(np.unique(found, axis=0)) > 1, "a spike comes or goes"
     reference: Any = target.get_reference_model(policy)
     env: Any = Shown(policy, seen)
@@ -290,18 +289,7 @@ def test_learned_parameters_of_an_own_neuron_may_be_called_what_they_like(tmp_pa
     source = path.read_text()
     for parameter in ("exp", "volatile", "y1", "memset"):
         assert f"layers_0_neuron_{parameter}" in source
-    line = [
-        *c.find_compiler(),
-        *c.STANDARD,
-        "-Wshadow",
-        "-Werror",
-        "-O2",
-        "-c",
-        path,
-        "-o",
-        tmp_path / "policy.o",
-    ]
-    assert subprocess.run(line, capture_output=True, check=False).returncode == 0
+    assert_compiles(path, tmp_path)
 
 
 def test_arrays_have_the_names_of_what_they_hold(tmp_path):

@@ -11,7 +11,7 @@ from spiky_rl.cli import export
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy import _footprint, c, c_int8
 from tests.deploy import chips
-from tests.deploy.test_c import live, walk
+from tests.deploy.test_c import answers, live, walk
 from tests.deploy.test_c_int8 import rollout_of
 from tests.hosts.test_first_minibatch import agent_runner
 
@@ -77,10 +77,7 @@ def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
         pytest.skip("newlib's rdimon.specs is not installed")
     assert done.returncode == 0, done.stderr
     seen = walk(policy)
-    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
-    command = ["qemu-arm", "-cpu", CHIP, tmp_path / "act.elf"]
-    ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
-    found = np.array([[float(x) for x in line.split()] for line in ran.stdout.splitlines()], np.float32)
+    found = answers(["qemu-arm", "-cpu", CHIP, tmp_path / "act.elf"], seen)
     expected = live(policy if which == 1 else written[3].get_reference_model(policy), seen)
     np.testing.assert_array_equal(found, expected)
 

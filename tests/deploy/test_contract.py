@@ -15,7 +15,7 @@ from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.run.run_plan import RunRequest
-from tests.deploy.test_c import live, walk
+from tests.deploy.test_c import act, answers, live, walk
 from tests.deploy.test_c_int8 import Restarted, rollout_of
 from tests.deploy.trained import trained
 
@@ -184,7 +184,7 @@ def test_files_in_c_give_the_commands_that_the_environments_terms_compute(agent,
     raw = torch.from_numpy(live(policy, seen))
     term = JointEffortAction(len(raw))
     term.process_actions(raw if clip_actions is None else raw.clamp(-clip_actions, clip_actions))
-    commands = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    commands = act(step, seen)
     tolerance = 0.0 if agent == "lif_stateful_ppo" else 1e-4
     np.testing.assert_allclose(commands, term._processed_actions.numpy(), rtol=0.0, atol=tolerance)
     assert len(np.unique(commands)) > 20 and (clip_actions or np.abs(commands).max() == 3.0)
@@ -194,7 +194,7 @@ def test_raw_actions_are_those_of_the_policy(tmp_path):
     policy, env = trained("lif_stateful_ppo"), Driven()
     _export.write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"]), raw_actions=True)
     step, seen = c.C().open_session(tmp_path / "policy.c"), walk(policy)
-    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+    np.testing.assert_array_equal(act(step, seen), live(policy, seen))
 
 
 def test_a_term_of_ones_own_or_a_class_of_choices_gives_raw_actions(tmp_path):
@@ -283,11 +283,8 @@ def test_two_policies_link_into_one_program_and_act_as_each_alone(tmp_path):
     line = [*c.find_compiler(), *flags, tmp_path / "main.c", *files, "-lm", "-o", tmp_path / "main"]
     subprocess.run(line, check=True)
     seen = walk(arm)
-    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
-    done = subprocess.run([tmp_path / "main"], input=lines, capture_output=True, text=True, check=True)
-    found = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()], np.float32)
     expected = live(arm, seen), live(targets[1].get_reference_model(leg), seen)
-    np.testing.assert_array_equal(found, np.concatenate(expected, 1))
+    np.testing.assert_array_equal(answers([tmp_path / "main"], seen), np.concatenate(expected, 1))
 
 
 @pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32, "string"])
@@ -323,22 +320,9 @@ def test_the_wrapper_for_cpp_acts_as_the_policy_does(tmp_path):
     (tmp_path / "main.cpp").write_text(WRAPPED)
     flags = ["-O2", "-march=native", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}"]
     subprocess.run(["gcc", "-std=c99", *flags, "-c", path, "-o", tmp_path / "policy.o"], check=True)
-    line = [
-        "g++",
-        "-std=c++17",
-        *flags,
-        tmp_path / "main.cpp",
-        tmp_path / "policy.o",
-        "-lm",
-        "-o",
-        tmp_path / "main",
-    ]
-    subprocess.run(line, check=True)
-    seen = walk(policy)
-    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
-    done = subprocess.run([tmp_path / "main"], input=lines, capture_output=True, text=True, check=True)
-    found = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()], np.float32)
-    np.testing.assert_array_equal(found, live(policy, seen))
+    sources, seen = (tmp_path / "main.cpp", tmp_path / "policy.o"), walk(policy)
+    subprocess.run(["g++", "-std=c++17", *flags, *sources, "-lm", "-o", tmp_path / "main"], check=True)
+    np.testing.assert_array_equal(answers([tmp_path / "main"], seen), live(policy, seen))
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
@@ -347,15 +331,8 @@ def test_the_example_builds_with_cmake(tmp_path):
 
     c.C().write(trained("lif_ppo"), tmp_path / "policy")
     shutil.copytree(EXAMPLE, tmp_path / "deploy")
-    configure = [
-        "cmake",
-        "-S",
-        tmp_path / "deploy",
-        "-B",
-        tmp_path / "build",
-        f"-DPOLICY={tmp_path / 'policy'}",
-    ]
-    subprocess.run(configure, check=True, capture_output=True)
+    folders = ("-S", tmp_path / "deploy", "-B", tmp_path / "build")
+    subprocess.run(["cmake", *folders, f"-DPOLICY={tmp_path / 'policy'}"], check=True, capture_output=True)
     subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, capture_output=True)
     assert (tmp_path / "build" / "act").is_file()
 

@@ -10,7 +10,7 @@ import pytest
 
 from spiky_rl.deploy import c, c_int8
 from tests import processes
-from tests.deploy.test_c import live, walk
+from tests.deploy.test_c import answers, live, walk
 from tests.deploy.test_c_int8 import rollout_of
 from tests.hosts.test_first_minibatch import agent_runner
 
@@ -33,11 +33,8 @@ def test_the_c_program_acts_as_the_policy_does(example, tmp_path):
     c.C().write(policy, tmp_path)
     make(example, tmp_path)
     seen = walk(policy)
-    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
-    done = subprocess.run([example / "act"], input=lines, capture_output=True, text=True, check=True)
-    found = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()], np.float32)
     # -O2 alone has no fused multiply-adds
-    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=1e-5)
+    np.testing.assert_allclose(answers([example / "act"], seen), live(policy, seen), rtol=0.0, atol=1e-5)
 
 
 def test_a_line_that_is_too_short_is_an_error(example, tmp_path):

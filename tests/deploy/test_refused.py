@@ -9,9 +9,8 @@ import pytest
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import _int8_codecs, _targets
-from spiky_rl.deploy.base import ExportError
-from spiky_rl.deploy.base import WHOLE_SPIKES, Target
+from spiky_rl.deploy import _targets
+from spiky_rl.deploy.base import WHOLE_SPIKES, ExportError, Target
 from tests.processes import ROOT
 
 TASK = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
@@ -101,13 +100,6 @@ def test_a_target_takes_of_a_room_what_it_lists_and_names_the_key_of_all_else(na
                     target.check_network(agent)
             others[entry] = listed
     assert set(target.supported[path]) <= set(others), "what is listed is there"
-
-
-def test_integers_list_the_encoders_and_decoders_that_they_have_code_for():
-    supported = registry.resolve("targets", "c_int8").supported
-    for room, known in (("encoders", _int8_codecs.ENCODERS), ("decoders", _int8_codecs.DECODERS)):
-        listed = {registry.resolve(room, name) for name in supported[f"network.{room[:-1]}.name"]}
-        assert listed == set(known)
 
 
 def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():

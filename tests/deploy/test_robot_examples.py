@@ -10,7 +10,7 @@ import pytest
 
 from spiky_rl.deploy import c
 from spiky_rl.deploy._contract import describe_contract
-from tests.deploy.test_c import live, walk
+from tests.deploy.test_c import live, run, walk
 from tests.deploy.trained import trained
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy"
@@ -71,13 +71,6 @@ def test_a_ros_node_without_a_period_is_an_error_of_the_compiler(written, tmp_pa
         line for line in written[1].with_suffix(".h").read_text().splitlines(True) if "PERIOD_US" not in line
     )
     (tmp_path / "policy.h").write_text(text)
-    line = [
-        "g++",
-        "-std=c++17",
-        f"-I{tmp_path}",
-        f"-I{STUBS}",
-        "-fsyntax-only",
-        EXAMPLE / "ros2" / "src" / "policy_node.cpp",
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    source = EXAMPLE / "ros2" / "src" / "policy_node.cpp"
+    done = run(["g++", "-std=c++17", f"-I{tmp_path}", f"-I{STUBS}", "-fsyntax-only", source])
     assert done.returncode and "POLICY_PERIOD_US" in done.stderr
