@@ -255,7 +255,7 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
         )
     if name == OWN_DATA and "data" not in request.flags:
         raise UserError(f"--dataset {OWN_DATA}: name the folder of your recordings with --data")
-    dataset = configure_dataset(request.dataset, request.get_dataset_options())
+    dataset = configure_dataset(name, request.get_dataset_options())
     cls = get_dataset_class(dataset)
     declared = {key: getattr(cls, key) for key in DECLARED}
     flags = ClassifyOptions(**declared | request.absolute)
@@ -263,7 +263,7 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
         flags = flags.with_changes(seed=random.randrange(10_000))
     agent, overrides = request.agent or cls.agent, request.get_agent_overrides()
     # until the recordings determine the agent, use the agent that accepts the union of all overrides
-    spec = load_agent(agent or "lif_linear_classifier", request.dataset, overrides)
+    spec = load_agent(agent or "lif_linear_classifier", name, overrides)
     return ClassificationSettings(
         flags,
         dataset.settings(),
