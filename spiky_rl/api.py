@@ -79,8 +79,8 @@ class SpikingModule(nn.Module):
         x, is_step = self._to_sequence(x)
         steps, batch = x.shape[:2]
         if keep is not None:
-            keep = (keep.unsqueeze(0) if is_step else keep).to(x.dtype)
-            _check_shape("keep", keep.shape[is_step:], (batch,) if is_step else (steps, batch))
+            _check_shape("keep", keep.shape, x.shape[is_step:2])
+            keep = keep.reshape(steps, batch).to(x.dtype)
         returns_state = state is not _OMITTED
         before: State | None = state if returns_state else None
         if before is not None:
@@ -91,7 +91,7 @@ class SpikingModule(nn.Module):
             after: State = ()
         else:
             if before is None and (returns_state or steps > 1):
-                before = tuple(x.new_zeros(1, batch, size) for size in self.state_sizes)
+                before = self._make_zero_state(x)
             y, after = self._run(x, before, keep)
         y = y.squeeze(0) if is_step else y
         return (y, after) if returns_state else y
@@ -99,6 +99,9 @@ class SpikingModule(nn.Module):
     @abstractmethod
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         """Return the output [T, B, F] of ``x`` [T, B, O], and the new state if ``state`` is not None."""
+
+    def _make_zero_state(self, x: Tensor) -> State:
+        return tuple(x.new_zeros(1, x.shape[1], size) for size in self.state_sizes)
 
     def _to_sequence(self, x: Tensor) -> tuple[Tensor, bool]:
         """Return ``x`` as [T, B, O], and whether it is one control step."""
@@ -127,13 +130,7 @@ class NetworkModule(SpikingModule):
     """Spiking network as a torch module: x [B, O] -> y [B, F], or [T, B, O] -> [T, B, F]."""
 
     def __init__(self, spiking: SpikingNetwork, inputs: Shape, outputs: int) -> None:
-        """Wrap a built network.
-
-        Args:
-            spiking: Encoder, layers or a reservoir, and decoder.
-            inputs: Shape of one observation.
-            outputs: F.
-        """
+        """Wrap a built network of encoder, layers or a reservoir, and decoder; ``inputs`` is the shape of one observation."""
         super().__init__()
         self.network = spiking
         self.inputs, self.outputs = inputs, outputs

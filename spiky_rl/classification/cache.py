@@ -73,15 +73,8 @@ def load_cached(
 ) -> CachedRecordings:
     """Return recordings from the cache; if they are not there, write them to the cache first.
 
-    Args:
-        dataset: The dataset of the recordings.
-        recordings: Some of its recordings.
-        skip_bad: Whether to skip recordings that are damaged or have no events in the window; else they are an error.
-        open_progress: Opens a progress display.
-
-    Raises:
-        EventFileError: If a recording is bad.
-        UserError: If the cache has no room for the recordings.
+    Recordings that are damaged or have no events in the window raise EventFileError, or are skipped if ``skip_bad``. Raises UserError
+    if the cache has no room for the recordings.
     """
     size = math.prod(dataset.shape) * dataset.bins
     if size > np.iinfo(INDEX_TYPE).max:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
-from spiky_rl.datasets.base import Dataset, to_time_unit
+from spiky_rl.datasets.base import Dataset, Recording, to_time_unit
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.run.devices import get_memory, resolve_device
 
@@ -56,14 +56,9 @@ def load_classifier(
     only_tests: bool,
     open_progress: ProgressFactory = no_progress,
 ) -> TrainedClassifier:
-    """Load a run's best network and the requested recordings. Raises UserError.
+    """Load a run's best network and the requested recordings; only those of the test set if ``only_tests`` and there is one.
 
-    Args:
-        request: Selects the recordings; everything else is as in the run.
-        loaded: The run's checkpoint.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
-        only_tests: Whether to use only the test set, if there is one.
-        open_progress: Opens a progress display.
+    Everything but the recordings is as in the run. Raises UserError.
     """
     identity = loaded.identity
     require_code_named(request, loaded)
@@ -138,19 +133,24 @@ def _load_samples(
     folder = samples.get_data_folder(Path(str(flags.get("data") or identity["settings"]["flags"]["data"])))
     name, dataset = _open_dataset(request, identity, folder)
     _require_fit(dataset, identity, folder)
-    count, ids = flags.get("recordings"), flags.get("ids")
-    assert count is None or isinstance(count, int)
-    chosen = split.select_subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
-    requested = len(chosen)
-    if only_tests:
-        chosen = [r for r in chosen if r.part == "test"] or chosen
-    # an invalid label stays invalid: its recording is refused or skipped later, when it is read
-    index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
-    chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
+    ids: Any = flags.get("ids")
+    count: Any = flags.get("recordings")
+    requested = split.select_subset(dataset.recordings, count, ids and Path(ids))
+    tests = [r for r in requested if r.part == "test"] if only_tests else []
+    chosen = _relabel(tests or requested, dataset.classes, known)
     loaded_samples = samples.load_samples(name, dataset, chosen, bool(flags.get("skip_bad")), open_progress)
     if "window" in dataset.settings() and "window" not in request.get_dataset_options():
         _warn_of_late_events(loaded_samples, dataset.window)
-    return replace(loaded_samples, scale=identity["scale"], classes=tuple(known)), requested - len(chosen)
+    return replace(loaded_samples, scale=identity["scale"], classes=tuple(known)), len(requested) - len(
+        chosen
+    )
+
+
+def _relabel(recordings: Sequence[Recording], classes: Sequence[str], known: list[str]) -> list[Recording]:
+    """Return the ``recordings``, whose labels are indices in ``classes``, with labels that are indices in ``known``."""
+    # an invalid label stays invalid: its recording is refused or skipped later, when it is read
+    index = {label: known.index(name) for label, name in enumerate(classes)}
+    return [replace(r, label=index.get(r.label, r.label)) for r in recordings]
 
 
 def _require_fit(dataset: Dataset, identity: Mapping[str, Any], folder: Path) -> None:

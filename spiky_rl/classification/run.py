@@ -21,7 +21,6 @@ from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import (
     LIBRARY,
     ClassificationSettings,
-    ClassifyOptions,
     ClassifyRequest,
     configure_dataset,
     format_dataset_label,
@@ -224,12 +223,13 @@ def _make_trainer(
     drawn_split = split(
         loaded_samples.labels, loaded_samples.parts, flags.hold_out, flags.validation, flags.split
     )
-    flags = _complete_sizes(flags, len(drawn_split.train))
-    assert flags.batch_size is not None
-    _require_memory(settings, device, flags.batch_size)
+    recordings = len(drawn_split.train)
+    batch_size = flags.batch_size or compute_batch_size(recordings)
+    epochs = flags.epochs or compute_epochs(recordings, batch_size)
+    _require_memory(settings, device, batch_size)
     network = _build_network(settings.spec, inputs, len(loaded_samples.classes), flags.seed)
     initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
-    settings.flags = flags = flags.with_changes(initial=initial)
+    settings.flags = flags = flags.with_changes(batch_size=batch_size, epochs=epochs, initial=initial)
     training = TrainerSettings(
         learning_rate=settings.spec.runner["algorithm"]["learning_rate"],
         frame_mode=frame_mode,
@@ -284,13 +284,6 @@ def compute_epochs(recordings: int, batch_size: int) -> int:
     """Return the number of epochs with `MIN_UPDATES` optimiser steps in batches of ``batch_size``, within bounds."""
     per_epoch = math.ceil(recordings / batch_size)
     return min(max(MIN_EPOCHS, math.ceil(MIN_UPDATES / per_epoch)), MAX_EPOCHS)
-
-
-def _complete_sizes(flags: ClassifyOptions, recordings: int) -> ClassifyOptions:
-    """Return ``flags`` with batch size and epochs for a number of training ``recordings`` if they are not set."""
-    batch_size = flags.batch_size or compute_batch_size(recordings)
-    epochs = flags.epochs or compute_epochs(recordings, batch_size)
-    return flags.with_changes(batch_size=batch_size, epochs=epochs)
 
 
 def require_state(spec: AgentSpec, steps: int) -> None:
@@ -366,10 +359,9 @@ class ClassificationRun:
         return f"{self.settings.spec.name} on {self.trainer.samples.name}"
 
     def learn(self, stop: StopRequest, display: Callable[[Epoch], object]) -> str:
-        """Train to the end or until a stop is requested; ``display`` is called after every epoch.
+        """Train to the end or until a stop is requested; return the outcome: ``finished``, ``stopped`` or ``failed: reason``.
 
-        Returns:
-            The outcome: ``finished``, ``stopped`` or ``failed: reason``.
+        ``display`` is called after every epoch.
         """
         try:
             for epoch in self.trainer.run_epochs():
@@ -392,11 +384,7 @@ class ClassificationRun:
         return "finished"
 
     def write_result(self, outcome: str) -> dict[str, Any] | None:
-        """Write ``result.json`` and pictures, given the outcome that `learn` returned.
-
-        Returns:
-            The result; None if there is no checkpoint yet.
-        """
+        """Write ``result.json`` and pictures, given the outcome of `learn`; return the result, None if there is no checkpoint yet."""
         with ExitStack() as cleanup:
             if self.board is not None:
                 cleanup.callback(self.board.close)

@@ -173,13 +173,17 @@ class ClassifyRequest(Settings):
             raise UserError("--out: available only with --evaluate or --predict")
 
     def _check_inference(self, flag: str) -> None:
-        """Raise UserError if options are missing for inference, which ``flag`` requests, or apply to training only."""
+        """Raise UserError if options are missing for inference, which ``flag`` requests, or do not go with it."""
         if self.checkpoint is None:
             raise UserError("--checkpoint: name the run to evaluate or to predict with")
         if self.predict and self.evaluate:
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
             raise UserError("--predict: name the folder of the recordings with --data")
+        self._check_training_options(flag)
+
+    def _check_training_options(self, flag: str) -> None:
+        """Raise UserError if there are options for training only beside ``flag``."""
         for key in ("download", "run_name"):
             if getattr(self, key):
                 raise UserError(f"--{key}: available only for training")
@@ -244,27 +248,35 @@ class ClassificationSettings:
 
 def make_settings(request: ClassifyRequest) -> ClassificationSettings:
     """Return the settings of a new run. Raises UserError."""
-    if request.dataset is None:
+    name = request.dataset
+    if name is None:
         raise UserError(
             f"--dataset: name one of {', '.join(registry.list_names('datasets'))}, or --checkpoint to resume a run"
         )
-    if request.dataset == OWN_DATA and "data" not in request.flags:
+    if name == OWN_DATA and "data" not in request.flags:
         raise UserError(f"--dataset {OWN_DATA}: name the folder of your recordings with --data")
-    dataset = configure_dataset(request.dataset, request.get_dataset_options())
+    dataset = configure_dataset(name, request.get_dataset_options())
     cls = get_dataset_class(dataset)
-    flags = ClassifyOptions(**{key: getattr(cls, key) for key in DECLARED} | request.absolute)
+    declared = {key: getattr(cls, key) for key in DECLARED}
+    flags = ClassifyOptions(**declared | request.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     agent, overrides = request.agent or cls.agent, request.get_agent_overrides()
     # until the recordings determine the agent, use the agent that accepts the union of all overrides
-    spec = load_agent(agent or "lif_linear_classifier", request.dataset, overrides)
-    paths = (text.partition("=")[0].removeprefix("agent.") for text in overrides)
-    # an override of a component's name replaces all options of the component
-    overridden = tuple(path.removesuffix(".name") for path in paths)
-    pending_overrides = None if agent else overrides
+    spec = load_agent(agent or "lif_linear_classifier", name, overrides)
     return ClassificationSettings(
-        flags, dataset.settings(), spec, overridden=overridden, pending_overrides=pending_overrides
+        flags,
+        dataset.settings(),
+        spec,
+        overridden=_list_overridden(overrides),
+        pending_overrides=None if agent else overrides,
     )
+
+
+def _list_overridden(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths that ``overrides`` of the agent set; one of a component's name replaces all options of the component."""
+    keys = (text.partition("=")[0] for text in overrides)
+    return tuple(key.removeprefix("agent.").removesuffix(".name") for key in keys)
 
 
 def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> ClassificationSettings:

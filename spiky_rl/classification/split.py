@@ -47,35 +47,29 @@ class Split:
 def split(
     labels: np.ndarray, parts: Sequence[str], hold_out: int | None, validation: int | None, seed: int
 ) -> Split:
-    """Return the dataset's official split, or draw one by ``seed``, stratified by class.
+    """Return the dataset's official split ``parts``, or draw one by ``seed``, stratified by class. Raises UserError if nothing is left for training.
 
     Args:
-        labels: [recordings].
-        parts: [recordings]: parts of the official split.
         hold_out: Number of test recordings to draw from the training set; the official test set is then not used. None for the official
             test set, or a fifth if there is none.
         validation: Number of validation recordings to draw from the training set; 0 for none. None for the official validation set, or
             a tenth if there is none.
-        seed: Seed of the draws.
-
-    Raises:
-        UserError: If no training recordings would be left.
     """
-    in_train, in_test, in_validation = (
-        np.array([official_part == part for official_part in parts], bool)
-        for part in ("train", "test", "validation")
+    masks = {part: np.array([official == part for official in parts], bool) for part in PARTS}
+    draws = (
+        ("test", hold_out, TEST_SHARE, [seed], "--hold_out"),
+        ("validation", validation, VALIDATION_SHARE, [seed, 1], "--validation"),
     )
-    if hold_out is not None or not in_test.any():
-        count = round(TEST_SHARE * in_train.sum()) if hold_out is None else hold_out
-        in_test = draw_part(labels, in_train, count, [seed], "--hold_out")
-        in_train = in_train & ~in_test
-    if validation is not None or not in_validation.any():
-        count = round(VALIDATION_SHARE * in_train.sum()) if validation is None else validation
-        in_validation = np.zeros(len(labels), bool)
-        if count:
-            in_validation = draw_part(labels, in_train, count, [seed, 1], "--validation")
-        in_train = in_train & ~in_validation
-    return Split(*(np.flatnonzero(mask) for mask in (in_train, in_validation, in_test)))
+    for part, count, share, seeds, flag in draws:
+        if count is None:
+            if masks[part].any():
+                continue
+            count = round(share * masks["train"].sum())
+        masks[part] = np.zeros(len(labels), bool)
+        if count or part == "test":
+            masks[part] = draw_part(labels, masks["train"], count, seeds, flag)
+        masks["train"] &= ~masks[part]
+    return Split(**{part: np.flatnonzero(mask) for part, mask in masks.items()})
 
 
 def draw_part(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:
@@ -143,12 +137,11 @@ def read_id_list(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
 def _read_rows(ids: Path) -> list[dict[str, str]]:
     """Return the rows of a list of recordings by column; without a header the only column is ``recording``. Raises UserError."""
     try:
-        lines = read_regular(ids).decode("utf-8-sig").splitlines()
-        rows = [row for row in csv.reader(lines) if row and not row[0].startswith("#")]
+        rows = [*csv.reader(read_regular(ids).decode("utf-8-sig").splitlines())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--ids {str(ids)!r}: cannot be read: {reason}") from None
-    rows = [[cell.strip() for cell in row] for row in rows]
+    rows = [[cell.strip() for cell in row] for row in rows if row and not row[0].startswith("#")]
     header = rows.pop(0) if rows and "recording" in rows[0] else ["recording"]
     return [dict(zip(header, row, strict=False)) for row in rows]
 

@@ -68,13 +68,9 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], titl
 
 
 def write_confusion(folder: Path, board: SummaryWriter | None, result: Mapping[str, Any], title: str) -> None:
-    """Draw the confusion matrix into ``confusion.png`` and TensorBoard; log a warning if matplotlib is not installed.
+    """Draw the confusion matrix into ``confusion.png``, and into TensorBoard if there is a ``board``.
 
-    Args:
-        folder: The run folder.
-        board: The TensorBoard writer; None if TensorBoard is not installed.
-        result: Content of ``result.json``, of which ``confusion``, ``classes`` and ``epochs`` are used.
-        title: Title of the picture.
+    Logs a warning if matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
         log.warning("matplotlib is not installed: confusion.png is not drawn")

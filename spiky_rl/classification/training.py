@@ -145,12 +145,9 @@ class History(FileRecord):
     def find_rise(self, n_validation: int, schedule: str) -> Rise | None:
         """Return the accuracy that still rose in the last fifth of the learning; None if none did, or there are fewer than 10 epochs.
 
-        A fifth of the learning is a fifth of the sum of learning rates. With a cosine schedule the last fifth begins at half of the
-        epochs; the last fifth of the epochs learns so slowly that it would always look converged.
-
-        Args:
-            n_validation: Number of recordings in the validation set; a rise of less than one and a half of them does not count.
-            schedule: See `TrainerSettings`.
+        A fifth of the learning is a fifth of the sum of learning rates. With a cosine ``schedule`` the last fifth begins at half of the
+        epochs; the last fifth of the epochs learns so slowly that it would always look converged. A rise of less than one and a half of
+        the ``n_validation`` recordings does not count.
         """
         epochs, fifth = len(self.loss), len(self.loss) // 5
         if fifth < 2:

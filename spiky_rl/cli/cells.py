@@ -33,12 +33,9 @@ REFRESH = 0.5
 
 
 def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool = False) -> None:
-    """Print the design and its estimated time.
+    """Print the design and its estimated time; a dry run prints the cells too.
 
-    Args:
-        plan: The study with its cells.
-        is_dry_run: Whether to print the cells too: all with their commands if they are few, else a line per agent and task.
-        every_cell: Whether to print all cells with their commands, however many they are.
+    Cells are printed with their commands if they are few or ``every_cell``, otherwise a line per agent and task.
     """
     study, cells, finished = plan.study, plan.cells, plan.finished
     if study.question:
@@ -53,12 +50,8 @@ def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool = False) -> No
     if plan.remaining:
         print(f"remaining time: about {plan.time_left}")
     print(f"folder: {plan.folder}\n")
-    if not is_dry_run:
-        return
-    if every_cell or sum(1 + len(cell.commands) for cell in cells) <= MAX_PLAN_LINES:
-        print_cells(cells, finished)
-    else:
-        print_groups(cells, finished)
+    if is_dry_run:
+        print_cells(cells, finished, every_cell)
 
 
 def print_groups(cells: Sequence[Cell], finished: Collection[str]) -> None:
@@ -79,8 +72,11 @@ def print_groups(cells: Sequence[Cell], finished: Collection[str]) -> None:
     print("\nevery cell with its commands: add --verbose")
 
 
-def print_cells(cells: Sequence[Cell], finished: Collection[str]) -> None:
-    """Print every cell with its commands."""
+def print_cells(cells: Sequence[Cell], finished: Collection[str], every_cell: bool) -> None:
+    """Print the cells with their commands, or their groups if they are many, unless ``every_cell``."""
+    if not every_cell and sum(1 + len(cell.commands) for cell in cells) > MAX_PLAN_LINES:
+        print_groups(cells, finished)
+        return
     for cell in cells:
         state = DONE if cell.name in finished else WAITING
         seconds = "unknown" if cell.seconds is None else format_duration(cell.seconds)

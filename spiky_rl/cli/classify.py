@@ -39,6 +39,11 @@ def classify(argv: list[str]) -> int:
     request.check_request()
     if request.evaluate or request.predict:
         return evaluate_or_predict(request)
+    return train_classifier(request)
+
+
+def train_classifier(request: ClassifyRequest) -> int:
+    """Train a classifier, or resume its training, and print the outcome; return the exit code."""
     settings = None if request.checkpoint else make_settings(request)
 
     from spiky_rl.classification.run import create_run
@@ -109,28 +114,12 @@ def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history
 def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
     """Print the outcome of a run; ``named`` are arguments that a later command must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
-    validation_accuracy, n_tested = result["accuracy_validation"], result["samples_test"]
-    validation_text = ""
-    if validation_accuracy is not None:
-        validation_text = f"{validation_accuracy:.1%} of {result['samples_validation']} validation recordings"
-    if result["accuracy"] is None:
-        accuracy_text = f"none yet: the {n_tested} test recordings are used once, at the end"
-        if validation_text:
-            accuracy_text += f"; {validation_text}"
-    else:
-        accuracy_text = f"{result['accuracy']:.1%} of {n_tested} test recordings"
     words = ["--checkpoint", str(folder), *named]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
     command, outcome = common.program("classify"), result["outcome"]
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
-        ("accuracy", accuracy_text),
-        *describe_ann(result),
-        result["accuracy"] is not None
-        and (
-            "best epoch",
-            f"{result['epoch']} of {result['epochs']}{validation_text and f', with {validation_text}'}",
-        ),
+        *describe_accuracy(result),
         result["rising"] is not None and ("not converged", describe_rise(result)),
         ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("effective ops", f"{result['synops_per_sample']:,.0f} per recording"),
@@ -139,6 +128,20 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
         outcome == "stopped" and ("resume with", f"{command} {shlex.join([*words, *root])}"),
         outcome == "finished" and ("predict with", f"{command} --predict {shlex.join(words)} --data FOLDER"),
     )
+
+
+def describe_accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return rows on the accuracy of a result, on its ANN, and on the best epoch."""
+    validation, n_tested = "", result["samples_test"]
+    if result["accuracy_validation"] is not None:
+        share = result["accuracy_validation"]
+        validation = f"{share:.1%} of {result['samples_validation']} validation recordings"
+    if result["accuracy"] is None:
+        text = f"none yet: the {n_tested} test recordings are used once, at the end"
+        return [("accuracy", f"{text}{validation and f'; {validation}'}"), *describe_ann(result)]
+    best = f"{result['epoch']} of {result['epochs']}{validation and f', with {validation}'}"
+    accuracy = f"{result['accuracy']:.1%} of {n_tested} test recordings"
+    return [("accuracy", accuracy), *describe_ann(result), ("best epoch", best)]
 
 
 def describe_rise(result: Mapping[str, Any]) -> str:

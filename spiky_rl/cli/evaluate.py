@@ -15,7 +15,7 @@ from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
-from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest
+from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunPlan, RunRequest
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Measure of a task -> title of its column."""
@@ -74,14 +74,19 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     quantize = target and (lambda policy, env: _export.quantize_policy(policy, env, target, ProgressBar))
     result = run_evaluate.evaluate(evaluation_plan, quantize, ProgressBar)
     files.write_json(out, {**result, "quantize": bits})
+    print_result(result, plan)
+    print(out)
+    return 0
+
+
+def print_result(result: Mapping[str, Any], plan: RunPlan) -> None:
+    """Print the conditions of a result; of a plastic policy also those with weights that change."""
     measure = plan.task_spec.measure if plan.task_spec else ""
     for title, conditions in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
         if conditions is not None:
             print(title, end="\n" if title else "")
             print_conditions(conditions, measure, plan.spec.network is not None)
             print_recovery(conditions)
-    print(out)
-    return 0
 
 
 def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, is_spiking: bool) -> None:

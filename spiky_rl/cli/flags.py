@@ -172,36 +172,36 @@ def _format_help(field: OptionInfo, has_own_default: bool) -> str:
 def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     """Return a command line with Isaac Lab's flags for checkpoints and `NO_EFFECT` in the words of this package.
 
-    Args:
-        argv: The command line.
-        flags: Flags of the command; only a command with `CHECKPOINT` takes the foreign flags.
-
-    Raises:
-        UserError: `RUN` has no value, or is given beside `CHECKPOINT`.
+    ``flags`` are those of the command; only a command with `CHECKPOINT` takes the foreign flags. Raises UserError if `RUN` has no
+    value, or is given beside `CHECKPOINT`.
     """
     if CHECKPOINT not in flags:
         return list(argv)
-    words: list[str] = []
-    run = name = ""
-    remaining = iter(argv)
-    for word in remaining:
-        flag, equals, value = word.partition("=")
-        if flag == RUN:
-            run = value if equals else next(remaining, "")
-            if not run or run.startswith("-"):
-                raise UserError(f"{RUN}: expected the name or the path of a run folder")
-        elif word in NAMES:
-            name = name or NAMES[word]
-        elif word != NO_EFFECT:
-            words.append(word)
+    argv, run = _take_run(argv)
+    words = [word for word in argv if word not in (*NAMES, NO_EFFECT)]
+    names = [find_run(run, argv)] if run else [*filter(None, map(NAMES.get, argv))]
     checkpoint = find_value(CHECKPOINT, words)
-    if checkpoint is not None and run:
+    if run and checkpoint is not None:
         raise UserError(
             f"{RUN} {run} and {CHECKPOINT} {checkpoint}: pass only one; a run's checkpoint is"
-            f" {CHECKPOINT} {Path(find_run(run, argv)) / checkpoint}"
+            f" {CHECKPOINT} {Path(names[0]) / checkpoint}"
         )
-    name = find_run(run, argv) if run else name
-    return [*words, CHECKPOINT, name] if name and checkpoint is None else words
+    return [*words, CHECKPOINT, names[0]] if names and checkpoint is None else words
+
+
+def _take_run(argv: Sequence[str]) -> tuple[list[str], str]:
+    """Return a command line without `RUN`, and the last value of `RUN`, empty if it is not given. Raises UserError if it has no value."""
+    words: list[str] = []
+    run, remaining = "", iter(argv)
+    for word in remaining:
+        flag, equals, value = word.partition("=")
+        if flag != RUN:
+            words.append(word)
+            continue
+        run = value if equals else next(remaining, "")
+        if not run or run.startswith("-"):
+            raise UserError(f"{RUN}: expected the name or the path of a run folder")
+    return words, run
 
 
 def find_value(flag: str, argv: Sequence[str]) -> str | None:

@@ -74,18 +74,8 @@ def show(argv: list[str]) -> int:
     check_combination(args)
     if args.task or args.source or args.kind == RESERVOIR:
         common.announce(f"describing {args.name or args.kind}{f' on {args.task}' if args.task else ''}")
-    if args.kind == RESERVOIR:
-        show_reservoir(args)
-    elif args.kind == SCHEMA:
-        from spiky_rl.experiments.design import json_schema
-
-        print(json_schema.format_schema(args.name))
-    elif args.name is None:
+    if args.name is None and args.kind in KINDS:
         print_columns([(name, get_summary(args.kind, name)) for name in registry.list_names(args.kind)])
-    elif args.source:
-        from spiky_rl.kernels import neuron_checks
-
-        print(neuron_checks.get_generated_source(args.kind, args.name))
     else:
         PRINTERS.get(args.kind, show_component)(args)
     return 0
@@ -93,34 +83,44 @@ def show(argv: list[str]) -> int:
 
 def check_combination(args: argparse.Namespace) -> None:
     """Raise UserError if an argument does not go with the kind of component, or the name of a reservoir is missing."""
-    is_reservoir = args.kind == RESERVOIR
-    is_neuron = args.kind == "neurons" and args.name is not None
-    is_agent = args.kind == "agents" and args.name is not None
-    faults = {
-        "--source: only available for a neuron, as in: show.py neurons lif --source": args.source
-        and not is_neuron,
-        "--task: only available for an agent, as in: show.py agents lif_ppo --task CartPole-v1": (
-            args.task and not is_agent
+    is_reservoir, has_name = args.kind == RESERVOIR, args.name is not None
+    example = "show.py agents lif_ppo --task CartPole-v1"
+    rules = (
+        (
+            args.source,
+            args.kind == "neurons" and has_name,
+            "--source: only available for a neuron, as in: show.py neurons lif --source",
         ),
-        "--rl_library: needs --task, as in: show.py agents lif_ppo --task CartPole-v1 --rl_library skrl": (
-            args.library and not args.task
+        (
+            args.task,
+            args.kind == "agents" and has_name,
+            f"--task: only available for an agent, as in: {example}",
         ),
-        "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare": (
-            (args.out or args.compare) and not is_reservoir
+        (args.library, args.task, f"--rl_library: needs --task, as in: {example} --rl_library skrl"),
+        (
+            args.out or args.compare,
+            is_reservoir,
+            "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare",
         ),
-        f"{''.join(args.overrides[:1])}: overrides are only available for an agent or a reservoir, not for {args.kind}": (
-            args.overrides and args.kind not in ("agents", RESERVOIR)
+        (
+            args.overrides,
+            args.kind in ("agents", RESERVOIR),
+            f"{''.join(args.overrides[:1])}: overrides are only available for an agent or a reservoir, not for {args.kind}",
         ),
-        "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json": (
-            args.json and not args.compare
+        (
+            args.json,
+            args.compare,
+            "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json",
         ),
-        "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json": (
-            is_reservoir and args.name is None
+        (
+            is_reservoir,
+            has_name,
+            "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json",
         ),
-    }
-    for text, applies in faults.items():
-        if applies:
-            raise UserError(text)
+    )
+    for argument, is_available, fault in rules:
+        if argument and not is_available:
+            raise UserError(fault)
 
 
 def show_agent(args: argparse.Namespace) -> None:
@@ -206,12 +206,31 @@ def show_space(args: argparse.Namespace) -> None:
     print_columns([(key, str(value)) for key, value in flatten(data).items()])
 
 
-PRINTERS = {"agents": show_agent, "tasks": show_task, policies.KIND: show_policy, "spaces": show_space}
-"""Kind -> function that prints one of its entries; components have `show_component`."""
+def show_schema(args: argparse.Namespace) -> None:
+    """Print the JSON Schema of a kind of file, or all of them."""
+    from spiky_rl.experiments.design import json_schema
+
+    print(json_schema.format_schema(args.name))
+
+
+PRINTERS = {
+    "agents": show_agent,
+    "tasks": show_task,
+    "spaces": show_space,
+    policies.KIND: show_policy,
+    RESERVOIR: show_reservoir,
+    SCHEMA: show_schema,
+}
+"""First argument -> function that prints one of its entries; components have `show_component`."""
 
 
 def show_component(args: argparse.Namespace) -> None:
-    """Print a component's documentation and options."""
+    """Print a component's documentation and options, or the generated code of a neuron."""
+    if args.source:
+        from spiky_rl.kernels import neuron_checks
+
+        print(neuron_checks.get_generated_source(args.kind, args.name))
+        return
     cls = registry.resolve(args.kind, args.name)
     print_text(sys.modules[cls.__module__].__doc__ or cls.__doc__ or "")
     if about := getattr(cls, "describe", None):

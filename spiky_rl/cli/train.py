@@ -84,13 +84,7 @@ def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOption
     """Print the outcome of a run, and the commands that play or resume it."""
     from spiky_rl.run.resume import find_named_code
 
-    request, seconds, outcome = plan.request, result["seconds_total"] or 1.0, result["outcome"]
-    parts = ("simulation", "inference", "learning")
-    shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
-    keys = ("mean_return_final", "mean_return_best")
-    final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
-    best_choice = result.get("best")
-    distillation = result.get("distillation")
+    request, outcome = plan.request, result["outcome"]
     # a resumed run that ends before its first iteration leaves no checkpoint of its own
     checkpoint = folder if list_checkpoints(folder) else request.checkpoint
     checkpoint_arguments = list_checkpoint_arguments(request, checkpoint or folder)
@@ -100,32 +94,35 @@ def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOption
     resume = shlex.join([*checkpoint_arguments, *teacher_code, *find_named_code(request.overrides)])
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
-        ("completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"),
-        ("mean return", f"{final} over the last 10 iterations, {best} at best"),
-        "max_evaluation" in result
-        and (
-            "evaluations",
-            f"{result['last_ten_evaluations']:.2f} over the last 10, {result['max_evaluation']:.2f} at best",
-        ),
-        distillation is not None
-        and (
-            "without noise",
-            f"{distillation['student_return']:.2f}; its teacher: {distillation['teacher_return']:.2f}",
-        ),
-        best_choice is not None
-        and (
-            "best.pt",
-            f"{best_choice['checkpoint']}, chosen without noise in {best_choice['seconds']:.0f} s",
-        ),
-        plan.spec.network is not None and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
-        ("effective ops/step", f"{result['synops_per_step']:,.0f}"),
-        ("time", f"{seconds:.0f} s: {shares}"),
+        *describe_result(result, plan.spec.network is not None),
         checkpoint is not None and ("play with", f"{common.program('play')} {play}"),
         ("TensorBoard", f"tensorboard --logdir {request.log_root}"),
         checkpoint is not None
         and outcome != "finished"
         and ("resume with", f"{common.program('train')} {resume}"),
     )
+
+
+def describe_result(result: Mapping[str, Any], is_spiking: bool) -> Iterator[tuple[str, str]]:
+    """Yield name and text of the measurements in a ``result``."""
+    yield "completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"
+    keys = ("mean_return_final", "mean_return_best")
+    final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
+    yield "mean return", f"{final} over the last 10 iterations, {best} at best"
+    if "max_evaluation" in result:
+        last_ten, highest = result["last_ten_evaluations"], result["max_evaluation"]
+        yield "evaluations", f"{last_ten:.2f} over the last 10, {highest:.2f} at best"
+    if returns := result.get("distillation"):
+        yield "without noise", f"{returns['student_return']:.2f}; its teacher: {returns['teacher_return']:.2f}"
+    if choice := result.get("best"):
+        yield "best.pt", f"{choice['checkpoint']}, chosen without noise in {choice['seconds']:.0f} s"
+    if is_spiking:
+        yield "firing rate", f"{result['firing_rate']:.1%} of all inner steps"
+    yield "effective ops/step", f"{result['synops_per_step']:,.0f}"
+    seconds = result["seconds_total"] or 1.0
+    parts = ("simulation", "inference", "learning")
+    shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
+    yield "time", f"{seconds:.0f} s: {shares}"
 
 
 def list_checkpoint_arguments(request: RunRequest, checkpoint: Path | str) -> list[str]:

@@ -90,7 +90,16 @@ def tune(argv: list[str]) -> int:
     search = tuning_search.start_search(design, checked, check, site, place.parallel, options.storage)
     with handle_stop_signals("stopping; running trials keep a checkpoint") as stop:
         engine.run(
-            WorkOrder((), out, place.parallel, lambda states: None, stop, gpus, search.take_next_cells)
+            WorkOrder(
+                cells=(),
+                out=out,
+                parallel=place.parallel,
+                on_change=lambda states: None,
+                stop_requested=stop,
+                gpus=gpus,
+                more_cells=search.take_next_cells,
+                processes=place.distributed,
+            )
         )
         interrupted = stop()
     for path in write_tuning_page(search, checked.facts):

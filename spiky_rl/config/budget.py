@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from spiky_rl.config.registry import RegistryError, suggest_name
+from spiky_rl.config.options import RegistryError, error_path, suggest_name
 
 KINDS = {
     "env_steps": "environment steps",
@@ -50,28 +50,31 @@ class Budget:
 
 def parse_budget(data: object, path: str = "") -> Budget:
     """Parse ``KIND=AMOUNT``, such as ``env_steps=1e6``, or ``{KIND: AMOUNT}``. Raises RegistryError naming ``path``."""
-    prefix = f"{path}: " if path else ""
     if isinstance(data, str):
         kind, _, amount = data.partition("=")
         data = {kind: amount or None}
-    if not isinstance(data, dict) or len(data) != 1:
-        raise RegistryError(f"{prefix}expected one KIND=AMOUNT, got {data!r}")
-    ((kind, amount),) = data.items()
-    if kind not in KINDS:
-        raise RegistryError(
-            f"{prefix}{kind!r} is not a kind of budget; choose from {', '.join(KINDS)}{suggest_name(kind, KINDS)}"
-        )
+    with error_path(path):
+        if not isinstance(data, dict) or len(data) != 1:
+            raise RegistryError(f"expected one KIND=AMOUNT, got {data!r}")
+        ((kind, amount),) = data.items()
+        if kind not in KINDS:
+            raise RegistryError(
+                f"{kind!r} is not a kind of budget; choose from {', '.join(KINDS)}{suggest_name(kind, KINDS)}"
+            )
+        return Budget(kind, _parse_amount(kind, amount))
+
+
+def _parse_amount(kind: str, amount: object) -> float:
+    """Return the ``amount`` of a budget as a number. Raises RegistryError unless it is above zero and at most `MAX_AMOUNT`."""
     try:
         number = float(str(amount))
     except ValueError:
         number = math.nan
     if number > MAX_AMOUNT[kind]:
-        raise RegistryError(f"{prefix}{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
-    if not math.isfinite(number) or number <= 0:
-        raise RegistryError(
-            f"{prefix}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}"
-        )
-    return Budget(kind, number)
+        raise RegistryError(f"{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
+    if not number > 0:  # nor NaN
+        raise RegistryError(f"{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
+    return number
 
 
 def read_budget(value: object) -> Budget | None:

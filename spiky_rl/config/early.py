@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.keys import format_with_hint
-from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
-from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.plain_data import PlainMapping, PlainValue
 from spiky_rl.config.schema import NETWORKS
-from spiky_rl.config.spec import SpecError, add_default_layers, find_origin
+from spiky_rl.config.spec import configure_network, name_origins
 
 LIGHT = ("neurons", "surrogates")
 """Kinds of components that import only the standard library and pydantic."""
@@ -19,25 +16,14 @@ LIGHT = ("neurons", "surrogates")
 def check_networks(tree: PlainMapping, origins: Mapping[str, str]) -> None:
     """Raise SpecError naming layer and key if an agent's networks are invalid on every task.
 
-    Args:
-        tree: The merged agent, without the simulator's own configuration of the task.
-        origins: Dotted path -> layer that set the value.
+    ``tree`` is the merged agent without the simulator's own configuration of the task; ``origins`` is dotted path -> layer.
     """
-    try:
-        for key in NETWORKS:
-            if tree.get(key):
-                check_light("networks", tree[key], f"agent.{key}")
-        for key in NETWORKS:
-            if tree.get(key):
-                settings = registry.normalize_settings("networks", tree[key], f"agent.{key}")
-                role = get_section(tree, "actor" if key == "network" else "critic")
-                hidden_dims: Any = role.get("hidden_dims") or [1] * _count_layers(settings)
-                registry.configure(
-                    "networks", add_default_layers(settings, hidden_dims, f"agent.{key}"), f"agent.{key}"
-                )
-    except RegistryError as error:
-        path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{find_origin(path, origins)}: {format_with_hint(error)}") from None
+    keys = [key for key in NETWORKS if tree.get(key)]
+    with name_origins(origins):
+        for key in keys:
+            check_light("networks", tree[key], f"agent.{key}")
+        for key in keys:
+            configure_network(tree, key, requires_layers=False)
 
 
 def check_light(kind: str, settings: PlainValue, path: str) -> None:
@@ -65,8 +51,3 @@ def _iterate_part(path: str, settings: PlainValue) -> Iterator[tuple[str, PlainV
         yield from ((f"{path}[{i}]", element) for i, element in enumerate(settings) if element is not None)
     elif settings is not None:
         yield path, settings
-
-
-def _count_layers(settings: PlainMapping) -> int:
-    """Return the number of layers from the length of parts that are lists; 1 if no part is a list."""
-    return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)

@@ -23,13 +23,7 @@ class UnknownKey(RegistryError):
     """Unknown key; the message ends with the nearest known key, or with all known keys."""
 
     def __init__(self, text: str, path: str, known: Iterable[str]) -> None:
-        """Make the message.
-
-        Args:
-            text: The message without a hint.
-            path: Dotted path of the unknown key.
-            known: Keys that are allowed in the same section.
-        """
+        """Make the message from ``text``, the dotted ``path`` of the key, and the ``known`` keys of its section."""
         self.text, self.path, self.known = text, path, tuple(known)
         super().__init__(
             text

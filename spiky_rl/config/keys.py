@@ -28,9 +28,7 @@ def format_with_hint(error: RegistryError) -> str:
 def suggest_key(path: str, siblings: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` with a sibling or the dotted path of another key, or an empty text.
 
-    Args:
-        path: Dotted path of the unknown key, without ``agent.``.
-        siblings: Keys that are known in the same section.
+    ``path`` is the dotted path of the unknown key without ``agent.``; ``siblings`` are the known keys of its section.
     """
     leaf, siblings = _get_leaf(path), list(siblings)
     close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.4)

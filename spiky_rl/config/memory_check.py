@@ -7,10 +7,10 @@ refused would not fit, but a run that is allowed may not fit either. All numbers
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from spiky_rl.config.registry import ComponentSpec, UserError
 from spiky_rl.config.schema import Algorithm, ModelSettings
@@ -78,12 +78,10 @@ def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int
         ("actor", "network", spec.network),
         ("critic", "critic_network", spec.critic_network),
     ):
-        model: _Model = spec.runner.get(role) or {}
-        name = f"agent.{role}" if network is None else f"agent.{key}"
         if network is None:
-            weights, width = _count_ann(model)
+            name, (weights, width) = f"agent.{role}", _count_ann(spec.runner.get(role) or {})
         else:
-            weights, width = _count_network(network)
+            name, (weights, width) = f"agent.{key}", _count_network(network)
         parts[f"{name} with {weights:,} weights"] = NUMBER * TRAINING_COPIES * weights
         parts[f"{name} with {width:,} neurons and {rows}"] = NUMBER * width * count
     return parts
@@ -95,18 +93,8 @@ def _count_weights(widths: Iterable[int]) -> int:
     return sum(widths) + sum(above * below for above, below in pairwise(widths))
 
 
-class _Model(TypedDict, total=False):
-    """Keys of a model that decide its size, as checked by `ModelSettings`."""
-
-    class_name: str
-    hidden_dims: Sequence[int]
-    rnn_type: str
-    rnn_hidden_dim: int
-    rnn_num_layers: int
-
-
-def _count_ann(model: _Model) -> tuple[int, int]:
-    """Return (weights, neurons) of an ANN."""
+def _count_ann(model: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (weights, neurons) of an ANN with settings as checked by `ModelSettings`."""
     widths = model.get("hidden_dims") or ()
     weights, width = _count_weights(widths), sum(widths)
     if model.get("class_name") == "RNNModel":

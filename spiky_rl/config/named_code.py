@@ -24,14 +24,10 @@ def find_code(tree: object, packages: Collection[str] = ()) -> list[str]:
 def check_code_is_named(
     file: object, spec: object, named: Collection[str], remedy: str, packages: Collection[str] = ()
 ) -> None:
-    """Raise UserError if a file names code that the user does not name.
+    """Raise UserError if the content ``spec`` of a ``file`` names code that the user does not name.
 
-    Args:
-        file: The file, for the message.
-        spec: Content of the file as plain data.
-        named: All texts from the user: flags, overrides, values of an agent file.
-        remedy: How the user can name the code, for the message.
-        packages: As in `find_code`.
+    ``named`` are all texts from the user: flags, overrides, values of an agent file. ``remedy`` ends the message with a way to name the code;
+    ``packages`` are those of `find_code`.
     """
     for name in find_code(spec, packages):
         if name not in named:

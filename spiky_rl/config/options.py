@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -58,11 +58,11 @@ WRONG_LENGTH = {"too_short": ("at least", "min_length"), "too_long": ("at most",
 
 @contextmanager
 def error_path(path: str) -> Iterator[None]:
-    """Prefix every RegistryError of the block with ``path``, such as ``agent.network``."""
+    """Prefix every RegistryError of the block with ``path``, such as ``agent.network``, unless it is empty."""
     try:
         yield
     except RegistryError as error:
-        raise RegistryError(f"{path}: {error}") from None
+        raise RegistryError(f"{path}: {error}" if path else str(error)) from None
 
 
 def option(
@@ -309,34 +309,28 @@ def _strip_annotation(annotation: object) -> Any:
 
 def _format_error(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
     """Return one pydantic error as one line that names the key: the first unknown key, or else the first error."""
-    errors = error.errors(include_url=False)
-    for unknown in errors:
-        if unknown["type"] in UNKNOWN_KEY:
-            path, model, _ = _follow_keys(unknown["loc"], path, settings)
-            return UnknownKey(f"{path}: no such key", path, model.model_fields)
-    first = errors[0]
-    keys = first["loc"]
+    errors: list[Any] = [*error.errors(include_url=False)]
+    first = next((each for each in errors if each["type"] in UNKNOWN_KEY), errors[0])
+    kind, keys = first["type"], first["loc"]
+    is_element = kind not in UNKNOWN_KEY and isinstance(next(reversed(keys), ""), int)
     # an error in an element of a list is reported at the list
-    is_element = bool(keys) and isinstance(keys[-1], int)
-    followed_keys = keys[:-1] if is_element else keys
-    path, model, field = _follow_keys(followed_keys, path, settings)
-    if first["type"] == "missing":
-        siblings = (e["loc"] for e in errors if e["type"] == "missing" and e["loc"][:-1] == keys[:-1])
-        return _format_missing([str(loc[-1]) for loc in siblings], path, first["input"], model)
-    is_model_error = field is None or model is _strip_annotation(field.annotation)
-    if first["type"] == "value_error" and is_model_error:
-        return _format_validator_error(path, str(first.get("ctx", {})["error"]))
-    info = None if field is None else _make_option_info(field)
-    return RegistryError(f"{path}: {_format_reason(first, info, is_element)}".removeprefix(": "))
+    path, model, field = _follow_keys(keys[:-1] if is_element else keys, path, settings)
+    if kind in UNKNOWN_KEY:
+        return UnknownKey(f"{path}: no such key", path, model.model_fields)
+    if kind == "missing":
+        return _format_missing(errors, path, model)
+    if kind == "value_error" and (field is None or model is _strip_annotation(field.annotation)):
+        return _format_validator_error(path, str(first["ctx"]["error"]))
+    return RegistryError(f"{path}: {_format_reason(first, field, is_element)}".removeprefix(": "))
 
 
-def _format_missing(
-    missing: Sequence[str], path: str, keys: Iterable[object], model: type[Settings]
-) -> RegistryError:
-    """Return the error of ``missing`` keys, the first of them at ``path``, in settings with ``keys``."""
-    parent = path.rpartition(".")[0]
+def _format_missing(errors: Sequence[Any], path: str, model: type[Settings]) -> RegistryError:
+    """Return the error of the first missing key, which is at ``path``, and of all that are missing beside it in the settings ``model``."""
+    first, parent = errors[0], path.rpartition(".")[0]
+    siblings = [each["loc"] for each in errors if each["type"] == "missing"]
+    missing = [str(loc[-1]) for loc in siblings if loc[:-1] == first["loc"][:-1]]
+    unknown = [str(key) for key in first["input"] if key not in model.model_fields]
     prefix = f"{parent}: " if parent else ""
-    unknown = [str(key) for key in keys if key not in model.model_fields]
     return RegistryError(f"{prefix}missing {', '.join(missing)}{suggest_name(missing[0], unknown)}")
 
 
@@ -363,33 +357,27 @@ def _follow_keys(
     return path, model, field
 
 
-class _Error(TypedDict):
-    """Fields of a pydantic error that messages use."""
-
-    type: str
-    input: Any
-    msg: str
-    ctx: NotRequired[dict[str, Any]]
-
-
-def _format_reason(error: _Error, field: OptionInfo | None, is_element: bool) -> str:
+def _format_reason(error: Mapping[str, Any], declared: FieldInfo | None, is_element: bool) -> str:
     """Return the reason why a value is refused, and the allowed values; ``is_element`` if the value is an element of a list."""
     value, kind, limits = error["input"], error["type"], error.get("ctx", {})
-    if reason := _format_number_reason(kind, value, field):
+    field = None if declared is None else _make_option_info(declared)
+    if reason := _format_size_reason(error, field):
         return reason
     if kind == "literal_error" and field is not None:
         names = ", ".join(name or "''" for name in field.choices)
         return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
-    if kind in WRONG_LENGTH:
-        bound, key = WRONG_LENGTH[kind]
-        return f"{shorten([*value])} has {len(value)} values; it must have {bound} {limits[key]}"
     if kind in EXPECTED:
         return f"expected {EXPECTED[kind][is_element]}, got {'nothing' if value is None else shorten(value)}"
     return str(limits.get("error") or error["msg"])
 
 
-def _format_number_reason(kind: str, value: Any, field: OptionInfo | None) -> str:
-    """Return the reason of an error of type ``kind`` if it refuses a number for its size; empty for other errors."""
+def _format_size_reason(error: Mapping[str, Any], field: OptionInfo | None) -> str:
+    """Return the reason if a number or a list is refused for its size; empty for other errors."""
+    value, kind = error["input"], error["type"]
+    if kind in WRONG_LENGTH:
+        bound, key = WRONG_LENGTH[kind]
+        limit = error.get("ctx", {})[key]
+        return f"{shorten([*value])} has {len(value)} values; it must have {bound} {limit}"
     bounds = "" if field is None else field.bounds_text
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value

@@ -106,14 +106,8 @@ class ComponentSpec:
         """Build the component. Its constructor gets the options, the parts (not yet built) and ``context``."""
         cls: Any = self.cls
         options = (self.options,) if cls.Options.model_fields else ()
-        try:
+        with wrap_foreign_errors(self.name, f"{self.name!r} cannot be built"):
             return cls(*options, **self.parts, **context)
-        except (UserError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            if not is_foreign(self.name):
-                raise
-            raise RegistryError(f"{self.name!r} cannot be built: {format_exception(error)}") from error
 
     def get_parts(self, key: str) -> tuple[ComponentSpec, ...]:
         """Return the components of the part ``key``: none, one or several."""
@@ -262,17 +256,25 @@ def _resolve_foreign(kind: str, name: str) -> type[Component]:
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if key[0] != "_"]
         raise RegistryError(f"{name!r}: {target} has no {attribute!r}{suggest_name(attribute, public)}")
-    cls, base = getattr(module, attribute), _get_base_class(kind)
+    cls = getattr(module, attribute)
+    _check_class(name, cls, kind)
+    _check_declarations(name, cls)
+    return cls
+
+
+def _check_class(name: str, cls: object, kind: str) -> None:
+    """Raise RegistryError if ``cls``, given as ``name``, is not a complete class of a ``kind``."""
+    base = _get_base_class(kind)
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         raise RegistryError(
             f"{name!r} is not of kind {kind}: it does not derive from {base.__module__}:{base.__name__}"
         )
-    if missing := [key for key in dir(cls) if _is_abstract(cls, key)]:
+    # components are plain classes, not ABCs, so Python does not check this itself
+    members = {key: inspect.getattr_static(cls, key, None) for key in dir(cls)}
+    if missing := [key for key, member in members.items() if getattr(member, "__isabstractmethod__", False)]:
         raise RegistryError(
             f"{name!r} is incomplete: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
         )
-    _check_declarations(name, cls)
-    return cls
 
 
 def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
@@ -299,10 +301,9 @@ def configure(kind: str, settings: PlainValue, path: str) -> ComponentSpec:
         if key != "name" and key not in known:
             raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known)
     values = {key: value for key, value in mapping.items() if key != "name" and key not in cls.parts}
-    with wrap_foreign_errors(path, name):
+    with wrap_foreign_errors(name, f"{path}: {name!r} cannot be checked"):
         options = cls.Options.check(path, values)
-    parts = _configure_parts(cls, mapping, path)
-    with wrap_foreign_errors(path, name):
+        parts = _configure_parts(cls, mapping, path)
         cls.validate(path, options, parts)
     return ComponentSpec(name, cls, options, parts)
 
@@ -335,8 +336,8 @@ def _configure_part(
 
 
 @contextmanager
-def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
-    """Turn an exception from the code of a component outside the package, ``name`` at ``path``, into a RegistryError of one line."""
+def wrap_foreign_errors(name: str, fault: str) -> Iterator[None]:
+    """Turn an exception from the component ``name``, if its code is outside the package, into a RegistryError that names ``fault``."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -344,7 +345,7 @@ def wrap_foreign_errors(path: str, name: str) -> Iterator[None]:
     except BaseException as error:
         if not is_foreign(name):
             raise
-        raise RegistryError(f"{path}: {name!r} cannot be checked: {format_exception(error)}") from error
+        raise RegistryError(f"{fault}: {format_exception(error)}") from error
 
 
 def normalize_settings(kind: str, settings: PlainValue, path: str) -> PlainMapping:
@@ -420,11 +421,6 @@ def _is_part(declared: object) -> bool:
     return isinstance(declared, tuple) and len(declared) == 2 and declared[0] in COMPONENT_KINDS
 
 
-def _is_abstract(cls: type, key: str) -> bool:
-    # components are plain classes, not ABCs, so Python does not check this itself
-    return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
-
-
 @cache
 def _get_base_class(kind: str) -> type[Component]:
     """Return the base class of a component kind, defined in its ``base.py``."""
@@ -460,15 +456,11 @@ def format_exception(error: BaseException, file: str | None = None) -> str:
     """
     innermost_first = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in innermost_first if file is None or os.path.abspath(file) == f.filename), None)
+    line = "" if frame is None else f"{file or frame.filename}, line {frame.lineno}"
     text = f"{type(error).__name__}: {get_error_text(error)}"
     if isinstance(error, SystemExit):
         text = f"it exits the program (exit code {error.code}); a component may not"
-    location = ""
-    if frame is not None:
-        location = f"{file or frame.filename}, line {frame.lineno}: "
-    elif file is not None:
-        location = f"{file}: "
-    return location + " ".join(text.split())
+    return ": ".join(filter(None, (line or file, " ".join(text.split()))))
 
 
 def _load_file(path: Path) -> ModuleType:

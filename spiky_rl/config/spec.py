@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,7 @@ class AgentSpec(Settings):
         return self.runner.get(key, RunnerSettings.default(key))
 
     def to_dict(self, for_digest: bool = False) -> dict[str, Any]:
-        """Return the whole specification as plain data.
-
-        Args:
-            for_digest: Leave out values that would change the digest of earlier results; see `ComponentSpec.settings`.
-        """
+        """Return the whole specification as plain data; for ``for_digest`` see `ComponentSpec.settings`."""
         tree = dict(self.runner)
         for key, network in (("network", self.network), ("critic_network", self.critic_network)):
             if network is not None:
@@ -187,8 +184,9 @@ def merge_agent(
     """
     stem, data, file = read_agent(name)
     known_keys = get_options(RunnerSettings)
-    layers: list[tuple[str, PlainMapping]] = []
-    layers.append((host, {key: value for key, value in defaults.items() if key in known_keys}))
+    layers: list[tuple[str, PlainMapping]] = [
+        (host, {key: value for key, value in defaults.items() if key in known_keys})
+    ]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
     layers.append((file, {key: value for key, value in data.items() if key not in ("summary", "tasks")}))
@@ -211,19 +209,22 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
 
     ``origins`` is dotted path -> layer that set the value, and may be empty.
     """
-    try:
-        networks: dict[str, ComponentSpec | None] = dict.fromkeys(NETWORKS)
-        for key in NETWORKS:
-            if tree.get(key):
-                settings = _add_default_layers(tree, key)
-                networks[key] = registry.configure("networks", settings, f"agent.{key}")
+    with name_origins(origins):
+        networks = {key: configure_network(tree, key) for key in NETWORKS if tree.get(key)}
         check_combination(tree)
         _check_models(tree, origins)
+    runner = {key: value for key, value in tree.items() if key not in NETWORKS}
+    return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
+
+
+@contextmanager
+def name_origins(origins: Mapping[str, str]) -> Iterator[None]:
+    """Turn a RegistryError on a key of an agent into a SpecError that begins with the layer that set the key."""
+    try:
+        yield
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{find_origin(path, origins)}: {format_with_hint(error)}") from None
-    runner = {key: value for key, value in tree.items() if key not in NETWORKS}
-    return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
 
 def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
@@ -360,15 +361,19 @@ def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
         return {key: _resolve_paths(value, folder) for key, value in node.items()}
     if isinstance(node, list):
         return [_resolve_paths(element, folder) for element in node]
-    if isinstance(node, str):
-        target, _, attribute = node.rpartition(":")
-        if target.endswith(".py") and os.path.isfile(folder / target):
-            return f"{folder / target}:{attribute}"
-        # files of the package stay relative, so that a specification is the same on every machine
-        in_package = folder == registry.find_data_folder("agents").absolute()
-        if node.endswith((".json", ".nir")) and not in_package and os.path.isfile(folder / node):
-            return str(folder / node)
-    return node
+    return _resolve_path(node, folder) if isinstance(node, str) else node
+
+
+def _resolve_path(text: str, folder: Path) -> str:
+    """Return a text of an agent file as `_resolve_paths` does."""
+    target, _, attribute = text.rpartition(":")
+    if target.endswith(".py") and os.path.isfile(folder / target):
+        return f"{folder / target}:{attribute}"
+    # files of the package stay relative, so that a specification is the same on every machine
+    in_package = folder == registry.find_data_folder("agents").absolute()
+    if text.endswith((".json", ".nir")) and not in_package and os.path.isfile(folder / text):
+        return str(folder / text)
+    return text
 
 
 def _load_task_file(path: Path) -> TaskSpec:
@@ -382,13 +387,23 @@ def _load_task_file(path: Path) -> TaskSpec:
     return task
 
 
-def _add_default_layers(tree: PlainMapping, key: str) -> PlainMapping:
-    """Return the settings of the network ``key``; without ``layers`` it gets the ANN's hidden layers."""
-    settings = registry.normalize_settings("networks", tree[key], f"agent.{key}")
+def configure_network(tree: PlainMapping, key: str, requires_layers: bool = True) -> ComponentSpec:
+    """Check and complete the network ``key``; without ``layers`` it gets the ANN's hidden layers.
+
+    If no layer sets these either, and the network needs them, it gets layers of width 1 unless ``requires_layers``.
+    """
+    path = f"agent.{key}"
+    settings = registry.normalize_settings("networks", tree[key], path)
     hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
-    if not isinstance(hidden_dims, Sequence):
-        hidden_dims = ()
-    return add_default_layers(settings, hidden_dims, f"agent.{key}")
+    widths = hidden_dims if isinstance(hidden_dims, Sequence) else ()
+    if not widths and not requires_layers:
+        widths = [1] * _count_layers(settings)
+    return registry.configure("networks", add_default_layers(settings, widths, path), path)
+
+
+def _count_layers(settings: PlainMapping) -> int:
+    """Return the number of layers from the length of parts that are lists; 1 if no part is a list."""
+    return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)
 
 
 def add_default_layers(

@@ -43,7 +43,6 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
     """Read the header of a .npy from the start of ``file``, and leave ``file`` at the first value.
 
     Args:
-        file: The open file.
         kinds: Allowed dtype kinds, also of fields.
         fields: Names of required fields; the other fields may have any kind except Python objects. If empty, all fields are required.
 
@@ -102,13 +101,9 @@ def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) ->
 def read_arrays(
     file: IO[bytes], keys: Sequence[str] = (), kinds: str = NUMBERS, most: int = LARGEST
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a .npz by name.
+    """Return the arrays of a .npz by name: the ``keys``, which must exist, or all if there are none.
 
-    Args:
-        file: The open file.
-        keys: Names of the arrays to read, which must exist; empty for all arrays.
-        kinds: Allowed dtype kinds.
-        most: Maximum bytes of all unpacked arrays together.
+    ``kinds`` are the allowed dtype kinds, ``most`` the maximum bytes of all unpacked arrays together.
 
     Raises:
         ValueError: If an array is missing, too large or invalid.

@@ -69,16 +69,9 @@ class Events:
 def decode_events(
     data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int] | None = None
 ) -> Events:
-    """Return the events in a file's content, in the format of its suffix.
+    """Return the events in a file's content, in the format of its suffix. Raises EventFileError that names ``path`` and the fault.
 
-    Args:
-        data: Content of the file.
-        path: Name of the file, for the format and for messages.
-        unit: Unit of time of events in columns, in microseconds.
-        shape: Required channels, rows and columns of a tensor; None for any.
-
-    Raises:
-        EventFileError: If the content is invalid; the message is one line with ``path`` and the fault.
+    ``unit`` is the unit of time of events in columns, in microseconds; ``shape`` are required channels, rows and columns of a tensor.
     """
     if not data:
         raise EventFileError(f"{path}: is empty")

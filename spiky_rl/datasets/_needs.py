@@ -88,8 +88,6 @@ def measure_needs(
     If tensors differ in shape, the most frequent shape counts.
 
     Args:
-        recordings: Recordings in a store.
-        read: Reads the events of a recording.
         time: Required unit of times, a `TimeUnit`; recordings with another unit are ignored. Empty for any.
         set_keys: Keys of `AXES` that the user has set, so that they are not checked.
 

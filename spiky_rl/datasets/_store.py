@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,10 @@ class RecordingStore:
         else:
             names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
         return sorted(self.prefix + name for name in names if not _is_hidden(name))
+
+    def match_names(self, pattern: str) -> list[tuple[re.Match[str], str]]:
+        """Return match and name of all files whose names contain the regular expression ``pattern``, sorted."""
+        return [(match, name) for name in self.list_names() if (match := re.search(pattern, name))]
 
     def path(self, name: str) -> str:
         """Return the path of the file ``name``, for messages."""
@@ -259,12 +264,11 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             folders.clear()
             continue
         visited.add(real)
-        relative = Path(folder).relative_to(root)
-        links = [name for name in folders if _leads_out(Path(folder) / name, inside)]
-        outward += [(relative / name).as_posix() for name in links]
+        path, inner = Path(folder).relative_to(root), {*folders}
+        links = {name for name in inner if _leads_out(root / path / name, inside)}
         # a folder with the suffix of a recording counts as a file, which cannot be read
-        files = [name for name in folders if name.endswith(SUFFIXES) and name not in links]
-        file_names += [(relative / name).as_posix() for name in (*names, *files)]
-        # os.walk visits the folders that are left in the list
-        folders[:] = [name for name in folders if name not in files and name not in links]
+        files = {name for name in inner - links if name.endswith(SUFFIXES)}
+        outward += sorted((path / name).as_posix() for name in links)
+        file_names += [(path / name).as_posix() for name in (*names, *files)]
+        folders[:] = sorted(inner - links - files)  # os.walk visits the folders that are left in the list
     return file_names, outward

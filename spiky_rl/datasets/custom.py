@@ -202,8 +202,7 @@ class CustomDataset(Dataset):
         """Set sensor and window from the options, else from the recordings; the result is kept in the cache."""
         sensor, channels, window = self.options.sensor, self.options.channels, self.options.window
         if not (sensor and channels and window):
-            set_keys = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
-            needs = self._load_needs(recordings, set_keys)
+            needs = self._load_needs(recordings)
             channels = channels or needs.channels
             sensor = sensor or (needs.rows, needs.columns)
             window = window or (0, needs.end)
@@ -216,11 +215,13 @@ class CustomDataset(Dataset):
         self.bins = self.bins or min(BINS, self.window[1] - self.window[0])
         self.time = self.time or self._get_first_time(recordings)
 
-    def _load_needs(self, recordings: list[Recording], set_keys: tuple[str, ...]) -> Needs:
-        """Return the needs of the ``recordings`` from the cache, or measure them; ``set_keys`` are set by the user."""
+    def _load_needs(self, recordings: list[Recording]) -> Needs:
+        """Return the needs of the ``recordings`` from the cache, or measure them."""
         stamps = [
             f"{r.member} {r.store.get_fingerprint(r.member)}" for r in recordings if r.store is not None
         ]
+        set_keys = ("rows", "columns") if self.options.sensor else ()
+        set_keys += ("end",) if self.options.window else ()
         request = f"{MEASUREMENT_VERSION} {self.data.resolve()} {self.unit} {self.time} {set_keys}"
         key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
 
@@ -263,14 +264,18 @@ def _list_folders(names: list[str]) -> list[ListedRecording]:
     """Return all recordings among the files ``names``, with classes and parts from their folders. Raises MissingData."""
     names = [name for name in names if name.lower().endswith(ENDINGS)]
     folders = _drop_outer_folder([name.split("/")[:-1] for name in names])
-    outer_folders = {nested[0] for nested in folders if len(nested) > 1}
+    _check_splits({nested[0] for nested in folders if len(nested) > 1})
+    return [_read_folders(name, nested) for name, nested in zip(names, folders, strict=True)]
+
+
+def _check_splits(outer_folders: set[str]) -> None:
+    """Raise MissingData if some of the ``outer_folders``, which contain folders, are parts of a split and others are not."""
     splits = sorted(folder for folder in outer_folders if folder.lower() in SPLITS)
     if splits and (others := outer_folders - {*splits}):
         other = min(others)
         raise MissingData(
             f"{other}: unknown split folder beside {splits[0]}; allowed: {', '.join(SPLITS)}{suggest_name(other.lower(), SPLITS)}"
         )
-    return [_read_folders(name, nested) for name, nested in zip(names, folders, strict=True)]
 
 
 def _drop_outer_folder(folders: list[list[str]]) -> list[list[str]]:

@@ -9,7 +9,6 @@ ships none of it.
 
 from __future__ import annotations
 
-import re
 from typing import override
 
 import numpy as np
@@ -44,12 +43,8 @@ class EvObjects(Dataset):
 
     def list_recordings(self) -> list[Recording]:
         for store in find_stores(self.data, FOLDERS):
-            names = store.list_names()
-            matches = [
-                (re.search(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$", name), name)
-                for name in names
-            ]
-            recordings = [Recording(m[1], int(m[3]), m[2], store, name) for m, name in matches if m]
+            matches = store.match_names(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$")
+            recordings = [Recording(m[1], int(m[3]), m[2], store, name) for m, name in matches]
             for recording in recordings:
                 if recording.label >= OBJECTS:
                     raise EventFileError(
@@ -66,9 +61,9 @@ class EvObjects(Dataset):
     @override
     def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
-        path = self.path(recording)
+        path, data = self.path(recording), recording.store.read(recording.member)
         try:
-            counts = read_array(recording.store.read(recording.member))
+            counts = read_array(data)
         except DAMAGE as error:
             raise EventFileError(f"{path}: not a recording, or damaged: {error}") from None
         if counts.shape != (TAXELS, POLARITIES, STEPS):

@@ -11,7 +11,6 @@ Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. The checksums are thos
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import override
@@ -105,15 +104,12 @@ def _list_part(folder: Path, archive: DatasetArchive) -> list[Recording]:
     else:
         return []
     part = "test" if archive.folder == "Test" else "train"
-    names = [
-        (re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.list_names()
-    ]
-    recordings = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
-    if not recordings:
+    matches = store.match_names(rf"^({archive.folder}/([0-9])/[^/]+)\.bin\Z")
+    if not matches:
         raise MissingData(
             f"{store.root}: contains no recording 0/*.bin to 9/*.bin{format_unpack_hint(store)}"
         )
-    return recordings
+    return [Recording(match[1], int(match[2]), part, store, name) for match, name in matches]
 
 
 class _Packed:

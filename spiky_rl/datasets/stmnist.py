@@ -10,7 +10,6 @@ Source: See et al. (2020), ST-MNIST: the spiking tactile MNIST neuromorphic data
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
 from contextlib import suppress
@@ -112,12 +111,12 @@ class StMnist(Dataset):
 
     def list_recordings(self) -> list[Recording]:
         for store in find_stores(self.data, FOLDERS):
-            names = [
-                n for n in store.list_names() if "LUT" not in n
-            ]  # a table of the taxels is among the recordings
-            matches = [(re.search(r"(?:^|/)(([0-9])/[^/]+)\.mat$", name), name) for name in names]
-            if recordings := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
-                return recordings
+            # a table of the taxels, LUT, is among the recordings
+            matches = [
+                pair for pair in store.match_names(r"(?:^|/)(([0-9])/[^/]+)\.mat$") if "LUT" not in pair[1]
+            ]
+            if matches:
+                return [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches]
         raise MissingData(
             f"ST-MNIST is not in {str(self.data)!r}, and its authors require a form: get {ARCHIVE!r} from"
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it is elsewhere"

@@ -34,20 +34,11 @@ MAX_SHARE = 0.25
 def choose_best_checkpoint(
     runner: BaseRunner, env: Any, plan: RunPlan, folder: Path, is_stopped: Callable[[], bool]
 ) -> dict[str, Any] | None:
-    """Evaluate the last checkpoints of a run without noise, and copy the best one to ``best.pt``.
+    """Evaluate the last checkpoints of a run without noise, and copy the best one to ``best.pt``; return the entry ``best`` of ``result.json``.
 
-    The environments are divided among the checkpoints. All checkpoints start from the same states if the task can reset single
-    environments.
-
-    Args:
-        runner: The runner; afterwards it holds the weights of one of the checkpoints.
-        env: The rsl_rl environment of the training.
-        plan: The run plan.
-        folder: The run folder.
-        is_stopped: Called in every control step; if true, ``best.pt`` stays.
-
-    Returns:
-        The entry ``best`` of ``result.json``, or None if there are fewer than two checkpoints to compare.
+    The environments are divided among the checkpoints, which all start from the same states if the task can reset single environments.
+    Afterwards ``runner`` has the weights of one of them. If there are fewer than two checkpoints to compare, or ``is_stopped``, called in
+    every control step, returns true, ``best.pt`` stays and None is returned.
     """
     paths = [*list_checkpoints(folder)[-MAX_NUMBERED:], folder / run_folders.BEST]
     paths = [path for path in paths if path.is_file()][-env.num_envs :]

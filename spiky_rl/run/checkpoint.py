@@ -18,13 +18,9 @@ TRAINING_ONLY_KEYS = (".quantize",)
 
 
 def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, resume: bool = False) -> None:
-    """Raise UserError if a checkpoint's network settings differ from the agent's, even if the weights would fit.
+    """Raise UserError if the network settings in a ``checkpoint`` differ from those of ``spec``, even if the weights would fit.
 
-    Args:
-        loaded: The checkpoint's content.
-        spec: The agent of this command.
-        checkpoint: The file, for messages.
-        resume: Whether training resumes, which may change `TRAINING_ONLY_KEYS`.
+    A training may ``resume`` with other `TRAINING_ONLY_KEYS`.
     """
     trained_spec = checkpoints.get_identity(loaded).get("spec")
     if trained_spec is None:
@@ -32,10 +28,9 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
     old, new = get_function_values(trained_spec), get_function_values(spec.to_dict())
     # the default of an option that the file does not have yet equals the earlier behaviour
     ignored = {path for path, _, origin in spec.list_values() if origin == "default"} - old.keys()
-    if resume:
-        ignored |= {path for path in {**old, **new} if path.endswith(TRAINING_ONLY_KEYS)}
     for path in {**old, **new}:
-        if path not in ignored and old.get(path) != new.get(path):
+        may_differ = path in ignored or (resume and path.endswith(TRAINING_ONLY_KEYS))
+        if not may_differ and old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
             raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 
@@ -79,9 +74,7 @@ def read_requested_checkpoint(plan: RunPlan, requires_seed: bool = True) -> tupl
 def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
     """Return the checkpoint that a plan's request names. Raises UserError if its task, agent or network differs.
 
-    Args:
-        plan: The run plan.
-        resume: Whether training resumes, which needs a run of the given seed; otherwise the seed may be the environments' alone.
+    To ``resume`` a training, its run must have the given seed; otherwise the seed may be the environments' alone.
     """
     checkpoint, loaded = read_requested_checkpoint(plan, requires_seed=resume)
     check_network(loaded, plan.spec, checkpoint, resume)

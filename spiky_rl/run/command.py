@@ -32,12 +32,9 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
         code = command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # an error is still reported here
         return code
-    except UserError as error:
+    except (UserError, NonFiniteError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
-    except NonFiniteError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt as error:
         sys.stderr.write("interrupted\n")
         return error.exit_code if isinstance(error, ImmediateStop) else 130
@@ -45,12 +42,17 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
         discard_output()
         return 141
     except OSError as error:
-        if error.errno not in PATH_ERRORS | DISK_ERRORS:
-            raise
-        if error.filename is None:
-            discard_output()
-        sys.stderr.write(f"error: {format_os_error(error)}\n")
-        return 2 if error.errno in PATH_ERRORS else 1
+        return report_os_error(error)
+
+
+def report_os_error(error: OSError) -> int:
+    """Print an error of a path or a disk in one line and return the exit code; raise any other ``error``."""
+    if error.errno not in PATH_ERRORS | DISK_ERRORS:
+        raise error
+    if error.filename is None:
+        discard_output()
+    sys.stderr.write(f"error: {format_os_error(error)}\n")
+    return 2 if error.errno in PATH_ERRORS else 1
 
 
 def prepare_streams() -> None:

@@ -85,13 +85,7 @@ def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, frozen_by: st
 def evaluate(
     evaluation_plan: EvaluationPlan, quantize: Quantize | None = None, progress: ProgressFactory = no_progress
 ) -> dict[str, Any]:
-    """Simulate and return the content of ``evaluation.json``.
-
-    Args:
-        evaluation_plan: The policy and its conditions.
-        quantize: Returns the quantised policy to measure; None to measure the policy itself.
-        progress: Opens the progress display.
-    """
+    """Simulate and return the content of ``evaluation.json``; the policy is quantised first unless ``quantize`` is None."""
     plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
     checkpoint, adapts = evaluation_plan.checkpoint, evaluation_plan.is_plastic
     log.info(
@@ -139,12 +133,7 @@ def measure_conditions(
     policy: InferencePolicy | None,
     report_progress: ProgressCallback = lambda share, detail=None: None,
 ) -> tuple[list[Table], dict[str, Any] | None]:
-    """Measure a policy under conditions, over one episode of every environment.
-
-    Args:
-        groups: The environments of each condition.
-        policy: None for random actions, whose firing rate and operations are None.
-        report_progress: Receives the completed share of the episodes.
+    """Measure a policy under conditions, over one episode of every environment; ``policy`` is None for random actions.
 
     Returns:
         Tables of results by condition (a second table if the policy also adapts), and the cost of an action under the first
@@ -253,12 +242,7 @@ def _compute_cost(
 def compute_nominal_energy(
     cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]
 ) -> dict[str, float] | None:
-    """Return the undisturbed energy per metre in µJ by energy model, or None if cost or distance is unknown.
-
-    Args:
-        cost: Cost of an action, as in ``evaluation.json``.
-        nominal: Results of the undisturbed condition.
-    """
+    """Return the undisturbed energy per metre in µJ by energy model, or None if the distance or the ``cost`` of an action is unknown."""
     distance = nominal["measures"].get("distance")
     if cost is None or distance is None:
         return None

@@ -39,12 +39,7 @@ def run_episodes(
     """Step the environments until each has finished its ``quota`` of episodes, and yield every control step.
 
     Every environment has its own quota: the first episodes to end in any environment would be short ones too often.
-
-    Args:
-        env: The host's environments, just reset.
-        act: Maps observations and ``running`` [B] to actions [B, A].
-        obs: First observations.
-        quota: Number of episodes from each environment.
+    ``act`` maps observations and ``running`` [B] to actions [B, A]; ``obs`` are those of the reset environments.
     """
     remaining, total_episodes = list(quota), sum(quota)
     measures = env.make_measures()

@@ -26,7 +26,7 @@ from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_m
 from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.measure import make_cost_record, run_episodes, synchronize_time
 from spiky_rl.run.provenance import get_versions
-from spiky_rl.run.run_plan import PlayOptions, RunPlan, VisualizerSettings
+from spiky_rl.run.run_plan import PlayOptions, RunPlan
 from spiky_rl.run.simulate import open_policy
 
 log = logging.getLogger(__name__)
@@ -87,15 +87,12 @@ def play_policy(
 ) -> list[Path]:
     """Play the policy that a plan's request names; record a video and export the policy on request.
 
-    Args:
-        plan: The run plan; without ``--num_envs``, its environments are reduced to the number of episodes.
-        options: Options of the playback.
-        export: Exports the learner's policy, given its environment, into a folder.
-        progress: Opens the progress display.
-        report: Receives the measurements before video and export, which take longer than the episodes and may fail.
+    Without ``--num_envs``, the plan's environments are reduced to the number of episodes. Returns the videos and the result file,
+    which lie beside the checkpoint.
 
-    Returns:
-        The videos and the result file, which lie beside the checkpoint.
+    Args:
+        export: Exports the learner's policy, given its environment, into a folder.
+        report: Receives the measurements before video and export, which take longer than the episodes and may fail.
     """
     if plan.request.num_envs is None:
         plan.num_envs = min(plan.num_envs, options.episodes)
@@ -105,8 +102,7 @@ def play_policy(
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
-    live = VisualizerSettings(options.visualizer, options.max_visible_envs, options.real_time)
-    with open_policy(plan, checkpoint, live) as (env, runner, policy):
+    with open_policy(plan, checkpoint, options, options.real_time) as (env, runner, policy):
         with progress("playing", f"{options.episodes} episodes") as report_progress:
             playback = play_episodes(env, policy, options.episodes, report_progress)
         files.write_json(folder / "playback.json", playback.make_result(plan, checkpoint))
@@ -127,15 +123,9 @@ def play_episodes(
     num_episodes: int,
     report_progress: ProgressCallback = lambda share, detail=None: None,
 ) -> PlayResult:
-    """Play episodes, divided evenly among the environments.
+    """Play ``num_episodes`` in all, divided evenly among the environments.
 
     Environment i plays ``num_episodes // num_envs`` episodes, and one more if ``i < num_episodes % num_envs``.
-
-    Args:
-        env: The host's environments.
-        policy: The acting policy.
-        num_episodes: Episodes of all environments together.
-        report_progress: Receives the completed share of the episodes.
     """
     count = env.num_envs
     quota = [num_episodes // count + (i < num_episodes % count) for i in range(count)]

@@ -93,15 +93,9 @@ def list_policies() -> list[Policy]:
 
 
 def find_policy(task: str, agent: str, flag: str) -> Policy:
-    """Return the policy of an agent on a task.
+    """Return the policy of an agent on a task, given as a registered id with or without version or as a file stem of tasks/.
 
-    Args:
-        task: Registered id with or without version, or file stem of tasks/.
-        agent: Name of the agent.
-        flag: Flag and value of the user, for the message.
-
-    Raises:
-        UserError: There is none; the message lists the policies.
+    If there is none, raises UserError that begins with ``flag``, the user's flag and value, and lists the policies.
     """
     task_spec, policies = load_task(task), list_policies()
     names = {task_spec.label} if task_spec is not None else {task, strip_version(task)}
@@ -120,10 +114,8 @@ def find_policy(task: str, agent: str, flag: str) -> Policy:
 def resolve_pretrained(request: RunRequest) -> RunRequest:
     """Return a request in which ``--checkpoint pretrained`` is replaced by the policy: its file, agent and environment.
 
-    Overrides of the user change the policy's agent and environment. Any other request is returned as it is.
-
-    Raises:
-        UserError: There is no such policy, or its file is damaged.
+    Overrides of the user change the policy's agent and environment. Any other request is returned as it is. Raises UserError if
+    there is no such policy, or its file is damaged.
     """
     if request.checkpoint != PRETRAINED:
         return request
@@ -155,8 +147,7 @@ def merge_spec(policy: Policy, overrides: Sequence[str]) -> AgentSpec:
 def provide_weights(policy: Policy, log_root: Path) -> Path:
     """Return a copy of a policy's weights below ``log_root``, beside which commands write their results.
 
-    Raises:
-        UserError: The file differs from its digest, or ``log_root`` cannot be written.
+    Raises UserError if the file differs from its digest, or ``log_root`` cannot be written.
     """
     content = policy.weights.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != policy.sha256:

@@ -28,7 +28,7 @@ from spiky_rl.config.spec import (
     resolve_agent,
     task_id,
 )
-from spiky_rl.config.tuned_values import read_tuned
+from spiky_rl.config.tuned_values import TunedValuesFile, read_tuned
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
 from spiky_rl.learners import require_algorithm, select_learner
@@ -50,31 +50,14 @@ def make_plan(request: RunRequest) -> RunPlan:
     Raises UserError that names the flag or key, the value and the allowed values.
     """
     processes.setup_distributed_env(request.distributed)
-    if request.experiment_name:
-        files.require_plain_name("--experiment_name", request.experiment_name)
-    agent_overrides, env_overrides = split_overrides(request.overrides)
+    overrides, env_overrides = split_overrides(request.overrides)
     if request.max_iterations is not None:
-        agent_overrides.append(f"agent.max_iterations={request.max_iterations}")
-    spec = request.spec
-    if spec is None:
-        agent_name, agent_values, agent_file = read_agent(request.agent)
-    else:  # a merged agent, whose file is not read again
-        agent_name, agent_values, agent_file = spec.name, {}, ""
-    parse_overrides(agent_overrides)  # raises if an override is invalid
-    files.require_writable("--log_root", request.log_root)
-    task_spec = load_task(request.task)
-    tuned_file = None if request.tuning is None or spec is not None else read_tuned(request.tuning)
-    if request.checkpoint not in (None, RANDOM):
-        require_checkpoint(request.checkpoint)
-    host, learner = find_host(request.task), request.learner
-    check_without_simulator(
-        host,
-        request.task,
-        spec or request.agent,
-        agent_overrides,
-        task_spec,
-        is_tuned=tuned_file is not None,
-    )
+        overrides.append(f"agent.max_iterations={request.max_iterations}")
+    tuned = _check_files(request, overrides)
+    task_spec, host, learner = load_task(request.task), find_host(request.task), request.learner
+    if request.spec is None:
+        is_tuned = tuned is not None
+        check_without_simulator(host, request.task, request.agent, overrides, task_spec, is_tuned)
     if request.video:
         host.require_ability(VIDEO, "--video")
     host.require_installed(request.video)
@@ -85,28 +68,16 @@ def make_plan(request: RunRequest) -> RunPlan:
     device = resolve_device(request.device, request.distributed)
     assets = host.configure_assets(request.assets)
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
-    _check_agent_tasks(host, list_task_overrides(agent_values), agent_file)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     _log_changed_meaning(request.task, registered_id, host_task)
     label = task_spec.label if task_spec else registered_id
-    if spec is None:
-        no_values = ("", {})  # (origin, values)
-        spec = resolve_agent(
-            request.agent,
-            registered_id,
-            host_task.agent_defaults,
-            agent_overrides,
-            task_spec,
-            tuned=no_values if tuned_file is None else tuned_file.get_layer(label, agent_name),
-            host=host.title,
-        )
+    spec = request.spec or _merge_agent(request, host, host_task, registered_id, overrides, task_spec, tuned)
     # the task's defaults or tuned values may have changed the algorithm for which the learner was chosen
     require_algorithm(learner, spec.algorithm, request.agent)
     host_task.check_agent(spec)
     config = learner.make_runner_cfg(spec)
     experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
     seed = _choose_seed(request, host_task)
-    rank = int(os.environ.get("RANK", "0")) if request.distributed else 0
     num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device, spec.algorithm)
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
     host_task.configure(device, num_envs, seed)
@@ -114,7 +85,7 @@ def make_plan(request: RunRequest) -> RunPlan:
         request=request,
         task=label,
         host_task=host_task,
-        agent=agent_name,
+        agent=spec.name,
         task_spec=task_spec,
         spec=spec,
         config=config,
@@ -123,7 +94,43 @@ def make_plan(request: RunRequest) -> RunPlan:
         num_envs=num_envs,
         seed=seed,
         physics=host_task.physics,
-        rank=rank,
+        rank=int(os.environ.get("RANK", "0")) if request.distributed else 0,
+    )
+
+
+def _check_files(request: RunRequest, overrides: Sequence[str]) -> TunedValuesFile | None:
+    """Check the files of a request, and the agent's ``overrides``, without importing anything; return the tuned values.
+
+    If the request has a merged agent, the files of the agent and of tuned values are not read again.
+    """
+    if request.experiment_name:
+        files.require_plain_name("--experiment_name", request.experiment_name)
+    if request.spec is None:
+        read_agent(request.agent)
+    parse_overrides(overrides)
+    files.require_writable("--log_root", request.log_root)
+    tuned = None if request.tuning is None or request.spec is not None else read_tuned(request.tuning)
+    if request.checkpoint not in (None, RANDOM):
+        require_checkpoint(request.checkpoint)
+    return tuned
+
+
+def _merge_agent(
+    request: RunRequest,
+    host: Host,
+    host_task: HostTask,
+    registered_id: str,
+    overrides: Sequence[str],
+    task_spec: TaskSpec | None,
+    tuned: TunedValuesFile | None,
+) -> AgentSpec:
+    """Return the agent of a request, merged for its task with all layers."""
+    name, values, file = read_agent(request.agent)
+    _check_agent_tasks(host, list_task_overrides(values), file)
+    label = task_spec.label if task_spec else registered_id
+    tuned_layer = ("", {}) if tuned is None else tuned.get_layer(label, name)
+    return resolve_agent(
+        request.agent, registered_id, host_task.agent_defaults, overrides, task_spec, tuned_layer, host.title
     )
 
 
@@ -190,30 +197,18 @@ def merge_agent_without_simulator(request: RunRequest) -> PlainMapping | None:
 def check_without_simulator(
     host: Host,
     task: str,
-    agent: str | AgentSpec,
+    agent: str,
     overrides: Sequence[str],
     task_spec: TaskSpec | None,
     is_tuned: bool = False,
 ) -> None:
-    """Run all checks of task and agent that do not need the simulator, whose import takes far longer.
+    """Run all checks of task and agent that do not need the simulator, whose import takes far longer. Raises UserError.
 
-    Args:
-        host: The task's host.
-        task: Registered id, or a file stem of tasks/.
-        agent: File stem of agents/, a path, or a merged agent, which is not checked again.
-        overrides: Overrides of the agent.
-        task_spec: The task's file; None if it has none.
-        is_tuned: Whether the agent has tuned values, which depend on the task's registered id; its networks are then not checked.
-
-    Raises:
-        UserError: Names the flag or key, the value and the nearest allowed name.
+    The networks are not checked if the agent has tuned values, which depend on the task's registered id.
     """
-    if isinstance(agent, AgentSpec):
-        return
     _, agent_values, agent_file = read_agent(agent)
-    if (
-        ":" not in task
-    ):  # the module of a task given as module:Id may itself register further ids when it is imported
+    # the module of a task given as module:Id may itself register further ids when it is imported
+    if ":" not in task:
         for name in list_task_overrides(agent_values):
             if ":" not in name:
                 find_host(name, f"{agent_file}: tasks")  # raises if no host has the task
@@ -237,14 +232,7 @@ def list_task_overrides(data: PlainMapping) -> list[str]:
 def merge_agent_on_task(
     agent: str, task: str, library: str | None, overrides: Sequence[str]
 ) -> tuple[str, AgentSpec]:
-    """Return the registered id of a task, and the agent merged for the task.
-
-    Args:
-        agent: File stem of agents/, or a path.
-        task: Registered id, or a file stem of tasks/.
-        library: Name of the learner; None for the agent's.
-        overrides: Overrides of the agent.
-    """
+    """Return the registered id of a task, and the agent merged for the task; if ``library`` is None, the agent's learner is used."""
     task_spec, host = load_task(task), find_host(task)
     check_without_simulator(host, task, agent, overrides, task_spec)
     host.require_installed()

@@ -44,13 +44,7 @@ class Provenance(FileRecord):
 
 
 def collect_provenance(device: str, task: str, physics: str) -> Provenance:
-    """Return the provenance of this process's results.
-
-    Args:
-        device: Device of networks and worlds.
-        task: The task, which determines the host.
-        physics: Physics backend.
-    """
+    """Return the provenance of this process's results on a ``task``, with networks and worlds on ``device``."""
     import torch  # not needed for reading results
 
     return Provenance(

@@ -33,14 +33,8 @@ def publish_policy(
 ) -> tuple[Policy, Path]:
     """Write a policy's weights and manifest into policies/; return the manifest and its file.
 
-    Args:
-        checkpoint: Checkpoint of the policy, in its run folder.
-        evaluation: Result of ``evaluate.py`` for this checkpoint.
-        study: Name of the study that trained the policy; None for a single training.
-        library: Name of the learner that trained the policy.
-
-    Raises:
-        UserError: A file is missing, or does not belong to the run, or the policy cannot be shipped.
+    ``evaluation`` is the result of ``evaluate.py`` for the checkpoint; ``study`` is None for a single training. Raises UserError if a file is
+    missing, or does not belong to the run, or the policy cannot be shipped.
     """
     loaded = read_checkpoint(str(checkpoint), library=library)
     identity = dict(get_identity(loaded))

@@ -46,14 +46,7 @@ class RunSettings(FileRecord):
 
 
 def write_settings(folder: Path, plan: RunPlan, options: TrainOptions, iterations: int | None) -> None:
-    """Write the settings of a run into its run folder.
-
-    Args:
-        folder: The run folder.
-        plan: The run plan.
-        options: Options of the training.
-        iterations: Iterations of the whole run, including those before a resume; None if a budget ends the run.
-    """
+    """Write the settings of a run into its folder; ``iterations`` are those of the whole run, None if a budget ends it."""
     request, tuning = plan.request, plan.request.tuning
     settings = RunSettings(
         num_envs=plan.num_envs,
@@ -72,12 +65,7 @@ def write_settings(folder: Path, plan: RunPlan, options: TrainOptions, iteration
 def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOptions]:
     """Return request and options of a resumed training, with the run's recorded settings for everything not given.
 
-    Args:
-        plan: The run plan from the command line.
-        options: Options from the command line.
-
-    Raises:
-        UserError: There is no such checkpoint of this task and agent, or the run's record is damaged.
+    Raises UserError if there is no such checkpoint of this task and agent, or the run's record is damaged.
     """
     checkpoint, loaded = read_requested_checkpoint(plan)
     request = plan.request
@@ -91,21 +79,28 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
         return request, options
     check_code(checkpoint.parent / RECORD, settings, request)
     changes, others = _restore_request(settings, request, given_keys)
-    changed_options: dict[str, Any] = {}
+    changed_options = _restore_processes(settings, request, options, others)
+    remaining = (settings.max_iterations or 0) - loaded["iter"] - 1
     if _is_length_open(request, options):
-        remaining = (settings.max_iterations or 0) - loaded["iter"] - 1
         if settings.budget is not None:
             changed_options["budget"] = settings.budget
         elif remaining > 0:
             changes["max_iterations"] = remaining
-    if settings.processes > 1 and not request.distributed and options.processes is None:
-        if settings.device == "cpu":
-            changed_options["processes"] = settings.processes
-        else:
-            others.append(f"1 process, not {settings.processes}")
     if others:
         log.info("the command line overrides the run's settings: %s", "; ".join(others))
     return request.with_changes(**changes), options.with_changes(**changed_options)
+
+
+def _restore_processes(
+    settings: RunSettings, request: RunRequest, options: TrainOptions, others: list[str]
+) -> dict[str, Any]:
+    """Return the option that restores several processes on a CPU; on a GPU, add to ``others`` that there is one process."""
+    if settings.processes == 1 or request.distributed or options.processes is not None:
+        return {}
+    if settings.device == "cpu":
+        return {"processes": settings.processes}
+    others.append(f"1 process, not {settings.processes}")
+    return {}
 
 
 def _restore_request(
@@ -128,13 +123,7 @@ def _restore_request(
 
 
 def check_code(record: Path, settings: RunSettings, request: RunRequest) -> None:
-    """Raise UserError if recorded overrides or tuned values name code that the user did not name.
-
-    Args:
-        record: The file of the settings, for messages.
-        settings: The recorded settings.
-        request: The request from the command line.
-    """
+    """Raise UserError if overrides or tuned values in the file ``record`` name code that the user did not name."""
     named = list_texts([read_agent(request.agent)[1], *map(_read_values, request.overrides)])
     remedy = "pass it again to allow the code"
     recorded = list(map(_read_values, settings.overrides))
@@ -165,13 +154,7 @@ def _read_values(override: str) -> dict[str, Any]:
 
 
 def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -> None:
-    """Raise UserError if the run of a checkpoint is complete and no more iterations are requested.
-
-    Args:
-        plan: The run plan, with the recorded settings.
-        options: Options of the training, with the recorded settings.
-        checkpoint: The checkpoint to resume from.
-    """
+    """Raise UserError if the run of a checkpoint is complete and no more iterations are requested."""
     if plan.request.spec is not None or not _is_length_open(plan.request, options):
         return
     settings = read_settings(checkpoint)

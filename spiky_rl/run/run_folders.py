@@ -6,15 +6,16 @@ Lab and of this package find each other's runs. ``best.pt`` is the best checkpoi
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator
+from pydantic import BeforeValidator
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError, shorten
@@ -33,17 +34,17 @@ STAMP = "%Y-%m-%d_%H-%M-%S"
 """Time format at the start of a run folder's name."""
 FINAL_ITERATIONS = 10
 """Number of last iterations whose mean is ``mean_return_final``."""
+ALL_DAMAGED = "all {} checkpoints are damaged; train again without it"
 LAST_EVALUATIONS = 10
 """Number of last evaluations whose mean is ``last_ten_evaluations``."""
 
 
-def check_time(text: str) -> str:
-    """Return ``text`` if it is an ISO 8601 time after 1970 and before the last year. Raises RegistryError otherwise."""
-    try:
-        if 1970 < datetime.datetime.fromisoformat(text).year < datetime.MAXYEAR:
-            return text
-    except ValueError:
-        pass
+def parse_time(text: str) -> datetime.datetime:
+    """Parse an ISO 8601 time after 1970 and before the last year; it gets a timezone. Raises RegistryError for anything else."""
+    with contextlib.suppress(TypeError, ValueError):
+        time = datetime.datetime.fromisoformat(text)
+        if 1970 < time.year < datetime.MAXYEAR:
+            return _add_timezone(time)
     raise RegistryError(f"{shorten(text)} is not a valid time of a run; allowed: an ISO 8601 time after 1970")
 
 
@@ -57,16 +58,9 @@ class Manifest(FileRecord):
     """Content of a run's ``run.json``, written by Isaac Lab's command or by ours."""
 
     task: str
-    created_at: Annotated[str, AfterValidator(check_time)] | None = None
+    created_at: Annotated[datetime.datetime, BeforeValidator(parse_time)] | None = None
     metadata: ManifestMetadata = ManifestMetadata()
     seed: Count | None = None
-
-    @property
-    def created(self) -> datetime.datetime | None:
-        """Creation time of the run; None if the manifest has none."""
-        if self.created_at is None:
-            return None
-        return _add_timezone(datetime.datetime.fromisoformat(self.created_at))
 
 
 def create_run_folder(
@@ -78,19 +72,9 @@ def create_run_folder(
     library: str = DEFAULT_LEARNER,
     seed: int | None = None,
 ) -> Path:
-    """Create a run folder with its manifest, whose creation time is later than that of all runs beside it.
+    """Create a run folder below ``root/library/experiment``, with a manifest whose creation time is later than that of all runs there.
 
-    Args:
-        root: Folder of all runs.
-        experiment: Folder of the task's runs below ``root/library``.
-        run_name: Suffix of the folder's name after the date; may be empty.
-        task: Task of the run.
-        agent: Agent of the run.
-        library: Name of the learner.
-        seed: Seed of the run.
-
-    Raises:
-        UserError: A name is not a plain folder name.
+    The folder's name is the date, and the suffix ``run_name`` if it is not empty. Raises UserError if a name is not a plain folder name.
     """
     files.require_plain_name("--experiment_name", experiment)
     if run_name:
@@ -138,52 +122,54 @@ def find_checkpoint(
     seed: int | None = None,
     requires_seed: bool = True,
 ) -> Path:
-    """Return the checkpoint that a name refers to. Raises CheckpointError.
+    """Return the checkpoint that a name refers to: ``latest``, ``best``, a run folder or a file. Raises CheckpointError.
 
     ``latest`` and ``best`` mean the last and the best checkpoint of the newest matching run, by the times in the manifests. Damaged
-    checkpoints are skipped with a warning.
-
-    Args:
-        name: ``latest``, ``best``, a run folder or a file.
-        root: Folder of all runs.
-        experiment: Folder of the task's runs below ``root/library``.
-        task: Task of the run.
-        agent: Agent of the run; None for any.
-        library: Name of the learner.
-        seed: Seed of the run for ``latest`` and ``best``; None for any.
-        requires_seed: Whether a run must have ``seed``; if False and no run has it, the newest run is used.
+    checkpoints are skipped with a warning. A matching run, below ``root/library/experiment``, has the task, the agent unless it is None,
+    and the seed unless it is None. If no run has the seed, and it is not required, the newest run of any seed is used.
     """
     if name not in ("latest", "best"):
         return _find_named_checkpoint(name, library)
     parent = root / library / experiment
     damaged, other_seeds = 0, set()
     for run, manifest in _iterate_runs(parent, library, task, agent):
-        run_seed = manifest.seed
-        if seed is not None and run_seed not in (None, seed):
-            other_seeds.add(run_seed)
+        if seed is not None and manifest.seed not in (None, seed):
+            other_seeds.add(manifest.seed)
             continue
         checkpoints = _list_candidates(run, name)
         path = _find_latest_valid(checkpoints, library)
         if path is None:
             damaged += len(checkpoints)
             continue
-        if run_seed is None:  # an older manifest without a seed
-            run_seed = get_identity(read_checkpoint(str(path), library=library)).get("seed")
+        run_seed = _get_seed(manifest, path, library)
         if seed in (None, run_seed):
             return path
         other_seeds.add(run_seed)
-    missing = f"--checkpoint {name}: no run of {agent or 'any agent'} on {task}"
+    if other_seeds and not requires_seed:
+        log.info("--seed %s: no run was trained with it; taking the newest run", seed)
+        return find_checkpoint(name, root, experiment, task, agent, library)
+    reason = _describe_missing(agent, task, parent, damaged, seed, other_seeds)
+    raise CheckpointError(f"--checkpoint {name}: {reason}")
+
+
+def _describe_missing(
+    agent: str | None, task: str, parent: Path, damaged: int, seed: int | None, other_seeds: set[int | None]
+) -> str:
+    """Return why none of the runs below ``parent`` has a checkpoint of an agent on a task, and a remedy."""
+    missing = f"no run of {agent or 'any agent'} on {task} with"
     if other_seeds:
-        if not requires_seed:
-            log.info("--seed %s: no run was trained with it; taking the newest run", seed)
-            return find_checkpoint(name, root, experiment, task, agent, library)
-        raise CheckpointError(
-            f"{missing} with --seed {seed} in {str(parent)!r}; seeds of its runs: {', '.join(sorted(map(str, other_seeds)))};"
-            " remove --seed, or pass the checkpoint's file"
-        )
+        seeds = ", ".join(sorted(map(str, other_seeds)))
+        return f"{missing} --seed {seed} in {str(parent)!r}; seeds of its runs: {seeds}; remove --seed, or pass the checkpoint's file"
     if damaged:
-        _raise_all_damaged(name, damaged)
-    raise CheckpointError(f"{missing} with a checkpoint in {str(parent)!r}; train one first")
+        return ALL_DAMAGED.format(damaged)
+    return f"{missing} a checkpoint in {str(parent)!r}; train one first"
+
+
+def _get_seed(manifest: Manifest, checkpoint: Path, library: str) -> int | None:
+    """Return the seed of a run, which older manifests do not have, but its checkpoints."""
+    if manifest.seed is not None:
+        return manifest.seed
+    return get_identity(read_checkpoint(str(checkpoint), library=library)).get("seed")
 
 
 def _list_candidates(run: Path, name: str) -> list[Path]:
@@ -203,7 +189,7 @@ def _find_named_checkpoint(name: str, library: str) -> Path:
     checkpoints = list_checkpoints(path)
     checkpoint = _find_latest_valid(checkpoints, library)
     if checkpoint is None:
-        _raise_all_damaged(name, len(checkpoints))
+        raise CheckpointError(f"--checkpoint {name}: {ALL_DAMAGED.format(len(checkpoints))}")
     return checkpoint
 
 
@@ -230,19 +216,8 @@ def _find_latest_valid(checkpoints: list[Path], library: str) -> Path | None:
     return None
 
 
-def _raise_all_damaged(name: str, count: int) -> NoReturn:
-    """Raise CheckpointError that all ``count`` checkpoints are damaged."""
-    raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
-
-
 def write_result(path: Path, progress: TrainingProgress, **first_entries: object) -> dict[str, Any]:
-    """Write ``result.json`` and return its content; returns are null if no episode has ended.
-
-    Args:
-        path: The file.
-        progress: Progress of the run.
-        first_entries: Further entries, which come first.
-    """
+    """Write ``result.json``, with ``first_entries`` first, and return its content; returns are null if no episode has ended."""
     returns = [value for value in progress.returns if not math.isnan(value)]
     lengths = [value for value in progress.lengths if not math.isnan(value)]
     result = {
@@ -328,8 +303,8 @@ def get_creation_time(run: Path) -> datetime.datetime:
 
     The name has whole seconds, of which the end counts.
     """
-    if (manifest := _read_manifest(run)) is not None and manifest.created is not None:
-        return manifest.created
+    if (manifest := _read_manifest(run)) is not None and manifest.created_at is not None:
+        return manifest.created_at
     try:
         return _add_timezone(datetime.datetime.strptime(run.name[:19], STAMP)).replace(microsecond=999_999)
     except ValueError:

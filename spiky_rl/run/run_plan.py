@@ -245,18 +245,6 @@ class VisualizerOptions(Settings):
     )
 
 
-@dataclass(frozen=True)
-class VisualizerSettings:
-    """Settings of the live view of a run."""
-
-    visualizers: Sequence[str] | None = None
-    """Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own."""
-    visible: int = DEFAULT_VISIBLE_ENVS
-    """Number of environments that are shown."""
-    real_time: bool = False
-    """Whether a control step takes at least its simulated duration."""
-
-
 class TrainOptions(VisualizerOptions):
     """Options of train.py besides `RunRequest`."""
 

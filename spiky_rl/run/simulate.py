@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.kernels import dispatch
 from spiky_rl.run.command import start_simulation
-from spiky_rl.run.run_plan import RunPlan, VisualizerSettings
+from spiky_rl.run.run_plan import RunPlan, VisualizerOptions
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.inference_policy import InferencePolicy
@@ -21,13 +21,8 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[Any]:
-    """Open the plan's rsl_rl environment and set ``plan.physics`` to the physics backend that the model really gets.
-
-    Args:
-        plan: The run plan.
-        live: Settings of the live view; None for no live view.
-    """
+def open_env(plan: RunPlan, live: VisualizerOptions | None = None) -> Iterator[Any]:
+    """Open the plan's rsl_rl environment and set ``plan.physics`` to the physics backend that the model really gets."""
     request = plan.request
     watched = live if plan.rank == 0 else None  # only the first process of a distributed run has a live view
     options = SimulationOptions(
@@ -36,8 +31,8 @@ def open_env(plan: RunPlan, live: VisualizerSettings | None = None) -> Iterator[
         video=request.video,
         deterministic=request.deterministic,
         distributed=request.distributed and plan.device != "cpu",
-        visualizers=None if watched is None else watched.visualizers,
-        visible_envs=None if watched is None else watched.visible,
+        visualizers=None if watched is None else watched.visualizer,
+        visible_envs=None if watched is None else watched.max_visible_envs,
     )
     with plan.host_task.open(plan.device, plan.num_envs, options) as env:
         plan.physics = plan.host_task.physics
@@ -54,23 +49,17 @@ def _format_backend(plan: RunPlan) -> str:
     return f"; neurons: {backend} backend" if backend else ""
 
 
-def wrap_for_visualizer(env: Any, live: VisualizerSettings | None) -> Any:
-    """Return ``env`` in a `VisualizedEnv` if ``live`` has visualizers or real time, else ``env`` itself."""
-    if live is None or not (live.visualizers or live.real_time):
+def wrap_for_visualizer(env: Any, live: VisualizerOptions | None, real_time: bool = False) -> Any:
+    """Return ``env`` in a `VisualizedEnv` if ``live`` has visualizers or time is real, else ``env`` itself."""
+    if not (real_time or (live is not None and live.visualizer)):
         return env
     from spiky_rl.run.visualized_env import VisualizedEnv
 
-    return VisualizedEnv(env, live.real_time)
+    return VisualizedEnv(env, real_time)
 
 
 def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
-    """Return the runner with the weights of a checkpoint, and its inference policy.
-
-    Args:
-        plan: The run plan, with the agent that was trained.
-        env: The rsl_rl environment.
-        checkpoint: The checkpoint.
-    """
+    """Return the runner with the weights of a checkpoint, and its inference policy."""
     runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
     runner = runner_class(env, plan.config, None, plan.device, plan.identity)
     runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
@@ -79,18 +68,12 @@ def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[Ba
 
 @contextmanager
 def open_policy(
-    plan: RunPlan, checkpoint: Path, live: VisualizerSettings | None = None
+    plan: RunPlan, checkpoint: Path, live: VisualizerOptions | None = None, real_time: bool = False
 ) -> Iterator[tuple[Any, BaseRunner, InferencePolicy]]:
-    """Open a simulation with a trained policy: environment, runner and policy. A signal ends the simulation at once.
-
-    Args:
-        plan: The run plan, with the agent that was trained.
-        checkpoint: The checkpoint.
-        live: Settings of the live view; None for no live view.
-    """
+    """Open a simulation with a trained policy: environment, runner and policy. A signal ends the simulation at once."""
     with start_simulation(open_env(plan, live)) as plain:
-        env = wrap_for_visualizer(plain, live)
+        env = wrap_for_visualizer(plain, live, real_time)
         runner, policy = load_inference_policy(plan, env, checkpoint)
-        if live is not None and live.visualizers:
+        if live is not None and live.visualizer:
             env.set_policy(policy)
         yield env, runner, policy

@@ -36,11 +36,9 @@ class SpikeRaster:
         self.seen: deque[tuple[TensorDict, Tensor]] = deque(maxlen=self.panel.past.maxlen)
 
     def add(self, obs: TensorDict, episode_starts: Tensor) -> None:
-        """Store the observations of the next control step.
+        """Store the observations [B, ...] of the next control step.
 
-        Args:
-            obs: Observations of all environments, [B, ...].
-            episode_starts: Whether an episode of environment 0 begins with this step, [1].
+        ``episode_starts`` [1] tells whether an episode of environment 0 begins with this step.
         """
         if len(self.seen) == self.seen.maxlen:
             self.state = None

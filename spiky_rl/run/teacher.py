@@ -26,13 +26,8 @@ log = logging.getLogger(__name__)
 def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) -> Teacher | None:
     """Return the teacher of a run, or None if the agent learns from no teacher.
 
-    Args:
-        plan: The run plan.
-        options: May name the teacher's run folder or checkpoint, and the code that the teacher may execute.
-        checkpoint: Checkpoint to resume from, which holds the teacher; None for a new run.
-
-    Raises:
-        UserError: Agent and teacher do not fit together.
+    A training that resumes has its teacher in the ``checkpoint``; for a new one, whose checkpoint is None, the ``options`` name it. Raises
+    UserError if agent and teacher do not fit together.
     """
     named = options.teacher
     if not plan.spec.runner["algorithm"].get("distillation_cfg"):
@@ -99,13 +94,7 @@ def _list_distilled_agents() -> list[str]:
 
 
 def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
-    """Return the noise-free returns of student and teacher, over one episode of every environment from the same states.
-
-    Args:
-        runner: The runner that trained the student.
-        env: The rsl_rl environment.
-        plan: The run plan.
-    """
+    """Return the noise-free returns of student and teacher, over one episode of every environment from the same states."""
     # imported late: a training needs these modules only at its end
     from spiky_rl.hosts.base import NOMINAL
     from spiky_rl.hosts.condition_groups import ConditionGroups

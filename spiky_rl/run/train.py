@@ -27,7 +27,7 @@ from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTr
 from spiky_rl.run import periodic_evaluation, resume, run_folders
 from spiky_rl.run.command import StopRequest
 from spiky_rl.run.provenance import PROVENANCE, collect_provenance
-from spiky_rl.run.run_plan import RunPlan, TrainOptions, VisualizerSettings
+from spiky_rl.run.run_plan import RunPlan, TrainOptions
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 
 if TYPE_CHECKING:
@@ -150,22 +150,13 @@ class TrainingRun:
         log.info("run folder: %s", self.folder)
 
     def train(self, stop: StopRequest, display: Display) -> str:
-        """Simulate and train.
-
-        Args:
-            stop: The stop request.
-            display: Opens the progress display.
-
-        Returns:
-            The outcome: ``finished``, ``stopped`` or ``failed: <reason>``.
-        """
+        """Simulate and train; return the outcome: ``finished``, ``stopped`` or ``failed: <reason>``."""
         plan, options, request = self.plan, self.options, self.plan.request
         recorder = None
-        live = VisualizerSettings(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
         with (
             plan.learner.use_torch_settings(plan.device),
-            open_env(plan, live) as host_env,
+            open_env(plan, options) as host_env,
             periodic_evaluation.open_evaluation(plan) as self.evaluation,
         ):
             env: Any = host_env
@@ -174,9 +165,9 @@ class TrainingRun:
 
                 folder = self.folder / "videos" / "train"
                 env = recorder = VideoRecorder(env, folder, request.video_length, options.video_interval)
-            env = wrap_for_visualizer(env, live)
+            env = wrap_for_visualizer(env, options)
             self.runner = self._make_runner(env)
-            if live.visualizers:
+            if options.visualizer:
                 env.set_policy(self.runner.inference_policy)
             outcome = self._learn(self.runner, stop, display)
             if recorder is not None:
@@ -246,15 +237,8 @@ class TrainingRun:
                     runner.learn(callback.iterations, plan.get_setting("init_at_random_ep_len"))
         except (StopTraining, KeyboardInterrupt):
             return "finished" if callback.budget_spent else "stopped"
-        except FloatingPointError as error:
-            return f"failed: {error}"
-        except NonFiniteError as error:
-            hint = runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()
-            return f"failed: {error}; {hint}"
-        except OSError as error:
-            if error.errno not in files.DISK_ERRORS:
-                raise
-            return f"failed: {files.format_os_error(error)}; {runner.describe_last_checkpoint()}"
+        except (FloatingPointError, NonFiniteError, OSError) as error:
+            return f"failed: {_describe_failure(error, runner)}"
         return "finished"
 
     def write_result(self, outcome: str) -> dict[str, Any]:
@@ -282,6 +266,18 @@ class TrainingRun:
     def _collect_provenance(self) -> dict[str, Any]:
         """Return the provenance of the training as plain data."""
         return collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics).model_dump()
+
+
+def _describe_failure(error: Exception, runner: Any) -> str:
+    """Return the reason why a training failed, with a hint. Raises ``error`` if it is an OSError other than of a full or failing disk."""
+    if isinstance(error, NonFiniteError):
+        hint = runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()
+        return f"{error}; {hint}"
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno not in files.DISK_ERRORS:
+        raise error
+    return f"{files.format_os_error(error)}; {runner.describe_last_checkpoint()}"
 
 
 class _IterationCallback:
@@ -324,10 +320,7 @@ class _IterationCallback:
         """Process an ``iteration``. Raises StopTraining if the training has to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
         run.activity = iteration.activity
-        mean_return = progress.returns[-1]
-        is_best = iteration.index >= self.first_whole_episode and mean_return > self.best_return
-        if run.evaluation is not None:  # before any checkpoint of this iteration
-            is_best = run.evaluation(self.runner) or (is_best and not progress.evaluations)
+        is_best = self._evaluate_policy(iteration)
         used = self._compute_used_share(iteration)
         share = min(used, 1.0)
         if self.budget is not None and self.initial_share is None:
@@ -336,13 +329,22 @@ class _IterationCallback:
         self.show(TrainingStep(iteration, share, self.initial_share))
         if run.folder is not None:
             if is_best:
-                self.best_return = mean_return
+                self.best_return = progress.returns[-1]
                 self.runner.save(str(run.folder / run_folders.BEST))
             _write_heartbeat(run.folder, iteration, share)
         self.budget_spent = self.budget is not None and bool(_max_over_ranks(used >= 1.0, device))
         self.stop.signal = _max_over_ranks(self.stop.signal, device)
         if self.budget_spent or self.stop():
             raise StopTraining
+
+    def _evaluate_policy(self, iteration: IterationSummary) -> bool:
+        """Evaluate the policy if it is time; return whether it is the best so far, by its mean return if there is no evaluation yet."""
+        progress, evaluation = iteration.progress, self.run.evaluation
+        has_best_return = progress.returns[-1] > self.best_return
+        is_best = iteration.index >= self.first_whole_episode and has_best_return
+        if evaluation is not None:  # before any checkpoint of this iteration
+            return evaluation(self.runner) or (is_best and not progress.evaluations)
+        return is_best
 
     def _compute_used_share(self, iteration: IterationSummary) -> float:
         """Return the share of the iterations, or of the budget, that is used after an ``iteration``; a budget may be exceeded."""

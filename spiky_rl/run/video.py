@@ -22,15 +22,7 @@ def record_video(
 ) -> list[Path]:
     """Play new episodes and record a video of environment 0, beside its spike raster if the policy spikes.
 
-    Args:
-        env: The rsl_rl environment.
-        policy: The acting policy.
-        path: The video file; a GIF is written beside it.
-        steps: Number of control steps.
-        progress: Opens the progress display.
-
-    Returns:
-        The written files.
+    Returns the written files: the video at ``path`` and a GIF beside it.
     """
     log.info("recording %d control steps of new episodes", steps)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
@@ -59,14 +51,7 @@ class VideoRecorder(EnvWrapper):
     """Training environment that records a video clip every ``interval`` control steps."""
 
     def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
-        """Open its camera.
-
-        Args:
-            env: The rsl_rl environment.
-            folder: Folder of the clips.
-            length: Control steps of a clip.
-            interval: Control steps from the start of one clip to the start of the next.
-        """
+        """Open the camera; a clip of ``length`` control steps begins every ``interval`` control steps."""
         super().__init__(env)
         self.folder, self.length, self.interval = folder, length, interval
         self.camera = env.open_camera()

@@ -19,11 +19,9 @@ class VisualizedEnv(EnvWrapper):
     picture: SpikeRaster | None = None
 
     def __init__(self, env: Any, real_time: bool = False) -> None:
-        """Point the camera at the first environment. In real time somebody watches one robot, so the camera follows it.
+        """Point the camera at the first environment.
 
-        Args:
-            env: The rsl_rl environment.
-            real_time: Whether a control step takes at least its simulated duration.
+        In real time a control step takes at least its simulated duration. Somebody then watches one robot, so the camera follows it.
         """
         super().__init__(env)
         self.step_seconds = env.step_dt if real_time else 0.0

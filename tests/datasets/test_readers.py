@@ -364,6 +364,9 @@ def test_ev_objects_are_a_row_of_taxels_with_the_official_split(tmp_path):
         EventFileError, match=r"sample_3_label_4\.npy: is \[39, 2, 7\]; expected \[39, 2, 250\]"
     ):
         found.read_events(dataset("ev_objects", tmp_path).recordings[1])
+    (tmp_path / "Ev-Objects" / "test" / "sample_3_label_4.npy").write_bytes(b"")
+    with pytest.raises(EventFileError, match=r"^[^:]*sample_3_label_4\.npy: is empty$"):
+        found.read_events(dataset("ev_objects", tmp_path).recordings[1])
     np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_36.npy", np.ones((39, 2, 250)))
     with pytest.raises(EventFileError, match="label 36 given; allowed: 0 to 35"):
         dataset("ev_objects", tmp_path)

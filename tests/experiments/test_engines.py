@@ -12,6 +12,7 @@ import pytest
 
 from spiky_rl.config import files
 from spiky_rl.experiments.run import engines
+from spiky_rl.experiments.run.comparison import StudyRun
 from spiky_rl.experiments.run.engines import base
 from spiky_rl.experiments.run.engines.base import (
     BROKEN,
@@ -22,6 +23,8 @@ from spiky_rl.experiments.run.engines.base import (
     EngineError,
     WorkOrder,
 )
+from spiky_rl.experiments.run.engines.local import LocalEngine
+from spiky_rl.experiments.run.planning import ExecutionOptions
 from tests.experiments.test_grid import cells as planned
 
 
@@ -93,8 +96,26 @@ def test_a_cell_gets_its_part_of_the_cores_unless_the_user_said_otherwise(monkey
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert base.make_environment(2, 8)["OMP_NUM_THREADS"] == "4"
     assert base.make_environment(16, 8)["OMP_NUM_THREADS"] == "1"
+    assert base.make_environment(2, 16, processes=4)["OMP_NUM_THREADS"] == "2"
+    assert base.make_environment(2, 8, processes=16)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert base.make_environment(2, 8)["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(("distributed", "threads"), [(1, "8"), (2, "4"), (16, "1")])
+def test_processes_of_a_cell_share_its_cores(tmp_path, monkeypatch, distributed, threads):
+    """As the plan says: a result with other threads than planned is refused."""
+    started, engine = [], LocalEngine()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, stdin: started.append(env))
+    plan = StudyRun(
+        study=None, folder=tmp_path, place=ExecutionOptions(distributed=distributed), resolve=None,
+        cells=planned()[2:3], finished=set(),
+    )  # fmt: skip
+    monkeypatch.setattr(LocalEngine, "wait", lambda engine, order: dict.fromkeys(engine.running, DONE))
+    plan.run(engine, (), lambda states: None, lambda: False)
+    assert started[0]["OMP_NUM_THREADS"] == threads == str(plan.place.threads)
 
 
 TWO, FOUR = ["0", "1"], ["0", "1", "2", "3"]

@@ -98,7 +98,15 @@ class StudyRun:
         """
         done = dict.fromkeys(self.finished, DONE)
         return done | engine.run(
-            WorkOrder(self.remaining, self.folder, self.place.parallel, changed, stop, gpus)
+            WorkOrder(
+                self.remaining,
+                self.folder,
+                self.place.parallel,
+                changed,
+                stop,
+                gpus,
+                processes=self.place.distributed,
+            )
         )
 
 

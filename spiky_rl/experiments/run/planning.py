@@ -70,13 +70,14 @@ class ExecutionOptions(Settings):
 
     @property
     def threads(self) -> int:
-        """CPU threads of a cell. Raises UserError if OMP_NUM_THREADS is not a number."""
+        """CPU threads of each process of a cell. Raises UserError if OMP_NUM_THREADS is not a number."""
         available = count_cores()
         if self.engine == "ray":
             available = self.parallel * max(
                 1, int(compute_cell_share(False, self.distributed, self.cell_cpus)[0])
             )
-        setting = make_environment(self.parallel, available)["OMP_NUM_THREADS"]
+        environment = make_environment(self.parallel, available, processes=self.distributed)
+        setting = environment["OMP_NUM_THREADS"]
         first = setting.partition(",")[0].strip()  # the others are for nested regions
         if not first.isdecimal() or int(first) < 1:
             raise UserError(f"OMP_NUM_THREADS: {setting!r} given; allowed: a number of threads, from 1")

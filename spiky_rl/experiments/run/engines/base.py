@@ -39,6 +39,8 @@ class WorkOrder:
     """GPUs of this machine to distribute cells over, as in CUDA_VISIBLE_DEVICES; if empty, cells choose."""
     more_cells: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
     """Called as often with the states; returns further cells."""
+    processes: int = 1
+    """Number of processes of a cell's training; they share the cell's cores."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
         """Add further cells and return whether a cell is left to begin; False after a stop.
@@ -106,15 +108,18 @@ def make_command(order: WorkOrder, cell: Cell) -> list[str]:
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
-def make_environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
-    """Return a cell's environment variables: its share of the cores, unless the user set a number of threads, and its GPUs.
+def make_environment(
+    parallel: int, available: int, gpus: str | None = None, processes: int = 1
+) -> dict[str, str]:
+    """Return a cell's environment variables: threads of each of its processes, unless the user set their number, and its GPUs.
 
     Args:
         parallel: Number of parallel cells.
         available: Cores that they share.
         gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
+        processes: Number of processes that share the cores of a cell.
     """
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // (parallel * processes)))
     gpu_variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
     return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **gpu_variables}
 

@@ -38,7 +38,7 @@ class LocalEngine(Engine):
         self.gpus[cell.name] = gpus
         self.running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with  # ends in `wait`
             [*make_command(order, cell), str(os.getpid())],
-            env=make_environment(order.parallel, count_cores(), gpus),
+            env=make_environment(order.parallel, count_cores(), gpus, order.processes),
             stdin=subprocess.DEVNULL,
         )
 

@@ -121,7 +121,7 @@ class RayEngine(Engine):
     @override
     def start(self, order: WorkOrder, cell: Cell) -> None:
         threads = max(1, int(self.cpus))
-        environment = make_environment(order.parallel, threads * order.parallel)
+        environment = make_environment(order.parallel, threads * order.parallel, processes=order.processes)
         variables = {key: environment[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
         self.running[self.worker.remote(make_command(order, cell), variables)] = cell
 
