@@ -26,7 +26,7 @@ from spiky_rl.experiments.analysis.statistics import (
     combine_intervals,
     mean,
 )
-from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value
+from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value, count_deciding_seeds
 
 type SeededScores = Mapping[str, Mapping[int, float]]
 """Scores by task and seed."""
@@ -300,7 +300,7 @@ def compute_seeds_needed(effect: float, tasks: int = 1, comparisons: int = 1) ->
     from statsmodels.stats.power import TTestPower
 
     share = ALPHA / comparisons
-    fewest = max(2, math.ceil(math.log2(2 / share) / tasks))
+    fewest = max(2, math.ceil(count_deciding_seeds(comparisons) / tasks))
     if math.isnan(effect) or effect == 0:
         return None
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
@@ -34,12 +33,12 @@ from spiky_rl.experiments.analysis.measures import (
 )  # fmt: skip
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
-from spiky_rl.experiments.design.planned import RETURN, Endpoint, find_uncontrolled
+from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import read_copies
 from spiky_rl.experiments.run import results as files
-from spiky_rl.experiments.run.arms import take_arms
+from spiky_rl.experiments.run.arms import find_uncontrolled_agents, take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
 MAX_POINTS = 100
@@ -73,8 +72,8 @@ class StudyAnalysis:
     """Why the plan cannot be read; empty if it can."""
     tuned: Mapping[str, TunedValuesFile] = field(default_factory=dict)
     """Tuned values by agent; agents without tuned values are absent."""
-    specs: Mapping[str, PlainMapping] = field(default_factory=dict)
-    """Merged specifications of agents by their hash."""
+    uncontrolled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
     history: SeedHistory = field(default_factory=SeedHistory)
     """Earlier uses of the study's seeds."""
     arms: Mapping[str, str] = field(default_factory=dict)
@@ -281,21 +280,6 @@ class StudyAnalysis:
             for comparison in self.comparisons[name]
         )  # fmt: skip
 
-    @cached_property
-    def unmatched_agents(self) -> Mapping[str, Mapping[str, str]]:
-        """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
-        return {task: self._list_unmatched_agents(task) for task in self.tasks}
-
-    def _list_unmatched_agents(self, task: str) -> Mapping[str, str]:
-        cells = {cell.label: cell for cell in self.planned if cell.task == task and cell.trains_agent}
-        specs = {
-            label: self.specs[str(cell.spec_hash)]
-            for label, cell in cells.items()
-            if cell.spec_hash in self.specs
-        }
-        tuned = {agent for agent, values in self.tuned.items() if agent in values.tasks.get(task, {})}
-        return find_uncontrolled(specs, [label for label, cell in cells.items() if cell.agent in tuned])
-
     def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
         """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
         if labels is None:
@@ -330,18 +314,17 @@ def analyze_study(folder: Path) -> StudyAnalysis:
     tuned = read_copies(folder, design.tuning, design.agent_names)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
     results, skipped = files.read_results(folder)
-    # an arm is an agent whose results come from another study
-    arm_results, arm_skipped, arm_sources = take_arms(folder, design, results)
+    arms, skipped_arms = take_arms(folder, design, results)
     return StudyAnalysis(
         design,
-        results=(*results, *arm_results),
-        skipped=(*skipped, *arm_skipped),
+        results=(*results, *(arm.result for arm in arms)),
+        skipped=(*skipped, *skipped_arms),
         planned=tuple(planned),
         plan_problem=problem,
         tuned=tuned,
-        specs=specs,
+        uncontrolled=find_uncontrolled_agents(design, planned, specs, arms),
         history=find_history(folder, design),
-        arms=arm_sources,
+        arms={arm.result.label: arm.arm.study for arm in arms},
     )
 
 

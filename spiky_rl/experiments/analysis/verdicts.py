@@ -28,7 +28,7 @@ from spiky_rl.experiments.analysis.comparisons import (
 )
 from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, compute_energy_per_metre
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.design.planned import ALPHA, METRES, Endpoint, StudyPlan
+from spiky_rl.experiments.design.planned import ALPHA, METRES, Endpoint, StudyPlan, count_deciding_seeds
 from spiky_rl.experiments.run.results import CellResult
 
 type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
@@ -184,10 +184,9 @@ def count_seeds_to_equate(differences: np.ndarray, margin: float, tests: int = 1
     if len(differences) < 3 or not margin > 0:
         return None
     share, deviation = ALPHA / tests, float(differences.std(ddof=1))
-    fewest = max(2, math.floor(math.log2(1 / share)) + 1)
 
     def is_enough(seeds: int) -> bool:
         reach = margin * math.sqrt(seeds) / deviation if deviation else math.inf
         return bool(2 * stats.t.cdf(reach - stats.t.ppf(1 - share, seeds - 1), seeds - 1) - 1 >= POWER)
 
-    return find_fewest(fewest, is_enough)
+    return find_fewest(count_deciding_seeds(tests, sides=1), is_enough)

@@ -163,9 +163,12 @@ class StudyPlan(Settings):
         return len(self.comparisons) * tasks * (len(self.endpoints) if self.family == "all" else 1)
 
 
-def count_deciding_seeds(tests: int, alpha: float) -> int:
-    """Return the fewest seeds with which one of ``tests`` sign-flip tests can reach a p-value below ``alpha``."""
-    return math.floor(math.log2(2 * tests / alpha)) + 1
+def count_deciding_seeds(tests: int, sides: int = 2) -> int:
+    """Return the fewest seeds with which one of ``tests`` sign-flip tests can reach a p-value below `ALPHA`.
+
+    ``sides`` is 2 for a difference and 1 for equivalence, which is two one-sided tests.
+    """
+    return math.floor(math.log2(sides * tests / ALPHA)) + 1
 
 
 def compute_min_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:

@@ -207,8 +207,10 @@ def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:
     """Return the spiking agents without an equal-size ANN."""
     return format_by_task(
         {
-            task: join_names(f"{label} ({widths})" for label, widths in agents.items())
-            for task, agents in analysis.unmatched_agents.items()
+            task: join_names(
+                f"{label} ({widths})" for label, widths in analysis.uncontrolled.get(task, {}).items()
+            )
+            for task in analysis.tasks
         }
     )
 

@@ -73,8 +73,10 @@ def describe_plan(analysis: StudyAnalysis) -> str:
         f" difference below {100 * plan.margin:g} % of the second agent's mean counts as none."
     )
     if is_powerless:
-        seeds = count_deciding_seeds(tests, ALPHA)
-        text += f" With {format_count(pairs, 'seed')} no test can find a difference; {seeds} can."
+        text += (
+            f" With {format_count(pairs, 'seed')} no test can find a difference; {count_deciding_seeds(tests)} can."
+            f" Equivalence needs {count_deciding_seeds(tests, sides=1)}."
+        )
     return text
 
 

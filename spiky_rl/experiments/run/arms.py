@@ -6,12 +6,16 @@ A cell is one training and its evaluation: one agent, task, variant and seed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.spec import read_yaml
+from spiky_rl.experiments.design.grid import Cell, PlannedCell
+from spiky_rl.experiments.design.planned import find_uncontrolled
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
+from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run.cells import find_differences
 from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results
 from spiky_rl.run.provenance import list_deciding_distributions
@@ -25,9 +29,16 @@ class ArmResult:
     """A finished cell of another study."""
 
     arm: Arm
+    folder: Path
+    """Folder of the other study."""
     design: Study
     """The other study."""
     result: CellResult
+
+    def read_specs(self) -> dict[str, PlainMapping]:
+        """Return its merged specification by hash; empty if the other study's folder does not have it."""
+        path = self.folder / "specs" / f"{self.result.spec_hash}.yaml"
+        return {path.stem: read_yaml(path)} if path.is_file() else {}
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
@@ -48,7 +59,7 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
         design = read_design(other)
         for result in read_results(other)[0]:
             if result.agent in arm.agents and result.task in labels and result.seed in study.seeds:
-                yield ArmResult(arm, design, result)
+                yield ArmResult(arm, other, design, result)
 
 
 def find_conflict(
@@ -122,16 +133,38 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
             raise StudyError(f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds")
 
 
+def find_uncontrolled_agents(
+    study: Study, cells: Iterable[PlannedCell], specs: Mapping[str, PlainMapping], arms: Iterable[ArmResult]
+) -> dict[str, dict[str, str]]:
+    """Return, by task, the spiking agents of a ``study`` and its ``arms`` without a control: see `find_uncontrolled`.
+
+    Args:
+        cells: All cells of the study.
+        specs: Merged specifications of its agents by hash; cells without one are left out.
+        arms: Finished cells of other studies, whose ANNs are controls too.
+    """
+    agents = [(cell, study, specs) for cell in cells if cell.trains_agent]
+    agents += [(theirs.result, theirs.design, theirs.read_specs()) for theirs in arms]
+    specs_by_task = defaultdict[str, dict[str, PlainMapping]](dict)
+    tuned = defaultdict[str, set[str]](set)
+    for cell, design, known_specs in agents:
+        if (spec := known_specs.get(str(cell.spec_hash))) is not None:
+            specs_by_task[cell.task][cell.label] = spec
+            if find_tuning(design.tuning, cell.agent):
+                tuned[cell.task].add(cell.label)
+    return {task: find_uncontrolled(by_label, tuned[task]) for task, by_label in specs_by_task.items()}
+
+
 def take_arms(
     folder: Path, study: Study, own_results: Sequence[CellResult]
-) -> tuple[list[CellResult], list[SkippedCell], dict[str, str]]:
-    """Return the arms' results that agree with a ``study``, skipped cells, and the study of each label.
+) -> tuple[list[ArmResult], list[SkippedCell]]:
+    """Return the arms' results that agree with a ``study``, and skipped cells.
 
     Args:
         folder: The study's folder.
         own_results: Its own results; a task needs one to tell whether an arm agrees.
     """
-    taken, skipped, sources = list[CellResult](), list[SkippedCell](), dict[str, str]()
+    taken, skipped = list[ArmResult](), list[SkippedCell]()
     labels = {result.label for result in own_results}
     for theirs in read_arms(folder, study):
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
@@ -144,18 +177,13 @@ def take_arms(
             key, their_value, our_value = conflict
             reason = f"{key}: {their_value}; here {our_value}"
         else:
-            taken.append(result)
-            sources[result.label] = theirs.arm.study
+            taken.append(theirs)
             continue
-        skipped.append(
-            SkippedCell(
-                name,
-                "stale",
-                reason,
-                label=result.label,
-                task=result.task,
-                seed=result.seed,
-                variant=result.variant,
-            )
-        )
-    return taken, skipped, sources
+        identity = {
+            "label": result.label,
+            "task": result.task,
+            "seed": result.seed,
+            "variant": result.variant,
+        }
+        skipped.append(SkippedCell(name, "stale", reason, **identity))
+    return taken, skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,10 +28,12 @@ from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
-from spiky_rl.experiments.run.arms import refuse_other_arms
+from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_arms, refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.provenance import find_commit
+
+log = logging.getLogger(__name__)
 
 EARLIER = {"provenance": None, "versions": {}}
 """Provenance of cells of earlier versions."""
@@ -135,6 +138,15 @@ def _check_planned_agents(study: Study, cells: Iterable[Cell]) -> None:
         check_agents(study.plan, list(labels))
     except RegistryError as error:
         raise StudyError(f"plan.{error}") from None
+
+
+def warn_of_missing_controls(plan: StudyRun) -> None:
+    """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone."""
+    arms = read_arms(plan.folder, plan.study)
+    uncontrolled = find_uncontrolled_agents(plan.study, plan.cells, plan.resolve.specs, arms)
+    for task, agents in uncontrolled.items():
+        for label, widths in agents.items():
+            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
 def merge_study(study: Study, out: Path) -> Study:

@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
-from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import TaskSpec, load_task, read_algorithm
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.planned import (
-    ALPHA,
-    compute_min_p_value,
-    count_deciding_seeds,
-    find_uncontrolled,
-)
+from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
@@ -245,30 +239,17 @@ class AgentResolver:
 
 
 def warn_of_undecidable_tests(study: Study) -> None:
-    """Warn if no result could decide the planned comparisons of a study, with the number of seeds that could."""
+    """Warn if no result of a study could show a planned difference, with the numbers of seeds that could show it or equivalence."""
     if (plan := study.plan) is None:
         return
     tests, pairs = plan.count_tests(len(study.tasks)), len(study.seeds)
-    if (lowest := compute_min_p_value(pairs, tests)) >= ALPHA:
+    difference, equivalence = count_deciding_seeds(tests), count_deciding_seeds(tests, sides=1)
+    if pairs < difference:
         log.warning(
-            "plan: %d seeds and %d tests that Holm corrects together allow no p below %.3g; %d seeds can decide",
-            pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
+            "plan: %d seeds and %d tests that Holm corrects together can show %s; a difference needs %d seeds, equivalence %d",
+            pairs, tests, "equivalence alone" if pairs >= equivalence else "neither difference nor equivalence",
+            difference, equivalence,
         )  # fmt: skip
-
-
-def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMapping]) -> None:
-    """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone.
-
-    Args:
-        cells: All cells of the study.
-        specs: Merged specifications by hash.
-    """
-    for task in dict.fromkeys(cell.task for cell in cells):
-        cells_by_label = {cell.label: cell for cell in cells if cell.task == task and cell.trains_agent}
-        named = {label: specs[str(cell.spec_hash)] for label, cell in cells_by_label.items()}
-        tuned = [label for label, cell in cells_by_label.items() if cell.specification.tuned]
-        for label, widths in find_uncontrolled(named, tuned).items():
-            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
 def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:
