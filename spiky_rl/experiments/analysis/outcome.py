@@ -21,7 +21,7 @@ from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
-from spiky_rl.experiments.analysis.curves import compute_learning_curve, make_step_grid
+from spiky_rl.experiments.analysis.curves import MAX_POINTS, compute_learning_curve
 from spiky_rl.experiments.analysis.measures import (
     AgentTaskRow,
     RobustnessScore,
@@ -41,8 +41,6 @@ from spiky_rl.experiments.run import results as files
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
-MAX_POINTS = 100
-"""Maximum number of points of a curve."""
 ALL = "all tasks"
 """Name of the comparisons over all tasks, beside those of each task."""
 
@@ -101,13 +99,13 @@ class StudyAnalysis:
     def labels(self) -> tuple[str, ...]:
         """Trained agents with their variants, in the order of the plan."""
         in_order = (item.label for item in (*self.planned, *self.results))
-        return _keep_known(in_order, {label for label, _ in self.cells})
+        return keep_known(in_order, {label for label, _ in self.cells})
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Tasks of trained agents, in the order of the plan."""
         in_order = (item.task for item in (*self.planned, *self.results))
-        return _keep_known(in_order, {task for _, task in self.cells})
+        return keep_known(in_order, {task for _, task in self.cells})
 
     @cached_property
     def conditions(self) -> Mapping[str, str]:
@@ -191,7 +189,10 @@ class StudyAnalysis:
     @cached_property
     def curves(self) -> Mapping[tuple[str, str], Band]:
         """Learning curves over seeds by label and task, of agents with a return in each run."""
-        curves = {key: _compute_curve(runs) for key, runs in self.cells.items()}
+        curves = {
+            key: compute_learning_curve([run.curve for run in runs if run.curve is not None])
+            for key, runs in self.cells.items()
+        }
         return {key: curve for key, curve in curves.items() if curve is not None}
 
     @cached_property
@@ -346,9 +347,14 @@ def _measure_conditions[T](
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _keep_known(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
+def keep_known(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
     """Return the ``names`` among the ``allowed`` ones, each once."""
     return tuple(name for name in dict.fromkeys(names) if name in allowed)
+
+
+def sort_by_estimate(labels: Iterable[str], intervals: Mapping[str, Interval]) -> list[str]:
+    """Return the ``labels`` from the highest estimate in ``intervals`` to the lowest, then those without one."""
+    return sorted(labels, key=lambda label: -intervals[label].estimate if label in intervals else math.inf)
 
 
 def _has_spikes(result: CellResult) -> bool:
@@ -384,17 +390,6 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
         label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
         for label, tasks in scores.items()
     }
-
-
-def _compute_curve(results: Sequence[CellResult]) -> Band | None:
-    """Return the learning curve over seeds; None if a run has no return."""
-    curves = [result.curve for result in results if result.curve is not None]
-    if not all(any(value is not None for value in curve.returns) for curve in curves):
-        return None
-    runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
-    points = min(MAX_POINTS, max(len(curve.returns) for curve in curves))
-    steps = make_step_grid(runs, points, agent=results[0].label)
-    return compute_learning_curve(runs, steps, agent=results[0].label)
 
 
 def _compute_memory_dependence(full: AgentTaskRow, masked: AgentTaskRow) -> MemoryDependence | None:
