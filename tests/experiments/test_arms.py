@@ -9,6 +9,7 @@ import pytest
 
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.grid import CellResources
 from spiky_rl.experiments.design.grid import build_cells as plan_cells
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import build_reuse_notes
@@ -40,7 +41,7 @@ def resolve(task, agent, variant):
 
 def planned(**more):
     asked = study.build_study("ours", {**GIVEN, **more})
-    return asked, plan_cells(asked, resolve, threads=1)
+    return asked, plan_cells(asked, resolve, CellResources(threads=1))
 
 
 def set_origin(folder: Path, **changed) -> None:

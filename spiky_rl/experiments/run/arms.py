@@ -17,7 +17,7 @@ from spiky_rl.experiments.design.planned import find_uncontrolled
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run.cells import find_differences
-from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results
+from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results, skip_cell
 from spiky_rl.run.provenance import list_deciding_distributions
 
 EQUAL_ATTRIBUTES = ("budget", "num_envs", "library", "physics", "episodes", "assets")
@@ -67,10 +67,8 @@ def find_conflict(
 ) -> tuple[str, str, str] | None:
     """Return (key, their value, our value) of the first difference that forbids a comparison; None if there is none.
 
-    Args:
-        study: The study that compares the cell.
-        ours: Its cells on the same task, of which one has to agree; agents of other algorithms have other numbers of environments.
-        theirs: The cell of the other study.
+    ``ours`` are cells of the ``study`` on the same task, of which one has to agree: agents of other algorithms have other numbers of
+    environments.
     """
     by_label = {cell.label: cell for cell in ours}  # seeds of an agent agree in everything that is compared
     conflicts = [_find_conflict_with(study, cell, theirs) for cell in by_label.values()]
@@ -126,8 +124,13 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
             raise StudyError(
                 f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {their_value}; here {our_value}"
             )
+    _require_finished(study, list(ours), arm_results)
+
+
+def _require_finished(study: Study, tasks: Sequence[str], arm_results: Sequence[ArmResult]) -> None:
+    """Raise StudyError if an agent of an arm has no finished cell on one of the ``tasks``."""
     finished = [(theirs.arm, theirs.result.agent, theirs.result.task) for theirs in arm_results]
-    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in ours]
+    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in tasks]
     for arm, agent, task in required:
         if (arm, agent, task) not in finished:
             raise StudyError(f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds")
@@ -136,12 +139,9 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
 def find_uncontrolled_agents(
     study: Study, cells: Iterable[PlannedCell], specs: Mapping[str, PlainMapping], arms: Iterable[ArmResult]
 ) -> dict[str, dict[str, str]]:
-    """Return, by task, the spiking agents of a ``study`` and its ``arms`` without a control: see `find_uncontrolled`.
+    """Return, by task, the spiking agents of a ``study`` and its ``arms`` without a control, which may be an arm: see `find_uncontrolled`.
 
-    Args:
-        cells: All cells of the study.
-        specs: Merged specifications of its agents by hash; cells without one are left out.
-        arms: Finished cells of other studies, whose ANNs are controls too.
+    ``specs`` are merged specifications by hash; cells without one are left out.
     """
     agents = [(cell, study, specs) for cell in cells if cell.trains_agent]
     agents += [(theirs.result, theirs.design, theirs.read_specs()) for theirs in arms]
@@ -160,9 +160,7 @@ def take_arms(
 ) -> tuple[list[ArmResult], list[SkippedCell]]:
     """Return the arms' results that agree with a ``study``, and skipped cells.
 
-    Args:
-        folder: The study's folder.
-        own_results: Its own results; a task needs one to tell whether an arm agrees.
+    A task needs one of the study's ``own_results`` to tell whether an arm agrees.
     """
     taken, skipped = list[ArmResult](), list[SkippedCell]()
     labels = {result.label for result in own_results}
@@ -179,11 +177,5 @@ def take_arms(
         else:
             taken.append(theirs)
             continue
-        identity = {
-            "label": result.label,
-            "task": result.task,
-            "seed": result.seed,
-            "variant": result.variant,
-        }
-        skipped.append(SkippedCell(name, "stale", reason, **identity))
+        skipped.append(skip_cell(name, "stale", reason, result))
     return taken, skipped

@@ -92,12 +92,9 @@ class StudyRun:
         changed: Callable[[Mapping[str, str]], None],
         stop: Callable[[], bool],
     ) -> dict[str, str]:
-        """Run the remaining cells; return the states of all cells by name.
+        """Run the remaining cells, over all ``gpus`` of this machine; return the states of all cells by name.
 
-        Args:
-            gpus: GPUs of this machine to distribute them over.
-            changed: Called with the states of running cells.
-            stop: Returns whether to stop.
+        ``changed`` is called with the states of running cells; ``stop`` returns whether to stop.
         """
         done = dict.fromkeys(self.finished, DONE)
         return done | engine.run(
@@ -106,17 +103,10 @@ class StudyRun:
 
 
 def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
-    """Return all cells of a study with their estimated times. Raises UserError for an invalid combination.
-
-    Args:
-        out: Absolute path of its folder.
-        place: Where and how its cells run.
-    """
+    """Return all cells of a study in the absolute folder ``out`` with their estimated times. Raises UserError for an invalid combination."""
     place, _ = place.resolve_assets(study.tasks[0])
     resolve = AgentResolver(study, place)
-    planned_cells = grid.build_cells(
-        study, resolve, place.device, place.assets, place.distributed, threads=place.threads
-    )
+    planned_cells = grid.build_cells(study, resolve, place.cell_resources)
     if study.tuning:
         planned_cells = add_base_hashes(planned_cells, study, place)
     _check_planned_agents(study, planned_cells)
@@ -163,26 +153,16 @@ def merge_study(study: Study, out: Path) -> Study:
     return merged.with_changes(plan=plan.with_changes(**origin, seeds=merged.seeds))
 
 
-def write_plan(
-    study: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
-) -> StudyRun:
-    """Write a plan into its folder, merged with the plan of another command that has written there in the meantime.
+def write_plan(study: Study, plan: StudyRun) -> StudyRun:
+    """Write the ``plan`` of a ``study``, as the user gave it, into its folder, and return the written plan.
 
-    Args:
-        study: The study as the user gave it.
-        plan: Its plan.
-        replan: Plans the merged study; None takes `plan_study`.
-
-    Returns:
-        The written plan.
-
-    Raises:
-        UserError: The folder has cells of something else.
+    It is merged with the plan of another command that has written there in the meantime. Raises UserError if the folder has cells of
+    something else.
     """
     with folders.lock_cell(plan.folder):
         merged = merge_study(study, plan.folder)
         if merged != plan.study:
-            plan = (replan or plan_study)(merged, plan.folder, plan.place)
+            plan = plan_study(merged, plan.folder, plan.place)
         plan.write()
     return plan
 

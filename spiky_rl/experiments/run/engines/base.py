@@ -41,12 +41,7 @@ class WorkOrder:
     """Called as often with the states; returns further cells."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
-        """Add further cells and return whether a cell is left to begin; False after a stop.
-
-        Args:
-            waiting: Cells to begin, to which this appends.
-            states: States of all cells by name, to which this adds.
-        """
+        """Add further cells to ``waiting`` and ``states``; return whether a cell is left to begin, False after a stop."""
         for cell in () if self.stop_requested() else self.more_cells(states):
             waiting.append(cell)
             states[cell.name] = WAITING
@@ -109,10 +104,7 @@ def make_command(order: WorkOrder, cell: Cell) -> list[str]:
 def make_environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
     """Return a cell's environment variables: its share of the cores, unless the user set a number of threads, and its GPUs.
 
-    Args:
-        parallel: Number of parallel cells.
-        available: Cores that they share.
-        gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
+    ``parallel`` cells share ``available`` cores; ``gpus`` of None leaves CUDA_VISIBLE_DEVICES as it is.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
     gpu_variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
