@@ -78,15 +78,7 @@ def tune(argv: list[str]) -> int:
     from spiky_rl.experiments.report.tuning_page import write_tuning_page
     from spiky_rl.experiments.run import tuning_search
 
-    resolver = partial(AgentResolver, place=place)
-    site = TuningEnvironment(
-        out=out,
-        resolver=resolver,
-        device=place.device,
-        assets=place.assets,
-        processes=place.distributed,
-        threads=place.threads,
-    )
+    site = TuningEnvironment(out, partial(AgentResolver, place=place), place.cell_resources)
     search = tuning_search.start_search(design, checked, check, site, place.parallel, options.storage)
     with handle_stop_signals("stopping; running trials keep a checkpoint") as stop:
         engine.run(

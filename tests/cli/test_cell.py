@@ -63,7 +63,9 @@ def planned(request, tmp_path_factory):
         files.write_text(folder / "tuning" / "tuned.yaml", yaml.safe_dump(TUNED))
         asked = study.build_study("study", {**GIVEN, "tuning": TUNINGS[request.param]})
         place = ExecutionOptions(device="cpu", assets="local")
-        cells = grid.build_cells(asked, AgentResolver(asked, place), place.device, place.assets)
+        cells = grid.build_cells(
+            asked, AgentResolver(asked, place), grid.CellResources(place.device, place.assets)
+        )
         by_hand = {}
         for cell in cells:
             write_cell(folder, cell)

@@ -11,7 +11,7 @@ from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.run import comparison
-from spiky_rl.experiments.run.planning import ExecutionOptions, compute_cell_share
+from spiky_rl.experiments.run.planning import ExecutionOptions
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -205,17 +205,18 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
-    [((False, 1), (1.0, 0.0)), ((False, 4), (4.0, 0.0)), ((True, 1), (1.0, 1.0)), ((True, 4), (4.0, 4.0)),
-     ((True, 1, 2.0, 0.25), (2.0, 0.25)), ((True, 2, 1.0, 3.0), (1.0, 3.0))],
+    ("on_cuda", "given", "expected"),
+    [(False, (1,), (1.0, 0.0)), (False, (4,), (4.0, 0.0)), (True, (1,), (1.0, 1.0)), (True, (4,), (4.0, 4.0)),
+     (True, (1, 2.0, 0.25), (2.0, 0.25)), (True, (2, 1.0, 3.0), (1.0, 3.0))],
 )  # fmt: skip
-def test_a_cell_takes_a_core_and_a_gpu_for_each_of_its_processes(given, expected):
-    assert compute_cell_share(*given) == expected
+def test_a_cell_takes_a_core_and_a_gpu_for_each_of_its_processes(on_cuda, given, expected):
+    options = dict(zip(("distributed", "cell_cpus", "cell_gpus"), given, strict=False))
+    assert ExecutionOptions(**options).compute_cell_share(on_cuda) == expected
 
 
 def test_less_than_a_gpu_for_each_process_is_refused():
     with pytest.raises(UserError, match="--cell_gpus 1: --distributed 4 .* give 4"):
-        compute_cell_share(True, 4, None, 1.0)
+        ExecutionOptions(distributed=4, cell_gpus=1.0).compute_cell_share(on_cuda=True)
 
 
 GIVEN = ["--agents", "lif_ppo", *SMALL]

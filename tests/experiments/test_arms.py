@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.grid import CellResources
 from spiky_rl.experiments.design.grid import build_cells as plan_cells
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import build_reuse_notes
 from spiky_rl.experiments.run.arms import refuse_other_arms
+from spiky_rl.experiments.run.comparison import StudyRun, warn_of_missing_controls
+from spiky_rl.experiments.run.results import read_plan
 from tests.experiments.plans import plan
 from tests.experiments.results import ITERATIONS, STEPS, change, dump, write_study
 from tests.experiments.test_provenance import told
@@ -36,7 +41,7 @@ def resolve(task, agent, variant):
 
 def planned(**more):
     asked = study.build_study("ours", {**GIVEN, **more})
-    return asked, plan_cells(asked, resolve, threads=1)
+    return asked, plan_cells(asked, resolve, CellResources(threads=1))
 
 
 def set_origin(folder: Path, **changed) -> None:
@@ -82,6 +87,28 @@ def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folde
     assert {c.agent: c.pairs for c in compared} == {"lif_ppo": 3, "gru_ppo": 2}
     assert told(folder)["Arms from other studies"] == "gru_ppo: studies/theirs"
     assert any("gru_ppo of studies/theirs" in block.text for block in build_reuse_notes(found))
+
+
+@pytest.mark.parametrize("widths", [[128, 128], [64, 64]])
+def test_an_arm_may_be_the_ann_of_equal_widths_of_a_spiking_agent(folder, caplog, widths):
+    """In the warning before anything runs as in the report."""
+    rates = {"algorithm": {"learning_rate": 1e-3}}
+    lif = {**rates, "network": {"layers": [128, 128]}, "actor": {"hidden_dims": [1]}}
+    specs = {"lif_ppo": lif, "gru_ppo": {**rates, "actor": {"hidden_dims": widths}}}
+    theirs, ours = folder.parent / "theirs", {}
+    for each in (theirs, folder):
+        for cell in read_plan(each):
+            if cell.agent in specs:
+                dump(each / f"specs/{cell.spec_hash}.yaml", specs[cell.agent])
+                ours[str(cell.spec_hash)] = specs[cell.agent]
+    missing = {} if widths == [128, 128] else {"lif_ppo": "128-128"}
+    assert analyze_study(folder).uncontrolled == {"Isaac-Cartpole": missing}
+    asked, cells = planned()[0], read_plan(folder)
+    place: Any = None
+    resolver: Any = SimpleNamespace(specs=ours)
+    warn_of_missing_controls(StudyRun(asked, folder, place, resolver, cells, set()))
+    assert ("lif_ppo on Isaac-Cartpole: the study has no ANN" in caplog.text) == bool(missing)
+    assert not missing or "lif_ppo (128-128)" in told(folder)["No ANN of equal size"]
 
 
 CELL = "Isaac-Cartpole.gru_ppo.seed1"

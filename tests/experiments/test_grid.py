@@ -26,7 +26,9 @@ def resolve(task, agent, variant):
 
 
 def cells(assets="local", device=None, **more):
-    return grid.build_cells(study.build_study("mine", {**GIVEN, **more}), resolve, device, assets)
+    return grid.build_cells(
+        study.build_study("mine", {**GIVEN, **more}), resolve, grid.CellResources(device, assets)
+    )
 
 
 def test_every_combination_is_a_cell_once_and_random_actions_are_measured_once_per_task():
@@ -62,7 +64,9 @@ def resolve_student(task, agent, variant):
 
 
 def students(resolve=resolve_student, **more):
-    return grid.build_cells(study.build_study("mine", {**GIVEN, **STUDENT, **more}), resolve)
+    return grid.build_cells(
+        study.build_study("mine", {**GIVEN, **STUDENT, **more}), resolve, grid.CellResources()
+    )
 
 
 def test_a_student_follows_the_teacher_of_its_task_and_seed_and_is_another_cell_with_another_teacher():
@@ -133,7 +137,7 @@ def test_a_cell_has_the_robots_of_its_own_task():
         made.host_task.assets = f"robots of {task}"
         return made
 
-    found = grid.build_cells(study.build_study("mine", GIVEN), resolve_robots)
+    found = grid.build_cells(study.build_study("mine", GIVEN), resolve_robots, grid.CellResources())
     assert {cell.assets for cell in found} == {"robots of cartpole", "robots of cartpole_masked"}
     assert all(cell.task == "cartpole_masked" for cell in found if cell.assets.endswith("masked"))
 
@@ -173,11 +177,11 @@ def test_a_cells_commands_name_the_physics_that_was_chosen_for_it():
     def native(*arguments):
         return dataclasses.replace(resolve(*arguments), physics="mujoco")
 
-    for cell in grid.build_cells(study.build_study("mine", GIVEN), native):
+    for cell in grid.build_cells(study.build_study("mine", GIVEN), native, grid.CellResources()):
         assert cell.specification.overrides == ("physics=mujoco",)
         assert all(command.endswith(" physics=mujoco") for command in cell.commands)
     given = {**GIVEN, "overrides": ["physics=mujoco"]}
-    for cell in grid.build_cells(study.build_study("mine", given), native):
+    for cell in grid.build_cells(study.build_study("mine", given), native, grid.CellResources()):
         assert cell.specification.overrides == ("physics=mujoco",)
     assert not [cell for cell in cells() if cell.specification.overrides]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+for module in ("tensorboard", "werkzeug"):
+    pytest.importorskip(module, reason=f"{module} comes with the extra 'isaaclab'")
+
 from spiky_rl.experiments.analysis.measures import compute_step_energy, find_steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report.hparams import CURVE, FILE, METRICS, write_hparams
 from spiky_rl.experiments.run.results import ResultsError
 from tests.experiments.results import CARTPOLE, ITERATIONS, MASKED, change, fail, remove, write_study
-
-for module in ("tensorboard", "werkzeug"):
-    pytest.importorskip(module, reason=f"{module} comes with the extra 'isaaclab'")
 
 AGENTS = ("mlp_ppo", "gru_ppo", "lif_rstdp")
 VARIED = "agent.network.steps"

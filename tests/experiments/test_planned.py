@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.config.options import RegistryError
+from spiky_rl.experiments.analysis.comparisons import sign_flip_test
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.verdicts import compute_equivalence_p_value, count_seeds_to_equate
@@ -214,7 +215,9 @@ def test_seeds_too_few_for_a_difference_may_be_enough_for_equivalence(tmp_path: 
     dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "plan": plan})
     analysis = analyze_study(study)
     assert [verdict.text for verdict in analysis.verdicts] == ["equivalent"]
-    assert "With 5 seeds no test can find a difference; 6 can." in describe_plan(analysis)
+    assert "With 5 seeds no test can find a difference; 6 can. Equivalence needs 5." in describe_plan(
+        analysis
+    )
 
 
 def test_a_plan_is_not_late_before_there_is_a_result(tmp_path: Path):
@@ -229,10 +232,32 @@ def test_too_few_seeds_for_the_planned_tests_are_warned_of(caplog: pytest.LogCap
     plan = {"comparisons": PAIRS[:1], "endpoints": ["return", "metres"]}
     with caplog.at_level(logging.WARNING):
         warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-4", "plan": plan}))
-    assert "5 seeds and 2 tests" in caplog.text and "7 seeds can decide" in caplog.text
+        assert "5 seeds and 2 tests that Holm corrects together can show neither" in caplog.text
+        assert "a difference needs 7 seeds, equivalence 6" in caplog.text
+        warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-5", "plan": plan}))
+    assert "6 seeds and 2 tests that Holm corrects together can show equivalence alone" in caplog.text
     caplog.clear()
     warn_of_undecidable_tests(study_design.build_study("study", {**data, "seeds": "0-6", "plan": plan}))
-    assert not caplog.text and count_deciding_seeds(2, 0.05) == 7
+    assert not caplog.text
+
+
+def test_a_number_of_seeds_decides_from_the_one_on_at_which_its_test_can():
+    """Equivalence is two one-sided tests, whose lowest p-value is half of a difference's."""
+    rng = np.random.default_rng(1)
+    for tests in (1, 3, 8):
+        for sides in (1, 2):
+            seeds = count_deciding_seeds(tests, sides)
+            theirs = rng.normal(70.0, 5.0, seeds)
+            differing = theirs + rng.uniform(20.0, 21.0, seeds)
+            p = [
+                (
+                    compute_equivalence_p_value(theirs[:n] + 0.1, theirs[:n], 0.05)
+                    if sides == 1
+                    else sign_flip_test({"task": differing[:n] - theirs[:n]})
+                )
+                for n in (seeds - 1, seeds)
+            ]
+            assert p[1] * tests < 0.05 <= p[0] * tests
 
 
 def spec(layers=None, hidden=None, rate=1e-3, **network) -> dict:

@@ -24,7 +24,7 @@ ASKED = study.build_study("mine", GIVEN)
 
 
 def planned(threads=2):
-    return grid.build_cells(ASKED, resolve, threads=threads)
+    return grid.build_cells(ASKED, resolve, grid.CellResources(threads=threads))
 
 
 def finish(folder: Path, cell: grid.Cell, **changed) -> Path:
@@ -45,7 +45,7 @@ def test_kernels_versions_and_on_a_cpu_threads_decide_a_cells_hash(monkeypatch):
 
     before = hashes()
     assert hashes() == before and not hashes(threads=1) & before
-    ones, others = (grid.build_cells(ASKED, on_gpu, threads=n) for n in (1, 2))
+    ones, others = (grid.build_cells(ASKED, on_gpu, grid.CellResources(threads=n)) for n in (1, 2))
     assert [cell.hash for cell in ones] == [cell.hash for cell in others]
     with monkeypatch.context() as patch:
         patch.setattr(grid, "compute_kernels_digest", lambda *_: "0" * 16)

@@ -18,6 +18,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write_tuned
 from spiky_rl.experiments.design import tuning_space
+from spiky_rl.experiments.design.grid import CellResources
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_page
 from spiky_rl.experiments.run import tuning, tuning_plan, tuning_search
@@ -145,7 +146,7 @@ def test_trials_on_a_task_of_a_package_go_on_from_their_cells_and_are_counted(tm
 
     wanted = tunings.asked("lif_ppo", seeds="90000,90001")
     pair = dataclasses.replace(tunings.checked(wanted).pairs[0], task_label="ALE/Pong-v5")
-    site = tuning.TuningEnvironment(tmp_path, resolver, "cpu")
+    site = tuning.TuningEnvironment(tmp_path, resolver, CellResources("cpu"))
     first, second = (wanted.make_cells(site, pair, [], rung, "lif_ppo trial3") for rung in (0, 1))
     assert [cell.goes_on for cell in second] == [cell.name for cell in first]
     with tuning_search.lock_cell(tmp_path / "trials" / "ALE" / "Pong-v5.lif_ppo.3"):

@@ -41,7 +41,7 @@ def run_at_once(work: Callable, each: Sequence[object]) -> list[int]:
 
 def planned(asked: study.Study, out: Path, place: ExecutionOptions) -> StudyRun:
     """As compare.py plans, of cells that only their settings tell apart."""
-    found = grid.build_cells(asked, resolve, "cpu", "local")
+    found = grid.build_cells(asked, resolve, grid.CellResources("cpu", "local"))
     return StudyRun(asked, out, place, AgentResolver(asked, place), found, set())
 
 

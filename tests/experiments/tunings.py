@@ -10,7 +10,7 @@ from pathlib import Path
 from spiky_rl.config import files
 from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design import study, tuning_space
-from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.grid import Cell, CellResources
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.tuning import SHARE, AgentTask, TuningDesign, TuningEnvironment
@@ -59,7 +59,12 @@ def search(out: Path, wanted: TuningDesign, parallel: int = 1, storage: str | No
     """As tune.py makes it."""
     asked_for = tuning.load_or_extend_tuning(out, wanted)
     return start_search(
-        asked_for, checked(asked_for), checked, TuningEnvironment(out, resolver, "cpu"), parallel, storage
+        asked_for,
+        checked(asked_for),
+        checked,
+        TuningEnvironment(out, resolver, CellResources("cpu")),
+        parallel,
+        storage,
     )
 
 

@@ -26,7 +26,7 @@ from spiky_rl.experiments.analysis.statistics import (
     combine_intervals,
     mean,
 )
-from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value
+from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value, count_deciding_seeds
 
 type SeededScores = Mapping[str, Mapping[int, float]]
 """Scores by task and seed."""
@@ -85,13 +85,10 @@ def compare_agents(
     *,
     resamples: int = RESAMPLES,
 ) -> list[PairedComparison]:
-    """Return the comparison of every agent with the baseline, or of all pairs of agents, in the given order.
+    """Return the comparison of every agent with the ``baseline``, or of all pairs of agents if it is None, in the given order.
 
     Holm's correction is over all returned comparisons. A score without a partner is left out. A non-finite score raises StatisticsError
     that names agent and task.
-
-    Args:
-        baseline: The agent to compare with; None compares all pairs.
     """
     agent_pairs = _list_pairs(scores, baseline)
     for agent, tasks in scores.items():
@@ -112,12 +109,9 @@ def compare_pair(
     *,
     resamples: int = RESAMPLES,
 ) -> PairedComparison:
-    """Return the comparison of an ``agent`` with one ``baseline``.
+    """Return the comparison of an ``agent`` with one ``baseline``, one of ``comparisons`` that are corrected together.
 
     `PairedComparison.corrected` is nan, or 1 without pairs; `compare_agents` replaces it by Holm's correction.
-
-    Args:
-        comparisons: Number of comparisons that are corrected together.
     """
     agent_scores, baseline_scores = scores[agent], scores[baseline]
     common_seeds: dict[str, list[int]] = {}
@@ -162,45 +156,35 @@ def compare_pair(
     )
 
 
-def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
+def sign_flip_test(differences: Scores) -> float:
     """Return the two-sided p-value of the mean over tasks of the mean paired difference, under random signs of the differences.
 
-    The test is exact if there are at most ``permutations`` sign patterns; otherwise it draws that many with ``seed``. It is valid for any
+    The test is exact if there are at most `PERMUTATIONS` sign patterns; otherwise it draws that many. It is valid for any
     distribution of scores if both agents have the same one. If only their means are equal, it is approximate, like a t test: in simulated
     families of three such agents with a long tail, twice the baseline's spread and 10 seeds, 8 % had a false finding instead of 5 %.
 
-    Args:
-        differences: Differences of pairs, by task.
-        permutations: Maximum number of sign patterns.
-        seed: Seed of drawn sign patterns.
+    ``differences`` are those of pairs, by task.
     """
     checked = check_scores(differences, "differences")
     pooled = np.concatenate(list(checked.values()))
     if len(pooled) == 1:
         return 1.0
     weights = [np.full(len(values), 1 / len(values) / len(checked)) for values in checked.values()]
-    return min(1.0, 2 * min(compute_tails(pooled, np.concatenate(weights), permutations, seed)))
+    return min(1.0, 2 * min(compute_tails(pooled, np.concatenate(weights))))
 
 
-def compute_tails(
-    values: np.ndarray, weights: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
-) -> tuple[float, float]:
+def compute_tails(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Return the one-sided p-values, less and greater, of the sum of ``values`` times ``weights`` under random signs of the values.
 
-    Sums that differ by rounding alone are equal.
-
-    Args:
-        values: Differences of at least two pairs [pairs].
-        weights: [pairs].
-        permutations: See `sign_flip_test`, as for the seed.
+    Both are [pairs], of at least two pairs. Sums that differ by rounding alone are equal.
     """
     result = stats.permutation_test(
         (values,),
         lambda flipped, axis=-1: np.moveaxis(flipped, axis, -1) @ weights,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=permutations,
-        rng=np.random.default_rng(seed),
+        n_resamples=PERMUTATIONS,
+        rng=np.random.default_rng(0),
     )
     sums, rounding = result.null_distribution, 1e-12 * float(np.abs(values) @ weights)
     # of drawn patterns, the observed one is one more
@@ -240,27 +224,16 @@ def cohens_dz(differences: Scores) -> float:
     return correction * middle / deviation
 
 
-def probability_of_improvement(
-    first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second")
-) -> Interval:
+def probability_of_improvement(first: Scores, second: Scores) -> Interval:
     """Return the probability that a run of the first agent scores above a run of the second, averaged over tasks.
 
-    Seeds are not paired, as in rliable, and a tie counts as half. Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) for each task,
-    combined by `combine_intervals`. With 5 seeds and a true value of 0.98 they contain it in 95 % of cases, a bootstrap's bounds in 22 %.
-
-    Args:
-        first: Scores of the first agent, by task.
-        second: Scores of the second agent, on the same tasks.
-        agents: Their names, for messages.
+    Both have the same tasks. Seeds are not paired, as in rliable, and a tie counts as half. Bounds are Newcombe's (2006, 10.1002/sim.2324,
+    method 5) for each task, combined by `combine_intervals`. With 5 seeds and a true value of 0.98 they contain it in 95 % of cases, a
+    bootstrap's bounds in 22 %.
     """
-    first_checked, second_checked = check_scores(first, agents[0]), check_scores(second, agents[1])
-    if first_checked.keys() != second_checked.keys():
-        raise StatisticsError(
-            f"{agents[0]} has scores of {', '.join(first_checked)}, {agents[1]} of {', '.join(second_checked)}"
-        )
     estimates = []
-    for task, values in first_checked.items():
-        others = second_checked[task]
+    for task in sorted(first):
+        values, others = np.asarray(first[task]), np.asarray(second[task])
         order = np.sign(values[:, None] - others)
         share = float((order + 1).mean() / 2)
         low = _compute_newcombe_bound(share, len(values), len(others))
@@ -286,21 +259,16 @@ def _compute_newcombe_bound(share: float, first: int, second: int) -> float:
 
 
 def compute_seeds_needed(effect: float, tasks: int = 1, comparisons: int = 1) -> int | None:
-    """Return the number of seeds per task with which a paired t test finds a standardised difference with probability `POWER`.
+    """Return the seeds per task with which a paired t test finds an ``effect``, as from `cohens_dz`, with probability `POWER`.
 
-    Several comparisons share `ALPHA`, as in the first step of Holm's correction. With the returned number the sign-flip test can come below
-    alpha too. The result is None if the effect is 0 or nan, or if `MAX_SEEDS` are not enough. An observed effect is uncertain, and too large
-    if it was selected for its size: plan with a smaller one.
-
-    Args:
-        effect: Standardised difference, as from `cohens_dz`.
-        tasks: Tasks of every seed.
-        comparisons: Comparisons made together.
+    Several ``comparisons`` share `ALPHA`, as in the first step of Holm's correction. With the returned number the sign-flip test can come
+    below alpha too. The result is None if the effect is 0 or nan, or if `MAX_SEEDS` are not enough. An observed effect is uncertain, and
+    too large if it was selected for its size: plan with a smaller one.
     """
     from statsmodels.stats.power import TTestPower
 
     share = ALPHA / comparisons
-    fewest = max(2, math.ceil(math.log2(2 / share) / tasks))
+    fewest = max(2, math.ceil(count_deciding_seeds(comparisons) / tasks))
     if math.isnan(effect) or effect == 0:
         return None
 

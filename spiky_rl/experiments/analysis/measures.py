@@ -141,14 +141,15 @@ def compute_row(
     reference: Mapping[str, float],
     can_normalise: bool,
 ) -> AgentTaskRow:
-    """Return the measures of an agent on a task.
+    """Return the measures of an agent on a task from the ``results`` of its seeds.
 
-    Args:
-        results: Results of its cells, one for each seed.
-        random: Score of random actions by task.
-        reference: The baseline's mean score by task.
-        can_normalise: Whether the task has both scores, and the baseline's is the higher one.
+    ``random`` and ``reference`` are mean scores of random actions and of the baseline, by task; ``can_normalise`` says whether the task has
+    both, and the baseline's is the higher one.
     """
+
+    def average_training(key: str, of_results: Sequence[CellResult] = results) -> Interval | None:
+        return _mean_over_seeds(of_results, lambda r: r.training and getattr(r.training, key))
+
     first = results[0]
     timed = [r for r in results if r.training is not None and r.training.seconds_cpu is not None]
     scores = {first.task: {result.seed: result.score for result in results}}
@@ -166,15 +167,13 @@ def compute_row(
         mean=_require_interval(_mean_over_seeds(results, lambda r: r.score)),
         iqm=statistics.aggregate_interval(drop_seed_names(scores), agent=first.label),
         normalised=normalised,
-        training=_mean_over_seeds(results, lambda r: r.training and r.training.mean_return_final),
-        last_ten_evaluations=_mean_over_seeds(
-            results, lambda r: r.training and r.training.last_ten_evaluations
-        ),
-        max_evaluation=_mean_over_seeds(results, lambda r: r.training and r.training.max_evaluation),
+        training=average_training("mean_return_final"),
+        last_ten_evaluations=average_training("last_ten_evaluations"),
+        max_evaluation=average_training("max_evaluation"),
         final_slope=_mean_over_seeds(results, _compute_final_slope),
         threshold=_summarize_threshold(results),
-        seconds=_mean_over_seeds(results, lambda r: r.training and r.training.seconds_total),
-        processor=_mean_over_seeds(timed, lambda r: r.training and r.training.seconds_cpu) if timed else None,
+        seconds=average_training("seconds_total"),
+        processor=average_training("seconds_cpu", timed) if timed else None,
         length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
         distance=_mean_over_seeds(results, lambda r: r.nominal.measures.get("distance")),
         firing_rate=_mean_over_seeds(results, lambda r: r.nominal.firing_rate),
@@ -294,11 +293,9 @@ def _compute_final_slope(result: CellResult) -> float | None:
 def compute_robustness(
     results: Sequence[CellResult], condition: str, reference: float | None
 ) -> RobustnessScore | None:
-    """Return the score of an agent on a task under a ``condition``; None for the undisturbed one, and if it was not measured.
+    """Return the score of an agent's seeds on a task under a ``condition``; None for the undisturbed one, and if it was not measured.
 
-    Args:
-        results: Results of its cells, one for each seed.
-        reference: The baseline's mean score; None if there is none.
+    ``reference`` is the baseline's mean score; None if there is none.
     """
     measured = [result for result in results if condition in result.conditions]
     if not measured or condition == "nominal":
@@ -325,9 +322,6 @@ def compute_plasticity_gain(
     """Return the score with frozen weights, the score with plastic weights, and the gain, paired by seed.
 
     None if a seed was not measured in both ways.
-
-    Args:
-        results: Results of an agent's cells on a task, one for each seed.
     """
     if not all(condition in result.plastic and condition in result.conditions for result in results):
         return None

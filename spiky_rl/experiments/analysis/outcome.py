@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
-from spiky_rl.experiments.analysis.curves import compute_learning_curve, make_step_grid
+from spiky_rl.experiments.analysis.curves import MAX_POINTS, compute_learning_curve
 from spiky_rl.experiments.analysis.measures import (
     AgentTaskRow,
     RobustnessScore,
@@ -34,16 +33,14 @@ from spiky_rl.experiments.analysis.measures import (
 )  # fmt: skip
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
-from spiky_rl.experiments.design.planned import RETURN, Endpoint, find_uncontrolled
+from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import read_copies
 from spiky_rl.experiments.run import results as files
-from spiky_rl.experiments.run.arms import take_arms
+from spiky_rl.experiments.run.arms import find_uncontrolled_agents, take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
-MAX_POINTS = 100
-"""Maximum number of points of a curve."""
 ALL = "all tasks"
 """Name of the comparisons over all tasks, beside those of each task."""
 
@@ -73,8 +70,8 @@ class StudyAnalysis:
     """Why the plan cannot be read; empty if it can."""
     tuned: Mapping[str, TunedValuesFile] = field(default_factory=dict)
     """Tuned values by agent; agents without tuned values are absent."""
-    specs: Mapping[str, PlainMapping] = field(default_factory=dict)
-    """Merged specifications of agents by their hash."""
+    uncontrolled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
     history: SeedHistory = field(default_factory=SeedHistory)
     """Earlier uses of the study's seeds."""
     arms: Mapping[str, str] = field(default_factory=dict)
@@ -102,13 +99,13 @@ class StudyAnalysis:
     def labels(self) -> tuple[str, ...]:
         """Trained agents with their variants, in the order of the plan."""
         in_order = (item.label for item in (*self.planned, *self.results))
-        return _keep_known(in_order, {label for label, _ in self.cells})
+        return keep_known(in_order, {label for label, _ in self.cells})
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Tasks of trained agents, in the order of the plan."""
         in_order = (item.task for item in (*self.planned, *self.results))
-        return _keep_known(in_order, {task for _, task in self.cells})
+        return keep_known(in_order, {task for _, task in self.cells})
 
     @cached_property
     def conditions(self) -> Mapping[str, str]:
@@ -192,7 +189,10 @@ class StudyAnalysis:
     @cached_property
     def curves(self) -> Mapping[tuple[str, str], Band]:
         """Learning curves over seeds by label and task, of agents with a return in each run."""
-        curves = {key: _compute_curve(runs) for key, runs in self.cells.items()}
+        curves = {
+            key: compute_learning_curve([run.curve for run in runs if run.curve is not None])
+            for key, runs in self.cells.items()
+        }
         return {key: curve for key, curve in curves.items() if curve is not None}
 
     @cached_property
@@ -281,21 +281,6 @@ class StudyAnalysis:
             for comparison in self.comparisons[name]
         )  # fmt: skip
 
-    @cached_property
-    def unmatched_agents(self) -> Mapping[str, Mapping[str, str]]:
-        """By task: the widths of each spiking agent without an ANN of the same widths and learning rates."""
-        return {task: self._list_unmatched_agents(task) for task in self.tasks}
-
-    def _list_unmatched_agents(self, task: str) -> Mapping[str, str]:
-        cells = {cell.label: cell for cell in self.planned if cell.task == task and cell.trains_agent}
-        specs = {
-            label: self.specs[str(cell.spec_hash)]
-            for label, cell in cells.items()
-            if cell.spec_hash in self.specs
-        }
-        tuned = {agent for agent, values in self.tuned.items() if agent in values.tasks.get(task, {})}
-        return find_uncontrolled(specs, [label for label, cell in cells.items() if cell.agent in tuned])
-
     def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
         """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
         if labels is None:
@@ -330,18 +315,17 @@ def analyze_study(folder: Path) -> StudyAnalysis:
     tuned = read_copies(folder, design.tuning, design.agent_names)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
     results, skipped = files.read_results(folder)
-    # an arm is an agent whose results come from another study
-    arm_results, arm_skipped, arm_sources = take_arms(folder, design, results)
+    arms, skipped_arms = take_arms(folder, design, results)
     return StudyAnalysis(
         design,
-        results=(*results, *arm_results),
-        skipped=(*skipped, *arm_skipped),
+        results=(*results, *(arm.result for arm in arms)),
+        skipped=(*skipped, *skipped_arms),
         planned=tuple(planned),
         plan_problem=problem,
         tuned=tuned,
-        specs=specs,
+        uncontrolled=find_uncontrolled_agents(design, planned, specs, arms),
         history=find_history(folder, design),
-        arms=arm_sources,
+        arms={arm.result.label: arm.arm.study for arm in arms},
     )
 
 
@@ -363,9 +347,14 @@ def _measure_conditions[T](
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _keep_known(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
+def keep_known(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
     """Return the ``names`` among the ``allowed`` ones, each once."""
     return tuple(name for name in dict.fromkeys(names) if name in allowed)
+
+
+def sort_by_estimate(labels: Iterable[str], intervals: Mapping[str, Interval]) -> list[str]:
+    """Return the ``labels`` from the highest estimate in ``intervals`` to the lowest, then those without one."""
+    return sorted(labels, key=lambda label: -intervals[label].estimate if label in intervals else math.inf)
 
 
 def _has_spikes(result: CellResult) -> bool:
@@ -401,17 +390,6 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
         label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
         for label, tasks in scores.items()
     }
-
-
-def _compute_curve(results: Sequence[CellResult]) -> Band | None:
-    """Return the learning curve over seeds; None if a run has no return."""
-    curves = [result.curve for result in results if result.curve is not None]
-    if not all(any(value is not None for value in curve.returns) for curve in curves):
-        return None
-    runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
-    points = min(MAX_POINTS, max(len(curve.returns) for curve in curves))
-    steps = make_step_grid(runs, points, agent=results[0].label)
-    return compute_learning_curve(runs, steps, agent=results[0].label)
 
 
 def _compute_memory_dependence(full: AgentTaskRow, masked: AgentTaskRow) -> MemoryDependence | None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from spiky_rl.config.registry import UserError, suggest_name
+from spiky_rl.config.registry import UserError
 
 type Scores = Mapping[str, ArrayLike]
 """Scores of the seeds by task: anything that becomes an array [seeds]."""
@@ -57,8 +57,6 @@ class Band:
     low: np.ndarray
     high: np.ndarray
     """nan, like the other two, if a run has no value."""
-    runs: np.ndarray
-    """Number of runs with a value at that point."""
 
 
 def check_scores(scores: Scores, agent: str) -> dict[str, np.ndarray]:
@@ -84,31 +82,16 @@ def check_scores(scores: Scores, agent: str) -> dict[str, np.ndarray]:
 def normalise[Seed](
     scores: Mapping[str, Mapping[Seed, float]], random: Mapping[str, float], reference: Mapping[str, float]
 ) -> dict[str, dict[Seed, float]]:
-    """Return (x - random) / (reference - random) for each task: 0 is a random policy's score, 1 the reference's.
+    """Return (x - random) / (reference - random) for each task: 0 is a random policy's score, 1 the reference's, which has to be above it.
 
     Both anchors count as exact: intervals of normalised scores ignore their uncertainty.
-
-    Args:
-        scores: By task and seed.
-        random: Score of random actions by task.
-        reference: Score by task that becomes 1.
-
-    Raises:
-        StatisticsError: An anchor is missing or not finite, or the reference is not above random; it names the task.
     """
-    normalised = {}
-    for task, seeds in scores.items():
-        for what, anchors in (("random", random), ("reference", reference)):
-            if task not in anchors or not np.isfinite(anchors[task]):
-                known = f"no {what} score to normalise by; known: {', '.join(anchors) or 'none'}"
-                raise StatisticsError(f"{task}: {known}{suggest_name(task, anchors)}")
-        low, high = random[task], reference[task]
-        if high <= low:
-            raise StatisticsError(
-                f"{task}: the reference's score {high:g} is not above the random one, {low:g}"
-            )
-        normalised[task] = {seed: (score - low) / (high - low) for seed, score in seeds.items()}
-    return normalised
+    return {
+        task: {
+            seed: (score - random[task]) / (reference[task] - random[task]) for seed, score in seeds.items()
+        }
+        for task, seeds in scores.items()
+    }
 
 
 def mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
@@ -117,13 +100,9 @@ def mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
 
 
 def interquartile_mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean of the middle half of all runs, as rliable does: it cuts a quarter of the runs, rounded down, at either end.
+    """Return the mean of the middle half of ``values`` [..., runs], as rliable does: it cuts a quarter of the runs, rounded down, at either end.
 
-    With weights it cuts the runs with at most a quarter of the weight, which is the same for equal weights.
-
-    Args:
-        values: Scores [..., runs].
-        weights: Weights of the runs [runs]; None for equal ones.
+    With ``weights`` [runs] it cuts the runs with at most a quarter of the weight, which is the same for equal weights.
     """
     values = np.asarray(values, dtype=float)
     if weights is None:
@@ -147,15 +126,9 @@ def aggregate_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Return a statistic of all runs with a stratified bootstrap interval over the seeds of each task: see `compute_intervals`.
+    """Return a ``statistic`` of an agent's runs with a stratified bootstrap interval over the seeds of each task: see `compute_intervals`.
 
-    Equal scores give an interval of width zero: a bootstrap finds nothing that the sample does not show.
-
-    Args:
-        scores: Scores of one agent, by task.
-        statistic: Function of all runs' scores.
-        agent: Name for messages.
-        seed: Seed of the resamples.
+    Equal scores give an interval of width zero: a bootstrap finds nothing that the sample does not show. ``agent`` is its name in messages.
     """
     checked = check_scores(scores, agent)
     sizes = [len(values) for values in checked.values()]
@@ -263,15 +236,10 @@ def _compute_widened_bca(
 def performance_profile(
     scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores"
 ) -> Band:
-    """Return the share of runs with a score above each threshold, averaged over tasks.
+    """Return the share of an agent's runs with a score above each of the ``thresholds``, averaged over tasks.
 
     Bounds are Wilson's for each task's share, combined by `combine_intervals`. A bootstrap's interval contains the true value in 66 % of
     cases with one task and 5 seeds, because resampled runs that are all above a threshold stay above it; these in 96 %, 90 % at the worst.
-
-    Args:
-        scores: Scores of one agent, by task.
-        thresholds: [points].
-        agent: Name for messages.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -284,18 +252,15 @@ def performance_profile(
     bounds = np.array([proportion_confint(count, n, 1 - LEVEL, method="wilson") for count, n in pairs])
     low, high = combine_intervals(shares, bounds[:, 0], bounds[:, 1])
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding
-    return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)))
+    return Band(at, shares.mean(axis=0), low, high)
 
 
 def combine_intervals(
     estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds of the mean over tasks from bounds of each task: Zou and Donner's (2008) variance recovery (MOVER).
+    """Return bounds of the mean over tasks from estimates and bounds of each task [tasks, ...].
 
-    Args:
-        estimates: Estimates of each task [tasks, ...].
-        lows: Their lower bounds.
-        highs: Their upper bounds.
+    The method is Zou and Donner's (2008) variance recovery (MOVER).
     """
     middle, tasks = estimates.mean(axis=0), len(estimates)
     below = np.sqrt(((estimates - lows) ** 2).sum(axis=0)) / tasks

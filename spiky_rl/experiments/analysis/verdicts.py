@@ -28,7 +28,7 @@ from spiky_rl.experiments.analysis.comparisons import (
 )
 from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, compute_energy_per_metre
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.design.planned import ALPHA, METRES, Endpoint, StudyPlan
+from spiky_rl.experiments.design.planned import ALPHA, METRES, Endpoint, StudyPlan, count_deciding_seeds
 from spiky_rl.experiments.run.results import CellResult
 
 type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
@@ -70,11 +70,9 @@ class Verdict:
 
 
 def measure(result: CellResult, endpoint: Endpoint, reference: float | None = None) -> float | None:
-    """Return the number of an ``endpoint`` in a ``result``; None if it was not measured or is meaningless.
+    """Return the number of an ``endpoint`` in the ``result`` of a seed; None if it was not measured or is meaningless.
 
-    Args:
-        result: Result of one seed.
-        reference: Mean return of the study's baseline; seeds that return hardly a share of it have nothing to keep.
+    ``reference`` is the mean return of the study's baseline; seeds that return hardly a share of it have nothing to keep.
     """
     if endpoint.kept:
         missing = [name for name in endpoint.kept if name not in result.conditions]
@@ -91,12 +89,8 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """Return the verdicts of a ``plan``: pair by pair, task by task, endpoint by endpoint.
 
-    Args:
-        plan: Pairs, endpoints, margin and family.
-        cells: Results by label and task.
-        tasks: Tasks with results.
-        reference: Mean return of the study's baseline by task.
-        is_planned: Whether the plan was made before the first cell began.
+    ``reference`` is the mean return of the study's baseline by task; ``is_planned`` says whether the plan was made before the first cell
+    began.
     """
     tests = plan.count_tests(len(tasks))
     made = []
@@ -129,8 +123,7 @@ def _judge_one(
     is_planned: bool,
 ) -> Verdict:
     agent, baseline = scores
-    nonempty = {label: {t: seeds for t, seeds in tasks.items() if seeds} for label, tasks in scores.items()}
-    compared = compare_pair(nonempty, agent, baseline, tests)
+    compared = compare_pair(scores, agent, baseline, tests)
     mine, theirs = scores[agent][task], scores[baseline][task]
     seeds = sorted(mine.keys() & theirs.keys())
     first, second = np.array([mine[s] for s in seeds]), np.array([theirs[s] for s in seeds])
@@ -153,14 +146,9 @@ def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:
 
 
 def compute_equivalence_p_value(first: np.ndarray, second: np.ndarray, margin: float) -> float:
-    """Return the p-value of two one-sided sign-flip tests against a difference of the means beyond the ``margin``.
+    """Return the p-value of two one-sided sign-flip tests against a difference of the means beyond a ``margin``.
 
-    The lowest possible value is 1 / 2**pairs.
-
-    Args:
-        first: Numbers of an agent [pairs].
-        second: Numbers of its baseline [pairs].
-        margin: Share of the baseline's mean, in (0, 1).
+    The numbers of both agents are paired; the margin is a share of the second one's mean. The lowest possible value is 1 / 2**pairs.
     """
     if len(first) < 2:
         return 1.0
@@ -174,20 +162,15 @@ def compute_equivalence_p_value(first: np.ndarray, second: np.ndarray, margin: f
 def count_seeds_to_equate(differences: np.ndarray, margin: float, tests: int = 1) -> int | None:
     """Return the seeds with which two one-sided t tests show equivalence with probability `POWER` if there is no difference.
 
-    None if the spread of the differences is unknown, or no number of seeds is enough.
-
-    Args:
-        differences: Paired differences [pairs], for their spread.
-        margin: Difference that counts as equivalent, in their unit.
-        tests: Number of tests that share `ALPHA`.
+    Paired ``differences`` give the spread; the ``margin`` has their unit; several ``tests`` share `ALPHA`. None if the spread is unknown,
+    or no number of seeds is enough.
     """
     if len(differences) < 3 or not margin > 0:
         return None
     share, deviation = ALPHA / tests, float(differences.std(ddof=1))
-    fewest = max(2, math.floor(math.log2(1 / share)) + 1)
 
     def is_enough(seeds: int) -> bool:
         reach = margin * math.sqrt(seeds) / deviation if deviation else math.inf
         return bool(2 * stats.t.cdf(reach - stats.t.ppf(1 - share, seeds - 1), seeds - 1) - 1 >= POWER)
 
-    return find_fewest(fewest, is_enough)
+    return find_fewest(count_deciding_seeds(tests, sides=1), is_enough)

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.plain_data import PlainMapping, format_override, get_section
@@ -47,6 +53,17 @@ def check_folder_name(name: str) -> str:
     return name
 
 
+def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
+    """Return ``value`` as it is if it passes the ``check`` of its type.
+
+    An integer is not converted to a float, so that a file is written as it was read.
+    """
+    check(value)
+    return value
+
+
+Number = Annotated[float, WrapValidator(keep_integer)]
+"""A float, or an integer that stays one."""
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -150,28 +167,27 @@ class Cell(PlannedCell):
         return self.specification.episodes
 
 
+@dataclass(frozen=True)
+class CellResources:
+    """Device, source of robots, processes and threads of every cell of a study."""
+
+    device: str | None = None
+    """None lets each cell choose."""
+    assets: str = "auto"
+    processes: int = 1
+    """Processes of a training."""
+    threads: int | None = None
+    """CPU threads of a cell."""
+
+
 def build_cells(
-    study: Study,
-    resolve_agent: Resolve,
-    device: str | None = None,
-    assets: str = "auto",
-    processes: int = 1,
-    title: str = "",
-    threads: int | None = None,
+    study: Study, resolve_agent: Resolve, resources: CellResources, title: str = ""
 ) -> list[Cell]:
     """Return all cells, one seed of all agents before the next seed, so that an interrupted study is balanced.
 
-    Args:
-        resolve_agent: Returns the run plan of each combination.
-        device: Device of all cells; None lets each cell choose.
-        assets: Source of robots of all cells.
-        processes: Processes of a training.
-        title: Replaces the labels in folder names; empty keeps them.
-        threads: CPU threads of a cell.
+    ``resolve_agent`` returns the run plan of each combination; a ``title`` replaces the labels in folder names.
     """
-    inputs = _SharedCellInputs(
-        study=study, device=device, assets=assets, processes=processes, title=title, threads=threads
-    )
+    inputs = _SharedCellInputs(study, resources, title)
     combinations = [
         (task, agent, variant, resolve_agent(task, agent, variant))
         for task in study.tasks
@@ -219,13 +235,9 @@ def quote_arguments(arguments: Iterable[str]) -> str:
 def format_commands(
     specification: CellSpecification, name: str, kind: str, processes: int = 1, teacher: str = ""
 ) -> tuple[str, ...]:
-    """Return the command lines that reproduce a cell.
+    """Return the command lines that reproduce the cell ``name`` of a ``kind``, trained or random.
 
-    Args:
-        name: Name of its folder.
-        kind: ``trained`` or ``random``.
-        processes: Processes of its training.
-        teacher: Name of its teacher's folder; empty if it has no teacher.
+    ``teacher`` is the name of its teacher's folder; empty if it has no teacher.
     """
     folder = f"{OUT}/cells/{name}"
     trains_agent = kind != RANDOM
@@ -272,11 +284,8 @@ class _SharedCellInputs:
     """Inputs of all cells of a study."""
 
     study: Study
-    device: str | None
-    assets: str
-    processes: int
-    title: str = ""
-    threads: int | None = None
+    resources: CellResources
+    title: str
 
     def make_specification(
         self, task: str, agent: str, plan: RunPlan, seed: int, overrides: Sequence[str]
@@ -286,10 +295,21 @@ class _SharedCellInputs:
         names_physics = any(text.startswith("physics=") for text in overrides)
         physics = [] if names_physics or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
         return CellSpecification(
-            task=task, agent=agent, library=_get_library(study, plan), assets=self.assets, device=self.device, seed=seed,
+            task=task, agent=agent, library=_get_library(study, plan), assets=self.resources.assets,
+            device=self.resources.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
             overrides=(*overrides, *physics), tuned=find_copy(study.tuning, agent), episodes=study.episodes,
             conditions=study.conditions, spec=plan.spec.to_dict(), origins=plan.spec.origins,
+        )  # fmt: skip
+
+    def make_cell(
+        self, plan: RunPlan, name: str, specification: CellSpecification, defining: PlainMapping, **own: Any
+    ) -> Cell:
+        """Return a cell from its ``own`` fields, its run plan and the data that define its hash."""
+        return Cell(
+            cell=name, task=plan.task, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, assets=plan.assets,
+            specification=specification, budget=self.study.budget, library=specification.library,
+            **_make_hashes(defining, plan, self.resources.threads), **own,
         )  # fmt: skip
 
 
@@ -302,7 +322,7 @@ def _build_trained_cell(
     seed: int,
     teacher: Cell | None = None,
 ) -> Cell:
-    study, processes = inputs.study, inputs.processes
+    study, processes = inputs.study, inputs.resources.processes
     label = inputs.title or format_label(agent, variant)
     varied = [format_override(key, value) for key, value in variant.items()]
     per_iteration = plan.num_envs * plan.get_setting("num_steps_per_env") * processes
@@ -325,12 +345,11 @@ def _build_trained_cell(
     name = name_cell(plan.task, label, seed)
     specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     teacher_name = "" if teacher is None else teacher.name
-    return Cell(
-        cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
-        **_make_hashes(defining, plan, inputs.threads), spec_hash=plan.spec.digest, env_steps=None if iterations is None else iterations * per_iteration,
-        num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
-        commands=format_commands(specification, name, "trained", processes, teacher_name), specification=specification,
-        budget=study.budget, library=_get_library(study, plan), assets=plan.assets, teacher=teacher_name,
+    return inputs.make_cell(
+        plan, name, specification, defining,
+        agent=Path(agent).stem, label=label, variant=dict(variant), seed=seed, kind="trained", spec_hash=plan.spec.digest,
+        env_steps=None if iterations is None else iterations * per_iteration, processes=processes,
+        commands=format_commands(specification, name, "trained", processes, teacher_name), teacher=teacher_name,
     )  # fmt: skip
 
 
@@ -341,11 +360,10 @@ def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> C
     # the agent does not act, so any one of the study will do
     specification = inputs.make_specification(task, study.agents[0], plan, 0, overrides)
     name = make_folder_name(f"{plan.task}.{RANDOM}")
-    return Cell(
-        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_make_hashes(defining, plan, inputs.threads),
-        spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
-        commands=format_commands(specification, name, RANDOM), specification=specification, budget=study.budget,
-        library=_get_library(study, plan), assets=plan.assets,
+    return inputs.make_cell(
+        plan, name, specification, defining,
+        agent=RANDOM, label=RANDOM, variant={}, seed=0, kind="random", spec_hash=None, env_steps=0, processes=1,
+        commands=format_commands(specification, name, RANDOM),
     )  # fmt: skip
 
 
@@ -378,7 +396,7 @@ def _describe_measurement(inputs: _SharedCellInputs, plan: RunPlan) -> dict[str,
     return {
         "task": plan.task,
         "task_file": _get_task_data(plan.task_spec),
-        "assets": inputs.assets,
+        "assets": inputs.resources.assets,
         "library": _get_library(inputs.study, plan),
         "episodes": inputs.study.episodes,
         "conditions": list(inputs.study.conditions),

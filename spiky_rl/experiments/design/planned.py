@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
+from spiky_rl.config.options import RegistryError, Settings, find_repeated, option, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.metrics.energy import ENERGY_MODELS
 
@@ -138,9 +138,8 @@ class StudyPlan(Settings):
             ("comparisons", [" and ".join(pair) for pair in self.comparisons]),
             ("endpoints", [endpoint.label for endpoint in self.endpoints]),
         ):
-            for name in names:
-                if names.count(name) > 1:
-                    raise RegistryError(f"{key}: {name!r} given twice")
+            if (repeated := find_repeated(names)) is not None:
+                raise RegistryError(f"{key}: {repeated!r} given twice")
         return self
 
     @property
@@ -163,22 +162,20 @@ class StudyPlan(Settings):
         return len(self.comparisons) * tasks * (len(self.endpoints) if self.family == "all" else 1)
 
 
-def count_deciding_seeds(tests: int, alpha: float) -> int:
-    """Return the fewest seeds with which one of ``tests`` sign-flip tests can reach a p-value below ``alpha``."""
-    return math.floor(math.log2(2 * tests / alpha)) + 1
+def count_deciding_seeds(tests: int, sides: int = 2) -> int:
+    """Return the fewest seeds with which one of ``tests`` sign-flip tests can reach a p-value below `ALPHA`.
+
+    ``sides`` is 2 for a difference and 1 for equivalence, which is two one-sided tests.
+    """
+    return math.floor(math.log2(sides * tests / ALPHA)) + 1
 
 
-def compute_min_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
-    """Return the lowest Holm-corrected p-value of a sign-flip test.
+def compute_min_p_value(pairs: int, comparisons: int = 1) -> float:
+    """Return the lowest p-value of a sign-flip test of so many ``pairs`` of task and seed, after Holm's correction.
 
     Holm multiplies the smallest p-value by the number of comparisons. 5 seeds of one task reach 0.06 in a single comparison.
-
-    Args:
-        pairs: Pairs of task and seed.
-        comparisons: Comparisons corrected together.
-        permutations: See `sign_flip_test`.
     """
-    lowest = 2 / 2**pairs if 2**pairs <= permutations else 2 / (permutations + 1)
+    lowest = 2 / 2**pairs if 2**pairs <= PERMUTATIONS else 2 / (PERMUTATIONS + 1)
     return min(1.0, lowest * max(1, comparisons))
 
 
@@ -194,11 +191,8 @@ def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:
 def find_uncontrolled(specs: Mapping[str, PlainMapping], tuned: Collection[str] = ()) -> dict[str, str]:
     """Return the spiking agents without a control among the others, with the widths that a control would have.
 
-    Any ANN controls a network without layers of its own, such as a reservoir.
-
-    Args:
-        specs: Merged specifications of the agents on one task, by label.
-        tuned: Labels of agents with tuned values; their rates may differ.
+    Any ANN controls a network without layers of its own, such as a reservoir. ``specs`` are merged specifications on one task by label; the
+    rates of ``tuned`` agents may differ.
     """
     anns = {label: spec for label, spec in specs.items() if not spec.get("network")}
 

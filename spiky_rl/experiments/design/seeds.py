@@ -103,18 +103,16 @@ def find_history(folder: Path, study: Study) -> SeedHistory:
     """
     if (path := find_file(folder)) is None:
         return SeedHistory()
-    name = folder.absolute().relative_to(path.parent).as_posix()
-    uses = read_uses(path)
-    earlier = [
-        Reuse(task, both, use)
-        for task in label_tasks(study)
-        for use in _list_earlier_uses(uses.get(task, ()), name)
-        if (both := tuple(seed for seed in use.seeds if seed in study.seeds))
-    ]
-    return SeedHistory(
-        biased=tuple(reuse for reuse in earlier if reuse.before.use != TESTING),
-        tested=tuple(r for r in earlier if r.before.use == TESTING and r.before.study != name),
-    )
+    name, uses = folder.absolute().relative_to(path.parent).as_posix(), read_uses(path)
+    biased, tested = list[Reuse](), list[Reuse]()
+    for task in label_tasks(study):
+        for use in _list_earlier_uses(uses.get(task, ()), name):
+            shared_seeds = tuple(seed for seed in use.seeds if seed in study.seeds)
+            if shared_seeds and use.use != TESTING:
+                biased.append(Reuse(task, shared_seeds, use))
+            elif shared_seeds and use.study != name:
+                tested.append(Reuse(task, shared_seeds, use))
+    return SeedHistory(tuple(biased), tuple(tested))
 
 
 def _list_earlier_uses(uses: Sequence[SeedUse], study: str) -> Sequence[SeedUse]:
@@ -133,13 +131,7 @@ def refuse_reused_seeds(folder: Path, study: Study) -> None:
 
 
 def list_missing_lines(folder: Path, study: Study, use: str = TESTING) -> list[str]:
-    """Return the entries that seeds.yaml lacks for a ``study`` in a ``folder``, each with its task.
-
-    Args:
-        folder: Folder of the study or tuning.
-        study: Gives tasks and seeds.
-        use: ``testing`` or ``tuning``.
-    """
+    """Return the entries that seeds.yaml lacks for tasks and seeds of a ``study`` in a ``folder``; ``use`` is testing or tuning."""
     if (path := find_file(folder)) is None:
         return []
     name, uses = folder.absolute().relative_to(path.parent).as_posix(), read_uses(path)

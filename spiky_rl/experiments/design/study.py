@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -272,9 +271,8 @@ def check_study(study: Study) -> None:
     with error_path("tasks"):
         labels = label_tasks(study)
     for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
-        for name, count in Counter(names).items():
-            if count > 1:
-                raise StudyError(f"{key}: {name!r} given twice; its cells would be the same")
+        if (repeated := find_repeated(names)) is not None:
+            raise StudyError(f"{key}: {repeated!r} given twice; its cells would be the same")
     n_variants = math.prod(map(len, study.vary.values()))
     n_combinations = len(study.agents) * len(study.tasks) * n_variants
     n_cells = n_combinations * len(study.seeds)
@@ -303,11 +301,10 @@ def _check_arms(study: Study) -> None:
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder that contains this study"
             )
     arm_agents = [agent for arm in study.arms for agent in arm.agents]
-    for name, count in Counter((*study.agent_names, *arm_agents)).items():
-        if count > 1:
-            raise StudyError(
-                f"arms: {name!r} given twice; allowed: once, among the study's agents and all arms"
-            )
+    if (repeated := find_repeated((*study.agent_names, *arm_agents))) is not None:
+        raise StudyError(
+            f"arms: {repeated!r} given twice; allowed: once, among the study's agents and all arms"
+        )
 
 
 def _check_teachers(study: Study) -> None:
@@ -399,14 +396,9 @@ EQUAL_KEYS = ("name", "budget", "num_envs", "overrides", "episodes", "conditions
 
 
 def merge_studies(old: Study, study: Study) -> Study:
-    """Return the folder's study extended by the agents, tasks, seeds and values of a new one.
+    """Return the ``old`` study of a folder extended by the agents, tasks, seeds and values of a new ``study``.
 
-    Args:
-        old: The study in the folder.
-        study: The new study.
-
-    Raises:
-        StudyError: The two differ in a key that makes their cells incomparable.
+    Raises StudyError if they differ in a key that makes their cells incomparable.
     """
     if not study.baseline:
         study = study.with_changes(baseline=old.baseline)

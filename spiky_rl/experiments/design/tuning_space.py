@@ -12,43 +12,77 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError, shorten, suggest_name
-from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, format_value, get_section
+from spiky_rl.config.options import (
+    RegistryError,
+    Settings,
+    UserError,
+    find_repeated,
+    shorten,
+    suggest_name,
+)
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, format_value
 from spiky_rl.config.spec import parse_overrides, read_yaml
+from spiky_rl.experiments.design.grid import Number
 from spiky_rl.experiments.design.study import StudyError
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import BaseTrial
 
-KEYS = ("summary", "set", "shared", "own")
-NUMBER, FLAG, LIST = (int | float, "a number"), (bool, "true or false"), (list, "a list")
-KINDS: dict[str, tuple[type | UnionType, str]] = {
-    "low": NUMBER,
-    "high": NUMBER,
-    "log": FLAG,
-    "choices": LIST,
-    "also": LIST,
-}
-"""Keys of a dimension, each with the type of its value and a description."""
+
+def _format_choices(choices: object) -> object:
+    return [format_value(choice) for choice in choices] if isinstance(choices, list) else choices
+
+
+def _require_different(choices: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(choices)) < max(2, len(choices)):
+        raise RegistryError(
+            f"{shorten(list(choices))} given; allowed: at least two different ones, each once"
+        )
+    return choices
+
+
+def _check_limits(low: float, high: float, log: bool) -> None:
+    """Raise RegistryError if the range is empty, or has no logarithm although ``log`` asks for it."""
+    if not low < high or (log and low <= 0):
+        above = " and low above 0" if log else ""
+        raise RegistryError(f"low {low} and high {high} given; allowed: low < high{above}")
+
+
 FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
-"""Valid combinations of these keys; ``also`` may join each."""
+"""Valid combinations of the keys of a dimension; ``also`` may join each."""
+Choices = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_format_choices),
+    AfterValidator(_require_different),
+    Field(strict=False),
+]
 
 
-@dataclass(frozen=True)
-class SearchDimension:
+class SearchDimension(Settings):
     """One parameter: a range of numbers, integers if both ends are, or a list of choices."""
 
     key: str
-    low: float | None = None
-    high: float | None = None
+    low: Number | None = None
+    high: Number | None = None
     log: bool = False
-    choices: tuple[str, ...] = ()
+    choices: Choices = ()
     """Choices as overrides write them."""
-    also: tuple[str, ...] = ()
+    also: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        given_keys = self.model_fields_set - {"key", "also"}
+        if given_keys not in FORMS:
+            given = ", ".join(sorted(given_keys)) or "nothing"
+            raise RegistryError(f"{given} given; allowed: low and high (and log), or choices")
+        if self.low is not None and self.high is not None:
+            _check_limits(self.low, self.high, self.log)
+        return self
 
     @property
     def extremes(self) -> tuple[PlainValue, ...]:
@@ -59,7 +93,7 @@ class SearchDimension:
         """Return the overrides that give an agent this ``value``."""
         return [format_override(key, value) for key in (self.key, *self.also)]
 
-    def suggest(self, trial: Trial) -> PlainValue:
+    def suggest(self, trial: BaseTrial) -> PlainValue:
         """Return the value in a ``trial``: the stored one, otherwise the sampler's."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
@@ -69,17 +103,28 @@ class SearchDimension:
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
 
+class SpaceFile(Settings):
+    """Content of a file in ``spaces/``."""
+
+    summary: str = ""
+    set: dict[str, Any] = {}
+    shared: dict[str, dict[str, Any]] = {}
+    own: dict[str, dict[str, dict[str, Any]]] = {}
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """Content of a file in ``spaces/``."""
 
     name: str
-    data: PlainMapping
-    """The file's content."""
-    fixed: tuple[str, ...]
-    """Overrides of every trial but the first."""
+    content: SpaceFile
     shared: tuple[SearchDimension, ...]
     own: Mapping[str, tuple[SearchDimension, ...]]
+
+    @property
+    def fixed(self) -> list[str]:
+        """Overrides of every trial but the first."""
+        return [format_override(key, value) for key, value in self.content.set.items()]
 
     def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
         """Return the dimensions of an ``agent``. Raises StudyError if the space does not name it, or if there is none."""
@@ -104,8 +149,8 @@ class SearchSpace:
 
     def select(self, agents: Sequence[str]) -> dict[str, PlainMapping]:
         """Return the part of the search space for these ``agents`` as plain data."""
-        own = {Path(agent).stem: get_section(self.data, "own")[Path(agent).stem] for agent in agents}
-        return {"set": get_section(self.data, "set"), "shared": get_section(self.data, "shared"), "own": own}
+        own = {Path(agent).stem: self.content.own[Path(agent).stem] for agent in agents}
+        return {"set": self.content.set, "shared": self.content.shared, "own": own}
 
 
 def read_space(name: str) -> SearchSpace:
@@ -120,94 +165,25 @@ def read_space(name: str) -> SearchSpace:
         raise StudyError(f"{path.name}: {error}") from None
 
 
-def _check_space_keys(data: PlainMapping) -> None:
-    """Raise StudyError for an unknown key, or a section that is no mapping."""
-    for key, value in data.items():
-        if key not in KEYS:
-            raise StudyError(
-                f"{key}: unknown key{suggest_name(key, KEYS) or '; allowed: ' + ', '.join(KEYS)}"
-            )
-        if key != "summary":
-            _require_mapping(key, value)
-
-
 def build_space(name: str, data: PlainMapping) -> SearchSpace:
     """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
-    _check_space_keys(data)
-    fixed = tuple(format_override(key, value) for key, value in get_section(data, "set").items())
-    parse_overrides(fixed)  # raises if an override is invalid
-    shared = _parse_dimensions("shared", get_section(data, "shared"))
-    own = {
-        agent: _parse_dimensions(f"own.{agent}", value) for agent, value in get_section(data, "own").items()
-    }
-    space = SearchSpace(name, data, fixed, shared, own)
+    content = SpaceFile.check("", data)
+    shared = _parse_dimensions("shared", content.shared)
+    own = {agent: _parse_dimensions(f"own.{agent}", value) for agent, value in content.own.items()}
+    space = SearchSpace(name, content, shared, own)
+    parse_overrides(space.fixed)  # raises if an override is invalid
     for agent in own:
-        keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)] + list(
-            get_section(data, "set")
-        )
-        if repeated := [key for i, key in enumerate(keys) if key in keys[:i]]:
-            raise StudyError(f"own.{agent}: {repeated[0]!r} given twice, in own, set or shared")
+        keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)]
+        if (repeated := find_repeated([*keys, *content.set])) is not None:
+            raise StudyError(f"own.{agent}: {repeated!r} given twice, in own, set or shared")
     return space
 
 
-def _parse_dimensions(path: str, data: PlainValue) -> tuple[SearchDimension, ...]:
-    return tuple(
-        _parse_dimension(f"{path}.{key}", key, value) for key, value in _require_mapping(path, data).items()
+def _parse_dimensions(path: str, data: Mapping[str, PlainMapping]) -> tuple[SearchDimension, ...]:
+    dimensions = tuple(
+        SearchDimension.check(f"{path}.{key}", {**values, "key": key}) for key, values in data.items()
     )
-
-
-def _check_dimension_keys(path: str, values: PlainMapping) -> None:
-    """Raise StudyError, naming the key below ``path``, for an unknown key or a value of the wrong type."""
-    for name, value in values.items():
-        if name not in KINDS:
-            raise StudyError(
-                f"{path}: {name}: unknown key; allowed: {', '.join(KINDS)}{suggest_name(name, KINDS)}"
-            )
-        kind, words = KINDS[name]
-        if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
-            raise StudyError(f"{path}.{name}: {shorten(value)} given; allowed: {words}")
-
-
-def _make_choice(path: str, key: str, choices: PlainValue, also: tuple[str, ...]) -> SearchDimension:
-    """Return the dimension of ``choices`` for ``key``. Raises StudyError unless there are two, and all differ."""
-    assert isinstance(choices, list)
-    dimension = SearchDimension(key, choices=tuple(map(format_value, choices)), also=also)
-    if len(set(dimension.choices)) < max(2, len(dimension.choices)):
-        raise StudyError(
-            f"{path}.choices: {shorten(choices)} given; allowed: at least two different ones, each once"
-        )
-    return dimension
-
-
-def _make_range(path: str, key: str, values: PlainMapping, also: tuple[str, ...]) -> SearchDimension:
-    """Return the dimension from ``low`` to ``high`` for ``key``. Raises StudyError if the range is empty, or has no logarithm."""
-    low, high = values.get("low"), values.get("high")
-    assert isinstance(low, int | float) and isinstance(high, int | float)
-    dimension = SearchDimension(key, low, high, bool(values.get("log")), also=also)
-    if not low < high or (dimension.log and low <= 0):
-        above = " and low above 0" if dimension.log else ""
-        raise StudyError(f"{path}: low {low} and high {high} given; allowed: low < high{above}")
-    return dimension
-
-
-def _parse_dimension(path: str, key: str, data: PlainValue) -> SearchDimension:
-    values = dict(_require_mapping(path, data))
-    _check_dimension_keys(path, values)
-    further_keys = values.pop("also", [])
-    if set(values) not in FORMS:
-        raise StudyError(f"{path}: {shorten(data)} given; allowed: low and high (and log), or choices")
-    assert isinstance(further_keys, list)
-    also = tuple(map(str, further_keys))
-    if "choices" in values:
-        dimension = _make_choice(path, key, values["choices"], also)
-    else:
-        dimension = _make_range(path, key, values, also)
-    for value in dimension.extremes:
-        parse_overrides(dimension.make_overrides(value))  # raises if the value is invalid
-    return dimension
-
-
-def _require_mapping(path: str, value: PlainValue) -> PlainMapping:
-    if not isinstance(value, Mapping):
-        raise StudyError(f"{path}: {shorten(value)} given; allowed: a mapping")
-    return value
+    for dimension in dimensions:
+        for value in dimension.extremes:
+            parse_overrides(dimension.make_overrides(value))  # raises if the value is invalid
+    return dimensions

@@ -23,14 +23,9 @@ def parse_tunings(value: object) -> str | dict[str, str]:
     """Return ``value`` if it is a text or a mapping of agents to texts, each on one line. Raises RegistryError."""
     if isinstance(value, str):
         return " ".join(value.split())
-    folders = (
-        {k: " ".join(v.split()) for k, v in value.items() if isinstance(v, str)}
-        if isinstance(value, dict)
-        else {}
-    )
-    if not isinstance(value, dict) or len(folders) < len(value) or not all(folders.values()):
-        raise RegistryError(f"{shorten(value)} given; allowed: a folder, or a mapping of agents to folders")
-    return folders
+    if isinstance(value, dict) and all(isinstance(v, str) and v.strip() for v in value.values()):
+        return {agent: " ".join(folder.split()) for agent, folder in value.items()}
+    raise RegistryError(f"{shorten(value)} given; allowed: a folder, or a mapping of agents to folders")
 
 
 Tunings = Annotated[
@@ -60,13 +55,7 @@ def require_agents(tunings: Tunings, agents: Collection[str]) -> None:
 
 
 def merge_tunings(old: Tunings, new: Tunings, shared_agents: Iterable[str]) -> Tunings | None:
-    """Return the tunings of an extended study; None if one of the ``shared_agents`` would change its tuning.
-
-    Args:
-        old: Tunings of the study in the folder.
-        new: Tunings of the new study.
-        shared_agents: Agents of both studies.
-    """
+    """Return the ``old`` tunings extended by the ``new`` ones; None if one of the ``shared_agents`` would change its tuning."""
     if isinstance(old, str) or isinstance(new, str):
         return new if old == new else None
     is_same = all(find_tuning(old, agent) == find_tuning(new, agent) for agent in shared_agents)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_energy_models
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
@@ -21,7 +22,7 @@ from spiky_rl.experiments.report.blocks import (
 from spiky_rl.experiments.report.drawing import format_tick
 from spiky_rl.experiments.report.threats import build_reuse_notes
 from spiky_rl.experiments.report.verdicts import build_first_screen
-from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
+from spiky_rl.metrics.energy import ENERGY_MODELS
 
 MAX_LISTED = 8
 """Maximum number of names in a cell."""
@@ -39,8 +40,7 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
             f"{format_count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
     yield from build_first_screen(analysis)
-    rows = {title: [format_row(analysis, t) for t in analysis.tasks] for title, format_row in ROWS.items()}
-    rows = {title: cells for title, cells in rows.items() if set(cells) != {NONE}}
+    rows = {title: cells for title, cells in list_measures(analysis).items() if set(cells) != {NONE}}
     columns = (
         Column(task, cells, is_text=True) for task, *cells in zip(analysis.tasks, *rows.values(), strict=True)
     )
@@ -49,6 +49,27 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
         "Further measures, without a test",
         make_table("Measures", list(rows), *columns, first="measure", note=note),
     )
+
+
+def list_measures(analysis: StudyAnalysis) -> dict[str, list[str]]:
+    """Return the rows of the table of further measures: by title, the cell of each task."""
+    baseline = [str(analysis.baseline)]
+    spiking = [label for label in analysis.labels if label not in analysis.anns]
+    rows: dict[str, Callable[[str], str]] = {
+        "runs that reached the threshold": lambda task: format_reached(analysis, task),
+        "steps to it, median of the baseline": lambda task: find_fastest(analysis, task, baseline),
+        "steps to it, lowest median": lambda task: find_fastest(analysis, task, analysis.labels),
+        "return that the baseline loses": lambda task: compute_memory_loss(analysis, task),
+    }
+    for model, kind in choose_energy_models(analysis.rows.values()).items():
+        rows |= {
+            f"energy of the baseline, {kind}": partial(find_lowest_energy, analysis, model, baseline),
+            f"least energy of an agent that spikes, {kind}": partial(
+                find_lowest_energy, analysis, model, spiking
+            ),
+            f"front of score and energy, {kind}": partial(format_front, analysis, model),
+        }
+    return {title: [format_cell(task) for task in analysis.tasks] for title, format_cell in rows.items()}
 
 
 def format_reached(analysis: StudyAnalysis, task: str) -> str:
@@ -83,10 +104,8 @@ def describe_energy_models(rows: Iterable[AgentTaskRow]) -> str:
     return f"Energy models: {'; '.join(texts)}." if texts else ""
 
 
-def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str], kind: str) -> str:
-    """Return the lowest energy of a control step, in arithmetic of a ``kind``, among agents of these ``labels``."""
-    if (model := get_energy_model_name(analysis, kind)) is None:
-        return NONE
+def find_lowest_energy(analysis: StudyAnalysis, model: str, labels: Iterable[str], task: str) -> str:
+    """Return the lowest energy of a control step on a ``task`` under an energy ``model`` among agents of these ``labels``."""
     rows = [row for row in analysis.get_task_rows(task, labels) if model in row.energy]
     first = min(rows, key=lambda row: row.energy[model].step.estimate, default=None)
     if first is None:
@@ -97,41 +116,6 @@ def find_lowest_energy(analysis: StudyAnalysis, task: str, labels: Iterable[str]
     return f"{text} ({first.label})"
 
 
-def format_front(analysis: StudyAnalysis, task: str, kind: str) -> str:
-    """Return the front of score and energy on a ``task``, in arithmetic of a ``kind``."""
-    model = get_energy_model_name(analysis, kind)
-    return NONE if model is None else join_names(analysis.get_pareto_front(task, model), MAX_LISTED) or NONE
-
-
-def get_energy_model_name(analysis: StudyAnalysis, kind: str) -> str | None:
-    """Return the name of the main energy model for arithmetic of a ``kind``; None if there is none."""
-    names = {arithmetic: name for name, arithmetic in choose_energy_models(analysis.rows.values()).items()}
-    return names.get(kind)
-
-
-def list_spiking_agents(analysis: StudyAnalysis) -> list[str]:
-    """Return the labels of the spiking agents."""
-    return [label for label in analysis.labels if label not in analysis.anns]
-
-
-def build_energy_rows(kind: str) -> Mapping[str, Callable[[StudyAnalysis, str], str]]:
-    """Return the rows about energy in arithmetic of a ``kind``: by title, the function that formats the cell of a task."""
-    return {
-        f"energy of the baseline, {kind}": lambda a, task: find_lowest_energy(
-            a, task, [str(a.baseline)], kind
-        ),
-        f"least energy of an agent that spikes, {kind}": lambda a, task: find_lowest_energy(
-            a, task, list_spiking_agents(a), kind
-        ),
-        f"front of score and energy, {kind}": lambda a, task: format_front(a, task, kind),
-    }
-
-
-ROWS: Mapping[str, Callable[[StudyAnalysis, str], str]] = {
-    "runs that reached the threshold": format_reached,
-    "steps to it, median of the baseline": lambda a, task: find_fastest(a, task, [str(a.baseline)]),
-    "steps to it, lowest median": lambda a, task: find_fastest(a, task, a.labels),
-    "return that the baseline loses": compute_memory_loss,
-    **{title: format_row for kind in MAIN.values() for title, format_row in build_energy_rows(kind).items()},
-}
-"""Rows of the table of further measures: by title, the function that formats the cell of a task."""
+def format_front(analysis: StudyAnalysis, model: str, task: str) -> str:
+    """Return the front of score and energy on a ``task`` under an energy ``model``."""
+    return join_names(analysis.get_pareto_front(task, model), MAX_LISTED) or NONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -68,24 +69,19 @@ def make_collapsible(title: str, *blocks: Block) -> Block:
 def make_table(
     title: str, names: Sequence[str], *columns: Column, first: str = "agent", note: str = ""
 ) -> Block:
-    """Return a table with a row for each name; columns without any number are left out.
-
-    Args:
-        first: Title of the column of names.
-        note: Text below the table.
-    """
+    """Return a table with a row for each of the ``names``, whose column has the title ``first``; columns without any number are left out."""
     shown = [Column(first, names), *(c for c in columns if any(cell != NONE for cell in c.cells))]
     return Block("table", note, title, columns=shown, rows=list(zip(*(c.cells for c in shown), strict=True)))
 
 
-def make_figure(name: str, title: str, caption: str, draw: Callable[[], Figure | None]) -> list[Block]:
-    """Return the figure, or no block if ``draw`` returns None.
+def list_cells(items: Iterable[object], attribute: str, format_cell: Callable[[Any], str] = str) -> list[str]:
+    """Return the cells of a column: an ``attribute`` of each of the ``items`` as text, a dash for None."""
+    values = [getattr(item, attribute) for item in items]
+    return [NONE if value is None else format_cell(value) for value in values]
 
-    Args:
-        name: File stem.
-        title: Heading, also for screen readers.
-        caption: Text below the figure.
-    """
+
+def make_figure(name: str, title: str, caption: str, draw: Callable[[], Figure | None]) -> list[Block]:
+    """Return the figure with the file stem ``name``, or no block if ``draw`` returns None; the ``title`` is for screen readers too."""
     svg = drawing.render_svg(name, title, draw)
     return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]
 
@@ -124,13 +120,7 @@ def format_p_value(p: float) -> str:
 
 
 def format_interval(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str:
-    """Return ``4.89 [4.85, 4.92]``; the estimate alone without variation or bounds.
-
-    Args:
-        interval: None gives a dash.
-        digits: Decimals.
-        scale: Factor of all three numbers.
-    """
+    """Return ``4.89 [4.85, 4.92]``, all three times ``scale``; the estimate alone without variation or bounds, a dash for None."""
     if interval is None or math.isnan(interval.estimate):
         return NONE
     low, middle, high = (
@@ -143,13 +133,9 @@ def format_interval(interval: Interval | None, digits: int = 2, scale: float = 1
 def format_intervals(
     intervals: Sequence[Interval | None], scale: float = 1.0, *, least: int = 0, each: bool = False
 ) -> list[str]:
-    """Return the cells of a column of intervals, with the decimals that the largest estimate needs.
+    """Return the cells of a column of intervals times ``scale``, with the decimals that the largest estimate needs, at ``least`` so many.
 
-    Args:
-        intervals: Row by row; None gives a dash.
-        scale: Factor of all numbers.
-        least: Minimum number of decimals.
-        each: Choose the decimals of each interval by its own size.
+    With ``each`` every interval has the decimals of its own size. None gives a dash.
     """
     needed = [_count_decimals(i, scale) for i in intervals if i is not None]
     shared = max(least, min(needed, default=0))

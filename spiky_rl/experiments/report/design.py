@@ -22,7 +22,7 @@ from spiky_rl.experiments.report.blocks import (
 
 def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the terms of a study, and the anchors of normalised scores."""
-    yield Block("terms", items=list(list_terms(analysis)))
+    yield Block("terms", items=[(term, text) for term, text in list_terms(analysis) if text])
     raw = "raw: a score is missing, or that of the baseline is not above that of random actions"
     ends = {
         ("random actions", "0"): analysis.random,
@@ -37,12 +37,13 @@ def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:
 
 
 def list_terms(analysis: StudyAnalysis) -> list[tuple[str, str]]:
-    """Return (term, text) for every term of a study."""
+    """Return (term, text) for every term of a study; a text is empty if the study does not have the term."""
     design = analysis.design
     baseline = Path(design.baseline).stem
     seeds = min((len(row.by_seed) for row in analysis.rows.values()), default=0)
-    terms = [
-        ("Agents", ", ".join(f"{a} (baseline)" if Path(a).stem == baseline else a for a in design.agents)),
+    agents = (f"{agent} (baseline)" if Path(agent).stem == baseline else agent for agent in design.agents)
+    return [
+        ("Agents", ", ".join(agents)),
         ("From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())),
         ("Teachers", describe_teachers(design.teachers)),
         *(("Varied", f"{key}: {', '.join(map(str, values))}") for key, values in design.vary.items()),
@@ -53,15 +54,19 @@ def list_terms(analysis: StudyAnalysis) -> list[tuple[str, str]]:
         ("Tuning", "; ".join(describe_tuned_values(analysis)) if design.tuning else ""),
         ("Overrides", " ".join(design.overrides)),
         ("RL library", design.library),
-        ("Robots", join_names(sorted({result.assets for result in analysis.results})) or "not known yet"),
-        ("Physics", join_names(sorted({result.physics for result in analysis.results})) or "not known yet"),
+        ("Robots", describe_results(analysis, "assets")),
+        ("Physics", describe_results(analysis, "physics")),
         ("Score", f"mean return of the final, deterministic policy over {format_count(design.episodes, 'undisturbed episode')} that"
          " training did not see; one score per seed"),
         ("Intervals", f"{100 * LEVEL:g} %, over seeds, as 4.89 [4.85, 4.92]: estimate, lower and upper bound; bootstrap within tasks,"
          " corrected for few seeds"),
         ("Coverage", describe_coverage(seeds)),
     ]  # fmt: skip
-    return [(term, text) for term, text in terms if text]
+
+
+def describe_results(analysis: StudyAnalysis, attribute: str) -> str:
+    """Return the values of an ``attribute`` of all results."""
+    return join_names(sorted({getattr(result, attribute) for result in analysis.results})) or "not known yet"
 
 
 def describe_teachers(teachers: Mapping[str, str]) -> str:
@@ -98,12 +103,7 @@ def describe_tuned_values(analysis: StudyAnalysis) -> Iterable[str]:
 
 
 def describe_tuning(analysis: StudyAnalysis, source: str, stems: Sequence[str]) -> Iterable[str]:
-    """Yield the results of a tuning for the agents with its values.
-
-    Args:
-        source: The tuning as the study names it.
-        stems: File stems of the agents.
-    """
+    """Yield the results of the tuning ``source`` for the agents with its values, given as file ``stems``."""
     is_part = len(stems) < len(analysis.design.agents)
     source_text = f"{source} for {join_names(stems, len(stems))}" if is_part else source
     copy = find_copy(analysis.design.tuning, stems[0])

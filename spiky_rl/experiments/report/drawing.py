@@ -66,10 +66,7 @@ DOTTED: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, 
 def render_svg(name: str, title: str, draw: Callable[[], Figure | None]) -> str | None:
     """Return the figure that ``draw`` makes as SVG that scales with its column; None if it makes none.
 
-    Args:
-        name: Prefix of its identifiers, unique on the page.
-        title: Text for screen readers.
-        draw: Called in the style of a report.
+    ``name`` is the prefix of its identifiers, unique on the page; ``title`` is for screen readers.
     """
     file = io.StringIO()
     # the defaults replace what a matplotlibrc of the user or of the working directory says
@@ -87,13 +84,7 @@ def render_svg(name: str, title: str, draw: Callable[[], Figure | None]) -> str 
 def make_rows(
     labels: Sequence[str], panels: Sequence[tuple[str, str]], colours: Mapping[str, str]
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row for each label and its panels, side by side.
-
-    Args:
-        labels: Names of the rows, from the top.
-        panels: Title and unit of each.
-        colours: By label.
-    """
+    """Return a figure with a row for each of the ``labels``, from the top, and ``panels`` of these titles and units side by side."""
     figure = Figure(figsize=(WIDTH, LINE * len(labels) + 0.95))
     panel_axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     for axes, (title, unit) in zip(panel_axes, panels, strict=True):
@@ -111,14 +102,7 @@ def make_rows(
 def make_grid(
     count: int, columns: int, row_height: float, spare: float = 0.0, sharex: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels, row by row, which share y.
-
-    Args:
-        columns: Panels of a row.
-        row_height: In inches.
-        spare: Further height of the figure in inches.
-        sharex: Whether the panels share x too.
-    """
+    """Return a figure with ``count`` panels that share y, in rows of ``columns`` panels; heights are in inches."""
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, row_height * rows + spare))
     panels = list(figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).flat)

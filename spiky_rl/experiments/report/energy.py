@@ -50,20 +50,23 @@ def build_energy_section(analysis: StudyAnalysis) -> Iterable[Block]:
     )
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
     for task in analysis.tasks:
-        for model, kind in shown.items():
-            yield from make_figure(
-                f"pareto_{make_slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
-                f"Mean score with its interval over the energy of a control step ({model}, logarithmic). Line: the front of agents"
-                " that no other agent beats in both, by estimates; their names are bold. Names: in the order of energy.",
-                lambda task=task, model=model: figures.draw_pareto(analysis, task, model),
-            )  # fmt: skip
-        if rows := [row for row in analysis.get_task_rows(task) if row.energy]:
-            titles = {**shown, **_title_lists(rows, shown)}
-            yield make_step_table(task, rows, titles, analysis.anns)
-            yield from make_metre_table(task, [row for row in rows if row.energy_per_metre], titles)
-            yield make_collapsible(
-                f"Counts on {task}, and all energy models", *make_detail_blocks(task, rows)
-            )
+        yield from build_task_blocks(analysis, task, shown)
+
+
+def build_task_blocks(analysis: StudyAnalysis, task: str, shown: Mapping[str, str]) -> Iterable[Block]:
+    """Yield figures and tables of the energies on a ``task``; ``shown`` are the main energy models with their column titles."""
+    for model, kind in shown.items():
+        yield from make_figure(
+            f"pareto_{make_slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
+            f"Mean score with its interval over the energy of a control step ({model}, logarithmic). Line: the front of agents"
+            " that no other agent beats in both, by estimates; their names are bold. Names: in the order of energy.",
+            lambda model=model: figures.draw_pareto(analysis, task, model),
+        )  # fmt: skip
+    if rows := [row for row in analysis.get_task_rows(task) if row.energy]:
+        titles = {**shown, **_title_lists(rows, shown)}
+        yield make_step_table(task, rows, titles, analysis.anns)
+        yield from make_metre_table(task, [row for row in rows if row.energy_per_metre], titles)
+        yield make_collapsible(f"Counts on {task}, and all energy models", *make_detail_blocks(task, rows))
 
 
 def _title_lists(rows: Sequence[AgentTaskRow], shown: Mapping[str, str]) -> dict[str, str]:
@@ -75,12 +78,7 @@ def _title_lists(rows: Sequence[AgentTaskRow], shown: Mapping[str, str]) -> dict
 def make_step_table(
     task: str, rows: Sequence[AgentTaskRow], titles: Mapping[str, str], anns: Sequence[str]
 ) -> Block:
-    """Return the table of the energies of a control step on a ``task``.
-
-    Args:
-        titles: Titles of columns by energy model.
-        anns: Labels of ANNs, which are compared with no other ANN.
-    """
+    """Return the table of the energies of a control step on a ``task``; ``titles`` of columns are by energy model."""
     has_ann = [bool(row.ann_energy) for row in rows if row.label not in anns]
     notes = {
         IN_LISTS: not titles.keys().isdisjoint(AS_LISTS.values()),
@@ -127,7 +125,7 @@ def make_counts_table(task: str, rows: Sequence[AgentTaskRow]) -> Block:
 def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Block]:
     """Yield the counts on a ``task``, and the energies of a control step and an episode under every energy model."""
     names, models = [row.label for row in rows], dict.fromkeys(name for row in rows for name in row.energy)
-    titles = {name: name for name in models}
+    titles = dict(zip(models, models, strict=True))
     yield make_counts_table(task, rows)
     yield Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models])
     anns = {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}
@@ -137,11 +135,16 @@ def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Bloc
         *_make_columns(titles, "nJ", _list_step_energies(rows)),
         *_make_columns(anns, "nJ", [row.ann_energy for row in rows]),
     )
+    yield make_episode_table(task, rows, titles)
+
+
+def make_episode_table(task: str, rows: Sequence[AgentTaskRow], titles: Mapping[str, str]) -> Block:
+    """Return the table of the energies of an episode on a ``task``. See `make_step_table`."""
     operations = format_intervals([row.episode_operations for row in rows], 1e-3, each=True)
     episodes = [{name: energy.episode for name, energy in row.energy.items()} for row in rows]
-    yield make_table(
+    return make_table(
         f"An episode on {task}",
-        names,
+        [row.label for row in rows],
         Column("length", format_intervals([row.length for row in rows]), "control steps"),
         Column("synaptic", operations, "thousand operations"),
         *_make_columns(titles, "µJ", episodes, scale=1e-3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from textwrap import wrap
@@ -12,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from spiky_rl.experiments.analysis.measures import ThresholdSummary
-from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, keep_known, sort_by_estimate
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
     DOTTED,
@@ -87,14 +88,9 @@ def draw_lines(
     mark: float | None = None,
     max_lines: int = MAX_LINES,
 ) -> Figure | None:
-    """Draw all lines in one panel, or each in its own if there are more than ``max_lines``.
+    """Draw all ``bands`` in one panel; if they are more than ``max_lines``, draw each in its own, beside the baseline's.
 
-    Args:
-        analysis: Gives colours, and the baseline, which every panel shows.
-        bands: Lines by label.
-        left: Beginning of x.
-        mark: Value of y at a dotted line; None draws none.
-        max_lines: Maximum number of lines in one panel.
+    x begins at ``left``; ``mark`` is the y of a dotted line.
     """
     if not any(np.isfinite(band.estimate).any() for band in bands.values()):
         return None
@@ -170,17 +166,12 @@ def draw_intervals(
     mark: float | None,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw estimates with intervals in panels side by side, in the order of the first panel.
+    """Draw estimates by label in ``panels`` of these titles and units side by side, in the order of the first panel.
 
-    Args:
-        analysis: Gives labels and colours.
-        panels: Estimates by label, by title and unit.
-        mark: Value of x at a dotted line, in the first panel, or in all panels if there are ``limits``.
-        limits: Ends of x; None fits them to the estimates.
+    ``mark`` is the x of a dotted line in the first panel, or in all panels if there are ``limits`` of x.
     """
     first, colours = next(iter(panels.values())), get_colors(analysis)
-    labels = [label for label in analysis.labels if any(label in panel for panel in panels.values())]
-    labels.sort(key=lambda label: -first[label].estimate if label in first else math.inf)
+    labels = sort_by_estimate(keep_known(analysis.labels, set().union(*panels.values())), first)
     figure, drawn = make_rows(labels, list(panels), colours)
     for i, (axes, intervals) in enumerate(zip(drawn, panels.values(), strict=True)):
         if mark is not None and (i == 0 or limits):
@@ -237,23 +228,35 @@ def draw_thresholds(analysis: StudyAnalysis) -> Figure | None:
     }
     if not thresholds:
         return None
-
-    def rank(label: str) -> list[tuple[float, int]]:
-        found = [own[label] for own in thresholds.values() if label in own]
-        return [(math.inf if t.median is None else t.median, -t.reached) for t in found]
-
-    labels, colours = sorted(filter(rank, analysis.labels), key=rank), get_colors(analysis)
+    labels, colours = _rank_by_threshold(analysis.labels, thresholds.values()), get_colors(analysis)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in thresholds]
     figure, panel_axes = make_rows(labels, panels, colours)
     for axes, own in zip(panel_axes, thresholds.values(), strict=True):
         end = max(threshold.budget for threshold in own.values())
-        axes.set_xlim(0, end * 1.16)
-        axes.xaxis.set_major_formatter(lambda value, _, end=end: format_tick(value) if value <= end else "")
-        axes.axvline(end, color="#b4bac1", linewidth=0.8)
+        _mark_end(axes, end)
         for y, label in enumerate(labels):
             if label in own:
                 _draw_threshold(axes, y, own[label], end, colours[label])
     return figure
+
+
+def _mark_end(axes: Axes, end: float) -> None:
+    """Draw a line at the ``end`` of the budget, and leave room without numbers beyond it."""
+    axes.set_xlim(0, end * 1.16)
+    axes.xaxis.set_major_formatter(lambda value, _: format_tick(value) if value <= end else "")
+    axes.axvline(end, color="#b4bac1", linewidth=0.8)
+
+
+def _rank_by_threshold(
+    labels: Iterable[str], thresholds: Collection[Mapping[str, ThresholdSummary]]
+) -> list[str]:
+    """Return the ``labels`` that have a threshold on some task, the fastest first; ``thresholds`` are those of each task by label."""
+
+    def rank(label: str) -> list[tuple[float, int]]:
+        found = [own[label] for own in thresholds if label in own]
+        return [(math.inf if t.median is None else t.median, -t.reached) for t in found]
+
+    return sorted(filter(rank, labels), key=rank)
 
 
 def _draw_threshold(axes: Axes, y: float, threshold: ThresholdSummary, end: float, colour: str) -> None:
@@ -310,8 +313,7 @@ def draw_robustness(analysis: StudyAnalysis) -> Figure | None:
     for axes in panels[::columns]:
         name_rows(axes, labels, colours, 0.5)
     for axes, task in zip(panels, analysis.tasks, strict=True):
-        shares = [[_get_share(analysis, label, task, name) for name in conditions] for label in labels]
-        _draw_map(axes, np.array(shares))
+        _draw_map(axes, _tabulate_shares(analysis, task, conditions))
         axes.set_title(task)
         axes.set_xticks(np.arange(len(names)) + 0.5, names, size=8, rotation=90 if is_upright else 0)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
@@ -332,6 +334,11 @@ def _draw_map(axes: Axes, shares: np.ndarray) -> None:
         axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
 
 
-def _get_share(analysis: StudyAnalysis, label: str, task: str, condition: str) -> float:
-    left = analysis.remaining.get((label, task, condition))
-    return math.nan if left is None or left.share is None else left.share.estimate
+def _tabulate_shares(analysis: StudyAnalysis, task: str, conditions: Sequence[str]) -> np.ndarray:
+    """Return the shares that are left of the score on a ``task`` [labels, conditions]; nan where nothing is known."""
+    shares = np.full((len(analysis.labels), len(conditions)), math.nan)
+    for (y, label), (x, name) in itertools.product(enumerate(analysis.labels), enumerate(conditions)):
+        left = analysis.remaining.get((label, task, name))
+        if left is not None and left.share is not None:
+            shares[y, x] = left.share.estimate
+    return shares

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tensorboard.plugins.hparams import metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
+
 from spiky_rl.config import files
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_value
-from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.measures import (
     ARITHMETIC_MODEL,
     compute_step_energy,
@@ -23,6 +25,14 @@ from spiky_rl.experiments.analysis.measures import (
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report import TENSORBOARD
 from spiky_rl.experiments.run.results import CellResult
+
+# protobuf creates the classes of these modules at run time
+api: Any = importlib.import_module("tensorboard.plugins.hparams.api_pb2")
+plugin_data: Any = importlib.import_module("tensorboard.plugins.hparams.plugin_data_pb2")
+struct: Any = importlib.import_module("google.protobuf.struct_pb2")
+Event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
+Summary: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+SummaryMetadata: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2").SummaryMetadata
 
 FILE = "events.out.tfevents.0.study"
 METRICS = {
@@ -90,13 +100,9 @@ def get_metrics(result: CellResult, analysis: StudyAnalysis) -> dict[str, float 
     """Return the values of `METRICS` for the ``result`` of a cell; None if it has none."""
     cost, task = result.cost, result.task
     low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
-    normalised = None
-    if high > low:
-        scores = {task: {result.seed: result.score}}
-        normalised = statistics.normalise(scores, {task: low}, {task: high})[task][result.seed]
     return {
         "score": result.score,
-        "normalised_score": normalised,
+        "normalised_score": (result.score - low) / (high - low) if high > low else None,
         "operations": cost and cost.effective_operations,
         "energy_nj": compute_step_energy(result, ARITHMETIC_MODEL),
         "steps_to_threshold": find_steps_to_threshold(result),
@@ -122,7 +128,6 @@ def _convert(value: PlainValue, type_name: str) -> PlainValue:
 
 def _make_experiment(cells: Iterable[PlainMapping], types: Mapping[str, str], question: str) -> Any:
     """Return the summary of the view: hyperparameters with their values, and metrics."""
-    api, struct = _import_plugin("api_pb2"), importlib.import_module("google.protobuf.struct_pb2")
     enums = {"bool": api.DATA_TYPE_BOOL, "number": api.DATA_TYPE_FLOAT64, "string": api.DATA_TYPE_STRING}
     experiment = api.Experiment(description=question)
     for key, name in types.items():
@@ -137,7 +142,7 @@ def _make_experiment(cells: Iterable[PlainMapping], types: Mapping[str, str], qu
 
 def _make_start(cell: str, values: PlainMapping, types: Mapping[str, str]) -> Any:
     """Return the summary with a session's hyperparameters."""
-    info = _import_plugin("plugin_data_pb2").SessionStartInfo(group_name=cell)
+    info = plugin_data.SessionStartInfo(group_name=cell)
     for key, value in values.items():
         setattr(info.hparams[key], f"{types[key]}_value", _convert(value, types[key]))
     return _make_plugin_summary("SESSION_START_INFO_TAG", session_start_info=info)
@@ -145,49 +150,34 @@ def _make_start(cell: str, values: PlainMapping, types: Mapping[str, str]) -> An
 
 def _make_end(succeeded: bool) -> Any:
     """Return the summary of a session's end."""
-    api = _import_plugin("api_pb2")
     status = api.STATUS_SUCCESS if succeeded else api.STATUS_FAILURE
-    info = _import_plugin("plugin_data_pb2").SessionEndInfo(status=status)
+    info = plugin_data.SessionEndInfo(status=status)
     return _make_plugin_summary("SESSION_END_INFO_TAG", session_end_info=info)
 
 
 def _make_plugin_summary(tag: str, **data: object) -> Any:
     """Return a summary for the plugin with sorted maps; protobuf's own have no order."""
-    metadata, summary = _import_plugin("metadata"), importlib.import_module(
-        "tensorboard.compat.proto.summary_pb2"
-    )
-    content = _import_plugin("plugin_data_pb2").HParamsPluginData(
-        version=metadata.PLUGIN_DATA_VERSION, **data
-    )
-    plugin = summary.SummaryMetadata.PluginData(
+    content = plugin_data.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **data)
+    plugin = SummaryMetadata.PluginData(
         plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString(deterministic=True)
     )
-    described = summary.SummaryMetadata(plugin_data=plugin)
-    value = summary.Summary.Value(tag=getattr(metadata, tag), metadata=described, tensor=metadata.NULL_TENSOR)
-    return summary.Summary(value=[value])
+    described = SummaryMetadata(plugin_data=plugin)
+    value = Summary.Value(tag=getattr(metadata, tag), metadata=described, tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])
 
 
 def _make_scalar(tag: str, value: float) -> Any:
-    summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
-    return summary(value=[summary.Value(tag=tag, simple_value=value)])
-
-
-def _import_plugin(name: str) -> Any:
-    """Return a module of the plugin; protobuf creates its classes at run time."""
-    return importlib.import_module(f"tensorboard.plugins.hparams.{name}")
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value)])
 
 
 def _write(path: Path, summaries: Iterable[tuple[int, object]]) -> None:
     """Write an event file of (step, summary) pairs, all at time 0."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    event = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
-    events = [event(file_version="brain.Event:2"), *(event(step=step, summary=s) for step, s in summaries)]
+    events = [Event(file_version="brain.Event:2"), *(Event(step=step, summary=s) for step, s in summaries)]
 
     def write_content(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             writer = RecordWriter(file)
-            for one in events:
-                writer.write(one.SerializeToString(deterministic=True))
+            for event in events:
+                writer.write(event.SerializeToString(deterministic=True))
 
     files.write_atomically(path, write_content)

@@ -28,11 +28,7 @@ def write_pages(
 ) -> tuple[Path, Path]:
     """Write report.html, report.md and figures/ into ``folder`` and return the two pages; sections without blocks are left out.
 
-    Args:
-        folder: Folder of the pages.
-        subtitle: The source of the report.
-        colours: Colours of names in tables, by name.
-        date: In ISO format; None takes today.
+    ``colours`` are those of names in tables; a ``date`` of None takes today.
     """
     from jinja2 import Environment, PackageLoader
 

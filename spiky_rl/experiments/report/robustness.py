@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, RobustnessScore
-from spiky_rl.experiments.analysis.outcome import StudyAnalysis
+from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis, keep_known
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,
@@ -49,21 +49,14 @@ def build_robustness_section(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequence[str]) -> Block:
     """Return the collapsed tables of scores and of kept shares under ``conditions`` on a ``task``."""
-    measured = {label for label, other, _ in analysis.remaining if other == task}
-    rows = [row for row in analysis.get_task_rows(task) if row.label in measured]
-    names = [row.label for row in rows]
-
-    def list_scores(condition: str) -> list[RobustnessScore | None]:
-        return [analysis.remaining.get((label, task, condition)) for label in names]
-
-    shares = (
-        Column(name, [format_interval(s and s.share, 0, 100) for s in list_scores(name)], "%")
-        for name in conditions
-    )
-    nominal = Column("nominal", format_intervals([row.mean for row in rows]))
-    scores = (
-        Column(name, format_intervals([s and s.score for s in list_scores(name)])) for name in conditions
-    )
+    remaining = _select_task(analysis.remaining, task)
+    names = keep_known(analysis.labels, {label for label, _ in remaining})
+    shares, scores = list[Column](), list[Column]()
+    for condition in conditions:
+        left = [remaining.get((label, condition)) for label in names]
+        shares.append(Column(condition, [format_interval(s and s.share, 0, 100) for s in left], "%"))
+        scores.append(Column(condition, format_intervals([s and s.score for s in left])))
+    nominal = Column("nominal", format_intervals([row.mean for row in analysis.get_task_rows(task, names)]))
     return make_collapsible(
         f"Scores and shares on {task}",
         make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
@@ -73,9 +66,9 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
 
 def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """Yield the recovery of policies after damage in mid-episode on a ``task``."""
-    shares = {(label, c): share for (label, t, c), share in analysis.recovery.items() if t == task}
-    names = [label for label in analysis.labels if any(label == other for other, _ in shares)]
-    conditions = [name for name in analysis.conditions if any(name == other for _, other in shares)]
+    shares = _select_task(analysis.recovery, task)
+    names = keep_known(analysis.labels, {label for label, _ in shares})
+    conditions = keep_known(analysis.conditions, {condition for _, condition in shares})
     if len(conditions) < 2:
         return
     columns = (
@@ -93,9 +86,9 @@ def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block
 
 def build_plasticity_section(analysis: StudyAnalysis, task: str) -> Iterable[Block]:
     """Yield the gain of plastic policies on a ``task`` from changing as they act."""
-    scores = {key: pair for key, pair in analysis.adapting.items() if key[1] == task}
-    for label in dict.fromkeys(key[0] for key in scores):
-        own = {key[2]: pair for key, pair in scores.items() if key[0] == label}
+    scores = _select_task(analysis.adapting, task)
+    for label in dict.fromkeys(label for label, _ in scores):
+        own = {condition: found for (other, condition), found in scores.items() if other == label}
         frozen, plastic, gain = zip(*own.values(), strict=True)
         yield make_table(
             f"{label} on {task} with plasticity at work",
@@ -106,6 +99,11 @@ def build_plasticity_section(analysis: StudyAnalysis, task: str) -> Iterable[Blo
             first="condition",
             note="The same policy twice in the same episodes: with its trained weights, and with weights that change as it acts.",
         )
+
+
+def _select_task[T](values: Mapping[tuple[str, str, str], T], task: str) -> dict[tuple[str, str], T]:
+    """Return the ``values`` on a ``task`` by label and condition."""
+    return {(label, name): value for (label, other, name), value in values.items() if other == task}
 
 
 def build_memory_section(analysis: StudyAnalysis) -> Iterable[Block]:

@@ -12,7 +12,7 @@ from string import ascii_uppercase
 
 from spiky_rl.experiments.analysis.comparisons import PairedComparison
 from spiky_rl.experiments.analysis.measures import WINDOW, ThresholdSummary
-from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
+from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study, sort_by_estimate
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.answer import build_summary
@@ -25,6 +25,7 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     format_fixed,
     format_intervals,
     format_p_value,
+    list_cells,
     make_collapsible,
     make_figure,
     make_paragraph,
@@ -87,26 +88,19 @@ def build_scores_section(analysis: StudyAnalysis) -> Iterable[Block]:
 
 def make_main_table(analysis: StudyAnalysis) -> Block:
     """Return the table of scores and verdicts, the highest score over all tasks first."""
-    overall = analysis.overall
-    order = sorted(analysis.labels, key=lambda label: -overall[label].estimate if label in overall else 1e300)
-    verdicts = {(name, c.agent): c.verdict for name, family in analysis.comparisons.items() for c in family}
-    normalised = {"normalised, IQM": overall if analysis.is_normalised else {}}
-    returns = {
-        task: {"return, mean": {row.label: row.mean for row in analysis.get_task_rows(task)}}
-        for task in analysis.tasks
-    }
-    if len(returns) == 1:
-        scores = {task: own | normalised for task, own in returns.items()}
-    else:
-        scores = {ALL: normalised, **returns}
-    columns = list[Column]()
-    for name, by_unit in scores.items():
+    order = sort_by_estimate(analysis.labels, analysis.overall)
+    columns, names = list[Column](), list(analysis.families)
+    for name in names:
         title = "All tasks" if name == ALL else name
-        for unit, intervals in by_unit.items():
-            columns.append(Column(title, format_intervals([intervals.get(label) for label in order]), unit))
-        columns.append(Column(title, [verdicts.get((name, label), NONE) for label in order], "verdict", True))
+        scores = {"return, mean": {row.label: row.mean for row in analysis.get_task_rows(name)}}
+        if analysis.is_normalised and name == names[0]:
+            scores["normalised, IQM"] = dict(analysis.overall)
+        for unit, intervals in scores.items():
+            columns.append(Column(title, format_intervals([*map(intervals.get, order)]), unit))
+        verdicts = {c.agent: c.verdict for c in analysis.comparisons.get(name, ())}
+        columns.append(Column(title, [verdicts.get(label, NONE) for label in order], "verdict", True))
     note = "IQM: interquartile mean, the mean of the middle half of all runs."
-    if verdicts:
+    if any(analysis.comparisons.values()):
         note += f" Verdicts are against {analysis.baseline}."
     return make_table("Score of the final policy", order, *columns, note=note)
 
@@ -139,12 +133,8 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
 def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the figures of scores and learning."""
     dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
-    for task in analysis.tasks if analysis.design.plan else ():
-        yield from make_figure(
-            f"ladder_{make_slug(task)}", f"Return, energy and compute on {task}, in the study's order",
-            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
-            lambda task=task: figures.draw_ladder(analysis, task),
-        )  # fmt: skip
+    if analysis.design.plan:
+        yield from build_ladders(analysis)
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
         line = dashed if sum(other == task for _, other in analysis.curves) > figures.MAX_LINES else ""
@@ -171,6 +161,16 @@ def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
     )  # fmt: skip
 
 
+def build_ladders(analysis: StudyAnalysis) -> Iterable[Block]:
+    """Yield a figure of return, energy and compute for each task."""
+    for task in analysis.tasks:
+        yield from make_figure(
+            f"ladder_{make_slug(task)}", f"Return, energy and compute on {task}, in the study's order",
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
+            lambda task=task: figures.draw_ladder(analysis, task),
+        )  # fmt: skip
+
+
 def build_tests_section(families: Mapping[str, tuple[PairedComparison, ...]]) -> Iterable[Block]:
     """Yield a table for each of the ``families`` of comparisons."""
     if any(families.values()):
@@ -189,18 +189,17 @@ def make_comparison_table(name: str, family: Sequence[PairedComparison]) -> Bloc
     where = "over all tasks" if name == ALL else f"on {name}"
     to = f" to {family[0].baseline}" if len({c.baseline for c in family}) == 1 else ""
     differences = format_intervals([c.difference for c in family], least=2)
-    needed = [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in family]
     return make_table(
         f"Difference{to} {where}",
         [c.agent if to else f"{c.agent} − {c.baseline}" for c in family],
-        Column("n", [str(c.pairs) for c in family], "pairs"),
+        Column("n", list_cells(family, "pairs"), "pairs"),
         Column("difference", differences, "normalised score" if name == ALL else "return"),
-        Column("d", [format_fixed(c.effect) for c in family]),
+        Column("d", list_cells(family, "effect", format_fixed)),
         Column("P", format_intervals([c.improvement for c in family])),
-        Column("p", [format_p_value(c.p_value) for c in family], "raw"),
-        Column("p", [format_p_value(c.corrected) for c in family], "Holm"),
-        Column("verdict", [c.verdict for c in family], is_text=True),
-        Column("seeds", needed, "needed"),
+        Column("p", list_cells(family, "p_value", format_p_value), "raw"),
+        Column("p", list_cells(family, "corrected", format_p_value), "Holm"),
+        Column("verdict", list_cells(family, "verdict"), is_text=True),
+        Column("seeds", list_cells(family, "seeds_needed", "{:,}".format), "needed"),
         note=_describe_family(family),
         first="agent" if to else "pair",
     )
@@ -299,13 +298,13 @@ def make_cells_table(results: Sequence[CellResult], setups: Sequence[str]) -> Bl
     """Return the table of hashes and dates of ``results``; ``setups`` name the machine and software of each."""
     return make_table(
         "Cells",
-        [r.cell for r in results],
-        Column("hash", [r.hash for r in results], is_text=True),
-        Column("specification", [r.spec_hash or NONE for r in results], is_text=True),
+        list_cells(results, "cell"),
+        Column("hash", list_cells(results, "hash"), is_text=True),
+        Column("specification", list_cells(results, "spec_hash"), is_text=True),
         Column("obtained with", setups, is_text=True),
-        Column("date", [r.date for r in results], is_text=True),
-        Column("environments", [f"{r.num_envs:,}" for r in results]),
-        Column("resumed", [str(r.resumed) for r in results], "times"),
+        Column("date", list_cells(results, "date"), is_text=True),
+        Column("environments", list_cells(results, "num_envs", "{:,}".format)),
+        Column("resumed", list_cells(results, "resumed"), "times"),
         first="cell",
     )
 

@@ -119,11 +119,9 @@ def list_unconverged_agents(analysis: StudyAnalysis) -> str:
 
 
 def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult], float | None]) -> Check:
-    """Return a check that names the agents with the smallest and the largest mean value on each task.
+    """Return a check that names the agents with the smallest and the largest mean ``value`` on each task.
 
-    Args:
-        tolerated: Largest ratio of the two values that is no threat.
-        value: Maps a cell's result to the value; None if it has none.
+    The largest ratio of the two that is no threat is ``tolerated``.
     """
 
     def check(analysis: StudyAnalysis) -> str:
@@ -147,11 +145,9 @@ def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult],
 def make_difference_check(
     values: Callable[[CellResult], Mapping[str, str | None]], absent: str | None = None
 ) -> Check:
-    """Return a check that lists the values in which cells differ, by name.
+    """Return a check that lists the ``values`` in which cells differ, by name.
 
-    Args:
-        values: Maps a cell's result to its values by name.
-        absent: Text for a value that a cell lacks; None to ignore such cells.
+    ``absent`` is the text for a value that a cell lacks; None ignores such cells.
     """
 
     def check(analysis: StudyAnalysis) -> str:
@@ -171,9 +167,8 @@ def list_changed_tunings(analysis: StudyAnalysis) -> str:
     """Return the agents with another specification or physics than in their tuning."""
     texts = {}
     for cell in analysis.planned:
-        if cell.agent not in analysis.tuned:
-            continue
-        tuned = analysis.tuned[cell.agent].tasks.get(cell.task, {}).get(cell.agent)
+        values = analysis.tuned.get(cell.agent)
+        tuned = values and values.tasks.get(cell.task, {}).get(cell.agent)
         if tuned is None:
             continue
         pairs = {
@@ -207,8 +202,10 @@ def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:
     """Return the spiking agents without an equal-size ANN."""
     return format_by_task(
         {
-            task: join_names(f"{label} ({widths})" for label, widths in agents.items())
-            for task, agents in analysis.unmatched_agents.items()
+            task: join_names(
+                f"{label} ({widths})" for label, widths in analysis.uncontrolled.get(task, {}).items()
+            )
+            for task in analysis.tasks
         }
     )
 

@@ -7,6 +7,7 @@ come from tuning seeds after a trial's budget; a study with other seeds measures
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -63,23 +64,18 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     dimensions = {o.pair.agent_name: o.pair.dimensions for o in outcomes}
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
     colours = figures.assign_colors(dimensions, anns)
-    by_task = {
-        o.pair.task_label: [other for other in outcomes if other.pair.task_label == o.pair.task_label]
-        for o in outcomes
-    }
-    diverged = ((o.pair, trial) for o in outcomes for trial in o.diverged)
-    failed = {
-        f"{pair.agent_name} trial{trial.number} on {pair.task_label}": trial.user_attrs["diverged"]
-        for pair, trial in diverged
-    }
-    failed |= search.broken
-    activity = search.tuning.minimized_activity
-    answers = [block for task, own in by_task.items() for block in build_answer(task, own, activity)]
+    by_task = defaultdict[str, list[TuningOutcome]](list)
+    for outcome in outcomes:
+        by_task[outcome.pair.task_label].append(outcome)
+    answers, task_sections = list[Block](), list[Section]()
+    for task, own in by_task.items():
+        answers += build_answer(task, own, search.tuning.minimized_activity)
+        task_sections.append(Section(make_slug(task), task, [*build_task_blocks(search, colours, task, own)]))
     sections = [
         Section("answer", "In short", [*answers, *describe_effort(search, outcomes), make_paragraph(FIXED)]),
         Section("design", "Design", [Block("terms", items=[*list_terms(search, outcomes), *format_facts(facts)])]),
-        *(Section(make_slug(task), task, list(build_task_blocks(search, colours, task, own))) for task, own in by_task.items()),
-        Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
+        *task_sections,
+        Section("failed", "Failed trials", list_failed_trials(search, outcomes)),
     ]  # fmt: skip
     ended, planned = sum(len(o.ended) for o in outcomes), search.tuning.trials * len(outcomes)
     subtitle = (
@@ -87,6 +83,17 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
     )
     title = f"What does tuning change in {join_names(dimensions)}?"
     return write_pages(search.out, title, subtitle, sections, colours, None)
+
+
+def list_failed_trials(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> list[Block]:
+    """Return a list of the trials that diverged or failed, each with the reason; no block if there is none."""
+    reasons: dict[str, str] = {}
+    for outcome in outcomes:
+        for trial in outcome.diverged:
+            name = f"{outcome.pair.agent_name} trial{trial.number} on {outcome.pair.task_label}"
+            reasons[name] = trial.user_attrs["diverged"]
+    items = [(f"{name}.", reason) for name, reason in {**reasons, **search.broken}.items()]
+    return [Block("list", items=items)] if items else []
 
 
 def build_answer(task: str, outcomes: Sequence[TuningOutcome], activity: str) -> Iterable[Block]:
@@ -179,12 +186,7 @@ def make_importance_block(task: str, outcomes: Sequence[TuningOutcome], first: s
 def build_task_blocks(
     search: TuningSearch, colours: Mapping[str, str], task: str, outcomes: Sequence[TuningOutcome]
 ) -> Iterable[Block]:
-    """Yield the returns of a task as table and figure, the importance of every parameter, and the tuned values.
-
-    Args:
-        colours: Colours of all agents, by file stem.
-        outcomes: The agents on it.
-    """
+    """Yield the returns of all agents on a ``task`` as table and figure, the importance of every parameter, and the tuned values."""
     activity, share = search.tuning.minimized_activity, search.tuning.rungs[0]
     first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
     note = f"Sensitivity: return of every sampled trial {first}, without the default configuration, trial 0."

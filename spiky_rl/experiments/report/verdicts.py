@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,10 @@ def describe_plan(analysis: StudyAnalysis) -> str:
         f" difference below {100 * plan.margin:g} % of the second agent's mean counts as none."
     )
     if is_powerless:
-        seeds = count_deciding_seeds(tests, ALPHA)
-        text += f" With {format_count(pairs, 'seed')} no test can find a difference; {seeds} can."
+        text += (
+            f" With {format_count(pairs, 'seed')} no test can find a difference; {count_deciding_seeds(tests)} can."
+            f" Equivalence needs {count_deciding_seeds(tests, sides=1)}."
+        )
     return text
 
 
@@ -124,11 +127,11 @@ def _describe_need(verdict: Verdict) -> str:
 
 def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | None:
     """Draw advantages in %, a panel for each endpoint and task, a row for each pair, in the ``colours`` of agents; return None without any."""
-    panels: dict[str, list[Verdict]] = {}
+    panels = defaultdict[str, list[Verdict]](list)
     several = len({verdict.task for verdict in verdicts}) > 1
     for verdict in verdicts:
         if math.isfinite(verdict.relative.estimate):
-            panels.setdefault(_name_endpoint(verdict, several), []).append(verdict)
+            panels[_name_endpoint(verdict, several)].append(verdict)
     if not panels:
         return None
     has_one_baseline = len({verdict.comparison.baseline for verdict in verdicts}) == 1
@@ -137,10 +140,7 @@ def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Fi
     figure = Figure(figsize=(NARROW, sum(heights) + HEADING * len(panels)))
     drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
-        names = [_name_row(verdict.comparison, has_one_baseline) for verdict in rows]
-        _style_panel(axes, title, names, rows[0].margin)
-        for y, verdict in enumerate(rows):
-            _draw_verdict(axes, y, verdict, colours.get(verdict.comparison.agent, INK))
+        _draw_panel(axes, title, rows, colours, has_one_baseline)
     return figure
 
 
@@ -151,8 +151,12 @@ def _name_row(compared: PairedComparison, has_one_baseline: bool) -> str:
     return f"{fit_label(compared.agent, 22)}\n− {fit_label(compared.baseline, 22)}"
 
 
-def _style_panel(axes: Axes, title: str, names: Sequence[str], margin: float) -> None:
-    """Give a panel its title, the ``names`` of its rows, an axis in %, a line at zero, and the ``margin`` as a band."""
+def _draw_panel(
+    axes: Axes, title: str, verdicts: Sequence[Verdict], colours: Mapping[str, str], has_one_baseline: bool
+) -> None:
+    """Draw the ``verdicts`` of an endpoint row by row, over an axis in % with a line at zero and the margin as a band."""
+    names = [_name_row(verdict.comparison, has_one_baseline) for verdict in verdicts]
+    margin = verdicts[0].margin
     axes.set(title=title, ylim=(len(names) - 0.4, -0.6))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %".replace("-", "−") if value else "0")
     axes.locator_params(axis="x", nbins=5)
@@ -164,6 +168,8 @@ def _style_panel(axes: Axes, title: str, names: Sequence[str], margin: float) ->
     if margin:
         axes.axvspan(-100 * margin, 100 * margin, color=RULE, linewidth=0, zorder=0)
     axes.axvline(0.0, **DOTTED)
+    for y, verdict in enumerate(verdicts):
+        _draw_verdict(axes, y, verdict, colours.get(verdict.comparison.agent, INK))
 
 
 def _draw_verdict(axes: Axes, y: int, verdict: Verdict, colour: str) -> None:

@@ -6,14 +6,18 @@ A cell is one training and its evaluation: one agent, task, variant and seed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.spec import read_yaml
+from spiky_rl.experiments.design.grid import Cell, PlannedCell
+from spiky_rl.experiments.design.planned import find_uncontrolled
 from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
+from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run.cells import find_differences
-from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results
+from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results, skip_cell
 from spiky_rl.run.provenance import list_deciding_distributions
 
 EQUAL_ATTRIBUTES = ("budget", "num_envs", "library", "physics", "episodes", "assets")
@@ -25,9 +29,16 @@ class ArmResult:
     """A finished cell of another study."""
 
     arm: Arm
+    folder: Path
+    """Folder of the other study."""
     design: Study
     """The other study."""
     result: CellResult
+
+    def read_specs(self) -> dict[str, PlainMapping]:
+        """Return its merged specification by hash; empty if the other study's folder does not have it."""
+        path = self.folder / "specs" / f"{self.result.spec_hash}.yaml"
+        return {path.stem: read_yaml(path)} if path.is_file() else {}
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
@@ -48,7 +59,7 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
         design = read_design(other)
         for result in read_results(other)[0]:
             if result.agent in arm.agents and result.task in labels and result.seed in study.seeds:
-                yield ArmResult(arm, design, result)
+                yield ArmResult(arm, other, design, result)
 
 
 def find_conflict(
@@ -56,10 +67,8 @@ def find_conflict(
 ) -> tuple[str, str, str] | None:
     """Return (key, their value, our value) of the first difference that forbids a comparison; None if there is none.
 
-    Args:
-        study: The study that compares the cell.
-        ours: Its cells on the same task, of which one has to agree; agents of other algorithms have other numbers of environments.
-        theirs: The cell of the other study.
+    ``ours`` are cells of the ``study`` on the same task, of which one has to agree: agents of other algorithms have other numbers of
+    environments.
     """
     by_label = {cell.label: cell for cell in ours}  # seeds of an agent agree in everything that is compared
     conflicts = [_find_conflict_with(study, cell, theirs) for cell in by_label.values()]
@@ -115,23 +124,45 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
             raise StudyError(
                 f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {their_value}; here {our_value}"
             )
+    _require_finished(study, list(ours), arm_results)
+
+
+def _require_finished(study: Study, tasks: Sequence[str], arm_results: Sequence[ArmResult]) -> None:
+    """Raise StudyError if an agent of an arm has no finished cell on one of the ``tasks``."""
     finished = [(theirs.arm, theirs.result.agent, theirs.result.task) for theirs in arm_results]
-    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in ours]
+    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in tasks]
     for arm, agent, task in required:
         if (arm, agent, task) not in finished:
             raise StudyError(f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds")
 
 
+def find_uncontrolled_agents(
+    study: Study, cells: Iterable[PlannedCell], specs: Mapping[str, PlainMapping], arms: Iterable[ArmResult]
+) -> dict[str, dict[str, str]]:
+    """Return, by task, the spiking agents of a ``study`` and its ``arms`` without a control, which may be an arm: see `find_uncontrolled`.
+
+    ``specs`` are merged specifications by hash; cells without one are left out.
+    """
+    agents = [(cell, study, specs) for cell in cells if cell.trains_agent]
+    agents += [(theirs.result, theirs.design, theirs.read_specs()) for theirs in arms]
+    specs_by_task = defaultdict[str, dict[str, PlainMapping]](dict)
+    tuned = defaultdict[str, set[str]](set)
+    for cell, design, known_specs in agents:
+        if (spec := known_specs.get(str(cell.spec_hash))) is not None:
+            specs_by_task[cell.task][cell.label] = spec
+            if find_tuning(design.tuning, cell.agent):
+                tuned[cell.task].add(cell.label)
+    return {task: find_uncontrolled(by_label, tuned[task]) for task, by_label in specs_by_task.items()}
+
+
 def take_arms(
     folder: Path, study: Study, own_results: Sequence[CellResult]
-) -> tuple[list[CellResult], list[SkippedCell], dict[str, str]]:
-    """Return the arms' results that agree with a ``study``, skipped cells, and the study of each label.
+) -> tuple[list[ArmResult], list[SkippedCell]]:
+    """Return the arms' results that agree with a ``study``, and skipped cells.
 
-    Args:
-        folder: The study's folder.
-        own_results: Its own results; a task needs one to tell whether an arm agrees.
+    A task needs one of the study's ``own_results`` to tell whether an arm agrees.
     """
-    taken, skipped, sources = list[CellResult](), list[SkippedCell](), dict[str, str]()
+    taken, skipped = list[ArmResult](), list[SkippedCell]()
     labels = {result.label for result in own_results}
     for theirs in read_arms(folder, study):
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
@@ -144,18 +175,7 @@ def take_arms(
             key, their_value, our_value = conflict
             reason = f"{key}: {their_value}; here {our_value}"
         else:
-            taken.append(result)
-            sources[result.label] = theirs.arm.study
+            taken.append(theirs)
             continue
-        skipped.append(
-            SkippedCell(
-                name,
-                "stale",
-                reason,
-                label=result.label,
-                task=result.task,
-                seed=result.seed,
-                variant=result.variant,
-            )
-        )
-    return taken, skipped, sources
+        skipped.append(skip_cell(name, "stale", reason, result))
+    return taken, skipped

@@ -15,20 +15,16 @@ from spiky_rl.experiments.run.cells import find_differences, read_cell
 from spiky_rl.run.provenance import collect_provenance, get_versions
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest, TrainOptions
 
+SHARED_KEYS = {"task", "agent", "library", "device", "assets", "overrides"}
+"""Keys that a cell's specification and a request have in common."""
+
 
 def make_training_request(
     folder: Path, checkpoint: str | None, teacher: str | None, distributed: bool
 ) -> tuple[RunRequest, TrainOptions]:
-    """Return the request and the options of a cell's training.
+    """Return the request and the options of the training of the cell in ``folder``; a ``checkpoint`` of None starts anew.
 
-    Args:
-        folder: The cell's folder.
-        checkpoint: Checkpoint to resume from; None starts anew.
-        teacher: Checkpoint of its teacher; None without one.
-        distributed: Whether this is one of several processes.
-
-    Raises:
-        UserError: Kernels, threads or versions differ from the plan.
+    ``distributed`` says whether this is one of several processes. Raises UserError if kernels, threads or versions differ from the plan.
     """
     specification = read_checked_cell(folder).specification
     budget = None if specification.budget is None else parse_budget(specification.budget, "budget")
@@ -75,30 +71,14 @@ def read_checked_cell(folder: Path) -> Cell:
     return cell
 
 
-def _make_request(
-    folder: Path,
-    specification: CellSpecification,
-    *,
-    seed: int,
-    checkpoint: str | None,
-    num_envs: int | None = None,
-    distributed: bool = False,
-) -> RunRequest:
-    """Return a request with the agent of the plan, which is not merged again."""
+def _make_request(folder: Path, specification: CellSpecification, **own: object) -> RunRequest:
+    """Return a request with its ``own`` values and the agent of the plan, which is not merged again."""
     study_folder = folder.absolute().parents[1]  # the cell's folder is STUDY/cells/CELL
     values = {
-        "task": specification.task,
-        "agent": specification.agent,
-        "library": specification.library,
+        **specification.model_dump(include=SHARED_KEYS),
         "tuning": study_folder / specification.tuned if specification.tuned else None,
-        "num_envs": num_envs,
-        "seed": seed,
-        "device": specification.device,
-        "checkpoint": checkpoint,
-        "assets": specification.assets,
         "log_root": folder / "run",
-        "distributed": distributed,
-        "overrides": specification.overrides,
         "spec": build_agent_spec(Path(specification.agent).stem, specification.spec, specification.origins),
+        **own,
     }
     return RunRequest.check("specification", values)

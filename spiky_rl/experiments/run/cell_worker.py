@@ -110,11 +110,7 @@ def run_locked_cell(folder: Path, out: Path, lock: int, stop_requested: list[int
 def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
     """Return the training's result, stored or new; an interrupted training resumes.
 
-    Args:
-        folder: Its folder.
-        out: The study's folder.
-        lock: File descriptor of the cell's lock, inherited by the training.
-        stop_requested: Received stop signals; grows while the training runs.
+    It inherits the file descriptor ``lock`` of the cell's lock; ``stop_requested`` are received stop signals and grow while it runs.
     """
     trained = read_finished_training(folder)
     if trained is not None and read_mapping(folder / EVALUATION, EVALUATION_FIELDS) is not None:
@@ -309,13 +305,7 @@ def append_log(folder: Path, text: str) -> None:
 def build_result(
     cell: Cell, folder: Path, trained: PlainMapping | None, evaluated: PlainMapping
 ) -> CellResult:
-    """Return a cell's result from the results of its steps. Raises ResultsError if they are incomplete.
-
-    Args:
-        folder: Its folder.
-        trained: Result of its training; None for random actions.
-        evaluated: Result of its evaluation.
-    """
+    """Return a cell's result from the results of its steps; ``trained`` is None for random actions. Raises ResultsError if they are incomplete."""
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
     training, curve = None, None
     if trained is not None:
@@ -343,14 +333,9 @@ def build_result(
 
 
 def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:
-    """Return the provenance of a cell's training, or of its evaluation for random actions.
+    """Return the provenance of a cell's training, or of its evaluation if ``trained`` is None, as for random actions.
 
     Its commit names the commits of all attempts of the training and of the evaluation; it is None if one of them is unknown.
-
-    Args:
-        folder: The cell's folder.
-        trained: Result of its training; None for random actions.
-        evaluated: Result of its evaluation.
     """
     evaluation = Provenance.check("evaluation.provenance", evaluated["provenance"])
     training = evaluation

@@ -109,12 +109,9 @@ def _refuse_other_hash(folder: Path, cell: Cell) -> None:
 
 
 def refuse_other_provenance(path: Path, existing: CellIdentity, cell: Cell) -> None:
-    """Raise StudyError if the plan requires equal bits and a result was computed with other kernels, threads or versions.
+    """Raise StudyError if the result in ``path`` was computed with other kernels, threads or versions than planned.
 
-    Args:
-        path: The result's file, for messages.
-        existing: Identity of the result.
-        cell: The cell as planned now; its ``provenance`` is None if the plan does not require equal bits.
+    A ``cell`` without provenance does not require equal bits.
     """
     remedy = "choose another --out, or move that cell away to run it again"
     if cell.provenance is None:
@@ -134,14 +131,7 @@ def refuse_other_provenance(path: Path, existing: CellIdentity, cell: Cell) -> N
 def find_differences(
     theirs: Provenance, their_versions: Mapping[str, str], ours: Provenance, our_versions: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
-    """Return the kernels, threads and versions that differ, by key: (theirs, ours).
-
-    Args:
-        theirs: Provenance of a result.
-        their_versions: Versions of a result.
-        ours: Our provenance; threads of None are not compared.
-        our_versions: Versions to compare.
-    """
+    """Return the kernels, threads and versions that differ, by key: (theirs, ours); our threads of None are not compared."""
     pairs = {"provenance.kernels": (theirs.kernels, ours.kernels)}
     if ours.threads is not None:
         pairs["provenance.threads"] = (str(theirs.threads), str(ours.threads))
@@ -257,11 +247,9 @@ def read_error(folder: Path) -> str:
 
 @contextmanager
 def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
-    """Hold the lock of a cell; yield its file descriptor, for children to inherit.
+    """Hold the lock of the cell in ``folder``, created if needed; yield its file descriptor, for children to inherit.
 
-    Args:
-        folder: The cell's folder; created if needed.
-        wait: Wait until the lock is free; otherwise raise BlockingIOError.
+    Without ``wait`` it raises BlockingIOError if the lock is not free.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mode = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)

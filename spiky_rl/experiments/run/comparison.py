@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,10 +28,12 @@ from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
-from spiky_rl.experiments.run.arms import refuse_other_arms
+from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_arms, refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.run.provenance import find_commit
+
+log = logging.getLogger(__name__)
 
 EARLIER = {"provenance": None, "versions": {}}
 """Provenance of cells of earlier versions."""
@@ -89,12 +92,9 @@ class StudyRun:
         changed: Callable[[Mapping[str, str]], None],
         stop: Callable[[], bool],
     ) -> dict[str, str]:
-        """Run the remaining cells; return the states of all cells by name.
+        """Run the remaining cells, over all ``gpus`` of this machine; return the states of all cells by name.
 
-        Args:
-            gpus: GPUs of this machine to distribute them over.
-            changed: Called with the states of running cells.
-            stop: Returns whether to stop.
+        ``changed`` is called with the states of running cells; ``stop`` returns whether to stop.
         """
         done = dict.fromkeys(self.finished, DONE)
         return done | engine.run(
@@ -111,17 +111,10 @@ class StudyRun:
 
 
 def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
-    """Return all cells of a study with their estimated times. Raises UserError for an invalid combination.
-
-    Args:
-        out: Absolute path of its folder.
-        place: Where and how its cells run.
-    """
+    """Return all cells of a study in the absolute folder ``out`` with their estimated times. Raises UserError for an invalid combination."""
     place, _ = place.resolve_assets(study.tasks[0])
     resolve = AgentResolver(study, place)
-    planned_cells = grid.build_cells(
-        study, resolve, place.device, place.assets, place.distributed, threads=place.threads
-    )
+    planned_cells = grid.build_cells(study, resolve, place.cell_resources)
     if study.tuning:
         planned_cells = add_base_hashes(planned_cells, study, place)
     _check_planned_agents(study, planned_cells)
@@ -145,6 +138,15 @@ def _check_planned_agents(study: Study, cells: Iterable[Cell]) -> None:
         raise StudyError(f"plan.{error}") from None
 
 
+def warn_of_missing_controls(plan: StudyRun) -> None:
+    """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone."""
+    arms = read_arms(plan.folder, plan.study)
+    uncontrolled = find_uncontrolled_agents(plan.study, plan.cells, plan.resolve.specs, arms)
+    for task, agents in uncontrolled.items():
+        for label, widths in agents.items():
+            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
+
+
 def merge_study(study: Study, out: Path) -> Study:
     """Return the ``study`` study merged with that in the folder ``out``, with its baseline. Raises UserError."""
     merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
@@ -159,26 +161,16 @@ def merge_study(study: Study, out: Path) -> Study:
     return merged.with_changes(plan=plan.with_changes(**origin, seeds=merged.seeds))
 
 
-def write_plan(
-    study: Study, plan: StudyRun, replan: Callable[[Study, Path, ExecutionOptions], StudyRun] | None = None
-) -> StudyRun:
-    """Write a plan into its folder, merged with the plan of another command that has written there in the meantime.
+def write_plan(study: Study, plan: StudyRun) -> StudyRun:
+    """Write the ``plan`` of a ``study``, as the user gave it, into its folder, and return the written plan.
 
-    Args:
-        study: The study as the user gave it.
-        plan: Its plan.
-        replan: Plans the merged study; None takes `plan_study`.
-
-    Returns:
-        The written plan.
-
-    Raises:
-        UserError: The folder has cells of something else.
+    It is merged with the plan of another command that has written there in the meantime. Raises UserError if the folder has cells of
+    something else.
     """
     with folders.lock_cell(plan.folder):
         merged = merge_study(study, plan.folder)
         if merged != plan.study:
-            plan = (replan or plan_study)(merged, plan.folder, plan.place)
+            plan = plan_study(merged, plan.folder, plan.place)
         plan.write()
     return plan
 

@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
-from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import TaskSpec, load_task, read_algorithm
 from spiky_rl.experiments.design import grid
-from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.planned import (
-    ALPHA,
-    compute_min_p_value,
-    count_deciding_seeds,
-    find_uncontrolled,
-)
+from spiky_rl.experiments.design.grid import Cell, CellResources
+from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
@@ -69,13 +63,16 @@ class ExecutionOptions(Settings):
         return self.dry_run and (self.device or "").startswith("cuda") and not torch.cuda.is_available()
 
     @property
+    def cell_resources(self) -> CellResources:
+        """Device, source of robots, processes and threads of every cell."""
+        return CellResources(self.device, self.assets, self.distributed, self.threads)
+
+    @property
     def threads(self) -> int:
         """CPU threads of each process of a cell. Raises UserError if OMP_NUM_THREADS is not a number."""
         available = count_cores()
         if self.engine == "ray":
-            available = self.parallel * max(
-                1, int(compute_cell_share(False, self.distributed, self.cell_cpus)[0])
-            )
+            available = self.parallel * max(1, int(self.compute_cell_share(on_cuda=False)[0]))
         environment = make_environment(self.parallel, available, processes=self.distributed)
         setting = environment["OMP_NUM_THREADS"]
         first = setting.partition(",")[0].strip()  # the others are for nested regions
@@ -86,11 +83,7 @@ class ExecutionOptions(Settings):
     def open_engine(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
         """Return the engine, None for a dry run, and the GPUs of this machine that it distributes cells over.
 
-        Args:
-            library: The study's library.
-
-        Raises:
-            UserError: The engine or the GPUs are not available, or the library trains in one process only.
+        Raises UserError if they are not available, or if the study's ``library`` trains in one process only.
         """
         if self.distributed > 1:
             get_learner(library).require_ability(DISTRIBUTED, "--distributed")
@@ -101,9 +94,20 @@ class ExecutionOptions(Settings):
             from spiky_rl.run.devices import resolve_device
 
             on_cuda = resolve_device(self.device).startswith("cuda")
-            cpus, gpus = compute_cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)
+            cpus, gpus = self.compute_cell_share(on_cuda)
             options = {"address": self.ray_address, "cpus": cpus, "gpus": gpus}
         return engines.create(self.engine, **options), self._list_gpus()
+
+    def compute_cell_share(self, on_cuda: bool) -> tuple[float, float]:
+        """Return cores and GPUs of a cell. Raises UserError if its processes on CUDA would have less than a GPU each."""
+        processes = self.distributed
+        cpus = float(processes) if self.cell_cpus is None else self.cell_cpus
+        gpus = float(processes if on_cuda else 0) if self.cell_gpus is None else self.cell_gpus
+        if on_cuda and 1 < processes > gpus:
+            raise UserError(
+                f"--cell_gpus {gpus:g}: --distributed {processes} takes a GPU for each process; give {processes}"
+            )
+        return cpus, gpus
 
     def _list_gpus(self) -> tuple[str, ...]:
         """Return the visible GPUs; empty on the CPU or with a named device. Raises UserError if a cell needs more."""
@@ -130,34 +134,8 @@ class ExecutionOptions(Settings):
         return self.with_changes(assets=source if source in ("local", "nucleus") else "auto"), robots
 
 
-def compute_cell_share(
-    on_cuda: bool, processes: int, cpus: float | None = None, gpus: float | None = None
-) -> tuple[float, float]:
-    """Return cores and GPUs of a cell.
-
-    Args:
-        on_cuda: Whether it runs on a GPU.
-        cpus: Given number of cores; None takes one for each process.
-        gpus: Given number of GPUs; None takes one for each process on a GPU.
-
-    Raises:
-        UserError: Its processes would have less than a GPU each.
-    """
-    cpus = float(processes) if cpus is None else cpus
-    gpus = float(processes if on_cuda else 0) if gpus is None else gpus
-    if on_cuda and 1 < processes > gpus:
-        raise UserError(
-            f"--cell_gpus {gpus:g}: --distributed {processes} takes a GPU for each process; give {processes}"
-        )
-    return cpus, gpus
-
-
 def get_default_folder(study: Study, file: Path | None) -> Path:
-    """Return the default folder of a study: its file's folder, or one in logs/compare by name or content.
-
-    Args:
-        file: Its file; None if flags define it.
-    """
+    """Return the default folder of a study: that of its ``file``, or one in logs/compare by name, or by content if ``file`` is None."""
     if file is not None:
         return file.parent if file.stem == "study" else Path("logs/compare") / file.stem
     design = {key: value for key, value in study.to_dict().items() if key != "seeds"}
@@ -176,15 +154,9 @@ class AgentResolver:
         self.known: dict[tuple[str, str], RunPlan] = {}
 
     def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> RunPlan:
-        """Return the run plan of a training; random actions take any plan of the task.
+        """Return the run plan of a training; the agent `RANDOM` takes any plan of the task.
 
-        Args:
-            task: As the study names it; likewise the agent.
-            agent: Agent of the study, or `RANDOM`.
-            variant: Varied values by key.
-
-        Raises:
-            UserError: The combination is invalid, as ``train.py`` or ``evaluate.py`` would report.
+        Raises UserError if the combination is invalid, as ``train.py`` or ``evaluate.py`` would.
         """
         if agent == RANDOM:
             return self(task, self.study.agents[0], self.study.list_variants(self.study.agents[0])[0])
@@ -246,30 +218,17 @@ class AgentResolver:
 
 
 def warn_of_undecidable_tests(study: Study) -> None:
-    """Warn if no result could decide the planned comparisons of a study, with the number of seeds that could."""
+    """Warn if no result of a study could show a planned difference, with the numbers of seeds that could show it or equivalence."""
     if (plan := study.plan) is None:
         return
     tests, pairs = plan.count_tests(len(study.tasks)), len(study.seeds)
-    if (lowest := compute_min_p_value(pairs, tests)) >= ALPHA:
+    difference, equivalence = count_deciding_seeds(tests), count_deciding_seeds(tests, sides=1)
+    if pairs < difference:
         log.warning(
-            "plan: %d seeds and %d tests that Holm corrects together allow no p below %.3g; %d seeds can decide",
-            pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
+            "plan: %d seeds and %d tests that Holm corrects together can show %s; a difference needs %d seeds, equivalence %d",
+            pairs, tests, "equivalence alone" if pairs >= equivalence else "neither difference nor equivalence",
+            difference, equivalence,
         )  # fmt: skip
-
-
-def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, PlainMapping]) -> None:
-    """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone.
-
-    Args:
-        cells: All cells of the study.
-        specs: Merged specifications by hash.
-    """
-    for task in dict.fromkeys(cell.task for cell in cells):
-        cells_by_label = {cell.label: cell for cell in cells if cell.task == task and cell.trains_agent}
-        named = {label: specs[str(cell.spec_hash)] for label, cell in cells_by_label.items()}
-        tuned = [label for label, cell in cells_by_label.items() if cell.specification.tuned]
-        for label, widths in find_uncontrolled(named, tuned).items():
-            log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
 def warn_of_unequal_steps(study: Study, cells: Sequence[Cell]) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings, UserError
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, PlannedCell, StudyPlanFile, Texts
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Number, PlannedCell, StudyPlanFile, Texts
 from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
@@ -32,17 +32,6 @@ class ResultsError(UserError):
     """A folder without a study, or a file with invalid content."""
 
 
-def keep_integer(value: float, check: ValidatorFunctionWrapHandler) -> float:
-    """Return ``value`` as it is if it passes the ``check`` of its type.
-
-    An integer is not converted to a float, so that a file is written as it was read.
-    """
-    check(value)
-    return value
-
-
-Number = Annotated[float, WrapValidator(keep_integer)]
-"""A float, or an integer that stays one."""
 Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
 Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
 """A number per iteration; None if nothing was measured."""
@@ -272,6 +261,13 @@ class SkippedCell:
     variant: Mapping[str, Any] = field(default_factory=dict)
 
 
+def skip_cell(name: str, status: str, reason: str, cell: PlannedCell | CellResult | None) -> SkippedCell:
+    """Return the cell ``name`` as skipped; None for a ``cell`` of which nothing else is known."""
+    if cell is None:
+        return SkippedCell(name, status, reason)
+    return SkippedCell(name, status, reason, cell.label, cell.task, cell.seed, cell.variant)
+
+
 def read_design(folder: Path) -> StudyFile:
     """Return the study in ``folder``. Raises ResultsError if its study.json is invalid."""
     return _read(folder / "study.json", StudyFile)
@@ -307,8 +303,7 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
             else:
                 results[key] = outcome
                 continue
-            label, task, seed = key
-            outcome = SkippedCell(name, "corrupt", reason, label=label, task=task, seed=seed)
+            outcome = skip_cell(name, "corrupt", reason, outcome)
         skipped.append(outcome)
     return tuple(results.values()), tuple(skipped)
 
@@ -318,32 +313,22 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
 
     ``planned`` is the cell's entry in the plan; None if it has no entry, or if there is no plan (``has_plan`` is False).
     """
-
-    def skip(status: str, reason: str) -> SkippedCell:
-        if planned is None:
-            return SkippedCell(folder.name, status, reason)
-        return SkippedCell(
-            folder.name, status, reason,
-            label=planned.label, task=planned.task, seed=planned.seed, variant=planned.variant,
-        )  # fmt: skip
-
     last = _read_last_error_lines(folder / ERROR)
     if not (folder / RESULT_FILE).is_file():
         if last is not None:
-            return skip("failed", last or "error.txt is empty")
-        return skip("missing", "begun, not finished" if folder.is_dir() else "not begun")
+            return skip_cell(folder.name, "failed", last or "error.txt is empty", planned)
+        reason = "begun, not finished" if folder.is_dir() else "not begun"
+        return skip_cell(folder.name, "missing", reason, planned)
     try:
         result = read_result(folder)
     except ResultsError as problem:
         reason = str(problem).replace(f"{folder}/", "")
-        return skip("corrupt", "\n".join(filter(None, [reason, last])))
+        return skip_cell(folder.name, "corrupt", "\n".join(filter(None, [reason, last])), planned)
     if planned is not None and planned.hash != result.hash:
-        return skip("stale", f"its hash is {result.hash}, the plan's {planned.hash}")
+        reason = f"its hash is {result.hash}, the plan's {planned.hash}"
+        return skip_cell(folder.name, "stale", reason, planned)
     if planned is None and has_plan:
-        reason = "it is not in plan.json"
-        return SkippedCell(
-            folder.name, "stale", reason, label=result.label, task=result.task, seed=result.seed
-        )
+        return skip_cell(folder.name, "stale", "it is not in plan.json", result)
     return result
 
 

@@ -22,7 +22,7 @@ from spiky_rl.config.options import FileRecord
 from spiky_rl.config.spec import flatten
 from spiky_rl.config.tuned_values import FILE_NAME as TUNED
 from spiky_rl.experiments.design import grid
-from spiky_rl.experiments.design.grid import Cell, Resolve
+from spiky_rl.experiments.design.grid import Cell, CellResources, Resolve
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
 from spiky_rl.experiments.design.tuning_space import SearchDimension, SearchSpace
 from spiky_rl.experiments.run.cells import VERSION, read_study_record, write_cell
@@ -82,12 +82,7 @@ class TuningEnvironment:
     """Absolute path of the tuning's folder."""
     resolver: Callable[[Study], Resolve]
     """Returns the resolver of a study, as `grid.build_cells` takes it."""
-    device: str | None = None
-    assets: str = "auto"
-    processes: int = 1
-    """Processes of a training."""
-    threads: int | None = None
-    """CPU threads of a cell."""
+    resources: CellResources
 
 
 @dataclass(frozen=True)
@@ -112,11 +107,7 @@ class TuningDesign:
         return (1.0,) if self.minimized_activity else RUNGS
 
     def make_trial_study(self, pair: AgentTask, overrides: Sequence[str], share: float = 1.0) -> Study:
-        """Return the study of a trial; overrides of the command line follow its values.
-
-        Args:
-            share: Share of the trial's budget.
-        """
+        """Return the study of a trial with a ``share`` of its budget; overrides of the command line follow its values."""
         budget = replace(pair.budget, amount=pair.budget.amount * share)
         all_overrides = (*overrides, *self.study.overrides)
         return self.study.with_changes(
@@ -126,23 +117,11 @@ class TuningDesign:
     def make_cells(
         self, site: TuningEnvironment, pair: AgentTask, overrides: Sequence[str], rung: int, name: str
     ) -> list[Cell]:
-        """Return the cells of a trial at a rung, one for each seed, and write their files.
-
-        Args:
-            site: Where the cells run.
-            rung: Index in `rungs`; the cells of a rung resume from the rung before.
-            name: Name of the trial.
-        """
+        """Return the cells of the trial ``name`` at a ``rung``, one for each seed, and write their files; they resume from the rung before."""
         trial_study = self.make_trial_study(pair, overrides, self.rungs[rung])
         written: list[Cell] = []
         for cell in grid.build_cells(
-            trial_study,
-            site.resolver(trial_study),
-            device=site.device,
-            assets=site.assets,
-            processes=site.processes,
-            title=f"{name} rung{rung}",
-            threads=site.threads,
+            trial_study, site.resolver(trial_study), site.resources, f"{name} rung{rung}"
         ):
             if cell.trains_agent:
                 goes_on = grid.name_cell(cell.task, f"{name} rung{rung - 1}", cell.seed) if rung else ""
@@ -218,10 +197,7 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
 def _require_complete(folder: Path, existing: TuningFile | None, storage: str) -> None:
     """Raise StudyError that names a missing or empty file if the tuning in ``folder`` has lost a part.
 
-    Args:
-        folder: The tuning's folder.
-        existing: Content of its tuning.json; None if it has none.
-        storage: URL of the storage; empty for a file in the folder.
+    ``existing`` is the content of its tuning.json; an empty ``storage`` is a file in the folder.
     """
     remedy = "bring it back, or choose another --out"
     if existing is None:
@@ -238,15 +214,7 @@ def _require_complete(folder: Path, existing: TuningFile | None, storage: str) -
 
 
 def write_tuning(folder: Path, tuning: TuningDesign, facts: Mapping[str, str]) -> None:
-    """Write tuning.json.
-
-    Args:
-        folder: The tuning's folder.
-        facts: Hashes of agents on tasks, robots, physics and kernels of its trials, by name.
-
-    Raises:
-        StudyError: One of the facts has changed since the tuning began.
-    """
+    """Write tuning.json with the ``facts`` of its trials. Raises StudyError if one of them has changed since the tuning began."""
     old_facts = existing.facts if (existing := read_tuning(folder)) else {}
     had_kernels = any(key.startswith(KERNELS) for key in old_facts)
     has_kernels = any(key.startswith(KERNELS) for key in facts)

@@ -42,12 +42,7 @@ class TuneOptions(Settings):
 
 
 def make_tuning_design(data: PlainMapping, options: TuneOptions) -> TuningDesign:
-    """Return the design of a tuning. Raises UserError.
-
-    Args:
-        data: Keys of a study: agents, tasks, seeds, budget and evaluation.
-        options: Options of the tuning.
-    """
+    """Return the design of a tuning from keys of a study and the ``options`` of the tuning. Raises UserError."""
     space = tuning_space.read_space(options.space)
     base = study.build_study("tuning", {**data, "conditions": ["nominal"]})
     space.require_equal(base.agents)
@@ -100,15 +95,10 @@ class CheckedTuning:
 
 
 def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> CheckedTuning:
-    """Check a tuning and return its pairs of agent and task, each with the budget of a trial.
+    """Check a tuning and return its pairs of agent and task, each with the budget of a trial; ``robots`` names their source.
 
-    Args:
-        place: Where trials run.
-        robots: Source of their robots.
-
-    Raises:
-        UserError: An agent learns from a teacher, or rejects an extreme or a choice of a dimension, or the first rung has less than an
-            iteration.
+    Raises UserError if an agent learns from a teacher, or rejects an extreme or a choice of a dimension, or the first rung has less than an
+    iteration.
     """
     checked = CheckedTuning([], {})
     resolve = AgentResolver(design.study, place)
@@ -145,14 +135,7 @@ def count_env_steps(plan: RunPlan) -> int:
 
 
 def require_iterations(design: TuningDesign, pair: AgentTask, plan: RunPlan, place: ExecutionOptions) -> None:
-    """Raise UserError if the first of several rungs has less than an iteration: two rungs would end after the same iteration.
-
-    Args:
-        design: The design of the tuning.
-        pair: An agent and a task, with the budget of a trial.
-        plan: Run plan of one of its trials.
-        place: Where trials run.
-    """
+    """Raise UserError if the first of several rungs has less than an iteration: two rungs would end after the same iteration."""
     if pair.budget.kind != "env_steps" or len(design.rungs) == 1:
         return
     steps = plan.num_envs * plan.get_setting("num_steps_per_env") * place.distributed

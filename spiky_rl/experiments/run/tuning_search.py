@@ -80,17 +80,9 @@ def start_search(
 ) -> TuningSearch:  # fmt: skip
     """Return the search of a tuning and write the tuning into its folder.
 
-    It merges the tuning of another command that has begun in the folder since ``design`` was made.
-
-    Args:
-        checked: Its pairs and facts.
-        check: Returns the same for the merged tuning.
-        site: Where and how trials run.
-        parallel: Number of parallel cells.
-        storage: URL of Optuna's storage; None takes a file in the folder.
-
-    Raises:
-        StudyError: The storage is missing or damaged, or the folder's trials have other facts.
+    It merges the tuning of another command that has begun in the folder since ``design`` was made, and applies ``check`` to it. A
+    ``storage`` of None is a file in the folder. Raises StudyError if the storage is missing or damaged, or the folder's trials have other
+    facts.
     """
     with lock_cell(site.out):
         merged = load_or_extend_tuning(site.out, design)
@@ -178,12 +170,10 @@ class TuningSearch:
     def open_trial(
         self, pair: AgentTask, number: int, lock: ExitStack, orphan: FrozenTrial | None = None
     ) -> RunningTrial:
-        """Return a new trial, or one that was left.
+        """Return a new trial, or the ``orphan`` that was left in the storage, with all, some or none of its values.
 
-        Args:
-            number: The trial's number. It seeds the sampler, so that equal earlier trials give equal values even after a command was killed.
-            lock: Held until the trial is closed.
-            orphan: A trial that was left in the storage, with all, some or none of its values.
+        The ``number`` seeds the sampler, so that equal earlier trials give equal values even after a command was killed. The ``lock`` is
+        held until the trial is closed.
         """
         study, overrides = self.studies[pair], list[str]()
         seed = int(hash_data([self.tuning.study.seeds, pair.task_label, pair.agent_name, number])[:8], 16)
@@ -251,9 +241,8 @@ class TuningSearch:
     ) -> Sequence[Cell]:
         """Report a trial's end to the storage, if it has ended, and release it; return no cells.
 
-        Args:
-            values: Its objectives if it is complete.
-            state: How it ended otherwise; None if it failed, and the next command tries it again.
+        ``values`` are its objectives if it is complete, ``state`` says how it ended otherwise; if both are None it failed, and the next
+        command tries it again.
         """
         if values is not None or state is not None:
             trial.trial.study.tell(trial.trial, values, state)

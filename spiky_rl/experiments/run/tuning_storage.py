@@ -13,15 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from spiky_rl.experiments.design.study import StudyError
@@ -64,12 +59,8 @@ def open_studies(
 ) -> dict[AgentTask, optuna.Study]:
     """Open the Optuna study of every pair; create it if needed.
 
-    Args:
-        place: File or URL of the storage, for messages.
-        begun: For each pair, the number of trials that the tuning's folder records as begun; the storage must hold at least as many.
-
-    Raises:
-        StudyError: The storage has lost trials, or one of them is damaged.
+    ``place`` names the storage in messages; it must hold at least as many trials as the tuning's folder records as ``begun``. Raises
+    StudyError if it has lost trials, or one of them is damaged.
     """
     directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.minimized_activity else [])]
     names = {pair: f"{tuning.id} {pair.task_label} {pair.agent_name}" for pair in pairs}
@@ -116,11 +107,7 @@ def _check_trials(tuning: TuningDesign, pair: AgentTask, study: optuna.Study, pl
 def _find_fault(
     trial: FrozenTrial, distributions: Mapping[str, BaseDistribution], n_objectives: int, n_rungs: int
 ) -> str:
-    """Return the damaged part of a ``trial`` as text; empty if it is valid.
-
-    Args:
-        distributions: Distribution of each parameter of the pair, by key.
-    """
+    """Return the damaged part of a ``trial`` as text, empty if it is valid; ``distributions`` are those of its parameters, by key."""
     rung = trial.user_attrs.get("rung", 0)
     if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < n_rungs:
         return f"rung: {rung!r} given; allowed: 0 to {n_rungs - 1}"
@@ -145,18 +132,22 @@ def _find_parameter_fault(trial: FrozenTrial, distributions: Mapping[str, BaseDi
 
 
 def _find_value_fault(trial: FrozenTrial, n_objectives: int, n_rungs: int) -> str:
-    values = trial.values
-    is_complete = trial.state == TrialState.COMPLETE
-    if is_complete and (values is None or len(values) != n_objectives):
-        return f"values: {values} given; expected: {n_objectives}"
-    if values is not None and not all(map(_is_finite_float, values)):
+    values = trial.values or []
+    if trial.state == TrialState.COMPLETE and len(values) != n_objectives:
+        return f"values: {trial.values} given; expected: {n_objectives}"
+    if not all(map(_is_finite_float, values)):
         return f"values: {values} given; expected: finite numbers"
+    return _find_rung_fault(trial, n_objectives, n_rungs)
+
+
+def _find_rung_fault(trial: FrozenTrial, n_objectives: int, n_rungs: int) -> str:
     for step, value in trial.intermediate_values.items():
         if step not in range(n_rungs) or not _is_finite_float(value):
             return f"value after rung {step}: {value!r} given; expected: a finite number after rung 0 to {n_rungs - 1}"
     # with two objectives Optuna can neither prune a trial nor store values of its rungs
-    if is_complete and n_objectives == 1 and len(trial.intermediate_values) != n_rungs:
-        return f"values after rungs: {len(trial.intermediate_values)} given; expected: {n_rungs}"
+    count = len(trial.intermediate_values)
+    if trial.state == TrialState.COMPLETE and n_objectives == 1 and count != n_rungs:
+        return f"values after rungs: {count} given; expected: {n_rungs}"
     return ""
 
 
@@ -174,13 +165,9 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 def _get_distribution(dimension: SearchDimension) -> BaseDistribution:
     """Return the distribution that `SearchDimension.suggest` draws from."""
-    if dimension.choices:
-        return CategoricalDistribution(dimension.choices)
-    low, high = dimension.low, dimension.high
-    assert low is not None and high is not None
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=dimension.log)
-    return FloatDistribution(low, high, log=dimension.log)
+    trial = FixedTrial({dimension.key: dimension.extremes[0]})
+    dimension.suggest(trial)
+    return trial.distributions[dimension.key]
 
 
 def _is_creation_race(error: Exception) -> bool:

@@ -8,14 +8,7 @@ from spiky_rl.experiments.run.engines.base import Engine, EngineError
 
 
 def create(name: str, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> Engine:
-    """Return the engine ``name``. Raises EngineError with the install command if it is missing.
-
-    Args:
-        name: ``local`` or ``ray``.
-        address: Address of a Ray cluster, as `RayEngine` takes it.
-        cpus: Cores of a cell; for Ray.
-        gpus: GPUs of a cell; for Ray.
-    """
+    """Return the engine ``name``, local or ray, for cells of so many cores and GPUs. Raises EngineError with the install command if it is missing."""
     if name == "local":
         from spiky_rl.experiments.run.engines.local import LocalEngine
 

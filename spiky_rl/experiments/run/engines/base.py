@@ -43,12 +43,7 @@ class WorkOrder:
     """Number of processes of a cell's training; they share the cell's cores."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
-        """Add further cells and return whether a cell is left to begin; False after a stop.
-
-        Args:
-            waiting: Cells to begin, to which this appends.
-            states: States of all cells by name, to which this adds.
-        """
+        """Add further cells to ``waiting`` and ``states``; return whether a cell is left to begin, False after a stop."""
         for cell in () if self.stop_requested() else self.more_cells(states):
             waiting.append(cell)
             states[cell.name] = WAITING
@@ -113,11 +108,8 @@ def make_environment(
 ) -> dict[str, str]:
     """Return a cell's environment variables: threads of each of its processes, unless the user set their number, and its GPUs.
 
-    Args:
-        parallel: Number of parallel cells.
-        available: Cores that they share.
-        gpus: The cell's GPUs for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
-        processes: Number of processes that share the cores of a cell.
+    ``parallel`` cells share ``available`` cores, and the ``processes`` of a cell its share; ``gpus`` of None leaves CUDA_VISIBLE_DEVICES as
+    it is.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // (parallel * processes)))
     gpu_variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}

@@ -49,12 +49,9 @@ class RayEngine(Engine):
     """Lets Ray's scheduler choose the machine; a cell takes ``cpus`` and ``gpus`` there."""
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
-        """Set the cluster and the resources of a cell.
+        """Set the cluster and the resources of a cell; a fraction of ``gpus`` shares one.
 
-        Args:
-            address: Address of a running cluster, ``auto`` for that of this machine; None starts a private one here.
-            cpus: Cores of a cell.
-            gpus: GPUs of a cell; a fraction shares one.
+        ``address`` is that of a running cluster, ``auto`` for the one of this machine; None starts a private one here.
         """
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self.running = dict["ObjectRef[int]", Cell]()
@@ -162,9 +159,7 @@ def make_ray_environment() -> Iterator[None]:
 def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int:
     """Run a cell's worker on the machine that Ray chose and return its exit code; the worker has no token and ends with this process.
 
-    Args:
-        arguments: Command line, as from `make_command`.
-        variables: Further environment variables.
+    ``arguments`` are its command line; ``variables`` are added to the environment.
     """
     line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
     env.pop(TOKEN, None)
