@@ -45,12 +45,13 @@ class SequenceModel(Model):
         self,
         outputs: int | None,
         source: str,
+        *,
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: PlainMapping | None,
-        ann: Mapping[str, object],
-        spaces: Spaces,
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        **spaces: Unpack[Spaces],
     ) -> None:
         """Build the model.
 
@@ -75,7 +76,7 @@ class SequenceModel(Model):
             )
         else:
             defaults = {key: ModelSettings.default(key) for key in ("rnn_hidden_dim", "rnn_num_layers")}
-            plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
+            plain = {"activation": "elu", "rnn_type": None, **defaults, **(ann or {})}
             self.body = AnnModel(width, outputs, hidden_dims, **plain)
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
 
@@ -151,20 +152,13 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
     def __init__(
         self,
         *,
-        num_envs: int,
-        sequence_length: int,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
         init_std: float = 1.0,
         std_range: Sequence[float] = (),
         learn_std: bool = True,
-        **spaces: Unpack[Spaces],
+        **arguments: Any,
     ) -> None:
-        """Initialise with the arguments of `SequenceModel`, and the std: initial value, limits (none if empty), whether learned."""
-        SequenceModel.__init__(
-            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
-        )
+        """Initialise with arguments of `SequenceModel`, and the std: initial value, limits (none if empty), whether learned."""
+        SequenceModel.__init__(self, None, "observations", **arguments)
         low, high = -math.inf, math.inf
         if std_range:
             low, high = map(math.log, std_range)
@@ -211,20 +205,9 @@ class CategoricalPolicy(SequenceModel):
     noise_parameters: Sequence[nn.Parameter] = ()
     """Parameters of the action noise: none."""
 
-    def __init__(
-        self,
-        *,
-        num_envs: int,
-        sequence_length: int,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with the arguments of `SequenceModel`."""
-        SequenceModel.__init__(
-            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
-        )
+    def __init__(self, **arguments: Any) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        super().__init__(None, "observations", **arguments)
         self._distribution: OneHotCategorical | None = None
 
     @override
@@ -270,21 +253,9 @@ class CategoricalPolicy(SequenceModel):
 class SpikingValue(DeterministicMixin, SequenceModel):
     """Value function with a spiking network or an ANN."""
 
-    def __init__(
-        self,
-        *,
-        num_envs: int,
-        sequence_length: int,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        source: str = "observations",
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with the arguments of `SequenceModel`."""
-        SequenceModel.__init__(
-            self, 1, source, num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
-        )
+    def __init__(self, *, source: str = "observations", **arguments: Any) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        SequenceModel.__init__(self, 1, source, **arguments)
         DeterministicMixin.__init__(self)
 
     @override
