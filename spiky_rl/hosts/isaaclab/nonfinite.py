@@ -7,9 +7,9 @@ import math
 from tensordict import TensorDict
 from torch import Tensor
 
+from spiky_rl.hosts.environment import Leaves, get_leaves, iterate_terms
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.workflows import Env
-from spiky_rl.hosts.observation_terms import Leaves, get_leaves, iterate_terms
 
 EXPLODED = 1e5
 """Absolute value above which an action or observation counts as exploded; Isaac Lab's are near one."""

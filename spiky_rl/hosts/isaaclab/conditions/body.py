@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spiky_rl.hosts.environment import seed_torch
 from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
 from spiky_rl.hosts.isaaclab.workflows import Env
-from spiky_rl.hosts.seeding import seed_torch
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
