@@ -20,7 +20,6 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, suggest_name
-from spiky_rl.config.spec import strip_version
 from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.environment import Leaves, Stopwatch, TimedEnvironment, get_leaves, seed_torch
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
@@ -29,6 +28,7 @@ from spiky_rl.hosts.isaaclab.cfg_checks import check_bounds, check_scene, get_fi
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
+from spiky_rl.hosts.isaaclab.tasks import get_possible_ids
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 from spiky_rl.hosts.robot_measures import RobotMeasures
 
@@ -63,7 +63,7 @@ def resolve_task(name: str) -> str:
         except RegistryError as error:
             raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    for task in (stem, strip_version(stem)):
+    for task in get_possible_ids(stem):
         if task in known:
             return task
     raise make_unknown_task("task", name, known)

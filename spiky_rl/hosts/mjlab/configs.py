@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mjlab.rl import RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
+from mjlab.rl import MjlabOnPolicyRunner, RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
 
 from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
@@ -58,6 +58,16 @@ class SpikingPpoAlgorithmCfg(RslRlPpoAlgorithmCfg):
     """Random network distillation; None for none."""
     symmetry_cfg: dict[str, Any] | None = None
     """Learning from mirrored samples; None for none."""
+
+
+class ExportingRunner(MjlabOnPolicyRunner):
+    """mjlab's runner that writes the policy as ONNX beside every checkpoint, as its runners of single tasks do."""
+
+    def save(self, path: str, infos: Any = None) -> None:
+        """Write a checkpoint to ``path`` and the policy beside it; ``infos``: further content of the checkpoint."""
+        super().save(path, infos)
+        folder, filename, _ = self._get_export_paths(path)
+        self.export_policy_to_onnx(str(folder), filename)
 
 
 def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -> RslRlOnPolicyRunnerCfg:

@@ -298,7 +298,7 @@ class SpikingModel(MLPModel):
         """Return the deterministic policy for ``torch.jit.script``, with ``forward(obs [1, O])`` and ``reset()``."""
         from spiky_rl.learners.rsl_rl.export import JitPolicy
 
-        return JitPolicy(self, self.network, self.input_shape, self.output_shape)
+        return JitPolicy(self)
 
     @override
     def as_onnx(self, verbose: bool = False) -> nn.Module:
@@ -308,7 +308,7 @@ class SpikingModel(MLPModel):
         """
         from spiky_rl.learners.rsl_rl.export import OnnxPolicy
 
-        return OnnxPolicy(self, self.network, self.input_shape, self.output_shape, verbose)
+        return OnnxPolicy(self, verbose)
 
 
 class BurnInMLPModel(MLPModel):

@@ -21,8 +21,7 @@ from spiky_rl.learners.common.inference_policy import (
     select_state,
 )  # fmt: skip
 from spiky_rl.learners.skrl.environment import SkrlEnv
-from spiky_rl.learners.skrl.models import SequenceModel
-from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.models import NormalizingAgent, SequenceModel
 from spiky_rl.learners.skrl.ppo import SpikingAgent
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import State

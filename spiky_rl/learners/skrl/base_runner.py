@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import statistics
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, override
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, override
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ from spiky_rl.learners.common.checkpoints import (
     select_parts,
 )
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, Bookkeeping, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
-from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics, write_training
+from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
 from spiky_rl.learners.skrl.models import SequenceModel
 
 if TYPE_CHECKING:
@@ -46,25 +47,19 @@ class SkrlBaseRunner(BaseRunner):
         config: Mapping[str, Any],
         log_dir: str | None = None,
         device: str = "cpu",
-        identity: Mapping[str, object] | None = None,
-        picture_interval: int = 25,
-        notes: dict[str, str] | None = None,
-        on_iteration: Callable[[IterationSummary], None] | None = None,
+        **bookkeeping: Unpack[Bookkeeping],
     ) -> None:
-        """Initialise with the arguments of `BaseRunner.setup_bookkeeping` and of a run.
+        """Initialise with the arguments of a run and of `Bookkeeping`.
 
         Args:
             env: The rsl_rl environment, which still does timing and checks.
             config: The configuration from ``make_runner_cfg`` of `config` or `replay_config`.
             log_dir: Run folder; None to save nothing.
             device: Device of the models.
-            identity: See `BaseRunner.setup_bookkeeping`.
-            picture_interval: See `BaseRunner.setup_bookkeeping`.
-            notes: See `BaseRunner.setup_bookkeeping`.
-            on_iteration: See `BaseRunner.setup_bookkeeping`.
+            bookkeeping: Optional arguments of every runner.
         """
         self.env, self.device, self.cfg = env, device, config
-        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.setup_bookkeeping(**bookkeeping)
         bound = config.get("action_bound", math.inf)
         self.environment = SkrlEnv(env, config["obs_groups"], config["states"], bound)
         self.current_learning_iteration = 0
@@ -198,9 +193,22 @@ class SkrlBaseRunner(BaseRunner):
         if self.writer is not None:
             action_std = self.action_std.mean().item()
             self._elapsed += collecting + learning
-            seconds = (collecting, learning, self._elapsed)
-            rate = self._get_learning_rate()
-            write_training(self.writer, index, losses, rate, action_std, env_steps, seconds, self.episodes)
+            scalars = {
+                **self.episodes.fetch_reports(),
+                **{f"Loss/{name}": value for name, value in losses.items()},
+                "Loss/learning_rate": self._get_learning_rate(),
+                "Policy/mean_std": action_std,
+                "Perf/total_fps": int(env_steps / (collecting + learning)),
+                "Perf/collection_time": collecting,
+                "Perf/learning_time": learning,
+            }
+            if self.episodes.returns:
+                latest = {"mean_reward": self.episodes.returns, "mean_episode_length": self.episodes.lengths}
+                for name, values in latest.items():
+                    mean = scalars[f"Train/{name}"] = statistics.mean(values)
+                    self.writer.add_scalar(f"Train/{name}/time", mean, int(self._elapsed))
+            for tag, value in scalars.items():
+                self.writer.add_scalar(tag, value, index)
             if save_films := getattr(self.writer, "save_films", None):
                 save_films(index)
         if self.draws_figures(index):

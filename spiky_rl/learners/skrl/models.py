@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypedDict, Unpack, override
 
 import gymnasium
@@ -142,6 +142,22 @@ class SequenceModel(Model):
         first = tuple(s[:, ::length] for s in states or ())
         output, state = self.body(x.view(-1, length, x.shape[-1]).transpose(0, 1), first, keep)
         return output.transpose(0, 1).reshape(len(x), -1), {"rnn": list(state)}
+
+
+class NormalizingAgent:
+    """Mixin that gives inference policies the observation normalisation of a skrl agent."""
+
+    policy: SequenceModel
+    _observation_preprocessor: Callable[[Tensor], Tensor]
+
+    def normalize_observations(self, observations: Tensor) -> Tensor:
+        """Return normalised ``observations`` [..., O], as input of the policy."""
+        return self._observation_preprocessor(observations)
+
+    def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
+        """Return a copy of the observation normalisation, which later training does not change."""
+        normalise = self._observation_preprocessor
+        return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
 
 
 class SpikingPolicy(GaussianMixin, SequenceModel):

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.skrl.environment import SUCCESSORS
-from spiky_rl.learners.skrl.models import CategoricalPolicy, SequenceModel, SpikingPolicy
-from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.models import CategoricalPolicy, NormalizingAgent, SequenceModel, SpikingPolicy
 
 
 class SpikingAgent(NormalizingAgent):

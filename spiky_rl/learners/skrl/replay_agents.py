@@ -11,7 +11,7 @@ from skrl.agents.torch.td3 import TD3
 from skrl.memories.torch import RandomMemory
 from torch import nn
 
-from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.models import NormalizingAgent
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor, ReplayActor
 
 
