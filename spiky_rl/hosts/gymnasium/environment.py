@@ -110,9 +110,7 @@ class GymnasiumVecEnv(HostEnvironment):
     def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Args:
-            parts: Indices of environments; environment i of each part starts in the same state.
-            seed: Seed of the states.
+        Environment i of each of the ``parts``, given by indices, starts in the same state, drawn from ``seed``.
         """
         seeds = [0] * self.num_envs
         for ids in parts:

@@ -79,11 +79,7 @@ def _register_tasks() -> None:
 
 
 def describe_task(task_id: str) -> str:
-    """Return a task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``, or only the id if the package is unknown.
-
-    Args:
-        task_id: Registered id from `resolve_task`.
-    """
+    """Return a registered task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``, or only the id if the package is unknown."""
     import gymnasium
 
     entry = gymnasium.spec(task_id).kwargs["env_cfg_entry_point"]
@@ -335,11 +331,8 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        A task of the direct workflow resets all environments at once, so its parts start in different states.
-
-        Args:
-            parts: Indices of environments; each part starts in the same states, drawn from ``seed``.
-            seed: Seed of the states.
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``. A task of the direct workflow resets all
+        environments at once, so its parts start in different states.
         """
         base: Any = self.unwrapped
         if hasattr(base, "observation_manager"):

@@ -79,10 +79,7 @@ def format_environments(bad: Tensor) -> str:
 def describe_blow_up(env: Env, seen: TensorDict | None, worlds: Tensor | None = None) -> str:
     """Return a phrase with the physics settings of an ``env`` if its observations are extremely large, else "".
 
-    Args:
-        env: Isaac Lab's own environment without wrappers.
-        seen: Latest observations of the policy; None if unknown.
-        worlds: Mask of the worlds to check, [B]; None for all.
+    ``seen`` are the policy's latest observations, None if unknown; ``worlds`` [B] masks the worlds to check, None for all.
     """
     if seen is None:
         return ""

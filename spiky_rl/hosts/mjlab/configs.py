@@ -71,15 +71,11 @@ class ExportingRunner(MjlabOnPolicyRunner):
 
 
 def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -> RslRlOnPolicyRunnerCfg:
-    """Return a task's configuration of a runner with one of our agents in it.
+    """Return a task's configuration of a runner, ``rl_cfg``, which is not changed, with one of our agents in it.
 
-    Args:
-        agent: Name of a file in ``agents/``, or the path of one.
-        rl_cfg: The task's own configuration, which is not changed.
-        task: The task's id, for the agent's overrides for it; empty for none.
+    ``agent`` is the name of a file in ``agents/``, or the path of one. With the id of the ``task``, its overrides by the agent apply.
 
-    Raises:
-        SpecError: There is no such agent, or mjlab's command cannot train it.
+    Raises SpecError if there is no such agent, or mjlab's command cannot train it.
     """
     defaults = convert_to_agent_layout(rl_cfg)
     spec = resolve_agent(agent, task, defaults, host=TITLE)

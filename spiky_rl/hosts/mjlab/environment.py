@@ -80,9 +80,7 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Args:
-            parts: Indices of environments; each part starts in the same states, drawn from ``seed``.
-            seed: Seed of the states.
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``.
         """
         for ids in parts:
             with seed_torch(seed, self.device):

@@ -128,12 +128,7 @@ class BaseRunner(ABC):
 
     @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
-        """Write a checkpoint, atomically.
-
-        Args:
-            path: The file.
-            infos: Further content besides progress, identity and random states.
-        """
+        """Write a checkpoint to ``path``, atomically; ``infos``: further content besides progress, identity and random states."""
 
     @abstractmethod
     def load(
@@ -157,13 +152,7 @@ class BaseRunner(ABC):
     def _write_checkpoint(
         self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None
     ) -> None:
-        """Write a checkpoint without code, atomically.
-
-        Args:
-            path: The file.
-            learned: The library's own content.
-            infos: As for `save`.
-        """
+        """Write a checkpoint without code, atomically: what the library ``learned``, and ``infos`` as for `save`."""
         runner_state = {
             "identity": self.identity,
             "progress": vars(self.progress),
@@ -174,12 +163,7 @@ class BaseRunner(ABC):
         write_checkpoint(Path(path), {**learned, "iter": iteration, "infos": all_infos})
 
     def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
-        """Resume with the iteration after the one of a checkpoint.
-
-        Args:
-            loaded: The checkpoint's content.
-            draws: Whether to restore the states of the random generators.
-        """
+        """Resume with the iteration after the one of a ``loaded`` checkpoint; ``draws``: whether to restore the random generators."""
         runner_state, next_iteration = get_runner_state(loaded), loaded["iter"] + 1
         self.current_learning_iteration = next_iteration
         if not runner_state:  # the library's own command wrote the checkpoint

@@ -73,14 +73,9 @@ def _check_call(path: str, name: object, function: Callable[..., object]) -> Non
 
 
 def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
-    """Return the class of a group's ``class_name``, or None if the group has no ``class_name``.
+    """Return the class of a group's ``class_name``, or None if the group has none; ``role`` is a key of `BASES`.
 
-    Args:
-        role: The group, a key of `BASES`.
-        settings: Settings of the group.
-
-    Raises:
-        SpecError: There is no such class, or it does not derive from the role's base.
+    Raises SpecError if there is no such class, or it does not derive from the role's base.
     """
     name = settings.get("class_name")
     if name is None:
@@ -148,16 +143,16 @@ def _check_options(
             missing arguments may be passed by others.
     """
     own, accepts_all = _list_arguments(cls)
-    known = [*settings] if accepts_all else ["class_name", *own]
-    for key in [key for key in settings if key not in known]:
+    unknown = [] if accepts_all else sorted(settings.keys() - {"class_name", *own}, key=list(settings).index)
+    for key in unknown:
         if not _is_set_by_host(f"{role}.{key}", origins):
             raise SpecError(
                 f"agent.{role}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
             )
-        if not trusted:
-            del settings[key]
     if trusted:
         return
+    for key in unknown:
+        del settings[key]
     for key, argument in own.items():
         if argument.default is argument.empty and key not in settings:
             raise SpecError(f"agent.{role}.{key}: missing; {cls.__name__} has no default for it")

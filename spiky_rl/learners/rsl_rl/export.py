@@ -35,12 +35,9 @@ LARGEST_FILE = 2**31 - 2**24
 
 
 def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
-    """Write a model as one ONNX file with the metadata of `make_metadata`, without traces of the source files.
+    """Write any model of rsl_rl or ours as one ONNX file with the metadata of `make_metadata`, without traces of the source files.
 
-    Args:
-        model: Any model of rsl_rl or ours.
-        path: The file; above 2 GB the weights are written to ``path``.data.
-        verbose: Whether torch prints its progress.
+    Above 2 GB the weights are written to ``path``.data. ``verbose``: whether torch prints its progress.
     """
     import onnx
 
@@ -91,12 +88,7 @@ def clear_origin(message: Any) -> None:
 
 
 def write_torchscript(model: MLPModel, path: Path) -> None:
-    """Write a model as TorchScript with its description in the attribute ``about``, without traces of the source files.
-
-    Args:
-        model: Any model of rsl_rl or ours.
-        path: The file.
-    """
+    """Write any model of rsl_rl or ours as TorchScript, described in the attribute ``about``, without traces of the source files."""
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), script)
 

@@ -131,11 +131,9 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @override
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
+        """Train for further iterations, and save the last finished one on every exit (see `BaseRunner.save_on_exit`).
 
-        Args:
-            num_learning_iterations: Number of further iterations.
-            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
+        ``init_at_random_ep_len``: whether to start at random points of episodes, so that they do not all time out at once.
         """
         self._check_minibatches()
         try:
@@ -174,20 +172,14 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @override
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
-        """Write the policy as TorchScript with a usage description. `export_policy_to_onnx` describes the arguments."""
+        """Write the policy as TorchScript with a usage description."""
         from spiky_rl.learners.rsl_rl.export import write_torchscript
 
         write_torchscript(self.alg.get_policy(), Path(path) / filename)
 
     @override
     def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
-        """Write the policy as one ONNX file with a usage description in its metadata.
-
-        Args:
-            path: The folder.
-            filename: Name of the file in the folder.
-            verbose: Whether torch prints its progress.
-        """
+        """Write the policy as one ONNX file with a usage description in its metadata; ``verbose``: whether torch prints its progress."""
         from spiky_rl.learners.rsl_rl.export import write_onnx
 
         write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)

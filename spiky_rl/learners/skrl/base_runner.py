@@ -94,11 +94,9 @@ class SkrlBaseRunner(BaseRunner):
         """Standard deviation of the actions in training, [A]."""
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
+        """Train for further ``iterations``, and save the last finished one on every exit (see `BaseRunner.save_on_exit`).
 
-        Args:
-            iterations: Number of further iterations.
-            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
+        ``init_at_random_ep_len``: whether to start at random points of episodes, so that they do not all time out at once.
         """
         if self.folder is not None:
             self._writer = self._open_writer(self.folder)
@@ -240,24 +238,26 @@ class SkrlBaseRunner(BaseRunner):
         check_identity(loaded, self.identity, path)
         parts = select_parts(loaded, load_cfg) or dict.fromkeys((*self.parts, "iteration"), True)
         names = [name for part, names in self.parts.items() if parts.get(part) for name in names]
-        self._check_modules(path, names, loaded)
+        modules = self._select_modules(path, names, loaded)
         with wrap_load_errors(path):
-            for name in names:
-                if module := self.alg.checkpoint_modules.get(name):
-                    how = {} if name.endswith("optimizer") else {"strict": strict}
-                    module.load_state_dict(loaded[name], **how)
+            for name, module in modules.items():
+                how = {} if name.endswith("optimizer") else {"strict": strict}
+                module.load_state_dict(loaded[name], **how)
         if parts.get("iteration"):
             self._resume(loaded)
         return loaded.get("infos") or {}
 
-    def _check_modules(self, path: str, names: Iterable[str], loaded: Mapping[str, object]) -> None:
-        """Raise CheckpointError if this agent has a module of ``names`` that ``loaded`` from ``path`` lacks, or the reverse."""
+    def _select_modules(
+        self, path: str, names: Iterable[str], loaded: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """Return this agent's modules among ``names``. Raises CheckpointError if ``loaded`` from ``path`` has other ones."""
         for name in names:
             if (name in loaded) != (name in self.alg.checkpoint_modules):
                 owner = "the checkpoint" if name in loaded else "this agent"
                 raise CheckpointError(
                     f"{path}: only {owner} has a {name}; set {self.same_settings} as in the training of the checkpoint"
                 )
+        return {name: self.alg.checkpoint_modules[name] for name in names if name in loaded}
 
     def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
         """Return the inference policy on ``device``, in evaluation mode."""

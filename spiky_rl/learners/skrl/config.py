@@ -52,14 +52,9 @@ AGENT_KEYS = {
 
 
 def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return Isaac Lab's skrl configuration of a task in the layout of agent files, which is that of rsl_rl.
+    """Return Isaac Lab's skrl configuration ``raw`` of a ``task`` in the layout of agent files, which is that of rsl_rl.
 
-    Args:
-        raw: Configuration of skrl.
-        task: Task of the configuration, for messages.
-
-    Raises:
-        SpecError: The configuration is not PPO on vectors with Gaussian actions.
+    Raises SpecError if the configuration is not PPO on vectors with Gaussian actions.
     """
     agent, models = raw.get("agent") or {}, raw.get("models") or {}
     if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
@@ -211,12 +206,8 @@ def make_input_cfg(spec: AgentSpec) -> tuple[dict[str, Any], dict[str, Any], str
 def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of an agent for Isaac Lab's own skrl command.
 
-    Args:
-        spec: The agent.
-        raw: Isaac Lab's configuration of the task, with the command's seed, trainer and run folder.
-
-    Raises:
-        SpecError: The command's environment wrapper does not provide the agent's observation groups.
+    ``raw`` is Isaac Lab's for the task, with the command's seed, trainer and run folder. Raises SpecError if the command's environment
+    wrapper does not provide the agent's observation groups.
     """
     config = make_runner_cfg(spec)
     states = ["critic"] if config["states"] else ["policy"]

@@ -94,12 +94,7 @@ class SpikingAgent(NormalizingAgent):
         }
 
     def update(self, *, timestep: int, timesteps: int) -> None:
-        """Update from the rollout; the networks count the update, which slopes and encoder noise depend on.
-
-        Args:
-            timestep: Control steps so far.
-            timesteps: Total number of control steps.
-        """
+        """Update from the rollout; the networks count the update, which slopes and encoder noise depend on."""
         super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
         for model in (self.policy, self.value):
             if model.network is not None:
