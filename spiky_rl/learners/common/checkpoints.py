@@ -31,6 +31,8 @@ CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned",
 """Required keys of a classification's checkpoint."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
 """Errors that content of a wrong kind may raise."""
+DIRECTORY = 0x10
+"""Attribute of a folder in a zip file, as in MS-DOS."""
 MAX_DEPTH = 64
 """Maximum depth of nested containers."""
 NOT_NEGATIVE = {
@@ -133,6 +135,9 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                 raise zipfile.BadZipFile("its parts are compressed")
+            # torch would read nothing of a folder, and return memory as it is
+            if any(part.external_attr & DIRECTORY for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are folders")
             broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
