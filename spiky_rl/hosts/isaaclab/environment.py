@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
 import torch
@@ -183,13 +182,6 @@ def _iterate_asset_files(env_cfg: EnvCfg) -> Iterator[str]:
             yield str(fields["usd_path"])
         children = node if isinstance(node, (list, tuple)) else fields.values()
         to_visit += [(child, in_asset) for child in children]
-
-
-def write_config(path: Path, config: object) -> None:
-    """Write the configuration ``config`` to the file ``path`` as Isaac Lab's own commands do."""
-    from isaaclab.utils.io import dump_yaml
-
-    dump_yaml(str(path), config)
 
 
 @contextlib.contextmanager

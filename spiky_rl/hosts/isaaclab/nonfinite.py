@@ -26,17 +26,9 @@ def explain_non_finite(
 ) -> tuple[str, bool]:
     """Return a message about a control step with non-finite values, and whether the policy caused them.
 
-    The policy is the cause if it gave an extreme action for ordinary observations. Otherwise the message names the term or the
-    broken quantity, and the settings of the simulation.
-
-    Args:
-        env: Isaac Lab's own environment without wrappers.
-        actions: Actions of the step, [B, A].
-        rewards: Rewards of the step, [B].
-        leaves: Observations after the step.
-        seen: Observations that the policy saw before the step; None if unknown.
-        broken: The worlds whose physics broke.
-        is_trained: Whether the policy has been updated yet; before, its actions cannot have exploded.
+    The policy is the cause if it gave extreme ``actions`` [B, A] for ordinary observations ``seen``, None if unknown; before it
+    ``is_trained``, its actions cannot have exploded. Otherwise the message names the term among ``rewards`` [B] and ``leaves``, the
+    observations after the step, or the broken quantity, and the settings of the simulation.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
     acted_badly = bool(bad.any())

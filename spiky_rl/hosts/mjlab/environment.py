@@ -16,7 +16,7 @@ from mjlab.rl import RslRlVecEnvWrapper
 from mjlab.utils.random import seed_rng
 from tensordict import TensorDict
 
-from spiky_rl.hosts.base import NonFiniteError
+from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.environment import Stopwatch, TimedEnvironment, get_leaves, iterate_terms, seed_torch
 from spiky_rl.hosts.robot_measures import RobotMeasures
 
@@ -42,25 +42,20 @@ def silence_mjlab() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_environment(
-    env_cfg: ManagerBasedRlEnvCfg, device: str, clip_actions: float | None, video: bool, deterministic: bool
+    env_cfg: ManagerBasedRlEnvCfg, device: str, options: SimulationOptions
 ) -> Iterator[TimedVecEnv]:
-    """Open the task's environments and close them at the end.
+    """Open the environments of ``env_cfg``, which has their number and seed, and close them at the end.
 
-    Args:
-        env_cfg: The task's configuration, with number of environments and seed.
-        device: Device of the simulation.
-        clip_actions: Maximum absolute value of an action; None if actions are not clipped.
-        video: Whether environment 0 can be rendered.
-        deterministic: Whether torch uses deterministic kernels; MuJoCo Warp has none.
+    Of the kernels, only torch's can be deterministic; MuJoCo Warp has none that are.
     """
     log.info("building the worlds; the first time on a machine, Warp compiles its kernels for minutes")
     with silence_mjlab():
-        if deterministic:
+        if options.deterministic:
             seed_rng(env_cfg.seed or 0, torch_deterministic=True)
-        env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if video else None)
+        env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if options.video else None)
     try:
         with silence_mjlab():
-            wrapped = TimedVecEnv(env, clip_actions)
+            wrapped = TimedVecEnv(env, options.clip_actions)
         yield wrapped
     finally:
         with silence_mjlab():

@@ -97,10 +97,8 @@ class MjlabTask(HostTask):
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
         from spiky_rl.hosts.mjlab.environment import open_environment
 
-        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, options.seed
-        with open_environment(
-            self.env_cfg, device, options.clip_actions, options.video, options.deterministic
-        ) as env:
+        self.configure(device, num_envs, options.seed)
+        with open_environment(self.env_cfg, device, options) as env:
             yield env
 
     @override

@@ -22,15 +22,11 @@ PROVIDED_ARGUMENTS = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
 
 
 def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
-    """Check every class and function that a configuration names.
+    """Check every class and function that rsl_rl's ``config`` names; ``origins`` has the origin of each value, by path.
 
-    Args:
-        config: Configuration of rsl_rl. Options that the host registers for its own class are removed if the class in its place
-            does not have them.
-        origins: Origin of each value, by path.
+    Options that the host registers for its own class are removed if the class in its place does not have them.
 
-    Raises:
-        SpecError: rsl_rl would not find a class, or the class has the wrong base.
+    Raises SpecError if rsl_rl would not find a class, or the class has the wrong base.
     """
     trusted = {}
     for role in ("actor", "critic"):
@@ -132,15 +128,10 @@ def _is_registered(role: str, cls: type, origins: Mapping[str, str]) -> bool:
 def _check_options(
     role: str, cls: type, settings: dict[str, object], origins: Mapping[str, str], trusted: bool
 ) -> None:
-    """Raise SpecError for unknown or missing arguments of a class's constructor.
+    """Raise SpecError for unknown or missing arguments of the constructor of a group's class; ``role`` is a key of `BASES`.
 
-    Args:
-        role: The group, a key of `BASES`.
-        cls: Class of the group.
-        settings: Settings of the group. Unknown options from the host's registration are removed unless ``trusted``.
-        origins: Origin of each value, by path.
-        trusted: Whether the host registers this class for the task; its registered options are then accepted as they are, and
-            missing arguments may be passed by others.
+    If the host registers this class for the task, it is ``trusted``: its registered options are accepted as they are, and missing
+    arguments may be passed by others. Otherwise, unknown options from the host's registration are removed.
     """
     own, accepts_all = _list_arguments(cls)
     unknown = [] if accepts_all else sorted(settings.keys() - {"class_name", *own}, key=list(settings).index)
