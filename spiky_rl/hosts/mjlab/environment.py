@@ -69,7 +69,7 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """Number of worlds that were reset because their physics broke; always 0, because mjlab does not count them."""
 
     def __init__(self, env: ManagerBasedRlEnv, clip_actions: float | None = None) -> None:
-        super().__init__(env, clip_actions)
+        RslRlVecEnvWrapper.__init__(self, env, clip_actions)
         self.stopwatch = Stopwatch(self.device)
 
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
