@@ -97,7 +97,7 @@ def load_task(name: str) -> TaskSpec | None:
     """
     if name.endswith(".yaml"):
         return _load_task_file(Path(name))
-    ids = (name, strip_version(name))
+    ids = (name, name.removesuffix("-v0"))
     match: TaskSpec | None = None
     for path in sorted(registry.find_data_folder("tasks").glob("*.yaml")):
         task = _load_task_file(path)

@@ -204,11 +204,9 @@ class Host(ABC):
         """Configure a task. Raises UserError for an unknown task, override or asset."""
 
     def check_visualizers(self, names: Sequence[str], records_video: bool) -> None:
-        """Raise UserError for an unknown or unavailable visualizer, before a simulator starts.
+        """Raise UserError for an unknown or unavailable visualizer in ``names``, before a simulator starts.
 
-        Args:
-            names: Names of visualizers.
-            records_video: Whether the same process records videos.
+        ``records_video``: whether the same process records videos.
         """
         if names:
             self.require_ability(LIVE_VIEW, f"--visualizer {','.join(names)}")

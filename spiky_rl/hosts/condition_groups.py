@@ -66,6 +66,10 @@ class ConditionGroups:
         """Description of each condition, with its magnitude."""
         self.damages = [False] * len(self.names)
         """Whether each condition is damage in mid-episode."""
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Prepare the conditions, at the end of the constructor."""
 
     def make_random_policy(self) -> RandomPolicy:
         """Return a random policy at the start of its sequence."""

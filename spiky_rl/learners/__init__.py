@@ -32,13 +32,7 @@ def choose_library(preferred: str, algorithm: str) -> str | None:
 def select_learner(name: str | None, algorithm: str, agent: str) -> Learner:
     """Return the learner of an agent: the one called ``name``, or else the default or another one with the ``algorithm``.
 
-    Args:
-        name: Value of ``--rl_library``; None if it is not given.
-        algorithm: Name of the agent's algorithm.
-        agent: Name of the agent, for messages.
-
-    Raises:
-        UserError: The named learner does not have the algorithm.
+    ``name`` is the value of ``--rl_library``, and ``agent`` a name for messages. Raises UserError if the learner lacks the algorithm.
     """
     if name is None:
         return _list_able_learners(algorithm)[0]

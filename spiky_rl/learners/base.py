@@ -82,14 +82,9 @@ class Learner(ABC):
 
     @abstractmethod
     def make_registered_cfg(self, spec: AgentSpec, registered: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an agent's configuration for a host's own command of this library.
+        """Return an agent's configuration for a host's own command of this library; ``registered`` is the host's for the task.
 
-        Args:
-            spec: The agent.
-            registered: The configuration that the host registers for the task.
-
-        Raises:
-            SpecError: The command does not support the agent's settings.
+        Raises SpecError if the command does not support the agent's settings.
         """
 
     @abstractmethod

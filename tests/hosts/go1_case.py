@@ -12,7 +12,6 @@ import torch
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
-from spiky_rl.hosts.isaaclab.measures import IsaacLabMeasures
 from spiky_rl.hosts.isaaclab.wheel_assets import MJLAB, get_wheel_folder
 from tests.hosts.robots_case import ENVS, SEED, Body, Simulation, beside, mirror, mirrored
 
@@ -62,7 +61,7 @@ def main():
         lowest, lifted = [], []
         for step in range(SETTLE + REST):
             if step == SETTLE:
-                measures = IsaacLabMeasures(env)
+                measures = env.make_measures()
                 commands = measures.command.command[:, :2].norm(dim=-1)
             _, _, dones, _ = env.step(still)
             if step >= SETTLE:

@@ -17,7 +17,6 @@ from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
-from spiky_rl.hosts.isaaclab.measures import IsaacLabMeasures
 
 ENVS, SEED = 4, 1
 STARTS = 64
@@ -343,7 +342,7 @@ def main(task, wanted):
         torch.inference_mode(),
     ):
         env = TimedVecEnv(gym_env)
-        found |= {"actions": env.num_actions, "measures": IsaacLabMeasures(env).names}
+        found |= {"actions": env.num_actions, "measures": env.make_measures().names}
         sim = Simulation(env)
         partners, found["symmetry"] = mirror(sim.body)
         weight = 9.81 * float(sim.model.body_mass.sum())

@@ -4,7 +4,7 @@
 
 OURS = {
     "spiky_rl.learners.common.episodes:EpisodeStatistics.fetch": "returns and lengths, once per iteration",
-    "spiky_rl.hosts.stopwatch:Stopwatch.seconds": "the time of the simulation, once per iteration",
+    "spiky_rl.hosts.environment:Stopwatch.seconds": "the time of the simulation, once per iteration",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.worlds_reset": "how many worlds broke, once per iteration",

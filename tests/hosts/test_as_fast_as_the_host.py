@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.stopwatch import Stopwatch
+from spiky_rl.hosts.environment import Stopwatch
 from spiky_rl.learners.common import runner as common_runner
 from spiky_rl.learners.common.episodes import WINDOW, EpisodeStatistics
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
@@ -85,7 +85,7 @@ def test_a_stopwatch_of_a_cuda_device_waits_when_it_is_read_and_not_before():
             watch.stop()
         assert not cuda.pretence.met
         assert watch.seconds == pytest.approx(3e-3), "a millisecond each"
-        assert set(cuda.pretence.met) == {"spiky_rl.hosts.stopwatch:Stopwatch.seconds"}
+        assert set(cuda.pretence.met) == {"spiky_rl.hosts.environment:Stopwatch.seconds"}
 
 
 def test_a_control_step_in_isaac_lab_waits_once(monkeypatch):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from spiky_rl.hosts.environment import seed_torch
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
     ROBUSTNESS,
@@ -22,7 +23,6 @@ from spiky_rl.hosts.isaaclab.conditions.body import (
     SURFACE_FRICTION,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.sensing import DROPOUT, NOISE
-from spiky_rl.hosts.seeding import seed_torch
 from tests import processes
 
 SEED, EPISODES, SENSORS = 3, 400, 5

@@ -56,6 +56,16 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(good, tmp_path):
     assert refused > FLIPS // 2, "most of the file is weights and states"
 
 
+def test_a_tensor_that_a_flipped_bit_makes_a_folder_is_refused(good, tmp_path):
+    """torch reads nothing of a folder, and gives memory as it is."""
+    whole, path = bytearray(good[0]), tmp_path / "model.pt"
+    entry = whole.index(b"PK\x01\x02")  # of the first part, in the table at the end
+    whole[entry + 38] ^= 0x10  # its attributes
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="damaged .its parts are folders"):
+        read_checkpoint(str(path))
+
+
 def test_torch_alone_does_not_notice_a_flipped_bit_in_a_weight(good, tmp_path):
     """Why the checksums are looked at: a reader that does not gets another weight."""
     whole, content = good

@@ -34,6 +34,9 @@ class Bare(Host):
         raise NotImplementedError
 
 
+with_isaaclab = pytest.mark.skipif(find_spec("isaaclab_tasks") is None, reason="needs Isaac Lab")
+
+
 @pytest.mark.parametrize("name", hosts.list_hosts())
 def test_every_host_is_found_by_its_name_and_owns_some_task(name):
     host = hosts.get_host(name)
@@ -50,6 +53,7 @@ def test_every_host_is_found_by_its_name_and_owns_some_task(name):
         ("Isaac-Ant", "isaaclab"),
         ("Isaac-Ant-v0", "isaaclab"),
         ("ant", "isaaclab"),
+        pytest.param("Isaac-DrLegs-Walk-v0", "isaaclab", marks=with_isaaclab),
         ("HalfCheetah-v5", "gymnasium"),
         ("HalfCheetah", "gymnasium"),
         ("CartPole-v1", "gymnasium"),
@@ -80,11 +84,9 @@ def test_a_host_that_cannot_list_its_tasks_gives_way_to_one_that_owns_the_task(m
     "task, nearest",
     [
         ("HalfCheeta-v5", "HalfCheetah-v5"),
-        pytest.param(
-            "Isaac-Amt-v0",
-            "Isaac-Ant",
-            marks=pytest.mark.skipif(find_spec("isaaclab_tasks") is None, reason="needs Isaac Lab"),
-        ),
+        pytest.param("Isaac-Amt-v0", "Isaac-Ant", marks=with_isaaclab),
+        pytest.param("Isaac-Ant-v7", "did you mean Isaac-Ant", marks=with_isaaclab),
+        pytest.param("Isaac-DrLegs-Walk-v1", "Isaac-DrLegs-Walk-v0", marks=with_isaaclab),
     ],
 )
 def test_an_unknown_task_is_answered_with_the_nearest_names_of_all_hosts(task, nearest):

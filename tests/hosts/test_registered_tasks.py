@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
+from spiky_rl.hosts.base import UnknownTask
 from spiky_rl.hosts.isaaclab.environment import describe_task, resolve_task
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
@@ -31,6 +32,12 @@ def test_a_task_is_named_with_the_package_that_it_comes_from(name, described):
     if name == "Someones-Own":
         gymnasium.register("Someones-Own", "own:Env", kwargs={"env_cfg_entry_point": "own.tasks:EnvCfg"})
     assert describe_task(resolve_task(name)) == described
+
+
+def test_only_registered_versions_of_a_task_are_accepted():
+    assert resolve_task("Isaac-DrLegs-Walk-v0") == "Isaac-DrLegs-Walk-v0"
+    with pytest.raises(UnknownTask, match="'Isaac-Ant-v7' is not registered; did you mean Isaac-Ant,"):
+        resolve_task("Isaac-Ant-v7")
 
 
 @pytest.mark.parametrize(

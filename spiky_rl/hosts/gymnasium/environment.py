@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
-from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.hosts.environment import HostEnvironment
 from spiky_rl.hosts.gymnasium.measures import EpisodeMeasures
 
 if TYPE_CHECKING:
@@ -26,14 +26,12 @@ FRAME_HEIGHT = 480
 """Height of a frame in pixels, as in a spike raster."""
 
 
-class GymnasiumVecEnv:
+class GymnasiumVecEnv(HostEnvironment):
     """B environments of a task. The control step that ends an episode also resets its environment.
 
     Actions are in [-1, 1], see `TaskSpaces.to_actions`. Rewards are the task's own.
     """
 
-    checks_finite = True
-    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
     has_final_observations = True
     """Whether `step` returns the last observations of ended episodes in ``extras``."""
     takes_task_units = False
@@ -112,9 +110,7 @@ class GymnasiumVecEnv:
     def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Args:
-            parts: Indices of environments; environment i of each part starts in the same state.
-            seed: Seed of the states.
+        Environment i of each of the ``parts``, given by indices, starts in the same state, drawn from ``seed``.
         """
         seeds = [0] * self.num_envs
         for ids in parts:
@@ -170,20 +166,9 @@ class GymnasiumVecEnv:
         """Return the measures of the task's aim per episode, besides the reward."""
         return EpisodeMeasures(self)
 
-    def make_condition_groups(self, *args: Any) -> ConditionGroups:
-        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
-        return ConditionGroups(self, *args)
-
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""
         return Camera(self.vector_env.envs[0])  # of a SyncVectorEnv
-
-    def get_live_views(self) -> Sequence[Any]:
-        """Return an empty list: the host has no live view."""
-        return []
-
-    def set_default_camera(self, follows: bool = False) -> None:
-        """Do nothing, because there is no live view."""
 
     @staticmethod
     def make_deterministic(seed: int) -> None:

@@ -65,34 +65,18 @@ class TaskSpaces:
             raise UserError(
                 f"--task {task}: observations of shape {list(shape)} are not available; allowed: [O] and images [H, W, C]"
             )
-        step_dt = _read_step_dt(env)
         if isinstance(actions, Discrete):
-            return cls(
-                observation_shape=shape,
-                num_actions=int(actions.n),
-                is_discrete=True,
-                low=np.zeros(0, np.float32),
-                high=np.zeros(0, np.float32),
-                start=int(actions.start),
-                action_shape=(),
-                step_dt=step_dt,
-            )
-        if not isinstance(actions, Box):
+            low = high = np.zeros(0, np.float32)
+            num_actions, start, action_shape = int(actions.n), int(actions.start), ()
+        elif isinstance(actions, Box):
+            low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (actions.low, actions.high))
+            num_actions, start, action_shape = low.size, 0, actions.shape
+        else:
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
             )
-        low = np.asarray(actions.low, np.float32).reshape(-1)
-        high = np.asarray(actions.high, np.float32).reshape(-1)
-        return cls(
-            observation_shape=shape,
-            num_actions=low.size,
-            is_discrete=False,
-            low=low,
-            high=high,
-            start=0,
-            action_shape=actions.shape,
-            step_dt=step_dt,
-        )
+        is_discrete = isinstance(actions, Discrete)
+        return cls(shape, num_actions, is_discrete, low, high, start, action_shape, _read_step_dt(env))
 
     @property
     def is_image(self) -> bool:

@@ -61,16 +61,11 @@ def _make_entry_point(task: str, agent: str) -> Callable[[], Any]:
 
 
 def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action: str = "") -> Any:
-    """Return Isaac Lab's configuration of an agent on a task: the task's own, with the agent's changes.
+    """Return Isaac Lab's configuration of an ``agent`` on a ``task``: the task's own, with the agent's changes.
 
-    Args:
-        task: The task's id.
-        agent: The agent's name.
-        library: Name of the learner, equal to Isaac Lab's name of the RL library.
-        action: The calling command, from `command.get_calling_command`.
+    ``library`` names the learner, as Isaac Lab does; ``action`` is the calling command, from `command.get_calling_command`.
 
-    Raises:
-        SpecError: The learner is not available for the task, or an export would lose a state.
+    Raises SpecError if the learner is not available for the task, or an export would lose a state.
     """
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry

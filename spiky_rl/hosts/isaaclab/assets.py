@@ -56,10 +56,7 @@ def configure_assets(mode: str) -> str:
     """
     if mode not in MODES:
         raise AssetError(f"assets: {mode!r} is not allowed; choose from {', '.join(MODES)}")
-    root = os.environ.get(ROOT, "")
-    if root and not is_local_root(root):
-        if "://" not in root and not Path(root).is_dir():
-            raise AssetError(f"{ROOT}={root} is no folder; correct it, or unset it to use other assets")
+    if root := _get_user_root():
         return f"user: {root}"
     if mode != "local" and os.environ.get(REGION):
         os.environ.pop(ROOT, None)
@@ -75,6 +72,16 @@ def configure_assets(mode: str) -> str:
     return f"local (look-alikes {FILE_VERSION}, derived from Newton {newton_version()})"
 
 
+def _get_user_root() -> str:
+    """Return the user's own asset root; empty if there is none. Raises AssetError if it is no folder."""
+    root = os.environ.get(ROOT, "")
+    if is_local_root(root):
+        return ""
+    if root and "://" not in root and not Path(root).is_dir():
+        raise AssetError(f"{ROOT}={root} is no folder; correct it, or unset it to use other assets")
+    return root
+
+
 def local_asset_root() -> Path:
     """Return the folder of the local assets, built on first use. Raises AssetError."""
 
@@ -86,14 +93,9 @@ def local_asset_root() -> Path:
 
 
 def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
-    """Return a folder in the cache, built atomically on first use; several processes may build it at once.
+    """Return the folder ``name`` in the cache, built atomically on first use; several processes may build it at once.
 
-    Args:
-        name: Name of the folder in the cache.
-        build_content: Writes the content into a given folder.
-
-    Raises:
-        AssetError: The folder cannot be written.
+    ``build_content`` writes the content into a given folder. Raises AssetError if the folder cannot be written.
     """
     try:
         folder = cache_folder() / name

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from spiky_rl.config.options import (
     LARGEST_FLOAT,
@@ -51,28 +51,26 @@ def check_bounds(env_cfg: EnvCfg) -> None:
 
 
 def check_values(path: str, value: object, current: object) -> None:
-    """Raise UserError with the field and the allowed values for numbers that are non-finite or out of range.
+    """Raise UserError with the field and the allowed values for numbers in ``value`` that are non-finite or out of range.
 
-    Args:
-        path: Path of the field.
-        value: New value.
-        current: Present value; if it is infinite, the new one may be too.
+    If the ``current`` value at ``path`` is infinite, the new one may be too.
     """
     if isinstance(value, Mapping):
         present = current if isinstance(current, Mapping) else {}
         for key, number in value.items():
             check_values(f"{path}.{key}", number, present.get(key))
         return
-    is_list = isinstance(value, list | tuple)
-    numbers = value if is_list else (value,)
-    if isinstance(current, tuple) and all(isinstance(number, int | float) for number in current):
-        if is_list and len(numbers) != len(current):
-            raise UserError(
-                f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}"
-            )
-    for number in numbers:
-        if isinstance(number, int | float) and not isinstance(number, bool):
+    if not isinstance(value, list | tuple):
+        value = (value,)
+    elif _is_vector(current) and len(value) != len(current):
+        raise UserError(f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}")
+    for number in value:
+        if is_number(number):
             _check_field_number(path, number, current)
+
+
+def _is_vector(value: object) -> TypeGuard[tuple[float, ...]]:
+    return isinstance(value, tuple) and all(isinstance(number, int | float) for number in value)
 
 
 def _check_representable(path: str, number: float, current: object) -> None:
@@ -97,7 +95,12 @@ def _check_field_number(path: str, number: float, current: object) -> None:
     name = path.rpartition(".")[2]
     if COUNT.search(name):
         check_number(path, number, int, low=1, high=100_000)
-    elif is_positive(current) and path.startswith("env.sim.") and path.removeprefix("env.") not in BOUNDS:
+    elif (
+        is_number(current)
+        and current > 0
+        and path.startswith("env.sim.")
+        and path.removeprefix("env.") not in BOUNDS
+    ):
         # a solver setting that is positive now must not become negative, and a count must stay at least 1
         check_number(path, number, type(number), low=1 if isinstance(current, int) else 0.0)
     elif NOT_NEGATIVE.search(path):
@@ -111,17 +114,15 @@ def get_fields(node: object) -> dict[str, Any]:
     return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
 
 
-def is_positive(value: object) -> bool:
-    """Return whether ``value`` is a number above zero."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether ``value`` is a number and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_null_allowed(path: str, current: object) -> None:
-    """Raise UserError if a field must not be null; only terms of managers, their groups and scene entities may be null.
+    """Raise UserError if the field at ``path`` with a ``current`` value must not be null.
 
-    Args:
-        path: Path of the field.
-        current: Present value of the field.
+    Only terms of managers, their groups and scene entities may be null.
     """
     _, owner, *names = path.split(".")
     is_entity = owner == "scene" and len(names) == 1
@@ -136,12 +137,7 @@ def check_null_allowed(path: str, current: object) -> None:
 
 
 def check_scene(env_cfg: EnvCfg, absent: Collection[str]) -> None:
-    """Raise UserError with entity and term if a manager's term refers to an absent scene entity.
-
-    Args:
-        env_cfg: The task's configuration.
-        absent: Names of scene entities that were set to null.
-    """
+    """Raise UserError with entity and term if a manager's term in ``env_cfg`` refers to one of the ``absent`` scene entities."""
     if not absent:
         return
     for manager in MANAGERS:
@@ -172,12 +168,7 @@ def _find_entity_references(path: str, node: object) -> Iterator[tuple[str, str]
 
 
 def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
-    """Raise UserError if a symmetry function belongs to another task of Isaac Lab.
-
-    Args:
-        env_cfg: The task's configuration.
-        function: ``symmetry_cfg.data_augmentation_func`` of the agent, or None.
-    """
+    """Raise UserError if ``function``, the agent's ``symmetry_cfg.data_augmentation_func``, belongs to another task of Isaac Lab."""
 
     def get_family(module: str) -> str:
         return ".".join(module.split(".")[:FAMILY_PARTS])
@@ -198,11 +189,9 @@ def check_symmetry(env_cfg: EnvCfg, function: str | None) -> None:
 def get_used_groups(
     observations: object, obs_groups: Mapping[str, Sequence[str]]
 ) -> tuple[list[str], dict[str, Sequence[str]]]:
-    """Return the observation groups of a task, and the groups that each model uses, by role.
+    """Return the groups of a task's ``observations``, and the groups that each model uses, by role.
 
-    Args:
-        observations: The task's configuration of observations.
-        obs_groups: ``obs_groups`` of the agent; missing roles get rsl_rl's default.
+    Roles that are missing in the agent's ``obs_groups`` get rsl_rl's default.
     """
     known = [name for name, group in vars(observations).items() if group is not None]
     default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
@@ -210,13 +199,9 @@ def get_used_groups(
 
 
 def check_obs_groups(env_cfg: EnvCfg, obs_groups: Mapping[str, Sequence[str]]) -> None:
-    """Raise UserError with role and available groups for an unknown observation group.
+    """Raise UserError with role and available groups for an unknown observation group in the agent's ``obs_groups``.
 
     A task without an observation manager is not checked: its groups are unknown before the first step.
-
-    Args:
-        env_cfg: The task's configuration.
-        obs_groups: ``obs_groups`` of the agent.
     """
     observations = getattr(env_cfg, "observations", None)
     if observations is None:

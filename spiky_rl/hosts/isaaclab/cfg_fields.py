@@ -44,15 +44,9 @@ def drop_missing(cfg: object, node: Any) -> Any:
 
 
 def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
-    """Set a field of a task's configuration.
+    """Set the field of ``env_cfg`` at ``path``, which starts with ``env.``, to the YAML value in ``text``.
 
-    Args:
-        env_cfg: The configuration.
-        path: Path of the field, starting with ``env.``.
-        text: New value as YAML; ``none`` disables a manager's term.
-
-    Raises:
-        OverrideError: The field is unknown, or the value has another type.
+    ``none`` disables a manager's term. Raises OverrideError if the field is unknown, or the value has another type.
     """
     from isaaclab_tasks.utils.hydra import _parse_val as parse
 

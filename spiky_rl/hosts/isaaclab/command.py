@@ -68,10 +68,7 @@ def names_our_agent(arguments: list[str], agents: Collection[str]) -> bool:
 def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
     """Make ``auto`` the default physics of ``isaaclab train`` and ``isaaclab play`` with one of ``agents`` on the CPU.
 
-    Args:
-        arguments: The command line.
-        agents: Names of our agents.
-        tasks: gymnasium's registry.
+    ``arguments`` is the command line, and ``tasks`` gymnasium's registry.
     """
     task = tasks.get(get_option_value("--task", arguments) or "")
     if (
@@ -99,10 +96,7 @@ def set_observation_history(
 ) -> None:
     """Set the agent's observation history for the task of ``isaaclab train`` and ``isaaclab play``.
 
-    Args:
-        arguments: The command line.
-        agents: Names of our agents.
-        tasks: gymnasium's registry.
+    The arguments are those of `add_physics_option`.
     """
     task = tasks.get(get_option_value("--task", arguments) or "")
     if not names_our_agent(arguments, agents) or task is None:
@@ -174,10 +168,7 @@ def get_calling_command() -> tuple[str, str]:
 def require_exportable(agent: str, library: str, network: ComponentSpec | None) -> None:
     """Raise SpecError if Isaac Lab's LEAPP export would lose the agent's state; it only finds states of recurrent models.
 
-    Args:
-        agent: Name of the agent.
-        library: The RL library.
-        network: Network of the actor; None for an ANN.
+    ``network`` is the actor's; None for an ANN.
     """
     if network is None or not getattr(network.options, "stateful", True):
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -48,9 +47,8 @@ class IsaacLabConditionGroups(ConditionGroups):
     differently in a larger batch, which changes the course of a walking robot's episode.
     """
 
-    def __init__(self, env: Any, names: Sequence[str], *args: Any) -> None:
-        """Divide the environments among the conditions ``names``, with the arguments of `ConditionGroups`."""
-        super().__init__(env, names, *args)
+    def prepare(self) -> None:
+        env, names = self.env, self.names
         obs = self.restart()
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
         self.frames = make_history_layout(env.unwrapped, self.groups, self.shapes)

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
 import torch
@@ -20,23 +19,21 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, suggest_name
-from spiky_rl.config.spec import strip_version
 from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
+from spiky_rl.hosts.environment import Leaves, Stopwatch, TimedEnvironment, get_leaves, seed_torch
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import check_bounds, check_scene, get_fields
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
+from spiky_rl.hosts.isaaclab.tasks import get_possible_ids
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
-from spiky_rl.hosts.observation_terms import Leaves, get_leaves
-from spiky_rl.hosts.seeding import seed_torch
-from spiky_rl.hosts.stopwatch import Stopwatch
+from spiky_rl.hosts.robot_measures import RobotMeasures
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups
     from spiky_rl.hosts.isaaclab.camera import Camera
-    from spiky_rl.hosts.isaaclab.measures import IsaacLabMeasures
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +62,7 @@ def resolve_task(name: str) -> str:
         except RegistryError as error:
             raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    for task in (stem, strip_version(stem)):
+    for task in get_possible_ids(stem):
         if task in known:
             return task
     raise make_unknown_task("task", name, known)
@@ -81,11 +78,7 @@ def _register_tasks() -> None:
 
 
 def describe_task(task_id: str) -> str:
-    """Return a task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``, or only the id if the package is unknown.
-
-    Args:
-        task_id: Registered id from `resolve_task`.
-    """
+    """Return a registered task with its package, such as ``Isaac-Ant of Isaac Lab 3.0.0``, or only the id if the package is unknown."""
     import gymnasium
 
     entry = gymnasium.spec(task_id).kwargs["env_cfg_entry_point"]
@@ -189,13 +182,6 @@ def _iterate_asset_files(env_cfg: EnvCfg) -> Iterator[str]:
             yield str(fields["usd_path"])
         children = node if isinstance(node, (list, tuple)) else fields.values()
         to_visit += [(child, in_asset) for child in children]
-
-
-def write_config(path: Path, config: object) -> None:
-    """Write the configuration ``config`` to the file ``path`` as Isaac Lab's own commands do."""
-    from isaaclab.utils.io import dump_yaml
-
-    dump_yaml(str(path), config)
 
 
 @contextlib.contextmanager
@@ -316,13 +302,9 @@ def silence_isaaclab() -> Iterator[None]:
             logger.debug("Isaac Lab: %s", line)
 
 
-class TimedVecEnv(RslRlVecEnvWrapper):
+class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of Isaac Lab, with a stopwatch and a check for non-finite values."""
 
-    checks_finite = True
-    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
-    is_trained = True
-    """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
     seen: TensorDict | None = None
     """Latest observations of the policy."""
 
@@ -334,28 +316,15 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """Worlds that are reset because their physics broke."""
 
     @property
-    def seconds_simulation(self) -> float:
-        """Total seconds in `step`."""
-        return self.stopwatch.seconds
-
-    @property
     def worlds_reset(self) -> int:
         """Number of worlds that were reset so far because their physics broke. Reading it waits for the device."""
         return int(self.broken.count)
 
-    @property
-    def step_dt(self) -> float:
-        """Duration of a control step in seconds."""
-        return self.unwrapped.step_dt  # type: ignore[attr-defined]
-
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        A task of the direct workflow resets all environments at once, so its parts start in different states.
-
-        Args:
-            parts: Indices of environments; each part starts in the same states, drawn from ``seed``.
-            seed: Seed of the states.
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``. A task of the direct workflow resets all
+        environments at once, so its parts start in different states.
         """
         base: Any = self.unwrapped
         if hasattr(base, "observation_manager"):
@@ -367,17 +336,18 @@ class TimedVecEnv(RslRlVecEnvWrapper):
                 base.reset()
         return self.get_observations()
 
-    def make_measures(self) -> IsaacLabMeasures:
+    def make_measures(self) -> RobotMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
-        from spiky_rl.hosts.isaaclab.measures import IsaacLabMeasures
+        from isaaclab.envs import mdp
 
-        return IsaacLabMeasures(self)  # type: ignore[arg-type]
+        robot = self.unwrapped.scene.articulations.get("robot")
+        return RobotMeasures(self.unwrapped, robot, mdp.UniformVelocityCommand, "root_lin_vel_b")
 
-    def make_condition_groups(self, *args: Any) -> ConditionGroups:
-        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
+    @override
+    def _get_condition_groups_class(self) -> type[ConditionGroups]:
         from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
 
-        return IsaacLabConditionGroups(self, *args)
+        return IsaacLabConditionGroups
 
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""
@@ -385,14 +355,14 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
         return Camera(self)  # type: ignore[arg-type]
 
+    @override
     def get_live_views(self) -> Sequence[Any]:
-        """Return the live views that can show the spikes of a policy."""
         from spiky_rl.hosts.isaaclab.live.setup import get_visualizers
 
         return get_visualizers(self)  # type: ignore[arg-type]
 
+    @override
     def set_default_camera(self, follows: bool = False) -> None:
-        """Point every live view at the robot of environment 0; if it ``follows``, cameras move with the robot."""
         from spiky_rl.hosts.isaaclab.live.setup import set_default_camera
 
         set_default_camera(self, follows)  # type: ignore[arg-type]
@@ -403,10 +373,6 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         from isaaclab.utils.seed import configure_seed
 
         configure_seed(seed, torch_deterministic=True)
-
-    def set_trained(self, is_trained: bool) -> None:
-        """Set whether the policy has been updated yet."""
-        self.is_trained = is_trained
 
     @override
     def get_observations(self) -> TensorDict:

@@ -14,15 +14,9 @@ from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
 def set_history_length(env_cfg: EnvCfg, steps: int, obs_groups: Mapping[str, Sequence[str]]) -> None:
-    """Set the history length of every observation group of actor and critic.
+    """Set the history of every observation group of actor and critic to ``steps`` control steps; 1 keeps the task's own.
 
-    Args:
-        env_cfg: The task's configuration, which is changed.
-        steps: Number of control steps; 1 for the task's own history.
-        obs_groups: ``obs_groups`` of the agent.
-
-    Raises:
-        UserError: The task's observations do not support a history.
+    Groups are those of the agent's ``obs_groups``. Raises UserError if the task's observations do not support a history.
     """
     if steps == 1:
         return
@@ -93,12 +87,9 @@ class HistoryLayout:
 
 
 def make_history_layout(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> HistoryLayout:
-    """Return the history layout of a policy's flat, concatenated observation groups.
+    """Return the history layout of a policy's flat, concatenated observation ``groups`` with their ``shapes`` in one environment.
 
-    Args:
-        env: Isaac Lab's own environment without wrappers.
-        groups: Observation groups of the policy.
-        shapes: Shape of one environment's observation in each group.
+    ``env`` is Isaac Lab's own environment without wrappers.
     """
     ages, sources, first = [], [], 0
     for name, shape in zip(groups, shapes, strict=True):

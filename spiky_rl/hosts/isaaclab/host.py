@@ -108,10 +108,10 @@ class IsaacLabTask(HostTask):
 
     @override
     def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
-        from spiky_rl.hosts.isaaclab.environment import write_config
+        from isaaclab.utils.io import dump_yaml
 
-        write_config(folder / "env.yaml", self.env_cfg)
-        write_config(folder / "agent.yaml", runner_cfg)
+        dump_yaml(str(folder / "env.yaml"), self.env_cfg)
+        dump_yaml(str(folder / "agent.yaml"), runner_cfg)
 
     @override
     def select_conditions(self, names: str, policy: ConditionedPolicy, frozen_by: str = "") -> list[str]:

@@ -7,9 +7,9 @@ import math
 from tensordict import TensorDict
 from torch import Tensor
 
+from spiky_rl.hosts.environment import Leaves, get_leaves, iterate_terms
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.workflows import Env
-from spiky_rl.hosts.observation_terms import Leaves, get_leaves, iterate_terms
 
 EXPLODED = 1e5
 """Absolute value above which an action or observation counts as exploded; Isaac Lab's are near one."""
@@ -26,17 +26,9 @@ def explain_non_finite(
 ) -> tuple[str, bool]:
     """Return a message about a control step with non-finite values, and whether the policy caused them.
 
-    The policy is the cause if it gave an extreme action for ordinary observations. Otherwise the message names the term or the
-    broken quantity, and the settings of the simulation.
-
-    Args:
-        env: Isaac Lab's own environment without wrappers.
-        actions: Actions of the step, [B, A].
-        rewards: Rewards of the step, [B].
-        leaves: Observations after the step.
-        seen: Observations that the policy saw before the step; None if unknown.
-        broken: The worlds whose physics broke.
-        is_trained: Whether the policy has been updated yet; before, its actions cannot have exploded.
+    The policy is the cause if it gave extreme ``actions`` [B, A] for ordinary observations ``seen``, None if unknown; before it
+    ``is_trained``, its actions cannot have exploded. Otherwise the message names the term among ``rewards`` [B] and ``leaves``, the
+    observations after the step, or the broken quantity, and the settings of the simulation.
     """
     bad = ~actions.isfinite().flatten(1).all(1)
     acted_badly = bool(bad.any())
@@ -79,10 +71,7 @@ def format_environments(bad: Tensor) -> str:
 def describe_blow_up(env: Env, seen: TensorDict | None, worlds: Tensor | None = None) -> str:
     """Return a phrase with the physics settings of an ``env`` if its observations are extremely large, else "".
 
-    Args:
-        env: Isaac Lab's own environment without wrappers.
-        seen: Latest observations of the policy; None if unknown.
-        worlds: Mask of the worlds to check, [B]; None for all.
+    ``seen`` are the policy's latest observations, None if unknown; ``worlds`` [B] masks the worlds to check, None for all.
     """
     if seen is None:
         return ""

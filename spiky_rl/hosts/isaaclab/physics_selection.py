@@ -38,15 +38,9 @@ def split_physics_override(overrides: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
-    """Set the physics backend in a task's configuration and return the backend's name.
+    """Set in ``env_cfg`` the backend ``physics``, as `split_physics_override` returns it, on a ``device``; return the backend's name.
 
-    Args:
-        env_cfg: The task's configuration.
-        physics: Request as `split_physics_override` returns it.
-        device: Device that simulates.
-
-    Raises:
-        UserError: The backend is requested by name and not available.
+    Raises UserError if the backend is requested by name and not available.
     """
     with translate_errors():
         from isaaclab_mujoco import selection

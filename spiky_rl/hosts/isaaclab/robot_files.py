@@ -112,19 +112,19 @@ def load_mujoco_model(path: Path) -> MjModel:
 def list_unsupported(model: MjModel) -> list[str]:
     """Return the features of a ``model`` that a robot may not have, in words."""
     faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
-    joints, bodies = range(model.njnt), range(model.nbody)
-    faults += [f"the ball joint {model.joint(i).name!r}" for i in joints if model.jnt_type[i] == BALL]
-    faults += [
-        f"several joints of the body {model.body(i).name!r}" for i in bodies if model.body_jntnum[i] > 1
-    ]
+    balls = numpy.flatnonzero(model.jnt_type == BALL)
+    faults += [f"the ball joint {model.joint(i).name!r}" for i in balls]
+    several = numpy.flatnonzero(model.body_jntnum > 1)
+    faults += [f"several joints of the body {model.body(i).name!r}" for i in several]
+    at = model.jnt_qposadr
+    bent = numpy.flatnonzero((model.jnt_stiffness != 0) & (model.qpos_spring[at] != model.qpos0[at]))
     faults += [
         f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
-        for i in joints
-        if model.jnt_stiffness[i] and model.qpos_spring[(at := model.jnt_qposadr[i])] != model.qpos0[at]
+        for i in bent
     ]
     if model.body_gravcomp.any():
         faults.append("gravity compensation")
-    roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]
+    roots = [model.body(i).name for i in 1 + numpy.flatnonzero(model.body_parentid[1:] == 0)]
     if len(roots) != 1:
         faults.append(f"{len(roots)} roots where a robot has one: {', '.join(roots) or 'no body'}")
     return faults
@@ -221,14 +221,7 @@ def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
 
 
 def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
-    """Add a body with its mass, and its pose relative to the robot's first body.
-
-    Args:
-        stage: The stage.
-        model: The robot's model.
-        data: Poses of all bodies, in the robot's pose in the file.
-        body: Index of the body.
-    """
+    """Add a ``body``, given by index, with its mass and its pose relative to the robot's first body; ``data`` has the file's pose."""
     prim = define_prim(UsdGeom.Xform, stage, get_prim_path(model, body))
     # the frame of the first body is that of the stage; the world, if it is a link, is put at its origin
     origin = 1 if body else 0
@@ -247,14 +240,7 @@ def add_body(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
 
 
 def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
-    """Add the joint between a body and its parent: hinge, slide or fixed.
-
-    Args:
-        stage: The stage.
-        model: The robot's model.
-        data: Poses of all bodies in the pose of the file.
-        body: Index of the body.
-    """
+    """Add the joint between a ``body``, given by index, and its parent: hinge, slide or fixed; ``data`` has the file's pose."""
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
     # MuJoCo has no fixed joints: a body that is fixed to its parent has the joint number -1
     if number < 0:
@@ -302,14 +288,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
 def add_geom(
     stage: UsdStage, model: MjModel, number: int, materials: dict[tuple[float, ...], UsdPrim]
 ) -> None:
-    """Add a collision or visual shape of a body.
-
-    Args:
-        stage: The stage.
-        model: The robot's model.
-        number: Index of the geom.
-        materials: Materials of the stage by friction; a missing one is added.
-    """
+    """Add the collision or visual shape ``number`` of a body; ``materials`` of the stage, by friction, gain a missing one."""
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
     shape = define_shape(stage, model, number, path)
@@ -382,14 +361,7 @@ def compute_relative_pose(data: MjData, parent: int, child: int) -> tuple[Vec3d,
 def set_transform(
     shape: UsdTransformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
 ) -> None:
-    """Set a prim's transform in its parent's frame.
-
-    Args:
-        shape: The prim.
-        position: Origin, [3] in m.
-        rotation: Rotation.
-        scale: Factors along the axes, [3]; None for no scaling.
-    """
+    """Set origin [3] in m, rotation and factors along the axes (None for no scaling) of a prim in its parent's frame."""
     shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
     shape.AddOrientOp().Set(Gf.Quatf(rotation))
     if scale is not None:

@@ -8,7 +8,6 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 
-from spiky_rl.config.spec import strip_version
 from spiky_rl.hosts.base import read_registered_ids
 
 OWN = "Spiky-Velocity-Flat-Go1"
@@ -32,7 +31,12 @@ def owns_task(name: str) -> bool:
     if spec := registered.get(name):
         return "env_cfg_entry_point" in spec.kwargs
     known = list_registered_ids()
-    return not known or not known.isdisjoint((name, strip_version(name)))
+    return not known or not known.isdisjoint(get_possible_ids(name))
+
+
+def get_possible_ids(name: str) -> tuple[str, ...]:
+    """Return the ids that ``name`` may stand for: itself, or without the ``-v0`` of Isaac Lab 2, whose tasks have no version now."""
+    return (name, name.removesuffix("-v0"))
 
 
 @functools.cache

@@ -61,16 +61,8 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> None:
     if own := os.environ.get(wheel.variable):
         unpack_wheel(wheel, Path(own), folder)
         return
-    installer = [
-        sys.executable,
-        "-P",
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--no-compile",
-        "--no-input",
-    ]
+    pip = "-P -m pip --disable-pip-version-check install --no-compile --no-input"
+    installer = [sys.executable, *pip.split()]
     if importlib.util.find_spec("pip") is None:
         installer = ["uv", "pip", "install", "--python", sys.executable]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:

@@ -35,8 +35,7 @@ def register_agent(task: str, agent: str) -> str:
         register_mjlab_task,
     )
 
-    from spiky_rl.hosts.mjlab.configs import make_agent_cfg
-    from spiky_rl.hosts.mjlab.runner import ExportingRunner
+    from spiky_rl.hosts.mjlab.configs import ExportingRunner, make_agent_cfg
 
     name = f"{task}-{agent}"
     if task in list_tasks() and name not in list_tasks():

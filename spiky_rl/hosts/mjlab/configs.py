@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mjlab.rl import RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
+from mjlab.rl import MjlabOnPolicyRunner, RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
 
 from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
@@ -60,16 +60,22 @@ class SpikingPpoAlgorithmCfg(RslRlPpoAlgorithmCfg):
     """Learning from mirrored samples; None for none."""
 
 
+class ExportingRunner(MjlabOnPolicyRunner):
+    """mjlab's runner that writes the policy as ONNX beside every checkpoint, as its runners of single tasks do."""
+
+    def save(self, path: str, infos: Any = None) -> None:
+        """Write a checkpoint to ``path`` and the policy beside it; ``infos``: further content of the checkpoint."""
+        super().save(path, infos)
+        folder, filename, _ = self._get_export_paths(path)
+        self.export_policy_to_onnx(str(folder), filename)
+
+
 def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -> RslRlOnPolicyRunnerCfg:
-    """Return a task's configuration of a runner with one of our agents in it.
+    """Return a task's configuration of a runner, ``rl_cfg``, which is not changed, with one of our agents in it.
 
-    Args:
-        agent: Name of a file in ``agents/``, or the path of one.
-        rl_cfg: The task's own configuration, which is not changed.
-        task: The task's id, for the agent's overrides for it; empty for none.
+    ``agent`` is the name of a file in ``agents/``, or the path of one. With the id of the ``task``, its overrides by the agent apply.
 
-    Raises:
-        SpecError: There is no such agent, or mjlab's command cannot train it.
+    Raises SpecError if there is no such agent, or mjlab's command cannot train it.
     """
     defaults = convert_to_agent_layout(rl_cfg)
     spec = resolve_agent(agent, task, defaults, host=TITLE)

@@ -16,15 +16,14 @@ from mjlab.rl import RslRlVecEnvWrapper
 from mjlab.utils.random import seed_rng
 from tensordict import TensorDict
 
-from spiky_rl.hosts.base import NonFiniteError
-from spiky_rl.hosts.condition_groups import ConditionGroups
-from spiky_rl.hosts.mjlab.measures import MjlabMeasures
-from spiky_rl.hosts.observation_terms import get_leaves, iterate_terms
-from spiky_rl.hosts.seeding import seed_torch
-from spiky_rl.hosts.stopwatch import Stopwatch
+from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
+from spiky_rl.hosts.environment import Stopwatch, TimedEnvironment, get_leaves, iterate_terms, seed_torch
+from spiky_rl.hosts.robot_measures import RobotMeasures
 
 log = logging.getLogger(__name__)
 
+ROBOT = "robot"
+"""Name of the entity whose distance is measured; the tasks of mjlab with a robot use it."""
 LARGEST_ACTION = 1e5
 """If an absolute action exceeds this, the policy and not the simulation has caused non-finite values; normal actions are near 1."""
 
@@ -43,94 +42,61 @@ def silence_mjlab() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_environment(
-    env_cfg: ManagerBasedRlEnvCfg, device: str, clip_actions: float | None, video: bool, deterministic: bool
+    env_cfg: ManagerBasedRlEnvCfg, device: str, options: SimulationOptions
 ) -> Iterator[TimedVecEnv]:
-    """Open the task's environments and close them at the end.
+    """Open the environments of ``env_cfg``, which has their number and seed, and close them at the end.
 
-    Args:
-        env_cfg: The task's configuration, with number of environments and seed.
-        device: Device of the simulation.
-        clip_actions: Maximum absolute value of an action; None if actions are not clipped.
-        video: Whether environment 0 can be rendered.
-        deterministic: Whether torch uses deterministic kernels; MuJoCo Warp has none.
+    Of the kernels, only torch's can be deterministic; MuJoCo Warp has none that are.
     """
     log.info("building the worlds; the first time on a machine, Warp compiles its kernels for minutes")
     with silence_mjlab():
-        if deterministic:
+        if options.deterministic:
             seed_rng(env_cfg.seed or 0, torch_deterministic=True)
-        env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if video else None)
+        env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if options.video else None)
     try:
         with silence_mjlab():
-            wrapped = TimedVecEnv(env, clip_actions)
+            wrapped = TimedVecEnv(env, options.clip_actions)
         yield wrapped
     finally:
         with silence_mjlab():
             env.close()
 
 
-class TimedVecEnv(RslRlVecEnvWrapper):
+class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of mjlab, with a stopwatch and a check for non-finite values."""
 
-    checks_finite = True
-    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
-    is_trained = True
-    """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
     worlds_reset = 0
     """Number of worlds that were reset because their physics broke; always 0, because mjlab does not count them."""
 
     def __init__(self, env: ManagerBasedRlEnv, clip_actions: float | None = None) -> None:
-        super().__init__(env, clip_actions)
+        RslRlVecEnvWrapper.__init__(self, env, clip_actions)
         self.stopwatch = Stopwatch(self.device)
-
-    @property
-    def seconds_simulation(self) -> float:
-        """Total seconds in `step`."""
-        return self.stopwatch.seconds
-
-    @property
-    def step_dt(self) -> float:
-        """Duration of a control step in seconds."""
-        return self.unwrapped.step_dt
 
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Args:
-            parts: Indices of environments; each part starts in the same states, drawn from ``seed``.
-            seed: Seed of the states.
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``.
         """
         for ids in parts:
             with seed_torch(seed, self.device):
                 self.unwrapped.reset(env_ids=ids)
         return self.get_observations()
 
-    def make_measures(self) -> MjlabMeasures:
+    def make_measures(self) -> RobotMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
-        return MjlabMeasures(self.unwrapped)
+        from mjlab.tasks.velocity.mdp import UniformVelocityCommand
 
-    def make_condition_groups(self, *args: Any) -> ConditionGroups:
-        """Divide the environments among conditions, with the arguments of `ConditionGroups` after ``env``."""
-        return ConditionGroups(self, *args)
+        robot = self.unwrapped.scene.entities.get(ROBOT)
+        return RobotMeasures(self.unwrapped, robot, UniformVelocityCommand, "root_link_lin_vel_b")
 
     def open_camera(self) -> Camera:
         """Return a camera on environment 0."""
         return Camera(self.unwrapped)
 
-    def get_live_views(self) -> Sequence[Any]:
-        """Return no live view: mjlab has none that our commands open."""
-        return ()
-
-    def set_default_camera(self, follows: bool = False) -> None:
-        """Do nothing, because there is no live view."""
-
     @staticmethod
     def make_deterministic(seed: int) -> None:
         """Use torch's deterministic kernels and seed all generators. Call it after the networks are initialised."""
         seed_rng(seed, torch_deterministic=True)
-
-    def set_trained(self, is_trained: bool) -> None:
-        """Set whether the policy has been updated yet."""
-        self.is_trained = is_trained
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.

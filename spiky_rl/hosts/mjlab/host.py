@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import sys
@@ -23,14 +25,18 @@ from spiky_rl.hosts.base import (
     SimulationOptions,
     TaskRequest,
     make_unknown_task,
+    read_registered_ids,
     require_obs_groups,
 )
-from spiky_rl.hosts.mjlab.tasks import PREFIX, list_registered_ids
 from spiky_rl.learners import DEFAULT_LEARNER
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnvCfg
 
+PREFIX = "Mjlab-"
+"""First part of the ids of mjlab's tasks."""
+EXTENSIONS = "mjlab.tasks"
+"""Entry point group of packages that register tasks with mjlab."""
 NUM_ENVS = {"cpu": 256, "cuda": 4096}
 """Default number of environments by kind of device; mjlab registers one, and its documentation trains with 4096."""
 
@@ -91,10 +97,8 @@ class MjlabTask(HostTask):
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
         from spiky_rl.hosts.mjlab.environment import open_environment
 
-        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, options.seed
-        with open_environment(
-            self.env_cfg, device, options.clip_actions, options.video, options.deterministic
-        ) as env:
+        self.configure(device, num_envs, options.seed)
+        with open_environment(self.env_cfg, device, options) as env:
             yield env
 
     @override
@@ -163,6 +167,22 @@ class Mjlab(Host):
     @override
     def load_task(self, request: TaskRequest) -> HostTask:
         return MjlabTask(request)
+
+
+@functools.cache
+def list_registered_ids() -> frozenset[str]:
+    """Return the ids of mjlab's tasks, without importing it; empty as for `read_registered_ids`."""
+    return read_registered_ids(
+        "mjlab", EXTENSIONS, ("spiky_rl.",), _iterate_ids
+    )  # our entry points register no tasks
+
+
+def _iterate_ids(text: str) -> Iterator[ast.expr | None]:
+    """Yield the expression of each id that a module registers; None for a registration without a keyword ``task_id``."""
+    for node in ast.walk(ast.parse(text)) if "register_mjlab_task" in text else ():
+        if getattr(getattr(node, "func", None), "id", "") == "register_mjlab_task":
+            keywords = {word.arg: word.value for word in getattr(node, "keywords", ())}
+            yield keywords.get("task_id")
 
 
 def require_motion(env_cfg: ManagerBasedRlEnvCfg) -> None:

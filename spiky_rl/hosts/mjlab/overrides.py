@@ -35,14 +35,9 @@ class OverrideError(UserError):
 
 
 def apply_overrides(env_cfg: ManagerBasedRlEnvCfg, overrides: Sequence[str]) -> None:
-    """Set fields of a task's configuration.
+    """Set fields of ``env_cfg``: ``env.PATH=VALUE`` with a YAML value; ``null`` disables a manager's term.
 
-    Args:
-        env_cfg: The configuration, which is changed.
-        overrides: ``env.PATH=VALUE`` with a YAML value; ``null`` disables a manager's term.
-
-    Raises:
-        OverrideError: Names an unknown field and the nearest one, or an invalid value.
+    Raises OverrideError that names an unknown field and the nearest one, or an invalid value.
     """
     for text in overrides:
         path, equals, value = text.partition("=")

@@ -72,14 +72,10 @@ def compute_activity(
     ann_operations: float,
     meter: CostMeter | None = None,
 ) -> PolicyActivity:
-    """Return the activity of a network in one control step.
+    """Return the activity of a network in one control step with the input ``x`` [B, O] and the ``state`` before it (None for zero).
 
-    Args:
-        network: The network.
-        x: Network input, [B, O].
-        state: State before the step; None for the zero state.
-        ann_operations: Multiply-accumulates of Isaac Lab's own ANN.
-        meter: Cost meter of the network, valid while its weights stay; None to make a new one.
+    ``ann_operations`` are the multiply-accumulates of Isaac Lab's own ANN. A ``meter`` of the network is valid while its weights stay;
+    None makes a new one.
     """
     record = compute_step_activity(network, x, state)
     layers = compute_layer_activity(record)
@@ -107,11 +103,7 @@ def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | Non
 def draw_rollout_raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Figure:
     """Return spike raster and membrane traces of one environment's rollout as a matplotlib figure.
 
-    Args:
-        network: The network.
-        x: Network input, [T, 1, O].
-        state: State of a stateful network before the first control step; None for the zero state.
-        dones: Whether the episode ended with each control step, [T].
+    The rollout has inputs ``x`` [T, 1, O], the ``state`` before it (None for zero), and the ends of episodes ``dones`` [T].
     """
     episode_starts = torch.roll(dones > 0, 1, 0)
     episode_starts[0] = False
@@ -124,11 +116,7 @@ def record_steps(
 ) -> tuple[ForwardRecord, State | None]:
     """Return the record of one environment's control steps and the state after them, or None for a stateless network.
 
-    Args:
-        network: The network.
-        x: Network input, [T, 1, O].
-        state: State before the first control step; None for the zero state.
-        episode_starts: Whether an episode begins with each control step, from the zero state, [T].
+    The steps have inputs ``x`` [T, 1, O] and the ``state`` before them; with ``episode_starts`` [T] the state is zero again.
     """
     record = ForwardRecord()
     with torch.no_grad():
@@ -143,14 +131,7 @@ def record_steps(
 def write_activity(
     writer: ScalarWriter, index: int, activity: PolicyActivity, seconds: Mapping[str, float]
 ) -> None:
-    """Write the scalars of spikes, cost and time of an iteration.
-
-    Args:
-        writer: TensorBoard's writer, or another one.
-        index: Index of the iteration.
-        activity: The actor's activity at the end of the iteration.
-        seconds: Duration of each part of the iteration, by name.
-    """
+    """Write the scalars of iteration ``index``: the actor's spikes and cost at its end, and the ``seconds`` of each part by name."""
     for name, value in seconds.items():
         writer.add_scalar(f"Perf/seconds_{name}", value, index)
     writer.add_scalar("Cost/operations_per_step", activity.operations, index)
@@ -171,14 +152,7 @@ def write_activity(
 
 
 def write_figures(writer: ScalarWriter | None, index: int, actions: Tensor, figure: Figure | None) -> None:
-    """Write action histogram and raster of a rollout; do nothing for a writer without figures.
-
-    Args:
-        writer: TensorBoard's writer, or another one.
-        index: Index of the iteration.
-        actions: Actions of the rollout, [T, B, A].
-        figure: Raster of the rollout; None for an ANN.
-    """
+    """Write histogram of the ``actions`` [T, B, A] and raster (None for an ANN) of a rollout; do nothing for a writer without figures."""
     add_histogram = getattr(writer, "add_histogram", None)
     if add_histogram is not None:
         add_histogram("Policy/actions", actions, index)

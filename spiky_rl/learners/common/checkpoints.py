@@ -31,19 +31,14 @@ CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned",
 """Required keys of a classification's checkpoint."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
 """Errors that content of a wrong kind may raise."""
+DIRECTORY = 0x10
+"""Attribute of a folder in a zip file, as in MS-DOS."""
 MAX_DEPTH = 64
 """Maximum depth of nested containers."""
 NOT_NEGATIVE = {
-    "_std",
-    "_var",
-    "var",
-    "count",
-    "running_variance",
-    "current_count",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "square_avg",
-    "step",
+    *("_std", "_var", "var", "running_variance"),
+    *("count", "current_count", "step"),
+    *("exp_avg_sq", "max_exp_avg_sq", "square_avg"),
 }
 """Last part of the names of tensors that must not be negative: standard deviations, variances and counts.
 
@@ -129,14 +124,9 @@ def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
-    """Read a file without executing code from it; return an empty dict if it holds no mapping.
+    """Read the file ``path`` without executing code from it; return an empty dict if it holds no mapping.
 
-    Args:
-        path: The file.
-        map_location: Device of the tensors.
-
-    Raises:
-        CheckpointError: There is no such file, or it is damaged.
+    Raises CheckpointError if there is no such file, or it is damaged.
     """
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no checkpoint {path!r}")
@@ -145,6 +135,9 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                 raise zipfile.BadZipFile("its parts are compressed")
+            # torch would read nothing of a folder, and return memory as it is
+            if any(part.external_attr & DIRECTORY for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are folders")
             broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
@@ -159,13 +152,8 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
 def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT_LEARNER) -> dict[str, Any]:
     """Return the checked content of a checkpoint: complete, finite and of the right types.
 
-    Args:
-        path: The file.
-        map_location: Device of the tensors.
-        library: Name of the learner that wrote the file, or `CLASSIFY`.
-
-    Raises:
-        CheckpointError: There is no such file, or it is damaged or of another library.
+    ``library`` names the learner that wrote the file, or is `CLASSIFY`. Raises CheckpointError if there is no such file, or it is damaged
+    or of another library.
     """
     content = read_mapping(path, map_location)
     if missing := _list_missing_keys(content, library):
@@ -220,12 +208,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 
     Such a tensor is dense and real, has its own memory and finite values, and is not negative if its name is in `NOT_NEGATIVE`.
     """
-    if tensor.is_nested or tensor.layout != torch.strided:
-        kind = "nested" if tensor.is_nested else "sparse"
-        raise ValueError(f"{name}: {kind} tensor; it must be a dense one")
-    if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
-        kind = "without values" if tensor.is_meta else f"of {tensor.dtype}"
-        raise ValueError(f"{name}: tensor {kind}; it must hold real numbers")
+    _check_tensor_kind(name, tensor)
     repeated = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
     if repeated or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError(f"{name}: its {tensor.numel():,} values share memory; each must have its own")
@@ -236,15 +219,20 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: {lowest:g} is out of range; it must be at least 0")
 
 
+def _check_tensor_kind(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if the ``tensor`` called ``name`` is not dense and real."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else "sparse"
+        raise ValueError(f"{name}: {kind} tensor; it must be a dense one")
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        kind = "without values" if tensor.is_meta else f"of {tensor.dtype}"
+        raise ValueError(f"{name}: tensor {kind}; it must hold real numbers")
+
+
 def check_metadata(content: Mapping[str, object], library: str) -> None:
-    """Check the iteration and our runners' data in a checkpoint.
+    """Check the iteration and our runners' data in the ``content`` of a checkpoint of ``library``, as in `read_checkpoint`.
 
-    Args:
-        content: The checkpoint's content.
-        library: As in `read_checkpoint`.
-
-    Raises:
-        ValueError: Names the damaged key; other damage may raise any of `DAMAGE`.
+    Raises ValueError that names the damaged key; other damage may raise any of `DAMAGE`.
     """
     infos = content.get("infos")
     runner_state = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
@@ -282,13 +270,7 @@ def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:
 
 
 def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:
-    """Raise CheckpointError if a checkpoint belongs to another task or agent.
-
-    Args:
-        loaded: The checkpoint's content.
-        identity: Identity of this run.
-        path: The checkpoint's file, for messages.
-    """
+    """Raise CheckpointError if a checkpoint ``loaded`` from ``path`` belongs to another task or agent than this run's ``identity``."""
     saved = get_identity(loaded)
     for key in ("task", "agent"):
         if key in saved and key in identity and saved[key] != identity[key]:

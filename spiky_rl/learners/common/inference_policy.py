@@ -91,12 +91,7 @@ class InferencePolicy(ABC):
         return None if self.network is None else make_meter(self.network)
 
     def compute_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
-        """Return spikes and operations of the control step after ``obs``, without advancing the state.
-
-        Args:
-            obs: Observations of all environments, [B, ...].
-            part: The environments to measure.
-        """
+        """Return spikes and operations of the control step after ``obs`` in the environments ``part``, without advancing the state."""
         if self.network is None:
             return self.compute_ann_activity(obs, part)
         x, state = self.get_network_input(obs[part]), select_state(self.state, part)

@@ -26,13 +26,7 @@ START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed
 def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
     """Replace this process by torchrun, which trains in ``count`` processes that share the CPU threads; does not return.
 
-    Args:
-        device: Device of the training; only ``cpu`` is allowed.
-        count: Number of processes.
-        arguments: Checked arguments of ``train.py``.
-
-    Raises:
-        UserError: The device is not ``cpu``.
+    ``arguments`` are the checked ones of ``train.py``. Raises UserError if the device is not ``cpu``.
     """
     if device != "cpu":
         raise UserError(f"{FLAG} {count}: not available with --device {device}; allowed: cpu; use torchrun")

@@ -23,12 +23,9 @@ class ReturnExplosionCheck:
         self.is_warned = False
 
     def __call__(self, index: int, mean_return: float, describe_blow_up: Callable[[], str] = str) -> None:
-        """Check the returns of an iteration.
+        """Check the mean return of iteration ``index``, which is NaN before the first episode ends.
 
-        Args:
-            index: Index of the iteration.
-            mean_return: Mean return of its episodes; NaN before the first episode ends.
-            describe_blow_up: Returns a phrase with the simulation's settings if the simulation has blown up, else "".
+        ``describe_blow_up`` returns a phrase with the simulation's settings if the simulation has blown up, else "".
         """
         if abs(mean_return) > MAX_RETURN and not self.is_warned:
             self.is_warned = True

@@ -32,12 +32,9 @@ class RewardScaler(nn.Module):
 
     @torch.no_grad()
     def forward(self, rewards: Tensor, terminated: Tensor, ended: Tensor) -> Tensor:
-        """Return scaled rewards, and take the discounted returns so far into the running variance.
+        """Return scaled ``rewards`` [B], and take the discounted returns so far into the running variance.
 
-        Args:
-            rewards: Rewards of a control step, [B].
-            terminated: Whether the task ended each episode, [B].
-            ended: Whether the task or the time limit ended each episode, [B].
+        Of the episodes that ``ended`` [B], the task and not the time limit ended the ``terminated`` ones [B].
         """
         # in place, because rollouts run in inference mode, whose new tensors no checkpoint could be loaded into
         self.returns.mul_(self.gamma * ~terminated).add_(rewards)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -52,6 +52,19 @@ class IterationSummary:
     seconds: float
 
 
+class Bookkeeping(TypedDict, total=False):
+    """Optional arguments of every runner."""
+
+    identity: Mapping[str, object] | None
+    """``task``, ``agent`` and further identity of the run, saved in its checkpoints."""
+    picture_interval: int
+    """Iterations between spike rasters."""
+    notes: Mapping[str, str] | None
+    """Texts for TensorBoard, by name."""
+    on_iteration: Callable[[IterationSummary], None] | None
+    """Called after every iteration; may raise `StopTraining`."""
+
+
 class BaseRunner(ABC):
     """Base class of the runners; each derives from this class and from the runner of its library."""
 
@@ -76,27 +89,14 @@ class BaseRunner(ABC):
     """The environment's ``worlds_reset`` at the end of the last recorded iteration."""
     _meter: CostMeter | None = None
 
-    def setup_bookkeeping(
-        self,
-        identity: Mapping[str, object] | None,
-        picture_interval: int,
-        notes: Mapping[str, str] | None,
-        on_iteration: Callable[[IterationSummary], None] | None,
-    ) -> None:
-        """Initialise progress and callbacks of a new run.
-
-        Args:
-            identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
-            picture_interval: Iterations between spike rasters.
-            notes: Texts for TensorBoard, by name.
-            on_iteration: Called after every iteration; may raise `StopTraining`.
-        """
-        self.identity = identity or {}
+    def setup_bookkeeping(self, **chosen: Unpack[Bookkeeping]) -> None:
+        """Initialise progress and callbacks of a new run."""
+        self.identity = chosen.get("identity") or {}
         self.progress = TrainingProgress()
-        self.figure_interval = picture_interval
-        self.text_summaries = notes or {}
+        self.figure_interval = chosen.get("picture_interval", 25)
+        self.text_summaries = chosen.get("notes") or {}
         self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
-        self.on_iteration = on_iteration or (lambda iteration: None)
+        self.on_iteration = chosen.get("on_iteration") or (lambda iteration: None)
 
     @property
     @abstractmethod
@@ -128,12 +128,7 @@ class BaseRunner(ABC):
 
     @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
-        """Write a checkpoint, atomically.
-
-        Args:
-            path: The file.
-            infos: Further content besides progress, identity and random states.
-        """
+        """Write a checkpoint to ``path``, atomically; ``infos``: further content besides progress, identity and random states."""
 
     @abstractmethod
     def load(
@@ -157,13 +152,7 @@ class BaseRunner(ABC):
     def _write_checkpoint(
         self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None
     ) -> None:
-        """Write a checkpoint without code, atomically.
-
-        Args:
-            path: The file.
-            learned: The library's own content.
-            infos: As for `save`.
-        """
+        """Write a checkpoint without code, atomically: what the library ``learned``, and ``infos`` as for `save`."""
         runner_state = {
             "identity": self.identity,
             "progress": vars(self.progress),
@@ -174,12 +163,7 @@ class BaseRunner(ABC):
         write_checkpoint(Path(path), {**learned, "iter": iteration, "infos": all_infos})
 
     def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
-        """Resume with the iteration after the one of a checkpoint.
-
-        Args:
-            loaded: The checkpoint's content.
-            draws: Whether to restore the states of the random generators.
-        """
+        """Resume with the iteration after the one of a ``loaded`` checkpoint; ``draws``: whether to restore the random generators."""
         runner_state, next_iteration = get_runner_state(loaded), loaded["iter"] + 1
         self.current_learning_iteration = next_iteration
         if not runner_state:  # the library's own command wrote the checkpoint

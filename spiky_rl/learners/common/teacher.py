@@ -33,15 +33,9 @@ class Teacher:
 
 
 def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
-    """Return the teacher in a checkpoint of one of our runs.
+    """Return the teacher in a checkpoint of one of our runs, for a student of this ``task`` and ``learner``.
 
-    Args:
-        path: The checkpoint.
-        task: The student's task.
-        learner: The student's learner.
-
-    Raises:
-        CheckpointError: The teacher learned another task, or another program wrote the file.
+    Raises CheckpointError if the teacher learned another task, or another program wrote the file.
     """
     weights_key = learner.checkpoint_keys["ppo"][0]  # teachers are trained by PPO
     if weights_key not in read_mapping(str(path)):

@@ -17,12 +17,9 @@ class ConvertedDistribution(Distribution):
     """Sentence on the actions for the header of an exported file."""
 
     def __init__(self, distribution: Distribution | None, outputs: int, to_task_units: nn.Module) -> None:
-        """Wrap the distribution of a model.
+        """Wrap a model's ``distribution``, or None if its plain output is the action; ``outputs``: number of actions, A.
 
-        Args:
-            distribution: The model's own; None if its plain output is the action.
-            outputs: Number of actions, A.
-            to_task_units: Maps actions [..., A] to the task's units [..., A]; may have its own ``actions_text``.
+        ``to_task_units`` maps actions [..., A] to the task's units [..., A]; it may have its own ``actions_text``.
         """
         super().__init__(outputs)
         self.inner, self.to_task_units = distribution, to_task_units
@@ -50,10 +47,7 @@ BoundedDistribution = ConvertedDistribution  # old name, kept for one release
 def convert_actions(model: Any, to_task_units: nn.Module, outputs: int) -> MLPModel:
     """Return a shallow copy of ``model``, with the same weights, whose deterministic actions are in the task's units.
 
-    Args:
-        model: A model of rsl_rl or a `SpikingModel`.
-        to_task_units: Maps actions [..., A] to the task's units [..., A].
-        outputs: Number of actions, A.
+    The arguments are those of `ConvertedDistribution`.
     """
     converted = copy.copy(model)
     converted._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy

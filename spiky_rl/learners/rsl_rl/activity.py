@@ -89,9 +89,7 @@ def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State)
 def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> PolicyActivity:
     """Return the actor's activity at the last control step of the rollout, over at most `SAMPLES` environments.
 
-    Args:
-        algorithm: The algorithm.
-        meter: Cost meter of the actor; None to make a new one.
+    ``meter`` is the actor's cost meter; None to make a new one.
     """
     actor, storage = algorithm.get_policy(), algorithm.storage
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None

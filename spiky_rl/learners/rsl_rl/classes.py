@@ -22,15 +22,11 @@ PROVIDED_ARGUMENTS = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
 
 
 def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
-    """Check every class and function that a configuration names.
+    """Check every class and function that rsl_rl's ``config`` names; ``origins`` has the origin of each value, by path.
 
-    Args:
-        config: Configuration of rsl_rl. Options that the host registers for its own class are removed if the class in its place
-            does not have them.
-        origins: Origin of each value, by path.
+    Options that the host registers for its own class are removed if the class in its place does not have them.
 
-    Raises:
-        SpecError: rsl_rl would not find a class, or the class has the wrong base.
+    Raises SpecError if rsl_rl would not find a class, or the class has the wrong base.
     """
     trusted = {}
     for role in ("actor", "critic"):
@@ -73,14 +69,9 @@ def _check_call(path: str, name: object, function: Callable[..., object]) -> Non
 
 
 def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
-    """Return the class of a group's ``class_name``, or None if the group has no ``class_name``.
+    """Return the class of a group's ``class_name``, or None if the group has none; ``role`` is a key of `BASES`.
 
-    Args:
-        role: The group, a key of `BASES`.
-        settings: Settings of the group.
-
-    Raises:
-        SpecError: There is no such class, or it does not derive from the role's base.
+    Raises SpecError if there is no such class, or it does not derive from the role's base.
     """
     name = settings.get("class_name")
     if name is None:
@@ -137,27 +128,22 @@ def _is_registered(role: str, cls: type, origins: Mapping[str, str]) -> bool:
 def _check_options(
     role: str, cls: type, settings: dict[str, object], origins: Mapping[str, str], trusted: bool
 ) -> None:
-    """Raise SpecError for unknown or missing arguments of a class's constructor.
+    """Raise SpecError for unknown or missing arguments of the constructor of a group's class; ``role`` is a key of `BASES`.
 
-    Args:
-        role: The group, a key of `BASES`.
-        cls: Class of the group.
-        settings: Settings of the group. Unknown options from the host's registration are removed unless ``trusted``.
-        origins: Origin of each value, by path.
-        trusted: Whether the host registers this class for the task; its registered options are then accepted as they are, and
-            missing arguments may be passed by others.
+    If the host registers this class for the task, it is ``trusted``: its registered options are accepted as they are, and missing
+    arguments may be passed by others. Otherwise, unknown options from the host's registration are removed.
     """
     own, accepts_all = _list_arguments(cls)
-    known = [*settings] if accepts_all else ["class_name", *own]
-    for key in [key for key in settings if key not in known]:
+    unknown = [] if accepts_all else sorted(settings.keys() - {"class_name", *own}, key=list(settings).index)
+    for key in unknown:
         if not _is_set_by_host(f"{role}.{key}", origins):
             raise SpecError(
                 f"agent.{role}.{key}: {cls.__name__} has no such option; allowed: {', '.join(own) or 'none'}"
             )
-        if not trusted:
-            del settings[key]
     if trusted:
         return
+    for key in unknown:
+        del settings[key]
     for key, argument in own.items():
         if argument.default is argument.empty and key not in settings:
             raise SpecError(f"agent.{role}.{key}: missing; {cls.__name__} has no default for it")

@@ -131,25 +131,21 @@ def _check_distillation(spec: AgentSpec, algorithm: dict[str, object]) -> None:
 
 
 def use_spiking_ppo(spec: AgentSpec, algorithm: dict[str, object], burn_in: int) -> None:
-    """Replace rsl_rl's PPO by ours if the agent needs it.
+    """Replace rsl_rl's PPO by ours in the group ``algorithm``, which is changed, if the agent needs it.
 
-    Args:
-        spec: The agent.
-        algorithm: Algorithm group of rsl_rl's configuration, which is changed.
-        burn_in: Control steps of burn-in.
-
-    Raises:
-        SpecError: The named class cannot train the agent.
+    Raises SpecError if the named class cannot train the agent.
     """
     needs = _list_needs(spec, algorithm, burn_in)
     ours = f"{CLASSES}:{'DistillingPPO' if 'distillation_cfg' in algorithm else 'SpikingPPO'}"
     if algorithm.get("class_name", "PPO") == "PPO" and (needs or spec.network or spec.critic_network):
         algorithm["class_name"] = ours
-    chosen, base = resolve_class("algorithm", algorithm), resolve_class("algorithm", {"class_name": ours})
-    if chosen is not None and base is not None and issubclass(chosen, base):
+    names = (algorithm.get("class_name", "PPO"), ours)
+    classes: list[Any] = [resolve_class("algorithm", {"class_name": name}) for name in names]
+    if issubclass(*classes):
         algorithm["burn_in"] = burn_in
         return
-    for key, value in needs.items():
+    if needs:
+        key, value = next(iter(needs.items()))
         raise SpecError(
             f"agent.algorithm.class_name: {algorithm.get('class_name')!r} cannot train {key}: {value}; allowed: PPO, or"
             f" module:Class of a class derived from {ours}"

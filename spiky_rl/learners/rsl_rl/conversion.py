@@ -42,11 +42,8 @@ class Converter:
     def __init__(self, student: SpikingModel, teacher: MLPModel, share: float) -> None:
         """Initialise for a ``student`` and a ``teacher`` on the same observations.
 
-        Args:
-            share: Threshold as a share of the standard deviation of an activation.
-
-        Raises:
-            RegistryError: The student's network cannot hold the teacher.
+        A threshold is the ``share`` of the standard deviation of an activation. Raises RegistryError if the student's network
+        cannot hold the teacher.
         """
         self.student, self.teacher, self.share = student, teacher, share
         self.maps, self.activations = _list_modules(teacher)
@@ -120,12 +117,9 @@ class Converter:
 
     @torch.no_grad()
     def compare(self, observations: TensorDict, dones: Tensor, actions: Tensor) -> float:
-        """Run the student from zero states; return the mean square of its difference to the teacher's ``actions``.
+        """Run the student from zero states; return the mean square of its difference to the teacher's mean ``actions`` [T, B, A].
 
-        Args:
-            observations: [T, B, ...].
-            dones: Whether an episode ends with each step, [T, B, 1].
-            actions: Mean actions of the teacher, [T, B, A].
+        Episodes end with ``dones`` [T, B, 1].
         """
         self.student.reset()
         error = 0.0

@@ -55,16 +55,10 @@ class DistillingPPO(RslRlSpikingPPO):
         self._rollouts = self.storage
 
     def set_teacher(self, teacher: Teacher, model: MLPModel, obs: TensorDict, actions: int) -> None:
-        """Set the teacher; copy its action noise to the student if both have the same kind of distribution.
+        """Set the teacher and its ``model`` from `build_teacher`, for observations ``obs`` [B, ...] and the number of ``actions``.
 
-        Args:
-            teacher: The teacher.
-            model: Model of the teacher, from `build_teacher`.
-            obs: Observations of all environments, [B, ...].
-            actions: Number of actions, A.
-
-        Raises:
-            RegistryError: The student cannot take over the teacher's weights or noise.
+        The teacher's action noise is copied to the student if both have the same kind of distribution. Raises RegistryError if
+        the student cannot take over the teacher's weights or noise.
         """
         steps = self._rollouts.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)

@@ -6,12 +6,13 @@ Both run the torch reference step. The state is one flat tensor [1, S], initiall
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from spiky_rl.learners.common.inference_policy import clamp_observations, reset_
 if TYPE_CHECKING:
     from rsl_rl.models import MLPModel
 
-    from spiky_rl.networks.base import SpikingNetwork
+    from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 MEAN_ACTIONS = "Actions are the mean of the policy, as the environment takes them."
 LARGEST_FILE = 2**31 - 2**24
@@ -34,12 +35,9 @@ LARGEST_FILE = 2**31 - 2**24
 
 
 def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
-    """Write a model as one ONNX file with the metadata of `make_metadata`, without traces of the source files.
+    """Write any model of rsl_rl or ours as one ONNX file with the metadata of `make_metadata`, without traces of the source files.
 
-    Args:
-        model: Any model of rsl_rl or ours.
-        path: The file; above 2 GB the weights are written to ``path``.data.
-        verbose: Whether torch prints its progress.
+    Above 2 GB the weights are written to ``path``.data. ``verbose``: whether torch prints its progress.
     """
     import onnx
 
@@ -90,12 +88,7 @@ def clear_origin(message: Any) -> None:
 
 
 def write_torchscript(model: MLPModel, path: Path) -> None:
-    """Write a model as TorchScript with its description in the attribute ``about``, without traces of the source files.
-
-    Args:
-        model: Any model of rsl_rl or ours.
-        path: The file.
-    """
+    """Write any model of rsl_rl or ours as TorchScript, described in the attribute ``about``, without traces of the source files."""
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), script)
 
@@ -147,27 +140,32 @@ def _format_value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@contextlib.contextmanager
+def _ignore_tracer_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)
+        yield
+
+
 class _ControlStep(nn.Module):
     """Control step as a pure function: observation [B, O] or [B, C, H, W] and flat state [B, S] -> action and flat state."""
 
-    def __init__(
-        self, model: MLPModel, network: SpikingNetwork, input_shape: Sequence[int], output_shape: list[int]
-    ) -> None:
-        """Copy the parts of a ``model`` with this ``network``; shapes without the batch."""
+    def __init__(self, model: SpikingModel) -> None:
+        """Copy the parts of a ``model``."""
         super().__init__()
         self.obs_normalizer = copy.deepcopy(model.obs_normalizer).cpu()
-        self.network = copy.deepcopy(network).cpu()
+        self.network = copy.deepcopy(model.network).cpu()
         self.network.set_backend(dispatch.REFERENCE)
-        self.output_shape = output_shape
+        self.output_shape = model.output_shape
         output = (
             nn.Identity()
             if model.distribution is None
             else model.distribution.as_deterministic_output_module()
         )
         self.deterministic_output = output.cpu()
-        self.sizes = list(network.state_sizes)
-        self.is_recurrent = network.stateful
-        self.example = torch.zeros(1, *input_shape), torch.zeros(1, sum(self.sizes))
+        self.sizes = list(self.network.state_sizes)
+        self.is_recurrent = self.network.stateful
+        self.example = torch.zeros(1, *model.input_shape), torch.zeros(1, sum(self.sizes))
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
@@ -180,25 +178,22 @@ class _ControlStep(nn.Module):
 class JitPolicy(nn.Module):
     """Module for ``torch.jit.script`` with internal state of one environment, like rsl_rl's; without a state, of any batch size."""
 
-    def __init__(
-        self, model: MLPModel, network: SpikingNetwork, input_shape: Sequence[int], output_shape: list[int]
-    ) -> None:
-        """Copy a ``model`` with this ``network``; shapes without the batch."""
+    def __init__(self, model: SpikingModel) -> None:
+        """Copy a ``model``."""
         super().__init__()
-        core = _ControlStep(model, network, input_shape, output_shape).eval()
+        core = _ControlStep(model).eval()
         self.is_recurrent = core.is_recurrent
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
         states = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
-        names = {"x": list(core.example[0].shape)}, {"": [1, *output_shape]}
+        names = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
         self.about: str = json.dumps(
             make_metadata(
                 model, *names, states, "The state is inside, and a call advances it.", "call reset()"
             )
         )
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _ignore_tracer_warnings():
             # control flow depends only on shapes, which are fixed in an export
-            warnings.simplefilter("ignore", TracerWarning)
             self.core: Any = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,35 +212,22 @@ class JitPolicy(nn.Module):
 class OnnxPolicy(nn.Module):
     """Module for ``torch.onnx.export``: ``obs -> actions``, or ``obs, state_in -> actions, state_out`` if stateful."""
 
-    def __init__(
-        self,
-        model: MLPModel,
-        network: SpikingNetwork,
-        input_shape: Sequence[int],
-        output_shape: list[int],
-        verbose: bool,
-    ) -> None:
-        """Copy a ``model`` with this ``network``; shapes without the batch. ``verbose``: whether torch prints its progress."""
+    def __init__(self, model: SpikingModel, verbose: bool) -> None:
+        """Copy a ``model``. ``verbose``: whether torch prints its progress."""
         super().__init__()
-        self.core = _ControlStep(model, network, input_shape, output_shape)
+        self.core = _ControlStep(model)
         self.is_recurrent = self.core.is_recurrent
         self.verbose = verbose
         self.input_size = model.obs_dim
 
     def forward(self, obs: Tensor, state_in: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Return action [1, A] and state for ``obs`` [1, O] or [1, C, H, W] and ``state_in`` [1, S]; only the action if stateless."""
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return self._act(obs, state_in)
-        with (
-            warnings.catch_warnings()
-        ):  # a host's exporter traces; control flow depends only on shapes, as in `JitPolicy`
-            warnings.simplefilter("ignore", TracerWarning)
-            return self._act(obs, state_in)
-
-    def _act(self, obs: Tensor, state_in: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-        if state_in is None:
-            return self.core(obs, obs.new_zeros(obs.shape[0], self.core.example[1].shape[1]))[0]
-        return self.core(obs, state_in)
+        # a host's exporter traces; control flow depends only on shapes, as in `JitPolicy`
+        is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        with _ignore_tracer_warnings() if is_tracing else contextlib.nullcontext():
+            if state_in is None:
+                return self.core(obs, obs.new_zeros(obs.shape[0], self.core.example[1].shape[1]))[0]
+            return self.core(obs, state_in)
 
     def get_dummy_inputs(self) -> tuple[Tensor, ...]:
         """Return example inputs of the right shapes."""

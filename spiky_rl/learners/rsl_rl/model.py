@@ -59,18 +59,16 @@ class SpikingModel(MLPModel):
             cnn_cfg: Configuration of the `CNNModel` that this model replaces if observations are images; used only to count
                 the operations of that model.
         """
-        if obs_normalization and any(obs[group].ndim == 4 for group in obs_groups[obs_set]):
-            raise registry.RegistryError(
-                f"agent.{obs_set}.obs_normalization: true is not available with images; set it to false"
-            )
         # the parent always builds an MLP: build the smallest one, then replace it by the spiking network
         super().__init__(
             obs, obs_groups, obs_set, output_dim, (1,), activation, obs_normalization, distribution_cfg
         )
         del self.mlp
-        self.output_shape = (
-            [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
-        )
+        if obs_normalization and len(self.input_shape) > 1:
+            raise registry.RegistryError(
+                f"agent.{obs_set}.obs_normalization: true is not available with images; set it to false"
+            )
+        self.output_shape = _as_list(output_dim if self.distribution is None else self.distribution.input_dim)
         settings = {"name": network} if isinstance(network, str) else dict(network)
         configured = registry.configure(
             "networks", spec.add_default_layers(settings, hidden_dims), f"{obs_set}.network"
@@ -79,13 +77,7 @@ class SpikingModel(MLPModel):
             inputs=self.input_shape, outputs=math.prod(self.output_shape)
         )
         self.settings = configured.settings()
-        widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
-        self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
-        if cnn_cfg is not None:
-            # the CNN is built only to count its operations, and must not change the random numbers that are drawn later
-            with torch.random.fork_rng(devices=[]):
-                ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
-            self.ann_operations = dense_operations(ann)
+        self.ann_operations = self._count_ann_operations(obs, hidden_dims, activation, cnn_cfg)
         self.cache = f"{obs_set}_features" if self.network.fixed_size is not None else None
         """Key of this model's cached features in the observations of a rollout; None if features are not cached."""
         self.is_recurrent = self.network.stateful and self.cache is None
@@ -102,6 +94,24 @@ class SpikingModel(MLPModel):
         """Whether an update has begun and `end_update` has not been called for it."""
         self.has_flat_state = False
         """Whether the state was set as one tensor by `FlatState`; `get_hidden_state` then returns it as one tensor too."""
+
+    def _count_ann_operations(
+        self,
+        obs: TensorDict,
+        hidden_dims: tuple[int, ...] | list[int],
+        activation: str,
+        cnn_cfg: dict[str, object] | None,
+    ) -> float:
+        """Return the multiply-accumulates of the ANN that this model replaces."""
+        outputs = math.prod(self.output_shape)
+        if cnn_cfg is None:
+            return sum(a * b for a, b in itertools.pairwise([self.obs_dim, *hidden_dims, outputs]))
+        # the CNN must not change the random numbers that are drawn later
+        with torch.random.fork_rng(devices=[]):
+            groups = {"cnn": self.obs_groups}
+            return dense_operations(
+                CNNModel(obs, groups, "cnn", outputs, hidden_dims, activation, cnn_cfg=cnn_cfg)
+            )
 
     @override
     def _get_obs_dim(
@@ -210,12 +220,10 @@ class SpikingModel(MLPModel):
         return state
 
     def add_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
-        """Return the observations with the network's features added if this model caches them.
+        """Return the observations ``obs`` [B, ...] with the network's features added if this model caches them.
 
-        Args:
-            obs: Observations of a control step, [B, ...].
-            advance: Whether to advance the state.
-            adapt: Whether plastic weights change; None to change them in training only. They never change without ``advance``.
+        Without ``advance`` neither the state nor plastic weights change. With it, plastic weights change if ``adapt`` is true, and if
+        it is None in training alone.
         """
         if self.cache is None:
             return obs
@@ -240,13 +248,9 @@ class SpikingModel(MLPModel):
             self.state = reset_state(self.state, dones)
 
     def learn(self, obs: TensorDict, dones: Tensor, credit: Tensor, hidden_state: HiddenState) -> None:
-        """Apply the network's local rules to a rollout.
+        """Apply the network's local rules to a rollout with observations [T, B, ...] and ends of episodes [T, B, 1].
 
-        Args:
-            obs: Observations, [T, B, ...].
-            dones: Whether the episode ended with each control step, [T, B, 1].
-            credit: Third factor of each step, such as its advantage, [T, B, 1].
-            hidden_state: State before the first step; None for the zero state.
+        ``credit`` is the third factor of each step, such as its advantage, [T, B, 1]; ``hidden_state`` is before the first step.
         """
         x = self.get_latent(obs)
         if not self.network.stateful:
@@ -298,7 +302,7 @@ class SpikingModel(MLPModel):
         """Return the deterministic policy for ``torch.jit.script``, with ``forward(obs [1, O])`` and ``reset()``."""
         from spiky_rl.learners.rsl_rl.export import JitPolicy
 
-        return JitPolicy(self, self.network, self.input_shape, self.output_shape)
+        return JitPolicy(self)
 
     @override
     def as_onnx(self, verbose: bool = False) -> nn.Module:
@@ -308,7 +312,7 @@ class SpikingModel(MLPModel):
         """
         from spiky_rl.learners.rsl_rl.export import OnnxPolicy
 
-        return OnnxPolicy(self, self.network, self.input_shape, self.output_shape, verbose)
+        return OnnxPolicy(self, verbose)
 
 
 class BurnInMLPModel(MLPModel):

@@ -65,15 +65,16 @@ class RslRlSpikingPPO(PPO):
         for model in self._caching:
             _reserve_features(storage, model)
         if critic_learning_rate is not None or std_learning_rate is not None:
-            if self.schedule != "fixed":
-                raise ValueError(
-                    f"critic_learning_rate, std_learning_rate: need the fixed schedule, not {self.schedule!r}"
-                )
-            critic_rate = self.learning_rate if critic_learning_rate is None else critic_learning_rate
-            self.optimizer = type(self.optimizer)(self._group_parameters(critic_rate, std_learning_rate))
+            groups = self._group_parameters(critic_learning_rate, std_learning_rate)
+            self.optimizer = type(self.optimizer)(groups)
 
-    def _group_parameters(self, critic_rate: float, std_rate: float | None) -> list[dict[str, Any]]:
+    def _group_parameters(self, critic_rate: float | None, std_rate: float | None) -> list[dict[str, Any]]:
         """Return the optimizer's groups of parameters: the actor's network, critic and action std, or each of them alone."""
+        if self.schedule != "fixed":
+            raise ValueError(
+                f"critic_learning_rate, std_learning_rate: need the fixed schedule, not {self.schedule!r}"
+            )
+        critic_rate = self.learning_rate if critic_rate is None else critic_rate
         std = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
         own = [p for p in self.actor.parameters() if p not in set(std)]
         network = {"params": own, "lr": self.learning_rate}
@@ -145,24 +146,21 @@ class RslRlSpikingPPO(PPO):
         changes are applied after `PPO.update`, whose ratios need the weights that acted.
         """
         actor = self.get_policy()  # torch.compile wraps self.actor
-        learned = (
-            self._split_local_weights(actor)
-            if isinstance(actor, SpikingModel) and actor.network.has_local_rules
-            else []
-        )
+        learned = self._split_local_weights(actor)
         losses = super().update()
         for model in (actor, self._raw_critic):
-            if (
-                isinstance(model, SpikingModel) and model.is_updating
-            ):  # with rsl_rl 5.4; rsl_rl 5.5 has ended it
+            # with rsl_rl 5.4; rsl_rl 5.5 has ended it
+            if isinstance(model, SpikingModel) and model.is_updating:
                 model.end_update()
         with torch.no_grad():
             for weight, value in learned:
                 weight.copy_(value)
         return losses
 
-    def _split_local_weights(self, actor: SpikingModel) -> Sequence[tuple[Tensor, Tensor]]:
-        """Return each weight that no gradient reaches with its value after the local rules; the weights do not change."""
+    def _split_local_weights(self, actor: MLPModel) -> Sequence[tuple[Tensor, Tensor]]:
+        """Return each weight that only local rules learn with its value after them; the weights do not change."""
+        if not isinstance(actor, SpikingModel) or not actor.network.has_local_rules:
+            return ()
         rollout = self.storage
         states = rollout.saved_hidden_state_a
         first = None if states is None else tuple(s[0] for s in states)

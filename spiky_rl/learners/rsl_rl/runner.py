@@ -8,9 +8,9 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, Unpack, override
 
 import torch
 from rsl_rl.env import VecEnv
@@ -23,7 +23,7 @@ from spiky_rl.learners.common.activity import write_figures
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint, select_parts
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, Bookkeeping, wrap_load_errors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -43,12 +43,9 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         train_cfg: dict,
         log_dir: str | None = None,
         device: str = "cpu",
-        identity: Mapping[str, object] | None = None,
-        picture_interval: int = 25,
-        notes: dict[str, str] | None = None,
-        on_iteration: Callable[[IterationSummary], None] | None = None,
+        **bookkeeping: Unpack[Bookkeeping],
     ) -> None:
-        """Initialise with the arguments of `OnPolicyRunner` and of `BaseRunner.setup_bookkeeping`."""
+        """Initialise with the arguments of `OnPolicyRunner` and of `Bookkeeping`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
             # without observation groups rsl_rl uses 'policy' for both models and warns three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")
@@ -63,7 +60,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
             super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
-        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.setup_bookkeeping(**bookkeeping)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
         self.logger = _QuietLogger(
             log_dir,
@@ -134,11 +131,9 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @override
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
+        """Train for further iterations, and save the last finished one on every exit (see `BaseRunner.save_on_exit`).
 
-        Args:
-            num_learning_iterations: Number of further iterations.
-            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
+        ``init_at_random_ep_len``: whether to start at random points of episodes, so that they do not all time out at once.
         """
         self._check_minibatches()
         try:
@@ -177,20 +172,14 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
 
     @override
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
-        """Write the policy as TorchScript with a usage description. `export_policy_to_onnx` describes the arguments."""
+        """Write the policy as TorchScript with a usage description."""
         from spiky_rl.learners.rsl_rl.export import write_torchscript
 
         write_torchscript(self.alg.get_policy(), Path(path) / filename)
 
     @override
     def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
-        """Write the policy as one ONNX file with a usage description in its metadata.
-
-        Args:
-            path: The folder.
-            filename: Name of the file in the folder.
-            verbose: Whether torch prints its progress.
-        """
+        """Write the policy as one ONNX file with a usage description in its metadata; ``verbose``: whether torch prints its progress."""
         from spiky_rl.learners.rsl_rl.export import write_onnx
 
         write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, override
 
 import torch
@@ -12,7 +11,6 @@ from rsl_rl.modules.distribution import Distribution
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 
@@ -68,42 +66,35 @@ class ClippedNormalization(nn.Module):
         return torch.clamp((x - self.mean) / (self.std + self.eps), -self.bound, self.bound)
 
 
-@dataclass(frozen=True)
-class TanhActor:
-    """Layers and weights of a trained actor that ends in a tanh."""
+def build_tanh_actor(
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    obs: TensorDict,
+    groups: Sequence[str],
+    num_actions: int,
+    features: int,
+    normalization: ClippedNormalization | None,
+) -> MLPModel:
+    """Return a trained actor as a model of rsl_rl.
 
-    num_actions: int
-    features: int
-    """Number of outputs before the tanh, whose first ones are the actions."""
-    hidden_dims: Sequence[int]
-    weights: Mapping[str, Any]
-    """State of the MLP, or of the network."""
-    activation: str = "elu"
-    """Activation of an MLP."""
-    network: PlainMapping | None = None
-    """Settings of a spiking network; None for an MLP."""
-    normalization: ClippedNormalization | None = None
-
-    def build_model(self, obs: TensorDict, groups: Sequence[str], device: torch.device) -> MLPModel:
-        """Return the actor as a model of rsl_rl on a ``device``; ``groups``: its groups in the observations ``obs`` [B, ...]."""
-        name = f"{TanhDistribution.__module__}:{TanhDistribution.__name__}"
-        arguments: dict[str, Any] = {
-            "obs": obs,
-            "obs_groups": {"actor": list(groups)},
-            "obs_set": "actor",
-            "output_dim": self.num_actions,
-            "hidden_dims": list(self.hidden_dims),
-            "distribution_cfg": {"class_name": name, "features": self.features},
-        }
-        model: MLPModel
-        with torch.random.fork_rng():  # its first weights are replaced
-            if self.network is None:
-                model = MLPModel(**arguments, activation=self.activation)
-                model.mlp.load_state_dict(self.weights)
-            else:
-                model = SpikingModel(**arguments, network=self.network)
-                model.network.load_state_dict(self.weights)
-        if self.normalization is not None:
-            model.obs_normalization = True
-            model.obs_normalizer = self.normalization  # type: ignore[assignment]
-        return model.to(device).eval()
+    Args:
+        settings: ``hidden_dims``, and either the ``network`` of a `SpikingModel` or the ``activation`` of an MLP.
+        weights: State of the network or of the MLP.
+        obs: Observations of the environment, [B, ...].
+        groups: Observation groups of the actor.
+        num_actions: Number of actions, A.
+        features: Number of outputs before the tanh, whose first ones are the actions.
+        normalization: Observation normalisation; None for none.
+    """
+    name = f"{TanhDistribution.__module__}:{TanhDistribution.__name__}"
+    distribution = {"class_name": name, "features": features}
+    cls = SpikingModel if "network" in settings else MLPModel
+    with torch.random.fork_rng():  # its first weights are replaced
+        model = cls(
+            obs, {"actor": list(groups)}, "actor", num_actions, distribution_cfg=distribution, **settings
+        )
+    (model.network if isinstance(model, SpikingModel) else model.mlp).load_state_dict(weights)
+    if normalization is not None:
+        model.obs_normalization = True
+        model.obs_normalizer = normalization  # type: ignore[assignment]
+    return model

@@ -18,16 +18,9 @@ from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 
 
 def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) -> MLPModel:
-    """Return a teacher's model for the observations of an environment.
+    """Return a teacher's model for an environment's observations ``obs`` [B, ...] and number of ``actions``.
 
-    Args:
-        teacher: The teacher.
-        obs: Observations of all environments, [B, ...].
-        actions: Number of actions, A.
-        device: Device of the model.
-
-    Raises:
-        CheckpointError: The weights do not fit the observations.
+    Raises CheckpointError if the weights do not fit.
     """
     config = make_runner_cfg(build_agent_spec(teacher.agent, teacher.spec, {}))
     groups = config["obs_groups"].get("actor") or ["policy"]

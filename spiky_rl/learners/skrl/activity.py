@@ -21,8 +21,7 @@ from spiky_rl.learners.common.inference_policy import (
     select_state,
 )  # fmt: skip
 from spiky_rl.learners.skrl.environment import SkrlEnv
-from spiky_rl.learners.skrl.models import SequenceModel
-from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.models import NormalizingAgent, SequenceModel
 from spiky_rl.learners.skrl.ppo import SpikingAgent
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import State
@@ -95,9 +94,7 @@ def compute_ann_activity(policy: SequenceModel, x: Tensor, state: State | None) 
 def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -> PolicyActivity:
     """Return the policy's activity at the last control step of the rollout, over at most `SAMPLES` environments.
 
-    Args:
-        agent: The agent.
-        meter: Cost meter of the network; None to make a new one.
+    ``meter`` is the network's cost meter; None to make a new one.
     """
     policy = agent.policy
     x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :SAMPLES])

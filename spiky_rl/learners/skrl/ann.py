@@ -40,17 +40,7 @@ class AnnModel(nn.Module):
         rnn_hidden_dim: int,
         rnn_num_layers: int,
     ) -> None:
-        """Build an MLP, behind recurrent layers if ``rnn_type`` is given.
-
-        Args:
-            inputs: Number of inputs.
-            outputs: Number of outputs.
-            hidden_dims: Units of each hidden layer of the MLP.
-            activation: A key of `ACTIVATIONS`.
-            rnn_type: ``gru``, ``lstm`` or None.
-            rnn_hidden_dim: Units of a recurrent layer.
-            rnn_num_layers: Number of recurrent layers.
-        """
+        """Build an MLP with an ``activation`` of `ACTIVATIONS`, behind recurrent layers if ``rnn_type`` is ``gru`` or ``lstm``."""
         super().__init__()
         self.rnn: nn.GRU | nn.LSTM | None = None
         if rnn_type is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import statistics
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, override
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, override
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ from spiky_rl.learners.common.checkpoints import (
     select_parts,
 )
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, Bookkeeping, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
-from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics, write_training
+from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
 from spiky_rl.learners.skrl.models import SequenceModel
 
 if TYPE_CHECKING:
@@ -46,25 +47,19 @@ class SkrlBaseRunner(BaseRunner):
         config: Mapping[str, Any],
         log_dir: str | None = None,
         device: str = "cpu",
-        identity: Mapping[str, object] | None = None,
-        picture_interval: int = 25,
-        notes: dict[str, str] | None = None,
-        on_iteration: Callable[[IterationSummary], None] | None = None,
+        **bookkeeping: Unpack[Bookkeeping],
     ) -> None:
-        """Initialise with the arguments of `BaseRunner.setup_bookkeeping` and of a run.
+        """Initialise with the arguments of a run and of `Bookkeeping`.
 
         Args:
             env: The rsl_rl environment, which still does timing and checks.
             config: The configuration from ``make_runner_cfg`` of `config` or `replay_config`.
             log_dir: Run folder; None to save nothing.
             device: Device of the models.
-            identity: See `BaseRunner.setup_bookkeeping`.
-            picture_interval: See `BaseRunner.setup_bookkeeping`.
-            notes: See `BaseRunner.setup_bookkeeping`.
-            on_iteration: See `BaseRunner.setup_bookkeeping`.
+            bookkeeping: Optional arguments of every runner.
         """
         self.env, self.device, self.cfg = env, device, config
-        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.setup_bookkeeping(**bookkeeping)
         bound = config.get("action_bound", math.inf)
         self.environment = SkrlEnv(env, config["obs_groups"], config["states"], bound)
         self.current_learning_iteration = 0
@@ -99,11 +94,9 @@ class SkrlBaseRunner(BaseRunner):
         """Standard deviation of the actions in training, [A]."""
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train, and save the last finished iteration on every exit (see `BaseRunner.save_on_exit`).
+        """Train for further ``iterations``, and save the last finished one on every exit (see `BaseRunner.save_on_exit`).
 
-        Args:
-            iterations: Number of further iterations.
-            init_at_random_ep_len: Whether to start at random points of episodes, so that they do not all time out at once.
+        ``init_at_random_ep_len``: whether to start at random points of episodes, so that they do not all time out at once.
         """
         if self.folder is not None:
             self._writer = self._open_writer(self.folder)
@@ -198,9 +191,22 @@ class SkrlBaseRunner(BaseRunner):
         if self.writer is not None:
             action_std = self.action_std.mean().item()
             self._elapsed += collecting + learning
-            seconds = (collecting, learning, self._elapsed)
-            rate = self._get_learning_rate()
-            write_training(self.writer, index, losses, rate, action_std, env_steps, seconds, self.episodes)
+            scalars = {
+                **self.episodes.fetch_reports(),
+                **{f"Loss/{name}": value for name, value in losses.items()},
+                "Loss/learning_rate": self._get_learning_rate(),
+                "Policy/mean_std": action_std,
+                "Perf/total_fps": int(env_steps / (collecting + learning)),
+                "Perf/collection_time": collecting,
+                "Perf/learning_time": learning,
+            }
+            if self.episodes.returns:
+                latest = {"mean_reward": self.episodes.returns, "mean_episode_length": self.episodes.lengths}
+                for name, values in latest.items():
+                    mean = scalars[f"Train/{name}"] = statistics.mean(values)
+                    self.writer.add_scalar(f"Train/{name}/time", mean, int(self._elapsed))
+            for tag, value in scalars.items():
+                self.writer.add_scalar(tag, value, index)
             if save_films := getattr(self.writer, "save_films", None):
                 save_films(index)
         if self.draws_figures(index):
@@ -232,24 +238,26 @@ class SkrlBaseRunner(BaseRunner):
         check_identity(loaded, self.identity, path)
         parts = select_parts(loaded, load_cfg) or dict.fromkeys((*self.parts, "iteration"), True)
         names = [name for part, names in self.parts.items() if parts.get(part) for name in names]
-        self._check_modules(path, names, loaded)
+        modules = self._select_modules(path, names, loaded)
         with wrap_load_errors(path):
-            for name in names:
-                if module := self.alg.checkpoint_modules.get(name):
-                    how = {} if name.endswith("optimizer") else {"strict": strict}
-                    module.load_state_dict(loaded[name], **how)
+            for name, module in modules.items():
+                how = {} if name.endswith("optimizer") else {"strict": strict}
+                module.load_state_dict(loaded[name], **how)
         if parts.get("iteration"):
             self._resume(loaded)
         return loaded.get("infos") or {}
 
-    def _check_modules(self, path: str, names: Iterable[str], loaded: Mapping[str, object]) -> None:
-        """Raise CheckpointError if this agent has a module of ``names`` that ``loaded`` from ``path`` lacks, or the reverse."""
+    def _select_modules(
+        self, path: str, names: Iterable[str], loaded: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """Return this agent's modules among ``names``. Raises CheckpointError if ``loaded`` from ``path`` has other ones."""
         for name in names:
             if (name in loaded) != (name in self.alg.checkpoint_modules):
                 owner = "the checkpoint" if name in loaded else "this agent"
                 raise CheckpointError(
                     f"{path}: only {owner} has a {name}; set {self.same_settings} as in the training of the checkpoint"
                 )
+        return {name: self.alg.checkpoint_modules[name] for name in names if name in loaded}
 
     def get_inference_policy(self, device: str | None = None) -> SkrlInferencePolicy:
         """Return the inference policy on ``device``, in evaluation mode."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spiky_rl.config.options import get_options
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.schema import CATEGORICAL, ModelSettings, RunnerSettings
+from spiky_rl.config.schema import ALGORITHM_KEYS, CATEGORICAL, Algorithm, ModelSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import check_learning_rates, get_local_rule
 
@@ -35,17 +35,26 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "algorithm.distillation_cfg": (None,),
 }
 """Options of rsl_rl that skrl does not have, and their allowed values, which have no effect."""
+AGENT_KEYS = {
+    "learning_epochs": "num_learning_epochs",
+    "mini_batches": "num_mini_batches",
+    "discount_factor": "gamma",
+    "gae_lambda": "lam",
+    "grad_norm_clip": "max_grad_norm",
+    "ratio_clip": "clip_param",
+    "entropy_loss_scale": "entropy_coef",
+    "value_loss_scale": "value_loss_coef",
+    "kl_threshold": "kl_threshold",
+    "rewards_shaper_scale": "rewards_shaper_scale",
+    "time_limit_bootstrap": "time_limit_bootstrap",
+}
+"""Setting of an agent file by skrl's key of its PPO."""
 
 
 def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return Isaac Lab's skrl configuration of a task in the layout of agent files, which is that of rsl_rl.
+    """Return Isaac Lab's skrl configuration ``raw`` of a ``task`` in the layout of agent files, which is that of rsl_rl.
 
-    Args:
-        raw: Configuration of skrl.
-        task: Task of the configuration, for messages.
-
-    Raises:
-        SpecError: The configuration is not PPO on vectors with Gaussian actions.
+    Raises SpecError if the configuration is not PPO on vectors with Gaussian actions.
     """
     agent, models = raw.get("agent") or {}, raw.get("models") or {}
     if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
@@ -125,77 +134,80 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     """
     tree = spec.runner
     _check_supported(spec)
-    value, run_value = _make_getter(tree, "algorithm"), _make_getter(tree)
-    steps = run_value("num_steps_per_env")
-    clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
-    groups, shared, normalised = list_inputs(tree)
+    values, (inputs, scalers, critic_source) = get_algorithm_settings(spec), make_input_cfg(spec)
+    steps = inputs["num_steps_per_env"]
+    clip = values["clip_param"] if values["value_clip"] is None else values["value_clip"]
     return {
-        "num_steps_per_env": steps,
-        "save_interval": run_value("save_interval"),
-        "obs_groups": groups,
-        "states": not shared,
-        "reward_normalization": value("reward_normalization"),
+        **inputs,
+        "reward_normalization": values["reward_normalization"],
         "models": {
             "separate": True,
             "policy": {
-                **_make_model_cfg(tree["actor"], spec.network, "Policy", steps),
+                "class": f"{CLASSES}:SpikingPolicy",
+                "sequence_length": steps,
+                **make_model_cfg(tree["actor"], spec.network),
                 **_get_distribution(tree["actor"].get("distribution_cfg") or {}),
             },
             "value": {
-                **_make_model_cfg(tree["critic"], spec.critic_network, "Value", steps),
-                "source": "observations" if shared else "states",
+                "class": f"{CLASSES}:SpikingValue",
+                "sequence_length": steps,
+                **make_model_cfg(tree["critic"], spec.critic_network),
+                "source": critic_source,
             },
         },
         "memory": {"class": "RandomMemory", "memory_size": -1},
         "agent": {
             "class": "PPO",
             "rollouts": steps,
-            "learning_epochs": value("num_learning_epochs"),
-            "mini_batches": value("num_mini_batches"),
-            "discount_factor": value("gamma"),
-            "gae_lambda": value("lam"),
-            **_get_learning_rates(value),
-            "observation_preprocessor": SCALER if normalised[0] else None,
-            "state_preprocessor": SCALER if normalised[1] and not shared else None,
-            "value_preprocessor": SCALER if value("value_normalization") else None,
-            "grad_norm_clip": value("max_grad_norm"),
-            "ratio_clip": value("clip_param"),
-            "value_clip": clip if value("use_clipped_value_loss") else 0.0,
-            "entropy_loss_scale": value("entropy_coef"),
-            "value_loss_scale": value("value_loss_coef"),
-            "kl_threshold": value("kl_threshold"),
-            "rewards_shaper_scale": value("rewards_shaper_scale"),
-            "time_limit_bootstrap": value("time_limit_bootstrap"),
+            **{key: values[setting] for key, setting in AGENT_KEYS.items()},
+            **_get_learning_rates(values),
+            **scalers,
+            "value_preprocessor": SCALER if values["value_normalization"] else None,
+            "value_clip": clip if values["use_clipped_value_loss"] else 0.0,
             "experiment": {"write_interval": 0, "checkpoint_interval": 0},
         },
         "trainer": {
             "class": "SequentialTrainer",
-            "timesteps": run_value("max_iterations") * steps,
+            "timesteps": spec.get_setting("max_iterations") * steps,
             "close_environment_at_exit": False,
             "disable_progressbar": True,
         },
     }
 
 
-def list_inputs(tree: Mapping[str, Any]) -> tuple[dict[str, Any], bool, list[bool]]:
-    """Return the observation groups by role, whether the critic reads the actor's input, and whether actor and critic normalise.
+def get_algorithm_settings(spec: AgentSpec) -> dict[str, Any]:
+    """Return all settings of the agent's algorithm, with the schema's defaults."""
+    chosen = spec.runner.get("algorithm", {})
+    return {key: chosen.get(key, Algorithm.default(key)) for key in ALGORITHM_KEYS[spec.algorithm]}
+
+
+def make_input_cfg(spec: AgentSpec) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return the run's settings of inputs, the agent's preprocessors of them, and the critic's input in skrl's name.
 
     skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states.
     """
-    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
-    normalised = [(tree.get(role) or {}).get("obs_normalization", False) for role in ("actor", "critic")]
-    return groups, groups["actor"] == groups["critic"] and normalised[0] == normalised[1], normalised
+    groups = spec.runner.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
+    actor, critic = (
+        (spec.runner.get(role) or {}).get("obs_normalization", False) for role in ("actor", "critic")
+    )
+    states = groups["actor"] != groups["critic"] or actor != critic
+    settings = {key: spec.get_setting(key) for key in ("num_steps_per_env", "save_interval")}
+    scalers = {
+        "observation_preprocessor": SCALER if actor else None,
+        "state_preprocessor": SCALER if critic and states else None,
+    }
+    return (
+        {**settings, "obs_groups": groups, "states": states},
+        scalers,
+        "states" if states else "observations",
+    )
 
 
 def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of an agent for Isaac Lab's own skrl command.
 
-    Args:
-        spec: The agent.
-        raw: Isaac Lab's configuration of the task, with the command's seed, trainer and run folder.
-
-    Raises:
-        SpecError: The command's environment wrapper does not provide the agent's observation groups.
+    ``raw`` is Isaac Lab's for the task, with the command's seed, trainer and run folder. Raises SpecError if the command's environment
+    wrapper does not provide the agent's observation groups.
     """
     config = make_runner_cfg(spec)
     states = ["critic"] if config["states"] else ["policy"]
@@ -238,25 +250,17 @@ def _read_ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     }
 
 
-def _make_getter(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
-    """Return a function that looks up values in ``tree``, or in its group ``part``, or else the schema's defaults."""
-    values, settings = tree, RunnerSettings
-    if part:
-        values, settings = tree.get(part, {}), type(RunnerSettings.default(part))
-    return lambda key: values[key] if key in values else settings.default(key)
-
-
-def _get_learning_rates(value: Callable[[str], Any]) -> dict[str, Any]:
+def _get_learning_rates(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return skrl's learning rates of policy, value function and, if it has its own, standard deviation, and their schedule."""
     rate, critic_rate, std_rate = (
-        value(key) for key in ("learning_rate", "critic_learning_rate", "std_learning_rate")
+        values[key] for key in ("learning_rate", "critic_learning_rate", "std_learning_rate")
     )
     rates = [rate, rate if critic_rate is None else critic_rate, *([] if std_rate is None else [std_rate])]
     scheduler, schedule = None, {}
-    if value("schedule") == "adaptive":
-        scheduler, schedule = "KLAdaptiveLR", {"kl_threshold": value("desired_kl")}
-        if value("learning_rate_floor"):
-            schedule["min_lr"] = value("learning_rate_floor")
+    if values["schedule"] == "adaptive":
+        scheduler, schedule = "KLAdaptiveLR", {"kl_threshold": values["desired_kl"]}
+        if values["learning_rate_floor"]:
+            schedule["min_lr"] = values["learning_rate_floor"]
     return {
         "learning_rate": rates,
         "learning_rate_scheduler": scheduler,
@@ -302,24 +306,15 @@ def _check_supported(spec: AgentSpec) -> None:
     check_learning_rates(algorithm)
 
 
-def _make_model_cfg(
-    model: Mapping[str, Any], network: ComponentSpec | None, kind: str, steps: int
-) -> dict[str, Any]:
-    """Return the arguments of a model's class besides the spaces; ``kind``: Policy or Value."""
-    settings = {
-        "class": f"{CLASSES}:Spiking{kind}",
-        "hidden_dims": list(model.get("hidden_dims", ())),
-        "sequence_length": steps,
-    }
+def make_model_cfg(model: Mapping[str, Any], network: ComponentSpec | None) -> dict[str, Any]:
+    """Return the arguments of a model's class that describe its layers."""
+    layers = {"hidden_dims": list(model.get("hidden_dims", ()))}
     if network is not None:
-        return {**settings, "network": network.settings()}
-    options = {
-        key: model.get(key, ModelSettings.default(key))
-        for key in get_options(ModelSettings)
-        if key.startswith("rnn_")
-    }
-    recurrent = options if model.get("class_name") == "RNNModel" else {}
-    return {**settings, "ann": {"activation": model["activation"], **recurrent}}
+        return {**layers, "network": network.settings()}
+    keys = ["activation"]
+    if model.get("class_name") == "RNNModel":
+        keys += [key for key in get_options(ModelSettings) if key.startswith("rnn_")]
+    return {**layers, "ann": {key: model.get(key, ModelSettings.default(key)) for key in keys}}
 
 
 def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:

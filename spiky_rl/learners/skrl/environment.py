@@ -29,13 +29,9 @@ class SkrlEnv(Wrapper):
         states: bool,
         action_bound: float = np.inf,
     ) -> None:
-        """Wrap ``env``.
+        """Wrap the rsl_rl environment ``env`` for actions of at most ``action_bound`` in size.
 
-        Args:
-            env: The rsl_rl environment.
-            obs_groups: Observation groups of ``actor`` and ``critic``.
-            states: Whether the critic uses skrl's states.
-            action_bound: Maximum absolute value of an action.
+        ``obs_groups`` are those of ``actor`` and ``critic``; ``states``: whether the critic uses skrl's states.
         """
         super().__init__(env)
         self.action_bound = action_bound

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypedDict, Unpack, override
 
 import gymnasium
@@ -45,12 +45,13 @@ class SequenceModel(Model):
         self,
         outputs: int | None,
         source: str,
+        *,
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: PlainMapping | None,
-        ann: Mapping[str, object],
-        spaces: Spaces,
+        network: PlainMapping | None = None,
+        ann: Mapping[str, object] | None = None,
+        **spaces: Unpack[Spaces],
     ) -> None:
         """Build the model.
 
@@ -75,7 +76,7 @@ class SequenceModel(Model):
             )
         else:
             defaults = {key: ModelSettings.default(key) for key in ("rnn_hidden_dim", "rnn_num_layers")}
-            plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
+            plain = {"activation": "elu", "rnn_type": None, **defaults, **(ann or {})}
             self.body = AnnModel(width, outputs, hidden_dims, **plain)
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
 
@@ -143,6 +144,22 @@ class SequenceModel(Model):
         return output.transpose(0, 1).reshape(len(x), -1), {"rnn": list(state)}
 
 
+class NormalizingAgent:
+    """Mixin that gives inference policies the observation normalisation of a skrl agent."""
+
+    policy: SequenceModel
+    _observation_preprocessor: Callable[[Tensor], Tensor]
+
+    def normalize_observations(self, observations: Tensor) -> Tensor:
+        """Return normalised ``observations`` [..., O], as input of the policy."""
+        return self._observation_preprocessor(observations)
+
+    def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
+        """Return a copy of the observation normalisation, which later training does not change."""
+        normalise = self._observation_preprocessor
+        return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
+
+
 class SpikingPolicy(GaussianMixin, SequenceModel):
     """Gaussian policy with the mean from a spiking network or an ANN, and a std independent of the observations."""
 
@@ -151,20 +168,13 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
     def __init__(
         self,
         *,
-        num_envs: int,
-        sequence_length: int,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
         init_std: float = 1.0,
         std_range: Sequence[float] = (),
         learn_std: bool = True,
-        **spaces: Unpack[Spaces],
+        **arguments: Any,
     ) -> None:
-        """Initialise with the arguments of `SequenceModel`, and the std: initial value, limits (none if empty), whether learned."""
-        SequenceModel.__init__(
-            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
-        )
+        """Initialise with arguments of `SequenceModel`, and the std: initial value, limits (none if empty), whether learned."""
+        SequenceModel.__init__(self, None, "observations", **arguments)
         low, high = -math.inf, math.inf
         if std_range:
             low, high = map(math.log, std_range)
@@ -211,20 +221,9 @@ class CategoricalPolicy(SequenceModel):
     noise_parameters: Sequence[nn.Parameter] = ()
     """Parameters of the action noise: none."""
 
-    def __init__(
-        self,
-        *,
-        num_envs: int,
-        sequence_length: int,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with the arguments of `SequenceModel`."""
-        SequenceModel.__init__(
-            self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
-        )
+    def __init__(self, **arguments: Any) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        super().__init__(None, "observations", **arguments)
         self._distribution: OneHotCategorical | None = None
 
     @override
@@ -270,21 +269,9 @@ class CategoricalPolicy(SequenceModel):
 class SpikingValue(DeterministicMixin, SequenceModel):
     """Value function with a spiking network or an ANN."""
 
-    def __init__(
-        self,
-        *,
-        num_envs: int,
-        sequence_length: int,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        source: str = "observations",
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Initialise with the arguments of `SequenceModel`."""
-        SequenceModel.__init__(
-            self, 1, source, num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
-        )
+    def __init__(self, *, source: str = "observations", **arguments: Any) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        SequenceModel.__init__(self, 1, source, **arguments)
         DeterministicMixin.__init__(self)
 
     @override

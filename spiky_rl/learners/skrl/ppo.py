@@ -12,8 +12,7 @@ from torch import Tensor
 
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.skrl.environment import SUCCESSORS
-from spiky_rl.learners.skrl.models import CategoricalPolicy, SequenceModel, SpikingPolicy
-from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.models import CategoricalPolicy, NormalizingAgent, SequenceModel, SpikingPolicy
 
 
 class SpikingAgent(NormalizingAgent):
@@ -95,12 +94,7 @@ class SpikingAgent(NormalizingAgent):
         }
 
     def update(self, *, timestep: int, timesteps: int) -> None:
-        """Update from the rollout; the networks count the update, which slopes and encoder noise depend on.
-
-        Args:
-            timestep: Control steps so far.
-            timesteps: Total number of control steps.
-        """
+        """Update from the rollout; the networks count the update, which slopes and encoder noise depend on."""
         super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
         for model in (self.policy, self.value):
             if model.network is not None:

@@ -11,7 +11,7 @@ from skrl.agents.torch.td3 import TD3
 from skrl.memories.torch import RandomMemory
 from torch import nn
 
-from spiky_rl.learners.skrl.normalization import NormalizingAgent
+from spiky_rl.learners.skrl.models import NormalizingAgent
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor, ReplayActor
 
 
@@ -57,12 +57,7 @@ class ReplayAgent(NormalizingAgent):
         super().record_transition(**transition)  # type: ignore[misc]  # pylint: disable=no-member
 
     def post_interaction(self, *, timestep: int, timesteps: int) -> None:
-        """Make the gradient steps that are due after a control step of all environments.
-
-        Args:
-            timestep: Control steps so far.
-            timesteps: Total number of control steps.
-        """
+        """Make the gradient steps that are due after a control step of all environments."""
         self._due_updates += self.updates_per_step * self.memory.num_envs
         count = int(self._due_updates)
         self._due_updates -= count

@@ -7,10 +7,16 @@ from typing import Any
 
 from spiky_rl.config.plain_data import get_section
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.schema import ALGORITHM_KEYS, Algorithm, ModelSettings
+from spiky_rl.config.schema import Algorithm
 from spiky_rl.config.spec import AgentSpec, SpecError, is_host_origin
 from spiky_rl.learners.common.local_learning import caches_fixed_part, get_local_rule
-from spiky_rl.learners.skrl.config import SCALER, check_allowed, get_std_range, list_inputs
+from spiky_rl.learners.skrl.config import (
+    check_allowed,
+    get_algorithm_settings,
+    get_std_range,
+    make_input_cfg,
+    make_model_cfg,
+)
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "burn_in": (0,),
@@ -56,45 +62,36 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
 
     Raises SpecError that names key, value and allowed values for settings that replay does not support.
     """
-    name, tree = spec.algorithm, spec.runner
+    name = spec.algorithm
     check_allowed(spec, ALLOWED, name.upper())
     _check_noise(spec)
     for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
         if network is not None:
             _check_network(key, network, name.upper())
-    actor, critic = get_section(tree, "actor"), get_section(tree, "critic")
-    values = {key: tree["algorithm"].get(key, Algorithm.default(key)) for key in sorted(ALGORITHM_KEYS[name])}
+    actor, critic = get_section(spec.runner, "actor"), get_section(spec.runner, "critic")
+    values, (inputs, scalers, critic_source) = get_algorithm_settings(spec), make_input_cfg(spec)
     if values.get("target") == "proxy" and spec.network is None:
         raise SpecError("agent.algorithm.target: proxy given without agent.network; allowed: spiking")
-    groups, shared, normalised = list_inputs(tree)
-    policy = _make_model_cfg(actor, spec.network)
+    policy = make_model_cfg(actor, spec.network)
     if name == "sac":
         policy["std_range"] = get_std_range(get_section(actor, "distribution_cfg"))
     return {
         "algorithm": name,
-        "num_steps_per_env": spec.get_setting("num_steps_per_env"),
-        "save_interval": spec.get_setting("save_interval"),
-        "obs_groups": groups,
-        "states": not shared,
+        **inputs,
         "action_bound": 1.0,
         "policy": policy,
-        "critic": {
-            **_make_model_cfg(critic, spec.critic_network),
-            "source": "observations" if shared else "states",
-        },
+        "critic": {**make_model_cfg(critic, spec.critic_network), "source": critic_source},
         "target": values.get("target", "spiking"),
         "proxy": {
             "hidden_dims": _get_widths(actor, spec.network),
             "learning_rate": values.get("proxy_learning_rate", Algorithm.default("proxy_learning_rate")),
         },
-        "replay_size": values["replay_size"],
-        "random_steps": values["random_steps"],
-        "learning_starts": values["learning_starts"],
-        "updates_per_step": values["updates_per_step"],
+        **{
+            key: values[key] for key in ("replay_size", "random_steps", "learning_starts", "updates_per_step")
+        },
         "agent": {
             **{key: values[setting] for key, setting in AGENT_KEYS[name].items()},
-            "observation_preprocessor": SCALER if normalised[0] else None,
-            "state_preprocessor": SCALER if normalised[1] and not shared else None,
+            **scalers,
             "learning_rate": _list_learning_rates(values),
         },
     }
@@ -118,15 +115,6 @@ def _list_learning_rates(values: Mapping[str, Any]) -> list[float]:
         if key in values:
             rates.append(rates[-1] if values[key] is None else values[key])
     return rates
-
-
-def _make_model_cfg(model: Mapping[str, Any], network: ComponentSpec | None) -> dict[str, Any]:
-    """Return the arguments of a model besides the spaces."""
-    settings: dict[str, Any] = {"hidden_dims": list(model.get("hidden_dims", ()))}
-    if network is not None:
-        return {**settings, "network": network.settings()}
-    activation = model.get("activation", ModelSettings.default("activation"))
-    return {**settings, "ann": {"activation": activation}}
 
 
 def _get_widths(model: Mapping[str, Any], network: ComponentSpec | None) -> list[int]:

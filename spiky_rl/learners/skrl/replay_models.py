@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack, override
+from typing import Any, override
 
 import torch
 from skrl.models.torch import DeterministicMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.learners.skrl.models import SequenceModel, Spaces
+from spiky_rl.learners.skrl.models import SequenceModel
 
 LOG_STD_RANGE = (-5.0, 2.0)
 """Default range of the logarithm of SAC's standard deviation."""
@@ -25,19 +24,9 @@ LOG_STD_RANGE = (-5.0, 2.0)
 class ReplayModel(SequenceModel):
     """Abstract stateless model; skrl keeps a moving average of its weights as target network."""
 
-    def __init__(
-        self,
-        outputs: int | None,
-        source: str,
-        *,
-        hidden_dims: Sequence[int],
-        network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
-        **spaces: Unpack[Spaces],
-    ) -> None:
-        """Build the model with arguments of `SequenceModel`."""
-        num_envs = sequence_length = 1  # stateless
-        super().__init__(outputs, source, num_envs, sequence_length, hidden_dims, network, ann or {}, spaces)
+    def __init__(self, outputs: int | None, source: str, **arguments: Any) -> None:
+        """Initialise with arguments of `SequenceModel`."""
+        super().__init__(outputs, source, num_envs=1, sequence_length=1, **arguments)
 
     @override
     def update_parameters(self, model: nn.Module, *, polyak: float = 1.0) -> None:
@@ -78,7 +67,7 @@ class DeterministicActor(DeterministicMixin, ReplayActor):
     """Actor of TD3: tanh of a spiking network's or an ANN's features."""
 
     def __init__(self, **arguments: Any) -> None:
-        """Initialise with arguments of `ReplayModel`."""
+        """Initialise with arguments of `SequenceModel`."""
         ReplayActor.__init__(self, None, "observations", **arguments)
         DeterministicMixin.__init__(self)
 
@@ -135,7 +124,7 @@ class SquashedGaussianActor(ReplayActor):
     """
 
     def __init__(self, *, std_range: Sequence[float] = (), **arguments: Any) -> None:
-        """Initialise with arguments of `ReplayModel`, and the range of the standard deviation; `LOG_STD_RANGE` if empty."""
+        """Initialise with arguments of `SequenceModel`, and the range of the standard deviation; `LOG_STD_RANGE` if empty."""
         outputs = 2 * math.prod(arguments["action_space"].shape)
         ReplayActor.__init__(self, outputs, "observations", **arguments)
         self.log_std_range = tuple(map(math.log, std_range)) if std_range else LOG_STD_RANGE
@@ -169,7 +158,7 @@ class ActionValue(DeterministicMixin, ReplayModel):
     """Critic of observations and actions, with an ANN or a spiking network."""
 
     def __init__(self, *, source: str = "observations", **arguments: Any) -> None:
-        """Initialise with arguments of `ReplayModel`."""
+        """Initialise with arguments of `SequenceModel`."""
         ReplayModel.__init__(self, 1, source, **arguments)
         DeterministicMixin.__init__(self)
 

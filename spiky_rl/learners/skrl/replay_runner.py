@@ -26,6 +26,7 @@ from spiky_rl.learners.common.activity import (
     write_figures,
 )
 from spiky_rl.learners.skrl.activity import compute_ann_activity
+from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
 from spiky_rl.learners.skrl.models import Spaces
 from spiky_rl.learners.skrl.replay_agents import SpikingSAC, SpikingTD3
@@ -144,11 +145,29 @@ class ReplayRunner(SkrlBaseRunner):
 
     @override
     def get_exportable_policy(self) -> Any:
-        from spiky_rl.learners.skrl.exported_policy import describe_actor
+        from spiky_rl.learners.rsl_rl.tanh_actor import ClippedNormalization, build_tanh_actor
 
-        actor = describe_actor(self.policy, self.cfg["policy"], self.alg.copy_normalisation())
-        obs, groups = self.env.get_observations(), self.environment.actor
-        return actor.build_model(obs, groups, torch.device(self.device))
+        config, body, scaler = self.cfg["policy"], self.policy.body, self.alg.copy_normalisation()
+        normalization = None
+        if isinstance(scaler, RunningStandardScaler):
+            mean, std = scaler.running_mean.float(), scaler.running_variance.float().sqrt()
+            normalization = ClippedNormalization(mean, std, scaler.epsilon, scaler.clip_threshold)
+        trained: nn.Module
+        last: Any
+        if isinstance(body, AnnModel):
+            trained, last, own = body.mlp, body.mlp[-1], {"activation": config["ann"]["activation"]}
+        else:
+            trained, last, own = body, body.readout, {"network": config["network"]}
+        model = build_tanh_actor(
+            {"hidden_dims": list(config["hidden_dims"]), **own},
+            trained.state_dict(),
+            self.env.get_observations(),
+            self.environment.actor,
+            self.policy.num_actions,
+            last.out_features,
+            normalization,
+        )
+        return model.to(self.device).eval()
 
     @override
     def compute_losses(self) -> dict[str, float]:

@@ -15,13 +15,7 @@ class WandbWriter(SummaryWriter):
     """TensorBoard's writer that sends the same to a W&B run as the writer of rsl_rl does."""
 
     def __init__(self, folder: str, project: str, settings: Mapping[str, Any]) -> None:
-        """Begin the W&B run, which has the name of the run folder.
-
-        Args:
-            folder: Run folder.
-            project: W&B's project.
-            settings: Settings of training and environment, by group.
-        """
+        """Begin the W&B run, which has the name of the run ``folder``; ``settings``: those of training and environment, by group."""
         super().__init__(folder, flush_secs=10)
         self.folder = Path(folder)
         self.run = wandb.init(

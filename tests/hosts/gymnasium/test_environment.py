@@ -11,6 +11,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.hosts.gymnasium.environment import draw_seeds
+from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 from spiky_rl.learners import get_learner
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.reward_scaling import CLIP, RewardScaler
@@ -81,6 +82,15 @@ def test_actions_are_clipped_to_one_and_mapped_to_the_bounds():
         env.step(torch.tensor([[-1.0, -1.0], [0.0, 0.0], [0.5, 0.5], [1.0, 1.0], [-7.0, 9.0]]))
         wanted = [[-0.4, 1.0], [0.0, 3.0], [0.2, 4.0], [0.4, 5.0], [-0.4, 5.0]]
         np.testing.assert_allclose(np.stack(env.latest_infos["action"]), wanted, rtol=1e-6)
+
+
+def test_a_bound_near_the_largest_float_is_none_and_the_action_stays_as_it_is():
+    env = gymnasium.make(f"{SCRIPTS}Script-v0").unwrapped
+    env.action_space = gymnasium.spaces.Box(
+        np.float32([-3.4e38, 0.0, -4.0]), np.float32([3.4e38, 3.4e38, 4.0])
+    )
+    actions = TaskSpaces.read("Huge-v0", env).to_actions(torch.tensor([[0.0, 0.0, 0.0], [7.0, 7.0, 0.5]]))
+    np.testing.assert_array_equal(actions, [[0.0, 0.0, 0.0], [7.0, 7.0, 2.0]])
 
 
 def test_the_largest_component_is_the_choice_of_a_discrete_action():

@@ -6,7 +6,7 @@ import pytest
 
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import UnknownTask
-from spiky_rl.hosts.mjlab import agents, host, tasks
+from spiky_rl.hosts.mjlab import agents, host
 
 INSTALLED = importlib.util.find_spec("mjlab") is not None
 with_mjlab = pytest.mark.skipif(
@@ -35,7 +35,7 @@ def test_the_ids_in_mjlabs_files_are_those_it_registers():
     import mjlab.tasks  # noqa: F401
     from mjlab.tasks.registry import list_tasks
 
-    assert tasks.list_registered_ids() == {name for name in list_tasks() if agents.find_agent(name) is None}
+    assert host.list_registered_ids() == {name for name in list_tasks() if agents.find_agent(name) is None}
 
 
 @with_mjlab

@@ -69,14 +69,9 @@ CONDITION_SETS = ("all", "stress")
 
 
 def parse_conditions(names: str, subject: ConditionSubject | None = None) -> list[str]:
-    """Return the conditions in ``names``; nominal is always the first.
+    """Return the conditions and the members of `CONDITION_SETS` in the comma-separated ``names``; nominal is always the first.
 
-    Args:
-        names: Comma-separated names of conditions and of `CONDITION_SETS`.
-        subject: Task and agent that limit the set ``stress``; None for no limit.
-
-    Raises:
-        ConditionError: A condition is unknown, or named twice.
+    Task and agent in ``subject`` limit the set ``stress``. Raises ConditionError if a condition is unknown, or named twice.
     """
     requested = split_names(names)
     for name in requested:
@@ -125,15 +120,9 @@ def require_conditions(names: Sequence[str], subject: ConditionSubject) -> None:
 
 
 def remove_network_faults(selected: Sequence[str], names: str, frozen_by: str) -> list[str]:
-    """Return the ``selected`` conditions without those that change a network.
+    """Return the ``selected`` conditions without those that change a network, which the flag ``frozen_by`` excludes.
 
-    Args:
-        selected: Names of conditions.
-        names: The user's comma-separated list.
-        frozen_by: The flag that excludes changes of the network.
-
-    Raises:
-        ConditionError: The user's list names a removed condition.
+    Raises ConditionError if the user's list ``names`` has a removed condition.
     """
     removed = [name for name in selected if issubclass(CONDITIONS[name], faults.NetworkFault)]
     if named := [name for name in removed if name in split_names(names)]:

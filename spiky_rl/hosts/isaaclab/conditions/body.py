@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spiky_rl.hosts.environment import seed_torch
 from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
 from spiky_rl.hosts.isaaclab.workflows import Env
-from spiky_rl.hosts.seeding import seed_torch
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
@@ -128,13 +128,7 @@ def find_robot(env: Env) -> tuple[str, Articulation]:
 
 
 def make_scene_entity_cfg(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
-    """Return the resolved configuration of an asset for event terms.
-
-    Args:
-        env: The environment of the asset.
-        name: Name of the asset.
-        bodies: Indices of some of its bodies; None for all.
-    """
+    """Return the resolved configuration of the asset ``name`` in ``env`` for event terms; ``bodies``: indices of bodies, None for all."""
     from isaaclab.managers import SceneEntityCfg
 
     entity_cfg = SceneEntityCfg(name) if bodies is None else SceneEntityCfg(name, body_ids=bodies)
@@ -148,13 +142,9 @@ def apply_event_term(
     bodies: list[int] | None = None,
     **params: object,
 ) -> None:
-    """Apply one of Isaac Lab's event terms to the robots of a group.
+    """Apply one of Isaac Lab's event terms, a class, to the robots of a ``group``.
 
-    Args:
-        group: The environments.
-        term: Class of the term.
-        bodies: Indices of the changed bodies; None for all bodies and joints.
-        params: Parameters of the term except the asset, by name.
+    ``bodies`` are the indices of the changed bodies, None for all bodies and joints; ``params`` are the term's besides the asset.
     """
     from isaaclab.managers import EventTermCfg
 

@@ -75,16 +75,19 @@ def check_motors(subject: ConditionSubject) -> str | None:
     terms = {name: term for name, term in vars(actions).items() if term is not None}
     if others := [name for name, term in terms.items() if not isinstance(term, fit)]:
         return f"its actions {', '.join(others)} do not drive joints"
-    efforts = {
-        name: term.class_type for name, term in terms.items() if isinstance(term, mdp.JointEffortActionCfg)
-    }
-    # a class, or a text ``module:class``
-    classes = {
-        name: getattr(kind, "__name__", str(kind).rpartition(":")[2]) for name, kind in efforts.items()
-    }
-    if own := [name for name, kind in classes.items() if kind not in EFFORT_CLASSES]:
+    if own := [name for name, term in terms.items() if _has_own_effort_class(term)]:
         return f"its actions {', '.join(own)} apply efforts by a class of their own, which cannot weaken them"
     return None
+
+
+def _has_own_effort_class(term: object) -> bool:
+    """Return whether an action ``term`` sends efforts by another class than `EFFORT_CLASSES`."""
+    from isaaclab.envs import mdp
+
+    if not isinstance(term, mdp.JointEffortActionCfg):
+        return False
+    kind = term.class_type  # a class, or a text ``module:class``
+    return getattr(kind, "__name__", str(kind).rpartition(":")[2]) not in EFFORT_CLASSES
 
 
 def check_spikes(subject: ConditionSubject) -> str | None:

@@ -166,13 +166,9 @@ DELAY_CONDITIONS: dict[str, type[EvalCondition]] = {
 def map_values_to_sensors(
     shapes: Sequence[Sequence[int]], device: torch.device | str | None = None
 ) -> Tensor:
-    """Return the sensor index of each value of the flat, concatenated observations, [C].
+    """Return the sensor index of each value of the flat, concatenated observations with these ``shapes``, [C].
 
     Every column of a vector is a sensor, and every column of pixels of an image [channels, height, width].
-
-    Args:
-        shapes: Shapes of one environment's observations.
-        device: Device of the result; None for torch's default.
     """
     indices, count = [], 0
     for shape in shapes:

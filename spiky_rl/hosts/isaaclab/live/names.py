@@ -20,11 +20,9 @@ REQUIREMENTS = {
 
 
 def check_visualizers(names: Sequence[str], records_video: bool) -> None:
-    """Raise GraphicsError, before a simulator starts, for an unknown or unavailable visualizer.
+    """Raise GraphicsError, before a simulator starts, for an unknown or unavailable visualizer in ``names``.
 
-    Args:
-        names: Names of visualizers.
-        records_video: Whether the same process records videos, which it renders without a display.
+    ``records_video``: whether the same process records videos, which it renders without a display.
     """
     for name in names:
         if name not in REQUIREMENTS:

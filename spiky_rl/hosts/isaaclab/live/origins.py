@@ -16,11 +16,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def is_own_page(hosts: list[str], origins: list[str]) -> bool:
-    """Return whether a request comes from the server's own page, or from no page.
+    """Return whether a request with these Host and Origin headers comes from the server's own page, or from no page.
 
-    Args:
-        hosts: Values of the Host headers; there must be exactly one.
-        origins: Values of the Origin headers, which a browser adds to every connection of a page's code.
+    There must be exactly one Host. A browser adds an Origin to every connection of a page's code.
     """
     if len(hosts) != 1 or len(origins) > 1:
         return False

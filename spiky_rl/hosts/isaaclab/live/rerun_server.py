@@ -21,15 +21,9 @@ class RerunServer:
     """Server that stores a run's data and serves rerun's page."""
 
     def __init__(self, address: str, data_port: int, page_port: int) -> None:
-        """Start a server and wait until it listens.
+        """Start a server at ``address`` with ports for data and page, and wait until it listens.
 
-        Args:
-            address: Address of the interface on which it listens.
-            data_port: Port of the data.
-            page_port: Port of the page.
-
-        Raises:
-            GraphicsError: The server does not start.
+        Raises GraphicsError if the server does not start.
         """
         line = [str(_find_program()), "--serve-web", "--bind", address]
         line += ["--port", str(data_port), "--web-viewer-port", str(page_port)]

@@ -83,9 +83,7 @@ def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
 def set_default_camera(env: WrappedEnv, follows: bool = False) -> None:
     """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos.
 
-    Args:
-        env: The environment.
-        follows: Whether the cameras of our visualizers move with a robot that can move; otherwise they stay.
+    If it ``follows``, the cameras of our visualizers move with a robot that can move; otherwise they stay.
     """
     scene = env.unwrapped.scene
     for robot in list(scene.articulations.values())[:1]:

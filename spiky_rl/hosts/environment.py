@@ -1,0 +1,139 @@
+"""Parts of the environments of all hosts: conditions, timing, random numbers and observations term by term."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.hosts.condition_groups import ConditionGroups
+
+type Leaves = Mapping[str | tuple[str, ...], Tensor]
+"""Observations by their nested names, [B, ...] each."""
+
+
+class HostEnvironment:
+    """Base of the hosts' environments: without conditions besides nominal and without a live view."""
+
+    checks_finite = True
+    """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
+
+    def make_condition_groups(
+        self,
+        names: Sequence[str],
+        episodes: int,
+        groups: Sequence[str],
+        seed: int,
+        leg: str = "",
+        adapting: bool = False,
+    ) -> ConditionGroups:
+        """Divide the environments among conditions; `ConditionGroups` describes the arguments."""
+        return self._get_condition_groups_class()(self, names, episodes, groups, seed, leg, adapting)
+
+    def _get_condition_groups_class(self) -> type[ConditionGroups]:
+        """Return the class with the conditions of the host."""
+        return ConditionGroups
+
+    def get_live_views(self) -> Sequence[Any]:
+        """Return the live views that can show the spikes of a policy."""
+        return ()
+
+    def set_default_camera(self, follows: bool = False) -> None:
+        """Point every live view at the robot of environment 0; if it ``follows``, cameras move with the robot."""
+
+
+class TimedEnvironment(HostEnvironment):
+    """Base of environments that wrap a simulator's own one; it comes before rsl_rl's wrapper in the bases of a class."""
+
+    is_trained = True
+    """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
+    stopwatch: Stopwatch
+    unwrapped: Any
+
+    @property
+    def seconds_simulation(self) -> float:
+        """Total seconds in `step`."""
+        return self.stopwatch.seconds
+
+    @property
+    def step_dt(self) -> float:
+        """Duration of a control step in seconds."""
+        return self.unwrapped.step_dt
+
+    def set_trained(self, is_trained: bool) -> None:
+        """Set whether the policy has been updated yet."""
+        self.is_trained = is_trained
+
+
+class Stopwatch:
+    """Sum of the seconds between starts and stops. A CUDA device is timed by events, which only `seconds` reads."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._seconds, self._begun = 0.0, 0.0
+        self._event: torch.cuda.Event | None = None
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        """Start the clock; work queued before is not counted, even if the device has not finished it."""
+        if self._device.type == "cuda":
+            self._event = self._record_event()
+        else:
+            self._begun = time.perf_counter()
+
+    def stop(self) -> None:
+        """Stop the clock; work queued since `start` is counted."""
+        if self._event is not None:
+            self._events.append((self._event, self._record_event()))
+        else:
+            self._seconds += time.perf_counter() - self._begun
+
+    @property
+    def seconds(self) -> float:
+        """Total seconds so far. Waits for the device."""
+        for begun, ended in self._events:
+            ended.synchronize()
+            self._seconds += begun.elapsed_time(ended) / 1000.0
+        self._events.clear()
+        return self._seconds
+
+    def _record_event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+@contextmanager
+def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
+    """Draw torch's random numbers on ``device``, which the simulation takes, from ``seed``; restore the generators afterwards."""
+    torch_device = torch.device(device)
+    with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def get_leaves(observations: TensorDict) -> Leaves:
+    """Return the tensors of ``observations`` by nested name."""
+    return dict(observations.items(include_nested=True, leaves_only=True))  # type: ignore[arg-type]
+
+
+def iterate_terms(env: Any, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
+    """Yield the terms of all observations ``leaves`` by name; a group is yielded whole if its terms are not joined in one vector.
+
+    ``env`` is the simulator's own environment without wrappers, which may have an observation manager like Isaac Lab's.
+    """
+    manager = getattr(env, "observation_manager", None)
+    for key, values in leaves.items():
+        name = ".".join(key) if isinstance(key, tuple) else key
+        if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
+            yield name, values
+            continue
+        widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
+        for term, part in zip(manager.active_terms[name], values.split(widths, dim=1), strict=True):
+            yield f"{name}.{term}", part
