@@ -173,7 +173,7 @@ def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) ->
     with open_env(plan) as env:
         torch.manual_seed(1)
         runner = plan.learner.get_runner_class(plan.spec.algorithm)(
-            env, plan.config, None, "cpu", plan.identity
+            env, plan.config, None, "cpu", identity=plan.identity
         )
         with contextlib.redirect_stdout(None):
             runner.learn(1)

@@ -202,7 +202,7 @@ def show_space(args: argparse.Namespace) -> None:
     """Print the values of a search space."""
     from spiky_rl.experiments.design import tuning_space
 
-    data = tuning_space.read_space(args.name).data
+    data = tuning_space.read_space(args.name).content.model_dump(exclude_unset=True)
     print_columns([(key, str(value)) for key, value in flatten(data).items()])
 
 

@@ -74,7 +74,7 @@ def main(library, logs, *agents):
                     env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     torch.manual_seed(SEED)
                     runner = plan.learner.get_runner_class(plan.spec.algorithm)(
-                        env, plan.config, None, "cpu", plan.identity
+                        env, plan.config, None, "cpu", identity=plan.identity
                     )
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():

@@ -84,7 +84,7 @@ def main(library, logs, task, iterations, targets, *agents):
                     env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     env.reset()
                     runner = plan.learner.get_runner_class(plan.spec.algorithm)(
-                        env, plan.config, None, "cpu", plan.identity
+                        env, plan.config, None, "cpu", identity=plan.identity
                     )
                     seen = []
                     runner.on_iteration = seen.append

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,19 +52,6 @@ class IterationSummary:
     seconds: float
 
 
-class Bookkeeping(TypedDict, total=False):
-    """Optional arguments of every runner."""
-
-    identity: Mapping[str, object] | None
-    """``task``, ``agent`` and further identity of the run, saved in its checkpoints."""
-    picture_interval: int
-    """Iterations between spike rasters."""
-    notes: Mapping[str, str] | None
-    """Texts for TensorBoard, by name."""
-    on_iteration: Callable[[IterationSummary], None] | None
-    """Called after every iteration; may raise `StopTraining`."""
-
-
 class BaseRunner(ABC):
     """Base class of the runners; each derives from this class and from the runner of its library."""
 
@@ -89,14 +76,27 @@ class BaseRunner(ABC):
     """The environment's ``worlds_reset`` at the end of the last recorded iteration."""
     _meter: CostMeter | None = None
 
-    def setup_bookkeeping(self, **chosen: Unpack[Bookkeeping]) -> None:
-        """Initialise progress and callbacks of a new run."""
-        self.identity = chosen.get("identity") or {}
+    def setup_bookkeeping(
+        self,
+        identity: Mapping[str, object] | None,
+        picture_interval: int,
+        notes: Mapping[str, str] | None,
+        on_iteration: Callable[[IterationSummary], None] | None,
+    ) -> None:
+        """Initialise progress and callbacks of a new run.
+
+        Args:
+            identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
+            picture_interval: Iterations between spike rasters.
+            notes: Texts for TensorBoard, by name.
+            on_iteration: Called after every iteration; may raise `StopTraining`.
+        """
+        self.identity = identity or {}
         self.progress = TrainingProgress()
-        self.figure_interval = chosen.get("picture_interval", 25)
-        self.text_summaries = chosen.get("notes") or {}
+        self.figure_interval = picture_interval
+        self.text_summaries = notes or {}
         self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
-        self.on_iteration = chosen.get("on_iteration") or (lambda iteration: None)
+        self.on_iteration = on_iteration or (lambda iteration: None)
 
     @property
     @abstractmethod

@@ -8,9 +8,9 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, override
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from rsl_rl.env import VecEnv
@@ -23,7 +23,7 @@ from spiky_rl.learners.common.activity import write_figures
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint, select_parts
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
-from spiky_rl.learners.common.runner import BaseRunner, Bookkeeping, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -43,9 +43,12 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         train_cfg: dict,
         log_dir: str | None = None,
         device: str = "cpu",
-        **bookkeeping: Unpack[Bookkeeping],
+        identity: Mapping[str, object] | None = None,
+        picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Initialise with the arguments of `OnPolicyRunner` and of `Bookkeeping`."""
+        """Initialise with the arguments of `OnPolicyRunner` and of `BaseRunner.setup_bookkeeping`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
             # without observation groups rsl_rl uses 'policy' for both models and warns three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")
@@ -60,7 +63,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
             super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
-        self.setup_bookkeeping(**bookkeeping)
+        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
         self.logger = _QuietLogger(
             log_dir,

@@ -7,9 +7,9 @@ import logging
 import math
 import statistics
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack, override
+from typing import TYPE_CHECKING, Any, ClassVar, override
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from spiky_rl.learners.common.checkpoints import (
     select_parts,
 )
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
-from spiky_rl.learners.common.runner import BaseRunner, Bookkeeping, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
@@ -47,19 +47,21 @@ class SkrlBaseRunner(BaseRunner):
         config: Mapping[str, Any],
         log_dir: str | None = None,
         device: str = "cpu",
-        **bookkeeping: Unpack[Bookkeeping],
+        identity: Mapping[str, object] | None = None,
+        picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
+        on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
-        """Initialise with the arguments of a run and of `Bookkeeping`.
+        """Initialise with the arguments of a run and of `BaseRunner.setup_bookkeeping`.
 
         Args:
             env: The rsl_rl environment, which still does timing and checks.
             config: The configuration from ``make_runner_cfg`` of `config` or `replay_config`.
             log_dir: Run folder; None to save nothing.
             device: Device of the models.
-            bookkeeping: Optional arguments of every runner.
         """
         self.env, self.device, self.cfg = env, device, config
-        self.setup_bookkeeping(**bookkeeping)
+        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
         bound = config.get("action_bound", math.inf)
         self.environment = SkrlEnv(env, config["obs_groups"], config["states"], bound)
         self.current_learning_iteration = 0

@@ -26,7 +26,7 @@ def make_runner(task, *overrides):
     )
     torch.manual_seed(0)
     return plan, lambda env: plan.learner.get_runner_class("ppo")(
-        env, plan.config, None, "cpu", plan.identity
+        env, plan.config, None, "cpu", identity=plan.identity
     )
 
 

@@ -19,7 +19,7 @@ SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
 
 def make_policy(plan, env):
     """Perturbed values, as if trained, and actions beyond their bounds."""
-    runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", plan.identity)
+    runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", identity=plan.identity)
     policy = runner.alg.get_policy()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -30,7 +30,7 @@ def train(iterations, overrides=(), watch=lambda alg: None):
     losses = []
     with open_env(plan) as env:
         torch.manual_seed(0)
-        runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", plan.identity)
+        runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", identity=plan.identity)
         watch(runner.alg)
         runner.on_iteration = lambda iteration: losses.append(iteration.losses["symmetry"])
         runner.learn(iterations)
