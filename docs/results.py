@@ -166,13 +166,10 @@ def verdicts(folder: str) -> str:
 
 
 def headline(*studies: str) -> str:
-    """A table of the agents ``studies/a:lif_ppo,mlp_ppo`` of planned studies, each with one task; a study that goes on has a line that says so."""
+    """A table of the agents ``studies/a:lif_ppo,mlp_ppo`` of planned studies that have ended, each with one task."""
     price, lines = next(iter(MAIN)), []
     for folder, _, agents in (text.partition(":") for text in studies):
-        ended = (ROOT / folder / "study.json").is_file() and not study(folder).skipped
-        name = folder.removeprefix("studies/")
-        if not ended:
-            lines.append([f"[{name}](studies/{name}/study.yaml) has not ended", *["-"] * 5])
+        if not (ROOT / folder / "study.json").is_file() or study(folder).skipped:
             continue
         for agent in agents.split(","):
             task = study(folder).tasks[0]
@@ -180,7 +177,7 @@ def headline(*studies: str) -> str:
             walked = one.energy_per_metre.get(price)
             lines.append(
                 [
-                    f"[{task}](studies/{name}/report.md)",
+                    f"[{task}]({folder}/report.md)",
                     f"`{agent}`",
                     mean(one),
                     interval(one.distance) if walked and one.distance else "-",
@@ -188,7 +185,8 @@ def headline(*studies: str) -> str:
                     f"{interval(walked)} µJ" if walked else "-",
                 ]
             )
-    return table("task | agent | return | metres | energy of an action | energy of a metre", lines)
+    heading = "task | agent | return | metres | energy of an action | energy of a metre"
+    return table(heading, lines) if lines else "\nNone of these studies has ended.\n"
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:
