@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experiments'")
 
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.run import cells
+from spiky_rl.experiments.run import cells, comparison
 from spiky_rl.experiments.run.comparison import StudyRun, merge_study, write_plan
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning_storage import connect
@@ -45,7 +45,8 @@ def planned(asked: study.Study, out: Path, place: ExecutionOptions) -> StudyRun:
     return StudyRun(asked, out, place, AgentResolver(asked, place), found, set())
 
 
-def test_two_comparisons_on_one_folder_are_one_study(tmp_path):
+def test_two_comparisons_on_one_folder_are_one_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "plan_study", planned)  # without Isaac Lab
     place, fork = ExecutionOptions(device="cpu"), multiprocessing.get_context("fork")
     read = fork.Barrier(len(AGENTS))
 
@@ -53,7 +54,7 @@ def test_two_comparisons_on_one_folder_are_one_study(tmp_path):
         asked = study.build_study("mine", {**GIVEN, "agents": [agent]})
         plan = planned(merge_study(asked, tmp_path), tmp_path, place)
         read.wait(PATIENCE)  # nobody writes before all have read
-        written = write_plan(asked, plan, planned)
+        written = write_plan(asked, plan)
         assert agent in written.study.agents
 
     assert run_at_once(compare, AGENTS) == [0] * len(AGENTS)
