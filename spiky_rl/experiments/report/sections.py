@@ -199,7 +199,7 @@ def make_comparison_table(name: str, family: Sequence[PairedComparison]) -> Bloc
         Column("p", list_cells(family, "p_value", format_p_value), "raw"),
         Column("p", list_cells(family, "corrected", format_p_value), "Holm"),
         Column("verdict", list_cells(family, "verdict"), is_text=True),
-        Column("seeds", list_cells(family, "seeds_needed", "{:,}".format), "needed"),
+        Column("seeds", list_cells(family, "seeds_needed", lambda count: f"{count:,}"), "needed"),
         note=_describe_family(family),
         first="agent" if to else "pair",
     )
@@ -303,7 +303,7 @@ def make_cells_table(results: Sequence[CellResult], setups: Sequence[str]) -> Bl
         Column("specification", list_cells(results, "spec_hash"), is_text=True),
         Column("obtained with", setups, is_text=True),
         Column("date", list_cells(results, "date"), is_text=True),
-        Column("environments", list_cells(results, "num_envs", "{:,}".format)),
+        Column("environments", list_cells(results, "num_envs", lambda count: f"{count:,}")),
         Column("resumed", list_cells(results, "resumed"), "times"),
         first="cell",
     )
