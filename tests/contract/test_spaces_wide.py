@@ -67,7 +67,7 @@ def test_an_agent_takes_both_ends_of_every_dimension(name, agent):
     for index in range(max(len(d.extremes) for d in space.get_dimensions(agent))):
         chosen = [(d, d.extremes[min(index, len(d.extremes) - 1)]) for d in space.get_dimensions(agent)]
         values = [text for d, value in chosen for text in d.make_overrides(value)]
-        found = spec.resolve_agent(agent, TASK, copy.deepcopy(HOST), [*space.fixed, *values])
+        found = spec.resolve_agent(agent, TASK, copy.deepcopy(HOST), [*space.fixed_overrides, *values])
         make_runner_cfg(found)
         flat = spec.flatten(found.to_dict())
         for d, value in chosen:

@@ -119,7 +119,7 @@ def get_overrides(search: TuningSearch, pair: AgentTask, trial: FrozenTrial) -> 
     """Return the overrides of the agent in a ``trial`` of a ``pair``."""
     sampled = [d for d in pair.dimensions if d.key in trial.params]
     chosen = [text for d in sampled for text in d.make_overrides(trial.params[d.key])]
-    return [*search.tuning.space.fixed, *chosen] if trial.number else []
+    return [*search.tuning.space.fixed_overrides, *chosen] if trial.number else []
 
 
 def write_tuned(search: TuningSearch) -> bool:

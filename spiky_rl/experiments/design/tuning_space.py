@@ -122,7 +122,7 @@ class SearchSpace:
     own: Mapping[str, tuple[SearchDimension, ...]]
 
     @property
-    def fixed(self) -> list[str]:
+    def fixed_overrides(self) -> list[str]:
         """Overrides of every trial but the first."""
         return [format_override(key, value) for key, value in self.content.set.items()]
 
@@ -171,7 +171,7 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
     shared = _parse_dimensions("shared", content.shared)
     own = {agent: _parse_dimensions(f"own.{agent}", value) for agent, value in content.own.items()}
     space = SearchSpace(name, content, shared, own)
-    parse_overrides(space.fixed)  # raises if an override is invalid
+    parse_overrides(space.fixed_overrides)  # raises if an override is invalid
     for agent in own:
         keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)]
         if (repeated := find_repeated([*keys, *content.set])) is not None:

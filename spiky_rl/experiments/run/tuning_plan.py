@@ -155,7 +155,7 @@ def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOption
     for i in range(max(len(d.extremes) for d in pair.dimensions)):
         extremes = ((d, d.extremes[min(i, len(d.extremes) - 1)]) for d in pair.dimensions)
         values = [text for dimension, value in extremes for text in dimension.make_overrides(value)]
-        trial_study = design.make_trial_study(pair, [*design.space.fixed, *values])
+        trial_study = design.make_trial_study(pair, [*design.space.fixed_overrides, *values])
         plan = AgentResolver(trial_study, place)(pair.task, pair.agent, {})
         require_iterations(design, pair, plan, place)
 

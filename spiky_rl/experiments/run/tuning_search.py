@@ -187,7 +187,7 @@ class TuningSearch:
         if number > 0:
             chosen = {d: d.suggest(trial) for d in pair.dimensions}
             values = (text for d, value in chosen.items() for text in d.make_overrides(value))
-            overrides = [*self.tuning.space.fixed, *values]
+            overrides = [*self.tuning.space.fixed_overrides, *values]
         self.taken.add((pair, number))
         self.open.append(
             RunningTrial(pair, trial, overrides, orphan.user_attrs.get("rung", 0) if orphan else 0, lock)
