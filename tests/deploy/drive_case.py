@@ -49,7 +49,9 @@ def policy_of(plan, checkpoint):
         value.shape[0] for name, value in loaded.items() if name.endswith("readout.weight")
     )
     env.get_observations = lambda: TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1])
-    runner = plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", identity=plan.identity)
+    runner = plan.learner.get_runner_class(plan.spec.algorithm)(
+        env, plan.config, None, "cpu", identity=plan.identity
+    )
     runner.load(checkpoint, {"actor": True, "critic": True}, map_location="cpu")
     runner.get_inference_policy("cpu")
     return runner.alg.get_policy()

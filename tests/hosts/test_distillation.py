@@ -47,7 +47,9 @@ def runner_of(agent, *overrides, folder=None, seed=0):
     spec = merged(agent, *overrides)
     identity = {"task": TASK, "agent": agent, "spec": spec.to_dict()}
     settings = make_runner_cfg(spec) | {"save_interval": 100}
-    return RslRlRunner(PointEnv(ENVS), settings, None if folder is None else str(folder), "cpu", identity=identity)
+    return RslRlRunner(
+        PointEnv(ENVS), settings, None if folder is None else str(folder), "cpu", identity=identity
+    )
 
 
 def a_teacher(agent="mlp_ppo", *overrides):

@@ -31,7 +31,9 @@ SMALL = ["agent.num_steps_per_env=8", "agent.algorithm.num_learning_epochs=1"]
 
 def make_runner(agent, env, plan):
     torch.manual_seed(0)
-    return plan.learner.get_runner_class(plan.spec.algorithm)(env, plan.config, None, "cpu", identity=plan.identity)
+    return plan.learner.get_runner_class(plan.spec.algorithm)(
+        env, plan.config, None, "cpu", identity=plan.identity
+    )
 
 
 @pytest.mark.parametrize(
