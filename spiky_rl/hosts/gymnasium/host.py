@@ -82,7 +82,7 @@ class GymnasiumTask(HostTask):
             log.info("%s has no time limit; an episode has at most %d steps", self.id, limit)
             self.settings["max_episode_steps"] = limit
         self.spaces = self._read_spaces(registered)
-        self.description = f"{self.id} of {_describe_package(registered)}"
+        self.description = f"{self.id} of {_describe_package(_get_package(registered))}"
         self.agent_defaults = make_agent_defaults(self.id, self.spaces)
 
     def _read_spaces(self, registered: EnvSpec) -> TaskSpaces:
@@ -280,11 +280,16 @@ def _explain_setting(error: TypeError, registered: EnvSpec, settings: Mapping[st
     return error
 
 
-def _describe_package(registered: EnvSpec) -> str:
-    """Return the package of a task with its version, such as ``Gymnasium 1.4.0``."""
+def _get_package(registered: EnvSpec) -> str:
+    """Return the name of the package that a task's class is in."""
     entry = registered.entry_point
     module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
-    package = module.partition(":")[0].partition(".")[0]
+    return module.partition(":")[0].partition(".")[0]
+
+
+@functools.cache
+def _describe_package(package: str) -> str:
+    """Return the name and version of the distribution that installs ``package``, such as ``Gymnasium 1.4.0``."""
     if package == "gymnasium":  # the usual case; a search of all installed packages takes a second
         return f"{Gymnasium.title} {importlib.metadata.version(package)}"
     owners = importlib.metadata.packages_distributions().get(package, ())
