@@ -55,6 +55,9 @@ PLAN = {
         ({"margin": 1.0}, "margin", "1"),
         ({"family": "none"}, "family", "none"),
         ({"famly": "all"}, "famly", "family"),
+        ({"date": "1 Dec 2026"}, "date", "'1 Dec 2026' given; allowed: a day such as 2026-11-28"),
+        ({"date": "20261201"}, "date", "20261201"),
+        ({"date": "2026-02-30"}, "date", "2026-02-30"),
     ],
 )
 def test_a_plan_that_says_nothing_is_refused_by_its_key(changed, key, value):
