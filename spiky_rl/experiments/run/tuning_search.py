@@ -47,10 +47,10 @@ from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
 NON_FINITE = r"((iteration|environment step) \d+: |an action is not finite|(a reward|an observation) of \S+ is not finite)"
 """Beginning of the reason of a training or an evaluation that ended with non-finite values: the trial's own fault, which would happen again."""
-DIVERGED_TRAINING, DIVERGED_EVALUATION = re.compile(f"failed: {NON_FINITE}"), re.compile(
-    f"error: {NON_FINITE}"
-)
-"""That reason in the outcome of a training, and in a line of an evaluation's error."""
+DIVERGED_TRAINING = re.compile(f"failed: {NON_FINITE}")
+"""That reason in the outcome of a training."""
+DIVERGED_EVALUATION = re.compile(f"error: {NON_FINITE}")
+"""That reason in a line of an evaluation's error."""
 PAUSE = 5.0
 """Seconds between two searches for trials that another command has left."""
 
