@@ -94,6 +94,15 @@ def count_state_values(body: nn.Module) -> int:
     return sum(m.num_layers * m.hidden_size * (1 + isinstance(m, nn.LSTM)) for m in layers)
 
 
+def count_state_accesses(body: nn.Module) -> int:
+    """Return how often a step of the recurrent layers in ``body`` accesses their states, beyond one write and one read of each output.
+
+    The output of a unit is read once more, by its own layer. The cell of an LSTM's unit is no output: it is read and written.
+    """
+    layers = [module for module in body.modules() if isinstance(module, nn.RNNBase)]
+    return sum(m.num_layers * m.hidden_size * (3 if isinstance(m, nn.LSTM) else 1) for m in layers)
+
+
 def _make_hook(tally: OperationCounter, module: nn.Module) -> Hook | None:
     if isinstance(module, nn.Linear):
         return _make_linear_hook(tally, module)

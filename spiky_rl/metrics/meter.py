@@ -89,8 +89,8 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         parameters=parameters,
         footprint_bytes=footprint,
         state_bytes=ann.count_state_values(body) * bytes_per_value,
-        # every output is written and read once, every hidden state is read once more
-        state_accesses=2.0 * tally.updates / samples + ann.count_state_values(body),
+        # every output is written and read once
+        state_accesses=2.0 * tally.updates / samples + ann.count_state_accesses(body),
         **_measure_sparse_storage(body, ann.get_weight_storage(body)),
         index_reads=tally.index_reads / samples,
     )

@@ -197,3 +197,19 @@ def test_the_baseline_may_be_an_arm_and_a_study_without_arms_is_written_as_befor
     assert study.StudyFile.check("", asked.to_dict()).arms == asked.arms
     plain = study.build_study("ours", {key: value for key, value in GIVEN.items() if key != "arms"}).to_dict()
     assert not {"arms", "reused_seeds"} & set(plain)
+
+
+def test_a_session_of_an_arm_that_was_left_out_goes_when_the_arm_is_taken(folder):
+    for module in ("tensorboard", "werkzeug"):
+        pytest.importorskip(module, reason=f"{module} comes with the extra 'isaaclab'")
+    from spiky_rl.experiments.report.hparams import FILE, write_hparams
+
+    change(folder.parent / "theirs", CELL, "num_envs", 64)
+    left = write_hparams(folder)
+    assert len([*left.rglob(FILE)]) == 1 + len(analyze_study(folder).results) + 1
+    change(folder.parent / "theirs", CELL, "num_envs", 512)
+    taken = write_hparams(folder)
+    assert {path.parent.name for path in taken.rglob(FILE)} == {
+        taken.name,
+        *(result.cell for result in analyze_study(folder).results),
+    }

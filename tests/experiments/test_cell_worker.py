@@ -301,6 +301,25 @@ def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_
     assert json.loads((run / "result.lost.json").read_text()) == TRAINED
 
 
+@pytest.mark.parametrize(
+    ("runs", "resumed", "seconds"),
+    [
+        (((), (True,)), 0, 3.0),  # killed while the simulator started
+        (((True,), (), (True,)), 1, None),
+        (((True,), ()), 1, None),  # resumed when all iterations were done
+    ],
+)
+def test_a_training_that_starts_anew_is_not_resumed(tmp_path, runs, resumed, seconds):
+    for index, checkpoints in enumerate(runs):
+        run = a_run(tmp_path, f"run{index}", *checkpoints)
+        files.write_json(run / "run.json", {})
+    files.write_json(run / "result.json", TRAINED)
+    files.write_json(tmp_path / "cpu.json", {"seconds": 3.0})
+    made = cell_worker.build_result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    assert made.resumed == resumed
+    assert made.training is not None and made.training.seconds_cpu == seconds
+
+
 @pytest.mark.parametrize("text", DAMAGED)
 def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
     run = a_run(tmp_path, "first", True)

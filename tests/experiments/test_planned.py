@@ -28,7 +28,7 @@ from spiky_rl.experiments.report.verdicts import describe_plan
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import merge_study
 from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
-from tests.experiments.results import CARTPOLE, change, dump, write_study
+from tests.experiments.results import CARTPOLE, MASKED, change, dump, write_study
 from tests.experiments.test_report import DATE, section
 
 PAIRS = [["lif_ppo", "mlp_ppo"], ["lif_rstdp", "mlp_ppo"]]
@@ -55,6 +55,9 @@ PLAN = {
         ({"margin": 1.0}, "margin", "1"),
         ({"family": "none"}, "family", "none"),
         ({"famly": "all"}, "famly", "family"),
+        ({"date": "1 Dec 2026"}, "date", "'1 Dec 2026' given; allowed: a day such as 2026-11-28"),
+        ({"date": "20261201"}, "date", "20261201"),
+        ({"date": "2026-02-30"}, "date", "2026-02-30"),
     ],
 )
 def test_a_plan_that_says_nothing_is_refused_by_its_key(changed, key, value):
@@ -152,6 +155,23 @@ def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
     assert [v.endpoint.label for v in analyze_study(alone).verdicts[:3]] == [
         "return", "pushed", "energy per metre, fp32_sram",
     ]  # fmt: skip
+
+
+def test_a_study_that_goes_on_corrects_for_the_tasks_to_come(tmp_path: Path):
+    study = write_study(tmp_path / "study", ("mlp_ppo", "lif_rstdp"), (CARTPOLE, MASKED), range(6))
+    plan = PLAN | {"comparisons": PAIRS[1:], "endpoints": ["return"], "seeds": list(range(6))}
+    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "plan": plan})
+    done = analyze_study(study).verdicts
+    for folder in (study / "cells").glob(f"{MASKED}*"):
+        shutil.rmtree(folder)
+    begun = analyze_study(study).verdicts
+    assert [(v.task, v.text, v.comparison.comparisons) for v in begun] == [
+        (CARTPOLE, "undecided", 2),
+        (MASKED, "undecided", 2),
+    ]
+    assert begun[0].comparison.corrected == done[0].comparison.corrected
+    write_report(study, DATE)
+    assert f"return on {MASKED} undecided (no seed has results of both)" in section(study, "answer")
 
 
 def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):

@@ -48,6 +48,8 @@ def asked(given="0-2", **more):
         ("new", "90000", "seeds: 90000 of Isaac-Cartpole: tuning in tuned/tuning"),
         ("new", "6", "seeds: 6 of Isaac-Cartpole: choosing in late (a width)"),
         ("early", "0-1", ""),
+        ("early", "0-3", "seeds: 3 of Isaac-Cartpole: choosing in chosen (a rate)"),  # two that it adds
+        ("tuned", "6-7", ""),
         ("tuned", "6", ""),
         ("tuned", "5,6", "seeds: 5 of Isaac-Cartpole: choosing in chosen (a rate)"),
         ("late", "3-6", ""),

@@ -2,18 +2,24 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experiments'")
 
+from spiky_rl.config import files
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.analysis.tuning_outcome import collect_outcomes, write_tuned
@@ -24,6 +30,7 @@ from spiky_rl.experiments.report.tuning_page import draw_returns, write_tuning_p
 from spiky_rl.experiments.run import tuning, tuning_plan, tuning_search
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.tuning_storage import connect
+from spiky_rl.hosts.base import NonFiniteError
 from tests.experiments import tunings
 from tests.experiments.plans import plan
 
@@ -248,6 +255,40 @@ def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path
     assert ends(tmp_path).count("Isaac-Cartpole.lif_ppo.trial2.rung0.seed90000") == 1
     assert write_tuned(made)
     assert "the value loss is nan" in write_tuning_page(made, {})[1].read_text()
+
+
+def say_non_finite(name: str) -> str:
+    """Return the message of Gymnasium's host of non-finite actions, rewards or observations."""
+    pytest.importorskip("gymnasium")
+    from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
+
+    env: Any = SimpleNamespace(_frames=torch.zeros(1, 1), task_id="ALE/Pong-v5")
+    env._require_finite = partial(GymnasiumVecEnv._require_finite, env)
+    with pytest.raises(NonFiniteError) as raised:
+        if name == "an action":
+            GymnasiumVecEnv.step(env, torch.full((1, 1), math.nan))
+        env._require_finite(name, np.array([math.nan]))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["an action", "a reward", "an observation"])
+@pytest.mark.parametrize("step", ["training", "evaluation"])
+def test_a_trial_that_diverges_on_a_task_of_gymnasium_is_not_tried_again(tmp_path, monkeypatch, name, step):
+    message = say_non_finite(name)
+
+    def fail(_, folder, error):
+        failed = f"failed: {error}; the last good checkpoint is model_3.pt"
+        outcome, line = (failed, failed) if step == "training" else ("finished", f"error: {error}")
+        files.write_json(folder / "run" / "rsl_rl" / "pong" / "first" / "result.json", {"outcome": outcome})
+        files.write_text(folder / "error.txt", f"the {step} ended with exit code 1\n\n{line}\n")
+
+    monkeypatch.setattr(tunings.Computed, "fail", fail)
+    engine = tunings.Computed(breaks=lambda cell: message if "trial1." in cell.name else None)
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=2), engine=engine)
+    (own,) = tunings.trials(made).values()
+    assert [state for _, state, *_ in own] == ["COMPLETE", "PRUNED"]
+    assert not made.broken and write_tuned(made)
+    assert message in write_tuning_page(made, {})[1].read_text()
 
 
 def test_seeds_of_a_trial_are_cells_and_its_return_is_their_mean(tmp_path):

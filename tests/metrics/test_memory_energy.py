@@ -199,6 +199,21 @@ def test_without_lists_an_ann_is_in_memory_as_it_is():
         assert 4 * cost.stored_values == cost.footprint_bytes and cost.index_bytes == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "accesses"),
+    [
+        (nn.RNN, 3),  # a unit's output is written, and read by its own layer and the next
+        (nn.GRU, 3),
+        (nn.LSTM, 5),  # its cell is read and written, too
+    ],
+)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_recurrent_ann_reads_and_writes_its_states(kind, accesses, layers):
+    body = kind(2, 4, num_layers=layers)
+    cost = measure_ann(body, lambda: body(torch.ones(1, 6, 2)), 6)
+    assert cost.state_accesses == accesses * 4 * layers
+
+
 def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():
     rival = of_network(built(), X).equal_ann
     assert rival is not None

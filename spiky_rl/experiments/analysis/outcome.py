@@ -104,8 +104,12 @@ class StudyAnalysis:
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Tasks of trained agents, in the order of the plan."""
-        in_order = (item.task for item in (*self.planned, *self.results))
-        return keep_known(in_order, {task for _, task in self.cells})
+        return keep_known(self.planned_tasks, {task for _, task in self.cells})
+
+    @cached_property
+    def planned_tasks(self) -> tuple[str, ...]:
+        """All tasks of the plan, with a result or without."""
+        return tuple(dict.fromkeys(item.task for item in (*self.planned, *self.results)))
 
     @cached_property
     def conditions(self) -> Mapping[str, str]:
@@ -268,9 +272,12 @@ class StudyAnalysis:
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline."""
+        """Verdicts of the plan; without a plan, unplanned ones on the return against the baseline.
+
+        Tasks without results count: otherwise Holm would correct fewer tests, and a verdict could change as the study goes on.
+        """
         if (plan := self.design.plan) is not None:
-            return judge(plan, self.cells, self.tasks, self.reference, is_planned=self.is_planned)
+            return judge(plan, self.cells, self.planned_tasks, self.reference, is_planned=self.is_planned)
         endpoint = Endpoint(measure=RETURN)
         return tuple(
             Verdict(

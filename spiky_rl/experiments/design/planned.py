@@ -11,11 +11,12 @@ plan:
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from spiky_rl.config.options import RegistryError, Settings, find_repeated, option, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, get_section
@@ -129,6 +130,14 @@ class StudyPlan(Settings):
         (), "seeds of the study on that date; empty: its seeds when compare.py writes the plan"
     )
 
+    @field_validator("date")
+    @classmethod
+    def _check_date(cls, date: str) -> str:
+        # a text of another form would come before or after the dates of results by chance
+        if date and not _is_day(date):
+            raise RegistryError(f"{shorten(date)} given; allowed: a day such as 2026-11-28")
+        return date
+
     @model_validator(mode="after")
     def _check_repetitions(self) -> Self:
         for first, second in self.comparisons:
@@ -160,6 +169,14 @@ class StudyPlan(Settings):
     def count_tests(self, tasks: int) -> int:
         """Return the number of tests that Holm corrects together, for a number of ``tasks``."""
         return len(self.comparisons) * tasks * (len(self.endpoints) if self.family == "all" else 1)
+
+
+def _is_day(text: str) -> bool:
+    """Return whether ``text`` is a day as ``datetime.date.isoformat`` writes it."""
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def count_deciding_seeds(tests: int, sides: int = 2) -> int:

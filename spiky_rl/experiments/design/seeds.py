@@ -99,15 +99,15 @@ def read_uses(path: Path) -> Mapping[str, tuple[SeedUse, ...]]:
 def find_history(folder: Path, study: Study) -> SeedHistory:
     """Return the earlier uses of the seeds of a ``study`` in a ``folder``.
 
-    It is empty without a seeds.yaml, or if that file lists the study as one that chooses. Uses after the study's own testing do not count.
+    It is empty without a seeds.yaml, or if that file lists the study as one that chooses. Uses of a seed after the study's own test of this
+    seed do not count.
     """
     if (path := find_file(folder)) is None:
         return SeedHistory()
     name, uses = folder.absolute().relative_to(path.parent).as_posix(), read_uses(path)
     biased, tested = list[Reuse](), list[Reuse]()
     for task in label_tasks(study):
-        for use in _list_earlier_uses(uses.get(task, ()), name):
-            shared_seeds = tuple(seed for seed in use.seeds if seed in study.seeds)
+        for use, shared_seeds in _list_earlier_uses(uses.get(task, ()), name, study.seeds):
             if shared_seeds and use.use != TESTING:
                 biased.append(Reuse(task, shared_seeds, use))
             elif shared_seeds and use.study != name:
@@ -115,13 +115,25 @@ def find_history(folder: Path, study: Study) -> SeedHistory:
     return SeedHistory(tuple(biased), tuple(tested))
 
 
-def _list_earlier_uses(uses: Sequence[SeedUse], study: str) -> Sequence[SeedUse]:
-    """Return the ``uses`` before the last test of a ``study``: all if it has none, none if it only tunes or chooses."""
-    own = [i for i, use in enumerate(uses) if use.study == study]
-    tests = [i for i in own if uses[i].use == TESTING]
-    if tests:
-        return uses[: tests[-1]]
-    return () if own else uses
+def _list_earlier_uses(
+    uses: Sequence[SeedUse], study: str, seeds: Sequence[int]
+) -> Iterable[tuple[SeedUse, tuple[int, ...]]]:
+    """Yield each of the ``uses`` with those of the ``seeds`` that it used before the last test of a ``study`` on them.
+
+    All uses of a seed come before its test if the file has none, as of a seed that the study adds. A study that only tunes or chooses has no
+    earlier uses.
+    """
+    own_uses = {use.use for use in uses if use.study == study}
+    if own_uses and TESTING not in own_uses:
+        return
+    tests = {
+        seed: i
+        for i, use in enumerate(uses)
+        if (use.study, use.use) == (study, TESTING)
+        for seed in use.seeds
+    }
+    for i, use in enumerate(uses):
+        yield use, tuple(seed for seed in use.seeds if seed in seeds and i < tests.get(seed, len(uses)))
 
 
 def refuse_reused_seeds(folder: Path, study: Study) -> None:

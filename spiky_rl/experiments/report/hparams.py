@@ -92,7 +92,8 @@ def write_hparams(folder: Path) -> Path:
         _write(root / result.cell / FILE, [start, *scalars, (0, _make_end(True))])
     for cell in failed:
         start = (0, _make_start(cell.cell, cells[cell.cell], types))
-        _write(root / cell.cell / FILE, [start, (0, _make_end(False))])
+        # the name of an arm's cell begins with the path of its study
+        _write(root / cell.cell.replace("/", "-") / FILE, [start, (0, _make_end(False))])
     return root
 
 

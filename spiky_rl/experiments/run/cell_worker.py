@@ -306,7 +306,7 @@ def build_result(
     cell: Cell, folder: Path, trained: PlainMapping | None, evaluated: PlainMapping
 ) -> CellResult:
     """Return a cell's result from the results of its steps; ``trained`` is None for random actions. Raises ResultsError if they are incomplete."""
-    attempts = len(list(folder.glob("run/*/*/*/run.json")))
+    attempts = count_attempts(folder)
     training, curve = None, None
     if trained is not None:
         # the file counts the last attempt alone
@@ -330,6 +330,17 @@ def build_result(
         "date": datetime.date.today().isoformat(),
     }
     return parse_result(data)
+
+
+def count_attempts(folder: Path) -> int:
+    """Return the number of attempts of the training in a cell's ``folder`` whose work is in its final policy.
+
+    An attempt that ended before its first checkpoint is none of them: the next one started anew.
+    """
+    runs = {path.parent for path in folder.glob("run/*/*/*/model_*.pt")}
+    # a training that resumes at its end leaves no checkpoint
+    results = ((path.parent, read_mapping(path, ("outcome",))) for path in folder.glob(f"run/*/*/*/{RESULT}"))
+    return len(runs | {run for run, result in results if result and result["outcome"] == "finished"})
 
 
 def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:

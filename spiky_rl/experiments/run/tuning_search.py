@@ -45,8 +45,12 @@ from spiky_rl.experiments.run.tuning import (
 from spiky_rl.experiments.run.tuning_plan import CheckedTuning
 from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
-DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
-"""Outcome of a training with non-finite values: the trial's own fault, which would happen again."""
+NON_FINITE = r"((iteration|environment step) \d+: |an action is not finite|(a reward|an observation) of \S+ is not finite)"
+"""Beginning of the reason of a training or an evaluation that ended with non-finite values: the trial's own fault, which would happen again."""
+DIVERGED_TRAINING = re.compile(f"failed: {NON_FINITE}")
+"""That reason in the outcome of a training."""
+DIVERGED_EVALUATION = re.compile(f"error: {NON_FINITE}")
+"""That reason in a line of an evaluation's error."""
 PAUSE = 5.0
 """Seconds between two searches for trials that another command has left."""
 
@@ -261,18 +265,22 @@ class TuningSearch:
         """Return whether a ``cell`` has its result."""
         return is_finished(self.out / "cells" / cell.name, cell.hash)
 
+    def read_error_lines(self, cell: Cell) -> list[str]:
+        """Return the lines of the error of a ``cell``, without empty ones."""
+        path = self.out / "cells" / cell.name / ERROR
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return [line for line in text.split("\n") if line.strip()]
+
     def get_failure_reason(self, cell: Cell) -> str:
         """Return the last line of the error of a ``cell``."""
-        path = self.out / "cells" / cell.name / ERROR
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no message"]
-        return next((line for line in reversed(lines) if line.strip()), "it left no message")
+        return (self.read_error_lines(cell) or ["it left no message"])[-1]
 
     def has_diverged(self, cell: Cell) -> bool:
-        """Return whether the training of a ``cell`` ended with non-finite values."""
+        """Return whether training or evaluation of a ``cell`` ended with non-finite values."""
         paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
-        return any(
-            (outcome := read_if_valid(path, TrainingOutcome)) and DIVERGED.match(outcome.outcome)
-            for path in paths
+        outcomes = (read_if_valid(path, TrainingOutcome) for path in paths)
+        return any(outcome and DIVERGED_TRAINING.match(outcome.outcome) for outcome in outcomes) or any(
+            map(DIVERGED_EVALUATION.match, self.read_error_lines(cell))
         )
 
 
