@@ -300,12 +300,15 @@ class _IterationCallback:
         steps = plan.get_setting("num_steps_per_env")
         if budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
-            total = budget.to_iterations(plan.num_envs * steps * ranks)
-            if total is None:
+            per_iteration = plan.num_envs * steps * ranks
+            # a resumed run may have had another number of environments; a library's own checkpoint records no steps
+            used = runner.progress.env_steps or self.first_iteration * per_iteration
+            remaining = budget.to_iterations(per_iteration, used)
+            if remaining is None:
                 self.iterations = UNLIMITED_ITERATIONS
                 self.budget = budget
             else:
-                self.iterations = total - self.first_iteration
+                self.iterations = remaining
         self.initial_share: float | None = None
         self.best_return = float("-inf")
         self.first_whole_episode = self.first_iteration + math.ceil(runner.env.max_episode_length / steps)

@@ -12,6 +12,7 @@ from spiky_rl.cli import common, train
 from spiky_rl.cli.train import list_checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run import checkpoint, resume
 from spiky_rl.run import train as training
 from spiky_rl.run.command import StopRequest
@@ -178,6 +179,26 @@ def test_a_million_iterations_are_recorded_as_a_number():
     runner: Any = SimpleNamespace(current_learning_iteration=0, env=SimpleNamespace(max_episode_length=10))
     callback = training._IterationCallback(run, runner, StopRequest("stop"))
     assert callback.total_iterations == 1_000_000
+
+
+@pytest.mark.parametrize(("num_envs", "iterations"), [(10, 6), (5, 12), (20, 3)])
+@pytest.mark.parametrize("recorded", [400, 0])
+def test_a_resumed_budget_counts_the_steps_that_were_made_whatever_the_environments(
+    recorded, num_envs, iterations
+):
+    """Four iterations of ten environments and ten control steps, of 1000 environment steps; a library's own checkpoint records none."""
+    request = SimpleNamespace(distributed=False)
+    settings = {"max_iterations": 1, "num_steps_per_env": 10}
+    plan = SimpleNamespace(get_setting=settings.__getitem__, num_envs=num_envs, request=request)
+    run: Any = SimpleNamespace(options=TrainOptions.check("", {"budget": "env_steps=1000"}), plan=plan)
+    progress = TrainingProgress(iterations=4, env_steps=recorded)
+    env = SimpleNamespace(max_episode_length=10)
+    runner: Any = SimpleNamespace(current_learning_iteration=4, env=env, progress=progress)
+    callback = training._IterationCallback(run, runner, StopRequest("stop"))
+    if recorded:
+        assert callback.iterations == iterations and callback.total_iterations == 4 + iterations
+    else:
+        assert callback.iterations == 1000 / (num_envs * 10) - 4
 
 
 CODE = "agent.network.neuron=run/evil.py:Neuron"
