@@ -112,6 +112,31 @@ def test_a_run_that_has_had_its_iterations_is_refused_unless_more_are_asked_for(
     resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
 
 
+SPENT = {"env_steps=1000": True, "env_steps=1001": False, "wall=6": True, "wall=7": False, "synops=5e3": True}
+
+
+@pytest.mark.parametrize("budget", SPENT)
+def test_a_run_that_has_spent_its_budget_is_refused_unless_more_is_asked_for(budget, tmp_path, monkeypatch):
+    progress = {"env_steps": 1000, "steps": [1000], "seconds": [6.0], "firing": [0.1], "operations": [5.0]}
+    progress |= {"seconds_learning": 6.0, "returns": [1.0], "lengths": [1.0]}
+    loaded = {"iter": DONE - 1, "infos": {"spiky_rl": {"progress": progress}}}
+    monkeypatch.setattr(resume, "read_checkpoint", lambda path, library: loaded)
+    resume.write_settings(tmp_path, planned(tmp_path), TrainOptions.check("", {"budget": budget}), None)
+    checkpoint, plan = tmp_path / "model_39.pt", SimpleNamespace(library="rsl_rl")
+    plan.request, options = resume.restore_settings(planned(tmp_path), TrainOptions())
+    if SPENT[budget]:
+        with pytest.raises(
+            UserError, match=f"spent the budget {options.budget}; .*--budget.*--max_iterations"
+        ):
+            resume.require_iterations(plan, options, checkpoint)
+    else:
+        resume.require_iterations(plan, options, checkpoint)
+    for more in ({"request": {"max_iterations": 2}}, {"options": {"budget": "env_steps=2000"}}):
+        given = TrainOptions.check("", more.get("options", {}))
+        plan.request, options = resume.restore_settings(planned(tmp_path, **more.get("request", {})), given)
+        resume.require_iterations(plan, options, checkpoint)
+
+
 def test_a_run_without_a_record_goes_on_as_it_is_asked_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         asked, _ = resume.restore_settings(planned(tmp_path, num_envs=8), TrainOptions())
