@@ -51,9 +51,21 @@ def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
         else:
             keys += ANN_KEYS
         values |= {f"{role}.{key}": model[key] for key in keys if key in model}
-        # groups in another order may have the same width
+        # a distribution may map the network's outputs to actions, and groups in another order may have the same width
+        values |= _get_action_map(role, model.get("distribution_cfg") or {})
         if groups := (tree.get("obs_groups") or {}).get(role):
             values[f"{GROUPS}{role}"] = list(groups)
+    return values
+
+
+def _get_action_map(role: str, distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a model's ``distribution`` that its noise-free actions depend on, by dotted path."""
+    path = f"{role}.distribution_cfg"
+    values: dict[str, Any] = {}
+    if name := distribution.get("class_name"):
+        values[f"{path}.class_name"] = name
+    if limits := distribution.get("action_range"):
+        values[f"{path}.action_range"] = list(limits)
     return values
 
 
