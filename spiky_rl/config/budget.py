@@ -38,9 +38,12 @@ class Budget:
         amount = round(self.amount) if self.amount >= 1000 else self.amount
         return f"{amount:,.12g} {KINDS[self.kind]}"
 
-    def to_iterations(self, steps: int) -> int | None:
-        """Return the number of iterations of ``steps`` environment steps, or None if the budget is not in steps."""
-        return math.ceil(self.amount / steps) if self.kind == "env_steps" else None
+    def to_iterations(self, steps: int, used: int = 0) -> int | None:
+        """Return the number of iterations of ``steps`` environment steps, or None if the budget is not in steps.
+
+        ``used`` environment steps were spent before; the result is 0 or less if they were all.
+        """
+        return math.ceil((self.amount - used) / steps) if self.kind == "env_steps" else None
 
     def compute_share(self, env_steps: int, seconds: float, operations: float) -> float:
         """Return the used share of the budget; 1 or more if it is spent."""

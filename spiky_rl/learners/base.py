@@ -50,6 +50,8 @@ class Learner(ABC):
     """Names of its algorithms, some of ``ppo``, ``td3`` and ``sac``."""
     checkpoint_keys: ClassVar[Mapping[str, tuple[str, ...]]]
     """Required keys of its checkpoints by algorithm; the first key holds the actor's weights."""
+    scaling_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that only the checkpoints of some agents have: what normalises observations or values, or scales rewards."""
     uses_tf32: ClassVar[bool] = False
     """Whether trainings on a GPU use TF32 and cuDNN's benchmark mode."""
 

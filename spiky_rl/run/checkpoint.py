@@ -16,6 +16,9 @@ from spiky_rl.run.run_plan import RunPlan
 TRAINING_ONLY_KEYS = (".quantize",)
 """Ends of agent keys that a resumed training may change: they affect how weights are trained, but add or remove none."""
 
+GROUPS = "obs_groups."
+"""Prefix of the paths of a model's observation groups."""
+
 
 def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, resume: bool = False) -> None:
     """Raise UserError if the network settings in a ``checkpoint`` differ from those of ``spec``, even if the weights would fit.
@@ -28,6 +31,8 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
     old, new = get_function_values(trained_spec), get_function_values(spec.to_dict())
     # the default of an option that the file does not have yet equals the earlier behaviour
     ignored = {path for path, _, origin in spec.list_values() if origin == "default"} - old.keys()
+    # without groups in the specification, the host chooses them
+    ignored |= {path for path in old.keys() ^ new.keys() if path.startswith(GROUPS)}
     for path in {**old, **new}:
         may_differ = path in ignored or (resume and path.endswith(TRAINING_ONLY_KEYS))
         if not may_differ and old.get(path) != new.get(path):
@@ -46,6 +51,21 @@ def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
         else:
             keys += ANN_KEYS
         values |= {f"{role}.{key}": model[key] for key in keys if key in model}
+        # a distribution may map the network's outputs to actions, and groups in another order may have the same width
+        values |= _get_action_map(role, model.get("distribution_cfg") or {})
+        if groups := (tree.get("obs_groups") or {}).get(role):
+            values[f"{GROUPS}{role}"] = list(groups)
+    return values
+
+
+def _get_action_map(role: str, distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a model's ``distribution`` that its noise-free actions depend on, by dotted path."""
+    path = f"{role}.distribution_cfg"
+    values: dict[str, Any] = {}
+    if name := distribution.get("class_name"):
+        values[f"{path}.class_name"] = name
+    if limits := distribution.get("action_range"):
+        values[f"{path}.action_range"] = list(limits)
     return values
 
 

@@ -68,6 +68,11 @@ class PeriodicEvaluation:
         self.interval = plan.get_setting("evaluation_interval")
         self.env, self.seed, self.device, self.best = env, plan.seed, plan.device, float("-inf")
 
+    @property
+    def has_evaluated(self) -> bool:
+        """Whether there was an evaluation in this process."""
+        return self.best > float("-inf")
+
     def __call__(self, runner: BaseRunner) -> bool:
         """Evaluate the policy of ``runner`` if a multiple of the interval has passed since the last evaluation.
 

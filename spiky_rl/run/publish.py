@@ -53,8 +53,9 @@ def publish_policy(
     name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
     progress = loaded["infos"]["spiky_rl"]["progress"]
     weights = registry.find_data_folder(KIND) / f"{name}.pt"
-    keys = get_learner(library).checkpoint_keys[get_algorithm(identity["spec"]["algorithm"])]
-    content = {key: loaded[key] for key in keys if key != "iter"}
+    learner = get_learner(library)
+    keys = learner.checkpoint_keys[get_algorithm(identity["spec"]["algorithm"])]
+    content = {key: loaded[key] for key in (*keys, *learner.scaling_keys) if key in loaded and key != "iter"}
     state = {"identity": identity, "weights_only": True}
     write_checkpoint(weights, {**content, "iter": 0, "infos": {"spiky_rl": state}})
     origin = f"study {study}" if study else "a single training"
@@ -103,7 +104,9 @@ def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, 
     for key in ("task", "agent", "library"):
         if result.get(key) != identity[key]:
             raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity[key]}")
-    if Path(result["checkpoint"]).name != checkpoint.name:
+    # many runs have a model_49.pt, so the run folder's name counts too; folders above it may have moved
+    evaluated = Path(result["checkpoint"]).parts[-2:]
+    if checkpoint.absolute().parts[-len(evaluated) :] != evaluated:
         raise UserError(f"{evaluation}: checkpoint: {result['checkpoint']} given; allowed: {checkpoint}")
     if "conditions" not in result:
         raise UserError(f"{evaluation}: conditions: missing; allowed: a result of evaluate.py")

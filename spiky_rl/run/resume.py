@@ -13,13 +13,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from spiky_rl.config import files
-from spiky_rl.config.budget import OptionalBudget
+from spiky_rl.config.budget import Budget, OptionalBudget
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import FileRecord, UserError, option
 from spiky_rl.config.safe_loading import parse_yaml, read_json_record
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
+from spiky_rl.learners.common.checkpoints import get_runner_state, read_checkpoint
+from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run.checkpoint import read_requested_checkpoint
 from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_trusted_packages
 
@@ -154,8 +156,15 @@ def _read_values(override: str) -> dict[str, Any]:
 
 
 def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -> None:
-    """Raise UserError if the run of a checkpoint is complete and no more iterations are requested."""
-    if plan.request.spec is not None or not _is_length_open(plan.request, options):
+    """Raise UserError if the run of a checkpoint is complete, or has spent its budget, and no more iterations are requested."""
+    if plan.request.spec is not None:  # a study's cell may have stopped just before its result was written
+        return
+    if options.budget is not None and _is_spent(options.budget, checkpoint, plan.library):
+        raise UserError(
+            f"--checkpoint {checkpoint}: its run has spent the budget {options.budget}; pass a larger one with --budget, or the"
+            " number of additional iterations with --max_iterations"
+        )
+    if not _is_length_open(plan.request, options):
         return
     settings = read_settings(checkpoint)
     if settings is not None and settings.max_iterations is not None:
@@ -163,6 +172,13 @@ def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -
             f"--checkpoint {checkpoint}: the run has completed its {settings.max_iterations} iterations; pass the number of"
             " additional ones with --max_iterations"
         )
+
+
+def _is_spent(budget: Budget, checkpoint: Path, library: str) -> bool:
+    """Return whether the training of a ``checkpoint`` has spent a ``budget``."""
+    state = get_runner_state(read_checkpoint(str(checkpoint), library=library))
+    progress = TrainingProgress(**(state.get("progress") or {}))
+    return budget.compute_share(progress.env_steps, progress.seconds_total, progress.total_operations) >= 1.0
 
 
 def read_settings(checkpoint: Path) -> RunSettings | None:

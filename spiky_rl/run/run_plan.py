@@ -282,7 +282,8 @@ class TrainOptions(VisualizerOptions):
         metavar="N",
     )
     resume_optimizer_state: bool = option(
-        True, "with --checkpoint: restore the optimiser's state and learning rate"
+        True,
+        "with --checkpoint: restore the optimiser's state, and with the adaptive schedule its learning rate",
     )
 
 

@@ -178,9 +178,14 @@ class TrainingRun:
 
                     self.returns = compare_with_teacher(self.runner, host_env, plan)
                 # with evaluations during the training, best.pt is the best of them already
-                if options.choose_best and not self.runner.progress.evaluations:
+                if options.choose_best and not self.has_evaluated:
                     self.best = self._choose_best(host_env, self.folder, stop)
         return outcome
+
+    @property
+    def has_evaluated(self) -> bool:
+        """Whether this process has evaluated the policy; a resumed run's earlier evaluations are of checkpoints in another folder."""
+        return self.evaluation is not None and self.evaluation.has_evaluated
 
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
         """Choose the best checkpoint; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
@@ -300,12 +305,15 @@ class _IterationCallback:
         steps = plan.get_setting("num_steps_per_env")
         if budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
-            total = budget.to_iterations(plan.num_envs * steps * ranks)
-            if total is None:
+            per_iteration = plan.num_envs * steps * ranks
+            # a resumed run may have had another number of environments; a library's own checkpoint records no steps
+            used = runner.progress.env_steps or self.first_iteration * per_iteration
+            remaining = budget.to_iterations(per_iteration, used)
+            if remaining is None:
                 self.iterations = UNLIMITED_ITERATIONS
                 self.budget = budget
             else:
-                self.iterations = total - self.first_iteration
+                self.iterations = remaining
         self.initial_share: float | None = None
         self.best_return = float("-inf")
         self.first_whole_episode = self.first_iteration + math.ceil(runner.env.max_episode_length / steps)
@@ -343,7 +351,7 @@ class _IterationCallback:
         has_best_return = progress.returns[-1] > self.best_return
         is_best = iteration.index >= self.first_whole_episode and has_best_return
         if evaluation is not None:  # before any checkpoint of this iteration
-            return evaluation(self.runner) or (is_best and not progress.evaluations)
+            return evaluation(self.runner) or (is_best and not evaluation.has_evaluated)
         return is_best
 
     def _compute_used_share(self, iteration: IterationSummary) -> float:

@@ -223,11 +223,23 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
             ["agent.algorithm.class_name=rsl_rl.algorithms:PPO"],
             "derived from spiky_rl.learners.rsl_rl:DistillingPPO",
         ),
+        (
+            ["agent.algorithm.distillation_cfg={num_learning_epochs: 2, gradient_length: 49}"],
+            "gradient_length: 49 given, .* the student would never learn; allowed: at most 48",
+        ),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(overrides, said):
     with pytest.raises(SpecError, match=said):
         make_runner_cfg(merged("lif_distilled", *overrides))
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["num_learning_epochs: 2, gradient_length: 48", "method: conversion, gradient_length: 1000"],
+)
+def test_the_longest_gradient_and_one_without_an_effect_are_allowed(values):
+    make_runner_cfg(merged("lif_distilled", f"agent.algorithm.distillation_cfg={{{values}}}"))
 
 
 @pytest.mark.parametrize("is_resumed", [False, True], ids=["--teacher", "a student that goes on"])

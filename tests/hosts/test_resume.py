@@ -12,6 +12,7 @@ from spiky_rl.cli import common, train
 from spiky_rl.cli.train import list_checkpoint_arguments
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run import checkpoint, resume
 from spiky_rl.run import train as training
 from spiky_rl.run.command import StopRequest
@@ -111,6 +112,31 @@ def test_a_run_that_has_had_its_iterations_is_refused_unless_more_are_asked_for(
     resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
 
 
+SPENT = {"env_steps=1000": True, "env_steps=1001": False, "wall=6": True, "wall=7": False, "synops=5e3": True}
+
+
+@pytest.mark.parametrize("budget", SPENT)
+def test_a_run_that_has_spent_its_budget_is_refused_unless_more_is_asked_for(budget, tmp_path, monkeypatch):
+    progress = {"env_steps": 1000, "steps": [1000], "seconds": [6.0], "firing": [0.1], "operations": [5.0]}
+    progress |= {"seconds_learning": 6.0, "returns": [1.0], "lengths": [1.0]}
+    loaded = {"iter": DONE - 1, "infos": {"spiky_rl": {"progress": progress}}}
+    monkeypatch.setattr(resume, "read_checkpoint", lambda path, library: loaded)
+    resume.write_settings(tmp_path, planned(tmp_path), TrainOptions.check("", {"budget": budget}), None)
+    checkpoint, plan = tmp_path / "model_39.pt", SimpleNamespace(library="rsl_rl")
+    plan.request, options = resume.restore_settings(planned(tmp_path), TrainOptions())
+    if SPENT[budget]:
+        with pytest.raises(
+            UserError, match=f"spent the budget {options.budget}; .*--budget.*--max_iterations"
+        ):
+            resume.require_iterations(plan, options, checkpoint)
+    else:
+        resume.require_iterations(plan, options, checkpoint)
+    for more in ({"request": {"max_iterations": 2}}, {"options": {"budget": "env_steps=2000"}}):
+        given = TrainOptions.check("", more.get("options", {}))
+        plan.request, options = resume.restore_settings(planned(tmp_path, **more.get("request", {})), given)
+        resume.require_iterations(plan, options, checkpoint)
+
+
 def test_a_run_without_a_record_goes_on_as_it_is_asked_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         asked, _ = resume.restore_settings(planned(tmp_path, num_envs=8), TrainOptions())
@@ -178,6 +204,26 @@ def test_a_million_iterations_are_recorded_as_a_number():
     runner: Any = SimpleNamespace(current_learning_iteration=0, env=SimpleNamespace(max_episode_length=10))
     callback = training._IterationCallback(run, runner, StopRequest("stop"))
     assert callback.total_iterations == 1_000_000
+
+
+@pytest.mark.parametrize(("num_envs", "iterations"), [(10, 6), (5, 12), (20, 3)])
+@pytest.mark.parametrize("recorded", [400, 0])
+def test_a_resumed_budget_counts_the_steps_that_were_made_whatever_the_environments(
+    recorded, num_envs, iterations
+):
+    """Four iterations of ten environments and ten control steps, of 1000 environment steps; a library's own checkpoint records none."""
+    request = SimpleNamespace(distributed=False)
+    settings = {"max_iterations": 1, "num_steps_per_env": 10}
+    plan = SimpleNamespace(get_setting=settings.__getitem__, num_envs=num_envs, request=request)
+    run: Any = SimpleNamespace(options=TrainOptions.check("", {"budget": "env_steps=1000"}), plan=plan)
+    progress = TrainingProgress(iterations=4, env_steps=recorded)
+    env = SimpleNamespace(max_episode_length=10)
+    runner: Any = SimpleNamespace(current_learning_iteration=4, env=env, progress=progress)
+    callback = training._IterationCallback(run, runner, StopRequest("stop"))
+    if recorded:
+        assert callback.iterations == iterations and callback.total_iterations == 4 + iterations
+    else:
+        assert callback.iterations == 1000 / (num_envs * 10) - 4
 
 
 CODE = "agent.network.neuron=run/evil.py:Neuron"

@@ -98,7 +98,7 @@ def test_a_checkpoint_restores_optimiser_iteration_progress_and_random_states(tm
     run.alg.learning_rate = run.alg.optimizer.param_groups[0]["lr"] = 1.25e-4
     run.save(path)
     expected, optimiser, progress = draws(), run.alg.optimizer.state_dict(), copy.deepcopy(run.progress)
-    other = runner(seed=5)
+    other = runner(seed=5, schedule="adaptive")
     other.load(path)
     assert draws() == expected
     assert other.alg.learning_rate == 1.25e-4
@@ -108,6 +108,33 @@ def test_a_checkpoint_restores_optimiser_iteration_progress_and_random_states(tm
     assert restored["param_groups"] == optimiser["param_groups"]
     for key, moments in optimiser["state"].items():
         assert all(torch.equal(value, restored["state"][key][name]) for name, value in moments.items())
+
+
+GROUPS = {
+    "one rate": ({"learning_rate": 3e-4}, [3e-4]),
+    "two rates": ({"learning_rate": 3e-4, "critic_learning_rate": 2e-3}, [3e-4, 2e-3]),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_a_resumed_run_learns_at_the_rates_of_its_settings_unless_a_schedule_changes_them(case, tmp_path):
+    path, (rates, expected) = str(tmp_path / "model.pt"), GROUPS[case]
+    before = {"critic_learning_rate": 1e-2} if len(expected) > 1 else {}
+    run = runner(**before)
+    run.learn(2)
+    run.save(path)
+    resumed = runner(seed=5, **rates)
+    resumed.load(path)
+    assert [group["lr"] for group in resumed.alg.optimizer.param_groups] == expected
+    assert resumed.alg.learning_rate == 3e-4
+    state, trained = (each.alg.optimizer.state_dict()["state"] for each in (resumed, run))
+    assert trained and all(torch.equal(state[key]["exp_avg"], trained[key]["exp_avg"]) for key in trained)
+    adaptive = runner(schedule="adaptive", desired_kl=0.01)
+    adaptive.alg.learning_rate = adaptive.alg.optimizer.param_groups[0]["lr"] = 1.25e-4
+    adaptive.save(path)
+    resumed = runner(seed=5, schedule="adaptive", desired_kl=0.01, learning_rate=3e-4)
+    resumed.load(path)
+    assert resumed.alg.learning_rate == resumed.alg.optimizer.param_groups[0]["lr"] == 1.25e-4
 
 
 def test_models_alone_can_be_loaded(tmp_path):

@@ -39,6 +39,18 @@ RATES = {
 }
 
 
+@pytest.mark.parametrize(("schedule", "expected"), [("fixed", [3e-5, 1e-2]), ("adaptive", [2e-4])])
+def test_a_resumed_run_learns_at_the_rates_of_its_settings_unless_a_schedule_changes_them(
+    schedule, expected, tmp_path
+):
+    run = runner(*RATES[schedule])
+    run.alg.optimizer.param_groups[0]["lr"] = 2e-4
+    run.save(str(tmp_path / "model.pt"))
+    resumed = runner(*RATES[schedule], "agent.algorithm.learning_rate=3.0e-5")
+    resumed.load(str(tmp_path / "model.pt"))
+    assert [group["lr"] for group in resumed.alg.optimizer.param_groups] == expected
+
+
 @pytest.mark.parametrize("schedule", RATES)
 def test_a_resumed_run_goes_on_bit_for_bit(schedule, tmp_path):
     settings = {"network": RANDOM, **NORMALISED}

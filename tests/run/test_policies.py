@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from spiky_rl.config.safe_loading import ReadingError
 from spiky_rl.config.spec import load_task
 from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.run import policies
+from spiky_rl.run.publish import publish_policy
 from spiky_rl.run.run_plan import RunRequest
 
 NAMES = registry.list_names(policies.KIND)
@@ -115,6 +118,10 @@ def assert_other_results_leave_the_policy_as_it_is(run, own):
     (earlier := own / "CartPole-v1.mlp_ppo.pt").write_bytes(b"earlier weights")
     others = {
         "quantize: int8": {**good, "quantize": "int8"},
+        "checkpoint: logs/another_run": {
+            **good,
+            "checkpoint": f"logs/another_run/{Path(good['checkpoint']).name}",
+        },
         "conditions: missing": {key: value for key, value in good.items() if key != "conditions"},
         "--episodes: 1": {**good, "episodes": 1},
     }
@@ -156,3 +163,42 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
     assert json.loads((further / "result.json").read_text())["env_steps"] == 256
     with pytest.raises(UserError, match="run: .* 2 runs; allowed: one of them"):
         publish([str(tmp_path / "logs")])
+
+
+SKRL = {
+    "ppo": ["agent.actor.obs_normalization=true", "agent.critic.obs_normalization=false"],
+    "td3": ["agent.actor.obs_normalization=true"],
+}
+SKRL["ppo"] += [f"agent.algorithm.{key}_normalization=true" for key in ("value", "reward")]
+
+
+@pytest.mark.parametrize("algorithm", SKRL)
+def test_a_policy_of_skrl_keeps_what_normalises_its_inputs(algorithm, own, tmp_path):
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    from tests.hosts import skrl_case, test_replay
+
+    identity = {"task": "Point", "agent": f"mlp_{algorithm}", "seed": 5}
+    make: Any = skrl_case.runner if algorithm == "ppo" else partial(test_replay.runner, "mlp_td3")
+    widths = ["agent.actor.hidden_dims=[8]", "agent.critic.hidden_dims=[8]"]
+    run = make(*widths, *SKRL[algorithm], folder=tmp_path, identity=identity)
+    run.identity["spec"] = {"algorithm": {"class_name": algorithm.upper()}}
+    run.learn(2)
+    score = {"nominal": {"mean_return": 1.0, "std_return": 0.5}}
+    measured = {**identity, "library": "skrl", "checkpoint": "model_1.pt", "conditions": score, "episodes": 4}
+    records = {
+        "evaluation": measured,
+        "settings": {"overrides": []},
+        "params/provenance": {"commit": "0" * 40},
+    }
+    (tmp_path / "params").mkdir()
+    for name, record in records.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    policy, _ = publish_policy(tmp_path / "model_1.pt", tmp_path / "evaluation.json", None, "skrl")
+    fresh = make(*widths, *SKRL[algorithm], seed=9)
+    fresh.load(str(own / f"{policy.name}.pt"), {"actor": True, "critic": True})
+    held, trained = fresh.alg.checkpoint_modules, run.alg.checkpoint_modules
+    names = [name for name in trained if not name.endswith("optimizer")]
+    assert "observation_preprocessor" in names
+    for name in names:
+        before, after = trained[name].state_dict(), held[name].state_dict()
+        assert all(torch.equal(value, after[key]) for key, value in before.items()), name

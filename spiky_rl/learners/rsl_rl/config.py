@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.config.schema import CATEGORICAL, SKRL_ONLY
+from spiky_rl.config.schema import CATEGORICAL, SKRL_ONLY, DistillationSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import caches_fixed_part, check_learning_rates, get_local_rule
 from spiky_rl.learners.rsl_rl.classes import check_classes, resolve_class
@@ -45,7 +45,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     if algorithm.get("symmetry_cfg"):
         _check_symmetry(config, networks)
     check_classes(config, spec.origins)
-    _check_distillation(spec, algorithm)
+    _check_distillation(spec, algorithm, config["num_steps_per_env"])
     use_spiking_ppo(spec, algorithm, burn_in)
     return config
 
@@ -118,13 +118,21 @@ def _set_model(role: str, model: dict[str, Any], network: ComponentSpec | None, 
         model["burn_in"] = burn_in
 
 
-def _check_distillation(spec: AgentSpec, algorithm: dict[str, object]) -> None:
-    """Remove empty settings of a distillation; raise SpecError if the agent cannot be distilled."""
+def _check_distillation(spec: AgentSpec, algorithm: dict[str, Any], steps: int) -> None:
+    """Remove empty settings of a distillation; raise SpecError if the agent cannot be distilled from rollouts of ``steps``."""
     if not algorithm.get("distillation_cfg"):
         algorithm.pop("distillation_cfg", None)
-    elif algorithm.get("rnd_cfg"):
+        return
+    chosen = DistillationSettings.check("agent.algorithm.distillation_cfg", algorithm["distillation_cfg"])
+    most = chosen.num_learning_epochs * steps
+    if chosen.method == "imitation" and chosen.gradient_length > most:
+        raise SpecError(
+            f"agent.algorithm.distillation_cfg.gradient_length: {chosen.gradient_length} given, longer than all passes over a"
+            f" rollout, so the student would never learn; allowed: at most {most}"
+        )
+    if algorithm.get("rnd_cfg"):
         raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; remove one of them")
-    elif spec.network is not None and caches_fixed_part(spec.network):
+    if spec.network is not None and caches_fixed_part(spec.network):
         raise SpecError(
             f"agent.network: {spec.network.name} trains only its readout, which distillation_cfg does not support; use feedforward"
         )

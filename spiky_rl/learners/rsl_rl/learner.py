@@ -21,6 +21,7 @@ class RslRl(Learner):
     loggers = ("tensorboard", "wandb", "neptune")
     algorithms = ("ppo",)
     checkpoint_keys = {"ppo": ("actor_state_dict", "critic_state_dict", "iter")}
+    scaling_keys = ("reward_scaler_state_dict",)  # normalisation is part of the models
     uses_tf32 = True
 
     @override

@@ -23,7 +23,12 @@ from spiky_rl.learners.common.activity import write_figures
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint, select_parts
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import (
+    BaseRunner,
+    IterationSummary,
+    keep_learning_rates,
+    wrap_load_errors,
+)
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -198,13 +203,20 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     ) -> dict:
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
-        with wrap_load_errors(path):
+        with wrap_load_errors(path), keep_learning_rates(self._list_unscheduled_optimizers()):
             loads_iteration = self.alg.load(loaded, select_parts(loaded, load_cfg), strict)
+        self.alg.learning_rate = self._get_learning_rate()
         if loads_iteration:
             self._resume(loaded, draws=self.gpu_global_rank == 0)  # other ranks keep their own random states
             if self.alg.rnd:  # the schedule of its weight counts control steps, which rsl_rl does not save
                 self.alg.rnd.update_counter = self.current_learning_iteration * self.cfg["num_steps_per_env"]
         return loaded.get("infos") or {}
+
+    def _list_unscheduled_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimisers whose learning rates no schedule changes."""
+        optimizers = [self.alg.optimizer] if self.alg.schedule == "fixed" else []
+        parts = (self.alg.rnd, getattr(self.alg, "distillation", None))
+        return optimizers + [part.optimizer for part in parts if part is not None]
 
     def _after_iteration(
         self, it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict

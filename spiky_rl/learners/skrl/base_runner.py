@@ -22,7 +22,12 @@ from spiky_rl.learners.common.checkpoints import (
     select_parts,
 )
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import (
+    BaseRunner,
+    IterationSummary,
+    keep_learning_rates,
+    wrap_load_errors,
+)
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
@@ -241,7 +246,9 @@ class SkrlBaseRunner(BaseRunner):
         parts = select_parts(loaded, load_cfg) or dict.fromkeys((*self.parts, "iteration"), True)
         names = [name for part, names in self.parts.items() if parts.get(part) for name in names]
         modules = self._select_modules(path, names, loaded)
-        with wrap_load_errors(path):
+        scheduled = self.cfg["agent"].get("learning_rate_scheduler") is not None
+        optimizers = [module for name, module in modules.items() if name.endswith("optimizer")]
+        with wrap_load_errors(path), keep_learning_rates([] if scheduled else optimizers):
             for name, module in modules.items():
                 how = {} if name.endswith("optimizer") else {"strict": strict}
                 module.load_state_dict(loaded[name], **how)

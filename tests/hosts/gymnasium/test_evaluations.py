@@ -106,6 +106,15 @@ def test_a_training_without_an_evaluation_yet_has_a_best_checkpoint_as_others_ha
     assert (folder / "best.pt").is_file() and "evaluations" not in result and result["best"] is not None
 
 
+def test_a_resumed_training_without_a_new_evaluation_has_a_best_checkpoint_too(command, tmp_path):
+    flags = [*ROLLOUTS, "agent.evaluation_episodes=2", "env.max_episode_steps=10"]
+    first, _, _ = run(command, tmp_path, *flags, "agent.evaluation_interval=256", "--max_iterations", 2)
+    more = ["agent.evaluation_interval=100000", "--max_iterations", 3, "--checkpoint", first]
+    folder, result, _ = run(command, tmp_path, *flags, *more)
+    assert folder != first and len(result["evaluations"]["mean_return"]) == 2
+    assert (folder / "best.pt").is_file() and result["best"] is not None
+
+
 def test_means_are_of_the_last_ten_and_the_maximum_is_of_all():
     returns = [float(value) for value in (50, *range(12))]
     progress = TrainingProgress(evaluations=returns, evaluation_steps=range_of(13))
