@@ -350,7 +350,11 @@ def test_a_policy_is_where_it_was_after_a_verification_that_fails():
     ("agent", "target", "text"),
     [
         ("lif_ppo", "c", "equal the live policy's to the last bit if the target has fused multiply-adds"),
-        ("mlp_ppo", "c", "equal the live policy's within 1e-05 of the largest action so far, or of 1 if the target has fused"),
+        (
+            "mlp_ppo",
+            "c",
+            "equal the live policy's within 1e-05 of the largest action so far, or of 1 if the target has fused",
+        ),
         ("lif_ppo", "c_int8", "equal those of the policy in int8 to the last bit. Products"),
     ],
 )
