@@ -16,6 +16,7 @@ import equations
 import pictures
 import yaml
 from matplotlib.figure import Figure
+from pydantic_core import PydanticUndefined
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import OptionInfo, get_options
@@ -169,7 +170,8 @@ def options(cls: type[Component]) -> str:
     """The table of what an entry can be told."""
     rows = ["| option | default | allowed | description |", "| --- | --- | --- | --- |"]
     for key, option in get_options(cls.Options).items():
-        unit = "" if option.unit in ("", "1") else f" {option.unit}"
+        has_unit = option.unit not in ("", "1") and option.default not in (None, PydanticUndefined)
+        unit = f" {option.unit}" if has_unit else ""
         rows.append(
             f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.description)} |"
         )
@@ -180,6 +182,8 @@ def options(cls: type[Component]) -> str:
 
 def plain(value: object) -> str:
     """A default as YAML has it."""
+    if value is PydanticUndefined:
+        return "required"
     if value in (None, "", [], ()):
         return "none"
     if isinstance(value, Mapping):

@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from pydantic_core import PydanticUndefined
+
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns, print_text
 from spiky_rl.config import files, registry
 from spiky_rl.config.errors import require_module
-from spiky_rl.config.options import UserError, get_options, suggest_name
+from spiky_rl.config.options import OptionInfo, UserError, get_options, suggest_name
 from spiky_rl.config.plain_data import PlainValue
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml
@@ -63,7 +65,11 @@ def parser() -> common.Parser:
         "--json", type=Path, metavar="FILE", help="with --compare: write its numbers to FILE"
     )
     command_parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="with an agent or its reservoir: agent.x.y=v"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="with an agent or its reservoir: agent.x.y=v",
     )
     return command_parser
 
@@ -250,12 +256,18 @@ def list_option_rows(cls: type[registry.Component]) -> list[tuple[str, str, str,
     """Return (name, default, allowed values, description) of every option and part of a component."""
     rows = []
     for key, option in get_options(cls.Options).items():
-        unit = "" if option.unit == "1" else option.unit
-        default = f"{format_value(option.default)} {unit}".strip()
-        rows.append((key, default, option.allowed_text, option.description))
+        rows.append((key, _format_default(option), option.allowed_text, option.description))
     for key, (kind, default) in cls.parts.items():
         rows.append((key, _format_part(default), f"one of show.py {kind}", "component"))
     return rows
+
+
+def _format_default(option: OptionInfo) -> str:
+    """Format the default of an option with its unit; ``required`` if it has none."""
+    if option.default is PydanticUndefined:
+        return "required"
+    unit = "" if option.unit == "1" or option.default is None else option.unit
+    return f"{format_value(option.default)} {unit}".strip()
 
 
 def format_value(value: object) -> str:

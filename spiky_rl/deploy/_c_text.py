@@ -35,6 +35,7 @@ def write_policy(
     folder: Path,
     name: str,
     contract: PolicyContract | None,
+    equality: str,
     width: int = 0,
     integers: IntegerNetwork | None = None,
 ) -> Path:
@@ -45,6 +46,7 @@ def write_policy(
         folder: The folder.
         name: Prefix of all names that other files see.
         contract: Description of the policy's place in its environment, if it is known.
+        equality: Words for what the actions equal, as in: Actions equal ``the live policy's to the last bit``.
         width: Floats in a vector of the `cpu` backend on this machine. The backend does not fuse products with fewer outputs.
         integers: The quantised network that is written in the place of the policy's own; None for single precision.
 
@@ -76,6 +78,7 @@ def write_policy(
         "contract": "".join(f"// {line}\n" for line in about),
         "usage": _format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
         "notes": _format_comment(notes),
+        "equality": _format_comment(_describe_equality(equality, name, w)),
         "macros": format_macros(contract, name, commands),
         "inputs": inputs,
         "outputs": outputs,
@@ -129,6 +132,22 @@ def _format_body(w: CWriter) -> str:
         keep = w.use_function("keep_finite")
         lines += ["\n// state", *(f"{keep}(s->{field.name}, {field.size});" for field in floats)]
     return textwrap.indent("\n".join(lines), "  ")
+
+
+def _describe_equality(equality: str, name: str, w: CWriter) -> str:
+    """Return the header's sentences on what the actions equal, and with which compilers."""
+    is_fused = "define MULTIPLY_ADD" in w.helpers
+    fused = (
+        " if the target has fused multiply-adds and the compiler may use them (GCC and Clang: -march=native, -mfma,"
+        " -mfpu=fpv4-sp-d16). Without them sums differ in their last bits, which may move a spike. All other products"
+        if is_fused
+        else ". Products"
+    )
+    return (
+        f"Actions equal {equality}{fused} and sums are rounded separately: {name}.c disables contraction in GCC and Clang; disable"
+        " it by flag in other compilers. The last bits differ if floats are computed in more than 32 bits (FLT_EVAL_METHOD other"
+        " than 0). With -ffast-math the file does not compile."
+    )
 
 
 def _count_actions(model: MLPModel) -> int:

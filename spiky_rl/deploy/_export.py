@@ -105,7 +105,9 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
         return policy
     for name, target in targets.items():
         if not target.maps_actions:
-            raise ExportError(f"{name}: bounds of actions are not available; allowed: --raw_actions")
+            raise ExportError(
+                f"--to {name}: not available with actions in the task's bounds; allowed: --raw_actions, for actions in [-1, 1]"
+            )
     env.takes_task_units = True
     return convert_actions(policy, ActionBounds(*bounds), len(bounds[0]))
 

@@ -98,9 +98,7 @@ class VerificationResult:
 
     def format(self, target: Target, model: MLPModel) -> str:
         """Return the result in words, for a file of ``target`` and the live policy ``model``."""
-        limit = target.get_tolerance(model)
-        share = " of the largest action so far, or of 1," if target.has_relative_tolerance else ""
-        verdict = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit"
+        verdict = f"equal {target.format_tolerance(model)}"
         reference_note = ""
         if target.get_reference_model(model) is not model:
             verdict += f" to the policy {target.reference_text}"

@@ -123,6 +123,12 @@ class Target(Component):
         """Return the tolerance for ``model``; see `tolerance`."""
         return self.tolerance
 
+    def format_tolerance(self, model: MLPModel) -> str:
+        """Return in words how far actions of a file may differ from the reference policy's, as in: equal ``within 1e-4``."""
+        limit = self.get_tolerance(model)
+        share = " of the largest action so far, or of 1," if self.has_relative_tolerance else ""
+        return f"within {limit:.1g}{share}" if limit else "to the last bit"
+
     @abstractmethod
     def write(self, model: MLPModel, folder: Path) -> Path:
         """Write ``model`` into ``folder`` and return the path of the file. Raises ExportError if the target cannot express it."""

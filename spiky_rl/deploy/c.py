@@ -111,11 +111,19 @@ class C(Target):
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_policy
 
-        return write_policy(model, folder, self.name, self.contract, get_vector_width())
+        equality = format_equality(self, model)
+        return write_policy(model, folder, self.name, self.contract, equality, get_vector_width())
 
     @override
     def open_session(self, path: Path) -> Session:
         return open_c_session(path)
+
+
+def format_equality(target: Target, model: MLPModel) -> str:
+    """Return the header's words for what the actions of ``model`` in C equal: ``the live policy's to the last bit``."""
+    changed = target.get_reference_model(model) is not model
+    reference = f"those of the policy {target.reference_text}" if changed else "the live policy's"
+    return f"{reference} {target.format_tolerance(model)}".rstrip(",")
 
 
 def read_sizes(path: Path) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy.base import WHOLE_SPIKES, ExportError, Session, Target, describe_model, find_values
-from spiky_rl.deploy.c import DECODERS, ENCODERS, open_c_session, require_compiler
+from spiky_rl.deploy.c import DECODERS, ENCODERS, format_equality, open_c_session, require_compiler
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import CalibrationRollout
@@ -88,7 +88,10 @@ class CInt8(Target):
 
         spiking = cast("SpikingModel", model)
         self.network = self.quantize(spiking)
-        return write_policy(spiking, folder / "int8", self.name, self.contract, integers=self.network)
+        equality = format_equality(self, spiking)
+        return write_policy(
+            spiking, folder / "int8", self.name, self.contract, equality, integers=self.network
+        )
 
     @override
     def open_session(self, path: Path) -> Session:

@@ -94,3 +94,16 @@ def test_a_description_is_wrapped_by_paragraph_and_equations_are_split_between_t
     assert get_widest(text) <= tables.WIDTH
     assert text.count("word") == 30 and text.count("more") == 30
     assert [line.strip().rstrip(";") for line in text.splitlines() if "<-" in line] == equations
+
+
+def test_an_option_without_a_default_is_called_required(capsys):
+    show.show(["networks", "nir"])
+    rows = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["file"] == "required"
+    assert rows["dt"] == "None", "and nothing has no unit"
+
+
+def test_show_alone_misses_the_kind_and_nothing_else(capsys):
+    with pytest.raises(SystemExit):
+        show.show([])
+    assert capsys.readouterr().err.strip().endswith("the following arguments are required: kind")

@@ -344,3 +344,26 @@ def test_a_policy_is_where_it_was_after_a_verification_that_fails():
         assert policy.network.backend == "torch"
         raise UserError("broken")
     assert policy.network.backend == backend
+
+
+@pytest.mark.parametrize(
+    ("agent", "target", "text"),
+    [
+        ("lif_ppo", "c", "equal the live policy's to the last bit if the target has fused multiply-adds"),
+        (
+            "mlp_ppo",
+            "c",
+            "equal the live policy's within 1e-05 of the largest action so far, or of 1 if the target has fused",
+        ),
+        ("lif_ppo", "c_int8", "equal those of the policy in int8 to the last bit. Products"),
+    ],
+)
+def test_the_header_names_what_the_actions_equal_and_how_closely(agent, target, text, tmp_path):
+    policy = trained(agent, *(() if agent == "mlp_ppo" else ("agent.network.layers=[40,30]",)))
+    writer = {"c": c.C, "c_int8": c_int8.CInt8}[target]()
+    if writer.needs_rollout:
+        writer.calibrate(rollout_of(policy))
+    path = writer.write(policy, tmp_path)
+    comment = path.with_suffix(".h").read_text().replace("\n//", "")
+    assert f"Actions {text}" in comment
+    assert ("MULTIPLY_ADD" in path.read_text()) == ("fused" in comment)

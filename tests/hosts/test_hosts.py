@@ -140,3 +140,11 @@ def test_hosts_and_learners_are_known_without_their_libraries():
         "sys.exit(bool({'torch', 'isaaclab', 'rsl_rl', 'skrl', 'newton', 'gymnasium'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_isaac_lab_is_installed_from_a_clone_for_its_physics_is_on_no_index(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"isaaclab is not installed; .*pip install ./isaaclab_mujoco '\.\[isaaclab\]'"
+    ):
+        hosts.find_host("Isaac-Ant").require_installed()

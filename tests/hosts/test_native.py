@@ -110,5 +110,7 @@ def test_without_the_package_names_are_known_and_what_needs_it_says_what_to_inst
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert selection.split_physics_override(["physics=mujoco"]) == ("mujoco", ["physics=newton_mjwarp"])
     for use in (selection.list_sources, lambda: selection.apply_physics(None, "auto", "cpu")):
-        with pytest.raises(UserError, match="isaaclab_mujoco is not installed; .*spiky-rl.isaaclab."):
+        with pytest.raises(
+            UserError, match="isaaclab_mujoco is not installed; .*pip install ./isaaclab_mujoco"
+        ):
             use()

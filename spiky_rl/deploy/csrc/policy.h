@@ -5,9 +5,7 @@ ${contract}${usage}
 //
 ${notes}
 //
-// Actions equal the live policy's if products and sums are rounded separately. policy.c disables contraction
-// in GCC and Clang; disable it by flag in other compilers. The last bits differ if floats are computed in
-// more than 32 bits (FLT_EVAL_METHOD other than 0). With -ffast-math the file does not compile.
+${equality}
 #ifndef ${NAME}_H
 #define ${NAME}_H
 

@@ -82,5 +82,7 @@ def find_package() -> Path:
     """Return the folder of `isaaclab_mujoco`, without an import of it. Raises UserError if it is not installed."""
     spec = importlib.util.find_spec("isaaclab_mujoco")
     if spec is None or spec.origin is None:
-        raise UserError("isaaclab_mujoco is not installed; install it with: pip install 'spiky-rl[isaaclab]'")
+        raise UserError(
+            "isaaclab_mujoco is not installed; install it in a clone with: pip install ./isaaclab_mujoco"
+        )
     return Path(spec.origin).parent

@@ -136,7 +136,13 @@ class Mjlab(Host):
 
     @override
     def require_installed(self, video: bool = False) -> None:
-        require_module("mjlab", "mjlab")
+        try:
+            require_module("mjlab", "mjlab")
+        except UserError as error:  # mjlab's pins would replace Isaac Lab's versions
+            raise UserError(
+                "mjlab is not installed; in an environment without Isaac Lab and without the extra gymnasium, install it with:"
+                " pip install 'spiky-rl[mjlab]'"
+            ) from error
         if video:
             require_module("av", "video")
 
