@@ -43,7 +43,9 @@ class NeuronWrapper(Neuron):
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
         """Wrap ``neuron`` with ``own`` constants. Raises RegistryError naming ``rule`` if the neuron is not an `Ode`."""
         if not isinstance(neuron, Ode):
-            name = type(neuron).__name__.lower().removesuffix("neuron")
+            package, _, name = type(neuron).__module__.rpartition(".")
+            if package != "spiky_rl.neurons":
+                name = type(neuron).__name__
             raise RegistryError(
                 f"name: {name!r} is not available with {rule!r}, which needs a neuron with a threshold and a reset"
             )
