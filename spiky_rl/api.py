@@ -87,7 +87,7 @@ class SpikingModule(nn.Module):
             self._check_state(before, batch)
         if not self.state_sizes:
             # control steps are independent, and a network carries its neurons through T
-            y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].view(steps, batch, -1)
+            y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].squeeze(0).unflatten(0, (steps, batch))
             after: State = ()
         else:
             if before is None and (returns_state or steps > 1):

@@ -170,6 +170,13 @@ def test_copies_and_files_give_the_same_outputs(build, tmp_path):
     assert torch.equal(loaded(x), y), "no weights are shared"
 
 
+@pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("shape", [(0,), (T, 0)])
+def test_an_empty_batch_gives_empty_features(options, shape):
+    module = spiky_rl.network(OBS, F, **options)
+    assert module(torch.zeros(*shape, OBS)).shape == (*shape, F)
+
+
 @pytest.mark.parametrize("build", MODULES.values(), ids=MODULES)
 def test_dtype_and_device_follow_the_module(build):
     module = build()

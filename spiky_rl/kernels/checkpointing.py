@@ -62,9 +62,14 @@ class _Recomputation(torch.autograd.Function):
         inputs[0].requires_grad_(needs[0])
         with torch.enable_grad():
             outputs = ctx.run(*inputs)
+        # a rule may cut the gradient of an output, as e-prop does of the spikes that a recurrent layer carries on
+        learned = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if y.requires_grad]
         gradients = iter(
             torch.autograd.grad(
-                outputs, [x for x, need in zip(wanted, needs, strict=True) if need], grads, allow_unused=True
+                [y for y, _ in learned],
+                [x for x, need in zip(wanted, needs, strict=True) if need],
+                [grad for _, grad in learned],
+                allow_unused=True,
             )
         )
         return None, None, None, *(next(gradients) if need else None for need in needs)

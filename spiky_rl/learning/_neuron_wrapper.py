@@ -26,6 +26,11 @@ class NeuronWrapper(Neuron):
         self.named_states = make_named_type(States, self.states) if self.more else inner.named_states
         self.named_params, self.named_times = inner.named_params, inner.named_times
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle cannot store the types of a wrapper's states and parameters, which are made for this instance
+        own = {name: self.chosen[name] for name in self.own_values}
+        return _build_wrapper, (type(self), self.inner, own)
+
     @override
     @classmethod
     def from_options(cls, **values: Any) -> Self:
@@ -38,7 +43,9 @@ class NeuronWrapper(Neuron):
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
         """Wrap ``neuron`` with ``own`` constants. Raises RegistryError naming ``rule`` if the neuron is not an `Ode`."""
         if not isinstance(neuron, Ode):
-            name = type(neuron).__name__.lower().removesuffix("neuron")
+            package, _, name = type(neuron).__module__.rpartition(".")
+            if package != "spiky_rl.neurons":
+                name = type(neuron).__name__
             raise RegistryError(
                 f"name: {name!r} is not available with {rule!r}, which needs a neuron with a threshold and a reset"
             )
@@ -82,3 +89,8 @@ class GradientThroughReset(NeuronWrapper):
         return self.named_states(
             *(ops.detach(value) + (x - ops.detach(x)) for value, x in zip(after, s, strict=True))
         )
+
+
+def _build_wrapper(cls: type[NeuronWrapper], inner: Ode, own: dict[str, float]) -> NeuronWrapper:
+    """Build a wrapper that was pickled."""
+    return cls(inner, **own)

@@ -47,7 +47,7 @@ class Eprop(LearningRule):
     @override
     def wrap_neuron(self, neuron: Neuron) -> Neuron:
         if not neuron.chosen.get("detach_reset", True):
-            raise RegistryError("detach_reset: false is not allowed with 'eprop'; leave it out")
+            raise RegistryError("detach_reset: false is not allowed with 'eprop'; set it to true")
         return neuron
 
     @override

@@ -54,6 +54,8 @@ __all__ = [
 
 BELOW_ANY = -1e30
 """Initial value of a maximum over sub-steps."""
+EXCLUSIVE_MARGIN, MIN_EXCLUSIVE = 1e-6, 1e-3
+"""Distance that a learned parameter keeps from an exclusive lower bound, relative to the bound, or to `MIN_EXCLUSIVE` if that is larger."""
 MAX_PARAMETER = 1e6
 """Default bound of a parameter's absolute value. A time constant of this many ms still has a decay below 1 in float32."""
 
@@ -210,7 +212,7 @@ class Neuron(Component):
             for name, each in time_constants.items():
                 center = getattr(self, name)
                 low, high = center / self.spread, center * self.spread
-                lowest = each.low or 0.0
+                lowest = max(each.low or 0.0, each.above or 0.0)
                 highest = math.inf if each.high is None else each.high
                 if low < lowest or high > highest:
                     raise RegistryError(
@@ -269,7 +271,12 @@ class Neuron(Component):
 
     def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         """Return (low, high) of a learned parameter; None for no bound."""
-        return self.params[name].low, self.params[name].high
+        param = self.params[name]
+        low, above = param.low, param.above
+        if above is not None:
+            lowest = above + EXCLUSIVE_MARGIN * max(abs(above), MIN_EXCLUSIVE)
+            low = lowest if low is None else max(low, lowest)
+        return low, param.high
 
     @abstractmethod
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:

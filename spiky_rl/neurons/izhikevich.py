@@ -80,7 +80,8 @@ class Izhikevich(Ode):
     options: Options
 
     def __init__(self, options: Options) -> None:
-        super().__init__(options.model_copy(update=PATTERNS[options.pattern]))
+        # the neuron's own options name its values alone, so that it can be built again from them
+        super().__init__(options.model_copy(update={**PATTERNS[options.pattern], "pattern": "custom"}))
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         return s.rates(v=_compute_dv_dt(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))

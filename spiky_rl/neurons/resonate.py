@@ -27,6 +27,8 @@ from spiky_rl.config.options import RegistryError, option
 from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, parameter
 
 SECOND_MS = 1000.0
+LEARNED_SHARE = 0.99
+"""Largest share of the bound of omega that a learned omega may reach."""
 
 
 class Resonate(Ode):
@@ -50,7 +52,9 @@ class Resonate(Ode):
 
         @model_validator(mode="after")
         def _check_convergence(self) -> Self:
-            if self.omega >= (highest := SECOND_MS / self.dt):
+            # a learned value keeps a distance from the bound, at which its derivative is infinite
+            highest = (LEARNED_SHARE if "omega" in self.learn else 1.0) * SECOND_MS / self.dt
+            if self.omega >= highest:
                 raise RegistryError(
                     f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
                 )
@@ -60,7 +64,7 @@ class Resonate(Ode):
 
     def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         low, high = super().get_parameter_range(name)
-        return (low, 0.99 * SECOND_MS / self.dt) if name == "omega" else (low, high)
+        return (low, LEARNED_SHARE * SECOND_MS / self.dt) if name == "omega" else (low, high)
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         b = -p.damping - s.q

@@ -333,8 +333,9 @@ def test_with_random_feedback_eprop_never_reads_the_readouts_weights():
     ("settings", "message"),
     [
         ({"learning": "slayr"}, r"net\.learning\.name: unknown rule 'slayr'; .* did you mean 'slayer'\?"),
-        ({"learning": "slayer", "neuron": "sigma_delta"}, r"net\.neuron: name: 'sigmadelta' is not available with 'slayer'"),
+        ({"learning": "slayer", "neuron": "sigma_delta"}, r"net\.neuron: name: 'sigma_delta' is not available with 'slayer'"),
         ({"learning": "eprop", "neuron": {"name": "lif", "detach_reset": False}}, r"net\.neuron: detach_reset: false"),
+        ({"learning": "eprop", "neuron": "resonate"}, r"net\.neuron: detach_reset: false .*; set it to true"),
         ({"learning": {"name": "bptt", "truncate": -1}}, r"net\.learning\.truncate: -1 is out of range"),
         ({"learning": {"name": "superspike", "feedback": "rando"}}, r"feedback: 'rando' is not allowed; .* mean 'random'\?"),
         ({"learning": {"name": "eventprop", "lowest": 2.0}}, r"net\.learning\.lowest: 2\.0 .* at most highest, 0\.3"),

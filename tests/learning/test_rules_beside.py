@@ -43,3 +43,21 @@ def test_superspike_hands_errors_down_through_the_maxima_of_a_pooled_convolution
 def test_a_layer_that_is_run_again_has_the_same_gradient(rule):
     expected, found = run(network(learning=rule))[1], run(network(learning=rule, recompute=True))[1]
     agree(found, expected)
+
+
+def test_a_recurrent_layer_of_eprop_that_is_run_again_carries_spikes_without_a_gradient():
+    settings = {"learning": "eprop", "recurrent": "recurrent"}
+    once, again = (network(**settings, recompute=recompute) for recompute in (False, True))
+    (features, expected), (same, found) = run(once), run(again)
+    assert torch.equal(features, same)
+    agree(found, expected)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_network_under_every_rule_can_be_saved_whole(rule, tmp_path):
+    net = network(learning=rule)
+    torch.save(net, tmp_path / "net.pt")
+    loaded = torch.load(tmp_path / "net.pt", weights_only=False)
+    (features, expected), (same, found) = run(net), run(loaded)
+    assert torch.equal(features, same)
+    agree(found, expected)

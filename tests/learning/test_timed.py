@@ -201,7 +201,7 @@ def test_a_readout_that_counts_is_refused_because_counts_have_no_gradient(decode
 
 
 def test_a_neuron_without_a_threshold_is_refused_by_name():
-    message = r"net\.neuron: name: 'sigmadelta' is not available with 'eventprop'"
+    message = r"net\.neuron: name: 'sigma_delta' is not available with 'eventprop'"
     settings = {"name": "feedforward", "layers": [8], "learning": "eventprop", "neuron": "sigma_delta"}
     with pytest.raises(registry.RegistryError, match=message):
         registry.configure("networks", settings, "net")

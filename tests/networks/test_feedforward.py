@@ -9,6 +9,7 @@ from spiky_rl.config import registry, spec
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.metrics.spikes import compute_layer_activity
+from spiky_rl.networks._layer import NeuronParameters
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.neurons.base import parameter
 from spiky_rl.neurons.lif import Lif
@@ -227,6 +228,27 @@ def test_learned_parameters_stay_in_range_after_a_large_step(rate):
     y.pow(2).sum().backward()
     assert y.isfinite().all()
     assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_a_learned_parameter_stays_above_an_exclusive_bound():
+    class Positive(Lif):
+        """v <- decay v + i."""
+
+        class Options(Lif.Options):
+            tau: float = parameter(2.0, "time constant", above=0.0, unit="ms", transform="decay")
+            threshold: float = parameter(3.0, "threshold", above=2.0, unit="1")
+
+    parameters = NeuronParameters(Positive.from_options(learn=["tau", "threshold"]), 3)
+    with torch.no_grad():
+        for values in parameters.parameters():
+            values -= 100.0
+    decay, threshold = parameters()[:2]
+    assert ((decay >= 0.0) & (decay < 1.0)).all()
+    assert (threshold > 2.0).all() and torch.allclose(threshold, torch.tensor(2.0))
+    sum(values.sum() for values in (decay, threshold)).backward()
+    assert all(values.grad.isfinite().all() for values in parameters.parameters())
+    with pytest.raises(RegistryError, match="threshold: 2.0"):
+        Positive.from_options(threshold=2.0)
 
 
 def test_the_slope_follows_its_schedule_over_updates():

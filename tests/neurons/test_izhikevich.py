@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.kernels import programs
 from spiky_rl.neurons.izhikevich import PATTERNS
-from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
+from tests.neurons.drive import build, constant, intervals, named, numbers, run, spike_steps, vocabulary
 
 NAMES = [name for name in PATTERNS if name != "custom"]
 SECOND, DRIVE = 1000, 10.0
@@ -96,6 +97,15 @@ def test_pattern_is_a_name_for_four_numbers_and_excludes_them():
         build("izhikevich", pattern="fast_spiking", c=-50.0)
     with pytest.raises(RegistryError, match="did you mean 'chattering'"):
         build("izhikevich", pattern="chatter")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compiled_graph_builds_a_neuron_with_a_pattern_again(name):
+    neuron, ops = build("izhikevich", pattern=name), vocabulary()
+    assert type(neuron).from_options(**neuron.chosen).chosen == neuron.chosen
+    text = programs.serialize_key(neuron, ops, (False,) * len(neuron.params))
+    call = programs.prepare_call(neuron, ops, numbers(neuron), 1)
+    assert programs.resolve_key(text, call.numbers) == (call.key, call.uniforms)
 
 
 def test_gradient_survives_the_upstroke():

@@ -86,6 +86,9 @@ def test_a_spike_raises_threshold_and_damping_and_leaves_the_oscillation_alone()
 def test_frequency_that_the_step_cannot_resolve_is_refused_and_not_learned():
     with pytest.raises(RegistryError, match="neuron.omega: 100.0 is out of range; .* 10.0 ms .* below 100"):
         build("resonate", omega=100.0)
+    assert build("resonate", omega=99.5).chosen["omega"] == 99.5
+    with pytest.raises(RegistryError, match="neuron.omega: 99.5 is out of range; .* below 99"):
+        build("resonate", omega=99.5, learn=["omega"])
     neuron = build("resonate", dt=5.0, omega=150.0, learn=["omega"])
     assert isinstance(neuron, Resonate)
     assert neuron.get_parameter_range("omega")[1] == pytest.approx(198.0)
