@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spiky_rl.config.options import UserError
+from spiky_rl.config.options import UserError, error_path
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.learners.common.action_bounds import ActionBounds
@@ -94,7 +94,7 @@ class TaskSpaces:
             )
 
     def check_agent(self, task: str, spec: AgentSpec) -> None:
-        """Raise UserError if an agent's distribution, models or observation groups do not fit the spaces."""
+        """Raise UserError if an agent's distribution, models, observation groups or network do not fit the spaces."""
         self._check_distribution(task, spec)
         for role, groups in (spec.runner.get("obs_groups") or {}).items():
             for group in groups:
@@ -104,6 +104,17 @@ class TaskSpaces:
                     )
         if self.is_image:
             self._check_image_agent(task, spec)
+        self._check_network(spec)
+
+    def _check_network(self, spec: AgentSpec) -> None:
+        """Raise RegistryError if the actor's network does not take the observations, as a convolution does not take vectors."""
+        if spec.network is None:
+            return
+        channels, *rest = self.observation_shape
+        inputs = (channels * spec.runner.get("history", 1), *rest)
+        # the draws of this network must not change those of the training
+        with torch.random.fork_rng(devices=[]), error_path("agent.network"):
+            spec.network.build(inputs=inputs, outputs=self.num_actions)
 
     @staticmethod
     def _check_image_agent(task: str, spec: AgentSpec) -> None:

@@ -111,6 +111,22 @@ def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp
     assert not [path for path in tmp_path.rglob("*") if list_checkpoints(path)]
 
 
+def test_a_network_that_does_not_take_the_observations_is_refused_before_a_run_begins(command, tmp_path):
+    run = [
+        "--task",
+        "Pendulum-v1",
+        "--agent",
+        "lif_conv_ppo",
+        "--device",
+        "cpu",
+        "--log_root",
+        tmp_path / "logs",
+    ]
+    code, _, stderr = command("train", *run)
+    assert code == 2 and "error: agent.network: convolutional: the signal is a vector of 3 " in stderr
+    assert not (tmp_path / "logs").exists()
+
+
 @pytest.mark.parametrize("conditions", ["push", "stress,action_delay_1"])
 def test_conditions_of_robots_are_refused(command, conditions, tmp_path):
     code, _, stderr = command("evaluate", "--task", "Pendulum-v1", "--conditions", conditions)
