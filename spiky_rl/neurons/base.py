@@ -271,12 +271,12 @@ class Neuron(Component):
 
     def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         """Return (low, high) of a learned parameter; None for no bound."""
-        param = self.params[name]
-        low, above = param.low, param.above
+        declared = self.params[name]
+        low, above = declared.low, declared.above
         if above is not None:
             lowest = above + EXCLUSIVE_MARGIN * max(abs(above), MIN_EXCLUSIVE)
             low = lowest if low is None else max(low, lowest)
-        return low, param.high
+        return low, declared.high
 
     @abstractmethod
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
