@@ -50,12 +50,13 @@ def get_error_text(error: BaseException) -> str:
         return f"its own text fails with {type(failure).__name__}"
 
 
-def require_module(module: str, extra: str) -> None:
-    """Raise UserError with the install line if ``module``, which the ``extra`` of spiky-rl installs, is missing."""
+def require_module(module: str, extra: str, remedy: str = "") -> None:
+    """Raise UserError with a ``remedy`` if ``module`` is missing, by default the line that installs the ``extra`` of spiky-rl."""
     spec = importlib.util.find_spec(module)
     # a folder without code, such as the wandb/ of earlier runs, has a spec without an origin
     if spec is None or spec.origin is None:
-        raise UserError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
+        remedy = remedy or f"install it with: pip install 'spiky-rl[{extra}]'"
+        raise UserError(f"{module} is not installed; {remedy}")
 
 
 def suggest_name(value: object, valid: Iterable[str]) -> str:

@@ -153,12 +153,9 @@ class IsaacLab(Host):
 
     @override
     def require_installed(self, video: bool = False) -> None:
-        try:
-            require_module("isaaclab", "isaaclab")
-        except UserError as error:  # the extra needs isaaclab_mujoco, which is on no index
-            raise UserError(
-                "isaaclab is not installed; install it in a clone with: pip install ./isaaclab_mujoco '.[isaaclab]'"
-            ) from error
+        # the extra needs isaaclab_mujoco, which is on no index
+        remedy = "install it in a clone with: pip install ./isaaclab_mujoco '.[isaaclab]'"
+        require_module("isaaclab", "isaaclab", remedy)
         if video:
             require_module("av", "video")
             from spiky_rl.hosts.isaaclab.camera import setup_graphics

@@ -136,13 +136,9 @@ class Mjlab(Host):
 
     @override
     def require_installed(self, video: bool = False) -> None:
-        try:
-            require_module("mjlab", "mjlab")
-        except UserError as error:  # mjlab's pins would replace Isaac Lab's versions
-            raise UserError(
-                "mjlab is not installed; in an environment without Isaac Lab and without the extra gymnasium, install it with:"
-                " pip install 'spiky-rl[mjlab]'"
-            ) from error
+        # mjlab's pins would replace Isaac Lab's versions
+        place = "an environment without Isaac Lab and without the extra gymnasium"
+        require_module("mjlab", "mjlab", f"in {place}, install it with: pip install 'spiky-rl[mjlab]'")
         if video:
             require_module("av", "video")
 
