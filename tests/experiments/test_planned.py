@@ -138,14 +138,14 @@ def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_
     )
 
 
-def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Path):
-    study = planned(tmp_path, PLAN | {"date": "2999-01-01", "seeds": [0, 1]})
+def test_a_plan_later_than_a_result_and_seeds_and_tasks_added_since_are_told(tmp_path: Path):
+    study = planned(tmp_path, PLAN | {"date": "2999-01-01", "seeds": [0, 1], "tasks": ["Isaac-Ant-v0"]})
     write_report(study, DATE)
     assert "planned after results were known (2999-01-01)" in section(study, "answer")
     told = section(study, "threats")
     assert (
-        "the plan of 2999-01-01 came after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others"
-        in told
+        "the plan of 2999-01-01 came after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others;"
+        " tasks added since: Isaac-Cartpole" in told
     )
 
 
@@ -216,6 +216,7 @@ def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path)
     asked = study_design.build_study("study", {**data, "plan": bare})
     merged = merge_study(asked, tmp_path)
     assert merged.plan is not None and merged.plan.date and merged.plan.seeds == tuple(range(10))
+    assert merged.plan.tasks == merged.tasks
     dump(tmp_path / "study.json", merged.to_dict())
     assert study_design.StudyFile.check("", merged.to_dict()).plan == merged.plan
     assert merge_study(asked, tmp_path).plan == merged.plan, "a second command keeps when it was made"
@@ -225,8 +226,10 @@ def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path)
     (tmp_path / "cells/Isaac-Cartpole.lif_ppo.seed0/run").mkdir(parents=True)
     with pytest.raises(StudyError, match=r"plan: .*Isaac-Cartpole\.lif_ppo\.seed0 has begun"):
         folders.load_or_extend_study(tmp_path, other)
-    more = study_design.build_study("study", {**data, "seeds": "0-11"})
-    assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
+    more = study_design.build_study(
+        "study", {**data, "seeds": "0-11", "tasks": ["Isaac-Cartpole-v0", "Isaac-Ant-v0"]}
+    )
+    assert merge_study(more, tmp_path).plan == merged.plan, "its seeds and tasks tell what was added"
 
 
 def test_seeds_too_few_for_a_difference_may_be_enough_for_equivalence(tmp_path: Path):

@@ -348,6 +348,98 @@ def test_a_resumed_run_fills_a_new_buffer_with_its_actor_and_says_so(tmp_path, c
     assert len(other.alg.memory) == 40
 
 
+class TestReplayFiles:
+    """``run`` has been trained in the folder ``tmp_path`` with files of its replay buffer at every second iteration."""
+
+    @staticmethod
+    def train(folder, *overrides, agent="lif_td3", iterations=6, **arguments):
+        run = runner(agent, "agent.save_interval=2", *overrides, folder=folder, **arguments)
+        run.learn(iterations)
+        return run
+
+    @staticmethod
+    def resume(checkpoint, *overrides, agent="lif_td3", **arguments):
+        other = runner(agent, *overrides, seed=5, **arguments)
+        other.load(str(checkpoint))
+        other._start()
+        return other
+
+    @pytest.mark.parametrize("agent", ["lif_td3", "lif_sac"])
+    def test_a_resumed_training_learns_from_the_same_transitions_as_before(self, agent, tmp_path):
+        run = self.train(tmp_path, agent=agent)
+        assert sorted(path.name for path in (tmp_path / "replay").iterdir()) == [
+            *("model_0.pt", "model_2.pt", "model_4.pt", "model_5.pt")
+        ]
+        other = self.resume(tmp_path / "model_5.pt", agent=agent)
+        first, second = run.alg.memory, other.alg.memory
+        assert len(second) == len(first) == 6 * 10 * 4 and second.memory_index == first.memory_index
+        for name, tensor in first.tensors.items():
+            assert torch.equal(second.tensors[name][:60], tensor[:60]), name
+        assert other.alg.is_learning and other.alg.counters == run.alg.counters
+        if (
+            agent == "lif_td3"
+        ):  # one in each of 60 control steps, but in the first 7, before `learning_starts`
+            assert other.alg.counters.critic_updates == 53
+
+    def test_an_older_checkpoint_has_the_transitions_up_to_it(self, tmp_path):
+        run = self.train(tmp_path)
+        memory = self.resume(tmp_path / "model_2.pt").alg.memory
+        assert len(memory) == 3 * 10 * 4
+        assert torch.equal(memory.tensors["actions"][:30], run.alg.memory.tensors["actions"][:30])
+
+    def test_a_full_buffer_goes_round_and_its_outlived_files_are_deleted(self, tmp_path):
+        run = self.train(tmp_path, iterations=18)  # 400 transitions are 100 control steps: 10 iterations
+        names = {int(path.stem[6:]) for path in (tmp_path / "replay").iterdir()}
+        assert names == {8, 10, 12, 14, 16, 17}
+        memory, first = self.resume(tmp_path / "model_17.pt").alg.memory, run.alg.memory
+        assert len(memory) == len(first) == 400
+        shift = memory.memory_index - first.memory_index
+        assert torch.equal(memory.tensors["observations"], first.tensors["observations"].roll(shift, 0))
+
+    def test_other_numbers_of_environments_and_smaller_buffers_take_the_newest_transitions(self, tmp_path):
+        run = self.train(tmp_path)
+        newest = run.alg.memory.tensors["observations"][:60].reshape(240, -1)
+        memory = self.resume(tmp_path / "model_5.pt", env=CutEnv(2)).alg.memory
+        assert len(memory) == 240
+        assert torch.equal(memory.tensors["observations"][:120].view(240, -1), newest)
+        memory = self.resume(tmp_path / "model_5.pt", "agent.algorithm.replay_size=100").alg.memory
+        rows = memory.tensors["observations"].roll(-memory.memory_index, 0)
+        assert len(memory) == 100 and torch.equal(rows.view(100, -1), newest[-100:])
+
+    def test_a_resumed_run_has_the_whole_buffer_in_its_own_folder(self, tmp_path):
+        run = self.train(tmp_path / "first")
+        other = self.resume(tmp_path / "first/model_5.pt", folder=tmp_path / "second")
+        other.learn(1)
+        third = self.resume(tmp_path / "second/model_6.pt").alg.memory
+        assert len(third) == 7 * 10 * 4
+        assert torch.equal(third.tensors["rewards"][:60], run.alg.memory.tensors["rewards"][:60])
+
+    @pytest.mark.parametrize("damage", ["torn", "not finite", "key", "shape"])
+    def test_a_damaged_file_is_refused_by_its_name(self, damage, tmp_path):
+        self.train(tmp_path, iterations=2)
+        path = tmp_path / "replay/model_1.pt"
+        content = torch.load(path, weights_only=True)
+        transitions = content["transitions"]
+        if damage == "not finite":
+            transitions["rewards"][0] = math.nan
+        elif damage == "key":
+            del transitions["actions"]
+        elif damage == "shape":
+            transitions["actions"] = transitions["actions"][1:]
+        torch.save(content, path)
+        if damage == "torn":
+            path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(CheckpointError, match="replay/model_1.pt"):
+            self.resume(tmp_path / "model_1.pt")
+
+    def test_what_is_played_or_compared_loads_no_transitions(self, tmp_path):
+        self.train(tmp_path, iterations=2)
+        (tmp_path / "replay/model_1.pt").write_bytes(b"")
+        other = runner("lif_td3", seed=5)
+        other.load(str(tmp_path / "model_1.pt"), {"actor": True})
+        assert not other.alg.memory.tensors
+
+
 def test_the_weight_of_the_entropy_is_kept(tmp_path):
     path = str(tmp_path / "model.pt")
     run = runner("lif_sac", "agent.algorithm.entropy_learning_rate=0.05")

@@ -129,6 +129,11 @@ class StudyPlan(Settings):
     seeds: tuple[int, ...] = option(
         (), "seeds of the study on that date; empty: its seeds when compare.py writes the plan"
     )
+    tasks: tuple[str, ...] = option(
+        (),
+        "tasks of the study on that date; empty: its tasks when compare.py writes the plan, or, in a plan written before"
+        " they were kept, unknown",
+    )
 
     @field_validator("date")
     @classmethod
@@ -163,7 +168,7 @@ class StudyPlan(Settings):
 
     def asks_the_same(self, other: StudyPlan | None) -> bool:
         """Return whether the ``other`` plan has the same tests, whatever its date."""
-        stamp: dict[str, Any] = {"date": "", "commit": "", "seeds": ()}
+        stamp: dict[str, Any] = {"date": "", "commit": "", "seeds": (), "tasks": ()}
         return other is not None and self.with_changes(**stamp) == other.with_changes(**stamp)
 
     def count_tests(self, tasks: int) -> int:

@@ -191,10 +191,13 @@ def describe_late_plan(analysis: StudyAnalysis) -> str:
     texts = []
     if not analysis.is_planned:
         texts.append(f"the plan of {plan.date} came after a first result")
-    seeds = {result.seed for result in analysis.results if result.kind == "trained"}
-    later_seeds = sorted(seeds - {*plan.seeds})
+    trained = [result for result in analysis.results if result.kind == "trained"]
+    later_seeds = sorted({result.seed for result in trained} - {*plan.seeds})
     if later_seeds:
         texts.append(f"seeds added since: {join_names(map(str, later_seeds))}")
+    later_tasks = [task for task in analysis.design.tasks if plan.tasks and task not in plan.tasks]
+    if later_tasks:
+        texts.append(f"tasks added since: {join_names(later_tasks)}")
     return "; ".join(texts)
 
 

@@ -158,7 +158,7 @@ def merge_study(study: Study, out: Path) -> Study:
         "date": plan.date or datetime.date.today().isoformat(),
         "commit": plan.commit or find_commit() or "",
     }
-    return merged.with_changes(plan=plan.with_changes(**origin, seeds=merged.seeds))
+    return merged.with_changes(plan=plan.with_changes(**origin, seeds=merged.seeds, tasks=merged.tasks))
 
 
 def write_plan(study: Study, plan: StudyRun) -> StudyRun:

@@ -14,8 +14,17 @@ class CheckpointError(UserError):
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the numbered checkpoints in a run ``folder``, in the order of their iterations."""
-    named = [path for path in folder.glob("model_*.pt") if re.fullmatch(r"model_\d+", path.stem)]
-    return sorted(named, key=lambda path: int(path.stem.partition("_")[2]))
+    return sorted(filter(is_numbered, folder.glob("model_*.pt")), key=read_iteration)
+
+
+def is_numbered(path: Path) -> bool:
+    """Return whether the name of a checkpoint tells its iteration, as model_100.pt does."""
+    return re.fullmatch(r"model_\d+\.pt", path.name) is not None
+
+
+def read_iteration(path: Path) -> int:
+    """Return the iteration in the name of a numbered checkpoint."""
+    return int(path.stem.removeprefix("model_"))
 
 
 def require_checkpoint(name: str) -> None:

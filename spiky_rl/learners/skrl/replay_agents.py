@@ -12,6 +12,7 @@ from skrl.memories.torch import RandomMemory
 from torch import nn
 
 from spiky_rl.learners.skrl.models import NormalizingAgent
+from spiky_rl.learners.skrl.replay_files import ReplayFiles, UpdateCounters
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor, ReplayActor
 
 
@@ -26,12 +27,24 @@ class ReplayAgent(NormalizingAgent):
     policy_optimizer: torch.optim.Optimizer
     tracking_data: dict[str, list[float]]
     write_interval: int
+    _update_counter: int = 0
+    """Gradient steps of the critics, which skrl's TD3 counts; 0 of SAC, which delays nothing."""
 
     def __init__(self, *, learning_starts: int, updates_per_step: float, **arguments: Any) -> None:
         """Initialise with the arguments of skrl's agent, and options of ``agent.algorithm``."""
         super().__init__(**arguments)
         self.learning_starts, self.updates_per_step = learning_starts, updates_per_step
+        self.files = ReplayFiles(self.memory)
         self._due_updates = 0.0
+
+    @property
+    def counters(self) -> UpdateCounters:
+        """Counters of gradient steps; TD3 takes every ``policy_delay``-th for the actor too."""
+        return UpdateCounters(critic_updates=self._update_counter, due_updates=self._due_updates)
+
+    @counters.setter
+    def counters(self, counters: UpdateCounters) -> None:
+        self._update_counter, self._due_updates = counters.critic_updates, counters.due_updates
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -55,6 +68,7 @@ class ReplayAgent(NormalizingAgent):
                 "the agent is not in training mode, so it would store and learn nothing; call enable_training_mode(True) first"
             )
         super().record_transition(**transition)  # type: ignore[misc]  # pylint: disable=no-member
+        self.files.count_step()
 
     def post_interaction(self, *, timestep: int, timesteps: int) -> None:
         """Make the gradient steps that are due after a control step of all environments."""

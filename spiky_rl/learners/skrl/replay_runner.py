@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, override
 
 import torch
@@ -25,6 +26,7 @@ from spiky_rl.learners.common.activity import (
     draw_rollout_raster,
     write_figures,
 )
+from spiky_rl.learners.common.checkpoint_names import is_numbered
 from spiky_rl.learners.skrl.activity import compute_ann_activity
 from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
@@ -46,8 +48,8 @@ CRITICS = ("critic_1", "critic_2")
 class ReplayRunner(SkrlBaseRunner):
     """Runner of TD3 and SAC. An iteration is ``num_steps_per_env`` control steps with the gradient steps between them.
 
-    Checkpoints do not hold the replay buffer, which may take gigabytes. A resumed training first fills a new one, with its
-    trained actor, up to ``learning_starts`` transitions.
+    The replay buffer is kept beside the checkpoints, see `ReplayFiles`. A training that resumes from a checkpoint without its files first
+    fills a new buffer, with its trained actor, up to ``learning_starts`` transitions.
     """
 
     parts = {
@@ -84,6 +86,7 @@ class ReplayRunner(SkrlBaseRunner):
         self.policy: ReplayActor = self.alg.policy
         self._critics = nn.ModuleList(self.alg.critics)
         self._observations: Tensor | None = None
+        self._loaded_checkpoint: Path | None = None
 
     @property
     def models(self) -> Iterable[nn.Module]:
@@ -110,12 +113,23 @@ class ReplayRunner(SkrlBaseRunner):
                 log.info(
                     "the environment gives no final observations: at a time limit, the next episode's first one stands for it"
                 )
-            if self.progress.env_steps:
-                log.info(
-                    "checkpoints hold no replay buffer: learning resumes with %d new transitions",
-                    max(self.cfg["learning_starts"], 1),
-                )
+            if self.progress.env_steps and self._loaded_checkpoint is not None:
+                self._restore_replay(self._loaded_checkpoint)
         agent.enable_training_mode(True)
+
+    def _restore_replay(self, checkpoint: Path) -> None:
+        """Fill the replay buffer with the transitions up to a ``checkpoint``, or say that learning resumes with new ones."""
+        counters = self.alg.files.read(checkpoint.parent, self.progress.iterations - 1)
+        if counters is None:
+            log.info(
+                "%s: no replay buffer beside it; learning resumes with %d new transitions",
+                checkpoint, max(self.cfg["learning_starts"], 1),
+            )  # fmt: skip
+            return
+        self.alg.counters = counters
+        log.info(
+            "the replay buffer holds %s transitions of %s", f"{len(self.alg.memory):,}", checkpoint.parent
+        )
 
     def _require_memory(self) -> None:
         """Raise UserError if the replay buffer does not fit into the memory of its device."""
@@ -142,6 +156,20 @@ class ReplayRunner(SkrlBaseRunner):
                 learning += time.time() - before
         agent.count_update()
         return observations, time.time() - begun - learning, learning
+
+    @override
+    def save(self, path: str, infos: dict | None = None) -> None:
+        super().save(path, infos)
+        if is_numbered(Path(path)):
+            self.alg.files.write(Path(path), self.alg.counters)
+
+    @override
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        infos = super().load(path, load_cfg, strict, map_location)
+        self._loaded_checkpoint = Path(path)
+        return infos
 
     @override
     def get_exportable_policy(self) -> Any:
