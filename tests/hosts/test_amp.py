@@ -12,6 +12,7 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 FILE = Path(__file__).resolve().parents[2] / "examples" / "amp.py"
 
 
+@pytest.mark.slow
 def test_a_spiking_actor_imitates_recorded_motions():
     main = runpy.run_path(str(FILE))["main"]
     speeds = []

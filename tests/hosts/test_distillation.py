@@ -76,9 +76,9 @@ def losses_of(run, iterations):
 @pytest.mark.parametrize(
     "teacher, student",
     [
-        *(("mlp_ppo", student) for student in STUDENTS),
         ("gru_ppo", "stateful"),
-        ("lif_ppo", "reset in every step"),
+        *(pytest.param("mlp_ppo", student, marks=pytest.mark.slow) for student in STUDENTS),
+        pytest.param("lif_ppo", "reset in every step", marks=pytest.mark.slow),
     ],
 )
 def test_a_student_comes_near_to_its_teacher(teacher, student):

@@ -113,6 +113,7 @@ def test_an_update_on_the_ant_has_few_launches_and_little_traffic():
     assert size > ann_costs()[2] > 1e9, "a spiking update moves more than the MLP's, and both are counted"
 
 
+@pytest.mark.slow
 def test_a_loop_over_time_costs_no_more_launches_than_a_layer():
     assert costs("alif_recurrent_ppo")[1] <= MOST_RECURRENT
     assert costs("sigma_delta_ppo")[1] <= MOST_RECURRENT

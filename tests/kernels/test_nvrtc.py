@@ -166,7 +166,13 @@ def architectures(*program):
     return ALL if program == WIDE else FAST
 
 
-@pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
+@pytest.mark.parametrize(
+    ("neuron", "surrogate", "learned"),
+    [
+        pytest.param(*program, marks=[pytest.mark.slow] * (program[1:] != ("arctangent", False)))
+        for program in PROGRAMS
+    ],
+)
 def test_kernels_compile_and_keep_to_their_registers(neuron, surrogate, learned):
     for architecture in architectures(neuron, surrogate, learned):
         check(neuron, surrogate, learned, architecture)
