@@ -44,6 +44,14 @@ class Turn(Script):
         return observed, float(action), ended, cut, infos
 
 
+class OneSided(Script):
+    """Actions with a lower bound alone, an upper one alone, none, and two whose middle is rounded."""
+
+    action_space = spaces.Box(
+        np.float32([0.0, -np.inf, -np.inf, 0.1]), np.float32([np.inf, 0.5, np.inf, 0.7])
+    )
+
+
 class Picture(Script):
     """Images of 20 x 16 pixels and 3 colours."""
 
@@ -98,6 +106,7 @@ for name, cls, limit in (
     ("Script-v0", Script, 5),
     ("Script-v1", Script, None),
     ("Turn-v0", Turn, 5),
+    ("OneSided-v0", OneSided, 5),
     ("Picture-v0", Picture, 5),
     ("Groups-v0", Groups, 5),
     ("Choices-v0", Choices, 5),
