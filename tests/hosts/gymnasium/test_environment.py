@@ -10,10 +10,10 @@ from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
-from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.hosts.gymnasium.environment import draw_seeds
 from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 from spiky_rl.learners import get_learner
+from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.reward_scaling import CLIP, RewardScaler
 from tests.hosts.gymnasium import scripted
@@ -30,10 +30,11 @@ def open_env(task, num_envs, *overrides, seed=0, **options):
     return load(task, *overrides).open("cpu", num_envs, SimulationOptions(seed=seed, **options))
 
 
-def test_ends_time_limits_and_final_observations_are_those_of_the_script():
+@pytest.mark.parametrize("task", ["Script-v0", "Reused-v0"])
+def test_ends_time_limits_and_final_observations_are_those_of_the_script(task):
     """A limit of 5 steps; an end at step 3, at step 5 together with the limit, or none."""
     for ends, length, cut in ((3, 3, False), (5, 5, False), (0, 5, True)):
-        with open_env(f"{SCRIPTS}Script-v0", 2, f"env.ends={ends}") as env:
+        with open_env(f"{SCRIPTS}{task}", 2, f"env.ends={ends}") as env:
             start = env.get_observations()["policy"].clone()
             for step in range(1, 12):
                 before = env.get_observations()["policy"]
