@@ -55,8 +55,7 @@ class CommandMap(nn.Module):
     @classmethod
     def from_bounds(cls, bounds: ActionBounds) -> Self:
         """Return the mapping to the ``bounds`` of a task."""
-        unlimited = torch.full_like(bounds.limit, torch.inf)
-        return cls(bounds.limit, bounds.scale, bounds.middle, -unlimited, unlimited)
+        return cls(bounds.limit, bounds.scale, bounds.middle, bounds.low, bounds.high)
 
     def limit_actions(self, actions: Tensor) -> Tensor:
         """Clip ``actions`` to the limit, as the environment does; its observation of the last action holds the result."""

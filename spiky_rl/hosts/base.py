@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, suggest_name
-from spiky_rl.config.spec import strip_version
+from spiky_rl.config.spec import flatten, strip_version
 
 if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec, TaskSpec
@@ -34,6 +34,12 @@ LIVE_VIEW = "live view"
 """Ability to show a run live."""
 SECOND_SIMULATION = "second simulation"
 """Ability to simulate a task twice in one process."""
+RUN_KEYS = {
+    "scene.num_envs": "the task file's num_envs, or --num_envs",
+    "seed": "--seed",
+    "sim.device": "--device",
+}
+"""Fields of an environment's configuration that every run sets, and where to set them instead."""
 NOMINAL = "nominal"
 """Name of the condition of an undisturbed task, which every host has."""
 
@@ -65,6 +71,17 @@ class TaskRequest:
     """Overrides of the environment."""
     assets: str = ""
     """Source of the robots in words, from `Host.configure_assets`."""
+
+    def flatten_task_env(self) -> dict[str, Any]:
+        """Return dotted path -> value of the task file's ``env``. Raises UserError for one of `RUN_KEYS`, which it could not change."""
+        if self.task_spec is None:
+            return {}
+        values = flatten(self.task_spec.env)
+        for path in RUN_KEYS.keys() & values.keys():
+            raise UserError(
+                f"tasks/{self.task_spec.name}.yaml: env.{path}: {values[path]!r} given, but every run sets it; use {RUN_KEYS[path]}"
+            )
+        return values
 
 
 @dataclass(frozen=True)

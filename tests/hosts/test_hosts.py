@@ -6,7 +6,8 @@ import pytest
 
 from spiky_rl import hosts, learners
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.base import LIVE_VIEW, SECOND_SIMULATION, VIDEO, Host, UnknownTask
+from spiky_rl.config.schema import TaskSpec
+from spiky_rl.hosts.base import LIVE_VIEW, SECOND_SIMULATION, VIDEO, Host, TaskRequest, UnknownTask
 from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, Learner
 
 
@@ -32,6 +33,23 @@ class Bare(Host):
 
     def load_task(self, request):
         raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "env, words",
+    [
+        ({"scene": {"num_envs": 8}}, ["env.scene.num_envs: 8", "--num_envs"]),
+        ({"seed": 3, "decimation": 2}, ["env.seed: 3", "use --seed"]),
+        ({"sim": {"device": "cpu"}}, ["env.sim.device: 'cpu'", "use --device"]),
+    ],
+)
+def test_a_task_file_does_not_set_what_every_run_sets(env, words):
+    request = TaskRequest(
+        "Isaac-Ant", learners.get_learner("rsl_rl"), TaskSpec(id="Isaac-Ant", name="own", env=env)
+    )
+    with pytest.raises(UserError, match="tasks/own.yaml") as refused:
+        request.flatten_task_env()
+    assert all(word in str(refused.value) for word in words)
 
 
 with_isaaclab = pytest.mark.skipif(find_spec("isaaclab_tasks") is None, reason="needs Isaac Lab")

@@ -22,6 +22,15 @@ ENVIRONMENT = {
     ],
     f"{SOLVER}.iterations=-1": [f"{SOLVER}.iterations: -1", "between 1 and"],
     f"{SOLVER}.njmax=0": [f"{SOLVER}.njmax: 0", "at least 1"],
+    f"{SOLVER}.integrator=eulr": [f"{SOLVER}.integrator: 'eulr'", "implicitfast", "mean 'euler'"],
+    f"{SOLVER}.cone=round": [f"{SOLVER}.cone: 'round'", "allowed: pyramidal, elliptic"],
+    f"{SOLVER}.solver=pgs": [f"{SOLVER}.solver: 'pgs'", "allowed: cg, newton"],
+    "env.observations.policy.joint_pos_rel.delay_min_lag=4": [
+        "env.observations.policy.joint_pos_rel: ",
+        "delay_min_lag 4, delay_max_lag 0",
+        "allowed: 0 <= delay_min_lag <= delay_max_lag",
+    ],
+    "env.observations.policy.joint_vel_rel.delay_hold_prob=1.5": ["joint_vel_rel: ", "1.5", "from 0 to 1"],
     "env.actions.joint_effort.scale={'slider': 1e999}": [
         "env.actions.joint_effort.scale.slider: ",
         "finite number, got inf",
@@ -48,6 +57,11 @@ FINE = [
         "env.observations.policy.joint_pos_rel=null",
     ],
     ["env.scene.distant_light=null"],
+    [f"{SOLVER}.integrator=RK4", f"{SOLVER}.cone=elliptic", f"{SOLVER}.solver=cg"],
+    [
+        f"env.observations.policy.joint_pos_rel.delay_{key}"
+        for key in ("max_lag=4", "min_lag=2", "hold_prob=0.5")
+    ],
     [
         "env.observations.policy.joint_pos_rel.scale=2",
         "env.observations.policy.joint_pos_rel.clip=[-1, 1]",

@@ -25,7 +25,7 @@ ROBOT = """
       <geom name="box" type="box" size="0.1 0.2 0.05" pos="0.01 0 0.02" quat="0.8 0.2 0 0.1" friction="0.7 0.01 0.002"/>
       <body name="upper leg" pos="0 0.2 -0.1" euler="0.3 0.1 -0.4">
         <joint name="hip" axis="1 2 -1" pos="0.01 -0.02 0.03" range="-0.5 1.2" ref="0.2" damping="0.3" armature="0.02" frictionloss="0.1"/>
-        <geom name="rod" type="capsule" size="0.02" fromto="0 0 0 0.05 0 -0.3" condim="4" solref="0.01 0.9" priority="2"/>
+        <geom name="rod" type="capsule" size="0.02" fromto="0 0 0 0.05 0 -0.3" condim="4" solref="0.01 0.9" solmix="3" priority="2"/>
         <body name="foot" pos="0.05 0 -0.3" quat="0.7 0 0.7 0.1">
           <geom name="wedge" type="mesh" mesh="wedge"/>
           <body name="toe" pos="0.1 0 0">
@@ -131,8 +131,8 @@ def test_limits_count_from_the_pose_of_the_file(tmp_path):
 def test_shapes_keep_their_contact_parameters_and_what_is_only_seen_touches_nothing(tmp_path):
     stage = make_usd_stage(robot(tmp_path))
     rod = stage.GetPrimAtPath("/robot/upper_leg/rod")
-    found = {name: rod.GetAttribute(f"mjc:{name}").Get() for name in ("condim", "priority")}
-    assert found == {"condim": 4, "priority": 2}
+    found = {name: rod.GetAttribute(f"mjc:{name}").Get() for name in ("condim", "priority", "solmix")}
+    assert found == {"condim": 4, "priority": 2, "solmix": 3.0}
     assert tuple(rod.GetAttribute("mjc:solref").Get()) == (0.01, 0.9)
     material = (
         stage.GetPrimAtPath("/robot/trunk/box").GetRelationship("material:binding:physics").GetTargets()[0]
@@ -144,6 +144,23 @@ def test_shapes_keep_their_contact_parameters_and_what_is_only_seen_touches_noth
     assert len(wedge.GetPointsAttr().Get()) == 4 and len(wedge.GetFaceVertexCountsAttr().Get()) == 4
     pairs = UsdPhysics.FilteredPairsAPI(stage.GetPrimAtPath("/robot/trunk")).GetFilteredPairsRel()
     assert [str(target) for target in pairs.GetTargets()] == ["/robot/foot"]
+
+
+def test_shapes_of_a_robot_touch_each_other_where_their_masks_let_them(tmp_path):
+    masks = ("contype='1' conaffinity='0'", "contype='1' conaffinity='0'", "contype='2' conaffinity='1'")
+    links = "".join(
+        f"<body name='link{i}' pos='0 {i} 0'><joint name='hinge{i}'/><geom name='shape{i}' size='0.1' {mask}/></body>"
+        for i, mask in enumerate(masks)
+    )
+    model = robot(
+        tmp_path,
+        f"<mujoco><worldbody><body name='base'><freejoint/><inertial pos='0 0 0' mass='1' diaginertia='1 1 1'/>{links}"
+        "</body></worldbody></mujoco>",
+    )
+    ours = simulated(model, tmp_path)
+    labels = short(ours.shape_label)
+    found = {tuple(sorted(labels[i] for i in pair)) for pair in ours.shape_contact_pairs.numpy()}
+    assert found == {("shape0", "shape2"), ("shape1", "shape2")}
 
 
 def test_root_is_free_where_the_file_says_so_and_fixed_elsewhere(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 import gymnasium
 import numpy as np
@@ -62,6 +62,7 @@ class GymnasiumVecEnv(HostEnvironment):
             # a task's own vector class would have an autoreset of its own
             vectorization_mode=task.vectorization_mode,
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            wrappers=[CopiedObservations],
             **settings,
         )
         self.latest_infos: Mapping[str, Any] = {}
@@ -201,6 +202,14 @@ class GymnasiumVecEnv(HostEnvironment):
     def _require_finite(self, name: str, values: NDArray[Any]) -> None:
         if not np.isfinite(values).all():
             raise NonFiniteError(f"{name} of {self.task_id} is not finite", blames_policy=False)
+
+
+class CopiedObservations(gymnasium.ObservationWrapper):
+    """Task whose observations do not change later: a reset into the array of the last one would change the final observation."""
+
+    @override
+    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
+        return np.array(observation)
 
 
 class Camera:

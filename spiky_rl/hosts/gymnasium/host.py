@@ -86,23 +86,34 @@ class GymnasiumTask(HostTask):
         self.agent_defaults = make_agent_defaults(self.id, self.spaces)
 
     def _read_spaces(self, registered: EnvSpec) -> TaskSpaces:
-        """Return the spaces of one environment. Raises UserError for unknown settings and spaces that are not available."""
+        """Return the spaces of one environment. Raises UserError for settings that do not work and spaces that are not available."""
         import gymnasium
 
         from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 
         try:
             env = gymnasium.make(self.id, **self.settings)
-        except TypeError as error:
-            raise _explain_setting(error, registered, self.settings) from error
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(f"--task {self.id}: {error}") from error
+        except Exception as error:  # every task raises its own
+            raise _explain_setting(error, registered, self.settings) from error
         with closing(env):
             self.camera = _find_camera(env)
-            return TaskSpaces.read(self.id, env)
+            spaces = TaskSpaces.read(self.id, env)
+            if self.settings.keys() - {"max_episode_steps"}:
+                try:
+                    env.reset()
+                    env.step(env.action_space.sample())
+                except Exception as error:
+                    raise _explain_setting(error, registered, self.settings) from error
+        return spaces
 
     @override
     def check_agent(self, spec: AgentSpec) -> None:
+        if spec.runner.get("init_at_random_ep_len"):
+            raise UserError(
+                f"agent.init_at_random_ep_len: true given, but tasks of {Gymnasium.title} count their steps themselves; allowed: false"
+            )
         self.spaces.check_agent(self.id, spec)
         self.history = spec.runner.get("history", 1)
 
@@ -263,21 +274,28 @@ def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
     return settings
 
 
-def _explain_setting(error: TypeError, registered: EnvSpec, settings: Mapping[str, Any]) -> Exception:
-    """Return a UserError that names the unknown key among ``settings``, or the ``error`` itself if there is none."""
+def _explain_setting(error: Exception, registered: EnvSpec, settings: Mapping[str, Any]) -> Exception:
+    """Return a UserError about an ``error`` of a task, which names its ``settings``; the ``error`` itself if there are none.
+
+    A setting that the task does not know is named alone.
+    """
     from gymnasium.envs.registration import load_env_creator
 
-    entry = registered.entry_point
-    if isinstance(entry, str):
-        entry = load_env_creator(entry)
-    parameters = inspect.signature(entry).parameters.values() if entry else ()
-    allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    allowed += ["max_episode_steps", "vectorization_mode"]
-    for key in settings:
-        if key not in allowed:
-            names = ", ".join(sorted(set(allowed) - {"render_mode"}))
-            return UserError(f"env.{key}: unknown; allowed: {names}{suggest_name(key, allowed)}")
-    return error
+    own_settings = {key: value for key, value in settings.items() if key != "max_episode_steps"}
+    if not own_settings:
+        return error
+    # Python's words about a keyword argument that a function does not have
+    if key := next((key for key in own_settings if f"argument '{key}'" in str(error)), None):
+        entry = registered.entry_point
+        if isinstance(entry, str):
+            entry = load_env_creator(entry)
+        parameters = inspect.signature(entry).parameters.values() if entry else ()
+        allowed = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        names = sorted(allowed - {"render_mode"} | {"max_episode_steps", "vectorization_mode"})
+        return UserError(f"env.{key}: unknown; allowed: {', '.join(names)}{suggest_name(key, names)}")
+    given = ", ".join(f"env.{key}={value!r}" for key, value in own_settings.items())
+    reason = " ".join(str(error).split())
+    return UserError(f"{given}: {registered.id} does not start with it: {type(error).__name__}: {reason}")
 
 
 def _get_package(registered: EnvSpec) -> str:

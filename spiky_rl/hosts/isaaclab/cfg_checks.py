@@ -15,6 +15,7 @@ from spiky_rl.config.options import (
     UserError,
     check_number,
     shorten,
+    suggest_name,
 )
 from spiky_rl.hosts.base import require_obs_groups
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -27,6 +28,12 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
 }
 """Fields of every task's configuration, and their bounds."""
+SOLVER_CHOICES = {
+    "integrator": ("euler", "rk4", "implicit", "implicitfast"),
+    "solver": ("cg", "newton"),
+    "cone": ("pyramidal", "elliptic"),
+}
+"""Fields of MuJoCo-Warp's solver configuration that are names, in upper or lower case, and the names that Newton knows."""
 MIN_NORMAL_FLOAT = 1.2e-38
 """Smallest normal 32-bit float."""
 COUNT = re.compile(r"(^|_)(iterations|substeps)$")
@@ -48,6 +55,35 @@ def check_bounds(env_cfg: EnvCfg) -> None:
         value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
         if isinstance(value, int | float):
             check_number(f"env.{path}", value, **bounds)
+
+
+def check_solver_names(env_cfg: EnvCfg) -> None:
+    """Raise UserError with field and names if a field of `SOLVER_CHOICES` has another name in ``env_cfg``."""
+    solver_cfg = getattr(getattr(env_cfg.sim, "physics", None), "solver_cfg", None)
+    if type(solver_cfg).__name__ != "MJWarpSolverCfg":
+        return
+    for name, allowed in SOLVER_CHOICES.items():
+        value = getattr(solver_cfg, name)
+        if str(value).lower() not in allowed:
+            raise UserError(
+                f"env.sim.physics.solver_cfg.{name}: {shorten(value)} given; allowed: {', '.join(allowed)}"
+                f"{suggest_name(str(value), allowed)}"
+            )
+
+
+def check_delays(env_cfg: EnvCfg) -> None:
+    """Raise UserError with the term if the delay of an observation in ``env_cfg`` is impossible."""
+    for group_name, group in get_fields(getattr(env_cfg, "observations", None)).items():
+        for name, term in get_fields(group).items():
+            fields = get_fields(term)
+            if "delay_min_lag" not in fields:
+                continue
+            low, high, hold = (fields[f"delay_{key}"] for key in ("min_lag", "max_lag", "hold_prob"))
+            if not (0 <= low <= high and 0.0 <= hold <= 1.0):
+                raise UserError(
+                    f"env.observations.{group_name}.{name}: delay_min_lag {low}, delay_max_lag {high} and delay_hold_prob {hold} given;"
+                    " allowed: 0 <= delay_min_lag <= delay_max_lag, and delay_hold_prob from 0 to 1"
+                )
 
 
 def check_values(path: str, value: object, current: object) -> None:

@@ -23,7 +23,13 @@ from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.environment import Leaves, Stopwatch, TimedEnvironment, get_leaves, seed_torch
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
-from spiky_rl.hosts.isaaclab.cfg_checks import check_bounds, check_scene, get_fields
+from spiky_rl.hosts.isaaclab.cfg_checks import (
+    check_bounds,
+    check_delays,
+    check_scene,
+    check_solver_names,
+    get_fields,
+)
 from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
@@ -118,7 +124,8 @@ def load_configs(
         agent = to_plain_dict(agent_cfg)
     for key, value in values:
         apply_override(env_cfg, key, value)  # type: ignore[arg-type]
-    check_bounds(env_cfg)  # type: ignore[arg-type]
+    for check in (check_bounds, check_solver_names, check_delays):
+        check(env_cfg)  # type: ignore[arg-type]
     scene: Any = env_cfg.scene  # type: ignore[attr-defined]
     removed_entities = set()
     for key, _ in values:

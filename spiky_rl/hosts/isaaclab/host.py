@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
-from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
     LIVE_VIEW,
     VIDEO,
@@ -39,7 +39,7 @@ class IsaacLabTask(HostTask):
         self.id, self.assets = request.name, request.assets
         self.description = environment.describe_task(self.id)
         self.wanted_physics, overrides = physics_selection.split_physics_override(request.overrides)
-        values = {} if request.task_spec is None else flatten(request.task_spec.env)
+        values = request.flatten_task_env()
         overrides = [*(f"env.{path}={value}" for path, value in values.items()), *overrides]
         learner = request.learner
         self.env_cfg, registered = environment.load_configs(

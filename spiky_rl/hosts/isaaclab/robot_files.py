@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import logging
 import math
 import os
@@ -53,7 +54,7 @@ type UsdTransformable = Any
 
 logger = logging.getLogger(__name__)
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 """Version of the written files; increases with every change of this module that changes them."""
 USD_SUFFIXES = (".usd", ".usda", ".usdc", ".usdz")
 FREE, BALL, SLIDE, HINGE = range(4)
@@ -188,18 +189,39 @@ def make_usd_stage(model: MjModel) -> UsdStage:
 
 
 def add_excluded_pairs(stage: UsdStage, model: MjModel) -> None:
-    """Add the pairs of bodies of a ``model`` that do not collide."""
+    """Add the pairs of bodies and of shapes of a ``model`` that do not collide with each other."""
+    pairs = []
     for pair in model.exclude_signature:
         # MuJoCo packs the two indices of bodies into one integer
-        first = stage.GetPrimAtPath(get_prim_path(model, int(pair >> 16)))
-        second = stage.GetPrimAtPath(get_prim_path(model, int(pair & 0xFFFF)))
+        pairs.append(tuple(get_prim_path(model, int(body)) for body in (pair >> 16, pair & 0xFFFF)))
+    pairs += [tuple(get_geom_path(model, i) for i in pair) for pair in list_masked_pairs(model)]
+    for paths in pairs:
+        first, second = map(stage.GetPrimAtPath, paths)
         if first and second:  # the stage of a floating robot has no world body
             UsdPhysics.FilteredPairsAPI.Apply(first).CreateFilteredPairsRel().AddTarget(second.GetPath())
+
+
+def list_masked_pairs(model: MjModel) -> list[tuple[int, int]]:
+    """Return the pairs of colliding geoms on different bodies of the robot that contype and conaffinity keep apart, by index."""
+    masks, affinities = model.geom_contype, model.geom_conaffinity
+    colliding = [i for i in range(model.ngeom) if model.geom_bodyid[i] and (masks[i] or affinities[i])]
+    return [
+        (i, j)
+        for i, j in itertools.combinations(colliding, 2)
+        if model.geom_bodyid[i] != model.geom_bodyid[j]
+        and not (masks[i] & affinities[j] or masks[j] & affinities[i])
+    ]
 
 
 def get_prim_path(model: MjModel, body: int) -> str:
     """Return the path on the stage of a ``model``'s ``body``, given by index."""
     return f"/robot/{to_usd_identifier(model.body(body).name or f'body_{body}')}"
+
+
+def get_geom_path(model: MjModel, number: int) -> str:
+    """Return the path on the stage of a ``model``'s geom, given by index."""
+    name = to_usd_identifier(model.geom(number).name or f"geom_{number}")
+    return f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{name}"
 
 
 def to_usd_identifier(name: str) -> str:
@@ -290,7 +312,7 @@ def add_geom(
 ) -> None:
     """Add the collision or visual shape ``number`` of a body; ``materials`` of the stage, by friction, gain a missing one."""
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
-    path = f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{to_usd_identifier(geom.name or f'geom_{number}')}"
+    path = get_geom_path(model, number)
     shape = define_shape(stage, model, number, path)
     rotation = to_usd_quaternion(model.geom_quat[number])
     scale = size if kind == BOX else None
@@ -308,6 +330,7 @@ def add_geom(
     prim = stage.GetRootLayer().GetPrimAtPath(path)
     copy_contact_parameters(prim, geom, materials)
     set_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
+    set_attribute(prim, "mjc:solmix", "Double", float(geom.solmix[0]))
 
 
 def define_shape(stage: UsdStage, model: MjModel, number: int, path: str) -> Any:

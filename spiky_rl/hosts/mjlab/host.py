@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, override
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import load_module
-from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
     VIDEO,
     Host,
@@ -60,7 +60,7 @@ class MjlabTask(HostTask):
         self.id = request.name
         self.description = f"{self.id} of mjlab {importlib.metadata.version('mjlab')}"
         self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)
-        values = {} if request.task_spec is None else flatten(request.task_spec.env)
+        values = request.flatten_task_env()
         overrides = [f"env.{key}={json.dumps(value)}" for key, value in values.items()]
         # studies name the physics in every cell
         overrides += [text for text in request.overrides if text != f"physics={self.physics}"]

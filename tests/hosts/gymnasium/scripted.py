@@ -34,6 +34,20 @@ class Script(gymnasium.Env):
         return np.full((8, 12, 3), self.steps, np.uint8)
 
 
+class Reused(Script):
+    """Observations of resets, too, are in the same array as all others."""
+
+    def __init__(self, ends: int = 0, render_mode: str | None = None) -> None:
+        super().__init__(ends, render_mode)
+        self.place = np.zeros(1)
+
+    def reset(self, *, seed=None, options=None):
+        observed, infos = super().reset(seed=seed)
+        self.place[:] = observed
+        self.observed = self.place
+        return self.observed, infos
+
+
 class Turn(Script):
     """Discrete actions from 3 on; the reward is the action."""
 
@@ -42,6 +56,14 @@ class Turn(Script):
     def step(self, action):
         observed, _, ended, cut, infos = super().step(action)
         return observed, float(action), ended, cut, infos
+
+
+class OneSided(Script):
+    """Actions with a lower bound alone, an upper one alone, none, and two whose middle is rounded."""
+
+    action_space = spaces.Box(
+        np.float32([0.0, -np.inf, -np.inf, 0.1]), np.float32([np.inf, 0.5, np.inf, 0.7])
+    )
 
 
 class Picture(Script):
@@ -97,7 +119,9 @@ class Filmed(Script):
 for name, cls, limit in (
     ("Script-v0", Script, 5),
     ("Script-v1", Script, None),
+    ("Reused-v0", Reused, 5),
     ("Turn-v0", Turn, 5),
+    ("OneSided-v0", OneSided, 5),
     ("Picture-v0", Picture, 5),
     ("Groups-v0", Groups, 5),
     ("Choices-v0", Choices, 5),

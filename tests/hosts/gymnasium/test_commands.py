@@ -83,6 +83,13 @@ def test_the_same_seed_gives_the_same_run(command, tmp_path):
         ),
         (["--task", "no_such_module:Task-v0"], ["--task", "no_such_module"]),
         (["env.max_episode_step=1"], ["env.max_episode_step", "allowed: g, max", "mean 'max_episode_steps'"]),
+        (["env.g=heavy"], ["env.g='heavy'", "Pendulum-v1", "TypeError"]),
+        (
+            ["--task", "Ant-v5", "env.frame_skip=0", "env.width=9"],
+            ["env.frame_skip=0", "Ant-v5", "ZeroDivision"],
+        ),
+        (["env.gravity=1", "env.g=1"], ["env.gravity", "unknown", "allowed: g, max"]),
+        (["agent.init_at_random_ep_len=true"], ["agent.init_at_random_ep_len", "true", "allowed: false"]),
         (["env.vectorization_mode=fork"], ["env.vectorization_mode", "'fork'", "sync, async"]),
         (["physics=mujoco"], ["physics=mujoco", "Gymnasium"]),
         (["env.a.b=1"], ["env.a.b=1", "env.KEY=VALUE"]),

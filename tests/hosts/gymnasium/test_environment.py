@@ -13,6 +13,7 @@ from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.hosts.gymnasium.environment import draw_seeds
 from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 from spiky_rl.learners import get_learner
+from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.reward_scaling import CLIP, RewardScaler
 from tests.hosts.gymnasium import scripted
@@ -29,10 +30,11 @@ def open_env(task, num_envs, *overrides, seed=0, **options):
     return load(task, *overrides).open("cpu", num_envs, SimulationOptions(seed=seed, **options))
 
 
-def test_ends_time_limits_and_final_observations_are_those_of_the_script():
+@pytest.mark.parametrize("task", ["Script-v0", "Reused-v0"])
+def test_ends_time_limits_and_final_observations_are_those_of_the_script(task):
     """A limit of 5 steps; an end at step 3, at step 5 together with the limit, or none."""
     for ends, length, cut in ((3, 3, False), (5, 5, False), (0, 5, True)):
-        with open_env(f"{SCRIPTS}Script-v0", 2, f"env.ends={ends}") as env:
+        with open_env(f"{SCRIPTS}{task}", 2, f"env.ends={ends}") as env:
             start = env.get_observations()["policy"].clone()
             for step in range(1, 12):
                 before = env.get_observations()["policy"]
@@ -91,6 +93,19 @@ def test_a_bound_near_the_largest_float_is_none_and_the_action_stays_as_it_is():
     )
     actions = TaskSpaces.read("Huge-v0", env).to_actions(torch.tensor([[0.0, 0.0, 0.0], [7.0, 7.0, 0.5]]))
     np.testing.assert_array_equal(actions, [[0.0, 0.0, 0.0], [7.0, 7.0, 2.0]])
+
+
+def test_the_mapping_of_exports_gives_the_actions_that_the_task_takes():
+    """Bounds that are single, rounded or absent; a policy's export has nothing but the mapping."""
+    bounds = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)).sort(dim=1).values
+    low = torch.cat([bounds[:, 0], torch.tensor([0.0, -torch.inf, -torch.inf, -3.4e38])])
+    high = torch.cat([bounds[:, 1], torch.tensor([torch.inf, 0.5, torch.inf, 1.0])])
+    env = gymnasium.make(f"{SCRIPTS}Script-v0").unwrapped
+    env.action_space = gymnasium.spaces.Box(low.numpy(), high.numpy())
+    spaces, actions = TaskSpaces.read("Bounds-v0", env), torch.linspace(-2.0, 2.0, 41)[:, None].repeat(1, 504)
+    mapped = ActionBounds(low, high)(actions)
+    assert (mapped >= low).all() and (mapped <= high).all()
+    np.testing.assert_array_equal(mapped.numpy(), spaces.to_actions(actions))
 
 
 def test_the_largest_component_is_the_choice_of_a_discrete_action():

@@ -58,6 +58,21 @@ def test_an_exported_policy_gives_what_the_task_takes(agent, task, tmp_path):
     assert "task's units" in (tmp_path / "policy.h").read_text()
 
 
+def test_an_exported_policy_keeps_single_bounds(tmp_path):
+    task = f"{scripted.__name__}:Scripted/OneSided-v0"
+    plan = make_plan(RunRequest(task=task, agent="mlp_ppo", device="cpu", num_envs=32))
+    with open_env(plan) as env:
+        written = write_and_verify(
+            make_policy(plan, env), env, tmp_path, _targets.make_targets(["c", "torchscript", "onnx"])
+        )
+    assert all(found.mismatches == 0 and found.steps > 1 for found in written.values())
+    session, script = C().open_session(tmp_path / "policy.c"), torch.jit.load(tmp_path / "policy.pt")
+    space = scripted.OneSided.action_space
+    for x in np.linspace(-9.0, 9.0, 50, dtype=np.float32):
+        (action,) = session(np.float32([[x]]), [])
+        assert space.contains(action[0]) and space.contains(script(torch.tensor([[x]]))[0].detach().numpy())
+
+
 def test_targets_without_bounds_are_refused_or_raw(tmp_path):
     plan = make_plan(RunRequest(task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=32))
     with open_env(plan) as env:
