@@ -7,8 +7,9 @@
 
 A presynaptic spike before a postsynaptic one strengthens the synapse; the reverse order weakens it. Additive STDP alone is unstable:
 the bound and the constant sum of incoming weights, to which a weight may be scaled beyond the bound, make synapses compete, and
-intrinsic plasticity shifts each neuron's excitability so that its rate stays at the target. Homeostasis acts on a faster time scale than STDP. All environments share the synapses; the
-changes are averaged over at most ``environments`` of them and applied after every control step.
+intrinsic plasticity shifts each neuron's excitability so that its rate stays at the target. Homeostasis acts on a faster time
+scale than STDP. All environments share the synapses; the changes are averaged over at most ``environments`` of them and applied after
+every control step.
 
 Inhibitory synapses do not change. Weights are in units of their initial mean, currents in rheobases.
 
