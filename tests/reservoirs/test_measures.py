@@ -129,6 +129,12 @@ def test_echo_states_fade_below_and_grow_above_the_edge_of_chaos():
     assert reservoir.compute_lyapunov(chaotic, generator()) > 0.1
 
 
+@pytest.mark.parametrize("shared", [-1, 30, 50])
+def test_inputs_cannot_share_more_steps_than_they_have(shared):
+    with pytest.raises(ValueError, match=f"shared: {shared} is out of range; allowed: 0 to 29"):
+        reservoir.generalisation_rank(delay_line(SIZE), generator(), steps=30, shared=shared)
+
+
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_an_echo_state_network_of_few_neurons_has_a_cycle_too(size):
     seeds = [s for s in range(20) if not has_cycle(first_weights(size, s))]
