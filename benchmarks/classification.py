@@ -104,6 +104,21 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def require_one_step(agent: str) -> None:
+    """Raise UserError if an agent's network has several inner steps per frame, or reads other values than rates.
+
+    The networks of snnTorch have one step per frame and read rates.
+    """
+    network = resolve_agent(agent, DATASET, HOST, []).network
+    assert network is not None
+    steps, decoder = getattr(network.options, "steps", None), network.parts.get("decoder")
+    name = decoder.name if isinstance(decoder, registry.ComponentSpec) else None
+    if (steps, name) != (1, "rate"):
+        raise UserError(
+            f"--dataset: its agent {agent} has network.steps: {steps}, network.decoder: {name}; allowed: 1, rate, as snnTorch's network"
+        )
+
+
 def build_network(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
     """Return an agent's network with new weights, and its learning rate."""
     spec = resolve_agent(agent, DATASET, HOST, [])
@@ -247,6 +262,7 @@ def load(args: argparse.Namespace) -> tuple[str, Samples]:
         if args.data is not None or args.dataset != DATASET:
             raise UserError(f"--data: {error}") from None
         name, dataset = SYNTHETIC, configure_dataset(SYNTHETIC, options).build(data=folder)
+    require_one_step(dataset.agent)
     chosen = select_subset(dataset.recordings, args.recordings, None)
     require_classes(dataset, chosen, folder)
     return dataset.agent, samples.load_samples(name, dataset, chosen)

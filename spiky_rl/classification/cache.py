@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +60,12 @@ class CachedRecordings:
 def index_events(events: Events, dataset: Dataset) -> np.ndarray:
     """Return the index in the flat frames [bins, channels, rows, columns] of each event in the window."""
     start, end = dataset.window
-    k = (events.t - start) * dataset.bins // (end - start)
+    # first the window: for the times of all events the product below may exceed 64 bits
+    inside = (events.t >= start) & (events.t < end)
+    x, y, p, t = (values[inside] for values in (events.x, events.y, events.p, events.t))
+    k = (t - start) * dataset.bins // (end - start)
     channels, rows, columns = dataset.shape
-    flat_index = ((k * channels + events.p) * rows + events.y) * columns + events.x
-    return flat_index[(k >= 0) & (k < dataset.bins)].astype(INDEX_TYPE)
+    return (((k * channels + p) * rows + y) * columns + x).astype(INDEX_TYPE)
 
 
 def load_cached(
@@ -111,7 +114,7 @@ def load_cached(
 
 
 def _open_cached(path: Path) -> CachedRecordings | None:
-    """Map the cached file at ``path`` and mark it as used now; None if it is missing or damaged."""
+    """Map the cached file at ``path`` and mark it as used now, if possible; None if it is missing or damaged."""
     arrays_path = path.with_suffix(".npz")
     if not (path.is_file() and arrays_path.is_file()):
         return None
@@ -128,8 +131,9 @@ def _open_cached(path: Path) -> CachedRecordings | None:
     except DAMAGE as error:
         log.warning("%s: damaged (%s); it is made anew", path, " ".join(str(error).split()))
         return None
-    for used in (path, arrays_path):
-        os.utime(used)
+    with suppress(OSError):  # the cache may be another user's, or on a read-only file system
+        for used in (path, arrays_path):
+            os.utime(used)
     skipped = tuple(map(str, arrays.pop("skipped")))
     return CachedRecordings(event_indices, **arrays, skipped=skipped)
 

@@ -30,7 +30,10 @@ def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
 
 
 def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
-    """Write the list of recordings with their parts; ``--ids`` reads it to use the same recordings and split again."""
+    """Write the list of recordings with their parts.
+
+    ``--ids`` reads it to use the same recordings and split again; a run without validation recordings needs ``--validation 0`` again.
+    """
     rows = zip(samples.names, samples.labels, split.get_parts(len(samples)), strict=True)
     write_csv(
         folder / "params" / "recordings.csv",

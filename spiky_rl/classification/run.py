@@ -21,6 +21,7 @@ from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import (
     LIBRARY,
     ClassificationSettings,
+    ClassifyOptions,
     ClassifyRequest,
     configure_dataset,
     format_dataset_label,
@@ -120,6 +121,7 @@ def prepare_data(
     Raises:
         UserError: If settings contradict each other, or data are missing.
     """
+    _require_patience(settings.flags, settings.flags.validation)
     if loaded is not None:
         return _prepare_resume(settings, loaded, device, fetch, open_progress)
     device = resolve_device(device)
@@ -166,6 +168,15 @@ def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) 
     if flags.patience and history.epochs_without_improvement >= flags.patience:
         raise UserError(
             f"--patience {flags.patience}: {loaded.path} ended early by it after {done} epochs; a larger value or 0 resumes it"
+        )
+
+
+def _require_patience(flags: ClassifyOptions, validation: int | None) -> None:
+    """Raise UserError if a run has a patience but no ``validation`` recordings, on which it depends; None if they are not drawn yet."""
+    if flags.patience and validation == 0:
+        raise UserError(
+            f"--patience {flags.patience}: not available without validation recordings, of which there are 0; pass --patience 0, or"
+            " --validation K"
         )
 
 
@@ -223,6 +234,7 @@ def _make_trainer(
     drawn_split = split(
         loaded_samples.labels, loaded_samples.parts, flags.hold_out, flags.validation, flags.split
     )
+    _require_patience(flags, len(drawn_split.validation))
     recordings = len(drawn_split.train)
     batch_size = flags.batch_size or compute_batch_size(recordings)
     epochs = flags.epochs or compute_epochs(recordings, batch_size)

@@ -180,6 +180,8 @@ class ClassifyRequest(Settings):
             raise UserError("--evaluate and --predict: pass one of them")
         if self.predict and "data" not in self.flags:
             raise UserError("--predict: name the folder of the recordings with --data")
+        if self.out is not None:
+            files.require_file("--out", self.out)
         self._check_training_options(flag)
 
     def _check_training_options(self, flag: str) -> None:
@@ -408,5 +410,10 @@ def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
         raise UserError(
             f"agent.network.learning: {rule!r} learns from the advantages of actions; a classifier needs a rule with a gradient,"
             " such as bptt"
+        )
+    if (plasticity := spec.network.parts.get("plasticity")) is not None:
+        raise UserError(
+            f"agent.network.plasticity: {plasticity.name}: not available for a classification, which runs every recording from rest"
+            " with the same synapses; allowed: none"
         )
     return spec

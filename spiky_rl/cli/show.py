@@ -198,14 +198,25 @@ def show_task(args: argparse.Namespace) -> None:
     print_columns([(key, format_value(getattr(task, key))) for key in type(task).model_fields])
 
 
+def _require_known(args: argparse.Namespace) -> None:
+    """Raise UserError unless the name is one of its kind."""
+    names = registry.list_names(args.kind)
+    if args.name not in names:
+        known = f"{args.name!r} given; allowed: {', '.join(names)}{suggest_name(args.name, names)}"
+        raise UserError(f"{args.kind}: {known}")
+
+
 def show_policy(args: argparse.Namespace) -> None:
     """Print the manifest of a shipped policy, without its specification."""
+    _require_known(args)
     rows = flatten(policies.read_policy(args.name).model_dump(exclude={"spec": True}))
     print_columns([(key, format_value(value)) for key, value in rows.items()])
 
 
 def show_space(args: argparse.Namespace) -> None:
     """Print the values of a search space."""
+    if not args.name.endswith(".yaml"):
+        _require_known(args)
     from spiky_rl.experiments.design import tuning_space
 
     data = tuning_space.read_space(args.name).content.model_dump(exclude_unset=True)
@@ -213,7 +224,7 @@ def show_space(args: argparse.Namespace) -> None:
 
 
 def show_schema(args: argparse.Namespace) -> None:
-    """Print the JSON Schema of a kind of file, or all of them."""
+    """Print the JSON Schema of a kind of file."""
     from spiky_rl.experiments.design import json_schema
 
     print(json_schema.format_schema(args.name))

@@ -30,7 +30,15 @@ from scipy.integrate import DOP853
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.exact import solver
-from spiky_rl.exact.solver import Event, EventSolver, Integrand, SpikeEvent, SpikingProblem, Trajectory
+from spiky_rl.exact.solver import (
+    ON_THRESHOLD,
+    Event,
+    EventSolver,
+    Integrand,
+    SpikeEvent,
+    SpikingProblem,
+    Trajectory,
+)
 from spiky_rl.exact.terms import Array, NeuronTerms
 from spiky_rl.neurons.base import Neuron, Ode
 
@@ -243,7 +251,9 @@ class _Backward:
         states = torch.tensor(values[:-1], requires_grad=True)
         with torch.enable_grad():
             value = self.integrand(time, *states)
-            (gradient,) = torch.autograd.grad(value, states)
+        if not value.requires_grad:  # a constant, as outside of the time window of a loss
+            return value.item(), np.zeros_like(values[:-1])
+        (gradient,) = torch.autograd.grad(value, states)
         return value.item(), gradient.numpy()
 
     def _jump(self, event: Event, of_spikes: Array) -> None:
@@ -266,16 +276,9 @@ class _Backward:
             self.weights[:, event.source] += after[-1]
         elif event.kind == "spike":
             n = event.source
-            distance_by_states, distance_by_parameters = problem.terms.threshold_gradient(event.before[:-1])
-            speed = distance_by_states[:, n] @ problem.slope(event.before)[:-1, n]
-            if speed < MIN_SLOPE:
-                raise UserError(
-                    f"neuron {n} only touches its threshold at {event.time:.6g} ms, rising by {speed:.3g} per ms: its time has no derivative"
-                )
-            # if the distance to the threshold rises by 1, the spike comes earlier by 1 / speed
-            of_distance = -(of_time + of_spikes[event.number]) / speed
-            before[:-1, n] += distance_by_states[:, n] * of_distance
-            of_parameters[:, n] += distance_by_parameters[:, n] * of_distance
+            # a neuron that starts above its threshold spikes at time 0, whatever its states
+            if event.time > 0.0 or problem.distance(event.before)[n] <= ON_THRESHOLD:
+                self._add_gradient_of_time(event, of_time + of_spikes[event.number], before, of_parameters)
             self.weights[:, len(problem.inputs) + n] += after[-1]
         elif abs(of_time) > MAX_SILENT_GRADIENT * np.abs(after).max():
             raise UserError(
@@ -283,3 +286,19 @@ class _Backward:
                 " move the change from reset to flow"
             )
         self.adjoint, self.parameters = before, self.parameters + of_parameters
+
+    def _add_gradient_of_time(
+        self, event: Event, of_time: float, before: Array, of_parameters: Array
+    ) -> None:
+        """Add the gradient through the time of a spike to the adjoint ``before`` it and to ``of_parameters``; ``of_time`` is the bracket."""
+        n, states = event.source, event.before[:-1]
+        distance_by_states, distance_by_parameters = self.problem.terms.threshold_gradient(states)
+        speed = distance_by_states[:, n] @ self.problem.slope(event.before)[:-1, n]
+        if speed < MIN_SLOPE:
+            raise UserError(
+                f"neuron {n} only touches its threshold at {event.time:.6g} ms, rising by {speed:.3g} per ms: its time has no derivative"
+            )
+        # if the distance to the threshold rises by 1, the spike comes earlier by 1 / speed
+        of_distance = -of_time / speed
+        before[:-1, n] += distance_by_states[:, n] * of_distance
+        of_parameters[:, n] += distance_by_parameters[:, n] * of_distance

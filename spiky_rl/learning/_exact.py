@@ -70,7 +70,8 @@ class ExactGradientRule(LearningRule):
 class _RateBand(torch.autograd.Function):
     """Return the output unchanged; add to the current's gradient the distance of each neuron's mean spike count from the band.
 
-    The gradient lowers the current of a neuron above the band and raises it below, spread evenly over the T x B samples.
+    The gradient lowers the current of a neuron above the band and raises it below, spread evenly over the T x B samples: in each of the
+    K inner steps, or once for a current that is constant over them.
     """
 
     @staticmethod

@@ -11,9 +11,9 @@ the receiving neuron, dI/dt = -I/tau_synapse, and the mean of this current over 
 
 All of this is continuous in the spike times, so the gradient is that of the events, without a surrogate: the adjoint jumps by an
 amount given by the threshold's slope, the reset and the flow after it, and the layer below receives the adjoint's change over
-time. The gradient is exact for this forward pass. As dt -> 0 the pass converges to continuous time, spike times with second and
-gradients with first order (`spiky_rl.exact.adjoint` computes the limit). The gradient does not see spikes appear or disappear,
-except at the end of the unrolled time, where they disappear continuously.
+time. The gradient is exact for this forward pass. As dt -> 0 the pass converges to continuous time (`spiky_rl.exact.adjoint` computes
+the limit): gradients with first order, spike times with the order of the neuron's ``integrate``, at most the second. The gradient does
+not see spikes appear or disappear, except at the end of the unrolled time, where they disappear continuously.
 """
 
 from __future__ import annotations

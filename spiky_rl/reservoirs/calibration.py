@@ -29,7 +29,7 @@ CORRELATION = 0.9
 
 
 def find_rheobase(neuron: Neuron, ops: TorchOps) -> float:
-    """Return the smallest constant current at which ``neuron`` spikes within `MAX_STEPS`, to 1 %, in the neuron's own unit."""
+    """Return the smallest constant current at which ``neuron`` spikes within `MAX_STEPS`, at most 2.4 % too large, in the neuron's own unit."""
     params = tuple(neuron.get_step_value(name) for name in neuron.params)
     steps = math.ceil(MAX_STEPS / neuron.dt)
     grid = torch.logspace(-3, 3, 601).view(1, 1, 1, -1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.sparse import csgraph, csr_array
 
 DENSITY = 0.1
 """Share of possible synapses in a random network."""
@@ -37,6 +38,12 @@ def echo_state(
     return drive
 
 
+def has_cycle(weights: np.ndarray) -> bool:
+    """Return whether a graph with these ``weights`` [N, N] has a cycle, which may be a synapse of a neuron onto itself."""
+    parts, _ = csgraph.connected_components(csr_array(weights != 0), connection="strong")
+    return parts < len(weights) or bool(weights.diagonal().any())
+
+
 def scale_weights(weights: np.ndarray, spectral_radius: float) -> np.ndarray:
     """Return ``weights`` scaled to a ``spectral_radius``. Raises ValueError if their graph has no cycles."""
     largest = np.abs(np.linalg.eigvals(weights)).max()
@@ -53,12 +60,16 @@ def draw_echo_state(
 ) -> Drive:
     """Return the drive of a common random network with one input: sparse normal weights and uniform input weights.
 
+    A network without cycles, as small ones may be, is drawn again.
+
     Args:
         size: N.
         generator: Random generator of the weights.
         spectral_radius: Spectral radius of the recurrent weights.
         input_scaling: Maximum absolute input weight.
     """
-    weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < DENSITY)
+    weights = np.zeros((size, size))
+    while not has_cycle(weights):
+        weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < DENSITY)
     input_weights = generator.uniform(-input_scaling, input_scaling, (1, size))
     return echo_state(scale_weights(weights, spectral_radius), input_weights)

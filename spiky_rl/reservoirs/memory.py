@@ -91,6 +91,10 @@ def generalisation_rank(
     Low is good: states of one class span few directions. Source: Legenstein & Maass (2007). The other arguments are those of
     `kernel_rank`.
     """
+    if not 0 <= shared < steps:
+        raise ValueError(
+            f"shared: {shared} is out of range; allowed: 0 to {steps - 1}, one less than the steps"
+        )
     u = generator.uniform(-1.0, 1.0, (series, steps, 1))
     u[:, steps - shared :] = u[:1, steps - shared :]
     return compute_rank(drive(u)[:, -1])

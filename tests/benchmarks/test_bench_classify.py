@@ -176,6 +176,10 @@ WRONG = {
         ["--contenders", "spiky_rl,snntorch_counts"],
         ["--contenders", "one of snntorch, snntorch_folded,"],
     ),
+    "several steps": (
+        ["--dataset", "digits"],
+        ["--dataset: its agent lif_ppo", "network.steps: 4, network.decoder: membrane; allowed: 1, rate"],
+    ),
     "option": (["dataset.bin=3"], ["dataset.bin", "did you mean 'bins'"]),
 }
 

@@ -1,5 +1,6 @@
 """The cache: events fall into fixed frames, recordings are read once, and what is kept has bounds."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -11,7 +12,7 @@ import pytest
 from spiky_rl.classification import cache, samples
 from spiky_rl.classification.cache import evict, index_events, load_cached
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets._events import EventFileError, Events, decode_events
+from spiky_rl.datasets._events import LATEST, EventFileError, Events, decode_events
 from spiky_rl.datasets.base import Dataset, Recording
 from tests.recorded import dataset, encoded
 
@@ -75,6 +76,13 @@ def test_a_window_that_frames_do_not_divide_is_used_to_its_end():
     assert frames(events, bins=7).sum((1, 2, 3)).tolist() == [1, 0, 0, 1, 0, 0, 1]
 
 
+def test_an_event_long_after_the_window_counts_in_no_frame():
+    found = Drawn()
+    found.window, found.bins = (0, 4096), 2048
+    events = Events(*np.array([(1, 2, 0, 0), (1, 2, 0, LATEST)], np.int64).T)  # 2048 x LATEST is 2^64
+    assert index_events(events, found).tolist() == [9]
+
+
 def test_counting_equals_a_loop_over_events():
     recordings = Drawn(1)
     held = samples.load_samples("drawn", recordings, recordings.recordings)
@@ -105,6 +113,18 @@ def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_ca
     assert (load_cached(other, other.recordings).digests != one.digests).any()
     assert (load_cached(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
     assert len(list(own_cache.glob("*.events"))) == 3
+
+
+def test_a_cache_that_may_only_be_read_is_read(monkeypatch):
+    first, again = Drawn(0), Drawn(0)
+    one = load_cached(first, first.recordings)
+
+    def refuse(path, *_):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert (load_cached(again, again.recordings).event_indices == one.event_indices).all()
+    assert again.reads == 0
 
 
 def test_what_only_reading_depends_on_makes_another_entry(tmp_path):

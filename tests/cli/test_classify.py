@@ -295,6 +295,22 @@ BAD_LINES = {
         [*DIGITS, "agent.network.learning=stdp"],
         "agent.network.learning: 'stdp' learns from the advantages of actions",
     ),
+    "plasticity": (
+        [*DIGITS, "--agent", "lif_plastic_reservoir_ppo"],
+        "agent.network.plasticity: stdp: not available for a classification.*allowed: none",
+    ),
+    "patience": (
+        [*DIGITS, "--patience", "3", "--validation", "0"],
+        "--patience 3: not available without validation recordings, of which there are 0; pass --patience 0",
+    ),
+    "patience of few": (
+        [*DIGITS, "--patience", "3", "--recordings", "5"],
+        "--patience 3: not available without validation recordings, of which there are 0; pass --patience 0",
+    ),
+    "output": (
+        [*DIGITS, "--evaluate", "--checkpoint", "nowhere", "--out", "/proc/x.json"],
+        "--out: cannot write to '/proc'",
+    ),
     "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: .*no `network`"),
     "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
     "unread key": (

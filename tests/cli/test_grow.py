@@ -171,6 +171,19 @@ def test_show_refuses_what_is_no_reservoir(argv, words, capsys, tmp_path, monkey
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("policies", "Isaac-Ant.lif_pppo", "did you mean 'Isaac-Ant.lif_ppo'"),
+        ("spaces", "pilott", "did you mean 'pilot'"),
+    ],
+)
+def test_show_names_the_entries_of_a_kind_that_has_no_such_name(kind, name, words, capsys):
+    assert run(show, kind, name) == 2
+    said = capsys.readouterr().err
+    assert f"error: {kind}: '{name}' given; allowed: " in said and words in said
+
+
 def test_show_lists_the_graphs(capsys):
     assert run(show, "graphs") == 0
     text = capsys.readouterr().out

@@ -210,6 +210,17 @@ def test_the_gradient_of_an_integral_is_that_of_finite_differences(name, integra
     assert exact == pytest.approx(near, rel=1e-6)
 
 
+def late(time, v, *_):
+    return everyone(time, v) if time > 12.0 else torch.zeros((), dtype=v.dtype)
+
+
+def test_a_loss_of_a_time_window_may_be_a_constant_outside_of_it():
+    net = NETS["lif"]
+    exact = along(net, GROUPS, net.solve().gradient(integrand=late))
+    smooth = net.solve().gradient(integrand=lambda time, v: everyone(time, v) * float(time > 12.0))
+    assert exact != 0.0 and exact == pytest.approx(along(net, GROUPS, smooth), rel=1e-12)
+
+
 def test_losses_of_spikes_and_of_an_integral_add_up():
     solution = GOLDEN.solve()
     rates = np.arange(7.0)
@@ -255,6 +266,21 @@ def test_a_neuron_without_reset_spikes_once_per_crossing_from_below():
     # the amplitude A moves the crossing asin(1/A)/omega, and omega all turns
     assert gradients.start[0, 0] == pytest.approx(-0.25 / math.sqrt(0.75) / omega, rel=1e-7)
     assert gradients.parameters["omega"][0] == pytest.approx(-solution.times(0)[-1] / omega, rel=1e-7)
+
+
+@pytest.mark.parametrize("spike", [0, 1])
+def test_a_neuron_that_starts_above_its_threshold_spikes_at_0_wherever_it_starts(spike):
+    neuron = registry.configure("neurons", "quadratic", "neuron").build()
+
+    def solve(start):
+        return solve_network(neuron, [[4.0, 0.0]], [[1.0]], 40.0, start=[[start]])
+
+    solution = solve(30.0)
+    assert solution.times(0)[0] == 0.0
+    gradients = solution.gradient(np.eye(len(solution.spikes))[spike])
+    assert solve(30.1).times(0)[spike] == solve(29.9).times(0)[spike], "it is reset at time 0"
+    assert gradients.start[0, 0] == 0.0
+    assert spike or not gradients.parameters["tau"].any()
 
 
 def test_neurons_that_spike_at_the_same_time_all_spike():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.exact.adjoint import solve_network
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron, SingleSpikeNeuron
@@ -139,6 +140,34 @@ def test_it_converges_to_eventprop_in_continuous_time():
         errors[dt] = ((gradient - GOLDEN).norm() / GOLDEN.norm()).item()
     assert one == pytest.approx(13.465027307, abs=3e-4) and two == pytest.approx(17.446294093, abs=3e-4)
     assert errors[0.04] < 0.01 and errors[0.04] < 0.3 * errors[0.1] < errors[0.2]
+
+
+def first_spike_times(name, dt, weights):
+    """Times of the first spike of two neurons, in steps of ``dt``."""
+    neuron, params = timed(name, **{**ODES[name][1], "dt": dt})
+    steps = round(30.0 / dt)
+    current = events(INPUT_TIMES, steps, dt) @ weights
+    sent = dispatch.unroll("torch", neuron, OPS, current, steps, None, params)[0][0, :, 0]
+    moments, counts = (sent * dt * torch.arange(steps)[:, None]).cumsum(0), sent.cumsum(0)
+    return moments.gather(0, (counts > 1.0 - 1e-9).int().argmax(0)[None])[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("lif", 2), ("quadratic", 2), ("resonate", 1), pytest.param("izhikevich", 1, marks=pytest.mark.slow)],
+)
+def test_spike_times_converge_as_fast_as_the_neurons_own_steps(name, order):
+    """In second order where these are, and in first where they are Euler's."""
+    scale, options = ODES[name]
+    weights = (6.0 if name == "izhikevich" else scale) * torch.rand(
+        (3, 2), generator=torch.Generator().manual_seed(0)
+    ).double()
+    neuron = registry.configure("neurons", {"name": name, **options}, "n").build()
+    matrix = torch.cat([weights.t(), torch.zeros(2, 2).double()], 1).numpy()
+    exact = solve_network(neuron, matrix, INPUT_TIMES, 30.0)
+    first = [exact.times(n)[0] for n in (0, 1)]
+    coarse, fine = (abs(first_spike_times(name, dt, weights) - first).max() for dt in (0.2, 0.025))
+    assert 8.0 ** (order - 0.5) < coarse / fine < 8.0 ** (order + 0.5)
 
 
 def test_a_spikes_charge_is_one_whenever_it_comes():

@@ -7,7 +7,7 @@ import pytest
 
 from spiky_rl.reservoirs import memory as reservoir
 from spiky_rl.reservoirs import narma
-from spiky_rl.reservoirs.echo_state import echo_state, draw_echo_state, scale_weights
+from spiky_rl.reservoirs.echo_state import DENSITY, draw_echo_state, echo_state, has_cycle, scale_weights
 from spiky_rl.reservoirs.regression import nmse, ridge_regression
 
 SIZE = 12
@@ -127,6 +127,33 @@ def test_echo_states_fade_below_and_grow_above_the_edge_of_chaos():
     fading, chaotic = (draw_echo_state(100, generator(), radius, 0.1) for radius in (0.8, 2.0))
     assert reservoir.compute_lyapunov(fading, generator()) < -0.1
     assert reservoir.compute_lyapunov(chaotic, generator()) > 0.1
+
+
+@pytest.mark.parametrize("shared", [-1, 30, 50])
+def test_inputs_cannot_share_more_steps_than_they_have(shared):
+    with pytest.raises(ValueError, match=f"shared: {shared} is out of range; allowed: 0 to 29"):
+        reservoir.generalisation_rank(delay_line(SIZE), generator(), steps=30, shared=shared)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_an_echo_state_network_of_few_neurons_has_a_cycle_too(size):
+    seeds = [s for s in range(20) if not has_cycle(first_weights(size, s))]
+    assert seeds, "without a second draw some have none"
+    for seed in seeds:
+        states = draw_echo_state(size, generator(seed))(np.ones((1, 9, 1)))
+        assert np.isfinite(states).all() and states.any()
+
+
+def first_weights(size, seed):
+    """The weights that `draw_echo_state` draws first."""
+    g = generator(seed)
+    return g.normal(size=(size, size)) * (g.random((size, size)) < DENSITY)
+
+
+def test_a_cycle_is_a_way_back_or_a_synapse_onto_oneself():
+    chain = np.eye(4, k=1)
+    assert not has_cycle(chain) and not has_cycle(np.zeros((3, 3)))
+    assert has_cycle(chain + np.eye(4, k=-3)) and has_cycle(np.diag([0.0, -0.5]))
 
 
 def test_states_that_never_differ_have_no_finite_exponent_and_no_separation():

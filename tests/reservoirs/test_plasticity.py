@@ -71,7 +71,21 @@ def poisson(built, weight, bias, steps, seed=1, rate=0.05):
     return state
 
 
-def test_weights_keep_their_sums_signs_bounds_and_places_and_inhibition_stays():
+def test_weights_are_bounded_and_then_scaled_to_their_sums():
+    built, weight, bias, _ = wired(rate=0.5, limit=1.5)
+    start, sums, state = weight.clone(), (weight * built.plastic).sum(0), (torch.zeros(8, len(bias)),)
+    g = torch.Generator().manual_seed(1)
+    state = built.observe((torch.rand(10, 8, len(bias), generator=g) < 0.2).float(), state)
+    free = (start + built.size * built._change) * built.plastic
+    bound = 1.5 * float(start[built.plastic].mean())
+    assert (free > bound).any() and (free < 0.0).any(), "there is something to bound"
+    built.adapt(weight, bias)
+    bounded = free.clamp(0.0, bound)
+    expected = torch.where(built.plastic, bounded * sums / bounded.sum(0), start)
+    assert torch.allclose(weight, expected, rtol=1e-5)
+
+
+def test_weights_keep_their_sums_signs_and_places_and_inhibition_stays():
     built, weight, bias, inhibitory = wired(rate=0.1, limit=3.0)
     start, sums = weight.clone(), (weight * built.plastic).sum(0)
     poisson(built, weight, bias, 400)

@@ -6,9 +6,10 @@
     b_j <- b_j + eta_intrinsic (target dt - z_j),   intrinsic plasticity
 
 A presynaptic spike before a postsynaptic one strengthens the synapse; the reverse order weakens it. Additive STDP alone is unstable:
-the bound and the constant sum of incoming weights make synapses compete, and intrinsic plasticity shifts each neuron's excitability
-so that its rate stays at the target. Homeostasis acts on a faster time scale than STDP. All environments share the synapses; the
-changes are averaged over at most ``environments`` of them and applied after every control step.
+the bound and the constant sum of incoming weights, to which a weight may be scaled beyond the bound, make synapses compete, and
+intrinsic plasticity shifts each neuron's excitability so that its rate stays at the target. Homeostasis acts on a faster time
+scale than STDP. All environments share the synapses; the changes are averaged over at most ``environments`` of them and applied after
+every control step.
 
 Inhibitory synapses do not change. Weights are in units of their initial mean, currents in rheobases.
 
@@ -37,7 +38,11 @@ class StdpPlasticity(Plasticity):
         potentiation: float = option(1.0, "A+: gain if the presynaptic spike comes first", low=0.0)
         depression: float = option(1.05, "A-: loss if the postsynaptic spike comes first", low=0.0)
         tau: float = option(20.0, "time constant of the traces", low=1e-3, unit="ms")
-        limit: float = option(4.0, "maximum weight, in initial mean weights", low=1.0)
+        limit: float = option(
+            4.0,
+            "bound of a weight, in initial mean weights, before its neuron's weights are scaled to their sum",
+            low=1.0,
+        )
         intrinsic: float = option(
             0.003, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0
         )
