@@ -105,8 +105,12 @@ class _GraphBuilder:
 
     def add_layer(self, name: str, layer: SpikingLayer) -> None:
         """Append the connection and the neurons of ``layer``, and add its recurrent connection; ``name``: prefix of the nodes."""
-        neuron, gain = _build_neuron(name, layer)
         link = layer.connection
+        if layer.recurrent is not None and len(link.shape) > 1:
+            raise ExportError(
+                f"--to nir: {name} has a connection among the neurons of maps; NIR has no primitive for that"
+            )
+        neuron, gain = _build_neuron(name, layer)
         if isinstance(link, Convolutional):
             self._convolve(name, link, gain)
         else:
