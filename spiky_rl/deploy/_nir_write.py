@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.membrane import Membrane, Potential
-from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy.base import ExportError, get_normalization
@@ -48,9 +47,7 @@ def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGra
                     f"--to nir: agent.network.learning: {model.settings['learning']['name']} given; NIR has no primitive for graded spikes"
                 )
             chain.add_layer(f"layer_{i}", layer)
-        weight = network.readout.weight
-        if isinstance(network.decoder, PopulationVector):
-            weight = weight * network.decoder.mask
+        weight = network.decoder.synapses()
         chain.flatten("readout")
         chain.add("readout", chain.make_map(_to_numpy("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
@@ -108,8 +105,12 @@ class _GraphBuilder:
 
     def add_layer(self, name: str, layer: SpikingLayer) -> None:
         """Append the connection and the neurons of ``layer``, and add its recurrent connection; ``name``: prefix of the nodes."""
-        neuron, gain = _build_neuron(name, layer)
         link = layer.connection
+        if layer.recurrent is not None and len(link.shape) > 1:
+            raise ExportError(
+                f"--to nir: {name} has a connection among the neurons of maps; NIR has no primitive for that"
+            )
+        neuron, gain = _build_neuron(name, layer)
         if isinstance(link, Convolutional):
             self._convolve(name, link, gain)
         else:

@@ -21,7 +21,7 @@ import numpy as np
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts, find_values
 from spiky_rl.networks._nir_graph import require_nir
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ class Nir(Target):
                 continue
             if connection.get("pooling", "max") == "max":
                 raise self.refusal(f"{key}.pooling", "max", ["average"])
+        connections = dict(find_values(agent, "network.connection.name"))
+        for key, name in find_values(agent, "network.recurrent.name"):
+            paths = list(connections)
+            if "[" in key:  # of one layer; a connection without an index is that of every layer
+                paths = [key.replace("recurrent", "connection"), "network.connection.name"]
+            if "convolutional" in [connections.get(path) for path in paths]:
+                raise self.refusal(key, f"{name} behind convolutional", ["null", f"{name} behind linear"])
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:

@@ -47,7 +47,9 @@ ALLOWED_POSITIONS = {
 MIN_VERSION = (1, 0, 7)
 """Oldest version of nir whose files have the reset and can be read without its own check of shapes."""
 GAIN_TOLERANCE = 1e-6
-"""Largest distance of a gain from 1 that counts as rounding of the file's numbers."""
+"""Largest distance of a gain from 1 that counts as rounding of the file's numbers, which may have 32 bits."""
+OWN_GAIN_TOLERANCE = 1e-14
+"""The same for our own files, whose numbers have 64 bits."""
 DELAY_TOLERANCE_STEPS = 1e-3
 """Largest distance of a delay from a whole number of steps, in steps."""
 
@@ -454,8 +456,9 @@ class _Builder:
         link, shape = walk.link, walk.shape
         node, kind = self.nodes[link], _kind(self.nodes[link])
         options, gain, values = self._read_neurons(name, math.prod(shape))
-        if not self.metadata:  # a gain of 1 that was written in 32 bits
-            gain = np.where(np.abs(gain - 1.0) < GAIN_TOLERANCE, 1.0, gain)
+        # a gain of 1 is a product of numbers of the file
+        tolerance = OWN_GAIN_TOLERANCE if self.metadata else GAIN_TOLERANCE
+        gain = np.where(np.abs(gain - 1.0) < tolerance, 1.0, gain)
         weight = _to_double(node.weight)
         bias = None if kind == "Linear" else _to_double(node.bias)
         feedback, constant = self._read_feedback(name, feedback_paths, math.prod(shape))

@@ -110,6 +110,34 @@ def test_every_part_of_a_network_acts_as_before_with_and_without_a_state(row, tm
     assert_equal(built(row, networks().index(row) % 2 == 1), tmp_path)
 
 
+SUMS = {
+    "mean of a potential": ("{name: membrane, read: mean}", "lif", True),
+    "last potential": ("membrane", "sigma_delta", False),
+    "rates of spikes": ("rate", "lif", False),
+    "rates of graded values": ("rate", "sigma_delta", True),
+    "votes of graded values": ("population_vector", "sigma_delta", True),
+    "sum of changes": ("sigma_delta", "sigma_delta", True),
+    "last graded values": ("linear", "sigma_delta", False),
+}
+"""By case decoder, neuron, and whether torch sums floats over the inner steps, in an order of its own if they are more than four."""
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+@pytest.mark.parametrize("case", SUMS)
+def test_sums_over_inner_steps_are_torchs_to_the_last_bit_or_within_the_tolerance_that_is_named(
+    case, steps, tmp_path
+):
+    decoder, neuron, is_summed = SUMS[case]
+    parts = (f"{NET}layers=[9,7]", f"{NET}steps={steps}", f"{NET}decoder={decoder}", f"{NET}neuron={neuron}")
+    policy = trained("lif_stateful_ppo", *parts)
+    seen = walk(policy)
+    found = act(c.open_c_session(c.C().write(policy, tmp_path), QUICK), seen)
+    assert c.C().get_tolerance(policy) == (c.OTHER_ORDER if is_summed and steps > c.MAX_ORDERED else 0.0)
+    expected = live(policy, seen)
+    size = max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=c.C().get_tolerance(policy) * size)
+
+
 def test_no_part_is_left_out():
     encoders, neurons, decoders, *_ = (set(column) for column in zip(*networks(), strict=True))
     assert (encoders, neurons, decoders) == tuple(

@@ -105,6 +105,18 @@ def test_torchscript_without_a_state_takes_any_batch(written, case):
     assert together.std(0).min() > 0.0
 
 
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_a_file_without_a_state_begins_every_control_step_as_the_policy_does(name, written):
+    """With a state, even a zero one, this encoder would take the observation for the reference and send nothing."""
+    if name == "onnx":
+        pytest.importorskip("onnxruntime", reason="runs the exported graph")
+    policy, target, path = written(name, "lif_ppo", "agent.network.encoder={name: delta, start: first}")
+    seen, step = walk(policy), target.open_session(path)
+    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    assert found.std(0).min() > 0.0
+    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=target.tolerance)
+
+
 PLACES = [str(Path(__file__).parents[2]), str(Path.home()), "site-packages", "stack_trace"]
 
 

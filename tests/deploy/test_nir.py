@@ -52,6 +52,16 @@ WAYS = {
         "agent.network.connection={name: linear, density: 0.3, dale: true}",
         "agent.network.decoder=population_vector",
     ),
+    "trained on 8 bits": (
+        "lif_stateful_ppo",
+        "agent.network.recurrent=recurrent",
+        "agent.network.quantize=int8",
+    ),
+    "trained on 8 bits, voting": (
+        "lif_ppo",
+        "agent.network.quantize=int8",
+        "agent.network.decoder=population_vector",
+    ),
     "learned, ODE": ("lif_ppo", "agent.network.neuron={learn: [tau, threshold], input_gain: ode, tau: 1.0}"),
     "learned, to zero, normalised": (
         "lif_ppo",
@@ -69,6 +79,11 @@ WAYS = {
         "lif_conv_ppo",
         "agent.network.connection=[{name: convolutional, kernel: 4, pool: 2, pooling: average},"
         " {name: convolutional, kernel: 3}, linear]",
+    ),
+    "maps, learned": (
+        "lif_conv_ppo",
+        "agent.network.neuron={learn: [tau, threshold], spread: 2.0}",
+        "agent.network.connection=[{name: convolutional, kernel: 4, pool: 2, pooling: average}, linear, linear]",
     ),
     "potential's mean": ("lif_stateful_ppo", "agent.network.decoder={name: membrane, read: mean}"),
 }

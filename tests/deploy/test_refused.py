@@ -174,6 +174,16 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
         ),
         ("nir", {"network": "feedforward", "actor": BETA}, "actor.distribution_cfg.class_name: BetaDistri"),
         ("nir", {"network": POOLED}, "network.connection[1].pooling: max given; allowed for nir: average"),
+        (
+            "nir",
+            {"network": {"connection": ["linear", "convolutional"], "recurrent": [None, "lateral"]}},
+            "network.recurrent[1].name: lateral behind convolutional given; allowed for nir: null, lateral behind linear",
+        ),
+        (
+            "nir",
+            {"network": {"connection": ["convolutional", "linear"], "recurrent": {"name": "recurrent"}}},
+            "network.recurrent.name: recurrent behind convolutional given",
+        ),
         ("nir", {"network": OWN}, "network.encoder.second.name: own.py:Own given"),
         ("nir", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),
         ("c", {"network": DEEP}, "network.encoder.first.second.name: own.py:Own given"),

@@ -168,11 +168,14 @@ class _ControlStep(nn.Module):
         self.example = torch.zeros(1, *model.input_shape), torch.zeros(1, sum(self.sizes))
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
-        seen = clamp_observations(self.obs_normalizer(x.flatten(1)))
-        features, after = self.network(seen.unsqueeze(0), before)
-        action = self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape))
-        return action, torch.cat([part.squeeze(0) for part in reset_nonfinite(after)], dim=-1)
+        seen = clamp_observations(self.obs_normalizer(x.flatten(1))).unsqueeze(0)
+        if self.is_recurrent:
+            before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
+            features, after = self.network(seen, before)
+            state = torch.cat([part.squeeze(0) for part in reset_nonfinite(after)], dim=-1)
+        else:  # without a state, as the policy acts: a zero state is not the same to every encoder
+            features, _ = self.network(seen, None)
+        return self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape)), state
 
 
 class JitPolicy(nn.Module):
