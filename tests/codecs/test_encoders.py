@@ -129,9 +129,10 @@ def test_poisson_noise_follows_its_seed():
     assert not torch.equal(noises[0], noises[2])
 
 
-def test_population_counts_three_operations_per_field():
-    operations = encoder("population").count_operations(observations())
-    assert torch.equal(operations, torch.full((TIME, BATCH), 3.0 * INPUTS * FIELDS))
+@pytest.mark.parametrize(("mode", "per_field"), [("poisson", 3), ("deterministic", 3 + 2 * STEPS)])
+def test_population_counts_the_arithmetic_of_its_fields_and_of_their_neurons(mode, per_field):
+    operations = encoder({"name": "population", "mode": mode}).count_operations(observations())
+    assert torch.equal(operations, torch.full((TIME, BATCH), float(per_field * INPUTS * FIELDS)))
 
 
 GOLDEN = {0.0: {4: 3, 5: 3}, 1.0: {5: 1, 6: 5, 7: 1}, 2.5: {8: 4, 9: 2}}

@@ -10,6 +10,7 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl import SpikingModel
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from spiky_rl.networks.base import ForwardRecord
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import replayed_differences
@@ -67,6 +68,30 @@ def test_replay_through_a_poisson_encoder_and_a_spiking_critic_is_repeatable_too
     assert not torch.equal(noise, run.alg.actor.network.encoder.noise), "drawn anew after every update"
 
 
+def test_a_penalty_sees_the_rates_of_the_rollout_and_no_padding():
+    run = runner({**LIF, "stateful": True, "layers": [16, 12], "sparsity": "rate"})
+    rollout(run)
+    storage, network = run.alg.storage, run.alg.actor.network
+    assert storage.dones.sum() > 8
+    spikes, state, keep = [], network.zero_state(storage.num_envs, torch.zeros(1)), None
+    with torch.no_grad():
+        for x, dones in zip(storage.observations["policy"], storage.dones, strict=True):
+            record = ForwardRecord()
+            _, state = network(x[None], state, keep, record=record)
+            spikes.append(record.layer_spikes)
+            keep = 1.0 - dones.view(1, -1).float()
+    expected = [torch.cat(layer).abs().mean((0, 1, 2)) for layer in zip(*spikes, strict=True)]
+
+    given = []
+    compute = network.sparsity.compute
+    network.sparsity.compute = lambda rates, fan_out: given.extend(rates) or compute(rates, fan_out)
+    batch = next(storage.recurrent_mini_batch_generator(1, 1))
+    run.alg.actor(batch.observations, masks=batch.masks, hidden_state=batch.hidden_states[0])
+    assert len(given) == 2 and given[0].any()
+    for found, rates in zip(given, expected, strict=True):
+        torch.testing.assert_close(found, rates)
+
+
 class InPlace(SpikingModel):
     """A model that breaks the state contract."""
 
@@ -94,6 +119,8 @@ def test_the_difference_shows_a_state_that_is_written_in_place():
     torch.manual_seed(0)
     run = RslRlRunner(PointEnv(), broken)
     rollout(run)
+    run.alg.storage.clear()
+    rollout(run)  # from stored states; the zero state of a later episode needs none
     assert replayed_difference(run) > 1e-3
 
 

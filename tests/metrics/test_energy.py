@@ -125,7 +125,7 @@ def test_memory_is_parameters_and_buffers_and_a_state_per_environment():
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
     assert cost.footprint_bytes == 4 * cost.parameters + buffers
     assert cost.state_bytes == 4 * (16 + 12 + OUTPUTS)
-    assert cost.encoder_operations == 3 * 10 * INPUTS
+    assert cost.encoder_operations == (3 + 2 * STEPS) * 10 * INPUTS
 
 
 def mlp_cost():

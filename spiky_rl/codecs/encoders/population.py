@@ -73,8 +73,12 @@ class Population(Encoder):
         resample_noise(self.noise, self.seed + updates)
 
     def count_operations(self, x: Tensor) -> Tensor:
-        """Count three per field and control step: difference, scaling, square; the exponential does not count."""
-        return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)
+        """Count per field three in a control step (difference, scaling, square) and with ``deterministic`` two in an inner step (charge, reset).
+
+        The exponential does not count.
+        """
+        per_field = 3.0 if self.mode == "poisson" else 3.0 + 2.0 * self.steps
+        return torch.full(x.shape[:2], per_field * self.width, device=x.device)
 
 
 class IntegrateAndFire(Neuron):

@@ -25,8 +25,8 @@ class SpikingModel(MLPModel):
 
     A stateless network starts from zero in every control step and is trained on shuffled samples. rsl_rl treats a stateful network
     as recurrent: it stores the state, a tuple of [1, B, N] tensors, with the rollout, and replays the network over padded
-    trajectories. If only the readout of a stateful network is trained, there is no replay: `SpikingPPO` stores the network's
-    features with the rollout instead.
+    trajectories, from which this class removes the padding. If only the readout of a stateful network is trained, there is no replay:
+    `SpikingPPO` stores the network's features with the rollout instead.
     """
 
     is_recurrent: bool = False
@@ -200,9 +200,9 @@ class SpikingModel(MLPModel):
             features, state = self.network(x.unsqueeze(0), self._get_state(x))
             self.state = state if self.training else reset_nonfinite(state)
             return features.squeeze(0).unflatten(-1, self.output_shape)
-        features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))
-        output: Tensor = unpad_trajectories(features, masks)  # type: ignore[assignment]
-        return output[self.burn_in :].unflatten(-1, self.output_shape)
+        samples, state, keep = _unpad_replay(x, masks, _as_state(hidden_state))
+        features, _ = self.network(samples, state or self.network.zero_state(samples.shape[1], x), keep)
+        return features[self.burn_in :].unflatten(-1, self.output_shape)
 
     def _get_state(self, x: Tensor) -> State:
         """Return the state before the next step, for the network input ``x`` [B, O]."""
@@ -374,6 +374,24 @@ def _as_state(hidden_state: HiddenState) -> State | None:
     if hidden_state is None:
         return None
     return tuple(hidden_state) if isinstance(hidden_state, tuple | list) else (hidden_state,)
+
+
+def _unpad_replay(x: Tensor, masks: Tensor, state: State | None) -> tuple[Tensor, State | None, Tensor]:
+    """Return samples [T, B, O], the state before them, and `keep` [T, B] for rsl_rl's padded trajectories ``x`` [T, trajectories, O].
+
+    The network then computes no padding, which would count in the means of a penalty. ``state`` is the one before each trajectory: of
+    the first in an environment it is that of the rollout, of every other one the zero state.
+    """
+    samples: Tensor = unpad_trajectories(x, masks)  # type: ignore[assignment]
+    steps, envs = samples.shape[:2]
+    lengths = masks.sum(0)
+    starts = lengths.cumsum(0) - lengths  # in the order of environments, then of steps
+    rollout_starts = torch.arange(0, steps * envs, steps, device=x.device)
+    keep = x.new_ones(envs * steps).index_fill(0, starts, 0.0).index_fill(0, rollout_starts, 1.0)
+    first = torch.searchsorted(starts, rollout_starts)
+    if state is not None:
+        state = tuple(part[:, first] for part in state)
+    return samples, state, keep.view(envs, steps).t()
 
 
 def _as_list(size: int | list[int]) -> list[int]:
