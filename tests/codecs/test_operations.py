@@ -48,7 +48,12 @@ def population(built, x):
 
     deviations = built.log_deviation[0].exp().tolist()
     found = [activity(c, 1 / d) for c, d in zip(built.centre[0].tolist(), deviations, strict=True)]
-    return [[float(math.floor((k + 1) * a) > math.floor(k * a)) for a in found] for k in range(STEPS)]
+    potentials, spikes = [Counted(0.0) for _ in found], []
+    for _ in range(STEPS):
+        charged = [v + a for v, a in zip(potentials, found, strict=True)]
+        spikes.append([float(v.value >= 1.0) for v in charged])
+        potentials = [v - z for v, z in zip(charged, spikes[-1], strict=True)]
+    return spikes
 
 
 def latency(built, x):

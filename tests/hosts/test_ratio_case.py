@@ -37,13 +37,15 @@ def in_tf32(x, weight, bias=None):
     return plain(rounded(x), rounded(weight), bias)
 
 
-def differences(network, product, monkeypatch, **actor) -> torch.Tensor:
-    """Between a rollout with torch's products and its replay with others."""
+def differences(network, product, monkeypatch, rollouts=1, longest=20, **actor) -> torch.Tensor:
+    """Between the last of ``rollouts`` with torch's products and its replay with others; episodes have 3 to ``longest`` steps."""
     torch.manual_seed(0)
     settings = config({**network, "backend": "torch"})
     settings["actor"] |= actor
-    run = RslRlRunner(PointEnv(ENVIRONMENTS), settings)
-    rollout(run)
+    run = RslRlRunner(PointEnv(ENVIRONMENTS, max_episode_length=longest), settings)
+    for _ in range(rollouts):
+        run.alg.storage.clear()
+        rollout(run)
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "linear", product)
         return replayed_differences(run)
@@ -64,5 +66,6 @@ def test_tf32_in_the_replay_alone_is_what_is_allowed_under_the_hosts_settings(ne
 
 def test_a_state_that_is_written_in_place_is_more_than_is_allowed(monkeypatch):
     stateful = {**LIF, "layers": [16], "stateful": True}
-    found = differences(stateful, plain, monkeypatch, class_name=InPlace)
+    # the second rollout is replayed from stored states, in long episodes to its end
+    found = differences(stateful, plain, monkeypatch, rollouts=2, longest=200, class_name=InPlace)
     assert share(found, NEAR) > 10 * FLIPPED and share(found, JUMP) > JUMPED_TF32

@@ -191,6 +191,10 @@ class Study(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Return the content of study.json as plain data."""
         data = {"version": 1, **self.model_dump(mode="json")}
+        if (
+            self.plan is not None and not self.plan.tasks
+        ):  # a plan written before they were kept stays as it is
+            del data["plan"]["tasks"]
         return {key: value for key, value in data.items() if value or key not in OPTIONAL_KEYS}
 
     @property
