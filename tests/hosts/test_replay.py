@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from spiky_rl.cli.publish import find_last_checkpoint
 from spiky_rl.config import memory_check
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import SpecError, read_algorithm, resolve_agent
@@ -368,7 +369,7 @@ class TestReplayFiles:
     def test_a_resumed_training_learns_from_the_same_transitions_as_before(self, agent, tmp_path):
         run = self.train(tmp_path, agent=agent)
         assert sorted(path.name for path in (tmp_path / "replay").iterdir()) == [
-            *("model_0.pt", "model_2.pt", "model_4.pt", "model_5.pt")
+            *("transitions_0.pt", "transitions_2.pt", "transitions_4.pt", "transitions_5.pt")
         ]
         other = self.resume(tmp_path / "model_5.pt", agent=agent)
         first, second = run.alg.memory, other.alg.memory
@@ -389,7 +390,7 @@ class TestReplayFiles:
 
     def test_a_full_buffer_goes_round_and_its_outlived_files_are_deleted(self, tmp_path):
         run = self.train(tmp_path, iterations=18)  # 400 transitions are 100 control steps: 10 iterations
-        names = {int(path.stem[6:]) for path in (tmp_path / "replay").iterdir()}
+        names = {int(path.stem.partition("_")[2]) for path in (tmp_path / "replay").iterdir()}
         assert names == {8, 10, 12, 14, 16, 17}
         memory, first = self.resume(tmp_path / "model_17.pt").alg.memory, run.alg.memory
         assert len(memory) == len(first) == 400
@@ -417,7 +418,7 @@ class TestReplayFiles:
     @pytest.mark.parametrize("damage", ["torn", "not finite", "key", "shape"])
     def test_a_damaged_file_is_refused_by_its_name(self, damage, tmp_path):
         self.train(tmp_path, iterations=2)
-        path = tmp_path / "replay/model_1.pt"
+        path = tmp_path / "replay/transitions_1.pt"
         content = torch.load(path, weights_only=True)
         transitions = content["transitions"]
         if damage == "not finite":
@@ -429,12 +430,16 @@ class TestReplayFiles:
         torch.save(content, path)
         if damage == "torn":
             path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(CheckpointError, match="replay/model_1.pt"):
+        with pytest.raises(CheckpointError, match="replay/transitions_1.pt"):
             self.resume(tmp_path / "model_1.pt")
+
+    def test_no_file_counts_as_a_checkpoint(self, tmp_path):
+        self.train(tmp_path, iterations=2)
+        assert find_last_checkpoint(tmp_path) == tmp_path / "model_1.pt"
 
     def test_what_is_played_or_compared_loads_no_transitions(self, tmp_path):
         self.train(tmp_path, iterations=2)
-        (tmp_path / "replay/model_1.pt").write_bytes(b"")
+        (tmp_path / "replay/transitions_1.pt").write_bytes(b"")
         other = runner("lif_td3", seed=5)
         other.load(str(tmp_path / "model_1.pt"), {"actor": True})
         assert not other.alg.memory.tensors

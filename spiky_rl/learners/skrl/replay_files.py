@@ -10,11 +10,11 @@ from skrl.memories.torch import Memory
 from torch import Tensor
 
 from spiky_rl.config.options import FileRecord, option
-from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints, read_iteration
+from spiky_rl.learners.common.checkpoint_names import CheckpointError, read_iteration
 from spiky_rl.learners.common.checkpoints import DAMAGE, check_tensor, read_mapping, write_checkpoint
 
 FOLDER = "replay"
-"""Folder of the files in a run folder; each has the name of its checkpoint."""
+"""Folder of the files in a run folder. Each is called transitions_N.pt, for the checkpoint model_N.pt, and is no checkpoint itself."""
 
 
 class UpdateCounters(FileRecord):
@@ -41,8 +41,9 @@ class ReplayFiles:
         self._unsaved_steps += 1
 
     def write(self, checkpoint: Path, counters: UpdateCounters) -> None:
-        """Write the file of a ``checkpoint``; the first in a folder holds the whole memory. Raises OSError that names the file."""
-        memory, path = self.memory, checkpoint.parent / FOLDER / checkpoint.name
+        """Write the file of a numbered ``checkpoint``; the first in a folder holds the whole memory. Raises OSError that names the file."""
+        memory = self.memory
+        path = checkpoint.parent / FOLDER / f"transitions_{read_iteration(checkpoint)}.pt"
         held_steps = len(memory) // memory.num_envs
         if path.parent != self._folder:
             self._folder, self._steps_by_path, self._unsaved_steps = path.parent, {}, held_steps
@@ -74,8 +75,11 @@ class ReplayFiles:
         A smaller memory keeps the newest ones. Raises CheckpointError for a file that is damaged or of another task.
         """
         counters = None
-        for path in list_checkpoints(folder / FOLDER):
-            if read_iteration(path) <= iteration:
+        paths = {
+            int(path.stem.partition("_")[2]): path for path in (folder / FOLDER).glob("transitions_*.pt")
+        }
+        for number, path in sorted(paths.items()):
+            if number <= iteration:
                 transitions, counters = _read_file(path)
                 self._steps_by_path[path] = self._add(path, transitions)
         self._folder = folder / FOLDER
