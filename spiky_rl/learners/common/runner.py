@@ -372,21 +372,6 @@ class BaseRunner(ABC):
 
 
 @contextmanager
-def keep_learning_rates(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
-    """Restore the learning rates of ``optimizers`` when the block, which loads their states from a checkpoint, ends.
-
-    A schedule changes the rate of an optimiser, so it belongs to the checkpoint; without a schedule it is a setting, and a resumed
-    training may set another one.
-    """
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
-    yield
-    loaded = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group, rate in zip(loaded, rates, strict=True):
-        group["lr"] = rate
-
-
-@contextmanager
 def wrap_load_errors(path: str) -> Iterator[None]:
     """Turn a library's error about weights that do not fit into CheckpointError that names ``path``."""
     try:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import DistillationSettings
+from spiky_rl.learners.common.optimizers import fuse_optimizer
 from spiky_rl.learners.rsl_rl.conversion import Converter
 from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
@@ -64,6 +65,7 @@ class DistillingPPO(RslRlSpikingPPO):
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
         student = self.get_policy()
         self.distillation = Distillation(student, model, storage, device=self.device, **self.settings)
+        fuse_optimizer(self.distillation.optimizer)
         self.distillation.teacher_loaded, self.teacher = True, teacher
         if self.method == "conversion":
             if not isinstance(student, SpikingModel):

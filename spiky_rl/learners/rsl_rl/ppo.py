@@ -13,6 +13,7 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
+from spiky_rl.learners.common.optimizers import fuse_optimizer
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 
@@ -67,6 +68,7 @@ class RslRlSpikingPPO(PPO):
         if critic_learning_rate is not None or std_learning_rate is not None:
             groups = self._group_parameters(critic_learning_rate, std_learning_rate)
             self.optimizer = type(self.optimizer)(groups)
+        fuse_optimizer(self.optimizer)
 
     def _group_parameters(self, critic_rate: float | None, std_rate: float | None) -> list[dict[str, Any]]:
         """Return the optimizer's groups of parameters: the actor's network, critic and action std, or each of them alone."""

@@ -23,12 +23,8 @@ from spiky_rl.learners.common.activity import write_figures
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint, select_parts
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
-from spiky_rl.learners.common.runner import (
-    BaseRunner,
-    IterationSummary,
-    keep_learning_rates,
-    wrap_load_errors,
-)
+from spiky_rl.learners.common.optimizers import keep_learning_rates
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel

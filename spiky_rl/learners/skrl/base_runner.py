@@ -22,12 +22,8 @@ from spiky_rl.learners.common.checkpoints import (
     select_parts,
 )
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
-from spiky_rl.learners.common.runner import (
-    BaseRunner,
-    IterationSummary,
-    keep_learning_rates,
-    wrap_load_errors,
-)
+from spiky_rl.learners.common.optimizers import keep_learning_rates
+from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics

@@ -10,6 +10,7 @@ from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
 from skrl.memories.torch import Memory
 from torch import Tensor
 
+from spiky_rl.learners.common.optimizers import fuse_optimizer
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.skrl.environment import SUCCESSORS
 from spiky_rl.learners.skrl.models import CategoricalPolicy, NormalizingAgent, SequenceModel, SpikingPolicy
@@ -49,6 +50,7 @@ class SpikingAgent(NormalizingAgent):
                 groups.append({"params": [*noise, *self.value.parameters()], "lr": second})
             self.optimizer = torch.optim.Adam(groups)
             self.checkpoint_modules["optimizer"] = self.optimizer
+        fuse_optimizer(self.optimizer)
 
     def record_transition(self, **transition: Any) -> None:
         """Record a control step as skrl does, with scaled rewards if wanted; ``transition``: skrl's arguments.

@@ -11,6 +11,7 @@ from skrl.agents.torch.td3 import TD3
 from skrl.memories.torch import RandomMemory
 from torch import nn
 
+from spiky_rl.learners.common.optimizers import fuse_optimizer
 from spiky_rl.learners.skrl.models import NormalizingAgent
 from spiky_rl.learners.skrl.replay_files import ReplayFiles, UpdateCounters
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor, ReplayActor
@@ -25,6 +26,7 @@ class ReplayAgent(NormalizingAgent):
     memory: RandomMemory
     training: bool
     policy_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
     tracking_data: dict[str, list[float]]
     write_interval: int
     _update_counter: int = 0
@@ -33,6 +35,8 @@ class ReplayAgent(NormalizingAgent):
     def __init__(self, *, learning_starts: int, updates_per_step: float, **arguments: Any) -> None:
         """Initialise with the arguments of skrl's agent, and options of ``agent.algorithm``."""
         super().__init__(**arguments)
+        fuse_optimizer(self.policy_optimizer)
+        fuse_optimizer(self.critic_optimizer)
         self.learning_starts, self.updates_per_step = learning_starts, updates_per_step
         self.files = ReplayFiles(self.memory)
         self._due_updates = 0.0

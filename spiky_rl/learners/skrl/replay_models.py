@@ -89,7 +89,7 @@ class ProxyActor(DeterministicActor):
     def __init__(self, *, learning_rate: float, **arguments: Any) -> None:
         """Initialise with the arguments of `DeterministicActor` and the learning rate of the imitation."""
         super().__init__(**arguments)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
         self._observations: Tensor | None = None
 
     @override
