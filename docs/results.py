@@ -33,8 +33,14 @@ from spiky_rl.experiments.analysis.measures import (
 )
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.analysis.verdicts import Verdict
 from spiky_rl.experiments.design import json_schema
-from spiky_rl.experiments.report.verdicts import list_sentences
+from spiky_rl.experiments.report.verdicts import (
+    format_difference,
+    format_verdict,
+    format_verdict_p,
+    group_verdicts,
+)
 from spiky_rl.run.policies import list_policies
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,7 +158,7 @@ def lost(folder: str, agent: str) -> str:
 
 
 def verdicts(folder: str) -> str:
-    """The sentences on a study's comparisons once all its cells have ended, which are tested together; before that, how it goes on."""
+    """Return a table of a study's verdicts, a row for each pair of agents; before the last cell has ended, the command that goes on."""
     command = f"`OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu`"
     if not (ROOT / folder / "study.json").is_file():
         return f"\nThis study has no results yet. {command} runs it.\n"
@@ -162,7 +168,22 @@ def verdicts(folder: str) -> str:
         plan = found.design.plan
         at = f" at commit {plan.commit[:8]}" if plan is not None and plan.commit else ""
         return f"\n{done} of {every} cells have ended; the verdicts follow the last one. {command}{at} goes on.\n"
-    return "\n" + "\n".join(f"* **{pair}** {text}" for pair, text in list_sentences(found)) + "\n"
+    pairs = group_verdicts(found)
+    names = dict.fromkeys(name for verdicts_of_pair in pairs.values() for name in verdicts_of_pair)
+    lines = [
+        [f"`{agent}`<br>`{baseline}`", *(_format_cell(own.get(name)) for name in names)]
+        for (agent, baseline), own in pairs.items()
+    ]
+    return table(" | ".join(["first and second agent", *names]), lines)
+
+
+def _format_cell(verdict: Verdict | None) -> str:
+    """Return a ``verdict`` as lines of a table's cell; decided ones are bold."""
+    if verdict is None or not verdict.comparison.pairs:
+        return "-"
+    mark = "" if verdict.text == "undecided" else "**"
+    words = f"{mark}{format_verdict(verdict)}{mark}"
+    return f"{words}<br>{format_difference(verdict)}<br>p {format_verdict_p(verdict)}"
 
 
 def headline(*studies: str) -> str:

@@ -83,14 +83,19 @@ def describe_plan(analysis: StudyAnalysis) -> str:
 
 def list_sentences(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
     """Yield each compared pair of agents, and the sentence of its verdicts."""
-    pairs = dict.fromkeys((v.comparison.agent, v.comparison.baseline) for v in analysis.verdicts)
-    several = len({verdict.task for verdict in analysis.verdicts}) > 1
-    for agent, baseline in pairs:
-        own = [
-            v for v in analysis.verdicts if (v.comparison.agent, v.comparison.baseline) == (agent, baseline)
-        ]
-        parts = [f"{_name_endpoint(v, several)} {describe_verdict(v)}" for v in own]
+    for (agent, baseline), verdicts in group_verdicts(analysis).items():
+        parts = [f"{name} {describe_verdict(verdict)}" for name, verdict in verdicts.items()]
         yield f"{agent} against {baseline}:", "; ".join(parts) + "."
+
+
+def group_verdicts(analysis: StudyAnalysis) -> dict[tuple[str, str], dict[str, Verdict]]:
+    """Return the verdicts by pair of agents, and by the name of their endpoint."""
+    several = len({verdict.task for verdict in analysis.verdicts}) > 1
+    pairs = defaultdict[tuple[str, str], dict[str, Verdict]](dict)
+    for verdict in analysis.verdicts:
+        pair = verdict.comparison.agent, verdict.comparison.baseline
+        pairs[pair][_name_endpoint(verdict, several)] = verdict
+    return pairs
 
 
 def _name_endpoint(verdict: Verdict, with_task: bool) -> str:
@@ -102,18 +107,31 @@ def _name_endpoint(verdict: Verdict, with_task: bool) -> str:
 
 def describe_verdict(verdict: Verdict) -> str:
     """Return a ``verdict`` as text: ``better (8.1 [3.2, 12.4], 12 %, p 0.010)``; if undecided, with the seeds that could decide it."""
-    compared, endpoint = verdict.comparison, verdict.endpoint
-    if not compared.pairs:
+    if not verdict.comparison.pairs:
         return "undecided (no seed has results of both)"
-    difference = format_intervals([compared.difference], endpoint.scale, least=1)[0]
-    difference += f" {endpoint.unit}" if endpoint.unit else ""
-    if math.isfinite(share := verdict.relative.estimate) and verdict.task != ALL:
-        difference += f", {format_fixed(100 * share, 0)} %"
-    if verdict.text == "equivalent":
-        within = f"equivalent within {100 * verdict.margin:g} %"
-        return f"{within} ({difference}, p {format_p_value(verdict.equivalence)})"
     need = _describe_need(verdict) if verdict.text == "undecided" else ""
-    return f"{verdict.text} ({difference}, p {format_p_value(compared.corrected)}{need})"
+    return f"{format_verdict(verdict)} ({format_difference(verdict)}, p {format_verdict_p(verdict)}{need})"
+
+
+def format_verdict(verdict: Verdict) -> str:
+    """Return a ``verdict`` in words, with the margin if it is an equivalence."""
+    return f"equivalent within {100 * verdict.margin:g} %" if verdict.text == "equivalent" else verdict.text
+
+
+def format_difference(verdict: Verdict) -> str:
+    """Return the mean difference of paired seeds with its interval, and as a share of the second agent's mean."""
+    endpoint = verdict.endpoint
+    text = format_intervals([verdict.comparison.difference], endpoint.scale, least=1)[0]
+    text += f" {endpoint.unit}" if endpoint.unit else ""
+    if math.isfinite(share := verdict.relative.estimate) and verdict.task != ALL:
+        text += f", {format_fixed(100 * share, 0)} %"
+    return text
+
+
+def format_verdict_p(verdict: Verdict) -> str:
+    """Return the p-value of the test that gave the ``verdict``."""
+    p = verdict.equivalence if verdict.text == "equivalent" else verdict.comparison.corrected
+    return format_p_value(p)
 
 
 def _describe_need(verdict: Verdict) -> str:
