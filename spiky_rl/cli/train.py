@@ -25,7 +25,7 @@ def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
         "train.py",
-        "Train an agent on a task of Gymnasium or Isaac Lab.",
+        "Train an agent on a task of Isaac Lab, Gymnasium or mjlab.",
         RunRequest,
         TrainOptions,
         verbose=True,

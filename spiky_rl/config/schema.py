@@ -355,7 +355,7 @@ class AgentFile(RunnerSettings):
 
     summary: str = option("", "description in one sentence")
     tasks: dict[str, Any] | None = option(
-        None, "overrides for a task, by its name, or for all tasks of a host: Isaac Lab or Gymnasium"
+        None, "overrides for a task, by its name, or for all tasks of a host: Isaac Lab, Gymnasium or mjlab"
     )
 
 

@@ -57,7 +57,8 @@ class RunRequest(Settings):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     task: str = option(
-        ..., "registered id of Gymnasium or Isaac Lab (with or without version), or name of a file in tasks/"
+        ...,
+        "registered id of Isaac Lab, Gymnasium or mjlab (with or without version), or name of a file in tasks/",
     )
     agent: str = option("lif_ppo", "name of a file in agents/, or path to a YAML file")
     library: Library | None = option(
