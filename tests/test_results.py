@@ -15,7 +15,7 @@ specification = importlib.util.spec_from_file_location("results", ROOT / "docs" 
 results = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(results)
 
-INTERVAL = re.compile(r"\d\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\]")
+INTERVAL = re.compile(r"\d\.\d+ \[[-−]?\d+\.\d+, [-−]?\d+\.\d+\]")
 ENERGY_OR_DIFFERENCE = re.compile(r"\d ?nJ|(?<![\w.])[-−+]\d+\.\d+")
 ANT = "studies/ant Isaac-Ant"
 

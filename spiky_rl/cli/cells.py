@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spiky_rl.cli.display import TerminalDisplay
 from spiky_rl.cli.tables import print_columns
-from spiky_rl.config.progress import format_duration
+from spiky_rl.config.progress import format_count, format_duration
 from spiky_rl.experiments.design import seeds
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
@@ -43,8 +43,8 @@ def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool = False) -> No
     agents = {cell.label for cell in cells if cell.trains_agent}
     tasks = {cell.task for cell in cells}
     print(
-        f"{len(agents)} agents x {len(tasks)} tasks x {len(study.seeds)} seeds, plus random actions on each task:"
-        f" {len(cells)} cells, {len(finished)} finished"
+        f"{format_count(len(agents), 'agent')} x {format_count(len(tasks), 'task')} x {format_count(len(study.seeds), 'seed')}, plus"
+        f" random actions on each task: {format_count(len(cells), 'cell')}, {len(finished)} finished"
     )
     print(f"budget: {"the tasks' own numbers of iterations" if study.budget is None else study.budget.text}")
     if plan.remaining:

@@ -13,6 +13,7 @@ from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.tuned_values import FILE_NAME as TUNED
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.design.study import Study
@@ -104,7 +105,8 @@ def tune(argv: list[str]) -> int:
 def print_plan(design: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> None:
     """Print the plan of a tuning."""
     agents, tasks, seeds = design.study.agents, design.study.tasks, ", ".join(map(str, design.study.seeds))
-    print(f"{len(agents)} agents x {len(tasks)} tasks x {design.trials} trials, seeds {seeds}")
+    counts = [format_count(len(agents), "agent"), format_count(len(tasks), "task")]
+    print(f"{' x '.join([*counts, format_count(design.trials, 'trial')])}, seeds {seeds}")
     for pair in {pair.task_label: pair for pair in pairs}.values():
         print(f"{pair.task_label}: {pair.budget.text} per trial")
     print(f"space {design.space.name}: {len(design.space.shared)} shared dimensions; each agent's own:")

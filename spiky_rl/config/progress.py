@@ -1,4 +1,4 @@
-"""Interfaces of progress displays, for long work that does not know how it is displayed."""
+"""Interfaces of progress displays, for long work that does not know how it is displayed, and numbers as text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from typing import Protocol
 def format_duration(seconds: float) -> str:
     """Format seconds as ``0:00:05`` or ``1 day, 2:03:04``."""
     return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return the ``number`` with its ``noun``: 1 seed, 5 seeds."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class ProgressCallback(Protocol):

@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.config import memory_check
-from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressCallback, ProgressFactory, format_count, no_progress
 from spiky_rl.hosts.base import NOMINAL
 from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.learners.common.activity import PolicyActivity
@@ -76,7 +76,7 @@ def plan_evaluation(plan: RunPlan, conditions: str, episodes: int, frozen_by: st
     checkpoint = None if plan.request.checkpoint == RANDOM else find_checkpoint(plan)
     planned = EvaluationPlan(plan, names, episodes, checkpoint)
     plan.num_envs = len(names) * episodes * (1 + planned.is_plastic)
-    rows = f"--episodes {episodes} under {len(names)} conditions"
+    rows = f"--episodes {episodes} under {format_count(len(names), 'condition')}"
     needed = memory_check.compute_model_bytes(plan.spec, rows, plan.num_envs)
     memory_check.require_memory(needed, get_memory(plan.device))
     return planned
@@ -109,7 +109,8 @@ def evaluate(
         obs_groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
             groups = env.make_condition_groups(names, episodes, obs_groups, plan.seed, plan.leg, adapts)
-            with progress("evaluating", f"{len(names)} conditions x {episodes} episodes") as report_progress:
+            work = f"{format_count(len(names), 'condition')} x {format_count(episodes, 'episode')}"
+            with progress("evaluating", work) as report_progress:
                 tables, cost = measure_conditions(groups, policy, report_progress)
         resets = env.worlds_reset
     return {

@@ -19,7 +19,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.config import files
-from spiky_rl.config.progress import ProgressCallback, ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressCallback, ProgressFactory, format_count, no_progress
 from spiky_rl.config.schema import MEASURES
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.energy import InferenceCost, average, compute_energy_per_metre
@@ -103,7 +103,7 @@ def play_policy(
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
     with open_policy(plan, checkpoint, options, options.real_time) as (env, runner, policy):
-        with progress("playing", f"{options.episodes} episodes") as report_progress:
+        with progress("playing", format_count(options.episodes, "episode")) as report_progress:
             playback = play_episodes(env, policy, options.episodes, report_progress)
         files.write_json(folder / "playback.json", playback.make_result(plan, checkpoint))
         report(playback)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.experiments.analysis.measures import AgentTaskRow, choose_energy_models
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.report.blocks import (
     NONE,
     Block,
     Column,
-    format_count,
     format_interval,
     format_intervals,
     join_names,

@@ -99,11 +99,6 @@ def join_names(names: Iterable[str], most: int = 6) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def format_count(number: int, noun: str) -> str:
-    """Return the ``number`` with its ``noun``: 1 seed, 5 seeds."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def format_fixed(value: float | None, digits: int = 2) -> str:
     """Return ``value`` with ``digits`` decimals, without the sign of a zero; a dash for None and nan."""
     if value is None or math.isnan(value):

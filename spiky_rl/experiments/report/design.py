@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.tuned_values import TunedAgent
 from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_coverage
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
@@ -13,7 +14,6 @@ from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
-    format_count,
     format_fixed,
     join_names,
     make_table,

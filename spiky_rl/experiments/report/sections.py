@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.experiments.analysis.comparisons import PairedComparison
 from spiky_rl.experiments.analysis.measures import WINDOW, ThresholdSummary
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study, sort_by_estimate
@@ -21,7 +22,6 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     Block,
     Column,
     Section,
-    format_count,
     format_fixed,
     format_intervals,
     format_p_value,

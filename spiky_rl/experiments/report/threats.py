@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.measures import AgentTaskRow
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
@@ -14,7 +15,6 @@ from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
-    format_count,
     format_fixed,
     format_p_value,
     join_names,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.tuned_values import find_shortfall
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.tuning_outcome import (
@@ -32,7 +33,6 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
     Block,
     Column,
     Section,
-    format_count,
     format_fixed,
     format_interval,
     join_names,

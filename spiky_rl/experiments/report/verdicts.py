@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.experiments.analysis.comparisons import PairedComparison
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL, Interval
@@ -18,7 +19,6 @@ from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
-    format_count,
     format_fixed,
     format_intervals,
     format_p_value,
