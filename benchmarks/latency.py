@@ -33,7 +33,8 @@ WARM_UP = 50
 def parser() -> common.Parser:
     """The command line."""
     # fields of RunRequest that are no flags of this command
-    flags = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "agent")}
+    without = (*CHECKPOINT_FLAGS["without"], "agent", "video", "video_length")
+    flags = {**CHECKPOINT_FLAGS, "without": without}
     command_line = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
     command_line.add_argument(
         "--agents",
