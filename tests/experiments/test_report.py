@@ -372,7 +372,9 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path):
 def test_the_command_analyses_the_study_once_for_its_page_and_tensorboard(tmp_path: Path, monkeypatch):
     study, read = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), [0]), []
     read_results = outcome.files.read_results
-    monkeypatch.setattr(outcome.files, "read_results", lambda folder: read.append(folder) or read_results(folder))
+    monkeypatch.setattr(
+        outcome.files, "read_results", lambda folder: read.append(folder) or read_results(folder)
+    )
     assert report([str(study)]) == 0
     assert read == [study] and (study / "report.md").is_file() and list((study / "tensorboard").iterdir())
 
