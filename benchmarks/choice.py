@@ -50,6 +50,16 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
     return [name for name in CONTENDERS if name in chosen]
 
 
+def require_usual_neurons(names: Sequence[str] | None, settings: Sequence[Setting]) -> None:
+    """Raise UserError for a peer among the contenders that the user named if no setting has the neuron with which alone it runs."""
+    for name in names or ():
+        if name == "all" or not CONTENDERS[name].package:
+            continue
+        network = next(setting for setting in settings if CONTENDERS[name].kind in setting.kinds)
+        if network.usual_neuron not in [each.neuron for each in settings if each.kinds == network.kinds]:
+            raise UserError(f"--contenders: {name!r} runs with --neurons {network.usual_neuron} only")
+
+
 def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> None:
     """Raise UserError for a network that none of the ``contenders`` runs."""
     kinds = {CONTENDERS[name].kind for name in contenders}

@@ -22,13 +22,14 @@ from benchmarks.recurrent_contenders import RecurrentCopy, RecurrentSetting
 
 Weights = dict[str, Any]
 """JAX arrays by the names of `Copy`'s parameters; matrices are [inputs, outputs]."""
-SINGLE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+SINGLE = "--xla_cpu_multi_thread_eigen=false"
 UNROLL = 4
 """Inner steps per iteration of a scan; the fastest of 1, 2, 4 and 8."""
 
 
 def limit_threads(threads: int) -> None:
-    """Let JAX run on one CPU thread if ``threads`` is 1; has an effect only before JAX is imported."""
+    """Let JAX compute on this many CPU ``threads``; has an effect only before JAX is imported."""
+    os.environ["NPROC"] = str(threads)  # the size of XLA's thread pools, by default that of the machine
     flags = os.environ.get("XLA_FLAGS", "")
     if threads == 1 and SINGLE not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {SINGLE}".strip()
@@ -49,6 +50,8 @@ class JaxContender(Contender):
             raise RuntimeError(f"device {setting.device}: the JAX contenders run on the cpu")
         limit_threads(torch.get_num_threads())
         self.jax = importlib.import_module("jax")
+        # every call waits for its result, so a hand-over to another thread would only cost time
+        self.jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.numpy = self.jax.numpy
         self.steps, self.leak = setting.steps, float(copy.leak)
         self.values = [float(value) for value in copy.values]  # type: ignore[arg-type]

@@ -19,8 +19,10 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings, positive_int
 from spiky_rl.config import files, registry
+from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _calibration
 from spiky_rl.run.command import start_simulation
+from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunPlan, RunRequest
 
@@ -33,7 +35,8 @@ WARM_UP = 50
 def parser() -> common.Parser:
     """The command line."""
     # fields of RunRequest that are no flags of this command
-    flags = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "agent")}
+    without = (*CHECKPOINT_FLAGS["without"], "agent", "video", "video_length")
+    flags = {**CHECKPOINT_FLAGS, "without": without}
     command_line = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
     command_line.add_argument(
         "--agents",
@@ -58,8 +61,9 @@ def bench(argv: Sequence[str]) -> int:
     from spiky_rl.run.simulate import load_inference_policy, open_env
 
     for agent in args.agents.split(","):
-        plan = make_plan(parse_settings(RunRequest, args, agent=agent.strip()))
+        plan = make_plan(resolve_pretrained(parse_settings(RunRequest, args, agent=agent.strip())))
         plans.append((plan, find_checkpoint(plan)))
+    require_same_observations([plan for plan, _ in plans])
     torch.set_num_threads(1)
 
     first = plans[0][0]
@@ -76,6 +80,14 @@ def bench(argv: Sequence[str]) -> int:
     if args.json:
         files.write_json(args.json, {"task": first.task, "steps": args.steps, "rows": rows})
     return 0
+
+
+def require_same_observations(plans: Sequence[RunPlan]) -> None:
+    """Raise UserError unless the agents observe equally many control steps, since one environment serves all."""
+    histories = {plan.agent: plan.spec.runner.get("history", 1) for plan in plans}
+    if len(set(histories.values())) > 1:
+        given = ", ".join(f"{agent} has agent.history={value}" for agent, value in histories.items())
+        raise UserError(f"--agents: {given}; allowed: agents with the same history")
 
 
 def build_contenders(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import jax_contenders
 from benchmarks import plot as bench_plot
-from benchmarks.choice import CONTROL_STEPS, build_settings, choose_contenders
+from benchmarks.choice import CONTROL_STEPS, build_settings, choose_contenders, require_usual_neurons
 from benchmarks.common import compute_median_and_spread, keep_memory
 from benchmarks.contenders import RATE, Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
@@ -361,14 +361,15 @@ def bench(argv: list[str]) -> int:
     device = resolve_device(args.device)
     args.networks = list(dict.fromkeys(args.networks))
     compared = build_settings(args, device)
+    jax_contenders.limit_threads(args.threads)  # the search for some peers imports JAX
     names = choose_contenders(vars(args).get("contenders"), args.networks)
+    require_usual_neurons(vars(args).get("contenders"), compared)
     if "train" not in args.modes and all(CONTENDERS[name].kind == "neuron" for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
     prepare_outputs(args)
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
-    jax_contenders.limit_threads(args.threads)
     keeps_memory = keep_memory()
     print(bench_plot.format_header(names, compared, args.threads, args.rounds, keeps_memory), flush=True)
     rows = run_races(args, compared, names)

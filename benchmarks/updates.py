@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from spiky_rl.cli import common
 from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+
+if TYPE_CHECKING:
+    from spiky_rl.run.run_plan import RunRequest
 
 AGENTS = {
     ("PPO", "rsl_rl"): ("mlp_matched_ppo", "lif_ppo"),
@@ -85,6 +88,7 @@ def bench(argv: Sequence[str]) -> int:
         split_minibatch(size)
     common.setup_logging(False)
     common.log.setLevel(logging.WARNING)
+    check_task(args)
     torch.set_num_threads(1)
     print(f"{args.task}, hidden layers {'-'.join(map(str, args.layers))}, one thread, {args.rounds} rounds\n")
     print(f"{'':<16}{'minibatch':>10}{'MLP, ms':>12}{'spiking, ms':>14}{'times the MLP':>16}")
@@ -103,6 +107,18 @@ def bench(argv: Sequence[str]) -> int:
             if args.json:
                 files.write_json(args.json, [asdict(row) for row in rows])
     return 0
+
+
+def check_task(args: Any) -> None:
+    """Raise UserError unless all agents can train on the task."""
+    from spiky_rl.hosts import find_host
+    from spiky_rl.run.prepare import make_plan
+
+    if (host := find_host(args.task, "--task")).name != "gymnasium":
+        raise UserError(f"--task {args.task}: a task of {host.title}; allowed: tasks of Gymnasium")
+    for (algorithm, library), agents in AGENTS.items():
+        for agent in agents:
+            make_plan(make_request(args, algorithm, library, agent, args.minibatch[0]))
 
 
 def split_minibatch(size: int) -> tuple[int, int]:
@@ -142,12 +158,9 @@ def time_calls(step: Callable[[], Any], count: int) -> float:
     return time.process_time() - start
 
 
-@contextlib.contextmanager
-def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) -> Iterator[Callable[[], Any]]:
-    """Open an environment, fill the agent's buffer, and return a function that makes one gradient step."""
-    from spiky_rl.run.prepare import make_plan
+def make_request(args: Any, algorithm: str, library: str, agent: str, size: int) -> RunRequest:
+    """Return the request of a training whose update is one gradient step of ``size`` samples."""
     from spiky_rl.run.run_plan import RunRequest
-    from spiky_rl.run.simulate import open_env
 
     envs, steps = 8, 128
     if algorithm == "PPO":
@@ -160,7 +173,7 @@ def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) ->
     else:
         settings |= {"algorithm.batch_size": size, "algorithm.learning_starts": envs * steps + 1}
     overrides = tuple(f"agent.{key}={value}" for key, value in settings.items())
-    request = RunRequest(
+    return RunRequest(
         task=args.task,
         agent=agent,
         library=library,
@@ -169,7 +182,15 @@ def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) ->
         device="cpu",
         overrides=overrides,
     )
-    plan = make_plan(request)
+
+
+@contextlib.contextmanager
+def open_step(args: Any, algorithm: str, library: str, agent: str, size: int) -> Iterator[Callable[[], Any]]:
+    """Open an environment, fill the agent's buffer, and return a function that makes one gradient step."""
+    from spiky_rl.run.prepare import make_plan
+    from spiky_rl.run.simulate import open_env
+
+    plan = make_plan(make_request(args, algorithm, library, agent, size))
     with open_env(plan) as env:
         torch.manual_seed(1)
         runner = plan.learner.get_runner_class(plan.spec.algorithm)(

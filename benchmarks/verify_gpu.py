@@ -206,10 +206,10 @@ def run(step: Step, folder: Path, device: str, limit: float) -> Outcome:
     return Outcome(code, time.monotonic() - start)
 
 
-def read_successful_outcomes(folder: Path, device: str) -> dict[str, Outcome]:
+def read_successful_outcomes(folder: Path, device: str, is_short: bool) -> dict[str, Outcome]:
     """Return the outcomes of the steps of an earlier call that succeeded.
 
-    Raises UserError if the file is damaged or of another device.
+    Raises UserError if the file is damaged, of another device, or of the other length, whose steps are smaller or larger.
     """
     path = folder / OUTCOMES
     if not path.exists():
@@ -217,13 +217,16 @@ def read_successful_outcomes(folder: Path, device: str) -> dict[str, Outcome]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         outcomes = {name: Outcome(**outcome) for name, outcome in content["steps"].items()}
-        recorded = content["device"]
+        recorded, was_short = content["device"], content.get("short", False)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"--folder: {str(path)!r} is damaged; name another folder") from None
     if recorded != device:
         raise UserError(
             f"--folder {str(folder)!r}: holds steps on {recorded}, not on {device}; name another folder"
         )
+    if was_short != is_short:
+        held = "--short" if was_short else "a call without --short"
+        raise UserError(f"--folder {str(folder)!r}: holds steps of {held}; name another folder")
     return {name: outcome for name, outcome in outcomes.items() if outcome.code == 0}
 
 
@@ -234,6 +237,7 @@ def run_all(
     limit: float,
     seconds: float = math.inf,
     write_page: Callable[[Mapping[str, Outcome]], None] = lambda outcomes: None,
+    is_short: bool = False,
 ) -> Mapping[str, Outcome]:
     """Run the steps one after the other; a failed step does not stop the others.
 
@@ -244,8 +248,9 @@ def run_all(
         limit: Time limit of a step in seconds.
         seconds: Time limit of all steps; a step for which no time is left does not start.
         write_page: Called with all outcomes so far, before the first and after every step.
+        is_short: Whether these are the steps of ``--short``.
     """
-    outcomes, start = read_successful_outcomes(folder, device), time.monotonic()
+    outcomes, start = read_successful_outcomes(folder, device, is_short), time.monotonic()
     obstacles = {step.name: find_obstacle(step) for step in planned}
     for name, obstacle in obstacles.items():
         if obstacle and name not in outcomes:
@@ -265,7 +270,7 @@ def run_all(
             outcome = run(step, folder, device, min(limit, left, step.limit or limit))
         outcomes[step.name] = outcome
         content = {name: asdict(each) for name, each in outcomes.items()}
-        files.write_json(folder / OUTCOMES, {"device": device, "steps": content})
+        files.write_json(folder / OUTCOMES, {"device": device, "short": is_short, "steps": content})
         write_page(outcomes)
         print(f"{label}: {outcome.format_result()}, {outcome.seconds:.0f} s", flush=True)
     return outcomes
@@ -322,7 +327,7 @@ def verify(argv: list[str]) -> int:
         files.write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     planned = choose_steps(steps(folder, size), args.only or RESULTS, size.limits or RESULTS)
-    outcomes = run_all(planned, folder, size.device, args.limit, seconds, write_page)
+    outcomes = run_all(planned, folder, size.device, args.limit, seconds, write_page, args.short)
     failed = [name for name, outcome in outcomes.items() if outcome.code != 0]
     for name in failed:
         sys.stderr.write(f"failed: {name}: {outcomes[name].format_result()}; see {folder / name}.log\n")

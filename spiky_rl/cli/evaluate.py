@@ -22,7 +22,7 @@ MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off 
 
 
 class Parser(common.Parser):
-    """Parser with the names of the conditions in its help, which alone imports them (and torch)."""
+    """Parser with the names of the conditions in its help."""
 
     @override
     def format_help(self) -> str:

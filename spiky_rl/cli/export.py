@@ -17,7 +17,9 @@ from spiky_rl.run.run_plan import RunRequest
 def parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Export a trained policy for other programs and chips, and verify the files against the policy."
-    return common.Parser("export.py", about, RunRequest, ExportOptions, num_envs=1, **CHECKPOINT_FLAGS)
+    # an export records no videos
+    flags = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "video", "video_length")}
+    return common.Parser("export.py", about, RunRequest, ExportOptions, num_envs=1, **flags)
 
 
 def export(argv: list[str]) -> int:

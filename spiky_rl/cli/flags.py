@@ -59,10 +59,12 @@ INSTEAD = {
 }
 """Foreign flag -> replacement."""
 CHECKPOINT = "--checkpoint"
+SHIPPED = "--use_pretrained_checkpoint"
+"""Foreign flag for the policy that comes with the task."""
 NAMES = {
     "--resume": "latest",
     "--use_last_checkpoint": "latest",
-    "--use_pretrained_checkpoint": "pretrained",
+    SHIPPED: "pretrained",
 }
 """Foreign flag without a value -> value of `CHECKPOINT`."""
 NO_EFFECT = "--headless"
@@ -173,7 +175,7 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     """Return a command line with Isaac Lab's flags for checkpoints and `NO_EFFECT` in the words of this package.
 
     ``flags`` are those of the command; only a command with `CHECKPOINT` takes the foreign flags. Raises UserError if `RUN` has no
-    value, or is given beside `CHECKPOINT`.
+    value, or is given beside `CHECKPOINT`, or `SHIPPED` beside another flag for a checkpoint.
     """
     if CHECKPOINT not in flags:
         return list(argv)
@@ -181,6 +183,10 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     words = [word for word in argv if word not in (*NAMES, NO_EFFECT)]
     names = [find_run(run, argv)] if run else [*filter(None, map(NAMES.get, argv))]
     checkpoint = find_value(CHECKPOINT, words)
+    others = [RUN] * bool(run) + [CHECKPOINT] * (checkpoint is not None)
+    others += [word for word in argv if NAMES.get(word) == "latest"]
+    if SHIPPED in argv and others:
+        raise UserError(f"{SHIPPED} and {others[0]}: pass only one of them")
     if run and checkpoint is not None:
         raise UserError(
             f"{RUN} {run} and {CHECKPOINT} {checkpoint}: pass only one; a run's checkpoint is"

@@ -8,7 +8,7 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.config.options import UserError
 from spiky_rl.learners import DEFAULT_LEARNER, list_learners
-from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from spiky_rl.learners.common.checkpoint_names import is_numbered, list_checkpoints
 
 EVALUATION = "evaluation.json"
 
@@ -66,7 +66,7 @@ def find_last_checkpoint(run: Path) -> Path:
 
     if run.is_file():
         return run
-    folders = {path.parent for path in run.rglob("model_*.pt")}
+    folders = {path.parent for path in run.rglob("model_*.pt") if is_numbered(path)}
     last_checkpoints = [list_checkpoints(folder)[-1] for folder in sorted(folders)]
     if not last_checkpoints:
         raise UserError(

@@ -41,8 +41,10 @@ def require_report(folder: Path) -> None:
 
 def write_and_print_report(folder: Path) -> None:
     """Write the report on the finished cells and print the paths of its files."""
+    from spiky_rl.experiments.analysis.outcome import analyze_study
     from spiky_rl.experiments.report.hparams import write_hparams
     from spiky_rl.experiments.report.sections import write_report
 
-    for path in (*write_report(folder), write_hparams(folder)):
+    analysis = analyze_study(folder)
+    for path in (*write_report(folder, analysis=analysis), write_hparams(folder, analysis)):
         print(path)

@@ -46,7 +46,11 @@ class Onnx(Target):
                 path.name,
             )
             return None
-        graph = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        import torch
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # by default, a thread per core
+        graph = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         names = [node.name for node in graph.get_inputs()]
 
         def step(x: np.ndarray, state: list[np.ndarray]) -> list[np.ndarray]:

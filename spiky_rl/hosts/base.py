@@ -124,6 +124,9 @@ class HostTask(ABC):
     def check_agent(self, spec: AgentSpec) -> None:
         """Configure the task for an agent's observation groups and history. Raises UserError if they do not fit."""
 
+    def require_video(self) -> None:
+        """Raise UserError if the task is configured so that no videos can be recorded."""
+
     @abstractmethod
     def get_default_num_envs(self, device: str) -> int:
         """Return the default number of environments on a ``device``, ``cpu`` or ``cuda:N``."""

@@ -69,6 +69,8 @@ def make_plan(request: RunRequest) -> RunPlan:
     assets = host.configure_assets(request.assets)
     registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
+    if request.video:
+        host_task.require_video()
     _log_changed_meaning(request.task, registered_id, host_task)
     label = task_spec.label if task_spec else registered_id
     spec = request.spec or _merge_agent(request, host, host_task, registered_id, overrides, task_spec, tuned)

@@ -356,8 +356,12 @@ class PlayOptions(VisualizerOptions):
 
 def check_train_options(request: RunRequest, options: TrainOptions) -> None:
     """Raise UserError for conflicting or unavailable options of a training."""
-    if options.budget is not None and request.max_iterations is not None:
-        raise UserError("--budget and --max_iterations: pass only one of them")
+    lengths = {"--budget": options.budget, "--max_iterations": request.max_iterations}
+    given = [flag for flag, value in lengths.items() if value is not None]
+    if request.spec is None:  # a merged agent has its length already
+        given += [text for text in request.overrides if text.startswith("agent.max_iterations=")][-1:]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]}: pass only one of them")
     learner = request.learner
     if request.distributed:
         learner.require_ability(DISTRIBUTED, "--distributed")

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -153,6 +155,10 @@ WRONG = {
         ["--contenders", "spiky_rl_recurrent"],
         ["'spiky_rl_recurrent' needs --networks recurrent"],
     ),
+    "neuron that a peer has not": (
+        ["--neurons", "alif", "--contenders", "snntorch"],
+        ["--contenders", "'snntorch'", "--neurons lif"],
+    ),
     "network without contenders": (
         ["--networks", "recurrent", "reservoir", "--contenders", "plain_reservoir"],
         ["--networks recurrent", "none of its contenders"],
@@ -168,6 +174,11 @@ WRONG = {
         ["--batch 10000000", "of memory"],
     ),
     "device": (["--device", "gpu"], ["--device", "'gpu'"]),
+    "task of another host": (
+        ["updates", "--task", "Isaac-Ant"],
+        ["--task Isaac-Ant", "Isaac Lab", "allowed: tasks of Gymnasium"],
+    ),
+    "task with discrete actions": (["updates", "--task", "CartPole-v1"], ["Categorical", "with TD3"]),
     "minibatch": (["updates", "--minibatch", "64", "65"], ["--minibatch: 65", "multiples of 8"]),
 }
 
@@ -209,6 +220,25 @@ def test_jax_computes_the_plain_loops_network_and_gradient(monkeypatch):
     race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["plain_loop", "jax"], 1)
     rows = {row.contender: row for row in race.run(64, "train", 1)}
     assert rows["jax"].failed is None and rows["jax"].same > 0.95 and rows["jax"].cosine > 0.999
+
+
+@pytest.mark.skipif(not installed("jax"), reason="jax is not installed")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_jax_computes_on_as_many_threads_as_the_others_and_hands_no_call_over(threads):
+    code = (
+        "import pathlib, time, torch; from benchmarks.contenders import FeedforwardSetting\n"
+        "from benchmarks.jax_contenders import JaxLoop\n"
+        f"torch.set_num_threads({threads}); setting = FeedforwardSetting('lif', 3, 'cpu')\n"
+        "run, x = JaxLoop(setting), setting.observations(1); run(x); run(x)\n"
+        "names = [file.read_text() for file in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "whole, own = time.process_time(), time.thread_time()\n"
+        "for _ in range(200): run(x)\n"
+        "whole, own = time.process_time() - whole, time.thread_time() - own\n"
+        "print(sum('XLAEigen' in name for name in names), own / whole)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pool, share = map(float, done.stdout.split())
+    assert pool == threads and share > 0.9
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from benchmarks.verify_gpu import DRY, FULL, SHORT, Outcome, Step, run_all, step
 from benchmarks.verify_page import BENCHES, TRAININGS, page
 from benchmarks.verify_results import RESULTS, read_tests, read_training
 from spiky_rl.cli import common
+from spiky_rl.config.registry import UserError
 from tests.kernels.cases import CUPY
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +251,14 @@ def test_earlier_steps_that_are_damaged_or_of_another_device_are_refused(note, t
     (tmp_path / verify_gpu.OUTCOMES).write_text(note, encoding="utf-8")
     assert common.run(verify, ["--dry-run", "--folder", str(tmp_path)]) == 2
     assert NOTES[note] in capsys.readouterr().err
+
+
+def test_steps_of_a_short_run_are_not_taken_for_those_of_a_whole_one(tmp_path):
+    planned = [Step("train_mlp", ("-c", "pass"))]
+    run_all(planned, tmp_path, "cpu", 60.0, is_short=True)
+    with pytest.raises(UserError, match="holds steps of --short; name another folder"):
+        run_all(planned, tmp_path, "cpu", 60.0)
+    run_all(planned, tmp_path, "cpu", 60.0, is_short=True)
 
 
 def test_steps_on_the_cpu_see_no_gpu(tmp_path):

@@ -108,6 +108,14 @@ TRAINING = {
     "no processes": (["--processes", "0"], ["--processes: 0", "between 1 and"]),
     "run name above": (["--run_name", "../x"], ["--run_name '../x'", "plain folder name"]),
     "run name with a folder": (["--run_name", "a/b"], ["--run_name 'a/b'", "plain folder name"]),
+    "two lengths": (
+        ["--budget", "wall=3", "agent.max_iterations=3"],
+        ["--budget and agent.max_iterations=3"],
+    ),
+    "two iterations": (
+        ["--max_iterations", "3", "agent.max_iterations=5"],
+        ["--max_iterations and agent.max_iterations=5"],
+    ),
     "two budgets": (["--budget", "wall=3", "--max_iterations", "3"], ["--budget and --max_iterations"]),
     "unknown budget": (["--budget", "steps=3"], ["--budget", "'steps'", "mean 'env_steps'"]),
     "empty budget": (["--budget", "wall=0"], ["--budget", "wall", "'0'"]),

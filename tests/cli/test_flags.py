@@ -80,6 +80,7 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
         (train, "--model_path", "--checkpoint FILE"),
         (train, "--livestream", "--visualizer viser"),
         (export, "--viz", "--visualizer viser"),
+        (export, "--video", "play.py --video"),
         (play, "--logger", "train.py --logger"),
         (play, "--experiment", "did you mean '--experiment_name'"),
     ],
@@ -116,6 +117,10 @@ def test_isaac_labs_words_for_checkpoints_work(line, checkpoint):
         (
             "--load_run x --checkpoint model_3.pt",
             "pass only one; a run's checkpoint is --checkpoint x/model_3.pt",
+        ),
+        *(
+            (f"--use_pretrained_checkpoint {other}", f"checkpoint and {other.split()[0]}: pass only one")
+            for other in ("--load_run x", "--checkpoint best", "--resume", "--use_last_checkpoint")
         ),
     ],
 )

@@ -32,6 +32,17 @@ def test_usage_names_the_command_as_it_was_called(command, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(f"usage: spiky {command} ")
 
 
+def test_the_help_of_no_command_of_the_package_imports_torch():
+    code = (
+        "import contextlib, sys; from spiky_rl.cli.__main__ import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    sys.argv = ['spiky', name, '--help']\n"
+        "    with contextlib.suppress(SystemExit): main()\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
 def test_a_command_of_the_repository_alone_says_so_without_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(__main__, "PACKAGE", tmp_path / "spiky_rl")
     monkeypatch.setattr(sys, "argv", ["spiky", "bench"])

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from spiky_rl.cli.report import report
+from spiky_rl.experiments.analysis import outcome
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.sections import write_report
@@ -365,6 +367,16 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path):
     with pytest.raises(ResultsError, match="study.json: missing name, question"):
         write_report(tmp_path)
     assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8")) == {"version": 1}
+
+
+def test_the_command_analyses_the_study_once_for_its_page_and_tensorboard(tmp_path: Path, monkeypatch):
+    study, read = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), [0]), []
+    read_results = outcome.files.read_results
+    monkeypatch.setattr(
+        outcome.files, "read_results", lambda folder: read.append(folder) or read_results(folder)
+    )
+    assert report([str(study)]) == 0
+    assert read == [study] and (study / "report.md").is_file() and list((study / "tensorboard").iterdir())
 
 
 OWN = ("google.com", "googleapis.com", "gvt1.com")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.environment import seed_torch
+from spiky_rl.hosts.isaaclab.condition_names import CONDITION_NAMES, ROBUSTNESS_NAMES
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
     ROBUSTNESS,
@@ -33,6 +34,10 @@ def condition(name: str, shapes=((SENSORS,),), episodes: int = EPISODES, seed: i
     sensors = map_values_to_sensors(shapes)
     deviation = torch.arange(len(sensors), dtype=torch.float)
     return CONDITIONS[name](EnvGroup(None, torch.arange(episodes), seed, sensors, deviation))
+
+
+def test_help_names_all_conditions_in_their_order():
+    assert (tuple(CONDITIONS), tuple(ROBUSTNESS)) == (CONDITION_NAMES, ROBUSTNESS_NAMES)
 
 
 def test_every_condition_says_in_one_line_what_it_does():

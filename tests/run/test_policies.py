@@ -12,7 +12,7 @@ import yaml
 
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.cli.play import play
-from spiky_rl.cli.publish import publish
+from spiky_rl.cli.publish import find_last_checkpoint, publish
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from spiky_rl.config import registry
@@ -130,6 +130,15 @@ def assert_other_results_leave_the_policy_as_it_is(run, own):
         with pytest.raises(UserError, match=words):
             publish([str(run), "--evaluation", str(other)])
         assert earlier.read_bytes() == b"earlier weights"
+
+
+def test_files_without_the_number_of_an_iteration_are_no_runs_to_publish(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model_final.pt").touch()
+    with pytest.raises(UserError, match="has no checkpoint"):
+        find_last_checkpoint(tmp_path)
+    (tmp_path / "model_3.pt").touch()
+    assert find_last_checkpoint(tmp_path) == tmp_path / "model_3.pt"
 
 
 def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path, capsys, monkeypatch):

@@ -68,9 +68,12 @@ def _list_scalars(result: CellResult, analysis: StudyAnalysis) -> list[tuple[int
     return scalars
 
 
-def write_hparams(folder: Path) -> Path:
-    """Write ``folder``/tensorboard anew and return it. Raises ResultsError if the folder has no study."""
-    analysis = analyze_study(folder)
+def write_hparams(folder: Path, analysis: StudyAnalysis | None = None) -> Path:
+    """Write ``folder``/tensorboard anew and return it; ``analysis`` is the folder's, None makes it.
+
+    Raises ResultsError if the folder has no study.
+    """
+    analysis = analysis or analyze_study(folder)
     root = folder / TENSORBOARD
     files.require_own_folder(root)
     _remove_old_files(root)

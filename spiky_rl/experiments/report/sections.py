@@ -41,13 +41,15 @@ from spiky_rl.experiments.report.threats import build_threats_section
 from spiky_rl.experiments.run.results import CellResult
 
 
-def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
+def write_report(
+    folder: Path, date: str | None = None, analysis: StudyAnalysis | None = None
+) -> tuple[Path, Path]:
     """Write report.html, report.md and figures/ into a study's ``folder`` and return the two pages.
 
-    ``date`` is the only line in which two reports of the same results differ; None takes today. Cells without a readable result are named
-    in the report. Raises ResultsError if the folder has no study.
+    ``date`` is the only line in which two reports of the same results differ; None takes today. ``analysis`` is the folder's; None makes
+    it. Cells without a readable result are named in the report. Raises ResultsError if the folder has no study.
     """
-    analysis = analyze_study(folder)
+    analysis = analysis or analyze_study(folder)
     name, cells = analysis.design.name, format_count(len(analysis.results), "cell")
     subtitle = f"Study {name}: {cells} with a result, {len(analysis.skipped)} without"
     title = analysis.design.question or name

@@ -118,6 +118,13 @@ class GymnasiumTask(HostTask):
         self.history = spec.runner.get("history", 1)
 
     @override
+    def require_video(self) -> None:
+        if self.vectorization_mode != "sync":
+            raise UserError(
+                "--video: needs env.vectorization_mode=sync, whose environments are in this process"
+            )
+
+    @override
     def get_default_num_envs(self, device: str) -> int:
         return NUM_ENVS
 
@@ -134,10 +141,6 @@ class GymnasiumTask(HostTask):
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
         from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
 
-        if options.video and self.vectorization_mode != "sync":
-            raise UserError(
-                "--video: needs env.vectorization_mode=sync, whose environments are in this process"
-            )
         env = GymnasiumVecEnv(self, device, num_envs, options)
         try:
             yield env

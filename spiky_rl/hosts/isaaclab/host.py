@@ -20,6 +20,7 @@ from spiky_rl.hosts.base import (
     TaskRequest,
 )
 from spiky_rl.hosts.isaaclab import physics_selection, tasks
+from spiky_rl.hosts.isaaclab.condition_names import CONDITION_NAMES, ROBUSTNESS_NAMES
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -186,9 +187,7 @@ class IsaacLab(Host):
 
     @override
     def list_conditions(self) -> Mapping[str, Sequence[str]]:
-        from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
-
-        return {"conditions": tuple(CONDITIONS), "all": tuple(ROBUSTNESS)}
+        return {"conditions": CONDITION_NAMES, "all": ROBUSTNESS_NAMES}
 
     @override
     def parse_conditions(self, names: str) -> list[str]:

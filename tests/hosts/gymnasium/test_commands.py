@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from spiky_rl.run.run_folders import MANIFEST
 from tests.hosts.gymnasium import scripted
 from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
@@ -115,7 +115,7 @@ def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp
     assert code == 2 and len(lines) == 1 and "Traceback" not in stderr, stderr
     for word in words:
         assert word in lines[0], lines[0]
-    assert not [path for path in tmp_path.rglob("*") if list_checkpoints(path)]
+    assert not list(tmp_path.rglob(MANIFEST)), "refused before a run folder is made"
 
 
 def test_a_network_that_does_not_take_the_observations_is_refused_before_a_run_begins(command, tmp_path):

@@ -63,7 +63,7 @@ CONDITIONS: Mapping[str, type[EvalCondition]] = MappingProxyType(
         **faults.FAULTS,
     }
 )
-"""Conditions by name; a new condition needs a class and a line here."""
+"""Conditions by name; a new condition needs a class, a line here and its name in `condition_names`."""
 CONDITION_SETS = ("all", "stress")
 """Names of sets: the conditions of `ROBUSTNESS`, and all others that task and agent support."""
 
