@@ -61,6 +61,9 @@ INLINE Word bits_of(const float *x, long inputs) {
   long i = 0;
 #ifdef __AVX512F__
   for (; i + 16 <= inputs; i += 16) word |= (Word)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ) << i;
+#elif defined(__AVX__)
+  for (; i + 8 <= inputs; i += 8)
+    word |= (Word)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_NEQ_UQ)) << i;
 #endif
   for (; i < inputs; i++) word |= (Word)(x[i] != 0.0f) << i;
   return word;
@@ -152,7 +155,7 @@ static void event_row(const float *x, const int *index, long count, const float 
 
 // The dense product for inputs with few zeros: MR rows share each read of the weights. PADDED: `w` is a panel of `panels_of` with
 // rows of NV vectors, and the outputs end within the last vector.
-#define MR (WIDTH == 16 ? 6 : 3)
+#define MR 6
 #define MV (WIDTH == 16 ? 4 : 2)
 template <int R, int NV, bool PADDED>
 static void dense_tile(const float *x, long inputs, const float *w, const float *bias, float *y, long v, long outputs) {
@@ -182,10 +185,7 @@ static void dense_panel(const float *x, long inputs, const float *w, const float
   for (; r + MR <= rows; r += MR) dense_tile<MR, NV, PADDED>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs);
   switch (rows - r) {
 #define CASE(n) case n: dense_tile<n, NV, PADDED>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs); break;
-    CASE(1) CASE(2)
-#if WIDTH == 16
-    CASE(3) CASE(4) CASE(5)
-#endif
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
 #undef CASE
   }
 }
@@ -197,8 +197,9 @@ static void dense_rows(const float *x, long inputs, const float *w, const float 
 }
 
 #ifdef __AVX512F__
+typedef __m512 Register;
 // Transposes 16 x 16 numbers of 32 bits in registers.
-INLINE void transpose_registers(__m512 *a) {
+INLINE void transpose_registers(Register *a) {
   __m512 b[16];
   for (int i = 0; i < 16; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
   for (int i = 0; i < 16; i += 4)
@@ -216,17 +217,37 @@ INLINE void transpose_registers(__m512 *a) {
     a[i + 8] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd);
   }
 }
+#elif defined(__AVX__)
+typedef __m256 Register;
+// Transposes 8 x 8 numbers of 32 bits in registers.
+INLINE void transpose_registers(Register *a) {
+  __m256 b[8];
+  for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; i++) {
+    const __m256 low = a[i], high = a[i + 4];
+    a[i] = _mm256_permute2f128_ps(low, high, 0x20);
+    a[i + 4] = _mm256_permute2f128_ps(low, high, 0x31);
+  }
+}
 #endif
 
 // to [N, width] = the transpose of `count` <= WIDTH rows of w [count, N]; columns beyond `count` are 0.
 static void turn_rows(const float *w, float *to, long count, long N, long width) {
-#ifdef __AVX512F__
-  for (long n = 0; n < N; n += 16) {
-    const __mmask16 some = (__mmask16)(N - n < 16 ? (1 << (N - n)) - 1 : 0xffff);
-    __m512 block[16];
-    for (long i = 0; i < 16; i++) block[i] = i < count ? _mm512_maskz_loadu_ps(some, w + i * N + n) : _mm512_setzero_ps();
+#ifdef __AVX__
+  for (long n = 0; n < N; n += WIDTH) {
+    const long some = LESS(N - n, WIDTH);
+    Register block[WIDTH];
+    for (long i = 0; i < WIDTH; i++) {
+      const float *row = w + i * N + n;
+      block[i] = (Register)(i >= count ? LANE(0) : some < WIDTH ? load_some(row, some) : load(row));
+    }
     transpose_registers(block);
-    for (long i = 0; i < 16 && n + i < N; i++) _mm512_storeu_ps(to + (n + i) * width, block[i]);
+    for (long i = 0; i < some; i++) store(to + (n + i) * width, (F)block[i]);
   }
 #else
   for (long n = 0; n < N; n++)
