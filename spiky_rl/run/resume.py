@@ -17,7 +17,7 @@ from spiky_rl.config.budget import Budget, OptionalBudget
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import FileRecord, UserError, option
 from spiky_rl.config.safe_loading import parse_yaml, read_json_record
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.learners.common.checkpoints import get_runner_state, read_checkpoint
@@ -36,8 +36,8 @@ LENGTH = "agent.max_iterations"
 class RunSettings(FileRecord):
     """Recorded settings of a run."""
 
-    num_envs: int = option(..., "parallel environments of each process", low=1, high=MOST_STEPS)
-    seed: int = option(..., "seed of environment and agent", low=0, high=MOST_STEPS)
+    num_envs: int = option(..., "parallel environments of each process", low=1, high=MAX_INT32)
+    seed: int = option(..., "seed of environment and agent", low=0, high=MAX_INT32)
     device: str = option(..., "device")
     deterministic: bool = option(False, "whether kernels were deterministic")
     overrides: tuple[str, ...] = option((), "overrides of agent and environment")

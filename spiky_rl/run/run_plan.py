@@ -16,7 +16,7 @@ from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 from spiky_rl.config.spec import AgentSpec, TaskSpec, read_algorithm
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import ConditionedPolicy, HostTask
@@ -72,13 +72,13 @@ class RunRequest(Settings):
         None,
         "number of parallel environments; null: the task's number for the device",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     seed: int | None = option(
         None,
         "seed of environment and agent, -1 for a random seed; null: the task's, 42",
         low=-1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     device: str | None = option(
         None, "cpu, cuda or cuda:N, for environment and agent; null: the GPU if there is one"
@@ -106,7 +106,7 @@ class RunRequest(Settings):
         None,
         "training iterations; when resuming, additional iterations; null: the task's",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     overrides: tuple[str, ...] = option(
         (),
@@ -241,7 +241,7 @@ class VisualizerOptions(Settings):
         metavar="NAMES",
     )
     max_visible_envs: int = option(
-        DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MOST_STEPS
+        DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MAX_INT32
     )
 
 
@@ -273,7 +273,7 @@ class TrainOptions(VisualizerOptions):
     choose_best: bool = option(
         True, "at the end of a finished training, choose best.pt by a short evaluation without action noise"
     )
-    video_interval: int = option(2000, "control steps between videos", low=1, high=MOST_STEPS)
+    video_interval: int = option(2000, "control steps between videos", low=1, high=MAX_INT32)
     processes: int | None = option(
         None,
         "train data-parallel in N local processes with --num_envs environments each, for a CPU with many cores",
@@ -290,7 +290,7 @@ class TrainOptions(VisualizerOptions):
 class EvaluateOptions(Settings):
     """Options of evaluate.py besides `RunRequest`."""
 
-    episodes: int = option(64, "episodes per condition", low=1, high=MOST_STEPS)
+    episodes: int = option(64, "episodes per condition", low=1, high=MAX_INT32)
     conditions: str = option(
         "all",
         "names with commas, all (the robustness conditions) or stress (all others that task and agent support);"
@@ -338,7 +338,7 @@ class EvaluateOptions(Settings):
 class PlayOptions(VisualizerOptions):
     """Options of play.py besides `RunRequest`."""
 
-    episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
+    episodes: int = option(10, "episodes to measure", low=1, high=MAX_INT32)
     real_time: bool = option(False, "run at real-time speed, for the live view", flags=["--real-time"])
     export: bool = option(
         False,
