@@ -100,7 +100,7 @@ def _log_result(path: Path, result: VerificationResult, target: Target, policy: 
 
 
 def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
-    """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds."""
+    """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds; ``env`` takes such actions from now on."""
     if (bounds := getattr(env, "action_bounds", None)) is None:
         return policy
     for name, target in targets.items():
