@@ -158,7 +158,7 @@ class CountsRecord(_InferenceCounts):
         needed: tuple[str, ...] = ()
         if model.lists:
             needed = OPTIONAL_KEYS
-        elif model.word:
+        elif model.bytes_per_value:
             needed = ("state_accesses",)
         if any(getattr(self, key) is None for key in needed):
             return None

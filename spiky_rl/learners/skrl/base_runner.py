@@ -160,7 +160,7 @@ class SkrlBaseRunner(BaseRunner):
         states = self.environment.state()
         with torch.no_grad():
             actions, _ = self.alg.act(observations, states, **clock)
-            following, rewards, terminated, truncated, extras = self.environment.step(actions)
+            next_observations, rewards, terminated, truncated, extras = self.environment.step(actions)
             self.episodes.add_step(rewards, terminated | truncated, extras)
             successors, next_states = self.environment.get_successors(extras)
             self.alg.record_transition(

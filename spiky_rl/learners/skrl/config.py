@@ -61,7 +61,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
         raise SpecError(f"{task}: Isaac Lab's skrl agent is {agent.get('class')!r}; allowed: PPO")
     rollouts, policy = agent.get("rollouts", 16), models["policy"]
     # in configurations of skrl 1, STATES means the observations of policy and value function
-    states = _reads_states(models["value"]) and not _reads_states(policy)
+    has_states = _reads_states(models["value"]) and not _reads_states(policy)
     # without an observation preprocessor, skrl uses the state preprocessor for observations
     normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
     critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
@@ -191,7 +191,7 @@ def make_input_cfg(spec: AgentSpec) -> tuple[dict[str, Any], dict[str, Any], str
     actor, critic = (
         (spec.runner.get(role) or {}).get("obs_normalization", False) for role in ("actor", "critic")
     )
-    states = groups["actor"] != groups["critic"] or actor != critic
+    has_states = groups["actor"] != groups["critic"] or actor != critic
     settings = {key: spec.get_setting(key) for key in ("num_steps_per_env", "save_interval")}
     scalers = {
         "observation_preprocessor": SCALER if actor else None,
@@ -231,6 +231,7 @@ def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, An
 
 
 def _reads_states(model: Mapping[str, Any]) -> bool:
+    """Return whether a network of a model in skrl's configuration reads ``STATES``."""
     return any(part.get("input") == "STATES" for part in model.get("network") or ())
 
 
@@ -239,10 +240,15 @@ def _read_ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     network = model.get("network") or [{}]
     layers = network[0].get("layers", [])
     activation = network[0].get("activations") or "identity"
-    plain = isinstance(activation, str) and all(isinstance(width, int) for width in layers)
-    plain &= network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
-    plain &= model.get("output", "ONE") in ("ACTIONS", "ONE")
-    if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
+    is_mlp_on_vectors = (
+        model.get("class") in ("GaussianMixin", "DeterministicMixin")
+        and len(network) == 1
+        and isinstance(activation, str)
+        and all(isinstance(width, int) for width in layers)
+        and network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
+        and model.get("output", "ONE") in ("ACTIONS", "ONE")
+    )
+    if not is_mlp_on_vectors:
         raise SpecError(f"{path}: Isaac Lab's network is not an MLP on vectors, which our networks replace")
     return {
         "class_name": "MLPModel",
