@@ -39,15 +39,15 @@ FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "en
 """Key of the environment's configuration -> flag to use instead."""
 
 
-def parse_visualizers(value: object) -> object:
-    """Split comma-separated names; ``none`` gives an empty tuple, which also turns a task's own visualizers off."""
+def parse_names(value: object) -> object:
+    """Split comma-separated names and drop repetitions; ``none`` gives an empty tuple, which turns a task's own visualizers off."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         return value
     return () if [*names] == ["none"] else tuple(dict.fromkeys(names))
 
 
-Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_visualizers)]
+Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)]
 """Names as for Isaac Lab's ``--visualizer``; None for the task's own."""
 
 
@@ -140,6 +140,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"{text!r}: use {flag}")
         if text not in agent and text not in environment:
             key = text.partition("=")[0]
+            # keys of an agent file are written without their prefix on the command line
             hint = f"; did you mean '{key}'?" if key in list_keys() else suggest_key(key, ())
             hint = hint.replace("'", "'agent.", 1)
             raise UserError(
@@ -253,7 +254,7 @@ class TrainOptions(VisualizerOptions):
         "run folder or checkpoint of the teacher, or pretrained:AGENT, for an agent with distillation_cfg",
         metavar="RUN",
     )
-    teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_visualizers)] = option(
+    teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_names)] = option(
         (),
         "code outside the package that the teacher's checkpoint may run: its module:Class or path/file.py:Class names, with"
         " commas",

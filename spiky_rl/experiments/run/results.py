@@ -156,7 +156,7 @@ class CountsRecord(_InferenceCounts):
         """
         model = get_energy_model(name)
         needed: tuple[str, ...] = ()
-        if model.lists:
+        if model.has_lists:
             needed = OPTIONAL_KEYS
         elif model.bytes_per_value:
             needed = ("state_accesses",)
