@@ -82,9 +82,7 @@ class ClassifyOptions(Settings):
         None,
         "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder",
     )
-    batch_size: int | None = option(
-        None, "samples per minibatch; null: the dataset's", low=1, high=MAX_INT32
-    )
+    batch_size: int | None = option(None, "samples per minibatch; null: the dataset's", low=1, high=MAX_INT32)
     schedule: Literal["cosine", "constant"] = option(
         "cosine", "schedule of the agent's learning rate over the epochs"
     )

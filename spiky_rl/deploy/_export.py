@@ -95,7 +95,10 @@ def _log_result(path: Path, result: VerificationResult, target: Target, policy: 
         log.warning(
             "%s: its actions differ from the live policy's by %.2g on average, more than %.0f %% of their spread, %.2g;"
             " train with agent.network.quantize=int8",
-            *(path, result.reference_difference, 100 * MAX_MEAN_ERROR, result.action_spread),
+            path,
+            result.reference_difference,
+            100 * MAX_MEAN_ERROR,
+            result.action_spread,
         )
 
 

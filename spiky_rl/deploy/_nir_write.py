@@ -66,7 +66,12 @@ def _warn_of_resets(network: Any, is_old_version: bool) -> None:
     log.warning(
         "--to nir: the neurons have reset: %s, but the LIF of NIR%s %s: set the reader to %s (metadata reset: %s,"
         " docs/deploying.md), or train with agent.network.neuron.reset=%s",
-        *(other_reset, version, behaviour, other_reset, other_reset, nir_reset),
+        other_reset,
+        version,
+        behaviour,
+        other_reset,
+        other_reset,
+        nir_reset,
     )
 
 

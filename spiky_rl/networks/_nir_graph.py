@@ -343,9 +343,8 @@ class _Builder:
             if key.startswith("encoder_")
         }
         if "normaliser_mean" in metadata:
-            content.normaliser = _to_double(metadata["normaliser_mean"]), _to_double(
-                metadata["normaliser_scale"]
-            )
+            mean, scale = _to_double(metadata["normaliser_mean"]), _to_double(metadata["normaliser_scale"])
+            content.normaliser = mean, scale
         if content.readout is None:
             raise RegistryError("damaged: no readout")
         content.readout = content.readout[0], _to_double(metadata["decoder_bias"])
