@@ -100,9 +100,8 @@ def measure_needs(
         )
     paths, sizes, steps = list(needs), np.array(list(needs.values())), True in kinds
     if len(sizes) >= MIN_CHECKED:
-        checked = (
-            ("end",) if steps else OUTLIER_CHECKS
-        )  # tensors of other shapes are refused later, one by one
+        # tensors of other shapes are refused later, one by one
+        checked = ("end",) if steps else OUTLIER_CHECKS
         for key in checked:
             if key not in set_keys:
                 _require_like_others(sizes, key, paths)

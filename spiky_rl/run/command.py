@@ -77,9 +77,8 @@ def prepare_streams() -> None:
 def prepare_libraries() -> None:
     """Prevent failures and messages of libraries about missing git, a full disk and the interpreter's exit."""
     if shutil.which("git") is None:
-        os.environ.setdefault(
-            "GIT_PYTHON_REFRESH", "quiet"
-        )  # rsl_rl records the state of repositories if it can
+        # rsl_rl records the state of repositories if it can
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     threading.excepthook = suppress_disk_full_traceback
     # garbage collection at exit visits a million objects after a training, which takes four seconds
     atexit.register(gc.freeze)

@@ -45,9 +45,8 @@ class Population(Encoder):
         super().__init__()
         self.width = inputs * options.fields
         self.steps, self.mode, self.seed = steps, options.mode, options.seed
-        self.centre = torch.nn.Parameter(
-            torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
-        )  # [O, P]
+        centres = torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
+        self.centre = torch.nn.Parameter(centres)  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, options.fields), options.deviation).log())
         self.ops, self.neuron = TorchOps(Rectangle.from_options()), IntegrateAndFire.from_options()
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
