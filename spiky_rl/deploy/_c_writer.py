@@ -286,7 +286,7 @@ class CWriter:
         self.list_events(block, signal)
         zeros = int((weight == 0).sum())
         fused = outputs >= self.vector_width and not signal.binary
-        if outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).index > 0:
+        if outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).has_lists:
             self._add_synapses(block, path, weight, signal, target, fused)
             return
         array = self.add_constant(path, weight)

@@ -174,8 +174,9 @@ class StepWriter:
 
         Raises `TraceError` if one is missing or is not a value per neuron.
         """
-        is_pair = isinstance(returned, tuple | list) and len(returned) == 2
-        first, new = returned if is_pair else (None, None)
+        first, new = None, None
+        if isinstance(returned, tuple | list) and len(returned) == 2:
+            first, new = returned
         if not isinstance(new, self.neuron.named_states):
             raise trace.make_error(
                 self.neuron, f"its {name} must return a pair: its output, and its states, as s.replace(v=...)"
