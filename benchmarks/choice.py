@@ -77,7 +77,7 @@ def _check_contender(name: str, allowed: Sequence[str]) -> None:
 
 
 def is_installed(name: str, required: bool) -> bool:
-    """Return whether the package of a contender is installed, and write to stderr if it is not; raise UserError if it is ``required``."""
+    """Return whether the package of a contender is installed. If not, raise UserError if it is ``required``, else say so on stderr."""
     package = CONTENDERS[name].package
     if not package or _find(package):
         return True
@@ -91,7 +91,7 @@ def is_installed(name: str, required: bool) -> bool:
 def _find(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the package of a package's part
+    except ModuleNotFoundError:  # ``package`` is a part, such as brainpy.state, and its parent is missing
         return False
 
 
@@ -102,12 +102,12 @@ def build_settings(args: argparse.Namespace, device: str) -> list[Setting]:
         raise UserError(
             f"--rate: not available with --networks {args.networks[0]}, which has its agent's rate"
         )
-    if args.control_steps != CONTROL_STEPS and not any(kind.sequences for kind in kinds):
+    if args.control_steps != CONTROL_STEPS and not any(kind.has_sequences for kind in kinds):
         raise UserError(f"--control-steps: not available with --networks {args.networks[0]}, which has one")
     settings = []
     for kind in kinds:
         steps = vars(args).get("steps", kind.usual_steps)
-        control_steps = args.control_steps if kind.sequences else 1
+        control_steps = args.control_steps if kind.has_sequences else 1
         neurons = resolve_neurons(vars(args).get("neurons", [kind.usual_neuron]))
         settings += [
             kind(neuron, K, device, control_steps, rate)
@@ -140,7 +140,5 @@ def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: s
     for rate in args.rate:
         check_number("--rate", rate, float, low=0.01, high=0.9)
     batch = max(args.batch)
-    largest = max(setting.numbers for setting in compared)
-    memory_check.require_memory(
-        {f"--batch {batch}": memory_check.NUMBER * batch * largest}, get_memory(device)
-    )
+    values = batch * max(setting.values_per_sample for setting in compared)
+    memory_check.require_memory({f"--batch {batch}": memory_check.NUMBER * values}, get_memory(device))

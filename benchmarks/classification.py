@@ -30,7 +30,7 @@ from benchmarks.common import check_name, compute_median_and_spread, keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import HOST, configure_dataset, parse_dataset_options
+from spiky_rl.classification.settings import DEFAULT_CFG, configure_dataset, parse_dataset_options
 from spiky_rl.classification.split import Split, select_subset, split
 from spiky_rl.classification.training import EVALUATION_BATCH_SIZE, to_sequence
 from spiky_rl.cli import common
@@ -109,7 +109,7 @@ def require_one_step(agent: str) -> None:
 
     The networks of snnTorch have one step per frame and read rates.
     """
-    network = resolve_agent(agent, DATASET, HOST, []).network
+    network = resolve_agent(agent, DATASET, DEFAULT_CFG, []).network
     assert network is not None
     steps, decoder = getattr(network.options, "steps", None), network.parts.get("decoder")
     name = decoder.name if isinstance(decoder, registry.ComponentSpec) else None
@@ -121,7 +121,7 @@ def require_one_step(agent: str) -> None:
 
 def build_network(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
     """Return an agent's network with new weights, and its learning rate."""
-    spec = resolve_agent(agent, DATASET, HOST, [])
+    spec = resolve_agent(agent, DATASET, DEFAULT_CFG, [])
     assert spec.network is not None
     torch.manual_seed(seed)
     network = spec.network.build(inputs=tuple(inputs), outputs=classes)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from benchmarks.recurrent_contenders import RecurrentSetting
 
 WIDTHS = (60, 400, 200, 100, 8)
-ALONE = 256
-"""Number of neurons in a benchmark without a network."""
+LONE_NEURONS = 256
+"""Number of neurons in the benchmark without a network."""
 RATE = 0.15
 """Usual firing rate to which every layer is scaled: spikes per neuron and inner step."""
 LIF = {"tau": 2.0, "input_gain": "unit"}
@@ -64,7 +64,7 @@ class Setting(ABC):
     """Defaults of K."""
     sets_rate: ClassVar[bool] = True
     """Whether its layers are scaled to a firing rate."""
-    sequences: ClassVar[bool] = True
+    has_sequences: ClassVar[bool] = True
     """Whether it runs over `control_steps`; otherwise T is 1."""
 
     @abstractmethod
@@ -76,9 +76,9 @@ class Setting(ABC):
         """Return the firing rates of every hidden layer in the reference for its input ``x``."""
 
     @property
-    def numbers(self) -> int:
-        """Minimum number of values that a contender needs per sample."""
-        return self.control_steps * (self.steps if self.sequences else 1) * sum(self.widths)
+    def values_per_sample(self) -> int:
+        """Minimum number of values that a contender holds for a sample of the batch."""
+        return self.control_steps * (self.steps if self.has_sequences else 1) * sum(self.widths)
 
     @classmethod
     def title(cls) -> str:
@@ -93,7 +93,7 @@ class FeedforwardSetting(Setting):
     widths = WIDTHS
     usual_neuron = "lif"
     usual_steps = (4, 5, 16)
-    sequences = False
+    has_sequences = False
 
     def network(self, **options: Any) -> FeedForward:
         """Build the network with new weights. Raises RegistryError for an unknown neuron."""
@@ -135,7 +135,7 @@ class FeedforwardSetting(Setting):
 
     def currents(self, batch: int) -> Tensor:
         """Return noise [1, K, B, N] with which the neuron fires at the rate."""
-        noise = torch.randn(1, self.steps, batch, ALONE, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(1, self.steps, batch, LONE_NEURONS, generator=torch.Generator().manual_seed(1))
         noise = noise.to(self.device)
         return (find_gain(noise[:, :, :64], self.run_neuron(), self.rate) * noise).requires_grad_()
 
@@ -274,8 +274,8 @@ class DenseFloor(Contender):
         self.weights = [weight.detach() for weight in Copy(setting).parameters() if weight.ndim == 2]
         self.buffers: list[tuple[Tensor, ...]] = []
 
-    def rows(self, x: Tensor) -> list[tuple[Tensor, ...]]:
-        """Return per layer: weight, input, output, gradient of the weight, gradient of the input."""
+    def get_buffers(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return per layer: weight, input, output, gradient of the weight, gradient of the input; new ones for a new ``x``."""
         if not self.buffers or self.buffers[0][1] is not x:
             rows, self.buffers = x, []
             for weight in self.weights:
@@ -286,17 +286,18 @@ class DenseFloor(Contender):
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
-        for weight, rows, out, _, _ in self.rows(x):
+        for weight, rows, out, _, _ in self.get_buffers(x):
             torch.mm(rows, weight.T, out=out)
         return self.buffers[-1][2]
 
     @torch.inference_mode()
     def learn(self, x: Tensor) -> None:
         self(x)
-        for i, (weight, rows, out, of_weight, of_rows) in enumerate(self.buffers):
-            torch.mm(out.T, rows, out=of_weight)
+        # the outputs stand for their gradients: only the sizes of the products matter
+        for i, (weight, rows, out, grad_weight, grad_rows) in enumerate(self.buffers):
+            torch.mm(out.T, rows, out=grad_weight)
             if i > 0:
-                torch.mm(out, weight, out=of_rows)
+                torch.mm(out, weight, out=grad_rows)
 
 
 class _Nothing(torch.autograd.Function):
@@ -381,19 +382,20 @@ class Alone(Contender):
     def __init__(self, setting: FeedforwardSetting, backend: str) -> None:
         super().__init__()
         self.run = setting.run_neuron(backend)
-        self.upstream = self.of_current = torch.empty(0)
+        self.grad_output = self.grad_current = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
 
     def learn(self, x: Tensor) -> None:
         out = self(x)
-        if self.upstream.shape != out.shape:
-            self.upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.device)
-        (self.of_current,) = torch.autograd.grad(out, x, self.upstream)
+        if self.grad_output.shape != out.shape:
+            noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+            self.grad_output = noise.to(out.device)
+        (self.grad_current,) = torch.autograd.grad(out, x, self.grad_output)
 
     def gradient(self) -> Tensor:
-        return self.of_current.flatten()
+        return self.grad_current.flatten()
 
 
 def copy_linear(link: Any) -> torch.nn.Linear:

@@ -60,7 +60,6 @@ NETWORKS: dict[str, type[Setting]] = {
     "recurrent": RecurrentSetting,
     "reservoir": ReservoirSetting,
 }
-_compiled = partial(partial, Compiled)
 _COMPILED = {"form": "compiled", "quick": False}
 _LATE = "resets one step later than all others"
 _NO_ADAPTATION = "LIF, as it has no adaptive LIF"
@@ -69,6 +68,12 @@ _spikingjelly = partial(LayerByLayer, cell=peers.spikingjelly)
 _snntorch = partial(StepByStep, cell=peers.snntorch)
 _spikingjelly_recurrent = partial(PeerRecurrent, cell=peers.spikingjelly_step)
 _snntorch_recurrent = partial(PeerRecurrent, cell=peers.snntorch)
+
+
+def _compiled(build: Callable[[Any], Contender]) -> Callable[[Any], Contender]:
+    """Return the builder of a contender that ``build`` makes and torch.compile compiles."""
+    return partial(Compiled, build=build)
+
 
 CONTENDERS = {
     "plain_loop": Entry(PlainLoop),
@@ -98,13 +103,15 @@ CONTENDERS = {
     ),
     "mlp": Entry(Multilayer, form="other work", note="an ELU network of the same widths, no inner steps"),
     "spyx": Entry(
-        *(Spyx, "spyx"),
+        Spyx,
+        "spyx",
         form="other work",
         quick=False,
         note="spikes before it receives its current: one step of delay per layer, so that XLA drops products",
     ),
     "brainpy": Entry(
-        *(Brainpy, "brainpy.state"),
+        Brainpy,
+        "brainpy.state",
         form="other work",
         quick=False,
         note="own dynamics: exponential Euler, reset one step later, gradients through the reset",
@@ -114,26 +121,33 @@ CONTENDERS = {
     "plain_recurrent": Entry(PlainRecurrent, kind="recurrent"),
     "spiky_rl_recurrent": Entry(OurRecurrent, kind="recurrent", form="spiky_rl"),
     "spikingjelly_recurrent": Entry(
-        *(_spikingjelly_recurrent, "spikingjelly", "recurrent"),
+        _spikingjelly_recurrent,
+        "spikingjelly",
+        "recurrent",
         note=f"{_NO_ADAPTATION}; lif_step and a product, faster than its LinearRecurrentContainer",
     ),
     "snntorch_recurrent": Entry(
-        *(_snntorch_recurrent, "snntorch", "recurrent"),
+        _snntorch_recurrent,
+        "snntorch",
+        "recurrent",
         note=f"{_NO_ADAPTATION}; Leaky and a product, faster than its RLeaky, which computes the same",
     ),
     "norse_recurrent": Entry(
         partial(PeerRecurrent, cell=peers.norse_adaptive),
-        *("norse", "recurrent"),
+        package="norse",
+        kind="recurrent",
         note="adaptive LIF with its own dynamics; the step of LSNNRecurrentCell on a precomputed current",
     ),
     "compiled_plain_recurrent": Entry(_compiled(build=PlainRecurrent), kind="recurrent", **_COMPILED),
     "compiled_spikingjelly_recurrent": Entry(
-        *(_compiled(build=_spikingjelly_recurrent), "spikingjelly", "recurrent"),
+        _compiled(build=_spikingjelly_recurrent),
+        "spikingjelly",
+        "recurrent",
         **_COMPILED,
         note=_NO_ADAPTATION,
     ),
     "compiled_snntorch_recurrent": Entry(
-        *(_compiled(build=_snntorch_recurrent), "snntorch", "recurrent"), **_COMPILED, note=_NO_ADAPTATION
+        _compiled(build=_snntorch_recurrent), "snntorch", "recurrent", **_COMPILED, note=_NO_ADAPTATION
     ),
     "jax_recurrent": Entry(
         JaxRecurrent, "jax", "recurrent", form="JAX", note="jax.jit, a scan over all inner steps per layer"

@@ -148,6 +148,7 @@ class Racer:
         self.read_answer()
 
     def read_answer(self) -> dict[str, float]:
+        """Return the times that the process prints after a slice. Raises UserError if it has ended."""
         assert self.process.stdout is not None
         for text in self.process.stdout:
             if text.startswith("{"):
@@ -155,6 +156,7 @@ class Racer:
         raise UserError(f"bench.py physics: a simulation ended with exit code {self.process.wait()}")
 
     def run(self, steps: int) -> dict[str, float]:
+        """Let the process run a slice of ``steps`` control steps; return its times."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the process has ended; read_answer reports it
             self.process.stdin.write(f"{steps}\n")
@@ -162,6 +164,7 @@ class Racer:
         return self.read_answer()
 
     def close(self) -> None:
+        """End the process and wait for its end."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -189,42 +192,51 @@ def serve(request: dict[str, Any]) -> int:
     with launched as env:
         env.reset(seed=SEED)
         clocks = Clocks(env.unwrapped.sim.physics_manager._solver)  # pylint: disable=protected-access
-        shape, draw = env.action_space.shape, torch.Generator().manual_seed(SEED)
+        shape, generator = env.action_space.shape, torch.Generator().manual_seed(SEED)
         for steps in itertools.chain([WARM_UP], map(int, iter(sys.stdin.readline, ""))):
             clocks.begin()
             for _ in range(steps):
-                env.step(2.0 * torch.rand(shape, generator=draw) - 1.0)
+                env.step(2.0 * torch.rand(shape, generator=generator) - 1.0)
             print(json.dumps(clocks.read()), flush=True)
     return 0
 
 
 class Clocks:
-    """CPU and wall seconds of a slice, in total and in the solver's own steps."""
+    """CPU and wall seconds of a slice, in total and in the solver's own steps, whose method it replaces to time its calls."""
 
     def __init__(self, solver: Any) -> None:
-        name = (
-            "run_substeps" if hasattr(solver, "run_substeps") else "step"
-        )  # run_substeps runs all substeps in one call
-        self.step, self.inside = getattr(solver, name), [0.0, 0.0]
+        # run_substeps, which only the native solver has, makes all substeps in one call
+        name = "run_substeps" if hasattr(solver, "run_substeps") else "step"
+        self.solver_step = getattr(solver, name)
         setattr(solver, name, self)
         self.begin()
 
-    def now(self) -> Sequence[float]:
+    def now(self) -> tuple[float, float]:
+        """Return the present CPU and wall seconds."""
         return time.process_time(), time.perf_counter()
 
     def begin(self) -> None:
-        self.inside, self.start = [0.0, 0.0], self.now()
+        """Begin a slice."""
+        self.physics_cpu = self.physics_wall = 0.0
+        self.start_cpu, self.start_wall = self.now()
 
     def __call__(self, *arguments: Any) -> None:
-        start = self.now()
-        self.step(*arguments)
-        self.inside = [
-            total + end - begun for total, end, begun in zip(self.inside, self.now(), start, strict=True)
-        ]
+        """Make the solver's step and add its time."""
+        start_cpu, start_wall = self.now()
+        self.solver_step(*arguments)
+        cpu, wall = self.now()
+        self.physics_cpu += cpu - start_cpu
+        self.physics_wall += wall - start_wall
 
     def read(self) -> dict[str, float]:
-        cpu, wall = (end - begun for end, begun in zip(self.now(), self.start, strict=True))
-        return {"cpu": cpu, "wall": wall, "physics_cpu": self.inside[0], "physics_wall": self.inside[1]}
+        """Return the seconds since the slice began."""
+        cpu, wall = self.now()
+        return {
+            "cpu": cpu - self.start_cpu,
+            "wall": wall - self.start_wall,
+            "physics_cpu": self.physics_cpu,
+            "physics_wall": self.physics_wall,
+        }
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.contenders import ALONE
+from benchmarks.contenders import LONE_NEURONS
 from benchmarks.entries import CONTENDERS, FORMS, NETWORKS, REFERENCES
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ COLUMNS = {
     "train": ("ms", "±", "ratio", "MiB", "same", "cosine"),
     "infer": ("ms", "±", "ratio", "same"),
 }
+"""Columns of the table, by mode; `format_header` explains them."""
 SIZES = {"ms": 10, "±": 5, "ratio": 8, "MiB": 10, "same": 6, "cosine": 8}
+"""Widths of the columns in characters."""
 COLORS = {
     "spiky_rl": ("#fdc9a0", "#8f2d05"),
     "eager torch": ("#c3d0de", "#1f3a56"),
@@ -52,7 +54,7 @@ def format_header(
     titles = {get_network(kind): setting for setting in compared for kind in setting.kinds}
     lines = [
         f"{network} {setting.title()}"
-        + f", {setting.control_steps} control steps" * setting.sequences
+        + f", {setting.control_steps} control steps" * setting.has_sequences
         + f", {machine}, torch {torch.__version__}"
         for network, setting in titles.items()
     ]
@@ -104,7 +106,7 @@ def _format_title(row: Mapping[str, Any]) -> str:
     kind = get_kind(row)
     title = f"{row['neuron']}{SUFFIXES[kind]}   K {row['steps']}   batch {row['batch']}"
     if kind == "neuron":
-        title += f" x {ALONE}"
+        title += f" x {LONE_NEURONS}"
     if row["control_steps"] > 1:
         title += f"   T {row['control_steps']}"
     rates = " ".join(f"{100 * rate:.0f}" for rate in row["rates"] or [])
@@ -243,7 +245,8 @@ def _draw_legend(
     ]
     marks += [Line2D([], [], marker="s", linestyle="", color=palettes[form][-1]) for form in forms]
     figure.legend(
-        *(marks, [f"batch {batch}" for batch in batches] + list(forms)),
+        marks,
+        [f"batch {batch}" for batch in batches] + list(forms),
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
         loc="outside lower center",
         ncols=min(len(marks), columns),
@@ -263,7 +266,7 @@ def draw_figure(rows: Rows) -> Figure:
     size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     axes = figure.subplots(
-        *(len(groups), columns), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+        len(groups), columns, squeeze=False, sharex=True, sharey="row", height_ratios=heights
     )
     palettes = _make_palettes(len(batches))
     for (title, group), group_names, line in zip(groups, names, axes, strict=True):
@@ -301,9 +304,8 @@ def _draw_panel(
             ratios = [row["ratio"] for row in mine]
             colors = [palettes[CONTENDERS[name].form][batches.index(row["batch"])] for row in mine]
             axis.plot([min(ratios), max(ratios)], [height] * 2, color="0.85", linewidth=2, zorder=2)
-            axis.scatter(
-                *(ratios, [height] * len(mine)), c=colors, s=38, zorder=3, edgecolors="white", linewidths=0.6
-            )
+            heights = [height] * len(mine)
+            axis.scatter(ratios, heights, c=colors, s=38, zorder=3, edgecolors="white", linewidths=0.6)
     axis.set_yticks(range(len(names)), names[::-1])
     for label in axis.get_yticklabels():
         label.set_fontweight("bold" if CONTENDERS[label.get_text()].form == "spiky_rl" else "normal")

@@ -35,7 +35,7 @@ AGENTS = {
 """MLP and spiking agent by algorithm and library."""
 MIN_MEASUREMENT_S = 0.05
 """Minimum duration of one measurement in seconds."""
-MOST_ENVS = 1024
+MAX_ENVS = 1024
 
 
 @dataclass
@@ -124,7 +124,7 @@ def check_task(args: Any) -> None:
 def split_minibatch(size: int) -> tuple[int, int]:
     """Return environments and control steps of a rollout of ``size`` samples. Raises UserError if they have no product of that size."""
     envs = 1
-    while envs * 16 <= size and envs < MOST_ENVS:
+    while envs * 16 <= size and envs < MAX_ENVS:
         envs *= 2
     if size % envs:
         raise UserError(f"--minibatch: {size} given; allowed: multiples of {envs}")

@@ -32,8 +32,8 @@ OUTCOMES = "outcomes.json"
 
 
 ENVIRONMENT = {"SJ_LIF_CUDA_IMPLEMENTATION": "triton", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
-"""SpikingJelly's switch for Triton's kernels or an error, by default it falls back to torch silently; and products in TF32, as
-rsl_rl's trainings have them."""
+"""Variables of every step: SpikingJelly uses Triton's kernels or raises an error (by default it falls back to torch silently), and products
+are in TF32, as in rsl_rl's trainings."""
 SHORT_SECONDS = 540
 """Duration of ``--short``."""
 SANITIZED = "counted or no_samples or networks_features"
@@ -51,7 +51,9 @@ class Size:
     bench: tuple[str, ...] = ()
     """Further arguments of every call of ``bench.py``."""
     feedforward: tuple[str, ...] = ()
+    """Further arguments of the benchmark of feed-forward networks."""
     sequences: tuple[str, ...] = ()
+    """Further arguments of the benchmark of recurrent networks and reservoirs."""
     tests: tuple[str, ...] = ("tests",)
     """Files and folders of tests."""
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -60,12 +62,16 @@ class Size:
 
 COMPILED = ("compiled_plain_loop", "compiled_spikingjelly", "compiled_snntorch")
 FULL = Size(
-    *("cuda", 4096, 100),
+    device="cuda",
+    environments=4096,
+    iterations=100,
     feedforward=("--batch", "1", "64", "1024", "4096", "65536"),
     sequences=("--batch", "1", "512", "4096"),
 )
 SHORT = Size(
-    *("cuda", 4096, 12),
+    device="cuda",
+    environments=4096,
+    iterations=12,
     bench=("--rounds", "3"),
     feedforward=(
         *("--batch", "4096", "65536", "--steps", "4", "--contenders"),
@@ -77,7 +83,9 @@ SHORT = Size(
 """The most telling steps first, in `SHORT_SECONDS`: kernels equal, an iteration beside the MLP's, throughput and peak memory beside
 peers and the bound of the products alone, and memory errors."""
 DRY = Size(
-    *("cpu", 8, 3),
+    device="cpu",
+    environments=8,
+    iterations=3,
     bench=("--rounds", "1", "--batch", "2"),
     feedforward=("--steps", "2"),
     sequences=("--steps", "2", "--control-steps", "2"),
@@ -165,7 +173,7 @@ def steps(folder: Path, size: Size) -> list[Step]:
 
 
 def find_obstacle(step: Step) -> str | None:
-    """Return why a ``step`` cannot start here: what it needs is not installed. None if it can."""
+    """Return a text with what a ``step`` needs and this machine lacks; None if it can start."""
     missing = find_missing(step.needs)
     if step.prefix and shutil.which(step.prefix[0]) is None:
         missing.append(step.prefix[0])

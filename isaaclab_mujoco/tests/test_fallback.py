@@ -69,7 +69,7 @@ def test_a_model_for_mujoco_warp_alone_is_refused_by_name_or_stepped_by_mujoco_w
     with pytest.raises(UnsupportedModel, match=f"^physics=mujoco: {reason}; use physics=newton_mjwarp$"):
         fallen(NativeSolver(model_of(tolerances), **OPTIONS, **options), change)
     assert not caplog.records
-    solver = NativeSolver(model_of(tolerances), may_be_warp=True, **OPTIONS, **options)
+    solver = NativeSolver(model_of(tolerances), allows_fallback=True, **OPTIONS, **options)
     ours = fallen(solver, change)
     theirs = fallen(SolverMuJoCo(model_of(tolerances), **OPTIONS, **options), change)
     assert ours.tobytes() == theirs.tobytes() and np.abs(ours - 0.3).max() > 1e-3
@@ -79,7 +79,7 @@ def test_a_model_for_mujoco_warp_alone_is_refused_by_name_or_stepped_by_mujoco_w
 
 
 def test_a_run_never_has_two_physics():
-    solver = NativeSolver(model_of(), may_be_warp=True, **OPTIONS)
+    solver = NativeSolver(model_of(), allows_fallback=True, **OPTIONS)
     fallen(solver, None)
     assert solver.is_native
     with pytest.raises(UnsupportedModel, match="gravity compensation"):

@@ -35,7 +35,7 @@ LIMIT_GB = 20.0
 INDEX_TYPE = np.dtype(np.uint32)
 MAX_MEASURED = 16
 """Maximum number of recordings from which the total size is estimated."""
-KEYS = ("offsets", "digests", "index", "ends", "skipped")
+ARRAY_KEYS = ("offsets", "digests", "index", "ends", "skipped")
 """Arrays in the second file (.npz), which also holds a digest of both files; the first file (.events) holds the ``event_indices``."""
 
 
@@ -120,7 +120,7 @@ def _open_cached(path: Path) -> CachedRecordings | None:
         return None
     try:
         with open_regular(arrays_path) as file:
-            arrays = read_arrays(file, (*KEYS, "digest"), NUMBERS + TEXTS)
+            arrays = read_arrays(file, (*ARRAY_KEYS, "digest"), NUMBERS + TEXTS)
         size = path.stat().st_size
         if size != arrays["offsets"].astype(np.int64).max(initial=0) * INDEX_TYPE.itemsize:
             raise ValueError(f"has {size:,} bytes")
@@ -139,9 +139,9 @@ def _open_cached(path: Path) -> CachedRecordings | None:
 
 
 def _digest_all(events_digest: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
-    """Return a hash of both files: of ``events_digest``, the hash of the first; of the file's name; and of the second file's ``arrays``."""
+    """Return a hash of both files and their name: ``events_digest`` is the hash of the first, ``arrays`` the content of the second."""
     digest = hashlib.sha256(events_digest.encode())
-    for key in KEYS:
+    for key in ARRAY_KEYS:
         array = arrays[key]
         digest.update(f"{path.stem} {key} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
     return digest.hexdigest()
@@ -237,8 +237,8 @@ def _read_valid(dataset: Dataset, recording: Recording) -> Events:
 
 def hash_events(events: Events) -> int:
     """Return a hash of a recording's events, independent of their file."""
-    text = np.stack([events.t, events.x, events.y, events.p]).astype(np.int64).tobytes()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    content = np.stack([events.t, events.x, events.y, events.p]).astype(np.int64).tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def estimate_bytes(dataset: Dataset, recordings: Sequence[Recording]) -> int:

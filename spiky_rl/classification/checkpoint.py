@@ -27,16 +27,16 @@ from spiky_rl.config.options import (
 )
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec, build_agent_spec, flatten
-from spiky_rl.datasets._events import LATEST, MOST_PIXELS
+from spiky_rl.datasets._events import LATEST, MAX_PIXELS
 from spiky_rl.learners.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
 from spiky_rl.learners.common.progress import Count
 from spiky_rl.networks.base import SpikingNetwork
 
 IDENTITY = "infos.spiky_rl.identity"
-SETTLED = ("epochs", "data", "batch_size", "shift", "rotation")
+REQUIRED_FLAGS = ("epochs", "data", "batch_size", "shift", "rotation")
 """Flags that have a value in every run."""
-EXTRA, EARLIER = "_extra_state", "updates"
-"""Name of a network's number of updates among its weights, and its name in older checkpoints."""
+UPDATE_COUNT, OLD_UPDATE_COUNT = "_extra_state", "updates"
+"""Key of a network's number of updates in its state dict, and the key in older checkpoints."""
 FIRST_MOMENT, SECOND_MOMENT, STEP = "exp_avg", "exp_avg_sq", "step"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
@@ -66,7 +66,7 @@ class ClassifierIdentity(FileRecord):
     split: Digest
     spec: dict[str, Any]
     settings: RunSettings
-    shape: list[Annotated[int, Field(ge=1, le=MOST_PIXELS)]] = Field(min_length=3, max_length=3)
+    shape: list[Annotated[int, Field(ge=1, le=MAX_PIXELS)]] = Field(min_length=3, max_length=3)
     classes: Names = Field(strict=False, min_length=2)
     window: list[Annotated[int, Field(ge=0, le=LATEST + 1)]] = Field(min_length=2, max_length=2)
     scale: Annotated[float, Field(gt=0.0)]
@@ -78,8 +78,8 @@ class ClassifierIdentity(FileRecord):
         flags, name = self.settings.flags, self.settings.dataset.name
         if name != self.dataset:
             raise RegistryError(f"settings.dataset.name: {name!r} is not the run's dataset {self.dataset!r}")
-        if unsettled := [key for key in SETTLED if getattr(flags, key) is None]:
-            raise RegistryError(f"settings.flags: missing {unsettled[0]}")
+        if missing := [key for key in REQUIRED_FLAGS if getattr(flags, key) is None]:
+            raise RegistryError(f"settings.flags: missing {missing[0]}")
         if self.window[0] >= self.window[1]:
             raise RegistryError(f"window: {list(self.window)} ends before it begins")
         return self
@@ -186,15 +186,15 @@ def _require_same_names(weights: Collection[str], own: Collection[str], where: s
 
 def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], where: str) -> None:
     """Raise CheckpointError if ``weights`` do not fit ``network``; ``where`` is their file and key."""
-    named = {EXTRA if name == EARLIER else name: tensor for name, tensor in weights.items()}
+    renamed = {UPDATE_COUNT if name == OLD_UPDATE_COUNT else name: value for name, value in weights.items()}
     own = network.state_dict()
-    _require_same_names(named, own, where)
-    for name, tensor in named.items():
+    _require_same_names(renamed, own, where)
+    for name, tensor in renamed.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(
                 f"{where}.{name}: {_describe(tensor)}; this network's is {_describe(own[name])}"
             )
-        if name == EXTRA and tensor.min() < 0:
+        if name == UPDATE_COUNT and tensor.min() < 0:
             raise CheckpointError(f"{where}.{name}: {tensor.min()} is out of range; it must be at least 0")
 
 
@@ -235,10 +235,10 @@ def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, available: int) ->
     dense = isinstance(connection, registry.ComponentSpec) and connection.name == "linear"
     inputs = loaded.identity["shape"]
     weights = math.prod(inputs) * (layers[0] if dense and layers else 1)
-    first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": memory_check.NUMBER * weights}
+    first_layer = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": memory_check.NUMBER * weights}
     try:
         memory_check.require_memory(
-            {**first, **memory_check.compute_model_bytes(spec, "one recording", 1)}, available
+            {**first_layer, **memory_check.compute_model_bytes(spec, "one recording", 1)}, available
         )
     except UserError as error:
         raise CheckpointError(f"{loaded.path}: {error}") from None

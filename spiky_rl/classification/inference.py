@@ -141,9 +141,8 @@ def _load_samples(
     loaded_samples = samples.load_samples(name, dataset, chosen, bool(flags.get("skip_bad")), open_progress)
     if "window" in dataset.settings() and "window" not in request.get_dataset_options():
         _warn_of_late_events(loaded_samples, dataset.window)
-    return replace(loaded_samples, scale=identity["scale"], classes=tuple(known)), len(requested) - len(
-        chosen
-    )
+    loaded_samples = replace(loaded_samples, scale=identity["scale"], classes=tuple(known))
+    return loaded_samples, len(requested) - len(chosen)
 
 
 def _relabel(recordings: Sequence[Recording], classes: Sequence[str], known: list[str]) -> list[Recording]:
@@ -180,17 +179,16 @@ def _warn_of_late_events(recordings: Samples, window: tuple[int, int]) -> None:
 
 
 def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
-    """Return the dataset in ``folder`` with its name: the one of the request, else the checkpoint's, else custom recordings.
+    """Return name and reader of the dataset in ``folder``: the request's dataset, else the checkpoint's, else custom recordings.
 
-    Custom recordings are taken if the request names a folder only, and the folder does not have the layout of the checkpoint's dataset.
+    The folder is read as custom recordings if the request names only a folder, whose layout is not that of the checkpoint's dataset.
     """
     trained, requested_options = identity["settings"]["dataset"], request.get_dataset_options()
     frames = {key: trained[key] for key in ("bins", "binary")}
     others = {"others": "unlabelled"} if request.predict else {}
     if request.dataset not in (None, trained["name"], OWN_DATA):
-        return request.dataset, configure_dataset(request.dataset, {**frames, **requested_options}).build(
-            data=folder
-        )
+        other = configure_dataset(request.dataset, {**frames, **requested_options})
+        return request.dataset, other.build(data=folder)
     if trained["name"] == OWN_DATA:
         return OWN_DATA, _build_trained_dataset(trained, {**others, **requested_options}, folder)
     if request.dataset == trained["name"] or (request.dataset is None and "data" not in request.flags):

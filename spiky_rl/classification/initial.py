@@ -23,7 +23,10 @@ from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.reservoirs.calibration import bisect
 
 RATE = 0.1
-"""Mean share of a layer's neurons that spike in an inner step; or half of the share with very large weights, if that is less."""
+"""Target of the mean share of a layer's neurons that spike in an inner step.
+
+If half of the share with the largest weights (`MAX_FACTOR`) is less, the target is that half.
+"""
 MAX_FACTOR = 1e4
 """Maximum factor of a layer's weights; the minimum is its inverse."""
 
@@ -46,9 +49,8 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
             bias -= link(signal).flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
         if layer.neuron.graded:
             deviation = float(link(signal).std())
-            if (
-                not 1.0 / MAX_FACTOR <= deviation <= MAX_FACTOR
-            ):  # a layer below is silent, or the currents overflow
+            # outside these bounds a layer below is silent, or the currents overflow
+            if not 1.0 / MAX_FACTOR <= deviation <= MAX_FACTOR:
                 raise _make_factor_error(index)
             factor = 1.0 / deviation
         else:

@@ -72,17 +72,19 @@ def create_run(
 
 def find_checkpoint(request: ClassifyRequest) -> LoadedCheckpoint:
     """Find and read the checkpoint of a request, by its dataset, agent and seed. Raises UserError."""
-    named = request.checkpoint
-    assert named is not None
-    if request.dataset is None and named in ("latest", "best"):
-        raise UserError(f"--checkpoint {named}: name the --dataset too, or the run's folder instead")
+    checkpoint_name = request.checkpoint
+    assert checkpoint_name is not None
+    if request.dataset is None and checkpoint_name in ("latest", "best"):
+        raise UserError(
+            f"--checkpoint {checkpoint_name}: name the --dataset too, or the run's folder instead"
+        )
     folder_name = _find_folder_name(request.log_root, format_dataset_label(request.dataset or "any"))
     agent = None if request.agent is None else Path(request.agent).stem
     seed = request.flags.get("seed")
     if not isinstance(seed, int) or seed == -1:
         seed = None
     path = run_folders.find_checkpoint(
-        named,
+        checkpoint_name,
         request.log_root,
         experiment=folder_name,
         task=folder_name,
@@ -94,7 +96,7 @@ def find_checkpoint(request: ClassifyRequest) -> LoadedCheckpoint:
 
 
 def _find_folder_name(log_root: Path, dataset: str) -> str:
-    """Return the name of the folder of a dataset's runs, which is an old name of the dataset if the runs are from before a rename."""
+    """Return the name of the folder with a dataset's runs: the dataset's name, or an old name if only such a folder exists."""
     old_names = [old for (kind, old), new in registry.RENAMED.items() if (kind, new) == ("datasets", dataset)]
     for name in (dataset, *old_names):
         if (log_root / LIBRARY / name).is_dir():
@@ -171,12 +173,11 @@ def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) 
         )
 
 
-def _require_patience(flags: ClassifyOptions, validation: int | None) -> None:
-    """Raise UserError if a run has a patience but no ``validation`` recordings, on which it depends; None if they are not drawn yet."""
-    if flags.patience and validation == 0:
+def _require_patience(flags: ClassifyOptions, n_validation: int | None) -> None:
+    """Raise UserError if ``--patience`` is set but there are no validation recordings; ``n_validation`` is None if none are drawn yet."""
+    if flags.patience and n_validation == 0:
         raise UserError(
-            f"--patience {flags.patience}: not available without validation recordings, of which there are 0; pass --patience 0, or"
-            " --validation K"
+            f"--patience {flags.patience}: not available without validation recordings; pass --patience 0, or --validation K"
         )
 
 

@@ -21,7 +21,7 @@ from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
-NAMED = 20
+MAX_LOGGED = 20
 """Maximum number of skipped recordings that the log names."""
 
 
@@ -53,7 +53,7 @@ class Samples:
     synthetic: str = ""
     """Description of the simulated sensor; empty if the recordings are real."""
     skipped: tuple[str, ...] = ()
-    """The fault of each skipped recording."""
+    """The reason of each skipped recording."""
     ends: np.ndarray | None = None
     """[samples]: time after the last event, inside of the window or not; None if it is not known."""
 
@@ -113,10 +113,10 @@ def load_samples(
     chosen = [recordings[i] for i in cached.index]
     if cached.skipped:
         log.warning("skipped %d of %d recordings:", len(cached.skipped), len(recordings))
-        for reason in cached.skipped[:NAMED]:
+        for reason in cached.skipped[:MAX_LOGGED]:
             log.warning("  %s", reason)
-        if len(cached.skipped) > NAMED:
-            log.warning("  and %d more; result.json names them all", len(cached.skipped) - NAMED)
+        if len(cached.skipped) > MAX_LOGGED:
+            log.warning("  and %d more; result.json names them all", len(cached.skipped) - MAX_LOGGED)
     return Samples(
         name,
         (dataset.bins, *dataset.shape),

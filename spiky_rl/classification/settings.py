@@ -15,7 +15,7 @@ from spiky_rl.config.named_code import check_code_is_named, find_code, list_text
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.registry import ComponentSpec, shorten
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
 from spiky_rl.learners.common.local_learning import get_local_rule
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 LIBRARY = "classify"
 """Folder name in place of an RL library's: runs are in logs/classify/<dataset>."""
-HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
-"""Defaults in place of Isaac Lab's configuration: layers and learning rate of an agent that does not set them."""
+DEFAULT_CFG = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
+"""Layers and learning rate of an agent that does not set them; a task's registered configuration has this role in a host."""
 USED_AGENT_KEYS = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
 """Keys of an agent that a classification uses."""
-DECLARED = ("epochs", "batch_size", "shift", "rotation", "ann")
-"""Flags with defaults that a dataset declares."""
+DATASET_DEFAULTS = ("epochs", "batch_size", "shift", "rotation", "ann")
+"""Flags whose defaults are class attributes of the dataset."""
 CHANGEABLE_ON_RESUME = ("epochs", "patience", "data", "ann")
 """Flags that may change when a run is resumed."""
 OWN_DATA = "custom"
@@ -41,20 +41,20 @@ class ClassifyOptions(Settings):
     """Options of a training, besides its dataset and agent."""
 
     epochs: int | None = option(
-        None, "total number of passes over the samples; null: the dataset's", low=1, high=MOST_STEPS
+        None, "total number of passes over the samples; null: the dataset's", low=1, high=MAX_INT32
     )
     patience: int = option(
-        0, "end after this many epochs without a better validation accuracy; 0: never", low=0, high=MOST_STEPS
+        0, "end after this many epochs without a better validation accuracy; 0: never", low=0, high=MAX_INT32
     )
     seed: int = option(
-        0, "seed of weights, order and augmentation; -1 for a random seed", low=-1, high=MOST_STEPS
+        0, "seed of weights, order and augmentation; -1 for a random seed", low=-1, high=MAX_INT32
     )
     hold_out: int | None = option(
         None,
         "number of recordings of the training set to use as the test set, proportionally from each class; null: the official test set,"
         " else a fifth",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
         flags=["--hold_out", "--hold-out"],
         metavar="K",
     )
@@ -63,15 +63,15 @@ class ClassifyOptions(Settings):
         "number of recordings of the training set for validation, which chooses the best epoch, 0 for none; null: the official"
         " ones, else a tenth",
         low=0,
-        high=MOST_STEPS,
+        high=MAX_INT32,
         metavar="K",
     )
-    split: int = option(0, "seed of the random --hold_out and --validation parts", low=0, high=MOST_STEPS)
+    split: int = option(0, "seed of the random --hold_out and --validation parts", low=0, high=MAX_INT32)
     recordings: int | None = option(
         None,
         "use only N recordings, with the same share of each class and part; the choice does not depend on --seed",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
         metavar="N",
     )
     ids: str | None = option(
@@ -82,9 +82,7 @@ class ClassifyOptions(Settings):
         None,
         "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder",
     )
-    batch_size: int | None = option(
-        None, "samples per minibatch; null: the dataset's", low=1, high=MOST_STEPS
-    )
+    batch_size: int | None = option(None, "samples per minibatch; null: the dataset's", low=1, high=MAX_INT32)
     schedule: Literal["cosine", "constant"] = option(
         "cosine", "schedule of the agent's learning rate over the epochs"
     )
@@ -106,9 +104,9 @@ class ClassifyOptions(Settings):
     )
 
 
-READING = ("data", "recordings", "ids", "skip_bad")
+RECORDING_FLAGS = ("data", "recordings", "ids", "skip_bad")
 """Flags that select the recordings, for training and for inference."""
-PATHS = ("data", "ids")
+PATH_FLAGS = ("data", "ids")
 """Flags that are paths."""
 
 
@@ -128,7 +126,7 @@ class ClassifyRequest(Settings):
     )
     download: bool = option(False, "download the dataset if it is missing (nmnist)")
     bins: int | None = option(
-        None, "number of frames per recording; the same as dataset.bins=N", low=1, high=MOST_STEPS
+        None, "number of frames per recording; the same as dataset.bins=N", low=1, high=MAX_INT32
     )
     binary: bool | None = option(
         None, "frames of 0 and 1 instead of counts of events; the same as dataset.binary=true"
@@ -185,13 +183,13 @@ class ClassifyRequest(Settings):
         self._check_training_options(flag)
 
     def _check_training_options(self, flag: str) -> None:
-        """Raise UserError if there are options for training only beside ``flag``."""
+        """Raise UserError if the request has an option that is for training only; ``flag`` requests inference."""
         for key in ("download", "run_name"):
             if getattr(self, key):
                 raise UserError(f"--{key}: available only for training")
         options = {"bins": self.bins, "binary": self.binary, **self.flags}
         for key, value in options.items():
-            if value is not None and key not in READING:
+            if value is not None and key not in RECORDING_FLAGS:
                 raise UserError(f"--{key}: available only for training; {flag} takes it from the checkpoint")
         if overrides := self.get_agent_overrides():
             raise UserError(
@@ -199,9 +197,9 @@ class ClassifyRequest(Settings):
             )
 
     @property
-    def absolute(self) -> dict[str, Any]:
+    def absolute_flags(self) -> dict[str, Any]:
         """The flags with absolute paths, as a checkpoint holds them, so that they do not depend on the working directory."""
-        paths = {key: str(Path(str(self.flags[key])).absolute()) for key in PATHS if key in self.flags}
+        paths = {key: str(Path(str(self.flags[key])).absolute()) for key in PATH_FLAGS if key in self.flags}
         return {**self.flags, **paths}
 
     def get_dataset_options(self) -> dict[str, Any]:
@@ -259,12 +257,12 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
         raise UserError(f"--dataset {OWN_DATA}: name the folder of your recordings with --data")
     dataset = configure_dataset(name, request.get_dataset_options())
     cls = get_dataset_class(dataset)
-    declared = {key: getattr(cls, key) for key in DECLARED}
-    flags = ClassifyOptions(**declared | request.absolute)
+    defaults = {key: getattr(cls, key) for key in DATASET_DEFAULTS}
+    flags = ClassifyOptions(**defaults | request.absolute_flags)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     agent, overrides = request.agent or cls.agent, request.get_agent_overrides()
-    # until the recordings determine the agent, use the agent that accepts the union of all overrides
+    # if the recordings will determine the agent, check the overrides with one that accepts the union of all overrides
     spec = load_agent(agent or "lif_linear_classifier", name, overrides)
     return ClassificationSettings(
         flags,
@@ -276,7 +274,7 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
 
 
 def _list_overridden(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths that ``overrides`` of the agent set; one of a component's name replaces all options of the component."""
+    """Return the paths that ``overrides`` of the agent replace; a component's new name (``x.name``) replaces all of ``x``."""
     keys = (text.partition("=")[0] for text in overrides)
     return tuple(key.removeprefix("agent.").removesuffix(".name") for key in keys)
 
@@ -289,7 +287,7 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
     require_code_named(request, loaded)
     recorded = loaded.identity["settings"]
     flags, changed = {**ClassifyOptions().model_dump(), **recorded["flags"]}, {}
-    for key, now in request.absolute.items():
+    for key, now in request.absolute_flags.items():
         if now == flags[key] or (key == "seed" and now == -1):
             continue
         if key not in CHANGEABLE_ON_RESUME:
@@ -336,9 +334,12 @@ def _refuse_change(loaded: LoadedCheckpoint, flag: str, now: object, before: obj
 
 
 def _find_difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
-    """Return the first key with different values that is not at or below an ``overridden`` path; empty if there is none."""
-    differ = (key for key in {**before, **now} if now.get(key) != before.get(key))
-    return next((k for k in differ if not any(f"{k}.".startswith(f"{path}.") for path in overridden)), "")
+    """Return the first key whose values differ; empty if there is none. Keys at or below an ``overridden`` path do not count."""
+    for key in {**before, **now}:
+        is_overridden = any(f"{key}.".startswith(f"{path}.") for path in overridden)
+        if now.get(key) != before.get(key) and not is_overridden:
+            return key
+    return ""
 
 
 def format_dataset_label(dataset: str) -> str:
@@ -403,7 +404,7 @@ def parse_dataset_options(
 def load_agent(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
     """Return an agent with overrides. Raises UserError if it has no network, or its network cannot learn classes."""
     read_agent(agent)
-    spec = resolve_agent(agent, dataset, HOST, overrides, host="classify.py")
+    spec = resolve_agent(agent, dataset, DEFAULT_CFG, overrides, host="classify.py")
     if spec.network is None:
         raise UserError(f"--agent {agent}: not a spiking agent, it has no `network`")
     if rule := get_local_rule(spec.network):

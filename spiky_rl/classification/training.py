@@ -66,6 +66,7 @@ class Epoch:
 
     index: int
     last: int
+    """Index of the last epoch that the training may have."""
     loss: float
     accuracy_train: float
     """Accuracy on the training samples, each predicted by the weights before its own optimiser step, with augmentation."""
@@ -100,9 +101,9 @@ class Rise:
 
 
 class History(FileRecord):
-    """Values of all epochs so far; every checkpoint holds them, so that a resumed run continues the list.
+    """Values of all epochs so far; every checkpoint holds them, so that a resumed run continues the lists.
 
-    Every field is a list of values of the field of `Epoch` with this name, and a key of ``result.json``.
+    Every list has one value per epoch: the field of `Epoch` with the list's name. The names are keys of ``result.json``.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -166,7 +167,7 @@ class History(FileRecord):
 
 
 def compute_logits(network: SpikingNetwork, frames: Tensor, record: ForwardRecord | None = None) -> Tensor:
-    """Run frames [T, B, O] from the zero state; return the features averaged over T: logits [B, classes]. O is inputs, C H W."""
+    """Run frames [T, B, O], O = C H W, from the zero state; return the logits [B, classes], the features averaged over T."""
     state = network.zero_state(frames.shape[1], frames) if network.stateful else None
     features, _ = network(frames, state, record=record)
     return features.mean(0)
@@ -199,10 +200,10 @@ def augment(frames: Tensor, shift: float, rotation: float) -> Tensor:
     count, (height, width) = len(frames), frames.shape[-2:]
     angle = (2.0 * torch.rand(count) - 1.0) * math.radians(rotation)
     # grid_sample takes coordinates from -1 to 1, so a pixel is 2 / side wide
-    moved = (2.0 * torch.rand(count, 2) - 1.0) * shift * 2.0 / torch.tensor([width, height])
+    offset = (2.0 * torch.rand(count, 2) - 1.0) * shift * 2.0 / torch.tensor([width, height])
     rows = [
-        torch.stack([angle.cos(), -angle.sin() * height / width, moved[:, 0]], 1),
-        torch.stack([angle.sin() * width / height, angle.cos(), moved[:, 1]], 1),
+        torch.stack([angle.cos(), -angle.sin() * height / width, offset[:, 0]], 1),
+        torch.stack([angle.sin() * width / height, angle.cos(), offset[:, 1]], 1),
     ]
     grid = functional.affine_grid(torch.stack(rows, 1), [count, 1, height, width], align_corners=False)
     flat = frames.reshape(count, -1, height, width)
@@ -280,9 +281,8 @@ class Trainer:
         # torch's generator, because a checkpoint restores it
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
-        totals = torch.zeros(
-            2, dtype=torch.double, device=self.device
-        )  # sums of losses and of correct predictions
+        # sums of the losses and of the correct predictions
+        totals = torch.zeros(2, dtype=torch.double, device=self.device)
         for i, (frames, labels) in enumerate(iterate_batches(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._get_learning_rate((index + i / len(batches)) / settings.epochs)
@@ -309,7 +309,10 @@ class Trainer:
         return to_sequence(frames, self.settings.frame_mode)
 
     def measure_activity(self) -> tuple[list[LayerActivity], float, float]:
-        """Return activity by layer, mean rate, and operations per control step, on some validation samples (training samples if none)."""
+        """Return firing rates by layer, their mean, and effective operations per control step.
+
+        They are measured on some validation samples, or on training samples if there is no validation set.
+        """
         record = ForwardRecord()
         indices = self.split.validation if len(self.split.validation) else self.split.train
         batch = spread_out(indices, ACTIVITY_SAMPLES)
@@ -327,8 +330,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint, as plain data and tensors.
 
-        `restore` continues from it with the same bits. ``learned``, the hashes of the recordings in the training and validation sets, is
-        for inference: it tells which recordings the network has not been trained with.
+        `restore` continues from it with the same bits. Inference reads ``learned``, the hashes of the recordings in the training and
+        validation sets, to find the recordings that the network was not trained with.
         """
         return {
             "network": self.network.state_dict(),

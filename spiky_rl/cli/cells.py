@@ -28,7 +28,7 @@ STYLES = {BROKEN: "red", DONE: "green", RUNNING: "bold"}
 """State of a cell -> style of its text."""
 MAX_PLAN_LINES = 28
 """Maximum lines for the cells of a dry run, whose output then has at most 40 lines."""
-REFRESH = 0.5
+REFRESH_INTERVAL_S = 0.5
 """Seconds between two updates of the live table."""
 
 
@@ -97,31 +97,33 @@ class CellTable(TerminalDisplay):
     """Live table of the cells of a study. Call it with the state of every cell after each change."""
 
     def __init__(self, plan: StudyRun) -> None:
-        self.out, self.course, self.looked = plan.folder, StudyProgress(plan), 0.0
+        self.out, self.progress, self.updated_at = plan.folder, StudyProgress(plan), 0.0
 
     def __call__(self, states: Mapping[str, str]) -> None:
         """Show the states; without a terminal, print a line per changed cell."""
-        for name in self.course.update(states):
+        for name in self.progress.update(states):
             if self.live is None:
                 print(self._format_line(name), flush=True)
         now = time.monotonic()
-        if self.live is not None and now - self.looked > REFRESH:
-            self.looked = now
+        if self.live is not None and now - self.updated_at > REFRESH_INTERVAL_S:
+            self.updated_at = now
             self.live.update(self.render())
 
     def _format_line(self, name: str) -> str:
-        course = self.course
-        time_left = "" if course.states[name] == RUNNING else f"  {course.remaining_time} left"
-        took = f" in {course.took[name]:.0f} s" if name in course.took else ""
-        return f"[{course.ended}/{len(course.cells)}] {name}: {course.states[name]}{took}{time_left}"
+        progress = self.progress
+        time_left = "" if progress.states[name] == RUNNING else f"  {progress.remaining_time} left"
+        duration = f" in {progress.durations[name]:.0f} s" if name in progress.durations else ""
+        return (
+            f"[{progress.ended}/{len(progress.cells)}] {name}: {progress.states[name]}{duration}{time_left}"
+        )
 
     def _format_row(self, name: str) -> tuple[str | Text, ...]:
         """Return name, state, progress, return and speed of a cell as text; dashes before its first iteration."""
         from rich.text import Text
 
-        state = self.course.states[name]
+        state = self.progress.states[name]
         text, done = Text(state, style=STYLES.get(state, "")), float(state == DONE)
-        last = folders.read_progress(self.out / "cells" / name) if name in self.course.begun else None
+        last = folders.read_progress(self.out / "cells" / name) if name in self.progress.started_at else None
         if last is None:
             return name, text, f"{done:.0%}", "-", "-"
         value = "-" if last.mean_return is None else f"{last.mean_return:.2f}"
@@ -134,15 +136,15 @@ class CellTable(TerminalDisplay):
         from rich.table import Table as Rows
         from rich.text import Text
 
-        course = self.course
+        progress = self.progress
         rows = Rows(box=None, padding=(0, 2), pad_edge=False)
         for title in ("cell", "state", "progress", "return", "steps/s"):
             rows.add_column(title, justify="left" if title in ("cell", "state") else "right", no_wrap=True)
-        for name in course.list_recent(MAX_ROWS):
+        for name in progress.list_recent(MAX_ROWS):
             rows.add_row(*self._format_row(name))
-        summary = ", ".join(f"{count} {state}" for state, count in course.counts.items() if count)
-        progress = ProgressBar(total=len(course.cells), completed=course.ended, width=60)
-        return Group(rows, Text(), progress, Text(f"{summary}; {course.remaining_time} left"))
+        summary = ", ".join(f"{count} {state}" for state, count in progress.counts.items() if count)
+        bar = ProgressBar(total=len(progress.cells), completed=progress.ended, width=60)
+        return Group(rows, Text(), bar, Text(f"{summary}; {progress.remaining_time} left"))
 
 
 def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:

@@ -49,10 +49,10 @@ def train_classifier(request: ClassifyRequest) -> int:
     from spiky_rl.classification.run import create_run
 
     run = create_run(request, settings, ProgressBar)
-    first, course = len(run.trainer.history.loss), []
+    first_epoch, accuracies = len(run.trainer.history.loss), []
     with handle_stop_signals("stopping after this epoch") as stop:
         with TrainingDisplay(run.title) as display:
-            outcome = run.learn(stop, lambda epoch: show_epoch(display, epoch, first, course))
+            outcome = run.learn(stop, lambda epoch: show_epoch(display, epoch, first_epoch, accuracies))
         if (result := run.write_result(outcome)) is not None:
             if outcome == "finished":
                 run.compare(result, stop, ProgressBar)
@@ -65,21 +65,20 @@ def train_classifier(request: ClassifyRequest) -> int:
 
 def evaluate_or_predict(request: ClassifyRequest) -> int:
     """Evaluate the best network of a run or predict classes with it; return the exit code."""
-    from spiky_rl.classification import inference as using
-    from spiky_rl.classification import run
+    from spiky_rl.classification import inference, run
 
-    trained = using.load_classifier(
+    trained = inference.load_classifier(
         request, run.find_checkpoint(request), request.device, request.evaluate, ProgressBar
     )
     n_trained_on = int(trained.seen.sum())
     if request.predict:
-        out = using.predict(trained, request.out)
+        out = inference.predict(trained, request.out)
         print(
             f"{len(trained.samples)} recordings predicted, {n_trained_on} of which the network was trained with"
         )
         print(out)
         return 0
-    out, result = using.evaluate(trained, request.out)
+    out, result = inference.evaluate(trained, request.out)
     share, (low, high) = result["accuracy"], result["interval_95"]
     print(
         f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
@@ -92,17 +91,22 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
     return 0
 
 
-def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history: list[float]) -> None:
-    """Show an epoch and append its accuracy to ``history``; ``first_epoch`` is the first since the start or resume."""
-    chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
-    history.append(epoch.accuracy_train if chosen is None else chosen)
-    blocks = format_sparkline(history)
+def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, accuracies: list[float]) -> None:
+    """Show an epoch; append its validation accuracy, or its training accuracy if there is no validation set, to ``accuracies``.
+
+    ``first_epoch`` is the first epoch since the start or resume.
+    """
+    validation, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
+    accuracies.append(epoch.accuracy_train if validation is None else validation)
+    curve = format_sparkline(accuracies)
     rows = (
         DisplayRow("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
         DisplayRow(
-            "validation", f"{'-' if chosen is None else f'{chosen:.1%}':>6}", "" if chosen is None else blocks
+            "validation",
+            f"{'-' if validation is None else f'{validation:.1%}':>6}",
+            "" if validation is None else curve,
         ),
-        DisplayRow("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
+        DisplayRow("train", f"{epoch.accuracy_train:6.1%}", curve if validation is None else ""),
         DisplayRow("loss", f"{epoch.loss:6.3f}"),
         DisplayRow("firing rate", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
         DisplayRow("effective ops", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
@@ -111,10 +115,12 @@ def show_epoch(display: TrainingDisplay, epoch: Epoch, first_epoch: int, history
     display.show((epoch.index - first_epoch + 1) / (epoch.last - first_epoch + 1), rows)
 
 
-def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
-    """Print the outcome of a run; ``named`` are arguments that a later command must repeat."""
+def print_summary(
+    result: Mapping[str, Any], log_root: Path, folder: Path, required_arguments: Sequence[str]
+) -> None:
+    """Print the outcome of a run; a later command must repeat the ``required_arguments``."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
-    words = ["--checkpoint", str(folder), *named]
+    words = ["--checkpoint", str(folder), *required_arguments]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
     command, outcome = common.program("classify"), result["outcome"]
     print_facts(
@@ -132,14 +138,14 @@ def print_summary(result: Mapping[str, Any], log_root: Path, folder: Path, named
 
 def describe_accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return rows on the accuracy of a result, on its ANN, and on the best epoch."""
-    validation, n_tested = "", result["samples_test"]
+    n_tested, validation = result["samples_test"], []
     if result["accuracy_validation"] is not None:
         share = result["accuracy_validation"]
-        validation = f"{share:.1%} of {result['samples_validation']} validation recordings"
+        validation = [f"{share:.1%} of {result['samples_validation']} validation recordings"]
     if result["accuracy"] is None:
         text = f"none yet: the {n_tested} test recordings are used once, at the end"
-        return [("accuracy", f"{text}{validation and f'; {validation}'}"), *describe_ann(result)]
-    best = f"{result['epoch']} of {result['epochs']}{validation and f', with {validation}'}"
+        return [("accuracy", "; ".join([text, *validation])), *describe_ann(result)]
+    best = ", with ".join([f"{result['epoch']} of {result['epochs']}", *validation])
     accuracy = f"{result['accuracy']:.1%} of {n_tested} test recordings"
     return [("accuracy", accuracy), *describe_ann(result), ("best epoch", best)]
 
@@ -166,12 +172,8 @@ def describe_ann(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: no ANN)")
     ]
     variances = (accuracy * (1.0 - accuracy) / count for accuracy in (share, result["accuracy"]))
-    error = math.sqrt(sum(variances))
-    if result["accuracy"] < share - 2.0 * error:
-        rows.append(
-            (
-                "",
-                f"better than the spiking network by more than two standard errors of the difference ({2.0 * error:.1%})",
-            )
-        )
+    margin = 2.0 * math.sqrt(sum(variances))
+    if result["accuracy"] < share - margin:
+        text = f"better than the spiking network by more than two standard errors of the difference ({margin:.1%})"
+        rows.append(("", text))
     return rows

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spiky_rl.cli.flags import INSTEAD, add_flags, translate_flags
+from spiky_rl.cli.flags import REPLACEMENTS, add_flags, translate_flags
 from spiky_rl.config.options import Settings, suggest_name
 from spiky_rl.run import command
 
@@ -75,7 +75,10 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
         flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-        hint = f"; instead: {INSTEAD[flag]}" if flag in INSTEAD else suggest_name(flag, flags) if flag else ""
+        if flag in REPLACEMENTS:
+            hint = f"; instead: {REPLACEMENTS[flag]}"
+        else:
+            hint = suggest_name(flag, flags) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 

@@ -89,7 +89,7 @@ def read_study(args: argparse.Namespace) -> Study:
     if "vary" in flags:
         flags["vary"] = study.parse_vary(flags["vary"])
     overrides = flags.pop("overrides")
-    split_overrides(overrides)
+    split_overrides(overrides)  # raises if an override is invalid
     if args.study is not None:
         requested = study.read_study(Path(args.study), flags, overrides)
         split_overrides(requested.overrides)

@@ -46,7 +46,7 @@ VIEWS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
         {"episodes": 1},
     ),
 }
-"""View -> (message at its start, its part of the request, its options)."""
+"""View -> (message at its start, its fields of `RunRequest`, its fields of `PlayOptions`)."""
 
 
 def parser() -> common.Parser:
@@ -72,19 +72,22 @@ def demo(argv: list[str]) -> int:
     task = args.task or find_task(args.agent)
     host = find_host(task)
     view = choose_view(host, args.view)
-    text, own_request, options = VIEWS[view]
+    text, view_request, view_options = VIEWS[view]
     print(text, flush=True)
     if view == FILM and args.view is None and can_show_page(host):
         print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
     logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
     common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
-    request = RunRequest.check("", {**common_request, "device": "cpu", **own_request})
-    played = PlayOptions.check("", options)
-    return run_play(resolve_pretrained(request), played, no_progress if view == PAGE else ProgressBar)
+    request = RunRequest.check("", {**common_request, "device": "cpu", **view_request})
+    options = PlayOptions.check("", view_options)
+    return run_play(resolve_pretrained(request), options, no_progress if view == PAGE else ProgressBar)
 
 
 def choose_view(host: Host, requested: str | None) -> str:
-    """Return the ``requested`` view, or else the page if it can be shown. Raises UserError if the page is requested and cannot."""
+    """Return the ``requested`` view, else the page if it can be shown and there is a browser, else the film.
+
+    Raises UserError if the page is requested and cannot be shown.
+    """
     can_show = can_show_page(host)
     if requested == PAGE and not can_show:
         host.require_ability(LIVE_VIEW, f"--view {PAGE}")

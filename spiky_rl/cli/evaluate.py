@@ -93,11 +93,8 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, 
     """Print a line per condition; an ANN (not ``is_spiking``) and random actions have no firing rate."""
     nominal = conditions["nominal"]
     measures = [measure] if measure in nominal["measures"] else []
-    titles = [
-        *("return", "share", "steps"),
-        *(MEASURES[name] for name in measures),
-        *("firing\nrate", "effective\nops/step"),
-    ]
+    measure_titles = [MEASURES[name] for name in measures]
+    titles = ["return", "share", "steps", *measure_titles, "firing\nrate", "effective\nops/step"]
     rows = []
     for name, results in conditions.items():
         cells = [name, f"{results['mean_return']:.2f} ± {results['std_return']:.2f}"]

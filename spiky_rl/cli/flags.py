@@ -21,7 +21,7 @@ from spiky_rl.config.options import (
     get_options,
     shorten,
 )
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 
 DEFAULT_SEPARATOR = re.compile(r"; (?:null|empty): ")
 """Text in a description before the meaning of an absent value."""
@@ -30,12 +30,12 @@ CHECKPOINT_FLAGS: dict[str, Any] = {
     "checkpoint": "latest",
     "verbose": True,
 }
-"""Arguments of a parser for commands that take a trained policy."""
+"""Keyword arguments of `Parser` for commands that take a trained policy."""
 SHOWN_DEFAULT_TYPES = int | float | str | tuple | Path
 """Types of defaults that the help shows, unless they are empty or False."""
 VIEW = "--visualizer viser (train.py, play.py) for a live view in a browser"
 SETTINGS = "agent.key=value and env.key=value"
-INSTEAD = {
+REPLACEMENTS = {
     "--livestream": VIEW,
     "--viz": VIEW,
     "--visualizer": VIEW,
@@ -57,19 +57,19 @@ INSTEAD = {
     "--disable_fabric": "leave it out; there is no Fabric without Kit",
     "--list_tasks": "isaaclab list_envs --all",
 }
-"""Foreign flag -> replacement."""
+"""Foreign flag that is refused -> what to use instead."""
 CHECKPOINT = "--checkpoint"
 SHIPPED = "--use_pretrained_checkpoint"
 """Foreign flag for the policy that comes with the task."""
-NAMES = {
+CHECKPOINT_NAMES = {
     "--resume": "latest",
     "--use_last_checkpoint": "latest",
     SHIPPED: "pretrained",
 }
 """Foreign flag without a value -> value of `CHECKPOINT`."""
-NO_EFFECT = "--headless"
-"""Foreign flag that asks for the default: nothing is rendered without a flag for it."""
-RUN = "--load_run"
+HEADLESS = "--headless"
+"""Foreign flag that is accepted and ignored, because nothing is rendered without a flag for it."""
+LOAD_RUN = "--load_run"
 """Foreign flag with the name or the path of a run folder."""
 
 
@@ -90,9 +90,9 @@ def number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Calla
     return parse
 
 
-positive_int = number_type(int, low=1, high=MOST_STEPS)
+positive_int = number_type(int, low=1, high=MAX_INT32)
 """Parses a positive integer of at most 32 bits."""
-seed_int = number_type(int, low=-1, high=MOST_STEPS)
+seed_int = number_type(int, low=-1, high=MAX_INT32)
 """Parses a seed: a non-negative integer, or -1 for a random seed."""
 
 
@@ -130,9 +130,7 @@ def get_given_values(settings: type[Settings], args: argparse.Namespace) -> dict
     return {key: getattr(args, key) for key in settings.model_fields if hasattr(args, key)}
 
 
-def parse_settings[Asked: Settings](
-    settings: type[Asked], args: argparse.Namespace, **further_values: object
-) -> Asked:
+def parse_settings[S: Settings](settings: type[S], args: argparse.Namespace, **further_values: object) -> S:
     """Build ``settings`` from ``args`` and ``further_values``. Raises UserError that names the flag."""
     try:
         return settings.check("", {**get_given_values(settings, args), **further_values})
@@ -172,48 +170,54 @@ def _format_help(field: OptionInfo, has_own_default: bool) -> str:
 
 
 def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
-    """Return a command line with Isaac Lab's flags for checkpoints and `NO_EFFECT` in the words of this package.
+    """Return a command line with Isaac Lab's flags for checkpoints replaced by `CHECKPOINT`, and without `HEADLESS`.
 
-    ``flags`` are those of the command; only a command with `CHECKPOINT` takes the foreign flags. Raises UserError if `RUN` has no
-    value, or is given beside `CHECKPOINT`, or `SHIPPED` beside another flag for a checkpoint.
+    ``flags`` are those of the command; only a command with `CHECKPOINT` takes the foreign flags. A value of `CHECKPOINT` on the
+    command line wins over `CHECKPOINT_NAMES`. Raises UserError if `LOAD_RUN` has no value, or is given beside `CHECKPOINT`, or
+    `SHIPPED` beside another flag for a checkpoint.
     """
     if CHECKPOINT not in flags:
         return list(argv)
     argv, run = _take_run(argv)
-    words = [word for word in argv if word not in (*NAMES, NO_EFFECT)]
-    names = [find_run(run, argv)] if run else [*filter(None, map(NAMES.get, argv))]
+    words = [word for word in argv if word not in (*CHECKPOINT_NAMES, HEADLESS)]
     checkpoint = find_value(CHECKPOINT, words)
-    others = [RUN] * bool(run) + [CHECKPOINT] * (checkpoint is not None)
-    others += [word for word in argv if NAMES.get(word) == "latest"]
+    names = [CHECKPOINT_NAMES[word] for word in argv if word in CHECKPOINT_NAMES]
+    others = [LOAD_RUN] * bool(run) + [CHECKPOINT] * (checkpoint is not None)
+    others += [word for word in argv if CHECKPOINT_NAMES.get(word) == "latest"]
     if SHIPPED in argv and others:
         raise UserError(f"{SHIPPED} and {others[0]}: pass only one of them")
-    if run and checkpoint is not None:
-        raise UserError(
-            f"{RUN} {run} and {CHECKPOINT} {checkpoint}: pass only one; a run's checkpoint is"
-            f" {CHECKPOINT} {Path(names[0]) / checkpoint}"
-        )
+    if run:
+        folder = find_run(run, argv)
+        if checkpoint is not None:
+            raise UserError(
+                f"{LOAD_RUN} {run} and {CHECKPOINT} {checkpoint}: pass only one; a run's checkpoint is"
+                f" {CHECKPOINT} {Path(folder) / checkpoint}"
+            )
+        return [*words, CHECKPOINT, folder]
     return [*words, CHECKPOINT, names[0]] if names and checkpoint is None else words
 
 
 def _take_run(argv: Sequence[str]) -> tuple[list[str], str]:
-    """Return a command line without `RUN`, and the last value of `RUN`, empty if it is not given. Raises UserError if it has no value."""
+    """Return a command line without `LOAD_RUN`, and the flag's last value; empty if it is not given. Raises UserError if it has no value."""
     words: list[str] = []
     run, remaining = "", iter(argv)
     for word in remaining:
         flag, equals, value = word.partition("=")
-        if flag != RUN:
+        if flag != LOAD_RUN:
             words.append(word)
             continue
         run = value if equals else next(remaining, "")
         if not run or run.startswith("-"):
-            raise UserError(f"{RUN}: expected the name or the path of a run folder")
+            raise UserError(f"{LOAD_RUN}: expected the name or the path of a run folder")
     return words, run
 
 
 def find_value(flag: str, argv: Sequence[str]) -> str | None:
     """Return the value of ``flag`` in a command line; None if it is not given, empty if it has no value."""
     words = [part for word in argv for part in word.split("=", 1)]
-    return [*words, ""][words.index(flag) + 1] if flag in words else None
+    if flag not in words:
+        return None
+    return next(iter(words[words.index(flag) + 1 :]), "")
 
 
 def find_run(name: str, argv: Sequence[str]) -> str:

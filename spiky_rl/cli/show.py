@@ -91,6 +91,7 @@ def check_combination(args: argparse.Namespace) -> None:
     """Raise UserError if an argument does not go with the kind of component, or the name of a reservoir is missing."""
     is_reservoir, has_name = args.kind == RESERVOIR, args.name is not None
     example = "show.py agents lif_ppo --task CartPole-v1"
+    # (argument, whether it may be given, error)
     rules = (
         (
             args.source,
@@ -124,9 +125,9 @@ def check_combination(args: argparse.Namespace) -> None:
             "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json",
         ),
     )
-    for argument, is_available, fault in rules:
+    for argument, is_available, message in rules:
         if argument and not is_available:
-            raise UserError(fault)
+            raise UserError(message)
 
 
 def show_agent(args: argparse.Namespace) -> None:
@@ -143,12 +144,13 @@ def show_agent(args: argparse.Namespace) -> None:
 
     gym_id, spec = merge_agent_on_task(name, args.task, args.library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
+    # a spiking network does not use the keys of the ANN that it replaces
     roles = [role for role, network in (("actor", spec.network), ("critic", spec.critic_network)) if network]
-    replaced = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
+    unused = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
     rows = [
         (path, format_value(value), origin)
         for path, value, origin in spec.list_values()
-        if path not in replaced
+        if path not in unused
     ]
     print_columns(rows)
 
@@ -182,7 +184,7 @@ def show_reservoir(args: argparse.Namespace) -> None:
                 args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": errors}
             )
     files.write_atomically(
-        out, lambda beside: draw_graph(named).savefig(beside, dpi=150, format=out.suffix[1:])
+        out, lambda temporary: draw_graph(named).savefig(temporary, dpi=150, format=out.suffix[1:])
     )
     print(f"\npicture: {out}")
 

@@ -23,10 +23,16 @@ TEMPORARY_PATTERN = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]
 """Name of a temporary file or folder; its groups are the writer's process namespace and process number."""
 ABANDONED_AGE_S = 24 * 3600.0
 """Age at which a temporary file of another process namespace counts as abandoned: its writer cannot be looked up."""
-LONGEST_NAME = 100
+MAX_NAME_BYTES = 100
 """Maximum length of a folder name in bytes."""
 PATH_ERRORS = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 """Error numbers caused by the path that the user gave, or by missing permissions."""
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
@@ -49,23 +55,23 @@ def write_atomically(path: Path, write_content: Callable[[Path], object], durabl
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # processes in two containers may share the folder and have the same process number
-    beside = path.with_name(
+    temporary = path.with_name(
         f".{path.name}.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     )
     try:
-        write_content(beside)
+        write_content(temporary)
         if durable:
-            fsync_path(beside)
-        os.replace(beside, path)
+            fsync_path(temporary)
+        os.replace(temporary, path)
         if durable:
             fsync_path(path.parent)
             remove_leftovers(path.parent)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(beside)):
+        if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -81,8 +87,8 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    beside = folder / f".files.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
-    new, old = beside / "new", beside / "old"
+    temporary = folder / f".files.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    new, old = temporary / "new", temporary / "old"
     try:
         with _name_final_paths(new, folder):
             new.mkdir(parents=True)
@@ -94,7 +100,7 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
             for parent in {(folder / name).parent for name in names}:
                 fsync_path(parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -116,16 +122,16 @@ def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path],
     done: list[Path] = []
     try:
         for name in (*names, *stale):
-            place_of = folder / name
-            if place_of.exists():
+            target = folder / name
+            if target.exists():
                 (old / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(place_of, old / name)
+                shutil.copy2(target, old / name)
             done.append(name)
             if name in names:
-                place_of.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(new / name, place_of)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(new / name, target)
             else:
-                place_of.unlink(missing_ok=True)
+                target.unlink(missing_ok=True)
     except (OSError, KeyboardInterrupt):
         for name in done:
             if (old / name).exists():
@@ -137,7 +143,7 @@ def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path],
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write a text file with `write_atomically`."""
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable)
 
 
 def write_json(path: Path, data: PlainValue, durable: bool = True) -> None:
@@ -162,10 +168,10 @@ def get_process_namespace() -> str:
     """Return a digest of the scope in which process numbers are unique: host, boot and PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        space = os.stat("/proc/self/ns/pid").st_ino
+        namespace = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        boot, space = "", 0
-    return hashlib.sha256(f"{os.uname().nodename} {boot} {space}".encode()).hexdigest()[:8]
+        boot, namespace = "", 0
+    return hashlib.sha256(f"{os.uname().nodename} {boot} {namespace}".encode()).hexdigest()[:8]
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -200,10 +206,10 @@ def is_abandoned(path: Path, namespace: str | None, process: int) -> bool:
 
 def require_plain_name(flag: str, name: str) -> None:
     """Raise UserError if ``name``, given by ``flag``, is not a plain folder name."""
-    if re.fullmatch(r"\w[\w.+=-]*", name) is None or len(name.encode()) > LONGEST_NAME:
+    if re.fullmatch(r"\w[\w.+=-]*", name) is None or len(name.encode()) > MAX_NAME_BYTES:
         raise UserError(
             f"{flag} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
-            f" at most {LONGEST_NAME} bytes"
+            f" at most {MAX_NAME_BYTES} bytes"
         )
 
 

@@ -21,9 +21,9 @@ NUMBER = 4
 TRAINING_COPIES = 4
 """Numbers per trained weight: value, gradient and the two moments of the optimiser."""
 NUMBERS_PER_SAMPLE = 10
-"""At least these are in rsl_rl's rollout: observation, action, its mean and standard deviation, and six more."""
+"""Minimum of numbers per sample in rsl_rl's rollout: observation, action, its mean and standard deviation, and six more."""
 NUMBERS_PER_TRANSITION = 4
-"""At least these are in a replay buffer: two observations, action and reward."""
+"""Minimum of numbers per transition in a replay buffer: two observations, action and reward."""
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 

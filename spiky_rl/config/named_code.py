@@ -26,8 +26,8 @@ def check_code_is_named(
 ) -> None:
     """Raise UserError if the content ``spec`` of a ``file`` names code that the user does not name.
 
-    ``named`` are all texts from the user: flags, overrides, values of an agent file. ``remedy`` ends the message with a way to name the code;
-    ``packages`` are those of `find_code`.
+    ``named`` are all texts from the user: flags, overrides, values of an agent file. ``remedy`` is the end of the message, which says how to
+    name the code; for ``packages`` see `find_code`.
     """
     for name in find_code(spec, packages):
         if name not in named:

@@ -325,7 +325,7 @@ def _format_error(error: ValidationError, path: str, settings: type[Settings]) -
 
 
 def _format_missing(errors: Sequence[Any], path: str, model: type[Settings]) -> RegistryError:
-    """Return the error of the first missing key, which is at ``path``, and of all that are missing beside it in the settings ``model``."""
+    """Return one error for the first missing key, at ``path``, and all other keys that are missing in the same settings ``model``."""
     first, parent = errors[0], path.rpartition(".")[0]
     siblings = [each["loc"] for each in errors if each["type"] == "missing"]
     missing = [str(loc[-1]) for loc in siblings if loc[:-1] == first["loc"][:-1]]

@@ -206,7 +206,11 @@ def is_same_entry(first: object, second: object) -> bool:
 
 @cache
 def _log_rename(kind: str, old: str, new: str) -> None:
-    log.warning("%s %r is called %r now; write the new name", SINGULAR_NAMES.get(kind, kind[:-1]), old, new)
+    log.warning("%s %r is called %r now; write the new name", _get_singular(kind), old, new)
+
+
+def _get_singular(kind: str) -> str:
+    return SINGULAR_NAMES.get(kind, kind[:-1])
 
 
 def read_summary(kind: str, name: str) -> str:
@@ -337,7 +341,7 @@ def _configure_part(
 
 @contextmanager
 def wrap_foreign_errors(name: str, fault: str) -> Iterator[None]:
-    """Turn an exception from the component ``name``, if its code is outside the package, into a RegistryError that names ``fault``."""
+    """Turn an exception of the block into a RegistryError that begins with ``fault``, if the component ``name`` is from outside the package."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -370,9 +374,8 @@ def normalize_settings(kind: str, settings: PlainValue, path: str) -> PlainMappi
 def _require_known(kind: str, name: str) -> None:
     known = list_names(kind)
     if name not in known:
-        singular = SINGULAR_NAMES.get(kind, kind[:-1])
         raise RegistryError(
-            f"unknown {singular} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
+            f"unknown {_get_singular(kind)} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
         )
 
 

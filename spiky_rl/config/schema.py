@@ -22,10 +22,10 @@ from spiky_rl.config.options import (
 )
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 
-MOST_LAYERS = 100
+MAX_LAYERS = 100
 """Maximum number of layers of a network."""
-MOST_STEPS = 2**31 - 1
-"""Maximum number of iterations, steps or episodes: the largest integer of 32 bits."""
+MAX_INT32 = 2**31 - 1
+"""Maximum of seeds and of numbers of iterations, steps or episodes: the largest signed integer of 32 bits."""
 Activation = Literal[
     "elu",
     "selu",
@@ -43,7 +43,7 @@ Activation = Literal[
 """Activations of rsl_rl."""
 CompileMode = Literal["default", "max-autotune-no-cudagraphs"]
 """Modes of torch.compile that work with rsl_rl: those without CUDA graphs."""
-Layers = Annotated[Widths, Field(min_length=1, max_length=MOST_LAYERS, strict=False)]
+Layers = Annotated[Widths, Field(min_length=1, max_length=MAX_LAYERS, strict=False)]
 """Hidden layers, at least one."""
 Groups = Annotated[Names, Field(min_length=1, strict=False)]
 """Names of observation groups, at least one."""
@@ -149,10 +149,10 @@ class DistillationSettings(Settings):
         20,
         "iterations of imitation, or of the teacher's observations for a conversion",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     value_iterations: int = option(
-        5, "iterations between imitation and PPO that train only the critic", low=0, high=MOST_STEPS
+        5, "iterations between imitation and PPO that train only the critic", low=0, high=MAX_INT32
     )
     learning_rate: float = option(1e-3, "learning rate of the imitation", above=0.0)
     num_learning_epochs: int = option(1, "passes over a rollout", low=1, high=10_000)
@@ -160,7 +160,7 @@ class DistillationSettings(Settings):
         1,
         "control steps per gradient step; the gradient of the hidden state reaches back as far",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     loss_type: Literal["mse", "huber"] = option("mse", "loss on the difference to the teacher's action")
     max_grad_norm: float = option(1.0, "largest norm of the gradient", above=0.0)
@@ -174,19 +174,19 @@ class ReplaySettings(Settings):
         1_000_000,
         "TD3 and SAC: transitions in the replay buffer, of all environments together",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     learning_starts: int = option(
         1000,
         "TD3 and SAC: transitions in the replay buffer before the first gradient step",
         low=0,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     random_steps: int = option(
         1000,
         "TD3 and SAC: first environment steps of a training with uniformly random actions",
         low=0,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     updates_per_step: float = option(
         1.0, "TD3 and SAC: gradient steps per environment step", above=0.0, high=1000.0
@@ -266,7 +266,7 @@ class Algorithm(ReplaySettings, Td3Settings, SacSettings):
         above=0.0,
     )
     num_learning_epochs: int = option(5, "passes over a rollout", low=1, high=10_000)
-    num_mini_batches: int = option(4, "minibatches per pass", low=1, high=MOST_STEPS)
+    num_mini_batches: int = option(4, "minibatches per pass", low=1, high=MAX_INT32)
     gamma: float = option(0.99, "discount factor", low=0.0, high=1.0)
     lam: float = option(0.95, "GAE's lambda", low=0.0, high=1.0)
     clip_param: float = option(0.2, "PPO's clipping range", above=0.0)
@@ -310,11 +310,9 @@ class ObservationGroups(Settings):
 class RunnerSettings(Settings):
     """All keys of an agent except its summary and its overrides for tasks."""
 
-    num_steps_per_env: int = option(
-        24, "T: control steps per environment and rollout", low=1, high=MOST_STEPS
-    )
-    max_iterations: int = option(1000, "training iterations", low=1, high=MOST_STEPS)
-    save_interval: int = option(50, "iterations between checkpoints", low=1, high=MOST_STEPS)
+    num_steps_per_env: int = option(24, "T: control steps per environment and rollout", low=1, high=MAX_INT32)
+    max_iterations: int = option(1000, "training iterations", low=1, high=MAX_INT32)
+    save_interval: int = option(50, "iterations between checkpoints", low=1, high=MAX_INT32)
     experiment_name: str = option("", "name of the task's folder in logs/rsl_rl or logs/skrl")
     clip_actions: float | None = option(None, "bound of the actions: plus and minus this", above=0.0)
     init_at_random_ep_len: bool = option(True, "start environments at random points of their episodes")
@@ -334,13 +332,13 @@ class RunnerSettings(Settings):
         "input of a classifier: the frames of a recording in turn, their sum, or a stack of channels",
     )
     picture_interval: int = option(
-        25, "iterations between spike rasters in TensorBoard", low=1, high=MOST_STEPS
+        25, "iterations between spike rasters in TensorBoard", low=1, high=MAX_INT32
     )
     evaluation_interval: int = option(
         0,
         "environment steps between evaluations without action noise during a training, in environments of their own; 0: none",
         low=0,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     evaluation_episodes: int = option(10, "episodes of each evaluation during a training", low=1, high=10_000)
     actor: Actor = option(Actor(), "ANN of the actor, and the action distribution")
@@ -399,7 +397,7 @@ class TaskSpec(Settings):
 
     id: str = option("", "registered id")
     summary: str = option("", "description in one sentence")
-    num_envs: dict[str, Annotated[int, Field(ge=1, le=MOST_STEPS)]] = option(
+    num_envs: dict[str, Annotated[int, Field(ge=1, le=MAX_INT32)]] = option(
         {"cpu": 256, "cuda": 4096}, "default number of environments by kind of device"
     )
     measure: Measure = option("", "measure that play.py reports besides the return")
@@ -467,17 +465,18 @@ def check_combination(runner: PlainMapping) -> None:
         raise RegistryError(
             "agent.actor.distribution_cfg.class_name: missing; give a class, such as GaussianDistribution"
         )
-    limits, first = _list_numbers(distribution.get("std_range")), _list_numbers(distribution.get("init_std"))
-    if limits and first and not limits[0] <= first[0] <= limits[1]:
+    limits = _list_numbers(distribution.get("std_range"))
+    init_std = _list_numbers(distribution.get("init_std"))  # empty or one number
+    if limits and init_std and not limits[0] <= init_std[0] <= limits[1]:
         raise RegistryError(
-            f"agent.actor.distribution_cfg.init_std: {first[0]} is out of std_range: {limits}"
+            f"agent.actor.distribution_cfg.init_std: {init_std[0]} is out of std_range: {limits}"
         )
     for group, keys in REQUIRED_KEYS.items():
         if algorithm.get(group) is not None:
             _require_keys(f"agent.algorithm.{group}", get_section(algorithm, group), keys)
-    noise = get_section(algorithm, "rnd_cfg")
-    if noise.get("weight_schedule") is not None:
-        _check_weight_schedule(get_section(noise, "weight_schedule"))
+    rnd = get_section(algorithm, "rnd_cfg")
+    if rnd.get("weight_schedule") is not None:
+        _check_weight_schedule(get_section(rnd, "weight_schedule"))
 
 
 def _check_weight_schedule(schedule: PlainMapping) -> None:

@@ -108,7 +108,7 @@ def load_task(name: str) -> TaskSpec | None:
     return match
 
 
-def task_id(name: str) -> str:
+def get_task_id(name: str) -> str:
     """Return the gym id for ``name``, a task's file stem or a gym id."""
     known = load_task(name)
     return known.id if known else name
@@ -142,7 +142,7 @@ def read_algorithm(name: str, overrides: Iterable[str] = ()) -> str:
     The overrides for a task are not read: they do not change the algorithm.
     """
     _, data, file = read_agent(name)
-    tree, _ = merge([(file, data), ("command line", parse_overrides(overrides))])
+    tree, _ = merge([(file, data), (COMMAND_LINE, parse_overrides(overrides))])
     return get_algorithm(get_section(tree, "algorithm"))
 
 
@@ -330,7 +330,7 @@ def _matches_task(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     if named_task is not None and named_task.env:
         return task_spec is not None and named_task.name == task_spec.name
     # a gym id may begin with the module that registers it, ``module:id``
-    named_id = task_id(name).rpartition(":")[2]
+    named_id = get_task_id(name).rpartition(":")[2]
     own_id = task.rpartition(":")[2]
     return named_id in (own_id, strip_version(own_id)) or strip_version(named_id) == own_id
 

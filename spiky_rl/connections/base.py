@@ -122,7 +122,7 @@ def make_sparse_mask(shape: tuple[int, int], density: float, diagonal: bool = Tr
 
 
 def require_neurons(path: str, count: int) -> None:
-    """Raise RegistryError naming ``path`` if a layer has fewer than two neurons to connect."""
+    """Raise RegistryError that names the key ``path`` if a layer has fewer than two neurons to connect."""
     if count < 2:
         raise RegistryError(f"{path}: the layer has {count} neuron; a connection within it needs at least 2")
 

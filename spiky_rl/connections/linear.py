@@ -78,11 +78,7 @@ class LinearConnection(Connection):
 
     def synapses(self) -> Tensor:
         """Return the effective weights [inputs, outputs], rounded if quantised."""
-        return (
-            self.unrounded_weights()
-            if self.quantiser is None
-            else self.get_effective_weights(self.unrounded_weights())
-        )
+        return self.get_effective_weights(self.unrounded_weights())
 
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [inputs, outputs]."""

@@ -151,9 +151,8 @@ def _read_chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:
     """Read the response in chunks. Raises _NetError."""
     while True:
         try:
-            chunk = answer.read1(
-                CHUNK
-            )  # read1 returns available data at once, so a broken connection loses little
+            # read1 returns available data at once, so a broken connection loses little
+            chunk = answer.read1(CHUNK)
         except (OSError, http.client.HTTPException) as error:
             raise _NetError(str(error) or type(error).__name__) from None
         if not chunk:

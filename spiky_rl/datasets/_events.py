@@ -29,9 +29,9 @@ OVERFLOW_ROW, OVERFLOW_US, EVENT_BYTES = 240, 1 << 13, 5
 """N-MNIST's bytes: the row that marks a time overflow, the microseconds it adds to all later times, and the bytes of an event."""
 MAX_COUNT = 1 << 15
 """Maximum count in a tensor, per pixel, channel and step."""
-MOST_EVENTS = 1 << 25
+MAX_EVENTS = 1 << 25
 """Maximum number of events in a recording; in memory they take a gigabyte."""
-MOST_CHANNELS, MOST_PIXELS = 1000, 100_000
+MAX_CHANNELS, MAX_PIXELS = 1000, 100_000
 """Maximum number of channels, and of rows or columns, of a sensor."""
 LATEST = 1 << 53
 """Latest time of an event, in microseconds or steps."""
@@ -71,7 +71,9 @@ def decode_events(
 ) -> Events:
     """Return the events in a file's content, in the format of its suffix. Raises EventFileError that names ``path`` and the fault.
 
-    ``unit`` is the unit of time of events in columns, in microseconds; ``shape`` are required channels, rows and columns of a tensor.
+    Args:
+        unit: Microseconds per unit of the times in columns.
+        shape: Required channels, rows and columns of a tensor; None for any.
     """
     if not data:
         raise EventFileError(f"{path}: is empty")
@@ -155,7 +157,7 @@ def decode_tensor(counts: np.ndarray, path: str) -> Events:
 
 
 def _check_column(key: str, values: np.ndarray, low: float, high: float, path: str) -> None:
-    """Raise EventFileError with ``path`` and event unless the ``values`` are in range and, but for times, whole numbers."""
+    """Raise EventFileError with ``path`` and event unless all ``values`` are in range and, in columns other than t, whole numbers."""
     wrong = ~np.isfinite(values) if key == "t" else values != np.floor(values)
     wrong |= (values < low) | (values > high)
     if wrong.any():
@@ -180,7 +182,7 @@ def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> 
         )
     _require_count(len(content["t"]), path)
     lows = {"t": 0, "x": 0, "y": 0, "p": -1}
-    highs = {"t": LATEST / unit, "x": MOST_PIXELS - 1, "y": MOST_PIXELS - 1, "p": MOST_CHANNELS - 1}
+    highs = {"t": LATEST / unit, "x": MAX_PIXELS - 1, "y": MAX_PIXELS - 1, "p": MAX_CHANNELS - 1}
     for key, values in content.items():
         _check_column(key, values, lows[key], highs[key], path)
     t = np.rint(content["t"] * unit).astype(np.int64)
@@ -190,8 +192,8 @@ def decode_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> 
 
 def _require_count(count: int, path: str) -> None:
     """Raise EventFileError with ``path`` if ``count`` exceeds the maximum, before memory is allocated."""
-    if count > MOST_EVENTS:
-        raise EventFileError(f"{path}: holds {count:,} events; a recording has at most {MOST_EVENTS:,}")
+    if count > MAX_EVENTS:
+        raise EventFileError(f"{path}: holds {count:,} events; a recording has at most {MAX_EVENTS:,}")
 
 
 def _split_header(rows: Iterator[list[str]]) -> tuple[list[str], Iterator[list[str]]]:
@@ -211,8 +213,8 @@ def _parse_csv(text: str) -> dict[str, array[float]]:
     position = {key: header.index(key) for key in COLUMNS}
     columns = {key: array("d") for key in COLUMNS}
     for count, row in enumerate(rows):
-        if count == MOST_EVENTS:
-            raise ValueError(f"holds more than {MOST_EVENTS:,} events")
+        if count == MAX_EVENTS:
+            raise ValueError(f"holds more than {MAX_EVENTS:,} events")
         for key, i in position.items():
             columns[key].append(float(row[i]) if i < len(row) else np.nan)
     return columns

@@ -16,7 +16,7 @@ from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError, Settings
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import read_header
-from spiky_rl.datasets._events import COLUMNS, LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
+from spiky_rl.datasets._events import COLUMNS, LATEST, MAX_CHANNELS, MAX_PIXELS, EventFileError, Events
 from spiky_rl.datasets._store import make_read_error
 from spiky_rl.datasets.base import Recording, to_time_unit
 
@@ -24,23 +24,20 @@ log = logging.getLogger(__name__)
 
 MIN_CHECKED = 10
 """Minimum number of recordings for the check that none needs more than twice as much as all others."""
-AXES = {
-    "rows": (1, "needs {0} rows", "set dataset.sensor=[rows,columns], and --skip_bad skips this recording"),
-    "columns": (
-        2,
-        "needs {0} columns",
-        "set dataset.sensor=[rows,columns], and --skip_bad skips this recording",
-    ),
+_SENSOR_REMEDY = "set dataset.sensor=[rows,columns], and --skip_bad skips this recording"
+OUTLIER_CHECKS = {
+    "rows": (1, "needs {0} rows", _SENSOR_REMEDY),
+    "columns": (2, "needs {0} columns", _SENSOR_REMEDY),
     "end": (3, "lasts until {0}", "set dataset.window=[start,end], and later events are ignored"),
 }
 """Needs that this check covers: index in channels, rows, columns, end; text of the error; and its remedy."""
-Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 
 
 class Needs(Settings):
     """The smallest sensor and window that hold all recordings."""
 
-    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
     rows: Pixels
     columns: Pixels
     end: Annotated[int, Field(ge=1, le=LATEST + 1)]
@@ -89,7 +86,7 @@ def measure_needs(
 
     Args:
         time: Required unit of times, a `TimeUnit`; recordings with another unit are ignored. Empty for any.
-        set_keys: Keys of `AXES` that the user has set, so that they are not checked.
+        set_keys: Keys of `OUTLIER_CHECKS` that the user has set, so that they are not checked.
 
     Raises:
         EventFileError: If no recording can be read, if some have times in microseconds and others in steps, or if one needs more than
@@ -103,7 +100,8 @@ def measure_needs(
         )
     paths, sizes, steps = list(needs), np.array(list(needs.values())), True in kinds
     if len(sizes) >= MIN_CHECKED:
-        checked = ("end",) if steps else AXES  # tensors of other shapes are refused later, one by one
+        # tensors of other shapes are refused later, one by one
+        checked = ("end",) if steps else OUTLIER_CHECKS
         for key in checked:
             if key not in set_keys:
                 _require_like_others(sizes, key, paths)
@@ -151,7 +149,7 @@ def _measure_readable(
 
 def _require_like_others(sizes: np.ndarray, key: str, paths: Sequence[str]) -> None:
     """Raise EventFileError if a single recording needs more than twice as much as all others."""
-    axis, wording, remedy = AXES[key]
+    axis, wording, remedy = OUTLIER_CHECKS[key]
     *_, second, first = np.argsort(sizes[:, axis], kind="stable")
     if sizes[first, axis] > 2 * sizes[second, axis]:
         raise EventFileError(

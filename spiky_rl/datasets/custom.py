@@ -28,8 +28,8 @@ from spiky_rl.config.options import Names, RegistryError, option, suggest_name
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import (
     DAMAGE,
-    MOST_CHANNELS,
-    MOST_PIXELS,
+    MAX_CHANNELS,
+    MAX_PIXELS,
     EventFileError,
     Events,
     MissingData,
@@ -87,14 +87,14 @@ class CustomDataset(Dataset):
             low=0,
             high=100_000,
         )
-        sensor: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], ...] = option(
+        sensor: tuple[Annotated[int, Field(ge=1, le=MAX_PIXELS)], ...] = option(
             (), "rows and columns of the sensor; empty for as many as the recordings need"
         )
         channels: int = option(
             0,
             "channels of the sensor, such as polarities; 0 for as many as the recordings need",
             low=0,
-            high=MOST_CHANNELS,
+            high=MAX_CHANNELS,
         )
         window: tuple[Annotated[int, Field(ge=0)], ...] = option(
             (),
@@ -156,7 +156,7 @@ class CustomDataset(Dataset):
         return recordings
 
     def _label(self, rows: list[ListedRecording], store: RecordingStore) -> list[Recording]:
-        """Return the recordings; a label is an index into the option ``names``, or into the sorted classes of ``rows`` if it is empty."""
+        """Return the recordings with labels, and set the classes: the option ``names``, or the sorted class names in ``rows`` if it is empty."""
         names = sorted({row.label for row in rows if row.label is not None}, key=_natural_sort_key)
         self.classes = self.classes or tuple(names)
         if unknown_classes := [name for name in names if name not in self.classes]:
@@ -171,7 +171,8 @@ class CustomDataset(Dataset):
     def read_events(self, recording: Recording) -> Events:
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
-        events = decode_events(data, path, UNITS[self.unit], getattr(self, "shape", None))
+        required_shape = getattr(self, "shape", None)  # not set while `_infer_layout` measures the recordings
+        events = decode_events(data, path, UNITS[self.unit], required_shape)
         time = to_time_unit(events.steps)
         if self.time and self.time != time:
             raise EventFileError(
@@ -339,5 +340,5 @@ def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, 
 
 
 def _natural_sort_key(name: str) -> tuple[bool, int, str]:
-    """Return a sort key that puts whole numbers first, by value."""
+    """Return a sort key that puts names that are whole numbers first, by value."""
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

@@ -27,7 +27,7 @@ from spiky_rl.datasets.base import Dataset, Recording
 SIDE, DIGITS = 34, 10
 LARGEST = 1 << 33
 """Maximum unpacked bytes of a file of many recordings; all 60,000 take a quarter of it."""
-LONGEST_US = 2**31 - 1
+MAX_GAP_US = 2**31 - 1
 """Maximum time between two events, more than half an hour, so that no sum of times overflows."""
 _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
 ARCHIVES = (
@@ -177,12 +177,12 @@ class _Packed:
             raise EventFileError(f"{path}: label {self.labels[row]} given; allowed: 0 to {DIGITS - 1}")
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
-        for key, values, most in (("addr", address[own], SIDE * SIDE * 2 - 1), ("dt", gaps[own], LONGEST_US)):
-            wrong = (values < 0) | (values > most)
+        for key, values, high in (("addr", address[own], SIDE * SIDE * 2 - 1), ("dt", gaps[own], MAX_GAP_US)):
+            wrong = (values < 0) | (values > high)
             if wrong.any():
                 first = int(wrong.argmax())
                 raise EventFileError(
-                    f"{path}: event {first}: {key} is {values[first]}; it must be between 0 and {most}"
+                    f"{path}: event {first}: {key} is {values[first]}; it must be between 0 and {high}"
                 )
         pixel, p = np.divmod(address[own].astype(np.int64), 2)
         y, x = np.divmod(pixel, SIDE)

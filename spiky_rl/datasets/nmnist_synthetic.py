@@ -56,10 +56,13 @@ PATH = np.array(
 LEAD_MS = 3.2
 """Delay of events after the light; the path was measured on events."""
 DARK = 0.302
+"""Brightness of a black pixel, in units of a white pixel's value."""
 LOW_PASS_MS = 1.6
 CONTRAST, CONTRAST_DEVIATION = 0.229, 0.01
+"""Mean and standard deviation of the pixels' thresholds, in log brightness."""
 REFRACTORY_MS = 2
 NOISE_HZ = 0.3
+"""Rate of each pixel's noise events."""
 JITTER_MS = 3.0
 """Standard deviation of the start of a saccade."""
 SACCADES_MS = (50.0, 150.0, 255.0)
@@ -76,7 +79,7 @@ def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
     follow = 1.0 - np.exp(-1.0 / LOW_PASS_MS)
     filtered, reference = seen[0].copy(), seen[0].copy()
     last_event = np.full((SIDE, SIDE), -REFRACTORY_MS)
-    spikes: list[np.ndarray] = []
+    events: list[np.ndarray] = []  # [4, events] each: step, y, x, p
     for step in range(STEPS):
         filtered += follow * (seen[step] - filtered)
         difference = filtered - reference
@@ -84,10 +87,10 @@ def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
         reference[fired] = filtered[fired]
         last_event[fired] = step
         y, x = fired.nonzero()
-        spikes.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
+        events.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
     step, y, x = noisy.nonzero()
-    spikes.append(np.stack([step, y, x, generator.integers(2, size=len(x))]))
-    step, y, x, p = np.concatenate(spikes, 1)
+    events.append(np.stack([step, y, x, generator.integers(2, size=len(x))]))
+    step, y, x, p = np.concatenate(events, 1)
     t = 1000 * step + generator.integers(1000, size=len(step))
     order = np.argsort(t, kind="stable")
     return Events(x[order], y[order], p[order], t[order])

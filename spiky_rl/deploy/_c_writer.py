@@ -39,7 +39,7 @@ NEEDS_MATH = re.compile(r"\b(rintf|sqrtf|expf|expm1f|log1pf|erff|INFINITY)\b")
 
 
 def read_functions() -> dict[str, str]:
-    """Return the helper functions of ``functions.c`` by name, each with its comment and what only it calls, callees first."""
+    """Return the helper functions of ``functions.c`` by name, each with its comment and the helpers that only it calls; callees come first."""
     _, *paragraphs = (CSRC / "functions.c").read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
     declared = re.compile(r"^(?:#define|static \w+) (\w+)\(", re.MULTILINE)
     return {declared.findall(text)[-1]: f"{text}\n" for text in paragraphs}
@@ -92,7 +92,11 @@ class CWriter:
     """Writer of a control step; its statements are collected in `once`, `step` and `last`."""
 
     def __init__(self, vector_width: int = 0) -> None:
-        """Begin a control step; ``vector_width``: floats in a vector of the `cpu` backend, which does not fuse products with fewer outputs."""
+        """Begin a control step.
+
+        ``vector_width`` is the number of floats in a vector of the `cpu` backend. The backend does not fuse the products of a map with fewer
+        outputs, so neither does the file.
+        """
         self.vector_width = vector_width
         self.steps = 1
         """Number of inner steps."""
@@ -254,9 +258,12 @@ class CWriter:
         self.channels = max(self.channels, signal.width)
         event = self.add_scratch("event", signal.width, "channels with an event, in order", "event_index")
         zero = "0.0f" if signal.kind == "float" else "0"
-        there = f"{signal.array}[c]" if signal.binary else f"{signal.array}[c] != {zero}"
+        is_event = f"{signal.array}[c]" if signal.binary else f"{signal.array}[c] != {zero}"
         block.append("events = 0;")
-        self.write_loop(block, "c", signal.width, f"{event}[events] = (event_index)c;", f"events += {there};")
+        # every channel is written, and the next one overwrites it unless it is an event
+        self.write_loop(
+            block, "c", signal.width, f"{event}[events] = (event_index)c;", f"events += {is_event};"
+        )
 
     def write_product(
         self, block: list[str], path: str, weight: Tensor, bias: Tensor | None, signal: Signal, target: str
@@ -279,22 +286,24 @@ class CWriter:
         self.list_events(block, signal)
         zeros = int((weight == 0).sum())
         fused = outputs >= self.vector_width and not signal.binary
-        if outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).index > 0:
+        if outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).has_lists:
             self._add_synapses(block, path, weight, signal, target, fused)
             return
         array = self.add_constant(path, weight)
-        add = "add_rows" if signal.binary else "add_products" if fused else "add_few_products"
-        x = "" if signal.binary else f"{signal.array}, "
-        block.append(f"{self.use_function(add)}({target}, {array}, {x}s->event, events, {outputs});")
+        if signal.binary:
+            function, x = "add_rows", ""
+        else:
+            function, x = "add_products" if fused else "add_few_products", f"{signal.array}, "
+        block.append(f"{self.use_function(function)}({target}, {array}, {x}s->event, events, {outputs});")
 
     def _add_synapses(
         self, block: list[str], path: str, weight: Tensor, signal: Signal, target: str, fused: bool
     ) -> None:
         """Append C that adds the synapses of the events to ``target``: values, neurons, and the start of each input's list [C + 1]."""
-        there = weight != 0
-        array = self.add_constant(path, weight[there])
-        neuron = self.add_constant(f"{path}_neuron", there.nonzero()[:, 1])
-        start = self.add_constant(f"{path}_start", functional.pad(there.sum(1).cumsum(0), (1, 0)))
+        has_synapse = weight != 0
+        array = self.add_constant(path, weight[has_synapse])
+        neuron = self.add_constant(f"{path}_neuron", has_synapse.nonzero()[:, 1])
+        start = self.add_constant(f"{path}_start", functional.pad(has_synapse.sum(1).cumsum(0), (1, 0)))
         total = f"{target}[{neuron}[i]]"
         if signal.binary:
             text = f"{total} += {array}[i];"

@@ -183,9 +183,9 @@ def format_contract(
         text = RAW_TEXT if commands is None else COMMANDS_TEXT
         lines.append(f"action[{outputs}], of these terms: {text}")
         lines += map(_format_term, contract.actions)
-    return (
-        lines if commands is None or not commands.units else [*lines, *_format_commands(contract, commands)]
-    )
+    if commands is not None and commands.units:
+        lines += _format_commands(contract, commands)
+    return lines
 
 
 def _format_commands(contract: PolicyContract, commands: CommandMap) -> list[str]:

@@ -95,12 +95,15 @@ def _log_result(path: Path, result: VerificationResult, target: Target, policy: 
         log.warning(
             "%s: its actions differ from the live policy's by %.2g on average, more than %.0f %% of their spread, %.2g;"
             " train with agent.network.quantize=int8",
-            *(path, result.reference_difference, 100 * MAX_MEAN_ERROR, result.action_spread),
+            path,
+            result.reference_difference,
+            100 * MAX_MEAN_ERROR,
+            result.action_spread,
         )
 
 
 def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
-    """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds."""
+    """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds; ``env`` takes such actions from now on."""
     if (bounds := getattr(env, "action_bounds", None)) is None:
         return policy
     for name, target in targets.items():

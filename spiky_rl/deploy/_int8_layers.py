@@ -80,7 +80,7 @@ class Int8Layer(ABC):
         source: Int8Format,
         weights: Sequence[Tensor],
         unit: Tensor,
-        seen: Tensor,
+        max_potential: Tensor,
         next_largest: int,
     ) -> None:
         """Quantise a ``layer``.
@@ -91,21 +91,21 @@ class Int8Layer(ABC):
             source: Format of the input.
             weights: Integers [C, N] and, in a recurrent layer, [D N, N].
             unit: Unit of the weights, [N] float64.
-            seen: Largest first states in the rollout, [N].
-            next_largest: Largest sum of the next weights to a neuron.
+            max_potential: Largest absolute potential (first state) of each neuron in the rollout, [N].
+            next_largest: Largest sum of absolute weights from this layer to a neuron of the next one.
         """
         self.title, self.source, self.unit = title, source, unit
         self.weight, self.recurrent_weight = weights[0], weights[1] if len(weights) > 1 else None
         connection: Any = layer.connection
         params = zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True)
-        values = {**dict(params), "bias": connection.bias, "seen": seen}
+        values = {**dict(params), "bias": connection.bias, "max_potential": max_potential}
         for name, value in values.items():
             values[name] = torch.as_tensor(value).detach().cpu().double().expand(layer.width)
         self.quantize(layer.neuron, values, next_largest)
 
     @abstractmethod
     def quantize(self, neuron: Neuron, values: dict[str, Tensor], next_largest: int) -> None:
-        """Set the constants; ``values``: the neuron's parameters, ``bias`` and ``seen`` by name, [N] float64 each."""
+        """Set the constants; ``values``: the neuron's parameters, ``bias`` and ``max_potential`` by name, [N] float64 each."""
 
     @property
     def width(self) -> int:
@@ -163,7 +163,7 @@ class Int8SpikingLayer(Int8Layer):
         self.resets_to_zero = neuron.chosen["reset"] == "zero"
         adaptation = values.get("adaptation", torch.zeros_like(decay))
         self._choose_fraction(
-            torch.maximum(values["seen"], threshold + adaptation), decay, threshold, adaptation
+            torch.maximum(values["max_potential"], threshold + adaptation), decay, threshold, adaptation
         )
         own_unit = self.unit * 2.0**-self.fraction
         self.gain, self.bits = 2**self.fraction, self.fraction - self.source.exponent
@@ -177,17 +177,17 @@ class Int8SpikingLayer(Int8Layer):
             self.adaptation = _round_current(adaptation / own_unit)  # of the threshold per spike in the trace
 
     def _choose_fraction(self, reach: Tensor, decay: Tensor, threshold: Tensor, adaptation: Tensor) -> None:
-        """Choose the membranes' fraction bits, [N], and their width in bits; ``reach``: largest potentials."""
-        largest = torch.ones(self.width, dtype=torch.int64)  # sum of the weights of spikes
+        """Choose the membranes' fraction bits, [N], and whether they have 32 bits (``is_wide``); ``reach``: largest potentials."""
+        largest_sum = torch.ones(self.width, dtype=torch.int64)  # of the weights of spikes
         for weight in (None if self.source.graded else self.weight, self.recurrent_weight):
             if weight is not None:
-                largest = largest + weight.abs().sum(0)
+                largest_sum = largest_sum + weight.abs().sum(0)
 
-        def choose(limit: int, room: float, most: int) -> Tensor:
+        def choose(limit: int, room: float, max_bits: int) -> Tensor:
             bits = torch.minimum(
-                (limit / (room * reach / self.unit)).log2(), (CURRENT_LIMIT / largest).log2()
+                (limit / (room * reach / self.unit)).log2(), (CURRENT_LIMIT / largest_sum).log2()
             )
-            return bits.floor().clamp(-16, most).long()
+            return bits.floor().clamp(-16, max_bits).long()
 
         narrow = choose(NARROW_LIMIT, STATE_ROOM, 8)
         leak = threshold / self.unit * 2.0**narrow * (1.0 - decay)
@@ -238,7 +238,7 @@ class Int8SigmaDeltaLayer(Int8Layer):
         self.is_rectified = neuron.chosen["activation"] == "relu"
         # an event is a difference of two values
         limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if self.is_rectified else 2)
-        largest, threshold = float(values["seen"].max()), values["threshold"]
+        largest, threshold = float(values["max_potential"].max()), values["threshold"]
         exponent = choose_exponent(limit, STATE_ROOM * largest, 14)
         self.output_format = Int8Format(True, exponent, limit)
         self.threshold = (threshold * 2.0**exponent).round().long()
@@ -342,13 +342,15 @@ def get_layer_class(layer: SpikingLayer, channels: int) -> type[Int8Layer]:
     return Int8QuadraticLayer if isinstance(neuron, quadratic.Quadratic) else Int8SpikingLayer
 
 
-def choose_exponent(limit: float, size: float, most: int) -> int:
-    """Return the largest exponent, from -16 to ``most``, with size * 2^exponent <= limit."""
-    return most if size <= 0.0 else max(-16, min(most, math.floor(math.log2(limit / size))))
+def choose_exponent(limit: float, size: float, max_exponent: int) -> int:
+    """Return the largest exponent, from -16 to ``max_exponent``, with size * 2^exponent <= limit."""
+    if size <= 0.0:
+        return max_exponent
+    return max(-16, min(max_exponent, math.floor(math.log2(limit / size))))
 
 
 def _split_factor(factor: Tensor) -> tuple[Tensor, int]:
-    """Return integers, and the shift of their products that makes them the ``factor`` [N]."""
+    """Return integers [N] and a shift such that multiplying by an integer and shifting right multiplies by the ``factor`` [N]."""
     shift = max(1, min(62, 30 - math.ceil(math.log2(float(factor.max())))))
     return (factor * 2.0**shift).round().long().clamp(max=2**31 - 1), shift
 

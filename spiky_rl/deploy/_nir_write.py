@@ -40,32 +40,38 @@ def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGra
             f"--to nir: {type(model.distribution).__name__} given; allowed: distributions whose mean is the network's output"
         )
     with torch.no_grad():
-        chain = _GraphBuilder(model, is_old_version)
+        builder = _GraphBuilder(model, is_old_version)
         for i, layer in enumerate(network.layers):
             if layer.neuron.graded and not isinstance(layer.neuron, Potential):
                 raise ExportError(
                     f"--to nir: agent.network.learning: {model.settings['learning']['name']} given; NIR has no primitive for graded spikes"
                 )
-            chain.add_layer(f"layer_{i}", layer)
+            builder.add_layer(f"layer_{i}", layer)
         weight = network.decoder.synapses()
-        chain.flatten("readout")
-        chain.add("readout", chain.make_map(_to_numpy("readout", weight)))
-        chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
+        builder.flatten("readout")
+        builder.add("readout", builder.make_map(_to_numpy("readout", weight)))
+        builder.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
         _warn_of_resets(network, is_old_version)
-        return nir.NIRGraph(chain.nodes, chain.edges, metadata=_build_metadata(model))
+        return nir.NIRGraph(builder.nodes, builder.edges, metadata=_build_metadata(model))
 
 
 def _warn_of_resets(network: Any, is_old_version: bool) -> None:
     """Warn of neurons whose reset is not that of NIR's LIF."""
-    reset, other_reset, version, behaviour = "subtract", "zero", "", "resets to a value"
     if is_old_version:
-        reset, other_reset, version, behaviour = "zero", "subtract", " 1.0.4", "subtracts its threshold"
-    if all(layer.neuron.source_neuron.chosen.get("reset") != reset for layer in network.layers):
+        other_reset, nir_reset, version, behaviour = "zero", "subtract", " 1.0.4", "subtracts its threshold"
+    else:
+        other_reset, nir_reset, version, behaviour = "subtract", "zero", "", "resets to a value"
+    if all(layer.neuron.source_neuron.chosen.get("reset") != other_reset for layer in network.layers):
         return
     log.warning(
         "--to nir: the neurons have reset: %s, but the LIF of NIR%s %s: set the reader to %s (metadata reset: %s,"
         " docs/deploying.md), or train with agent.network.neuron.reset=%s",
-        *(reset, version, behaviour, reset, reset, other_reset),
+        other_reset,
+        version,
+        behaviour,
+        other_reset,
+        other_reset,
+        nir_reset,
     )
 
 
@@ -233,7 +239,7 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
 
 
 def _describe_decoder(network: Any, name: str) -> dict[str, Any]:
-    """Return the decoder ``name`` as a sum over the inner steps, value <- decay * value + gain * input, and what is read of it."""
+    """Return the decoder ``name`` as a sum over the inner steps, value <- decay * value + gain * input, and which value is its output."""
     decoder, is_membrane = network.decoder, isinstance(network.decoder, Membrane)
     reads_last = is_membrane or name == "linear"
     decay = decoder.decay if is_membrane else 0.0 if reads_last else 1.0

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel
 
 ANNS = ("BurnInMLPModel", "MLPModel", "RNNModel")
-"""Classes of rsl_rl's ANNs with a form in C, and ours."""
+"""Classes of ANNs that a file in C can hold: rsl_rl's, and ours."""
 WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
-"""Learning rules without graded spikes. Other rules share a spike between two steps."""
+"""Learning rules whose spikes are 0 or 1. With other rules a spike is shared between two steps, so its values are graded."""
 
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """A control step, called from the start of an episode on: (observation [1, ...], state of the live policy) -> action [1, A] and, if
@@ -57,8 +57,8 @@ class Target(Component):
     }
 
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Values that the target can express, by dotted path of an agent's key; other keys may have any value. Names of encoders are those
-    of a concat's parts too. If a path begins with ``network``, ANNs, which have no network, are refused."""
+    """Dotted path of an agent's key -> values that the target can express; other keys may have any value. Names of encoders also hold
+    for the parts of a concat encoder. If a path begins with ``network.``, ANNs, which have no network, are refused."""
     own: ClassVar[tuple[str, ...]] = ()
     """Keys of ``supported`` that may also name a user's code, which is checked when the policy is written."""
     stale_files: ClassVar[tuple[str, ...]] = ()
@@ -139,7 +139,7 @@ class Target(Component):
 
 
 def find_parts(agent: PlainMapping, path: str) -> Iterator[tuple[str, PlainValue]]:
-    """Yield the value at a dotted ``path`` of ``agent``, after its key; for a list, one value per layer, yield each element."""
+    """Yield (key, value) at a dotted ``path`` of ``agent``; for a list, which has one value per layer, yield a pair per element."""
     node: PlainValue = agent
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
@@ -150,13 +150,16 @@ def find_parts(agent: PlainMapping, path: str) -> Iterator[tuple[str, PlainValue
 
 
 def find_values(agent: PlainMapping, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the strings at a dotted ``path`` of ``agent``, each after its key. A component may be given by its name alone.
+    """Yield (key, text) for each text at a dotted ``path`` of ``agent``; for a path in an encoder, also for the encoder's parts.
 
-    If the path is in an encoder, the strings of its parts follow.
+    A component may be given by its name alone: ``encoder: rate`` has the text ``rate`` at ``encoder.name``.
     """
     above, _, last = path.rpartition(".")
     for key, part in find_parts(agent, above):
-        value = part.get(last) if isinstance(part, Mapping) else part if last == "name" else None
+        if isinstance(part, Mapping):
+            value = part.get(last)
+        else:
+            value = part if last == "name" else None
         if isinstance(value, str):
             yield f"{key}.{last}", value
         if key.startswith("network.encoder") and isinstance(part, Mapping):

@@ -59,8 +59,11 @@ class C(Target):
         "network.connection.name": ("convolutional", "linear"),
         "network.decoder.name": DECODERS,
         "actor.distribution_cfg.class_name": (
-            *("BetaDistribution", "CategoricalDistribution", "GaussianDistribution"),
-            *("HeteroscedasticGaussianDistribution", "TanhDistribution"),
+            "BetaDistribution",
+            "CategoricalDistribution",
+            "GaussianDistribution",
+            "HeteroscedasticGaussianDistribution",
+            "TanhDistribution",
         ),
     }
     maps_actions = gives_commands = True
@@ -71,7 +74,7 @@ class C(Target):
 
     @override
     def get_tolerance(self, model: MLPModel) -> float:
-        """Return 0 for a spiking network whose actions are its features, else the tolerance for operations that torch rounds otherwise."""
+        """Return 0 for a spiking network whose actions are its features, else a tolerance for the operations that torch rounds differently."""
         from spiky_rl.learners.rsl_rl.model import SpikingModel
         from spiky_rl.networks.reservoir import Reservoir
 
@@ -208,7 +211,7 @@ def run_compiler(command: list[str], task: str, cwd: Path | None = None) -> str:
 
 
 def get_vector_width() -> int:
-    """Return the number of floats in a vector of the `cpu` backend on this machine. Raises UserError if the compiler is for another."""
+    """Return the number of floats in a vector of the `cpu` backend on this machine. Raises UserError if the compiler is for another machine."""
     line = [*find_compiler(), "-march=native", "-dM", "-E", "-x", "c", "-"]
     macros = run_compiler(line, f"verification: {line[0]} -march=native")
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4

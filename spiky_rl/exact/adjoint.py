@@ -174,7 +174,7 @@ def solve_network(
 
 
 class _Backward:
-    """One pass of the adjoint from the end to the beginning."""
+    """One pass of the adjoint from the end to the beginning. A name ``of_x`` is the gradient of the loss with respect to x."""
 
     def __init__(self, solution: Solution, integrand: Integrand | None) -> None:
         self.solution, self.integrand, self.problem = solution, integrand, solution.problem

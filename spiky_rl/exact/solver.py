@@ -210,9 +210,8 @@ class EventSolver:
             spikes = []
             for n in candidates.tolist():
                 highest_at = float(times[i + 1])
-                if (
-                    distance[i + 1, n] < 0.0
-                ):  # it rises and falls in between: the maximum is where the slope is 0
+                # the distance rises and falls between the points: its maximum is where its slope is 0
+                if distance[i + 1, n] < 0.0:
                     highest_at = self._find_root(self.problem.rise, n, interpolant, times[i], highest_at)
                 if self._evaluate(self.problem.distance, n, interpolant, highest_at) >= 0.0:
                     time = self._find_root(self.problem.distance, n, interpolant, times[i], highest_at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import RegistryError, list_packages, load_module, load_package
-from spiky_rl.config.spec import task_id
+from spiky_rl.config.spec import get_task_id
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.base import Host
@@ -30,7 +30,7 @@ def find_host(task: str, key: str = "--task") -> Host:
     """
     from spiky_rl.hosts.base import UnknownTask, make_unknown_task
 
-    module, _, registered_id = task_id(task).rpartition(":")
+    module, _, registered_id = get_task_id(task).rpartition(":")
     if module:
         try:
             load_module(module)

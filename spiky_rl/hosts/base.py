@@ -77,10 +77,11 @@ class TaskRequest:
         if self.task_spec is None:
             return {}
         values = flatten(self.task_spec.env)
-        for path in RUN_KEYS.keys() & values.keys():
-            raise UserError(
-                f"tasks/{self.task_spec.name}.yaml: env.{path}: {values[path]!r} given, but every run sets it; use {RUN_KEYS[path]}"
-            )
+        for path, remedy in RUN_KEYS.items():
+            if path in values:
+                raise UserError(
+                    f"tasks/{self.task_spec.name}.yaml: env.{path}: {values[path]!r} given, but every run sets it; use {remedy}"
+                )
         return values
 
 
@@ -118,7 +119,7 @@ class HostTask(ABC):
     physics: str
     """Name of the physics backend. It may change when the environment is opened, see `open`."""
     replay_num_envs: int | None = None
-    """Default number of environments of algorithms that replay transitions; None if it is that of other algorithms."""
+    """Default number of environments of algorithms that replay transitions; None if they have the default of other algorithms."""
 
     @abstractmethod
     def check_agent(self, spec: AgentSpec) -> None:

@@ -76,31 +76,32 @@ class Stopwatch:
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
-        self._seconds, self._begun = 0.0, 0.0
-        self._event: torch.cuda.Event | None = None
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._seconds, self._started_at = 0.0, 0.0
+        self._start_event: torch.cuda.Event | None = None
+        self._event_pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        """Start and stop of each interval that `seconds` has not added yet."""
 
     def start(self) -> None:
         """Start the clock; work queued before is not counted, even if the device has not finished it."""
         if self._device.type == "cuda":
-            self._event = self._record_event()
+            self._start_event = self._record_event()
         else:
-            self._begun = time.perf_counter()
+            self._started_at = time.perf_counter()
 
     def stop(self) -> None:
         """Stop the clock; work queued since `start` is counted."""
-        if self._event is not None:
-            self._events.append((self._event, self._record_event()))
+        if self._start_event is not None:
+            self._event_pairs.append((self._start_event, self._record_event()))
         else:
-            self._seconds += time.perf_counter() - self._begun
+            self._seconds += time.perf_counter() - self._started_at
 
     @property
     def seconds(self) -> float:
         """Total seconds so far. Waits for the device."""
-        for begun, ended in self._events:
-            ended.synchronize()
-            self._seconds += begun.elapsed_time(ended) / 1000.0
-        self._events.clear()
+        for start, stop in self._event_pairs:
+            stop.synchronize()
+            self._seconds += start.elapsed_time(stop) / 1000.0
+        self._event_pairs.clear()
         return self._seconds
 
     def _record_event(self) -> torch.cuda.Event:
@@ -111,7 +112,10 @@ class Stopwatch:
 
 @contextmanager
 def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Draw torch's random numbers on ``device``, which the simulation takes, from ``seed``; restore the generators afterwards."""
+    """Run the block with torch's generators, on the CPU and on ``device``, seeded with ``seed``; restore them afterwards.
+
+    A simulation draws its random numbers from them.
+    """
     torch_device = torch.device(device)
     with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
         torch.manual_seed(seed)

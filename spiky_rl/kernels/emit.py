@@ -174,8 +174,9 @@ class StepWriter:
 
         Raises `TraceError` if one is missing or is not a value per neuron.
         """
-        pair = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (None, None)
-        first, new = pair
+        first, new = None, None
+        if isinstance(returned, tuple | list) and len(returned) == 2:
+            first, new = returned
         if not isinstance(new, self.neuron.named_states):
             raise trace.make_error(
                 self.neuron, f"its {name} must return a pair: its output, and its states, as s.replace(v=...)"
@@ -240,7 +241,8 @@ class StepWriter:
             return names[x.index]
         if isinstance(x, Node):
             slot = next((i for i, known in enumerate(self.slots) if known is x), len(self.slots))
-            self.slots[slot:] = self.slots[slot:] or [x]
+            if slot == len(self.slots):
+                self.slots.append(x)
             value = f"LANE(u[{slot}])"
             return f"({value} > 0.5f)" if x.op in trace.COMPARISONS else value
         try:

@@ -41,10 +41,20 @@ LIBRARY.define(
 )
 
 
+def _split_arguments(arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the tensors among the ``arguments`` of an operator, and the other arguments.
+
+    The tensors are current, state, params and keep, and with a recurrent loop synapses.
+    """
+    count = 5 if isinstance(arguments[4], Tensor) else 4
+    return arguments[:count], arguments[count:]
+
+
 def _launch(arguments: Sequence[Any]) -> KernelLaunch:
     """Return the operators' arguments as a launch. Raises `ValueError` if a kernel would read out of bounds."""
-    current, state, params, keep, *others = arguments
-    synapses = others.pop(0) if isinstance(others[0], Tensor) else None
+    tensors, others = _split_arguments(arguments)
+    current, state, params, keep = tensors[:4]
+    synapses = tensors[4] if len(tensors) > 4 else None
     numbers, steps, key, *loop = others
     key, uniforms = programs.resolve_key(key, tuple(numbers))
     T, _, B, N = current.shape
@@ -73,10 +83,13 @@ def _unroll(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
-    current, *_, last = arguments
-    steps, key, *loop = arguments[5 + isinstance(arguments[4], Tensor) : -1]
+    (current, *_), others = _split_arguments(arguments)
+    _, steps, key, *loop, last = others
     T, _, B, N = current.shape
-    states = programs.count_states(key) + (loop[0] + (loop[1] is not None) if loop else 0)
+    states = programs.count_states(key)
+    if loop:
+        delays, decay, *_ = loop
+        states += delays + (decay is not None)
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
 
 
@@ -91,15 +104,14 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    current, state, params, _, synapses, *_ = arguments
-    own = (current, state, params, *((synapses,) if isinstance(synapses, Tensor) else ()))
-    return tuple(current.new_empty(0 if x is None else x.shape) for x in own)
+    (current, state, params, _, *synapses), _ = _split_arguments(arguments)
+    return tuple(current.new_empty(0 if x is None else x.shape) for x in (current, state, params, *synapses))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    count = 4 + isinstance(inputs[4], Tensor)
-    ctx.save_for_backward(*inputs[:count])
-    ctx.others = inputs[count:-1]
+    tensors, others = _split_arguments(inputs)
+    ctx.save_for_backward(*tensors)
+    ctx.others = others[:-1]  # without ``last``
     ctx.set_materialize_grads(False)
 
 
@@ -107,9 +119,10 @@ def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) ->
     current, state, params, _, *synapses = tensors = ctx.saved_tensors
     kernels = torch.ops.spiky_rl.recurrent_backward if synapses else torch.ops.spiky_rl.unroll_backward
     grads = kernels(*tensors, *ctx.others, grad_output, grad_last)
-    wanted = (current, state, params, *synapses)
-    due = [None if x is None else grad for x, grad in zip(wanted, grads, strict=True)]
-    return *due[:3], None, *due[3:], *(None,) * (len(ctx.others) + 1)
+    inputs = (current, state, params, *synapses)
+    gradients = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
+    # keep, the other arguments and ``last`` have no gradient
+    return *gradients[:3], None, *gradients[3:], *(None,) * (len(ctx.others) + 1)
 
 
 def check_shapes(
@@ -145,10 +158,10 @@ def check_weight(weight: Tensor) -> None:
         )
 
 
-def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise `ValueError` if the shapes or types of signal, weight and bias do not match."""
-    biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
-    if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not biased:
+    bias_fits = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
+    if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not bias_fits:
         shapes = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
         raise ValueError(f"signal, weight and bias do not match: {', '.join(shapes)}")
 
@@ -156,7 +169,7 @@ def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 def _linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor]:
-    _fit_linear(x, weight, bias)
+    _check_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     bits = rows.new_empty((rows.shape[0], count_words(rows.shape[1])) if binary else (0,), dtype=torch.int64)
     y = dispatch.get_device_backend(x.device.type).linear_forward(
@@ -276,7 +289,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
     """Return `Backend.linear` of the arguments, computed by the compiled backend for the tensors' device."""
     if needs_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
-    _fit_linear(x, weight, bias)
+    _check_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     y = dispatch.get_device_backend(x.device.type).linear_forward(rows, None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])

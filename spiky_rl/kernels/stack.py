@@ -107,10 +107,10 @@ class LayerStack:
         self._calls: list[tuple[TorchOps, programs.NeuronCall] | None] = [None] * len(stages)
         self._template: _Template | None = None
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
-        self._maps: list[Any] = [
-            stage.map._parameters for stage in stages
-        ]  # pylint: disable=protected-access
+        # pylint: disable-next=protected-access
+        self._maps: list[Any] = [stage.map._parameters for stage in stages]
         self._rollout: tuple[tuple[Any, ...], Any, list[Any]] = (), None, []
+        """Filled C structures of `run_last_step`: what they were filled for, the structures, and the objects that they point to."""
 
     @property
     def masked(self) -> bool:
@@ -146,20 +146,21 @@ class LayerStack:
         """
         if states is not None and len(states) < self.states:
             raise _make_shape_error("states", len(states), self.states)
-        calls, tensors, rest = [], [offset], None if states is None else list(states)
+        calls, tensors, remaining = [], [offset], None if states is None else list(states)
         for i, stage in enumerate(self.stages):
             calls.append(call := self._prepare_call(i, stage, stage.ops or ops))
             state = None
-            if rest is not None:
+            if remaining is not None:
                 count = stage.states
-                state, rest = torch.stack(rest[:count]).to(x.dtype), rest[count:]
+                state, remaining = torch.stack(remaining[:count]).to(x.dtype), remaining[count:]
             synapses = None if stage.synapses is None else stage.synapses()
             tensors += (stage.weight, stage.bias, call.params, state, synapses)
         # read the gradient mode here: inside of the autograd function it is always off
         request = _Request(self, calls, steps, torch.is_grad_enabled(), counted)
-        output, *found = _Run.apply(request, x, keep, *tensors)  # type: ignore[misc]
-        count = len(found) - (len(self.stages) - 1) * counted
-        return output, [s for layer in found[:count] for s in layer.unbind(0)], found[count:]
+        output, *others = _Run.apply(request, x, keep, *tensors)  # type: ignore[misc]
+        # states of the stages, if there are any, then the rates of all but the last, if they are counted
+        n_states = len(others) - (len(self.stages) - 1 if counted else 0)
+        return output, [s for layer in others[:n_states] for s in layer.unbind(0)], others[n_states:]
 
     def run_last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
         """Return the output of the last stage's last inner step plus ``offset``: [T, B, N].
@@ -174,9 +175,9 @@ class LayerStack:
             offset: [N].
         """
         maps = self._maps
-        seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
-        known, layers, kept_alive = self._rollout
-        if seen != known:
+        key = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
+        filled_for, layers, kept_alive = self._rollout
+        if key != filled_for:
             calls = [self._prepare_call(i, stage, stage.ops or ops) for i, stage in enumerate(self.stages)]
             tensors = []
             for stage, call in zip(self.stages, calls, strict=True):
@@ -184,10 +185,10 @@ class LayerStack:
             layers, kept_alive = self.fill_layers(calls, tensors)
             # parameters, and weights and biases that are not contiguous, were copied; copies miss later changes, so fill again in the
             # next call
-            lasting = all(call.params is None for call in calls) and all(
+            has_no_copies = all(call.params is None for call in calls) and all(
                 m["weight"].is_contiguous() and m["bias"].is_contiguous() for m in maps
             )
-            self._rollout = seen if lasting else (), layers, kept_alive
+            self._rollout = key if has_no_copies else (), layers, kept_alive
         x, offset = x.contiguous(), offset.contiguous()
         self.check_signal(x, steps)
         T, K, B, _ = x.shape

@@ -51,7 +51,7 @@ class Learner(ABC):
     checkpoint_keys: ClassVar[Mapping[str, tuple[str, ...]]]
     """Required keys of its checkpoints by algorithm; the first key holds the actor's weights."""
     scaling_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys that only the checkpoints of some agents have: what normalises observations or values, or scales rewards."""
+    """Keys that only the checkpoints of some agents have: normalisers of observations and values, and scalers of rewards."""
     uses_tf32: ClassVar[bool] = False
     """Whether trainings on a GPU use TF32 and cuDNN's benchmark mode."""
 

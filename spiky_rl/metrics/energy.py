@@ -68,11 +68,11 @@ class EnergyModel:
     transcendental: float
     update: float = 0.0
     """Energy of a neuron's update on top of its arithmetic."""
-    word: int = 0
+    bytes_per_value: int = 0
     """Bytes of a weight, a state or an activation in memory; 0 if memory costs nothing."""
-    outside: bool = False
+    has_dram: bool = False
     """Whether weights are in DRAM instead of an SRAM of their total size. States are always in an SRAM of their total size."""
-    lists: bool = False
+    has_lists: bool = False
     """Whether the weights of sparse connections are stored as lists of synapses instead of matrices with zeros."""
 
 
@@ -83,9 +83,14 @@ IN_DRAM = "weights in DRAM, states in SRAM"
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
 
 
-def _with_memory(price: EnergyModel, kind: str, word: int, where: str) -> EnergyModel:
+def _with_memory(price: EnergyModel, kind: str, bytes_per_value: int, where: str) -> EnergyModel:
+    """Return ``price``, of numbers of a ``kind``, with memory; ``where`` is `IN_SRAM`, `IN_LISTS` or `IN_DRAM`."""
     return dataclasses.replace(
-        price, text=f"{kind} at 45 nm, {where}", word=word, outside=where == IN_DRAM, lists=where == IN_LISTS
+        price,
+        text=f"{kind} at 45 nm, {where}",
+        bytes_per_value=bytes_per_value,
+        has_dram=where == IN_DRAM,
+        has_lists=where == IN_LISTS,
     )
 
 
@@ -179,15 +184,15 @@ class InferenceCost:
 
     def traffic(self, price: EnergyModel) -> float:
         """Return the energy in pJ of the memory traffic under the model ``price``."""
-        stored_bytes = self.footprint_bytes * price.word / WORD
-        read_bytes = price.word * self.effective_operations
-        if price.lists:
-            stored_bytes = self.stored_values * price.word + self.index_bytes
+        stored_bytes = self.footprint_bytes * price.bytes_per_value / WORD
+        read_bytes = price.bytes_per_value * self.effective_operations
+        if price.has_lists:
+            stored_bytes = self.stored_values * price.bytes_per_value + self.index_bytes
             read_bytes = read_bytes + self.index_reads
         # energies of an access to 8 bytes
-        weight_access = DRAM if price.outside else compute_access_energy(stored_bytes)
-        state_access = compute_access_energy(self.state_bytes * price.word / WORD)
-        return (weight_access * read_bytes + price.word * state_access * self.state_accesses) / 8
+        weight_access = DRAM if price.has_dram else compute_access_energy(stored_bytes)
+        state_access = compute_access_energy(self.state_bytes * price.bytes_per_value / WORD)
+        return (weight_access * read_bytes + price.bytes_per_value * state_access * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
         """Return the effective operations per second at a number of actions or samples ``per_second``."""

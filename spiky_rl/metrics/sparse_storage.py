@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-START = 4
-"""Bytes of the start index of a list."""
+START_BYTES = 4
+"""Size of the index at which a list starts."""
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,37 @@ class WeightStorage:
     """Number of possible spike delays in inner steps; an input has one list per delay."""
 
     @property
-    def index(self) -> int:
-        """Bytes of a neuron's index; 0 if the weights are stored as a matrix."""
-        size = self.inputs * self.neurons
+    def bytes_per_index(self) -> int:
+        """Bytes of a neuron's index in a list; 0 if the weights are stored as a matrix."""
         width = 1 if self.neurons <= 256 else 2
-        return width if (size - self.zeros) * (1 + width) + self._starts < size else 0
+        # with weights of one byte
+        matrix_bytes = self.inputs * self.neurons
+        list_bytes = (matrix_bytes - self.zeros) * (1 + width) + self._starts_bytes
+        return width if list_bytes < matrix_bytes else 0
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether the weights are stored as lists."""
+        return self.bytes_per_index > 0
 
     @property
     def values(self) -> int:
         """Number of weights in memory."""
-        return self.inputs * self.neurons - self.zeros * bool(self.index)
+        return self.inputs * self.neurons - (self.zeros if self.has_lists else 0)
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of the lists, apart from the weights."""
-        return (self.values * self.index + self._starts) * bool(self.index)
+        """Bytes of the lists, apart from the weights; 0 if the weights are stored as a matrix."""
+        return self.values * self.bytes_per_index + self._starts_bytes if self.has_lists else 0
 
     def count_read_bytes[N: (float, Tensor)](self, operations: N, events: N) -> N:
-        """Return the bytes read, apart from weights, for a number of ``events`` and of the ``operations`` that they cause."""
-        return (operations * self.index + events * 2 * START * self.delays) * bool(self.index)
+        """Return the bytes read, apart from weights, for a number of ``events`` and of the ``operations`` that they cause.
+
+        An event reads start and end of its lists, an operation the index of a neuron.
+        """
+        start_bytes = 2 * START_BYTES * self.delays
+        return (operations * self.bytes_per_index + events * start_bytes) * self.has_lists
 
     @property
-    def _starts(self) -> int:
-        return (self.inputs * self.delays + 1) * START
+    def _starts_bytes(self) -> int:
+        return (self.inputs * self.delays + 1) * START_BYTES

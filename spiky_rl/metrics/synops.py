@@ -36,13 +36,13 @@ class ConnectionCost:
     """One connection: the signal that it reads, and its operations."""
 
     signal_index: int | None
-    """Index in `ForwardRecord.signals`; None if the record does not hold the signal. The last entry of its ``operations`` then counts
-    this connection."""
+    """Index in `ForwardRecord.signals`; None if the record does not hold the signal. The operations of this connection are then the last
+    entry of `ForwardRecord.operations`."""
     weights: int
     zeros: int
     """Number of weights that are 0."""
     dense: float | None = None
-    """Dense operations of a call; None if they are `count` of an input of ones."""
+    """Dense operations of a call; None if they equal what `count` returns for an input of ones."""
     count: Callable[[Tensor], Tensor] = lambda events: events
     """Maps events [T, K or 1, B, C] to effective operations [T, K or 1, B]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal

@@ -219,7 +219,7 @@ def _varies(x: Value) -> TypeGuard[Node]:
 
 
 def _is_binary(x: Value) -> bool:
-    """Return whether a value is a spike, or one minus a spike."""
+    """Return whether a value is a spike, or one minus a spike, so that a product with it only selects."""
     if not isinstance(x, Node):
         return False
     return x.op in ("spike", "heaviside") or (x.op == "-" and _is(x.args[0], 1.0) and _is_binary(x.args[1]))

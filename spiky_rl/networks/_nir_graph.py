@@ -235,9 +235,9 @@ class _Builder:
 
     def _add_inner_graph(self, path: str, graph: Any) -> tuple[str, str]:
         """Add the nodes of ``graph``, a node at ``path``; return the names of its input and its output."""
-        before = set(self.nodes)
+        earlier = set(self.nodes)
         self._add_graph(f"{path}.", graph)
-        new = [name for name in self.nodes if name not in before]
+        new = [name for name in self.nodes if name not in earlier]
         inputs = [name for name in new if _kind(self.nodes[name]) == "Input"]
         outputs = [name for name in new if _kind(self.nodes[name]) == "Output"]
         if len(inputs) != 1 or len(outputs) != 1:
@@ -263,8 +263,8 @@ class _Builder:
 
     def build(self) -> NirContent:
         """Walk from the input to the output."""
-        (first,) = self._list_kind("Input")
-        self._list_kind("Output")
+        first = self._find_single_node("Input")
+        self._find_single_node("Output")
         content = NirContent(bool(self.metadata), (), [], None, digest=self._compute_digest())
         walk = _Walk(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
         visited, name = {first}, self._get_next_node(first)
@@ -343,18 +343,18 @@ class _Builder:
             if key.startswith("encoder_")
         }
         if "normaliser_mean" in metadata:
-            content.normaliser = _to_double(metadata["normaliser_mean"]), _to_double(
-                metadata["normaliser_scale"]
-            )
+            mean, scale = _to_double(metadata["normaliser_mean"]), _to_double(metadata["normaliser_scale"])
+            content.normaliser = mean, scale
         if content.readout is None:
             raise RegistryError("damaged: no readout")
         content.readout = content.readout[0], _to_double(metadata["decoder_bias"])
 
-    def _list_kind(self, kind: str) -> list[str]:
+    def _find_single_node(self, kind: str) -> str:
+        """Return the name of the node of a ``kind``. Raises RegistryError unless there is exactly one."""
         names = [name for name, node in self.nodes.items() if _kind(node) == kind]
         if len(names) != 1:
             raise RegistryError(f"{len(names)} nodes {kind} given; allowed: 1")
-        return names
+        return names[0]
 
     def _get_next_node(self, name: str) -> str:
         """Return the node behind ``name``, apart from its feedback."""
@@ -385,6 +385,7 @@ class _Builder:
         return [path for path in feedback_paths if path is not None]
 
     def _refuse(self, name: str, given: str, allowed: str) -> RegistryError:
+        """Return, for the caller to raise, the error of a node that has ``given`` in place of ``allowed``."""
         return RegistryError(f"{name} ({_kind(self.nodes[name])}): {given} given; allowed: {allowed}")
 
     def _get_map_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -435,6 +436,7 @@ class _Builder:
         return side
 
     def _get_side(self, name: str, key: str, value: Any) -> int:
+        """Return the option ``key`` of a node, a number or equal numbers for rows and columns, as one number."""
         sides = {int(side) for side in np.atleast_1d(value)}
         if len(sides) != 1:
             raise self._refuse(
@@ -456,7 +458,7 @@ class _Builder:
         link, shape = walk.link, walk.shape
         node, kind = self.nodes[link], _kind(self.nodes[link])
         options, gain, values = self._read_neurons(name, math.prod(shape))
-        # a gain of 1 is a product of numbers of the file
+        # the gain is a product of rounded numbers of the file, so a gain meant as 1 is only near 1
         tolerance = OWN_GAIN_TOLERANCE if self.metadata else GAIN_TOLERANCE
         gain = np.where(np.abs(gain - 1.0) < tolerance, 1.0, gain)
         weight = _to_double(node.weight)
@@ -543,6 +545,7 @@ class _Builder:
         return np.nextafter(threshold.astype(np.float32), np.float32(np.inf)).astype(np.float64)
 
     def _require(self, name: str, key: str, values: np.ndarray, allowed: float | np.ndarray) -> None:
+        """Raise RegistryError unless the ``values`` of a node's ``key`` equal ``allowed``: a number, or the node's v_leak [N]."""
         if not np.array_equal(values, np.broadcast_to(allowed, values.shape)):
             wrong = values[values != allowed][0]
             text = "v_leak" if isinstance(allowed, np.ndarray) else f"{allowed:g}"
@@ -590,6 +593,7 @@ class _Builder:
         return steps, weight, bias
 
     def _read_normaliser(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean and the divisor [O] of the diagonal map ``name``, which computes (x - mean) / divisor."""
         node = self.nodes[name]
         scale = 1.0 / np.diag(_to_double(node.weight))
         return -_to_double(node.bias) * scale, scale
@@ -614,7 +618,7 @@ def _to_double(values: Any) -> np.ndarray:
 
 
 def _to_decimal(values: Any) -> np.ndarray:
-    """Return ``values`` in double precision; of numbers of 32 bits the decimals that they stand for, as 0.002 for a time constant."""
+    """Return ``values`` in double precision; a number of 32 bits becomes its shortest decimal, so that 0.002 stays 0.002."""
     values = np.asarray(values)
     return values.astype(str).astype(np.float64) if values.dtype == np.float32 else _to_double(values)
 
@@ -629,6 +633,7 @@ def _read_codec(key: str, text: str) -> PlainValue:
 
 
 def _list_names(settings: PlainValue) -> Sequence[str]:
+    """Return the values of all keys ``name`` in nested ``settings``."""
     if isinstance(settings, Mapping):
         named = [str(value) for key, value in settings.items() if key == "name"]
         return named + [name for value in settings.values() for name in _list_names(value)]

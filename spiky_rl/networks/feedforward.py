@@ -24,7 +24,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
-from spiky_rl.config.schema import MOST_LAYERS
+from spiky_rl.config.schema import MAX_LAYERS
 from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks, precision
@@ -122,7 +122,7 @@ class FeedForward(SpikingNetwork):
         layers: Widths = option(
             (),
             "neurons of each layer (channels of a convolutional layer); empty: hidden_dims of the ANN that the network replaces",
-            max_length=MOST_LAYERS,
+            max_length=MAX_LAYERS,
         )
         steps: int = option(4, "K: inner steps per control step", low=1, high=10_000)
         stateful: bool = option(

@@ -146,11 +146,18 @@ class Nir(FeedForward):
         chosen = options.model_dump(
             include={"steps", "stateful", "backend", "gradient_precision", "recompute"}
         )
-        none: Any = None  # the layers are those of the file
+        unused: Any = None  # `_build_layers` takes neurons and connections from the file instead
         self._file_layers, self.digest = content.layers, content.digest
         super().__init__(
             FeedForward.Options.check("network", chosen),
-            *(codecs["encoder"], none, None, none, surrogate, learning, sparsity, codecs["decoder"]),
+            encoder=codecs["encoder"],
+            connection=unused,
+            recurrent=None,
+            neuron=unused,
+            surrogate=surrogate,
+            learning=learning,
+            sparsity=sparsity,
+            decoder=codecs["decoder"],
             inputs=inputs if isinstance(inputs, int) or len(inputs) > 1 else content.inputs,
             outputs=outputs,
         )
@@ -267,6 +274,7 @@ class FileFeedback(IntraLayerConnection):
 
 
 def _get_reading(options: Nir.Options) -> Reading:
+    """Return the file and the choices of ``options``, which `read_content` takes."""
     return Reading(options.file, options.dt, options.spike, options.reset)
 
 
@@ -295,7 +303,10 @@ def _choose_codec(content: NirContent, key: str, chosen: ComponentSpec | None) -
 
 
 def _make_neuron(layer: NirLayer) -> Neuron:
-    """Return the neuron of a layer; its options tell the mean of the file's time constants and thresholds."""
+    """Return the neuron of a layer, whose options hold the means of the file's time constants and thresholds.
+
+    The network itself computes with the file's values, see `FileParameters`.
+    """
     dt = float(str(layer.options.get("dt", 1.0)))
     times = [_to_tau(float(value.mean()), dt) for value in layer.values]
     if layer.kind == "LI":

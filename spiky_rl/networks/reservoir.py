@@ -284,9 +284,10 @@ class Reservoir(SpikingNetwork):
         signal, new_encoder_state = self.encoder.encode_stateful(x, encoder_state or None, keep)
         # plasticity may change the bias from one control step to the next, so `_run_plastic` adds it
         bias = self.bias if plastic is None else None
+        # [T, K or 1, B, N]
         input_current = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
-        )  # [T, K or 1, B, N]
+        )
         potentials: list[Tensor] = []
         recorded_potentials = None if record is None else potentials
         if plastic is None:
@@ -417,9 +418,8 @@ class Reservoir(SpikingNetwork):
             if largest < 1e-9:
                 raise RegistryError("control: spectral_radius needs a graph with cycles; this graph has none")
             self.weight = float(radius / largest) * weight
-        traces, _ = self.compute_fixed_part(
-            x, self.zero_state(SERIES, x)
-        )  # [CONTROL_STEPS, SERIES, N x traces]
+        # [CONTROL_STEPS, SERIES, N x traces]
+        traces, _ = self.compute_fixed_part(x, self.zero_state(SERIES, x))
         traces = traces[WARM_UP:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)

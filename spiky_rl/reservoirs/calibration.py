@@ -14,12 +14,14 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
-MAX_STEPS = 500.0
-"""Milliseconds of constant current; a neuron without a spike within them counts as silent."""
+MAX_LATENCY_MS = 500.0
+"""Duration of the constant current; a neuron without a spike within it counts as silent."""
 HALVINGS = 10
+"""Maximum halvings of the interval in a search."""
 TOLERANCE = 0.03
 """Relative error of the rate at which a search ends."""
 MAX_GAIN = 8.0
+"""Maximum factor of the recurrent weights."""
 BIAS_SHARE, INPUT_SHARE = 0.6, 0.8
 """Maximum shares of the target rate without recurrence: with the bias only, and with bias and input."""
 MAX_SHIFT = 10.0
@@ -29,9 +31,9 @@ CORRELATION = 0.9
 
 
 def find_rheobase(neuron: Neuron, ops: TorchOps) -> float:
-    """Return the smallest constant current at which ``neuron`` spikes within `MAX_STEPS`, at most 2.4 % too large, in the neuron's own unit."""
+    """Return the smallest constant current at which ``neuron`` spikes within `MAX_LATENCY_MS`, in the neuron's unit and at most 2.4 % too large."""
     params = tuple(neuron.get_step_value(name) for name in neuron.params)
-    steps = math.ceil(MAX_STEPS / neuron.dt)
+    steps = math.ceil(MAX_LATENCY_MS / neuron.dt)
     grid = torch.logspace(-3, 3, 601).view(1, 1, 1, -1)
     spikes, _ = dispatch.unroll(dispatch.REFERENCE, neuron, ops, grid, steps, None, params)
     firing = (spikes != 0).any(1).flatten()
@@ -93,12 +95,12 @@ def calibrate_rate(
     Raises:
         RegistryError: If no bias reaches the target.
     """
-    now, bias = start, start.bias
+    now, unshifted_bias = start, start.bias
 
-    # each of these functions changes one of the drives and returns the rate with it
+    # each of these functions changes one of the drives, which stays changed, and returns the rate with it
     def try_bias(shift: float) -> float:
         nonlocal now
-        now = now._replace(bias=bias + shift * rheobase)
+        now = now._replace(bias=unshifted_bias + shift * rheobase)
         return measure_rate(now)
 
     def try_input(factor: float) -> float:
@@ -122,7 +124,7 @@ def calibrate_rate(
         try_strength(gain)
         return now
     try_strength(1.0)
-    bias = now.bias
+    unshifted_bias = now.bias  # `try_bias` now shifts the bias that may have been reduced above
     shift = bisect(try_bias, target, -MAX_SHIFT, MAX_SHIFT)
     if shift is None:
         raise RegistryError(

@@ -21,9 +21,11 @@ from spiky_rl.reservoirs.growth import scoring
 from spiky_rl.reservoirs.growth.scoring import SpikingReservoir
 
 SEEDS = range(5)
+"""Seeds of the comparison with echo-state networks."""
 SERIES, WASHOUT = 20, 50
 """Number of series of memory and NARMA that run side by side, and steps at the start of each that do not count."""
 DELAYS = 40
+"""Longest delay of the memory capacity, in control steps."""
 PERTURBATION = 0.1
 """Change of an input in [-1, 1] that is large enough to move a spike."""
 ECHO_STATE_SIZE = 200
@@ -43,7 +45,7 @@ class NamedReservoir:
 
 
 def load_reservoir(name: str, overrides: Sequence[str] = ()) -> NamedReservoir:
-    """Load the reservoir of a grown graph's file, or of an agent, in place of the task's inputs with one input.
+    """Load the reservoir of a grown graph's file, or of an agent; it gets one input in place of a task's observations.
 
     Args:
         name: Path of the file, or name of the agent.
@@ -106,16 +108,19 @@ def compute_measures(net: SpikingReservoir) -> Rows:
     drive = memory.standardize_drive(net.drive, -1.0, 1.0)
     states = net.size * net.traces
     kernel = memory.kernel_rank(drive, make_generator(0), series=states)
-    general = memory.generalisation_rank(drive, make_generator(1), series=states)
+    generalisation = memory.generalisation_rank(drive, make_generator(1), series=states)
     capacity = memory.memory_capacity(drive, make_generator(2), DELAYS, washout=WASHOUT, series=SERIES)
-    growth = memory.compute_lyapunov(drive, make_generator(3), perturbation=PERTURBATION)
+    exponent = memory.compute_lyapunov(drive, make_generator(3), perturbation=PERTURBATION)
     separation = memory.compute_separation(drive, make_generator(4))
     rows = [
         ("features", f"{states}: {net.traces} trace(s) of every neuron, read once a control step"),
         ("kernel rank", f"{kernel.value} of {kernel.size} ({kernel.fraction:.2f})"),
-        ("generalisation rank", f"{general.value} of {general.size} ({general.fraction:.2f})"),
+        (
+            "generalisation rank",
+            f"{generalisation.value} of {generalisation.size} ({generalisation.fraction:.2f})",
+        ),
         ("memory capacity", f"{capacity.total:.2f} control steps"),
-        ("Lyapunov exponent", f"{growth:+.3f} per control step, perturbed by {PERTURBATION}"),
+        ("Lyapunov exponent", f"{exponent:+.3f} per control step, perturbed by {PERTURBATION}"),
         ("separation", f"{separation:.3f} mean state lengths"),
     ]
     drive = memory.standardize_drive(net.drive, *narma_task.INPUT)

@@ -9,7 +9,7 @@ import numpy as np
 GRID = 10.0 ** np.arange(-15.0, 0.0)
 """Candidates for the ridge, relative to the variance of the states summed over all samples."""
 HELD_OUT = 5
-"""One in this many samples validates the ridge."""
+"""The last 1 / HELD_OUT of the samples validate the ridge."""
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,15 @@ def prepare_streams() -> None:
 def prepare_libraries() -> None:
     """Prevent failures and messages of libraries about missing git, a full disk and the interpreter's exit."""
     if shutil.which("git") is None:
-        os.environ.setdefault(
-            "GIT_PYTHON_REFRESH", "quiet"
-        )  # rsl_rl records the state of repositories if it can
+        # rsl_rl records the state of repositories if it can
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     threading.excepthook = suppress_disk_full_traceback
     # garbage collection at exit visits a million objects after a training, which takes four seconds
     atexit.register(gc.freeze)
 
 
 def suppress_disk_full_traceback(failure: threading.ExceptHookArgs) -> None:
-    """Suppress the traceback of a full disk: TensorBoard's writer passes the error to the main thread, which prints one line."""
+    """Print the traceback of a thread, but not of a full disk: TensorBoard's writer passes that error to the main thread, which reports it."""
     if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISK_ERRORS:
         log.debug("%s: %s", failure.thread, failure.exc_value)
     else:
@@ -128,7 +127,9 @@ class StopRequest:
 
     def get_exit_code(self, outcome: str) -> int:
         """Return the exit code for an ``outcome``: ``finished``, ``stopped`` or ``failed: <reason>``."""
-        return 1 if outcome.startswith("failed") else self.exit_code if outcome == "stopped" else 0
+        if outcome.startswith("failed"):
+            return 1
+        return self.exit_code if outcome == "stopped" else 0
 
     def handle_signal(self, number: int, _frame: FrameType | None = None) -> None:
         """Record the first signal; raise ImmediateStop for a second one."""

@@ -171,7 +171,7 @@ class _DisturbedPolicy:
         self.groups, self.device = groups, groups.env.device
         self.policy = groups.make_random_policy() if policy is None else PolicyGroup(policy, groups)
         self.activities: list[list[tuple[int, PolicyActivity]]] = [[] for _ in groups.names]
-        """For each condition, the number of environments and their activity in every measured step."""
+        """For each condition: (number of environments, their activity) of every measured step and every policy that acts in it."""
         self.steps, self.seconds = 0, 0.0
         """Number of control steps, and the computing time of the policy."""
 

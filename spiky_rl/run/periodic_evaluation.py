@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STREAM = 0xE7A1
-"""Distinguishes the seeds of evaluations from the training's."""
+"""Number that enters the seeds of evaluations, so that they differ from the training's."""
 
 
 def require_available(plan: RunPlan) -> None:
@@ -76,8 +76,8 @@ class PeriodicEvaluation:
     def __call__(self, runner: BaseRunner) -> bool:
         """Evaluate the policy of ``runner`` if a multiple of the interval has passed since the last evaluation.
 
-        Return whether it was evaluated, and at least as well as before in this process. The mean return goes into
-        ``runner.progress`` and to its writer. Raises NonFiniteError for a non-finite action or world.
+        Return True if it was evaluated and its mean return is the highest so far in this process, or equals it. The mean return goes
+        into ``runner.progress`` and to its writer. Raises NonFiniteError for a non-finite action or world.
         """
         progress = runner.progress
         last = progress.evaluation_steps[-1] if progress.evaluation_steps else 0

@@ -26,7 +26,7 @@ from spiky_rl.config.spec import (
     read_agent,
     read_algorithm,
     resolve_agent,
-    task_id,
+    get_task_id,
 )
 from spiky_rl.config.tuned_values import TunedValuesFile, read_tuned
 from spiky_rl.hosts import find_host, get_host, list_hosts
@@ -166,7 +166,7 @@ def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:
     for name in names:
         try:
             if find_host(name, f"{file}: tasks") is host:  # other simulators are not imported for this
-                host.resolve_task(task_id(name))
+                host.resolve_task(get_task_id(name))
         except UnknownTask as error:
             if ":" not in name:
                 raise UserError(f"{file}: tasks: {error}") from None
@@ -191,7 +191,7 @@ def merge_agent_without_simulator(request: RunRequest) -> PlainMapping | None:
     task_spec, overrides = load_task(request.task), split_overrides(request.overrides)[0]
     host = find_host(request.task)
     _, values, _ = merge_agent(
-        request.agent, task_id(request.task), {}, overrides, task_spec, host=host.title
+        request.agent, get_task_id(request.task), {}, overrides, task_spec, host=host.title
     )
     return values
 
@@ -217,7 +217,7 @@ def check_without_simulator(
     if not is_tuned:
         no_defaults: PlainMapping = {}  # the host's defaults need the simulator
         _, values, origins = merge_agent(
-            agent, task_id(task), no_defaults, overrides, task_spec, host=host.title
+            agent, get_task_id(task), no_defaults, overrides, task_spec, host=host.title
         )
         check_networks(values, origins)
 

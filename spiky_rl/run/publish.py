@@ -20,7 +20,7 @@ from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint, write_checkpoint
 from spiky_rl.run.policies import KIND, Policy
 from spiky_rl.run.provenance import DIRTY, PROVENANCE
-from spiky_rl.run.resume import RECORD
+from spiky_rl.run.resume import SETTINGS_FILE
 from spiky_rl.run.run_plan import list_trusted_packages, split_overrides
 
 LICENCE = "BSD-3-Clause"
@@ -49,7 +49,7 @@ def publish_policy(
     commit = _read_record(folder / PROVENANCE).get("commit")
     if commit is None or commit.endswith(DIRTY):
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
-    overrides = split_overrides(_read_record(folder / RECORD)["overrides"])[1]
+    overrides = split_overrides(_read_record(folder / SETTINGS_FILE)["overrides"])[1]
     name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
     progress = loaded["infos"]["spiky_rl"]["progress"]
     weights = registry.find_data_folder(KIND) / f"{name}.pt"

@@ -17,7 +17,7 @@ from spiky_rl.config.budget import Budget, OptionalBudget
 from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import FileRecord, UserError, option
 from spiky_rl.config.safe_loading import parse_yaml, read_json_record
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.learners.common.checkpoints import get_runner_state, read_checkpoint
@@ -27,17 +27,17 @@ from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, list_truste
 
 log = logging.getLogger(__name__)
 
-RECORD = "settings.json"
+SETTINGS_FILE = "settings.json"
 """File of the run's settings in its run folder."""
-LENGTH = "agent.max_iterations"
-"""Override with the effect of --max_iterations."""
+MAX_ITERATIONS_KEY = "agent.max_iterations"
+"""Key of the override that has the effect of --max_iterations."""
 
 
 class RunSettings(FileRecord):
     """Recorded settings of a run."""
 
-    num_envs: int = option(..., "parallel environments of each process", low=1, high=MOST_STEPS)
-    seed: int = option(..., "seed of environment and agent", low=0, high=MOST_STEPS)
+    num_envs: int = option(..., "parallel environments of each process", low=1, high=MAX_INT32)
+    seed: int = option(..., "seed of environment and agent", low=0, high=MAX_INT32)
     device: str = option(..., "device")
     deterministic: bool = option(False, "whether kernels were deterministic")
     overrides: tuple[str, ...] = option((), "overrides of agent and environment")
@@ -61,7 +61,7 @@ def write_settings(folder: Path, plan: RunPlan, options: TrainOptions, iteration
         budget=options.budget,
         max_iterations=iterations,
     )
-    files.write_json(folder / RECORD, settings.model_dump(mode="json"))
+    files.write_json(folder / SETTINGS_FILE, settings.model_dump(mode="json"))
 
 
 def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, TrainOptions]:
@@ -76,32 +76,34 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
     settings = read_settings(checkpoint)
     if settings is None:
         log.info(
-            "%s: has no %s; using the task's defaults for everything not given", checkpoint.parent, RECORD
+            "%s: has no %s; using the task's defaults for everything not given",
+            checkpoint.parent,
+            SETTINGS_FILE,
         )
         return request, options
-    check_code(checkpoint.parent / RECORD, settings, request)
-    changes, others = _restore_request(settings, request, given_keys)
-    changed_options = _restore_processes(settings, request, options, others)
+    check_code(checkpoint.parent / SETTINGS_FILE, settings, request)
+    changes, differences = _restore_request(settings, request, given_keys)
+    changed_options = _restore_processes(settings, request, options, differences)
     remaining = (settings.max_iterations or 0) - loaded["iter"] - 1
-    if _is_length_open(request, options):
+    if _has_no_length(request, options):
         if settings.budget is not None:
             changed_options["budget"] = settings.budget
         elif remaining > 0:
             changes["max_iterations"] = remaining
-    if others:
-        log.info("the command line overrides the run's settings: %s", "; ".join(others))
+    if differences:
+        log.info("the command line overrides the run's settings: %s", "; ".join(differences))
     return request.with_changes(**changes), options.with_changes(**changed_options)
 
 
 def _restore_processes(
-    settings: RunSettings, request: RunRequest, options: TrainOptions, others: list[str]
+    settings: RunSettings, request: RunRequest, options: TrainOptions, differences: list[str]
 ) -> dict[str, Any]:
-    """Return the option that restores several processes on a CPU; on a GPU, add to ``others`` that there is one process."""
+    """Return the option that restores several processes on a CPU; on a GPU, add to ``differences`` that there is one process."""
     if settings.processes == 1 or request.distributed or options.processes is not None:
         return {}
     if settings.device == "cpu":
         return {"processes": settings.processes}
-    others.append(f"1 process, not {settings.processes}")
+    differences.append(f"1 process, not {settings.processes}")
     return {}
 
 
@@ -110,18 +112,19 @@ def _restore_request(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return changes of a ``request`` that restore recorded ``settings``, and a text for each given value that differs."""
     changes: dict[str, Any] = {}
-    others: list[str] = []
+    differences: list[str] = []
     for key in ("num_envs", "seed", "device", "deterministic", "tuning"):
         recorded_value, requested_value = getattr(settings, key), getattr(request, key)
         if key not in given_keys:
             changes[key] = recorded_value
-        elif (
-            requested_value.absolute() if isinstance(requested_value, Path) else requested_value
-        ) != recorded_value:
-            others.append(f"--{key} {requested_value}, not {recorded_value}")
-    recorded = [text for text in settings.overrides if not text.startswith(f"{LENGTH}=")]
-    changes["overrides"] = _merge_overrides(recorded, request.overrides, others)
-    return changes, others
+            continue
+        # paths are recorded as absolute ones
+        compared_value = requested_value.absolute() if isinstance(requested_value, Path) else requested_value
+        if compared_value != recorded_value:
+            differences.append(f"--{key} {requested_value}, not {recorded_value}")
+    recorded = [text for text in settings.overrides if not text.startswith(f"{MAX_ITERATIONS_KEY}=")]
+    changes["overrides"] = _merge_overrides(recorded, request.overrides, differences)
+    return changes, differences
 
 
 def check_code(record: Path, settings: RunSettings, request: RunRequest) -> None:
@@ -164,7 +167,7 @@ def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -
             f"--checkpoint {checkpoint}: its run has spent the budget {options.budget}; pass a larger one with --budget, or the"
             " number of additional iterations with --max_iterations"
         )
-    if not _is_length_open(plan.request, options):
+    if not _has_no_length(plan.request, options):
         return
     settings = read_settings(checkpoint)
     if settings is not None and settings.max_iterations is not None:
@@ -183,22 +186,25 @@ def _is_spent(budget: Budget, checkpoint: Path, library: str) -> bool:
 
 def read_settings(checkpoint: Path) -> RunSettings | None:
     """Return the settings of a checkpoint's run, or None if the run has no record. Raises ReadingError for a damaged record."""
-    record = checkpoint.parent / RECORD
+    record = checkpoint.parent / SETTINGS_FILE
     return read_json_record(record, RunSettings) if record.is_file() else None
 
 
-def _is_length_open(request: RunRequest, options: TrainOptions) -> bool:
+def _has_no_length(request: RunRequest, options: TrainOptions) -> bool:
     """Return whether neither iterations nor a budget are given."""
     keys = {text.partition("=")[0] for text in request.overrides}
-    return request.max_iterations is None and options.budget is None and LENGTH not in keys
+    return request.max_iterations is None and options.budget is None and MAX_ITERATIONS_KEY not in keys
 
 
-def _merge_overrides(recorded: Sequence[str], requested: Sequence[str], others: list[str]) -> tuple[str, ...]:
-    """Return the ``recorded`` overrides updated with the ``requested`` ones; add a text to ``others`` for each changed value."""
+def _merge_overrides(
+    recorded: Sequence[str], requested: Sequence[str], differences: list[str]
+) -> tuple[str, ...]:
+    """Return the ``recorded`` overrides updated with the ``requested`` ones; add a text to ``differences`` for each changed value."""
     values = {text.partition("=")[0]: text for text in recorded}
     for text in requested:
         key = text.partition("=")[0]
-        before = values.pop(key, text)
-        others += [] if before == text else [f"{text}, not {before.partition('=')[2]}"]
+        earlier = values.pop(key, text)
+        if earlier != text:
+            differences.append(f"{text}, not {earlier.partition('=')[2]}")
         values[key] = text
     return tuple(values.values())

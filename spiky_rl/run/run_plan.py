@@ -16,7 +16,7 @@ from spiky_rl.config.budget import OptionalBudget
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 from spiky_rl.config.spec import AgentSpec, TaskSpec, read_algorithm
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.hosts.base import ConditionedPolicy, HostTask
@@ -39,15 +39,15 @@ FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "en
 """Key of the environment's configuration -> flag to use instead."""
 
 
-def parse_visualizers(value: object) -> object:
-    """Split comma-separated names; ``none`` gives an empty tuple, which also turns a task's own visualizers off."""
+def parse_names(value: object) -> object:
+    """Split comma-separated names and drop repetitions; ``none`` gives an empty tuple, which turns a task's own visualizers off."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         return value
     return () if [*names] == ["none"] else tuple(dict.fromkeys(names))
 
 
-Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_visualizers)]
+Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)]
 """Names as for Isaac Lab's ``--visualizer``; None for the task's own."""
 
 
@@ -73,13 +73,13 @@ class RunRequest(Settings):
         None,
         "number of parallel environments; null: the task's number for the device",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     seed: int | None = option(
         None,
         "seed of environment and agent, -1 for a random seed; null: the task's, 42",
         low=-1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     device: str | None = option(
         None, "cpu, cuda or cuda:N, for environment and agent; null: the GPU if there is one"
@@ -107,7 +107,7 @@ class RunRequest(Settings):
         None,
         "training iterations; when resuming, additional iterations; null: the task's",
         low=1,
-        high=MOST_STEPS,
+        high=MAX_INT32,
     )
     overrides: tuple[str, ...] = option(
         (),
@@ -141,6 +141,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"{text!r}: use {flag}")
         if text not in agent and text not in environment:
             key = text.partition("=")[0]
+            # keys of an agent file are written without their prefix on the command line
             hint = f"; did you mean '{key}'?" if key in list_keys() else suggest_key(key, ())
             hint = hint.replace("'", "'agent.", 1)
             raise UserError(
@@ -242,7 +243,7 @@ class VisualizerOptions(Settings):
         metavar="NAMES",
     )
     max_visible_envs: int = option(
-        DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MOST_STEPS
+        DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MAX_INT32
     )
 
 
@@ -254,7 +255,7 @@ class TrainOptions(VisualizerOptions):
         "run folder or checkpoint of the teacher, or pretrained:AGENT, for an agent with distillation_cfg",
         metavar="RUN",
     )
-    teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_visualizers)] = option(
+    teacher_code: Annotated[tuple[str, ...], BeforeValidator(parse_names)] = option(
         (),
         "code outside the package that the teacher's checkpoint may run: its module:Class or path/file.py:Class names, with"
         " commas",
@@ -274,7 +275,7 @@ class TrainOptions(VisualizerOptions):
     choose_best: bool = option(
         True, "at the end of a finished training, choose best.pt by a short evaluation without action noise"
     )
-    video_interval: int = option(2000, "control steps between videos", low=1, high=MOST_STEPS)
+    video_interval: int = option(2000, "control steps between videos", low=1, high=MAX_INT32)
     processes: int | None = option(
         None,
         "train data-parallel in N local processes with --num_envs environments each, for a CPU with many cores",
@@ -291,7 +292,7 @@ class TrainOptions(VisualizerOptions):
 class EvaluateOptions(Settings):
     """Options of evaluate.py besides `RunRequest`."""
 
-    episodes: int = option(64, "episodes per condition", low=1, high=MOST_STEPS)
+    episodes: int = option(64, "episodes per condition", low=1, high=MAX_INT32)
     conditions: str = option(
         "all",
         "names with commas, all (the robustness conditions) or stress (all others that task and agent support);"
@@ -339,7 +340,7 @@ class EvaluateOptions(Settings):
 class PlayOptions(VisualizerOptions):
     """Options of play.py besides `RunRequest`."""
 
-    episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
+    episodes: int = option(10, "episodes to measure", low=1, high=MAX_INT32)
     real_time: bool = option(False, "run at real-time speed, for the live view", flags=["--real-time"])
     export: bool = option(
         False,

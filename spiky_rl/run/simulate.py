@@ -21,18 +21,22 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_env(plan: RunPlan, live: VisualizerOptions | None = None) -> Iterator[Any]:
-    """Open the plan's rsl_rl environment and set ``plan.physics`` to the physics backend that the model really gets."""
+def open_env(plan: RunPlan, view: VisualizerOptions | None = None) -> Iterator[Any]:
+    """Open the plan's rsl_rl environment and set ``plan.physics`` to the physics backend that the model really gets.
+
+    ``view``: options of the live view; None for no live view.
+    """
     request = plan.request
-    watched = live if plan.rank == 0 else None  # only the first process of a distributed run has a live view
+    if plan.rank > 0:  # only the first process of a distributed run has a live view
+        view = None
     options = SimulationOptions(
         seed=plan.seed + plan.rank,
         clip_actions=plan.get_setting("clip_actions"),
         video=request.video,
         deterministic=request.deterministic,
         distributed=request.distributed and plan.device != "cpu",
-        visualizers=None if watched is None else watched.visualizer,
-        visible_envs=None if watched is None else watched.max_visible_envs,
+        visualizers=None if view is None else view.visualizer,
+        visible_envs=None if view is None else view.max_visible_envs,
     )
     with plan.host_task.open(plan.device, plan.num_envs, options) as env:
         plan.physics = plan.host_task.physics
@@ -49,9 +53,9 @@ def _format_backend(plan: RunPlan) -> str:
     return f"; neurons: {backend} backend" if backend else ""
 
 
-def wrap_for_visualizer(env: Any, live: VisualizerOptions | None, real_time: bool = False) -> Any:
-    """Return ``env`` in a `VisualizedEnv` if ``live`` has visualizers or time is real, else ``env`` itself."""
-    if not (real_time or (live is not None and live.visualizer)):
+def wrap_for_visualizer(env: Any, view: VisualizerOptions | None, real_time: bool = False) -> Any:
+    """Return ``env`` in a `VisualizedEnv` if ``view`` names visualizers or ``real_time`` is set, else ``env`` itself."""
+    if not (real_time or (view is not None and view.visualizer)):
         return env
     from spiky_rl.run.visualized_env import VisualizedEnv
 
@@ -68,12 +72,12 @@ def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[Ba
 
 @contextmanager
 def open_policy(
-    plan: RunPlan, checkpoint: Path, live: VisualizerOptions | None = None, real_time: bool = False
+    plan: RunPlan, checkpoint: Path, view: VisualizerOptions | None = None, real_time: bool = False
 ) -> Iterator[tuple[Any, BaseRunner, InferencePolicy]]:
     """Open a simulation with a trained policy: environment, runner and policy. A signal ends the simulation at once."""
-    with start_simulation(open_env(plan, live)) as plain:
-        env = wrap_for_visualizer(plain, live, real_time)
+    with start_simulation(open_env(plan, view)) as host_env:
+        env = wrap_for_visualizer(host_env, view, real_time)
         runner, policy = load_inference_policy(plan, env, checkpoint)
-        if live is not None and live.visualizer:
+        if view is not None and view.visualizer:
             env.set_policy(policy)
         yield env, runner, policy

@@ -32,23 +32,23 @@ class SpikeRaster:
         self.policy, self.network = policy, policy.network
         self.panel = RasterPanel(WIDTH, HEIGHT, self.network.steps)
         self.state: State | None = None
-        # observations since the last picture, and whether an episode began with each
-        self.seen: deque[tuple[TensorDict, Tensor]] = deque(maxlen=self.panel.past.maxlen)
+        self.pending: deque[tuple[TensorDict, Tensor]] = deque(maxlen=self.panel.past.maxlen)
+        """Observations since the last picture, and whether an episode began with each; at most as many as the panel shows."""
 
     def add(self, obs: TensorDict, episode_starts: Tensor) -> None:
         """Store the observations [B, ...] of the next control step.
 
         ``episode_starts`` [1] tells whether an episode of environment 0 begins with this step.
         """
-        if len(self.seen) == self.seen.maxlen:
-            self.state = None
-        self.seen.append((obs[:1].clone(), episode_starts.clone()))
+        if len(self.pending) == self.pending.maxlen:
+            self.state = None  # the oldest observation, which follows that state, is dropped now
+        self.pending.append((obs[:1].clone(), episode_starts.clone()))
 
     def __call__(self) -> Frame:
         """Return the current picture, which is empty before the first control step."""
-        if self.seen:
-            rows, begins = zip(*self.seen, strict=True)
-            self.seen.clear()
+        if self.pending:
+            rows, begins = zip(*self.pending, strict=True)
+            self.pending.clear()
             with torch.no_grad():
                 x = self.policy.get_network_input(torch.cat(rows)).unsqueeze(1)  # type: ignore[arg-type]  # torch.cat gives a TensorDict
             record, self.state = record_steps(self.network, x, self.state, torch.cat(begins).to(x.device))

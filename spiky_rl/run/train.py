@@ -274,7 +274,7 @@ class TrainingRun:
 
 
 def _describe_failure(error: Exception, runner: Any) -> str:
-    """Return the reason why a training failed, with a hint. Raises ``error`` if it is an OSError other than of a full or failing disk."""
+    """Return the reason why a training failed, with a hint. Raises ``error`` if it is an OSError of anything but a full or failing disk."""
     if isinstance(error, NonFiniteError):
         hint = runner.describe_weights() if error.blames_policy else runner.describe_last_checkpoint()
         return f"{error}; {hint}"
@@ -346,13 +346,17 @@ class _IterationCallback:
             raise StopTraining
 
     def _evaluate_policy(self, iteration: IterationSummary) -> bool:
-        """Evaluate the policy if it is time; return whether it is the best so far, by its mean return if there is no evaluation yet."""
+        """Evaluate the policy if it is time; return whether it is the best so far.
+
+        Evaluations decide that; before the first one, and without any, the mean return in training does.
+        """
         progress, evaluation = iteration.progress, self.run.evaluation
-        has_best_return = progress.returns[-1] > self.best_return
-        is_best = iteration.index >= self.first_whole_episode and has_best_return
-        if evaluation is not None:  # before any checkpoint of this iteration
-            return evaluation(self.runner) or (is_best and not evaluation.has_evaluated)
-        return is_best
+        is_whole_episode = iteration.index >= self.first_whole_episode
+        has_best_return = is_whole_episode and progress.returns[-1] > self.best_return
+        if evaluation is None:
+            return has_best_return
+        is_best = evaluation(self.runner)
+        return is_best or (has_best_return and not evaluation.has_evaluated)
 
     def _compute_used_share(self, iteration: IterationSummary) -> float:
         """Return the share of the iterations, or of the budget, that is used after an ``iteration``; a budget may be exceeded."""
@@ -365,7 +369,7 @@ class _IterationCallback:
 
 
 def _write_heartbeat(folder: Path, iteration: IterationSummary, share: float) -> None:
-    """Write the progress of a training, done to ``share``, for a study that watches it."""
+    """Write the progress of a training, with its completed ``share``, for a study that watches it."""
     mean_return = iteration.progress.returns[-1]
     heartbeat = {
         "iteration": iteration.index,

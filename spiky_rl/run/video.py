@@ -55,14 +55,15 @@ class VideoRecorder(EnvWrapper):
         super().__init__(env)
         self.folder, self.length, self.interval = folder, length, interval
         self.camera = env.open_camera()
-        self.count = 0
+        self.step_count = 0
         self.frames: list[Frame] = []
+        """Frames of the current clip."""
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """Step the environment: actions [B, A] -> observations, rewards [B], dones [B], extras."""
-        if self.count % self.interval < self.length:
+        if self.step_count % self.interval < self.length:
             self.frames.append(self.camera.render())
-        self.count += 1
+        self.step_count += 1
         if len(self.frames) == self.length:
             self.write()
         return self.env.step(actions)
@@ -70,7 +71,8 @@ class VideoRecorder(EnvWrapper):
     def write(self) -> None:
         """Write the current clip, complete or not."""
         if self.frames:
-            path = self.folder / f"step-{self.count - len(self.frames)}.mp4"
+            first_step = self.step_count - len(self.frames)
+            path = self.folder / f"step-{first_step}.mp4"
             log.info("video: %s", write_video(path, self.frames, 1.0 / self.env.step_dt)[0])
             self.frames = []
 

@@ -301,11 +301,11 @@ BAD_LINES = {
     ),
     "patience": (
         [*DIGITS, "--patience", "3", "--validation", "0"],
-        "--patience 3: not available without validation recordings, of which there are 0; pass --patience 0",
+        "--patience 3: not available without validation recordings; pass --patience 0",
     ),
     "patience of few": (
         [*DIGITS, "--patience", "3", "--recordings", "5"],
-        "--patience 3: not available without validation recordings, of which there are 0; pass --patience 0",
+        "--patience 3: not available without validation recordings; pass --patience 0",
     ),
     "output": (
         [*DIGITS, "--evaluate", "--checkpoint", "nowhere", "--out", "/proc/x.json"],

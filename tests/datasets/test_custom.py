@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spiky_rl.classification import samples
-from spiky_rl.classification.settings import HOST
+from spiky_rl.classification.settings import DEFAULT_CFG
 from spiky_rl.classification.training import compute_logits
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
@@ -191,7 +191,9 @@ def test_the_agent_fits_the_sensor(tmp_path, sensor):
     np.save(tmp_path / "data" / "cats" / "1.npy", np.ones((20, 1, *sensor)))
     found = dataset("custom", tmp_path / "data")
     assert found.agent == SENSORS[sensor]
-    network = resolve_agent(found.agent, "custom", HOST, []).network.build(inputs=(1, *sensor), outputs=2)
+    network = resolve_agent(found.agent, "custom", DEFAULT_CFG, []).network.build(
+        inputs=(1, *sensor), outputs=2
+    )
     assert compute_logits(network, torch.ones(3, 1, sensor[0] * sensor[1])).shape == (1, 2)
 
 

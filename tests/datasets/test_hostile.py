@@ -224,7 +224,7 @@ def test_what_cannot_be_unpacked_is_damage_though_the_unpacker_says_otherwise():
 def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monkeypatch):
     for module in (_arrays, _store):
         monkeypatch.setattr(module, "LARGEST", 3000)
-    monkeypatch.setattr(_events, "MOST_EVENTS", 500)
+    monkeypatch.setattr(_events, "MAX_EVENTS", 500)
     # an archive's arrays, each of which would do; defaults of arguments are older than the limit
     monkeypatch.setattr(_arrays.read_arrays, "__defaults__", ((), "biuf", 3000))
     path = data / "cat" / "b.npy"

@@ -233,7 +233,7 @@ def a_run(folder: Path, name: str, *checkpoints: bool) -> Path:
 )  # fmt: skip
 def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, checkpoints, can_go_on):
     run = a_run(tmp_path, "first", *checkpoints)
-    assert cell_worker.find_resumable(tmp_path, "rsl_rl") == can_go_on
+    assert cell_worker.move_damaged_runs(tmp_path, "rsl_rl") == can_go_on
     assert run.is_dir()
     said = (tmp_path / "log.txt").read_text() if False in checkpoints else ""
     assert said.count("or damaged") == checkpoints.count(False)
@@ -266,7 +266,7 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     for name in ("run.damaged", "run.damaged1"):
         a_run(tmp_path, "first", False)
         a_run(tmp_path, "second", False, False)
-        assert not cell_worker.find_resumable(tmp_path, "rsl_rl")
+        assert not cell_worker.move_damaged_runs(tmp_path, "rsl_rl")
         assert len(list(tmp_path.glob(f"{name}/*/*/*/model_*.pt"))) == 3
         assert not (tmp_path / "run").exists()
     assert "the training starts again" in (tmp_path / "log.txt").read_text()
@@ -296,7 +296,7 @@ def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_
     run = a_run(tmp_path, "first", True, False)
     files.write_json(run / "result.json", TRAINED)
     assert cell_worker.read_finished_training(tmp_path) == TRAINED
-    assert cell_worker.find_resumable(tmp_path, "rsl_rl")
+    assert cell_worker.move_damaged_runs(tmp_path, "rsl_rl")
     assert cell_worker.read_finished_training(tmp_path) is None
     assert json.loads((run / "result.lost.json").read_text()) == TRAINED
 

@@ -63,7 +63,7 @@ def test_every_agent_has_the_same_number_of_trials_and_the_first_is_the_agent_as
 def test_a_trial_spends_a_third_of_the_budget_rung_by_rung_and_bad_ones_less(whole):
     search, out = whole
     budget = tunings.WHOLE.amount
-    (pair, *_), (cell, *_) = search.studies, search.tuning.make_cells(
+    (pair, *_), (cell, *_) = search.studies, search.tuning.write_cells(
         search.site, next(iter(search.studies)), [], 2, "x"
     )
     assert cell.env_steps == pytest.approx(budget / 3, abs=512) and pair.budget.amount == budget / 3
@@ -154,7 +154,7 @@ def test_trials_on_a_task_of_a_package_go_on_from_their_cells_and_are_counted(tm
     wanted = tunings.asked("lif_ppo", seeds="90000,90001")
     pair = dataclasses.replace(tunings.checked(wanted).pairs[0], task_label="ALE/Pong-v5")
     site = tuning.TuningEnvironment(tmp_path, resolver, CellResources("cpu"))
-    first, second = (wanted.make_cells(site, pair, [], rung, "lif_ppo trial3") for rung in (0, 1))
+    first, second = (wanted.write_cells(site, pair, [], rung, "lif_ppo trial3") for rung in (0, 1))
     assert [cell.goes_on for cell in second] == [cell.name for cell in first]
     with tuning_search.lock_cell(tmp_path / "trials" / "ALE" / "Pong-v5.lif_ppo.3"):
         assert tuning_search.TuningSearch.count_begun(SimpleNamespace(out=tmp_path), pair) == 3

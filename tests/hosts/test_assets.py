@@ -55,7 +55,7 @@ def test_ground_has_the_shader_that_isaac_lab_tints(stages):
         (DERIVED, f"{DERIVED}/{FRANKA}", (f"{FRANKA} lies on the asset server", "--assets nucleus")),
         ("/my/pack", f"/my/pack/{FRANKA}", ("ISAACSIM_ASSET_ROOT=/my/pack", "correct it")),
         (DERIVED, "https://raw.githubusercontent.com/newton-physics/newton-assets/main/a/b.usda", ("a/b.usda lies in", "NEWTON_ASSET_DIR")),
-        (DERIVED, "https://elsewhere.org/a.usd", ("https://elsewhere.org/a.usd is needed", "no --assets holds")),
+        (DERIVED, "https://elsewhere.org/a.usd", ("https://elsewhere.org/a.usd is needed", "no source of --assets has it")),
         ("", f"{get_asset_server()}/{FRANKA}", ("is the asset server reachable?", "--assets local")),
     ],
 )  # fmt: skip

@@ -176,9 +176,9 @@ def test_what_nobody_looked_at_does_not_pile_up():
     longest = picture.panel.past.maxlen
     for _ in range(3 * longest):
         picture.add(env.get_observations(), torch.zeros(1))
-    assert len(picture.seen) == longest
+    assert len(picture.pending) == longest
     picture()
-    assert (len(picture.seen), len(picture.panel.past)) == (0, longest)
+    assert (len(picture.pending), len(picture.panel.past)) == (0, longest)
 
 
 class SeenEnv(PointEnv):

@@ -35,7 +35,7 @@ def explained(
     actions[2, 1], total[2], seen[2, 0] = action, reward, observation
     last = torch.zeros(ENVS, 3)
     last[2, 1] = before
-    environment.seen = TensorDict({"policy": last}, batch_size=[ENVS])
+    environment.latest_observations = TensorDict({"policy": last}, batch_size=[ENVS])
     with pytest.raises(NonFiniteError) as caught:
         environment.raise_non_finite(actions, total, {"policy": seen})
     blames_policy = "the policy has exploded" in str(caught.value)

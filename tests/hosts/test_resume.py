@@ -141,7 +141,7 @@ def test_a_run_without_a_record_goes_on_as_it_is_asked_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         asked, _ = resume.restore_settings(planned(tmp_path, num_envs=8), TrainOptions())
     assert (asked.num_envs, asked.seed) == (8, None) and "has no settings.json" in caplog.text
-    (tmp_path / resume.RECORD).write_text('{"num_envs": 8, "device": "cpu"}')
+    (tmp_path / resume.SETTINGS_FILE).write_text('{"num_envs": 8, "device": "cpu"}')
     with pytest.raises(UserError, match=r"settings\.json: missing seed"):
         resume.restore_settings(planned(tmp_path), TrainOptions())
 

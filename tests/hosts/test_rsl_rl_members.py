@@ -174,7 +174,7 @@ def test_a_model_that_is_not_replayed_unpads_trajectories_itself(name):
     masks = torch.ones(TIME, BATCH, dtype=torch.bool)
     masks[3:, 1] = False
     if name == "reservoir":
-        padded[actor.cache] = torch.randn(TIME, BATCH, actor.network.fixed_size)
+        padded[actor.features_key] = torch.randn(TIME, BATCH, actor.network.fixed_size)
     whole = masks.clone().fill_(True)
     flat = actor(padded.flatten(0, 1)).view(TIME, BATCH, ACTIONS)
     assert torch.equal(actor(padded, masks=whole).reshape(TIME, BATCH, ACTIONS), flat)

@@ -43,7 +43,7 @@ def test_an_access_costs_what_is_published_of_memories_of_that_size():
     assert compute_access_energy(2**40) == DRAM == (1300.0 + 2600.0) / 2
 
 
-ON_CHIP = [name for name, price in ENERGY_MODELS.items() if price.word and not price.outside]
+ON_CHIP = [name for name, price in ENERGY_MODELS.items() if price.bytes_per_value and not price.has_dram]
 
 
 @pytest.mark.parametrize("name", ON_CHIP)
@@ -145,7 +145,7 @@ def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
 )
 def test_a_matrix_is_lists_where_those_are_less_with_weights_of_a_byte(inputs, neurons, synapses, expected):
     stored = WeightStorage(inputs, neurons, inputs * neurons - synapses)
-    assert (stored.values, stored.index, stored.index_bytes) == expected
+    assert (stored.values, stored.bytes_per_index, stored.index_bytes) == expected
     assert stored.count_read_bytes(5.0, 2.0) == (5 * expected[1] + 16 if expected[1] else 0)
 
 

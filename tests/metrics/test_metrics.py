@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.config.schema import MOST_LAYERS
+from spiky_rl.config.schema import MAX_LAYERS
 from spiky_rl.metrics.spikes import (
     compute_layer_activity,
     draw_raster,
@@ -174,7 +174,7 @@ def test_a_panel_is_empty_at_first_and_shows_the_last_inner_steps_of_a_long_cont
         assert (panel.frame()[40:, MARGIN:-MARGIN] == INK).any() == last
 
 
-@pytest.mark.parametrize("layers", [14, 15, 19, 20, MOST_LAYERS])
+@pytest.mark.parametrize("layers", [14, 15, 19, 20, MAX_LAYERS])
 def test_every_layer_of_a_deep_network_has_room_in_the_panel(layers):
     panel = RasterPanel(width=320, height=480, steps=STEPS)
     silent = RasterPanel(width=320, height=480, steps=STEPS)

@@ -193,6 +193,7 @@ def find_error_line(text: str) -> str:
 
 
 def _load(path: Path) -> ctypes.CDLL:
+    """Return the library in a file of the cache. Raises OSError if its digest does not fit, as after a write that was cut off."""
     data = path.read_bytes()
     if data[-DIGEST_BYTES:] != hashlib.sha256(data[:-DIGEST_BYTES]).digest():
         raise OSError("it is truncated")

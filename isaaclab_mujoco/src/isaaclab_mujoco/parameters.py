@@ -25,7 +25,7 @@ mujoco: Any = importlib.import_module("mujoco")
 SCALARS = ("tolerance", "ls_tolerance", "ccd_tolerance", "density", "viscosity")
 """Options that must be the same in all worlds."""
 RATIO = "impratio_invsqrt"
-"""Another such option: MuJoCo-Warp has 1 / sqrt(impratio) in the place of MuJoCo's impratio."""
+"""An option that must also be the same in all worlds: MuJoCo-Warp's name of 1 / sqrt(impratio), where MuJoCo has impratio."""
 VECTORS = ("gravity", "wind", "magnetic")
 """Options that may differ between worlds."""
 COUNTS = "iterations ls_iterations ccd_iterations disableflags enableflags cone solver integrator".split()
@@ -43,7 +43,7 @@ def update_models(worlds: Worlds, source: Model, compiled: MjModel) -> None:
         compiled: MuJoCo's model as its compiler made it.
 
     Raises:
-        UnsupportedModel: MuJoCo's model has no place for one of them.
+        UnsupportedModel: MuJoCo's model has no place for a parameter, or for values of it that differ between worlds.
     """
     values = read_common_arrays(source, compiled, worlds.count)
     differing = {name for name, value in values.items() if (value != value[:1]).any()}

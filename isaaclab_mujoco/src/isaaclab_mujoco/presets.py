@@ -26,6 +26,7 @@ def offer_preset(tasks: Iterable[EnvSpec]) -> None:
 
 
 def _make_entry(task: EnvSpec) -> Any:
+    """Return the function that gymnasium's registry holds for a ``task`` in place of its own configuration."""
     original = task.kwargs[ORIGINAL]
 
     def load_configuration() -> Any:
@@ -50,36 +51,35 @@ def add_preset(env_cfg: Any, *, auto_default: bool = False) -> Any:
     from isaaclab_tasks.utils import PresetCfg
 
     if isinstance(env_cfg, PresetCfg):
-        return _extend(env_cfg, auto_default)
-    _extend_below(env_cfg, auto_default)
+        return _extend_presets(env_cfg, auto_default)
+    _extend_presets_below(env_cfg, auto_default)
     return env_cfg
 
 
-def _extend_below(node: Any, auto_default: bool) -> None:
+def _extend_presets_below(node: Any, auto_default: bool) -> None:
     """Extend all presets below a ``node`` of the configuration."""
     from isaaclab_tasks.utils import PresetCfg
 
     for key, value in _list_children(node):
         if isinstance(value, PresetCfg):
-            _set_child(node, key, _extend(value, auto_default))
+            _set_child(node, key, _extend_presets(value, auto_default))
         elif is_warp(value):  # the only physics of the task
-            _set_child(
-                node, key, _extend(_make_presets(PresetCfg, {"default": value, WARP: value}), auto_default)
-            )
+            presets = _make_presets(PresetCfg, {"default": value, WARP: value})
+            _set_child(node, key, _extend_presets(presets, auto_default))
         else:
-            _extend_below(value, auto_default)
+            _extend_presets_below(value, auto_default)
 
 
-def _extend(presets: Any, auto_default: bool) -> Any:
+def _extend_presets(presets: Any, auto_default: bool) -> Any:
     """Return ``presets`` with the alternative ``mujoco`` if they have ``newton_mjwarp``, and with extended alternatives."""
     from isaaclab_tasks.utils import PresetCfg
 
     alternatives = copy.deepcopy(_read_alternatives(presets))
     for name, value in alternatives.items():
         if isinstance(value, PresetCfg):
-            alternatives[name] = _extend(value, auto_default)
+            alternatives[name] = _extend_presets(value, auto_default)
         elif not is_warp(value):
-            _extend_below(value, auto_default)
+            _extend_presets_below(value, auto_default)
     if WARP in alternatives:
         alternatives[NATIVE] = _replace_manager(alternatives[WARP], NATIVE)
     if auto_default and "default" in alternatives:
@@ -88,6 +88,7 @@ def _extend(presets: Any, auto_default: bool) -> Any:
 
 
 def _replace_manager(value: Any, choice: str) -> Any:
+    """Return a copy of a MuJoCo-Warp configuration with the manager of ``choice``; any other ``value`` itself."""
     return replace_manager(copy.deepcopy(value), choice) if is_warp(value) else value
 
 

@@ -26,15 +26,15 @@ mujoco: Any = importlib.import_module("mujoco")
 class NativeSolver(SolverMuJoCo):
     """Newton's solver with MuJoCo-Warp's model and contacts; MuJoCo makes the steps and their conversions."""
 
-    def __init__(self, model: Model, *, may_be_warp: bool = False, **options: Any) -> None:
+    def __init__(self, model: Model, *, allows_fallback: bool = False, **options: Any) -> None:
         """Build the solver with the ``options`` of `SolverMuJoCo`.
 
         Args:
-            may_be_warp: Whether MuJoCo-Warp makes all steps of a model that MuJoCo does not support. Otherwise, and if the model
+            allows_fallback: Whether MuJoCo-Warp makes all steps of a model that MuJoCo does not support. Without it, or if the model
                 becomes unsupported after the first step, the solver raises UnsupportedModel.
         """
         self.worlds: Worlds | None = None
-        self.is_stale, self.is_native, self.may_be_warp = True, True, may_be_warp
+        self.is_stale, self.is_native, self.allows_fallback = True, True, allows_fallback
         super().__init__(model, **options)
         if reason := find_unsupported_feature(self):
             self.fall_back_to_warp(UnsupportedModel(reason))
@@ -43,7 +43,7 @@ class NativeSolver(SolverMuJoCo):
 
     def fall_back_to_warp(self, error: UnsupportedModel) -> None:
         """Fall back to MuJoCo-Warp and log the reason. Raises ``error`` if fallback is disabled or stepping has started."""
-        if not self.may_be_warp or self._step:
+        if not self.allows_fallback or self._step:
             raise error
         self.is_native = False
         log_warp_fallback(error.reason)
@@ -124,7 +124,7 @@ class NativeSolver(SolverMuJoCo):
 
 
 def find_unsupported_feature(solver: SolverMuJoCo) -> str | None:
-    """Return a feature of a model that MuJoCo's C library does not step as MuJoCo-Warp does; None if there is none."""
+    """Return the first feature of a solver's model that MuJoCo's C library does not step as MuJoCo-Warp does; None if there is none."""
     given = not solver.mjw_model.opt.run_collision_detection
     model, shapes = solver.mj_model, mujoco.mjtGeom
     is_rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
@@ -148,14 +148,14 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
     Isaac Lab recognises Newton's managers by the first word of the class name.
     """
 
-    may_be_warp = False
+    allows_fallback = False
 
     @classmethod
     @override
     def _create_solver(cls, model: Model, solver_cfg: MJWarpSolverCfg) -> NativeSolver:
         options = cls._filter_solver_kwargs(SolverMuJoCo, solver_cfg)
         options.pop("ls_parallel", None)  # deprecated; Newton warns of it
-        return NativeSolver(model, may_be_warp=cls.may_be_warp, **options)
+        return NativeSolver(model, allows_fallback=cls.allows_fallback, **options)
 
     @classmethod
     def uses_native_solver(cls) -> bool:
@@ -168,7 +168,7 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
     @classmethod
     @override
     def _run_solver_substeps(cls, contacts: Contacts | None) -> None:
-        # in one call if nothing happens between the substeps
+        # MuJoCo makes all substeps in one call if nothing has to happen between them
         backend: Any = cls.backend
         solver: Any = cls._solver
         if not solver.update_models() or cls._needs_collision_pipeline or cls._state_force_callbacks:
@@ -182,7 +182,7 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
     @classmethod
     @override
     def _eval_fk_impl(cls, world_reset_mask: wp.array | None, fk_mask: wp.array | None) -> None:
-        # on all threads
+        # computes on all threads what `newton.eval_fk` computes
         backend: Any = cls.backend
         solver: Any = cls._solver
         if solver.is_native:
@@ -194,4 +194,4 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
 class NewtonMuJoCoOrWarpManager(NewtonMuJoCoManager):
     """The manager of ``auto``: MuJoCo-Warp steps a model that MuJoCo does not support."""
 
-    may_be_warp = True
+    allows_fallback = True

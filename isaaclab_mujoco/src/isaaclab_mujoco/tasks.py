@@ -24,7 +24,7 @@ def register_presets() -> None:
     """Offer ``physics=mujoco`` to all tasks of Isaac Lab and of the packages that extend it."""
     from isaaclab.cli import load_external_tasks
 
-    # the other packages first: they may have tasks, and settings that Isaac Lab reads once, at its import
+    # the other packages are loaded first: they may have tasks, and settings that Isaac Lab reads only when it is imported
     load_external_tasks()
 
     import gymnasium

@@ -43,9 +43,9 @@ INPUTS = (
 )
 """Arrays that a step reads, by their names in both libraries."""
 OUTCOMES = ("qacc", "qfrc_actuator", "xpos", "xquat")
-"""Results of the forward dynamics that Newton or a sensor reads."""
+"""Results of the forward dynamics that Newton or a sensor reads; every step stores them."""
 WRENCHES = ("cacc", "cvel", "cfrc_int", "xipos", "subtree_com")
-"""Further results, if the forces between bodies are requested."""
+"""Results that a step stores too if the forces between bodies are requested."""
 STATES = ("qpos", "qvel", "act", "qacc_warmstart")
 """Arrays that a step changes."""
 CONTACTS = {

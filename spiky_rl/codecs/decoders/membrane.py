@@ -48,9 +48,8 @@ class Membrane(Decoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight = self.readout.weight if self.quantiser is None else self.synapses()
         steps = spikes.shape[1]
-        drive = dispatch.linear(
-            self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient
-        )  # [T, K, B, F]
+        # [T, K, B, F]
+        drive = dispatch.linear(self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient)
         params = self.get_potential_parameters()
         v, new = dispatch.unroll(
             self.backend, self.potential, self.ops, drive, steps, state, params, keep=keep

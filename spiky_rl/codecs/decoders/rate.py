@@ -22,9 +22,7 @@ class RateDecoder(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        one = spikes.shape[1] == 1  # with one inner step, rates are the spikes
-        rates = spikes.squeeze(1) if one else spikes.mean(1)
-        return (
-            dispatch.linear(self.backend, rates, self.synapses(), self.readout.bias, self.binary and one),
-            (),
-        )
+        has_one_step = spikes.shape[1] == 1  # the rates are then the spikes
+        rates = spikes.squeeze(1) if has_one_step else spikes.mean(1)
+        binary = self.binary and has_one_step
+        return dispatch.linear(self.backend, rates, self.synapses(), self.readout.bias, binary), ()

@@ -42,9 +42,9 @@ class ConcatEncoder(Encoder):
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         count = len(self.first.state_sizes)
-        one, after = self.first.encode_stateful(x, None if state is None else state[:count], keep)
-        two, rest = self.second.encode_stateful(x, None if state is None else state[count:], keep)
-        return _concat_signals(one, two), (*after, *rest)
+        first, first_state = self.first.encode_stateful(x, None if state is None else state[:count], keep)
+        second, second_state = self.second.encode_stateful(x, None if state is None else state[count:], keep)
+        return _concat_signals(first, second), (*first_state, *second_state)
 
     @override
     def resample_noise(self, updates: int) -> None:

@@ -45,9 +45,8 @@ class Population(Encoder):
         super().__init__()
         self.width = inputs * options.fields
         self.steps, self.mode, self.seed = steps, options.mode, options.seed
-        self.centre = torch.nn.Parameter(
-            torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
-        )  # [O, P]
+        centres = torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
+        self.centre = torch.nn.Parameter(centres)  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, options.fields), options.deviation).log())
         self.ops, self.neuron = TorchOps(Rectangle.from_options()), IntegrateAndFire.from_options()
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
@@ -63,7 +62,7 @@ class Population(Encoder):
         activity = self.compute_activity(x)
         if self.mode == "poisson":
             return self.ops.spike(activity.unsqueeze(1) - self.noise[:, None])
-        # control steps are samples here, so that each starts from rest
+        # the kernel sees every control step as a sample of the batch, so that each one starts from rest
         samples = activity.flatten(0, 1)[None, None]
         spikes, _ = dispatch.unroll(self.backend, self.neuron, self.ops, samples, self.steps, None, ())
         return spikes[0].unflatten(1, activity.shape[:2]).transpose(0, 1)
@@ -73,9 +72,9 @@ class Population(Encoder):
         resample_noise(self.noise, self.seed + updates)
 
     def count_operations(self, x: Tensor) -> Tensor:
-        """Count per field three in a control step (difference, scaling, square) and with ``deterministic`` two in an inner step (charge, reset).
+        """Count three operations per field and control step: difference, scaling, square; the exponential does not count.
 
-        The exponential does not count.
+        ``deterministic`` adds two per field and inner step: charge and reset.
         """
         per_field = 3.0 if self.mode == "poisson" else 3.0 + 2.0 * self.steps
         return torch.full(x.shape[:2], per_field * self.width, device=x.device)

@@ -69,7 +69,7 @@ class SigmaDeltaEncoder(Encoder):
         return torch.stack([events, *[torch.zeros_like(events)] * (self.steps - 1)], dim=1)
 
     def count_operations(self, x: Tensor) -> Tensor:
-        """Count two per observation: the difference and the move of the reference."""
+        """Count two per observation and control step: the difference, and the update of the reference."""
         return torch.full(x.shape[:2], 2.0 * x.shape[-1], device=x.device)
 
 

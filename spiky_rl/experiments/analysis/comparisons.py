@@ -141,8 +141,8 @@ def compare_pair(
     first: dict[str, np.ndarray] = {}
     second: dict[str, np.ndarray] = {}
     for task, seeds in common_seeds.items():
-        first[task] = np.array([agent_scores[task][run] for run in seeds])
-        second[task] = np.array([baseline_scores[task][run] for run in seeds])
+        first[task] = np.array([agent_scores[task][seed] for seed in seeds])
+        second[task] = np.array([baseline_scores[task][seed] for seed in seeds])
     differences = {task: first[task] - second[task] for task in common_seeds}
     effect = cohens_dz(differences)
     return replace(
@@ -187,11 +187,12 @@ def compute_tails(values: np.ndarray, weights: np.ndarray) -> tuple[float, float
         rng=np.random.default_rng(0),
     )
     sums, rounding = result.null_distribution, 1e-12 * float(np.abs(values) @ weights)
-    # of drawn patterns, the observed one is one more
-    more = int(len(sums) < 2 ** len(values))
-    equal_or_less = np.count_nonzero(sums <= result.statistic + rounding)
-    equal_or_greater = np.count_nonzero(sums >= result.statistic - rounding)
-    return (equal_or_less + more) / (len(sums) + more), (equal_or_greater + more) / (len(sums) + more)
+    # if patterns are drawn instead of listed, the observed one counts as one more
+    observed = int(len(sums) < 2 ** len(values))
+    equal_or_less = np.count_nonzero(sums <= result.statistic + rounding) + observed
+    equal_or_greater = np.count_nonzero(sums >= result.statistic - rounding) + observed
+    count = len(sums) + observed
+    return equal_or_less / count, equal_or_greater / count
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -313,7 +313,12 @@ def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval 
     measured = [result for result in results if condition in result.conditions]
     if not measured:
         return None
-    return _mean_over_seeds(measured, lambda r: (found := r.conditions[condition].recovery) and found.share)
+
+    def get_share(result: CellResult) -> float | None:
+        recovery = result.conditions[condition].recovery
+        return None if recovery is None else recovery.share
+
+    return _mean_over_seeds(measured, get_share)
 
 
 def compute_plasticity_gain(

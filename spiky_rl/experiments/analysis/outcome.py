@@ -372,7 +372,10 @@ def _has_spikes(result: CellResult) -> bool:
 def _choose_comparisons(
     family: Mapping[str, SeededScores], baseline: str | None = None
 ) -> tuple[PairedComparison, ...]:
-    """Return the comparisons with the baseline, or of all pairs; agents that share a single run, too few for a test, are left out."""
+    """Return the comparisons with the ``baseline``, or of all pairs if it is None.
+
+    An agent that shares exactly one run with an agent that it would be compared with is left out: one run is too few for a test.
+    """
     testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
         others = testable if baseline is None else testable[:1]

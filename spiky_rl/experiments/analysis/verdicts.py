@@ -93,17 +93,18 @@ def judge(
     began.
     """
     tests = plan.count_tests(len(tasks))
-    made = []
+    verdicts = []
     for pair, task, endpoint in itertools.product(plan.comparisons, tasks, plan.endpoints):
         runs = {label: cells.get((label, task), ()) for label in pair}
         scores = {
             label: {task: _measure_by_seed(own, endpoint, reference.get(task))} for label, own in runs.items()
         }
-        made.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
+        verdicts.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
     if plan.family == "all":
-        return tuple(_correct_family(made))
-    step = len(plan.endpoints)
-    families = [_correct_family(made[first::step]) for first in range(step)]
+        return tuple(_correct_family(verdicts))
+    # the endpoints alternate, so each family is every count-th verdict
+    count = len(plan.endpoints)
+    families = [_correct_family(verdicts[first::count]) for first in range(count)]
     return tuple(verdict for row in zip(*families, strict=True) for verdict in row)
 
 
@@ -123,13 +124,14 @@ def _judge_one(
     is_planned: bool,
 ) -> Verdict:
     agent, baseline = scores
-    compared = compare_pair(scores, agent, baseline, tests)
-    mine, theirs = scores[agent][task], scores[baseline][task]
-    seeds = sorted(mine.keys() & theirs.keys())
-    first, second = np.array([mine[s] for s in seeds]), np.array([theirs[s] for s in seeds])
+    comparison = compare_pair(scores, agent, baseline, tests)
+    agent_scores, baseline_scores = scores[agent][task], scores[baseline][task]
+    seeds = sorted(agent_scores.keys() & baseline_scores.keys())
+    first = np.array([agent_scores[seed] for seed in seeds])
+    second = np.array([baseline_scores[seed] for seed in seeds])
     reference = float(second.mean()) if seeds else math.nan
     return Verdict(
-        endpoint, task, compared, reference, plan.margin,
+        endpoint, task, comparison, reference, plan.margin,
         equivalence=compute_equivalence_p_value(first, second, plan.margin),
         seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(reference), tests),
         is_planned=is_planned,

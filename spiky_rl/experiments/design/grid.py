@@ -185,7 +185,8 @@ def build_cells(
 ) -> list[Cell]:
     """Return all cells, one seed of all agents before the next seed, so that an interrupted study is balanced.
 
-    ``resolve_agent`` returns the run plan of each combination; a ``title`` replaces the labels in folder names.
+    ``resolve_agent`` returns the run plan of each combination. A ``title`` replaces the label of every trained cell, and so the agent and
+    variant in its folder's name.
     """
     inputs = _SharedCellInputs(study, resources, title)
     combinations = [

@@ -50,9 +50,9 @@ class Endpoint(Settings):
             raise RegistryError(
                 f"{' and '.join(given_measures) or 'nothing'} given; allowed: one of {', '.join(MEASURES)}"
             )
-        if (price := self.energy_per_metre) and price not in ENERGY_MODELS:
+        if (model := self.energy_per_metre) and model not in ENERGY_MODELS:
             raise RegistryError(
-                f"energy_per_metre: {shorten(price)} given; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(price, ENERGY_MODELS)}"
+                f"energy_per_metre: {shorten(model)} given; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(model, ENERGY_MODELS)}"
             )
         return self
 
@@ -66,9 +66,11 @@ class Endpoint(Settings):
     @property
     def unit(self) -> str:
         """Unit in reports; empty for a return."""
-        return (
-            "µJ/m" if self.energy_per_metre else "%" if self.kept else "m" if self.measure == METRES else ""
-        )
+        if self.energy_per_metre:
+            return "µJ/m"
+        if self.kept:
+            return "%"
+        return "m" if self.measure == METRES else ""
 
     @property
     def scale(self) -> float:
@@ -166,7 +168,7 @@ class StudyPlan(Settings):
         """The conditions that its endpoints need."""
         return list(dict.fromkeys(name for endpoint in self.endpoints for name in endpoint.kept))
 
-    def asks_the_same(self, other: StudyPlan | None) -> bool:
+    def has_same_tests(self, other: StudyPlan | None) -> bool:
         """Return whether the ``other`` plan has the same tests, whatever its date."""
         stamp: dict[str, Any] = {"date": "", "commit": "", "seeds": (), "tasks": ()}
         return other is not None and self.with_changes(**stamp) == other.with_changes(**stamp)

@@ -118,10 +118,10 @@ def find_history(folder: Path, study: Study) -> SeedHistory:
 def _list_earlier_uses(
     uses: Sequence[SeedUse], study: str, seeds: Sequence[int]
 ) -> Iterable[tuple[SeedUse, tuple[int, ...]]]:
-    """Yield each of the ``uses`` with those of the ``seeds`` that it used before the last test of a ``study`` on them.
+    """Yield each of the ``uses`` with the ``seeds`` that it used before the last test of a ``study`` on them.
 
-    All uses of a seed come before its test if the file has none, as of a seed that the study adds. A study that only tunes or chooses has no
-    earlier uses.
+    If the file has no test of a seed by the study, as of a seed that the study adds, all uses of the seed are earlier ones. A study that only
+    tunes or chooses has no earlier uses.
     """
     own_uses = {use.use for use in uses if use.study == study}
     if own_uses and TESTING not in own_uses:
@@ -138,8 +138,12 @@ def _list_earlier_uses(
 
 def refuse_reused_seeds(folder: Path, study: Study) -> None:
     """Raise StudyError if a ``study`` tests on seeds that were tuned or chosen with and gives no reason."""
-    for reuse in find_history(folder, study).biased if not study.reused_seeds else ():
-        raise StudyError(f"seeds: {reuse.text}; choose other seeds, or give the reason under reused_seeds")
+    if study.reused_seeds:
+        return
+    if biased := find_history(folder, study).biased:
+        raise StudyError(
+            f"seeds: {biased[0].text}; choose other seeds, or give the reason under reused_seeds"
+        )
 
 
 def list_missing_lines(folder: Path, study: Study, use: str = TESTING) -> list[str]:

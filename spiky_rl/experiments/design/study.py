@@ -29,6 +29,7 @@ from spiky_rl.config.options import (
 )
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, make_hashable
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
+from spiky_rl.config.schema import NETWORKS
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml, strip_version
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
@@ -191,9 +192,8 @@ class Study(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Return the content of study.json as plain data."""
         data = {"version": 1, **self.model_dump(mode="json")}
-        if (
-            self.plan is not None and not self.plan.tasks
-        ):  # a plan written before they were kept stays as it is
+        # a plan that was written before plans kept their tasks stays as it is
+        if self.plan is not None and not self.plan.tasks:
             del data["plan"]["tasks"]
         return {key: value for key, value in data.items() if value or key not in OPTIONAL_KEYS}
 
@@ -205,8 +205,8 @@ class Study(Settings):
     def list_variants(self, agent: str) -> list[dict[str, Any]]:
         """Return all combinations of varied values for an ``agent``; keys of a network are skipped for an agent without one."""
         data = read_agent(agent)[1]
-        roots = {"network", "critic_network"}
-        keys = [key for key in self.vary if key.split(".")[1] not in roots or data.get(key.split(".")[1])]
+        sections = {key: key.split(".")[1] for key in self.vary}
+        keys = [key for key, section in sections.items() if section not in NETWORKS or data.get(section)]
         return [
             dict(zip(keys, values, strict=True))
             for values in itertools.product(*(self.vary[key] for key in keys))

@@ -256,7 +256,8 @@ def _rank_by_threshold(
         found = [own[label] for own in thresholds if label in own]
         return [(math.inf if t.median is None else t.median, -t.reached) for t in found]
 
-    return sorted(filter(rank, labels), key=rank)
+    with_threshold = [label for label in labels if any(label in own for own in thresholds)]
+    return sorted(with_threshold, key=rank)
 
 
 def _draw_threshold(axes: Axes, y: float, threshold: ThresholdSummary, end: float, colour: str) -> None:
@@ -286,13 +287,9 @@ def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None
     energies = [x for x, _ in points.values()]
     ends = min(energies) / 10**0.15, max(energies) * 10**0.15
     steps = sorted((points[label][0], points[label][1].estimate) for label in front)
-    axes.step(
-        *zip(*steps, (ends[1], steps[-1][1]), strict=True),
-        where="post",
-        color="#aeb5bd",
-        linewidth=1.2,
-        zorder=1,
-    )
+    # the front goes on to the right edge at the highest score
+    front_x, front_y = zip(*steps, (ends[1], steps[-1][1]), strict=True)
+    axes.step(front_x, front_y, where="post", color="#aeb5bd", linewidth=1.2, zorder=1)
     axes.set_xlim(*ends)
     make_logarithmic(axes)
     add_legend(figure, [fit_label(label) for label in front])

@@ -119,8 +119,10 @@ def _get_types(cells: Iterable[PlainMapping]) -> dict[str, str]:
     types_by_key: dict[str, set[str]] = {}
     for cell in cells:
         for key, value in cell.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            name = "bool" if isinstance(value, bool) else "number" if is_number else "string"
+            if isinstance(value, bool):
+                name = "bool"
+            else:
+                name = "number" if isinstance(value, int | float) else "string"
             types_by_key.setdefault(key, set()).add(name)
     return {key: names.pop() if len(names) == 1 else "string" for key, names in types_by_key.items()}
 

@@ -121,7 +121,7 @@ def list_unconverged_agents(analysis: StudyAnalysis) -> str:
 def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult], float | None]) -> Check:
     """Return a check that names the agents with the smallest and the largest mean ``value`` on each task.
 
-    The largest ratio of the two that is no threat is ``tolerated``.
+    A ratio of the two up to ``tolerated`` is no threat.
     """
 
     def check(analysis: StudyAnalysis) -> str:
@@ -132,10 +132,12 @@ def make_spread_check(tolerated: float, unit: str, value: Callable[[CellResult],
                 if result.task == task and (number := value(result)) is not None:
                     numbers.setdefault(result.label, []).append(number)
             means = {label: fmean(of_seeds) for label, of_seeds in numbers.items()}
-            ends = [end(means, key=means.__getitem__) for end in (min, max)] if means else []
-            if ends and means[ends[1]] > tolerated * means[ends[0]]:
+            if not means:
+                continue
+            lowest, highest = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+            if means[highest] > tolerated * means[lowest]:
                 texts[task] = " to ".join(
-                    f"{format_fixed(means[label], 0)} {unit} ({label})" for label in ends
+                    f"{format_fixed(means[label], 0)} {unit} ({label})" for label in (lowest, highest)
                 )
         return format_by_task(texts)
 

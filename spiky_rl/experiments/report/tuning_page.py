@@ -49,7 +49,7 @@ from spiky_rl.experiments.run.tuning_search import TuningSearch
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIXED = "The best of many trials looks better than it is: a study with other seeds measures it."
+CAUTION = "The best of many trials looks better than it is: a study with other seeds measures it."
 
 DEFAULT_MARKER: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
 """Style of the default configuration in figures."""
@@ -72,7 +72,7 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
         answers += build_answer(task, own, search.tuning.minimized_activity)
         task_sections.append(Section(make_slug(task), task, [*build_task_blocks(search, colours, task, own)]))
     sections = [
-        Section("answer", "In short", [*answers, *describe_effort(search, outcomes), make_paragraph(FIXED)]),
+        Section("answer", "In short", [*answers, *describe_effort(search, outcomes), make_paragraph(CAUTION)]),
         Section("design", "Design", [Block("terms", items=[*list_terms(search, outcomes), *format_facts(facts)])]),
         *task_sections,
         Section("failed", "Failed trials", list_failed_trials(search, outcomes)),

@@ -63,12 +63,12 @@ def begin_step(parent: int) -> None:
 
 def run_cell(folder: Path, out: Path) -> int:
     """Run the cell in ``folder`` of the study in ``out`` to its end; return an exit code."""
-    stop_requested: list[int] = []
+    stop_signals: list[int] = []
     try:
         set_stop_handler(interrupt_wait)
         with cells.lock_cell(folder) as lock:
-            set_stop_handler(lambda number, _: stop_requested.append(number))
-            return run_locked_cell(folder, out, lock, stop_requested)
+            set_stop_handler(lambda number, _: stop_signals.append(number))
+            return run_locked_cell(folder, out, lock, stop_signals)
     except StepInterrupted:
         return INTERRUPTED
 
@@ -86,7 +86,7 @@ def interrupt_wait(_number: int, _frame: FrameType | None) -> NoReturn:
     raise StepInterrupted
 
 
-def run_locked_cell(folder: Path, out: Path, lock: int, stop_requested: list[int]) -> int:
+def run_locked_cell(folder: Path, out: Path, lock: int, stop_signals: list[int]) -> int:
     """Run the cell in ``folder``, whose ``lock`` is held; see `run_cell` and `train`. Raises StepInterrupted."""
     identity = cells.read_if_valid(folder / cells.CELL, cells.CellIdentity)
     if identity is not None and identity.hash and cells.is_finished(folder, identity.hash):
@@ -97,8 +97,8 @@ def run_locked_cell(folder: Path, out: Path, lock: int, stop_requested: list[int
     (folder / ERROR).unlink(missing_ok=True)
     try:
         cell = cells.read_cell(folder)
-        trained = train(cell, folder, out, lock, stop_requested) if cell.trains_agent else None
-        evaluated = evaluate(folder, lock, stop_requested)
+        trained = train(cell, folder, out, lock, stop_signals) if cell.trains_agent else None
+        evaluated = evaluate(folder, lock, stop_signals)
         result = build_result(cell, folder, trained, evaluated)
     except (StepFailed, UserError) as failure:
         files.write_text(folder / ERROR, f"{failure}\n")
@@ -107,16 +107,17 @@ def run_locked_cell(folder: Path, out: Path, lock: int, stop_requested: list[int
     return FINISHED
 
 
-def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
+def train(cell: Cell, folder: Path, out: Path, lock: int, stop_signals: list[int]) -> dict[str, Any]:
     """Return the training's result, stored or new; an interrupted training resumes.
 
-    It inherits the file descriptor ``lock`` of the cell's lock; ``stop_requested`` are received stop signals and grow while it runs.
+    The training inherits the file descriptor ``lock`` of the cell's lock. ``stop_signals`` are the stop signals that this process has received;
+    its signal handler appends to them.
     """
     trained = read_finished_training(folder)
     if trained is not None and read_mapping(folder / EVALUATION, EVALUATION_FIELDS) is not None:
         return trained
-    # the evaluation still needs the final policy: a run with a damaged last checkpoint loses its result here
-    can_resume = find_resumable(folder, cell.library)
+    # the evaluation still needs the final policy, so a training with a damaged last checkpoint does not count as finished
+    can_resume = move_damaged_runs(folder, cell.library)
     trained = read_finished_training(folder)
     if trained is not None:
         return trained
@@ -139,7 +140,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_requested: list[i
         command = [sys.executable, *torchrun, "-m", STEP_MODULE, *arguments, "--distributed"]
     (folder / EVALUATION).unlink(missing_ok=True)  # of an earlier policy
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_step("training", command, folder, lock, stop_requested)
+    run_step("training", command, folder, lock, stop_signals)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     files.write_json(folder / CPU, {"seconds": seconds})
@@ -158,8 +159,8 @@ def read_finished_training(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def find_resumable(folder: Path, library: str) -> bool:
-    """Return whether a training of ``library`` in ``folder`` can resume; move damaged parts away.
+def move_damaged_runs(folder: Path, library: str) -> bool:
+    """Move the damaged parts of the trainings in a cell's ``folder`` away; return whether a training of ``library`` can resume.
 
     A run with a damaged last checkpoint counts as unfinished, because its final policy is lost: its result is renamed. If no run has a
     valid checkpoint, their folder is renamed to ``run.damaged``, and the training starts again.
@@ -232,13 +233,13 @@ def find_valid_checkpoint(
     return None
 
 
-def evaluate(folder: Path, lock: int, stop_requested: list[int]) -> dict[str, Any]:
+def evaluate(folder: Path, lock: int, stop_signals: list[int]) -> dict[str, Any]:
     """Return the evaluation's result, stored or new; see `train` for the arguments."""
     path = folder / EVALUATION
     evaluated = read_mapping(path, EVALUATION_FIELDS)
     if evaluated is None:
         command = [sys.executable, "-m", STEP_MODULE, "evaluate", str(folder)]
-        run_step("evaluation", command, folder, lock, stop_requested)
+        run_step("evaluation", command, folder, lock, stop_signals)
         evaluated = read_mapping(path, EVALUATION_FIELDS)
     if evaluated is None:
         raise StepFailed(f"the evaluation left no result in {path}")
@@ -253,21 +254,21 @@ def read_mapping(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     return None
 
 
-def run_step(name: str, command: Sequence[str], folder: Path, lock: int, stop_requested: list[int]) -> None:
+def run_step(name: str, command: Sequence[str], folder: Path, lock: int, stop_signals: list[int]) -> None:
     """Run a command with its output in the log.
 
     Args:
         name: Name of the step, for messages.
         folder: The cell's folder, with the log.
         lock: File descriptor of the cell's lock, inherited by the command.
-        stop_requested: Received stop signals. A first SIGTERM is passed on to the command. After another signal, which reaches the
-            process group by itself, it is not: a second signal would stop the command at once, without a checkpoint.
+        stop_signals: Received stop signals. If the first one is SIGTERM, the command gets a SIGTERM too. Any other signal reaches the whole
+            process group by itself, and a second one would stop the command at once, without a checkpoint.
 
     Raises:
         StepFailed: The command failed; the message has the last lines of the log.
         StepInterrupted: A stop was requested.
     """
-    if stop_requested:
+    if stop_signals:
         raise StepInterrupted
     append_log(folder, " ".join(command))
     start = (folder / LOG).stat().st_size
@@ -282,10 +283,10 @@ def run_step(name: str, command: Sequence[str], folder: Path, lock: int, stop_re
                     code = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    if stop_requested[:1] == [signal.SIGTERM] and not is_terminated:
+                    if stop_signals[:1] == [signal.SIGTERM] and not is_terminated:
                         is_terminated = True
                         process.terminate()
-    if stop_requested or code - 128 in STOP_SIGNALS:
+    if stop_signals or code - 128 in STOP_SIGNALS:
         raise StepInterrupted
     if code != 0:
         with open(folder / LOG, "rb") as log:

@@ -53,7 +53,7 @@ def keep_plan(folder: Path, existing: Study, study: Study) -> Study:
 
     Raises StudyError if the plans differ and a cell has begun: comparisons must be planned before that.
     """
-    if study.plan is None or study.plan.asks_the_same(existing.plan):
+    if study.plan is None or study.plan.has_same_tests(existing.plan):
         return study.with_changes(plan=existing.plan)
     for cell in sorted((folder / "cells").glob("*")):
         if (cell / RESULT).exists() or has_begun(cell):

@@ -35,8 +35,8 @@ from spiky_rl.run.provenance import find_commit
 
 log = logging.getLogger(__name__)
 
-EARLIER = {"provenance": None, "versions": {}}
-"""Provenance of cells of earlier versions."""
+NO_PROVENANCE = {"provenance": None, "versions": {}}
+"""Fields of the cells of earlier versions, which did not record provenance."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,10 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
         planned_cells = add_base_hashes(planned_cells, study, place)
     _check_planned_agents(study, planned_cells)
     cells = estimate_cells(out, planned_cells, resolve.tasks)
-    earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
+    earlier = [cell.model_copy(update=NO_PROVENANCE | {"hash": cell.earlier_hash}) for cell in cells]
+    # a study that an earlier version finished stays as it is: nothing is left to run with other kernels
     if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
-        cells = earlier  # nothing is left to run, so nothing is mixed
+        cells = earlier
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
     return StudyRun(study=study, folder=out, place=place, resolve=resolve, cells=cells, finished=finished)
 
@@ -148,7 +149,10 @@ def warn_of_missing_controls(plan: StudyRun) -> None:
 
 
 def merge_study(study: Study, out: Path) -> Study:
-    """Return the ``study`` study merged with that in the folder ``out``, with its baseline. Raises UserError."""
+    """Return the ``study`` merged with the one in the folder ``out``, with baseline, and with date, commit and seeds of its plan.
+
+    Raises UserError.
+    """
     merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
     study_design.check_study(merged)
     if merged.plan is None or merged.plan.seeds:

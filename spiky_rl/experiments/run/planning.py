@@ -103,7 +103,7 @@ class ExecutionOptions(Settings):
         processes = self.distributed
         cpus = float(processes) if self.cell_cpus is None else self.cell_cpus
         gpus = float(processes if on_cuda else 0) if self.cell_gpus is None else self.cell_gpus
-        if on_cuda and 1 < processes > gpus:
+        if on_cuda and processes > 1 and processes > gpus:
             raise UserError(
                 f"--cell_gpus {gpus:g}: --distributed {processes} takes a GPU for each process; give {processes}"
             )

@@ -19,10 +19,10 @@ class StudyProgress:
         self.parallel = plan.place.parallel
         self.cells = {cell.name: cell for cell in plan.cells}
         self.states = {name: DONE if name in plan.finished else WAITING for name in self.cells}
-        self.begun = {cell: time.monotonic() for cell in plan.finished}
-        """The start of each cell that has begun, by the monotonic clock."""
-        self.took: dict[str, float] = {}
-        """Seconds that cells took until they ended, by name, in the order of their ends."""
+        self.started_at = {cell: time.monotonic() for cell in plan.finished}
+        """Name of each cell that has started -> its start by the monotonic clock."""
+        self.durations: dict[str, float] = {}
+        """Name of each cell that has ended -> seconds that it took; in the order of their ends."""
 
     def update(self, states: Mapping[str, str]) -> Iterator[str]:
         """Store the ``states`` of cells; yield the name of each cell with a new state."""
@@ -31,9 +31,9 @@ class StudyProgress:
             if state != self.states[name]:
                 self.states[name] = state
                 if state == RUNNING:
-                    self.begun[name] = now
+                    self.started_at[name] = now
                 else:
-                    self.took[name] = now - self.begun[name]
+                    self.durations[name] = now - self.started_at[name]
                 yield name
 
     @property
@@ -53,20 +53,26 @@ class StudyProgress:
         total, now = 0.0, time.monotonic()
         for name, state in self.states.items():
             if state in (RUNNING, WAITING) and self.cells[name].trains_agent:
-                expected = self._expect(self.cells[name])
+                expected = self._estimate_duration(self.cells[name])
                 if expected is None:
                     return "unknown"
-                total += max(0.0, expected - (now - self.begun[name] if state == RUNNING else 0.0))
+                elapsed = now - self.started_at[name] if state == RUNNING else 0.0
+                total += max(0.0, expected - elapsed)
         return format_duration(total / self.parallel)
 
-    def _expect(self, cell: Cell) -> float | None:
+    def _estimate_duration(self, cell: Cell) -> float | None:
         """Return the mean seconds of finished trainings on the same task; without any, the estimate of the plan."""
-        same_task = (other for other in self.cells.values() if other.task == cell.task and other.trains_agent)
-        took = [self.took[c.name] for c in same_task if c.name in self.took and self.states[c.name] == DONE]
-        return fmean(took) if took else cell.seconds
+        durations = [
+            seconds
+            for name, seconds in self.durations.items()
+            if self.states[name] == DONE
+            and self.cells[name].task == cell.task
+            and self.cells[name].trains_agent
+        ]
+        return fmean(durations) if durations else cell.seconds
 
     def list_recent(self, count: int) -> list[str]:
         """Return the names of at most ``count`` cells: first running ones, then the last that ended, then waiting ones."""
         running = [name for name, state in self.states.items() if state == RUNNING]
         waiting = [name for name, state in self.states.items() if state == WAITING]
-        return [*running, *reversed(self.took), *waiting][:count]
+        return [*running, *reversed(self.durations), *waiting][:count]

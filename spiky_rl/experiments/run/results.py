@@ -143,10 +143,10 @@ def _make_count_fields() -> dict[str, Any]:
 
 
 _COUNT_FIELDS = _make_count_fields()
-_Counts: Any = create_model("_Counts", __base__=FileRecord, **_COUNT_FIELDS)
+_InferenceCounts: Any = create_model("_InferenceCounts", __base__=FileRecord, **_COUNT_FIELDS)
 
 
-class CountsRecord(_Counts):
+class CountsRecord(_InferenceCounts):
     """Counts per control step: the fields of `InferenceCost`."""
 
     def compute_energy(self, name: str) -> float | None:
@@ -155,7 +155,11 @@ class CountsRecord(_Counts):
         Raises RegistryError for an unknown energy model.
         """
         model = get_energy_model(name)
-        needed = OPTIONAL_KEYS if model.lists else ("state_accesses",) if model.word else ()
+        needed: tuple[str, ...] = ()
+        if model.has_lists:
+            needed = OPTIONAL_KEYS
+        elif model.bytes_per_value:
+            needed = ("state_accesses",)
         if any(getattr(self, key) is None for key in needed):
             return None
         counts = self.model_dump(include=set(_COUNT_FIELDS))
@@ -262,7 +266,7 @@ class SkippedCell:
 
 
 def skip_cell(name: str, status: str, reason: str, cell: PlannedCell | CellResult | None) -> SkippedCell:
-    """Return the cell ``name`` as skipped; None for a ``cell`` of which nothing else is known."""
+    """Return the cell ``name`` as skipped; a ``cell`` of None means that nothing but its name is known."""
     if cell is None:
         return SkippedCell(name, status, reason)
     return SkippedCell(name, status, reason, cell.label, cell.task, cell.seed, cell.variant)
@@ -291,20 +295,23 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
     results: dict[tuple[str, str, int], CellResult] = {}
     skipped: list[SkippedCell] = []
     physics: dict[str, str] = {}
+    """Physics of the first result of each task."""
     for name in dict.fromkeys([*planned, *names]):
         outcome = _read_cell(folder / "cells" / name, planned.get(name), bool(planned))
         if isinstance(outcome, CellResult):
             key = (outcome.label, outcome.task, outcome.seed)
-            first = physics.setdefault(outcome.task, outcome.physics)
+            first_physics = physics.setdefault(outcome.task, outcome.physics)
+            reason = ""
             if key in results:
                 reason = f"the same label, task and seed as {results[key].cell}"
-            elif outcome.physics != first:
-                reason = f"its physics is {outcome.physics}, that of others {first}"
+            elif outcome.physics != first_physics:
+                reason = f"its physics is {outcome.physics}, that of others {first_physics}"
+            if reason:
+                skipped.append(skip_cell(name, "corrupt", reason, outcome))
             else:
                 results[key] = outcome
-                continue
-            outcome = skip_cell(name, "corrupt", reason, outcome)
-        skipped.append(outcome)
+        else:
+            skipped.append(outcome)
     return tuple(results.values()), tuple(skipped)
 
 
@@ -313,17 +320,17 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
 
     ``planned`` is the cell's entry in the plan; None if it has no entry, or if there is no plan (``has_plan`` is False).
     """
-    last = _read_last_error_lines(folder / ERROR)
+    error = _read_last_error_lines(folder / ERROR)
     if not (folder / RESULT_FILE).is_file():
-        if last is not None:
-            return skip_cell(folder.name, "failed", last or "error.txt is empty", planned)
+        if error is not None:
+            return skip_cell(folder.name, "failed", error or "error.txt is empty", planned)
         reason = "begun, not finished" if folder.is_dir() else "not begun"
         return skip_cell(folder.name, "missing", reason, planned)
     try:
         result = read_result(folder)
     except ResultsError as problem:
         reason = str(problem).replace(f"{folder}/", "")
-        return skip_cell(folder.name, "corrupt", "\n".join(filter(None, [reason, last])), planned)
+        return skip_cell(folder.name, "corrupt", "\n".join(filter(None, [reason, error])), planned)
     if planned is not None and planned.hash != result.hash:
         reason = f"its hash is {result.hash}, the plan's {planned.hash}"
         return skip_cell(folder.name, "stale", reason, planned)

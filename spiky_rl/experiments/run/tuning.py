@@ -114,10 +114,13 @@ class TuningDesign:
             agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=all_overrides
         )
 
-    def make_cells(
+    def write_cells(
         self, site: TuningEnvironment, pair: AgentTask, overrides: Sequence[str], rung: int, name: str
     ) -> list[Cell]:
-        """Return the cells of the trial ``name`` at a ``rung``, one for each seed, and write their files; they resume from the rung before."""
+        """Write the files of the cells of the trial ``name`` at a ``rung``, one cell for each seed, and return the cells.
+
+        They resume from the cells of the rung before.
+        """
         trial_study = self.make_trial_study(pair, overrides, self.rungs[rung])
         written: list[Cell] = []
         for cell in grid.build_cells(
@@ -187,10 +190,11 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     old_values["storage"] = redact_url(existing.storage)
     old_values["seeds"] = list(existing.study.seeds)
     old, new = flatten(old_values), flatten(new_values)
-    for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
-        raise StudyError(
-            f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
-        )
+    for key in {**old, **new}:
+        if old.get(key) != new.get(key):
+            raise StudyError(
+                f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
+            )
     return replace(design, study=study, trials=max(design.trials, existing.trials), id=existing.id)
 
 
@@ -235,7 +239,10 @@ def redact_url(url: str) -> str:
     parsed = _parse_url(url)
     if parsed is None:
         scheme, separator, _ = url.partition("://")
-        return f"{scheme}://***" if separator else "***" if set(url) & set(":@?=") else url
+        if separator:
+            return f"{scheme}://***"
+        may_have_secret = any(character in url for character in ":@?=")
+        return "***" if may_have_secret else url
     user = f"{parsed.username}@" if parsed.username else ""
     port = f":{parsed.port}" if parsed.port is not None else ""
     database = f"/{parsed.database}" if parsed.database else ""

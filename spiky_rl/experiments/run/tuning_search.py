@@ -48,10 +48,10 @@ from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 NON_FINITE = r"((iteration|environment step) \d+: |an action is not finite|(a reward|an observation) of \S+ is not finite)"
 """Beginning of the reason of a training or an evaluation that ended with non-finite values: the trial's own fault, which would happen again."""
 DIVERGED_TRAINING = re.compile(f"failed: {NON_FINITE}")
-"""That reason in the outcome of a training."""
+"""Outcome of a training that ended with non-finite values."""
 DIVERGED_EVALUATION = re.compile(f"error: {NON_FINITE}")
-"""That reason in a line of an evaluation's error."""
-PAUSE = 5.0
+"""Line in the error of an evaluation that ended with non-finite values."""
+SEARCH_INTERVAL_S = 5.0
 """Seconds between two searches for trials that another command has left."""
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,13 @@ class RunningTrial:
 
 
 def start_search(
-    design: TuningDesign, checked: CheckedTuning, check: Callable[[TuningDesign], CheckedTuning], site: TuningEnvironment, parallel: int, storage: str | None
-) -> TuningSearch:  # fmt: skip
+    design: TuningDesign,
+    checked: CheckedTuning,
+    check: Callable[[TuningDesign], CheckedTuning],
+    site: TuningEnvironment,
+    parallel: int,
+    storage: str | None,
+) -> TuningSearch:
     """Return the search of a tuning and write the tuning into its folder.
 
     It merges the tuning of another command that has begun in the folder since ``design`` was made, and applies ``check`` to it. A
@@ -101,8 +106,13 @@ class TuningSearch:
     """Hands out the cells of trials, and decides by their results how each continues."""
 
     def __init__(
-        self, tuning: TuningDesign, pairs: Sequence[AgentTask], storage: optuna.storages.BaseStorage, site: TuningEnvironment, parallel: int
-    ) -> None:  # fmt: skip
+        self,
+        tuning: TuningDesign,
+        pairs: Sequence[AgentTask],
+        storage: optuna.storages.BaseStorage,
+        site: TuningEnvironment,
+        parallel: int,
+    ) -> None:
         self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
         storage_label = tuning.storage or str(site.out / DATABASE)
         begun_before = {pair: self.count_begun(pair) for pair in pairs}
@@ -112,10 +122,14 @@ class TuningSearch:
         """Trials that this command has worked on."""
         self.broken: dict[str, str] = {}
         """Reasons of failed trials, which the next command tries again, by name."""
-        self.looked = 0.0
+        self.searched_at = 0.0
+        """Time, by the monotonic clock, of the last search that found no trial; 0 to search at once."""
 
     def count_begun(self, pair: AgentTask) -> int:
-        """Return the least number of trials of a ``pair`` in the storage: a trial's lock is created just before it."""
+        """Return how many trials of a ``pair`` the storage must have at least.
+
+        A trial's lock is created just before the trial, so the trials before the last lock's must be there.
+        """
         path = self.out / TRIALS / f"{pair.task_label}.{pair.agent_name}."  # a task's label may have a /
         names = (folder.name for folder in path.parent.glob(f"{glob.escape(path.name)}*"))
         return max((int(n) for name in names if (n := name.removeprefix(path.name)).isdecimal()), default=0)
@@ -133,12 +147,12 @@ class TuningSearch:
 
     def start_trial(self) -> RunningTrial | None:
         """Return the next trial: one that was left, otherwise a new one of the pair with the fewest; None if there is none."""
-        if self.open and time.monotonic() < self.looked + PAUSE:
+        if self.open and time.monotonic() < self.searched_at + SEARCH_INTERVAL_S:
             return None
         with lock_cell(self.out):  # so that no other command takes the same
             trial = self.take_over_trial() or self.add_trial()
         if trial is None:
-            self.looked = time.monotonic()
+            self.searched_at = time.monotonic()
         return trial
 
     def take_over_trial(self) -> RunningTrial | None:
@@ -174,7 +188,7 @@ class TuningSearch:
     def open_trial(
         self, pair: AgentTask, number: int, lock: ExitStack, orphan: FrozenTrial | None = None
     ) -> RunningTrial:
-        """Return a new trial, or the ``orphan`` that was left in the storage, with all, some or none of its values.
+        """Return a new trial, or the ``orphan`` that was left in the storage; the values that the orphan lacks are drawn.
 
         The ``number`` seeds the sampler, so that equal earlier trials give equal values even after a command was killed. The ``lock`` is
         held until the trial is closed.
@@ -200,7 +214,7 @@ class TuningSearch:
 
     def start_rung(self, trial: RunningTrial) -> Sequence[Cell]:
         """Return the unfinished cells of the trial's rung, or of the next rung if all are finished."""
-        trial.cells = self.tuning.make_cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
+        trial.cells = self.tuning.write_cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
         return [c for c in trial.cells if not self.is_finished(c)] or self.on_cells_ended(trial)
 
     def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
@@ -213,12 +227,10 @@ class TuningSearch:
         )
         share = self.tuning.rungs[trial.rung]
         log.info("%s: %s after %.0f %% of its budget", trial.title, text, 100 * share)
-        ids = trial.trial.study, trial.trial.number
-        if (
-            not self.tuning.minimized_activity
-            and trial.rung not in get_frozen_trial(*ids).intermediate_values
-        ):
-            trial.trial.report(values[0], trial.rung)
+        if not self.tuning.minimized_activity:  # Optuna prunes by one objective only
+            stored = get_frozen_trial(trial.trial.study, trial.trial.number)
+            if trial.rung not in stored.intermediate_values:
+                trial.trial.report(values[0], trial.rung)
         if trial.rung + 1 == len(self.tuning.rungs):
             return self.finish_trial(trial, values=values)
         if trial.trial.number > 0 and trial.trial.should_prune():
@@ -252,7 +264,7 @@ class TuningSearch:
             trial.trial.study.tell(trial.trial, values, state)
         self.open.remove(trial)
         trial.lock.close()
-        self.looked = 0.0
+        self.searched_at = 0.0
         return ()
 
     def compute_objectives(self, cells: Sequence[Cell]) -> list[float]:

@@ -131,9 +131,8 @@ class GymnasiumVecEnv(HostEnvironment):
         """
         started = time.perf_counter()
         if not bool(actions.isfinite().all()):
-            self._require_finite(
-                "an observation", self._frames.cpu().numpy()
-            )  # the first one is checked only here
+            # no step has checked the first observation
+            self._require_finite("an observation", self._frames.cpu().numpy())
             raise NonFiniteError("an action is not finite", blames_policy=True)
         if self.clip_actions is not None:
             actions = actions.clamp(-self.clip_actions, self.clip_actions)

@@ -207,9 +207,9 @@ class Gymnasium(Host):
 
 
 def _find_camera(env: gymnasium.Env) -> str | None:
-    """Return the name of the camera that follows a MuJoCo robot, or None; the robot runs out of the default camera's picture.
+    """Return the name of the camera that follows a MuJoCo robot, because the robot would leave the picture of the default camera.
 
-    None also if the task's class does not take the name of a camera.
+    None if the model has no such camera, or the task's class does not take the name of a camera.
     """
     parameters = inspect.signature(type(env.unwrapped)).parameters.values()
     if not any(p.name == "camera_name" or p.kind == p.VAR_KEYWORD for p in parameters):

@@ -138,11 +138,11 @@ def explain_missing_asset(error: BaseException) -> str | None:
             f"set NEWTON_ASSET_DIR to a checkout of it"
         )
     if not location.startswith(root):
-        return f"{location} is needed, which no --assets holds; see to it that it can be read from there"
+        return f"{location} is needed, and no source of --assets has it; make it readable at this path"
     if is_local_root(root):
         return f"{name} lies on the asset server, and the local assets serve {local_tasks}: use --assets nucleus, {USER_PACK}"
     if own_root:
-        return f"{location} is not there, where {ROOT}={own_root} has it looked for; correct it, or unset it"
+        return f"{location}: missing below {ROOT}={own_root}; correct it, or unset it"
     return (
         f"{location}: is the asset server reachable? {local_tasks} also run with --assets local; {USER_PACK}"
     )
@@ -192,7 +192,10 @@ def probe_url(address: str) -> str:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return ""
-    except (OSError, http.client.HTTPException) as error:  # of what answers but is no web server
+    except (
+        OSError,
+        http.client.HTTPException,
+    ) as error:  # HTTPException: something answers that is no web server
         return str(error) or type(error).__name__
 
 

@@ -25,10 +25,8 @@ class BrokenWorlds:
     """Worlds that broke in the latest control step, and the count so far. Only `describe` waits for the device."""
 
     def __init__(self, env: Env) -> None:
-        from isaaclab.envs import (
-            DirectRLEnv,
-            ManagerBasedRLEnv,
-        )  # imported late: the import reads the asset root
+        # imported late: the import reads the asset root
+        from isaaclab.envs import DirectRLEnv, ManagerBasedRLEnv
 
         self.env = env
         self.mask = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import re
@@ -52,7 +51,9 @@ FAMILY_PARTS = 3
 def check_bounds(env_cfg: EnvCfg) -> None:
     """Raise UserError with field and bounds if a field of `BOUNDS` is out of range in ``env_cfg``."""
     for path, bounds in BOUNDS.items():
-        value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
+        value: Any = env_cfg
+        for name in path.split("."):
+            value = getattr(value, name, None)
         if isinstance(value, int | float):
             check_number(f"env.{path}", value, **bounds)
 
@@ -92,9 +93,9 @@ def check_values(path: str, value: object, current: object) -> None:
     If the ``current`` value at ``path`` is infinite, the new one may be too.
     """
     if isinstance(value, Mapping):
-        present = current if isinstance(current, Mapping) else {}
+        current_values = current if isinstance(current, Mapping) else {}
         for key, number in value.items():
-            check_values(f"{path}.{key}", number, present.get(key))
+            check_values(f"{path}.{key}", number, current_values.get(key))
         return
     if not isinstance(value, list | tuple):
         value = (value,)

@@ -58,9 +58,8 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
         if value is not None or path.count(".") == 1:
             raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields)}")
         if "None" not in declared or path.startswith("env.sim."):
-            check_null_allowed(
-                path, current
-            )  # simulation fields may default to None, which Isaac Lab replaces
+            # simulation fields may default to None, which Isaac Lab replaces
+            check_null_allowed(path, current)
     elif not is_compatible(value, current, declared):
         raise OverrideError(
             f"{path}: expected {declared or type(current).__name__} such as {current!r}, got {text}"

@@ -110,12 +110,12 @@ def set_observation_history(
 
     name = save_original_entry(task, f"a history of {steps}")
 
-    def configuration() -> EnvCfg:
+    def make_env_cfg() -> EnvCfg:
         env_cfg = load_env_cfg(task.id, name)
         set_history_length(env_cfg, steps, settings.get("obs_groups") or {})
         return env_cfg
 
-    task.kwargs["env_cfg_entry_point"] = configuration
+    task.kwargs["env_cfg_entry_point"] = make_env_cfg
     log.warning("spiky_rl: observations of %d control steps at once", steps)
 
 

@@ -312,8 +312,8 @@ def silence_isaaclab() -> Iterator[None]:
 class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of Isaac Lab, with a stopwatch and a check for non-finite values."""
 
-    seen: TensorDict | None = None
-    """Latest observations of the policy."""
+    latest_observations: TensorDict | None = None
+    """Observations that the policy got last."""
 
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
         with silence_isaaclab():
@@ -384,8 +384,8 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     @override
     def get_observations(self) -> TensorDict:
         """Return the current observations by group."""
-        self.seen = seen = super().get_observations()
-        return seen
+        self.latest_observations = observations = super().get_observations()
+        return observations
 
     @override
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
@@ -402,17 +402,17 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         if not torch.stack([*finite, ~self.broken.is_excessive]).all():
             self.raise_non_finite(actions, rewards, leaves)
         self.stopwatch.stop()
-        self.seen = observations
+        self.latest_observations = observations
         return observations, rewards, dones, extras
 
     def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
         """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
         env: Any = self.unwrapped
         message, blames_policy = explain_non_finite(
-            env, actions, rewards, leaves, self.seen, self.broken, self.is_trained
+            env, actions, rewards, leaves, self.latest_observations, self.broken, self.is_trained
         )
         raise NonFiniteError(message, blames_policy)
 
     def describe_blow_up(self) -> str:
         """Return a phrase with the physics settings if the latest observations are extremely large; empty otherwise."""
-        return describe_blow_up(self.unwrapped, self.seen)  # type: ignore[arg-type]
+        return describe_blow_up(self.unwrapped, self.latest_observations)  # type: ignore[arg-type]

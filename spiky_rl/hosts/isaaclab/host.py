@@ -80,11 +80,9 @@ class IsaacLabTask(HostTask):
 
     @override
     def get_physics_on(self, device: str) -> str:
-        return (
-            physics_selection.WARP
-            if device != "cpu" and self.physics == physics_selection.NATIVE
-            else self.physics
-        )
+        if device != "cpu" and self.physics == physics_selection.NATIVE:  # native MuJoCo runs on a CPU only
+            return physics_selection.WARP
+        return self.physics
 
     @override
     @contextmanager

@@ -28,10 +28,9 @@ from spiky_rl.hosts.isaaclab.local_assets import (
 
 if TYPE_CHECKING:
     from isaaclab.sim import UsdFileCfg
-    from mujoco._structs import (
-        MjData,
-        MjModel,
-    )  # the module that defines them; checkers do not see them in mujoco itself
+
+    # the module that defines them; checkers do not see them in mujoco itself
+    from mujoco._structs import MjData, MjModel
     from pxr.Gf import Quatd, Vec3d, Vec3f
 
 # compiled modules, whose names no checker sees
@@ -117,8 +116,10 @@ def list_unsupported(model: MjModel) -> list[str]:
     faults += [f"the ball joint {model.joint(i).name!r}" for i in balls]
     several = numpy.flatnonzero(model.body_jntnum > 1)
     faults += [f"several joints of the body {model.body(i).name!r}" for i in several]
-    at = model.jnt_qposadr
-    bent = numpy.flatnonzero((model.jnt_stiffness != 0) & (model.qpos_spring[at] != model.qpos0[at]))
+    address = model.jnt_qposadr
+    bent = numpy.flatnonzero(
+        (model.jnt_stiffness != 0) & (model.qpos_spring[address] != model.qpos0[address])
+    )
     faults += [
         f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
         for i in bent
@@ -144,7 +145,7 @@ def get_usd_file(model: MjModel, source: Path) -> str:
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
             stage = make_usd_stage(model)
-            write_atomically(file, lambda beside: export_stage(stage, beside))
+            write_atomically(file, lambda temporary: export_stage(stage, temporary))
     except OSError as error:
         raise AssetError(
             f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"

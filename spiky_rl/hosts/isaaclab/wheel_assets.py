@@ -21,7 +21,7 @@ from spiky_rl.hosts.isaaclab.local_assets import AssetError
 
 logger = logging.getLogger(__name__)
 
-LONGEST_REASON = 200
+MAX_REASON_LENGTH = 200
 """Maximum characters of an error message of pip or uv."""
 
 
@@ -85,7 +85,7 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> None:
     if done.returncode:
         reason = " ".join(done.stderr[max(done.stderr.lower().find("error"), 0) :].split())
         raise AssetError(
-            f"{wheel.pinned} cannot be fetched ({reason[:LONGEST_REASON]}); {suggest_remedy(wheel)}"
+            f"{wheel.pinned} cannot be fetched ({reason[:MAX_REASON_LENGTH]}); {suggest_remedy(wheel)}"
         )
 
 

@@ -71,11 +71,15 @@ class ExportingRunner(MjlabOnPolicyRunner):
 
 
 def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -> RslRlOnPolicyRunnerCfg:
-    """Return a task's configuration of a runner, ``rl_cfg``, which is not changed, with one of our agents in it.
+    """Return a copy of a task's runner configuration ``rl_cfg`` with one of our agents in it.
 
-    ``agent`` is the name of a file in ``agents/``, or the path of one. With the id of the ``task``, its overrides by the agent apply.
+    Args:
+        agent: Name of a file in ``agents/``, or the path of one.
+        rl_cfg: The task's configuration; it is not changed.
+        task: Id of the task, for the agent's overrides for it; empty for no overrides.
 
-    Raises SpecError if there is no such agent, or mjlab's command cannot train it.
+    Raises:
+        SpecError: There is no such agent, or mjlab's command cannot train it.
     """
     defaults = convert_to_agent_layout(rl_cfg)
     spec = resolve_agent(agent, task, defaults, host=TITLE)

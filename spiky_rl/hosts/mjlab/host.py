@@ -174,14 +174,15 @@ class Mjlab(Host):
 @functools.cache
 def list_registered_ids() -> frozenset[str]:
     """Return the ids of mjlab's tasks, without importing it; empty as for `read_registered_ids`."""
-    return read_registered_ids(
-        "mjlab", EXTENSIONS, ("spiky_rl.",), _iterate_ids
-    )  # our entry points register no tasks
+    # our own entry points register no further tasks
+    return read_registered_ids("mjlab", EXTENSIONS, ("spiky_rl.",), _iterate_ids)
 
 
 def _iterate_ids(text: str) -> Iterator[ast.expr | None]:
     """Yield the expression of each id that a module registers; None for a registration without a keyword ``task_id``."""
-    for node in ast.walk(ast.parse(text)) if "register_mjlab_task" in text else ():
+    if "register_mjlab_task" not in text:
+        return
+    for node in ast.walk(ast.parse(text)):
         if getattr(getattr(node, "func", None), "id", "") == "register_mjlab_task":
             keywords = {word.arg: word.value for word in getattr(node, "keywords", ())}
             yield keywords.get("task_id")

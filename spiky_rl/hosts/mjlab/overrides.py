@@ -113,5 +113,5 @@ def _convert(path: str, value: object, current: object, kind: Any) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise OverrideError(
-            f"{path}: {shorten(value)} given, such as {shorten(current)} allowed: {reason}"
+            f"{path}: {shorten(value)} given; allowed: a value such as {shorten(current)} ({reason})"
         ) from None

@@ -197,7 +197,11 @@ class Cpu(Compiled):
         x, bias = (None if t is None else t.contiguous() for t in (x, bias))
         failed = load_core_kernels().spiky_linear(
             *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
-            *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
+            rows,
+            weight.shape[1],
+            weight.shape[0],
+            int(binary),
+            torch.get_num_threads(),
         )
         if failed:
             raise MemoryError(f"no memory for the events of {rows} samples")
@@ -210,13 +214,13 @@ class Cpu(Compiled):
         grad_weight = grad.new_empty(inputs, grad.shape[1])
         grad_bias = grad.new_empty(grad.shape[1] if bias else 0)
         load_core_kernels().spiky_linear_gradient(
-            *(
-                bits.data_ptr(),
-                grad.data_ptr(),
-                grad_weight.data_ptr(),
-                grad_bias.data_ptr() if bias else None,
-            ),
-            *(grad.shape[0], inputs, grad.shape[1]),
+            bits.data_ptr(),
+            grad.data_ptr(),
+            grad_weight.data_ptr(),
+            grad_bias.data_ptr() if bias else None,
+            grad.shape[0],
+            inputs,
+            grad.shape[1],
         )
         self.launches["linear backward"] += 1
         return grad_weight.t(), grad_bias
@@ -236,7 +240,8 @@ class Cpu(Compiled):
         failed = load_convolution_kernels().spiky_convolution(
             (ctypes.c_long * len(shape))(*shape),
             *(None if t is None else t.data_ptr() for t in kept_alive),
-            *(x.shape[0], torch.get_num_threads()),
+            x.shape[0],
+            torch.get_num_threads(),
         )
         if failed:
             raise MemoryError(f"no memory for the currents of {x.shape[0]} samples")
@@ -259,7 +264,9 @@ class Cpu(Compiled):
             (ctypes.c_long * len(shape))(*shape),
             *(None if t is None else t.data_ptr() for t in kept_alive),
             grad_x.data_ptr() if grad_x.numel() else None,
-            *(place.shape[0], int(bfloat16), torch.get_num_threads()),
+            place.shape[0],
+            int(bfloat16),
+            torch.get_num_threads(),
         )
         if failed:
             raise MemoryError(f"no memory for the gradients of {place.shape[0]} samples")

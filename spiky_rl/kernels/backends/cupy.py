@@ -468,7 +468,7 @@ class Cupy(LayerKernels, Compiled):
             return
         device, steps = run.current.device, self.count_register_steps(run)
         function = load_layer_kernels(run.key, steps, readers, device.index)[which]
-        label = f"{run.key} layer{' backward' * which}"
+        label = f"{run.key} layer" if which == 0 else f"{run.key} layer backward"
         self._run(function, label, values, device, count_blocks(threads), BLOCK, 0)
 
     def _run(
@@ -598,9 +598,9 @@ def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
 
     ``scratch_floats`` is the number of floats of scratch memory per thread.
     """
-    threads = (
-        SUMMING_THREADS if scratch_floats == 0 else min(SUMMING_THREADS, SCRATCH_FLOATS // scratch_floats)
-    )
+    threads = SUMMING_THREADS
+    if scratch_floats:
+        threads = min(threads, SCRATCH_FLOATS // scratch_floats)
     rows = max(1, min(B, threads // max(N, 1)))
     # the fewest rows with this many samples per thread, so that all threads have almost equally many
     samples_per_thread = _ceil_div(B, rows)

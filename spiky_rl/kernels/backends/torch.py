@@ -20,7 +20,7 @@ class Torch(Backend):
     @override
     def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, *_ = run
-        outputs, carried = [], state is not None
+        outputs, is_stateful = [], state is not None
         step, named, values = get_reference_step(neuron), neuron.named_states, neuron.named_params(*params)
         if state is None:
             state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
@@ -34,7 +34,7 @@ class Torch(Backend):
                 if trace is not None:
                     trace.append(state[0])
         whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return whole, state if carried else ()
+        return whole, state if is_stateful else ()
 
     @override
     def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -36,9 +36,16 @@ DIRECTORY = 0x10
 MAX_DEPTH = 64
 """Maximum depth of nested containers."""
 NOT_NEGATIVE = {
-    *("_std", "_var", "var", "running_variance"),
-    *("count", "current_count", "step"),
-    *("exp_avg_sq", "max_exp_avg_sq", "square_avg"),
+    "_std",
+    "_var",
+    "var",
+    "running_variance",
+    "count",
+    "current_count",
+    "step",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "square_avg",
 }
 """Last part of the names of tensors that must not be negative: standard deviations, variances and counts.
 
@@ -120,7 +127,7 @@ def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
     """Write ``content`` as a checkpoint, atomically. Raises OSError that names ``path``."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)  # torch.save to a file does not report why a write failed
-    files.write_atomically(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
+    files.write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
@@ -135,7 +142,7 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                 raise zipfile.BadZipFile("its parts are compressed")
-            # torch would read nothing of a folder, and return memory as it is
+            # for a part that is a folder, torch would read nothing and return uninitialised memory
             if any(part.external_attr & DIRECTORY for part in archive.infolist()):
                 raise zipfile.BadZipFile("its parts are folders")
             broken = archive.testzip()
@@ -198,9 +205,10 @@ def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[
 
 
 def _list_missing_keys(content: Mapping[str, object], library: str) -> list[str]:
-    """Return the keys that ``content`` lacks; of the algorithm with the fewest, since each has its own keys."""
+    """Return the keys that ``content`` lacks as a checkpoint of the ``library``'s algorithm of which it lacks the fewest keys."""
     key_sets = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
-    return min(([key for key in keys if key not in content] for keys in key_sets), key=len)
+    missing_by_algorithm = [[key for key in keys if key not in content] for keys in key_sets]
+    return min(missing_by_algorithm, key=len)
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:

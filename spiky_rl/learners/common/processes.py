@@ -38,11 +38,9 @@ def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
     log.info("%d processes of %d threads, each with as many environments", count, threads)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    own = {
-        "OMP_NUM_THREADS": str(threads),
-        STARTER: str(os.getpid()),
-    }  # torchrun is this process from here on
-    os.execve(sys.executable, [sys.executable, *line], {**os.environ, **own})
+    # torchrun gets the process id of this process, which it replaces
+    variables = {"OMP_NUM_THREADS": str(threads), STARTER: str(os.getpid())}
+    os.execve(sys.executable, [sys.executable, *line], {**os.environ, **variables})
 
 
 def die_with_parent(parent: int) -> None:

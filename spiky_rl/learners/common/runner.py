@@ -45,11 +45,14 @@ class IterationSummary:
 
     index: int
     last: int
+    """Index of the last iteration of the training."""
     progress: TrainingProgress
     activity: PolicyActivity
     losses: dict[str, float]
     steps_per_second: float
+    """Environment steps per second of collecting and learning."""
     seconds: float
+    """Duration of collecting and learning."""
 
 
 class BaseRunner(ABC):
@@ -152,7 +155,10 @@ class BaseRunner(ABC):
     def _write_checkpoint(
         self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None
     ) -> None:
-        """Write a checkpoint without code, atomically: what the library ``learned``, and ``infos`` as for `save`."""
+        """Write a checkpoint without code, atomically.
+
+        ``learned`` is the library's own content, such as weights and optimiser states; for ``infos`` see `save`.
+        """
         runner_state = {
             "identity": self.identity,
             "progress": vars(self.progress),
@@ -162,15 +168,15 @@ class BaseRunner(ABC):
         all_infos = {**(infos or {}), "spiky_rl": runner_state}
         write_checkpoint(Path(path), {**learned, "iter": iteration, "infos": all_infos})
 
-    def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
-        """Resume with the iteration after the one of a ``loaded`` checkpoint; ``draws``: whether to restore the random generators."""
+    def _resume(self, loaded: Mapping[str, Any], with_random_state: bool = True) -> None:
+        """Resume with the iteration after the one of a ``loaded`` checkpoint, and its random generators if ``with_random_state``."""
         runner_state, next_iteration = get_runner_state(loaded), loaded["iter"] + 1
         self.current_learning_iteration = next_iteration
         if not runner_state:  # the library's own command wrote the checkpoint
             self.progress = TrainingProgress(iterations=next_iteration)
             return
         self.progress = TrainingProgress(**runner_state["progress"])
-        if draws:
+        if with_random_state:
             restore_random_state(runner_state["random"], self.device)
 
     @contextmanager

@@ -26,30 +26,32 @@ class SilentLayerCheck:
 
     def __init__(self) -> None:
         self.lasting: dict[int, tuple[str, int]] = {}
+        """Index of a layer -> result of `classify_layer`, and for how many iterations it has been the same."""
         self.warned: set[int] = set()
+        """Indices of the layers that were warned of."""
 
     def __call__(self, network: SpikingNetwork, activity: PolicyActivity) -> None:
         """Check the ``activity`` of the actor's ``network`` in the last control step of an iteration."""
         for i, layer in enumerate(activity.layers):
-            before, count = self.lasting.get(i, ("", 0))
-            now = classify_layer(layer) if is_expected_to_spike(network, i) else ""
-            count = count + 1 if now == before else 1
-            self.lasting[i] = now, count
-            if now and count >= WARN_AFTER_ITERATIONS and i not in self.warned:
+            fault_before, count = self.lasting.get(i, ("", 0))
+            fault = classify_layer(layer) if is_expected_to_spike(network, i) else ""
+            count = count + 1 if fault == fault_before else 1
+            self.lasting[i] = fault, count
+            if fault and count >= WARN_AFTER_ITERATIONS and i not in self.warned:
                 self.warned.add(i)
                 share, frequency = layer.saturated, "always"
-                if now == "silent":
+                if fault == "silent":
                     share, frequency = layer.silent, "never"
                 log.warning(
                     "layer %d of the actor is %s: for %d iterations its firing rate has been %.1f %%, and %.0f %% of its neurons %s"
                     " spike; it hardly learns%s",
                     i + 1,
-                    now,
+                    fault,
                     count,
                     100.0 * layer.rate,
                     100.0 * share,
                     frequency,
-                    suggest_remedy(network, i, now),
+                    suggest_remedy(network, i, fault),
                 )
 
 
@@ -89,19 +91,18 @@ def _list_layer_keys(layer: SpikingLayer) -> list[str]:
     return [*keys, "neuron.gain"] if "gain" in layer.neuron.params else keys
 
 
-def suggest_remedy(network: SpikingNetwork, layer: int, state: str) -> str:
-    """Return suggested changes of agent keys for layer number ``layer`` that is in ``state``; empty if there are none."""
-    more, less = "raise", "lower"  # changes that give more spikes
-    if state == "saturated":
-        more, less = less, more
+def suggest_remedy(network: SpikingNetwork, layer: int, fault: str) -> str:
+    """Return suggested changes of agent keys for layer number ``layer``, whose ``fault`` is silent or saturated; empty if there are none."""
+    # a silent layer needs more current and lower thresholds, a saturated one the opposite
+    change_drive, change_threshold = ("lower", "raise") if fault == "saturated" else ("raise", "lower")
     drive, others = _list_network_keys(network), []
     if layers := get_layers(network):
         drive += _list_layer_keys(layers[layer])
         neuron = layers[layer].neuron
         if "threshold" in neuron.params:
-            others.append(f"{less} agent.network.neuron.threshold")
-        if state == "silent" and neuron.chosen.get("input_gain") == "ode":
+            others.append(f"{change_threshold} agent.network.neuron.threshold")
+        if fault == "silent" and neuron.chosen.get("input_gain") == "ode":
             others.append("set agent.network.neuron.input_gain=unit with a tau of a few inner steps")
     keys = " or ".join(f"agent.network.{key}" for key in drive)
-    suggestions = [f"{more} {keys}", *others] if drive else others
+    suggestions = [f"{change_drive} {keys}", *others] if drive else others
     return f"; {', or '.join(suggestions)}" if suggestions else ""

@@ -52,8 +52,9 @@ class DistillingPPO(RslRlSpikingPPO):
         self.teacher: Teacher | None = None
         self.distillation: Distillation | None = None
         self.converter: Converter | None = None
-        """With the method conversion, what copies the teacher; None with imitation or without a teacher."""
-        self._rollouts = self.storage
+        """Converter of the teacher's weights; None with the method imitation, or without a teacher."""
+        self._ppo_storage = self.storage
+        """Storage of PPO's rollouts; ``storage`` is that of the current iteration, which may be one of distillation."""
 
     def set_teacher(self, teacher: Teacher, model: MLPModel, obs: TensorDict, actions: int) -> None:
         """Set the teacher and its ``model`` from `build_teacher`, for observations ``obs`` [B, ...] and the number of ``actions``.
@@ -61,7 +62,7 @@ class DistillingPPO(RslRlSpikingPPO):
         The teacher's action noise is copied to the student if both have the same kind of distribution. Raises RegistryError if
         the student cannot take over the teacher's weights or noise.
         """
-        steps = self._rollouts.num_transitions_per_env
+        steps = self._ppo_storage.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
         student = self.get_policy()
         self.distillation = Distillation(student, model, storage, device=self.device, **self.settings)
@@ -88,14 +89,15 @@ class DistillingPPO(RslRlSpikingPPO):
     @override
     def act(self, obs: TensorDict) -> Tensor:
         if self.distillation and self.is_distilling:
-            self.storage = self.distillation.storage  # others read the current rollout from it
+            self.storage = self.distillation.storage  # the runner reads the current rollout from it
             actions = self.distillation.act(obs)
             if self.converter is None:
                 return actions
-            taught = self.distillation.transition.privileged_actions
-            assert taught is not None
-            return taught  # a conversion records what the teacher observes where it acts itself
-        self.storage = self._rollouts
+            teacher_actions = self.distillation.transition.privileged_actions
+            assert teacher_actions is not None
+            # a conversion needs the teacher's activations on the observations that its own actions lead to
+            return teacher_actions
+        self.storage = self._ppo_storage
         return super().act(obs)
 
     @override
@@ -135,13 +137,13 @@ class DistillingPPO(RslRlSpikingPPO):
 
     def _distil(self, distillation: Distillation) -> dict[str, float]:
         """Train the student to act as the teacher; return the losses."""
-        seen = distillation.storage.observations.flatten(0, 1)
+        observations = distillation.storage.observations.flatten(0, 1)
         # rsl_rl resets the teacher to the state at the start of this rollout, and does not run it again
         teacher = distillation.teacher
         state = get_state(teacher)
         losses = distillation.update()
         teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # our models take any number of states
-        self.critic.update_normalization(seen)
+        self.critic.update_normalization(observations)
         return losses
 
     def _update_critic(self) -> dict[str, float]:
@@ -160,11 +162,11 @@ class DistillingPPO(RslRlSpikingPPO):
 
     def _convert(self, converter: Converter, rollout: RolloutStorage) -> dict[str, float]:
         """Convert the teacher with the activations of ``rollout`` and of earlier ones; return the student's error on it."""
-        seen = rollout.observations.flatten(0, 1)
-        converter.record(seen)
+        observations = rollout.observations.flatten(0, 1)
+        converter.record(observations)
         converter.convert()
         error = converter.compare(rollout.observations, rollout.dones, rollout.privileged_actions)
-        self.critic.update_normalization(seen)
+        self.critic.update_normalization(observations)
         rollout.clear()
         return {"behavior": error}
 
@@ -194,6 +196,6 @@ class DistillingPPO(RslRlSpikingPPO):
                 self.distillation.optimizer.load_state_dict(saved["optimizer_state_dict"])
             if self.converter and "activations" in saved:
                 self.converter.count, *sums = saved["activations"]
-                for moments, kept in zip(self.converter.sums, sums, strict=True):
-                    moments.copy_(kept)
+                for own, loaded in zip(self.converter.sums, sums, strict=True):
+                    own.copy_(loaded)
         return loads_iteration

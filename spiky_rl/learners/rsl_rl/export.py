@@ -49,17 +49,16 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         outputs = wrapped(*example)
     # rsl_rl's GRU returns None in place of the LSTM's cell state
     outputs = [x for x in outputs if x is not None] if isinstance(outputs, tuple) else [outputs]
-    carried = len(outputs) - 1
+    # the first output is the action, and the others are states; the last inputs are the same states
+    n_observations = len(wrapped.input_names) - (len(outputs) - 1)
     inputs = list(zip(wrapped.input_names, example, strict=True))
     described = make_metadata(
         model,
-        {name: list(x.shape) for name, x in inputs[: len(inputs) - carried]},
+        {name: list(x.shape) for name, x in inputs[:n_observations]},
         {wrapped.output_names[0]: list(outputs[0].shape)},
         [
-            {"input": name, "output": after, "shape": list(x.shape), "rest": 0.0}
-            for (name, x), after in zip(
-                inputs[len(inputs) - carried :], wrapped.output_names[1:], strict=True
-            )
+            {"input": name, "output": output_name, "shape": list(x.shape), "rest": 0.0}
+            for (name, x), output_name in zip(inputs[n_observations:], wrapped.output_names[1:], strict=True)
         ],
         "After each call give every state output to the state input of the next call.",
         "give every state input its rest value, in every element",
@@ -92,14 +91,14 @@ def write_torchscript(model: MLPModel, path: Path) -> None:
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), script)
 
-    def fill(beside: Path) -> None:
-        with zipfile.ZipFile(script) as archive, zipfile.ZipFile(beside, "w") as file:
+    def write_content(temporary: Path) -> None:
+        with zipfile.ZipFile(script) as archive, zipfile.ZipFile(temporary, "w") as file:
             for part in archive.infolist():
                 # source lines for error messages; libtorch does not need them
                 if not part.filename.endswith(".debug_pkl"):
                     file.writestr(part, archive.read(part))
 
-    files.write_atomically(path, fill)
+    files.write_atomically(path, write_content)
 
 
 def make_metadata(
@@ -168,13 +167,13 @@ class _ControlStep(nn.Module):
         self.example = torch.zeros(1, *model.input_shape), torch.zeros(1, sum(self.sizes))
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        seen = clamp_observations(self.obs_normalizer(x.flatten(1))).unsqueeze(0)
+        network_input = clamp_observations(self.obs_normalizer(x.flatten(1))).unsqueeze(0)
         if self.is_recurrent:
             before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
-            features, after = self.network(seen, before)
+            features, after = self.network(network_input, before)
             state = torch.cat([part.squeeze(0) for part in reset_nonfinite(after)], dim=-1)
-        else:  # without a state, as the policy acts: a zero state is not the same to every encoder
-            features, _ = self.network(seen, None)
+        else:  # without a state, as the policy acts: some encoders give another signal for a zero state
+            features, _ = self.network(network_input, None)
         return self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape)), state
 
 

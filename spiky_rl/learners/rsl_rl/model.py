@@ -78,9 +78,9 @@ class SpikingModel(MLPModel):
         )
         self.settings = configured.settings()
         self.ann_operations = self._count_ann_operations(obs, hidden_dims, activation, cnn_cfg)
-        self.cache = f"{obs_set}_features" if self.network.fixed_size is not None else None
+        self.features_key = f"{obs_set}_features" if self.network.fixed_size is not None else None
         """Key of this model's cached features in the observations of a rollout; None if features are not cached."""
-        self.is_recurrent = self.network.stateful and self.cache is None
+        self.is_recurrent = self.network.stateful and self.features_key is None
         self.burn_in = burn_in
         if burn_in and not self.is_recurrent:
             raise registry.RegistryError(
@@ -117,7 +117,10 @@ class SpikingModel(MLPModel):
     def _get_obs_dim(
         self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
     ) -> tuple[list[str], int]:
-        """Return groups and observation size like the parent, which knows vectors only, and also for one group of images [B, C, H, W]."""
+        """Return groups and observation size, and set `input_shape`.
+
+        The parent knows vectors only; this method also takes one group of images [B, C, H, W].
+        """
         groups = obs_groups[obs_set]
         shapes = {group: tuple(obs[group].shape[1:]) for group in groups}
         if all(len(shape) == 1 for shape in shapes.values()):
@@ -172,7 +175,7 @@ class SpikingModel(MLPModel):
         if masks is not None and not self.is_recurrent:
             unpadded: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
             obs = unpadded
-        if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
+        if self.features_key is not None and (cached := obs.get(self.features_key, None)) is not None:
             output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
         else:
             output = self._compute_output(self.get_latent(obs), masks, hidden_state)
@@ -208,7 +211,7 @@ class SpikingModel(MLPModel):
         """Return the state before the next step, for the network input ``x`` [B, O]."""
         state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
         if state[0].shape[1] != x.shape[0]:
-            if self.cache is not None and torch.is_grad_enabled():
+            if self.features_key is not None and torch.is_grad_enabled():
                 # this is an update, and the rollout has no features of the network
                 raise registry.RegistryError(
                     f"agent.algorithm.class_name: does not store the features of the {type(self.network).__name__.lower()};"
@@ -220,12 +223,14 @@ class SpikingModel(MLPModel):
         return state
 
     def add_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
-        """Return the observations ``obs`` [B, ...] with the network's features added if this model caches them.
+        """Return the observations ``obs`` [B, ...], with the network's features added if this model caches them.
 
-        Without ``advance`` neither the state nor plastic weights change. With it, plastic weights change if ``adapt`` is true, and if
-        it is None in training alone.
+        Args:
+            obs: Observations of a control step.
+            advance: Whether the state advances; without it, plastic weights do not change either.
+            adapt: Whether plastic weights change; None for in training alone.
         """
-        if self.cache is None:
+        if self.features_key is None:
             return obs
         if adapt is None:
             adapt = self.training
@@ -236,7 +241,7 @@ class SpikingModel(MLPModel):
         if advance:
             self.state = state if self.training else reset_nonfinite(state)
         with_features = obs.copy()
-        with_features[self.cache] = features.squeeze(0)
+        with_features[self.features_key] = features.squeeze(0)
         return with_features
 
     @override

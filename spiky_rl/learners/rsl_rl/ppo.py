@@ -62,8 +62,12 @@ class RslRlSpikingPPO(PPO):
         self.reward_scaler: RewardScaler | None = None
         if reward_normalization:
             self.reward_scaler = RewardScaler(storage.num_envs, self.gamma).to(self.device)
-        self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
-        for model in self._caching:
+        self._caching_models = [
+            model
+            for model in (actor, critic)
+            if isinstance(model, SpikingModel) and model.features_key is not None
+        ]
+        for model in self._caching_models:
             _reserve_features(storage, model)
         if critic_learning_rate is not None or std_learning_rate is not None:
             groups = self._group_parameters(critic_learning_rate, std_learning_rate)
@@ -89,7 +93,7 @@ class RslRlSpikingPPO(PPO):
     @override
     def act(self, obs: TensorDict) -> Tensor:
         # models that cache features compute them once, here; they are stored with the step
-        for model in self._caching:
+        for model in self._caching_models:
             obs = model.add_features(obs)
         return super().act(obs)
 
@@ -97,28 +101,28 @@ class RslRlSpikingPPO(PPO):
     def process_env_step(
         self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: dict[str, Any]
     ) -> None:
-        """Record a control step as `PPO` does, with scaled rewards if wanted.
+        """Record a control step as `PPO` does, with scaled rewards if ``reward_normalization`` is set.
 
         Where only the time limit ended an episode, rsl_rl adds the value of the observation before the step to the reward. If the
         host gives the observation after the step (``final_observations``), its value is added instead.
         """
-        cut = extras.get("time_outs", torch.zeros_like(dones)).to(self.device) > 0
+        is_time_out = extras.get("time_outs", torch.zeros_like(dones)).to(self.device) > 0
         if self.reward_scaler is not None:
             ended = dones > 0
-            rewards = self.reward_scaler(rewards, ended & ~cut, ended)
+            rewards = self.reward_scaler(rewards, ended & ~is_time_out, ended)
         if (final := extras.get("final_observations")) is not None:
-            rewards = rewards + self.gamma * self._compute_values(final.to(self.device)) * cut
+            rewards = rewards + self.gamma * self._compute_values(final.to(self.device)) * is_time_out
             extras = {key: value for key, value in extras.items() if key != "time_outs"}
         super().process_env_step(obs, rewards, dones, extras)
 
     def _compute_values(self, obs: TensorDict) -> Tensor:
         """Return the critic's values [B] of observations, without advancing a state."""
-        with self._hold_critic(obs) as seen:
-            return self.critic(seen).detach().squeeze(-1)
+        with self._hold_critic(obs) as critic_obs:
+            return self.critic(critic_obs).detach().squeeze(-1)
 
     @contextmanager
     def _hold_critic(self, obs: TensorDict) -> Iterator[TensorDict]:
-        """Yield ``obs``, with features if the critic caches them; at the end the critic has the state that it has now."""
+        """Yield ``obs`` for the critic, with features if it caches them; restore the critic's state at the end."""
         critic = self._raw_critic  # torch.compile wraps self.critic
         state = get_state(critic)
         yield critic.add_features(obs, advance=False) if isinstance(critic, SpikingModel) else obs
@@ -137,8 +141,8 @@ class RslRlSpikingPPO(PPO):
 
     @override
     def compute_returns(self, obs: TensorDict) -> None:
-        with self._hold_critic(obs) as seen:
-            super().compute_returns(seen)
+        with self._hold_critic(obs) as critic_obs:
+            super().compute_returns(critic_obs)
 
     @override
     def update(self) -> dict[str, float]:
@@ -148,19 +152,19 @@ class RslRlSpikingPPO(PPO):
         changes are applied after `PPO.update`, whose ratios need the weights that acted.
         """
         actor = self.get_policy()  # torch.compile wraps self.actor
-        learned = self._split_local_weights(actor)
+        local_weights = self._compute_local_weights(actor)
         losses = super().update()
         for model in (actor, self._raw_critic):
-            # with rsl_rl 5.4; rsl_rl 5.5 has ended it
+            # rsl_rl 5.4 does not end the update; rsl_rl 5.5 has ended it
             if isinstance(model, SpikingModel) and model.is_updating:
                 model.end_update()
         with torch.no_grad():
-            for weight, value in learned:
+            for weight, value in local_weights:
                 weight.copy_(value)
         return losses
 
-    def _split_local_weights(self, actor: MLPModel) -> Sequence[tuple[Tensor, Tensor]]:
-        """Return each weight that only local rules learn with its value after them; the weights do not change."""
+    def _compute_local_weights(self, actor: MLPModel) -> Sequence[tuple[Tensor, Tensor]]:
+        """Return each weight that only local rules change, with the value that they give it; the weights themselves stay as they are."""
         if not isinstance(actor, SpikingModel) or not actor.network.has_local_rules:
             return ()
         rollout = self.storage
@@ -197,9 +201,9 @@ def _check_burn_in(burn_in: int, **models: MLPModel) -> None:
 
 def _reserve_features(storage: RolloutStorage, model: SpikingModel) -> None:
     """Add a place for the features of ``model`` to the observations, so that every sample has its features in any order."""
-    assert model.cache is not None and model.network.fixed_size is not None
+    assert model.features_key is not None and model.network.fixed_size is not None
     shape = (*storage.observations.shape, model.network.fixed_size)
-    storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
+    storage.observations[model.features_key] = torch.zeros(shape, device=storage.device)
 
 
 class BurnInStorage(RolloutStorage):

@@ -203,7 +203,8 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             loads_iteration = self.alg.load(loaded, select_parts(loaded, load_cfg), strict)
         self.alg.learning_rate = self._get_learning_rate()
         if loads_iteration:
-            self._resume(loaded, draws=self.gpu_global_rank == 0)  # other ranks keep their own random states
+            # the checkpoint has the random state of rank 0; other ranks keep their own
+            self._resume(loaded, with_random_state=self.gpu_global_rank == 0)
             if self.alg.rnd:  # the schedule of its weight counts control steps, which rsl_rl does not save
                 self.alg.rnd.update_counter = self.current_learning_iteration * self.cfg["num_steps_per_env"]
         return loaded.get("infos") or {}

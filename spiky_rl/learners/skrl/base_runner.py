@@ -39,7 +39,7 @@ class SkrlBaseRunner(BaseRunner):
     parts: ClassVar[Mapping[str, Sequence[str]]]
     """Separately loadable parts in rsl_rl's names, and their modules in skrl."""
     same_settings: ClassVar[str]
-    """Settings that decide which modules a checkpoint has, for messages."""
+    """Settings that decide which modules a checkpoint has, as text in error messages."""
     policy: SequenceModel
 
     def __init__(
@@ -56,8 +56,8 @@ class SkrlBaseRunner(BaseRunner):
         """Initialise with the arguments of a run and of `BaseRunner.setup_bookkeeping`.
 
         Args:
-            env: The rsl_rl environment, which still does timing and checks.
-            config: The configuration from ``make_runner_cfg`` of `config` or `replay_config`.
+            env: Environment with rsl_rl's interface; it also measures times and checks values.
+            config: The configuration from ``make_runner_cfg`` of the module `config` or `replay_config`.
             log_dir: Run folder; None to save nothing.
             device: Device of the models.
         """
@@ -156,7 +156,7 @@ class SkrlBaseRunner(BaseRunner):
         states = self.environment.state()
         with torch.no_grad():
             actions, _ = self.alg.act(observations, states, **clock)
-            following, rewards, terminated, truncated, extras = self.environment.step(actions)
+            next_observations, rewards, terminated, truncated, extras = self.environment.step(actions)
             self.episodes.add_step(rewards, terminated | truncated, extras)
             successors, next_states = self.environment.get_successors(extras)
             self.alg.record_transition(
@@ -171,7 +171,7 @@ class SkrlBaseRunner(BaseRunner):
                 infos=extras,
                 **clock,
             )
-        return following
+        return next_observations
 
     @abstractmethod
     def compute_losses(self) -> dict[str, float]:
@@ -227,9 +227,8 @@ class SkrlBaseRunner(BaseRunner):
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
         # in the layout of skrl's agents
-        self._write_checkpoint(
-            path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos
-        )
+        states = {name: module.state_dict() for name, module in self.alg.checkpoint_modules.items()}
+        self._write_checkpoint(path, states, infos)
         if save_model := getattr(self.writer, "save_model", None):
             save_model(path)
 
@@ -246,8 +245,10 @@ class SkrlBaseRunner(BaseRunner):
         optimizers = [module for name, module in modules.items() if name.endswith("optimizer")]
         with wrap_load_errors(path), keep_learning_rates([] if scheduled else optimizers):
             for name, module in modules.items():
-                how = {} if name.endswith("optimizer") else {"strict": strict}
-                module.load_state_dict(loaded[name], **how)
+                if name.endswith("optimizer"):
+                    module.load_state_dict(loaded[name])
+                else:
+                    module.load_state_dict(loaded[name], strict=strict)
         if parts.get("iteration"):
             self._resume(loaded)
         return loaded.get("infos") or {}
@@ -255,7 +256,10 @@ class SkrlBaseRunner(BaseRunner):
     def _select_modules(
         self, path: str, names: Iterable[str], loaded: Mapping[str, object]
     ) -> dict[str, Any]:
-        """Return this agent's modules among ``names``. Raises CheckpointError if ``loaded`` from ``path`` has other ones."""
+        """Return those modules of ``names`` that this agent and the checkpoint ``loaded`` from ``path`` have.
+
+        Raises CheckpointError for a module that only one of the two has.
+        """
         for name in names:
             if (name in loaded) != (name in self.alg.checkpoint_modules):
                 owner = "the checkpoint" if name in loaded else "this agent"

@@ -61,7 +61,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
         raise SpecError(f"{task}: Isaac Lab's skrl agent is {agent.get('class')!r}; allowed: PPO")
     rollouts, policy = agent.get("rollouts", 16), models["policy"]
     # in configurations of skrl 1, STATES means the observations of policy and value function
-    states = _reads_states(models["value"]) and not _reads_states(policy)
+    has_states = _reads_states(models["value"]) and not _reads_states(policy)
     # without an observation preprocessor, skrl uses the state preprocessor for observations
     normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
     critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
@@ -70,7 +70,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
         "num_steps_per_env": rollouts,
         "max_iterations": max(1, raw.get("trainer", {}).get("timesteps", 100_000) // rollouts),
         "experiment_name": (agent.get("experiment") or {}).get("directory", ""),
-        "obs_groups": {"actor": ["policy"], "critic": ["critic"] if states else ["policy"]},
+        "obs_groups": {"actor": ["policy"], "critic": ["critic"] if has_states else ["policy"]},
         "actor": {
             **_read_ann(policy, f"{task}: models.policy"),
             "obs_normalization": normalised,
@@ -78,7 +78,7 @@ def to_agent_layout(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
         },
         "critic": {
             **_read_ann(models["value"], f"{task}: models.value"),
-            "obs_normalization": critic_normalised if states else normalised,
+            "obs_normalization": critic_normalised if has_states else normalised,
         },
         "algorithm": _read_algorithm(agent, task),
     }
@@ -182,24 +182,25 @@ def get_algorithm_settings(spec: AgentSpec) -> dict[str, Any]:
 
 
 def make_input_cfg(spec: AgentSpec) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Return the run's settings of inputs, the agent's preprocessors of them, and the critic's input in skrl's name.
+    """Return the run's settings of inputs, skrl's preprocessors of them, and which input the critic reads.
 
-    skrl has one normalisation for observations and one for states: a critic that differs from the actor uses states.
+    That input is "observations" or "states". skrl normalises each of the two in one way, so a critic with other groups or another
+    normalisation than the actor's reads states.
     """
     groups = spec.runner.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
     actor, critic = (
         (spec.runner.get(role) or {}).get("obs_normalization", False) for role in ("actor", "critic")
     )
-    states = groups["actor"] != groups["critic"] or actor != critic
+    has_states = groups["actor"] != groups["critic"] or actor != critic
     settings = {key: spec.get_setting(key) for key in ("num_steps_per_env", "save_interval")}
     scalers = {
         "observation_preprocessor": SCALER if actor else None,
-        "state_preprocessor": SCALER if critic and states else None,
+        "state_preprocessor": SCALER if critic and has_states else None,
     }
     return (
-        {**settings, "obs_groups": groups, "states": states},
+        {**settings, "obs_groups": groups, "states": has_states},
         scalers,
-        "states" if states else "observations",
+        "states" if has_states else "observations",
     )
 
 
@@ -210,8 +211,8 @@ def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, An
     wrapper does not provide the agent's observation groups.
     """
     config = make_runner_cfg(spec)
-    states = ["critic"] if config["states"] else ["policy"]
-    for role, groups in (("actor", ["policy"]), ("critic", states)):
+    critic_groups = ["critic"] if config["states"] else ["policy"]
+    for role, groups in (("actor", ["policy"]), ("critic", critic_groups)):
         if config["obs_groups"][role] != groups:
             raise SpecError(
                 f"agent.obs_groups.{role}: {config['obs_groups'][role]}: not available with Isaac Lab's own skrl command;"
@@ -230,6 +231,7 @@ def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, An
 
 
 def _reads_states(model: Mapping[str, Any]) -> bool:
+    """Return whether a network of a model in skrl's configuration reads ``STATES``."""
     return any(part.get("input") == "STATES" for part in model.get("network") or ())
 
 
@@ -238,10 +240,15 @@ def _read_ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     network = model.get("network") or [{}]
     layers = network[0].get("layers", [])
     activation = network[0].get("activations") or "identity"
-    plain = isinstance(activation, str) and all(isinstance(width, int) for width in layers)
-    plain &= network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
-    plain &= model.get("output", "ONE") in ("ACTIONS", "ONE")
-    if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
+    is_mlp_on_vectors = (
+        model.get("class") in ("GaussianMixin", "DeterministicMixin")
+        and len(network) == 1
+        and isinstance(activation, str)
+        and all(isinstance(width, int) for width in layers)
+        and network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
+        and model.get("output", "ONE") in ("ACTIONS", "ONE")
+    )
+    if not is_mlp_on_vectors:
         raise SpecError(f"{path}: Isaac Lab's network is not an MLP on vectors, which our networks replace")
     return {
         "class_name": "MLPModel",
@@ -251,7 +258,10 @@ def _read_ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _get_learning_rates(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return skrl's learning rates of policy, value function and, if it has its own, standard deviation, and their schedule."""
+    """Return skrl's learning rates and their schedule.
+
+    The rates are those of the policy, of the value function, and of the standard deviation if it has its own.
+    """
     rate, critic_rate, std_rate = (
         values[key] for key in ("learning_rate", "critic_learning_rate", "std_learning_rate")
     )
@@ -269,9 +279,9 @@ def _get_learning_rates(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_allowed(spec: AgentSpec, allowed: Mapping[str, Sequence[Any]], owner: str) -> None:
-    """Raise SpecError for a setting that ``owner``, such as ``--rl_library skrl``, does not have.
+    """Raise SpecError if a setting that ``owner``, such as ``--rl_library skrl``, does not have would have an effect.
 
-    ``allowed`` has the values without an effect of each setting, by its path; the first is that of an absent setting.
+    ``allowed`` has the values of each setting that have no effect, by its path; an absent setting counts as the first of them.
     """
     for path, values in allowed.items():
         node: Any = spec.runner
@@ -318,7 +328,7 @@ def make_model_cfg(model: Mapping[str, Any], network: ComponentSpec | None) -> d
 
 
 def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy's arguments for a distribution. Raises SpecError if the standard deviation has no logarithm."""
+    """Return the policy's arguments for a distribution. Raises SpecError as `get_std_range` does."""
     if distribution.get("class_name") == CATEGORICAL:
         return {"class": f"{CLASSES}:CategoricalPolicy"}
     return {
@@ -329,7 +339,7 @@ def _get_distribution(distribution: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_std_range(distribution: Mapping[str, Any]) -> list[float]:
-    """Return the limits of the standard deviation; empty for none. Raises SpecError if the lower one has no logarithm."""
+    """Return the limits of the standard deviation; empty for none. Raises SpecError if the lower one is not positive."""
     limits: list[float] = list(distribution.get("std_range") or ())
     if limits and limits[0] <= 0.0:
         raise SpecError(

@@ -53,7 +53,7 @@ class SpikingAgent(NormalizingAgent):
         fuse_optimizer(self.optimizer)
 
     def record_transition(self, **transition: Any) -> None:
-        """Record a control step as skrl does, with scaled rewards if wanted; ``transition``: skrl's arguments.
+        """Record a control step as skrl does, with rewards scaled by `reward_scaler`; ``transition``: skrl's arguments.
 
         skrl's advantages continue across a time limit into the next episode. If the environment gives the observation after the
         step, its value is added to the reward instead, and the time limit counts as an end.
@@ -64,8 +64,9 @@ class SpikingAgent(NormalizingAgent):
             scaled = self.reward_scaler(rewards.squeeze(-1), terminated.squeeze(-1), ended.squeeze(-1))
             rewards = scaled.unsqueeze(-1)
         if (successors := transition["infos"].get(SUCCESSORS)) is not None:
-            shape: Any = self.cfg.rewards_shaper
-            factor = 1.0 if shape is None else shape(torch.ones(1), 0, 0).item()  # skrl scales the sum
+            shaper: Any = self.cfg.rewards_shaper
+            # skrl scales the sum of reward and value, so the value is divided by that factor first
+            factor = 1.0 if shaper is None else shaper(torch.ones(1), 0, 0).item()
             final, final_states = successors
             values = self._compute_values(
                 final, final_states, transition["observations"], transition["states"]

@@ -30,7 +30,7 @@ class ReplayAgent(NormalizingAgent):
     tracking_data: dict[str, list[float]]
     write_interval: int
     _update_counter: int = 0
-    """Gradient steps of the critics, which skrl's TD3 counts; 0 of SAC, which delays nothing."""
+    """Gradient steps of the critics, which skrl's TD3 counts for its delay of the actor's; SAC has no delay and leaves 0."""
 
     def __init__(self, *, learning_starts: int, updates_per_step: float, **arguments: Any) -> None:
         """Initialise with the arguments of skrl's agent, and options of ``agent.algorithm``."""
@@ -39,11 +39,11 @@ class ReplayAgent(NormalizingAgent):
         fuse_optimizer(self.critic_optimizer)
         self.learning_starts, self.updates_per_step = learning_starts, updates_per_step
         self.files = ReplayFiles(self.memory)
-        self._due_updates = 0.0
+        self._due_updates = 0.0  # gradient steps, less than one, that are left for the next control step
 
     @property
     def counters(self) -> UpdateCounters:
-        """Counters of gradient steps; TD3 takes every ``policy_delay``-th for the actor too."""
+        """Counters of gradient steps; in TD3, every ``policy_delay``-th step also trains the actor."""
         return UpdateCounters(critic_updates=self._update_counter, due_updates=self._due_updates)
 
     @counters.setter
@@ -66,7 +66,7 @@ class ReplayAgent(NormalizingAgent):
         return len(self.memory) >= max(self.learning_starts, 1)
 
     def record_transition(self, **transition: Any) -> None:
-        """Store a transition. Raises RuntimeError outside training mode, in which skrl would store nothing without a word."""
+        """Store a transition. Raises RuntimeError outside training mode, where skrl would silently store nothing."""
         if not self.training:
             raise RuntimeError(
                 "the agent is not in training mode, so it would store and learn nothing; call enable_training_mode(True) first"
@@ -83,7 +83,7 @@ class ReplayAgent(NormalizingAgent):
             agent: Any = self
             agent.cfg.gradient_steps = count
             agent.enable_models_training_mode(True)
-            self.write_interval = 1  # SAC gives its losses only then
+            self.write_interval = 1  # SAC records its losses only with an interval above 0
             agent.update(timestep=timestep, timesteps=timesteps)
             self.write_interval = 0
             agent.enable_models_training_mode(False)
@@ -118,7 +118,7 @@ class SpikingTD3(ReplayAgent, TD3):  # type: ignore[misc]
 
 
 class EntropyWeight(nn.Module):
-    """Logarithm of the weight of SAC's entropy, as a module, so that checkpoints hold it."""
+    """Module with the logarithm of the weight of SAC's entropy, so that checkpoints hold it."""
 
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__()

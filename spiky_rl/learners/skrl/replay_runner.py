@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,8 +56,11 @@ class ReplayRunner(SkrlBaseRunner):
     parts = {
         "actor": ("policy", "observation_preprocessor"),
         "critic": (
-            *("target_policy", *CRITICS, *(f"target_{name}" for name in CRITICS)),
-            *("state_preprocessor", "entropy"),
+            "target_policy",
+            *CRITICS,
+            *(f"target_{name}" for name in CRITICS),
+            "state_preprocessor",
+            "entropy",
         ),
         "optimizer": ("policy_optimizer", "critic_optimizer", "proxy_optimizer", "entropy_optimizer"),
     }
@@ -74,7 +78,7 @@ class ReplayRunner(SkrlBaseRunner):
             "device": device,
         }
         models = _make_models(config, spaces)
-        memory_size = -(-config["replay_size"] // num_envs)
+        memory_size = math.ceil(config["replay_size"] / num_envs)
         # the buffer takes its memory when a training starts, see `_start`
         memory = RandomMemory(memory_size=memory_size, num_envs=num_envs, device=device, replacement=True)
         is_td3 = config["algorithm"] == "td3"
@@ -97,7 +101,7 @@ class ReplayRunner(SkrlBaseRunner):
     @override
     def action_std(self) -> Tensor:
         if isinstance(self.policy, SquashedGaussianActor):
-            x = self.alg.normalize_observations(self._get_latest())
+            x = self.alg.normalize_observations(self._get_latest_observations())
             with torch.no_grad():
                 return self.policy.compute_gaussian({"observations": x})[1].exp().mean(0)
         return torch.full((self.env.num_actions,), self.cfg["agent"]["exploration_noise"])
@@ -134,6 +138,7 @@ class ReplayRunner(SkrlBaseRunner):
     def _require_memory(self) -> None:
         """Raise UserError if the replay buffer does not fit into the memory of its device."""
         memory, policy = self.alg.memory, self.policy
+        # observations and states before and after the step, actions and reward
         numbers = 2 * (policy.num_observations + policy.num_states) + policy.num_actions + 1
         size = memory.memory_size * memory.num_envs
         device = torch.device(self.device)
@@ -145,7 +150,7 @@ class ReplayRunner(SkrlBaseRunner):
     @override
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
         steps, agent = self.cfg["num_steps_per_env"], self.alg
-        learning, begun = 0.0, time.time()
+        learning, started = 0.0, time.time()
         for step in range(steps):
             clock = {"timestep": index * steps + step, "timesteps": (index + 1) * steps}
             observations = self._observations = self._run_control_step(observations, clock)
@@ -155,7 +160,7 @@ class ReplayRunner(SkrlBaseRunner):
                 agent.post_interaction(**clock)
                 learning += time.time() - before
         agent.count_update()
-        return observations, time.time() - begun - learning, learning
+        return observations, time.time() - started - learning, learning
 
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
@@ -182,12 +187,13 @@ class ReplayRunner(SkrlBaseRunner):
             normalization = ClippedNormalization(mean, std, scaler.epsilon, scaler.clip_threshold)
         trained: nn.Module
         last: Any
+        settings: dict[str, Any]
         if isinstance(body, AnnModel):
-            trained, last, own = body.mlp, body.mlp[-1], {"activation": config["ann"]["activation"]}
+            trained, last, settings = body.mlp, body.mlp[-1], {"activation": config["ann"]["activation"]}
         else:
-            trained, last, own = body, body.readout, {"network": config["network"]}
+            trained, last, settings = body, body.readout, {"network": config["network"]}
         model = build_tanh_actor(
-            {"hidden_dims": list(config["hidden_dims"]), **own},
+            {"hidden_dims": list(config["hidden_dims"]), **settings},
             trained.state_dict(),
             self.env.get_observations(),
             self.environment.actor,
@@ -215,12 +221,12 @@ class ReplayRunner(SkrlBaseRunner):
     @override
     def _compute_activity(self) -> PolicyActivity:
         policy = self.policy
-        x = self.alg.normalize_observations(self._get_latest())
+        x = self.alg.normalize_observations(self._get_latest_observations())
         if policy.network is None:
             return compute_ann_activity(policy, x, None)
         return compute_activity(policy.network, x, None, policy.ann_operations, self.meter)
 
-    def _get_latest(self) -> Tensor:
+    def _get_latest_observations(self) -> Tensor:
         """Return the observations of at most `SAMPLES` environments before the next control step."""
         assert self._observations is not None
         return self._observations[:SAMPLES]
@@ -245,7 +251,7 @@ def _make_models(config: Mapping[str, Any], spaces: Spaces) -> dict[str, Model]:
 
 
 def _make_common_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -> dict[str, Any]:
-    """Return skrl's options of both algorithms; `ReplayAgent` decides when to learn."""
+    """Return the options that skrl's TD3 and SAC share; ``learning_starts`` is 0 in them, as `ReplayAgent` decides when to learn."""
     values = dict(config["agent"])
     scale = values.pop("rewards_shaper_scale")
     for key, space in (("observation", spaces["observation_space"]), ("state", spaces["state_space"])):
@@ -254,8 +260,8 @@ def _make_common_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -
             values[f"{key}_preprocessor_kwargs"] = {"size": space, "device": spaces["device"]}
     if scale != 1.0:
         values["rewards_shaper"] = lambda rewards, *_: rewards * scale
-    # skrl counts control steps of all environments
-    values["random_timesteps"] = -(-config["random_steps"] // num_envs)
+    # a timestep of skrl is a control step of all environments at once
+    values["random_timesteps"] = math.ceil(config["random_steps"] / num_envs)
     return {**values, "learning_starts": 0, "experiment": {"write_interval": 0, "checkpoint_interval": 0}}
 
 

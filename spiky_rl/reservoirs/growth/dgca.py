@@ -65,7 +65,8 @@ class GrowthResult:
     """The last graph within the maximum size."""
     steps: int
     end: str
-    """Why the growth ended: died, attractor (an earlier graph recurred), size (the next graph was too large), or steps (none was left)."""
+    """Why the growth ended: ``died``, ``attractor`` (an earlier graph recurred), ``size`` (the next graph was too large), or ``steps`` (all
+    were done)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def collect_neighbourhood(cells: CellGraph) -> np.ndarray:
 
 
 def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
+    """Return the outputs of a rule's network, with a logistic function between its ``layers``."""
     for weights in layers[:-1]:
         x = 1.0 / (1.0 + np.exp(-(x @ weights)))
     return x @ layers[-1]
@@ -203,12 +205,12 @@ def grow(
     cells = seed_cells() if seed is None else seed
     earlier: dict[bytes, list[CellGraph]] = {_compute_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
-        following = step(rule, cells)
-        if following.size == 0:
-            return GrowthResult(following, count, "died")
-        if following.size > max_size:
+        next_cells = step(rule, cells)
+        if next_cells.size == 0:
+            return GrowthResult(next_cells, count, "died")
+        if next_cells.size > max_size:
             return GrowthResult(cells, count - 1, "size")
-        cells = following
+        cells = next_cells
         candidates = earlier.setdefault(_compute_fingerprint(cells), [])
         if any(are_isomorphic(cells, candidate) for candidate in candidates):
             return GrowthResult(cells, count, "attractor")

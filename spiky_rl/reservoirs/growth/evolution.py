@@ -140,7 +140,7 @@ def _grow_pair(
 ) -> tuple[list[Individual], int]:
     """Return the individuals of a pair of rules, and the number of graphs grown for them.
 
-    As long as both graphs are invalid, all chromosomes of the pair are drawn again, at most `ATTEMPTS` times.
+    As long as both graphs are invalid, all chromosomes of the pair are drawn again, in place; at most `ATTEMPTS` pairs are grown.
     """
     individuals: list[Individual] = []
     for attempt in range(ATTEMPTS):
@@ -173,11 +173,12 @@ def _draw_two(chromosomes: list[_Chromosome], generator: np.random.Generator) ->
 def _grow_individual(
     action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, scores: dict[bytes, float]
 ) -> Individual:
+    """Grow the graph of two chromosomes and measure its fitness; note it in the chromosomes and in ``scores``, by the graph's digest."""
     rule = GrowthRule(action.layers, state.layers)
     cells = extract_largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
     value = math.inf
     if cells.size >= limits.min_size:
-        # the same rules meet repeatedly
+        # the same rules meet in several tournaments and grow the same graph
         key = hashlib.sha256(cells.adjacency.tobytes() + cells.states.tobytes()).digest()
         if key not in scores:
             measured = fitness(cells)
@@ -189,6 +190,7 @@ def _grow_individual(
 
 
 def _renew(chromosome: _Chromosome, generator: np.random.Generator) -> None:
+    """Draw all weights of a ``chromosome`` again."""
     chromosome.layers = tuple(generator.uniform(-1.0, 1.0, layer.shape) for layer in chromosome.layers)
     chromosome.best_fitness = math.inf
 

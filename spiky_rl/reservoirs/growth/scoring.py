@@ -21,6 +21,7 @@ from spiky_rl.reservoirs.memory import memory_capacity, standardize_drive
 NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
 """Settings of the reservoir that receives the graph; the others are the defaults."""
 DELAYS = 30
+"""Longest delay of the memory capacity, in control steps."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from spiky_rl.config import files, memory_check
 from spiky_rl.config.options import Settings, UserError, option
-from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.config.schema import MAX_INT32
 
 Task = Literal["narma10", "narma30", "memory"]
 """The NARMA tasks are scored by their NRMSE, memory by the negative capacity."""
@@ -20,14 +20,14 @@ class GrowRequest(Settings):
 
     out: Path = option(..., "file of the best graph, FILE.json; rewritten at every improvement")
     task: Task = option("narma10", "task that the reservoir is scored on")
-    tournaments: int = option(200, "number of tournaments, each between two rules", low=1, high=MOST_STEPS)
-    population: int = option(10, "chromosomes of each kind", low=1, high=MOST_STEPS)
+    tournaments: int = option(200, "number of tournaments, each between two rules", low=1, high=MAX_INT32)
+    population: int = option(10, "chromosomes of each kind", low=1, high=MAX_INT32)
     hidden: int | None = option(
-        None, "neurons in the hidden layer of the rules; null for no hidden layer", low=1, high=MOST_STEPS
+        None, "neurons in the hidden layer of the rules; null for no hidden layer", low=1, high=MAX_INT32
     )
-    min_size: int = option(20, "minimum nodes of the largest connected part", low=1, high=MOST_STEPS)
-    max_size: int = option(200, "maximum nodes of a graph", low=1, high=MOST_STEPS)
-    seed: int = option(0, "seed of rules, reservoirs and task; -1 for a random seed", low=-1, high=MOST_STEPS)
+    min_size: int = option(20, "minimum nodes of the largest connected part", low=1, high=MAX_INT32)
+    max_size: int = option(200, "maximum nodes of a graph", low=1, high=MAX_INT32)
+    seed: int = option(0, "seed of rules, reservoirs and task; -1 for a random seed", low=-1, high=MAX_INT32)
 
     def check_request(self) -> None:
         """Raise UserError if settings contradict each other, or need more memory than this machine has."""

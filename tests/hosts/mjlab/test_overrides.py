@@ -69,7 +69,7 @@ def test_values_reach_their_fields_with_the_declared_types():
         ("env.decimation.x=1", "env.decimation.x", "none"),
         ("env.sim.mujoco=1", "env.sim.mujoco", "timestep"),
         ("env.sim.mujoco=null", "env.sim.mujoco", "timestep"),
-        ("env.decimation=two", "env.decimation", "'two'"),
+        ("env.decimation=two", "env.decimation", "'two' given; allowed: a value such as "),
         ("env.decimation=true", "env.decimation", "True"),
         ("env.decimation=0", "env.decimation", "0"),
         ("env.episode_length_s=.nan", "env.episode_length_s", "finite"),

@@ -19,7 +19,7 @@ from spiky_rl.experiments.run.engines.base import (
     split_gpus,
 )
 
-PAUSE = 0.25
+POLL_INTERVAL_S = 0.25
 """Seconds between checks of the processes."""
 
 
@@ -44,13 +44,14 @@ class LocalEngine(Engine):
 
     @override
     def stop(self) -> None:
-        for process in self.running.values() if not self.is_stopped else ():
-            process.terminate()
+        if not self.is_stopped:  # a second signal would stop a training without a checkpoint
+            for process in self.running.values():
+                process.terminate()
         self.is_stopped = True
 
     @override
     def wait(self, order: WorkOrder) -> dict[str, str]:
-        time.sleep(PAUSE)
+        time.sleep(POLL_INTERVAL_S)
         codes = {name: process.poll() for name, process in self.running.items()}
         ended = {name: get_cell_state(code) for name, code in codes.items() if code is not None}
         for name in ended:

@@ -33,7 +33,7 @@ RETRIES = 5
 """Number of times that a cell starts again after its machine was lost; it resumes from its last checkpoint."""
 CONNECT_TIMEOUT_S = 5.0
 """Seconds within which a cluster has to answer."""
-PAUSE = 0.5
+POLL_INTERVAL_S = 0.5
 """Seconds between checks of the tasks."""
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 """Environment variables of Ray's authentication."""
@@ -134,7 +134,7 @@ class RayEngine(Engine):
         import ray
 
         states: dict[str, str] = {}
-        for task in ray.wait(list(self.running), timeout=PAUSE)[0]:
+        for task in ray.wait(list(self.running), timeout=POLL_INTERVAL_S)[0]:
             cell = self.running.pop(task)
             states[cell.name] = get_task_state(task)
             if states[cell.name] == DONE:
@@ -167,12 +167,11 @@ def run_cell_process(arguments: Sequence[str], variables: dict[str, str]) -> int
         while True:
             try:
                 # without a limit, Ray's interrupt would arrive after the cell's end
-                return process.wait(PAUSE)
+                return process.wait(POLL_INTERVAL_S)
             except subprocess.TimeoutExpired:
                 continue
-            except (
-                KeyboardInterrupt
-            ):  # the driver has cancelled the task; the cell still writes its checkpoint
+            except KeyboardInterrupt:
+                # the driver has cancelled the task; the cell still writes its checkpoint
                 process.terminate()
             except BaseException:
                 process.terminate()

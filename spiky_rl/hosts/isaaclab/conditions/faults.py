@@ -97,11 +97,11 @@ class DeadNeurons(NetworkFault):
         for module in recurrent:
             for layer in range(module.num_layers):
                 alive = self._make_mask(module.hidden_size)
-                later = (f"weight_ih_l{layer + 1}",) if layer + 1 < module.num_layers else ()
-                for name in (f"weight_hh_l{layer}", *later):
+                next_layer = (f"weight_ih_l{layer + 1}",) if layer + 1 < module.num_layers else ()
+                for name in (f"weight_hh_l{layer}", *next_layer):
                     module.get_parameter(name).mul_(alive)
-            linear[0].weight.mul_(alive)
-        for module in linear[1:]:
+            linear[0].weight.mul_(alive)  # its inputs are the units of the last recurrent layer
+        for module in linear[1:]:  # the inputs of the first one are observations, or recurrent units
             module.weight.mul_(self._make_mask(module.in_features))
 
 
@@ -154,7 +154,7 @@ def quantize(weight: Tensor, bits: int) -> Tensor:
 FAULTS: dict[str, type[EvalCondition]] = {
     **{
         f"weights_{bits}_bits": type(
-            f"CoarseWeights{bits}",
+            f"QuantizedWeights{bits}",
             (QuantizedWeights,),
             {
                 "bits": bits,

@@ -64,18 +64,19 @@ class HeldObservations(EvalCondition):
     def __init__(self, group: EnvGroup) -> None:
         super().__init__(group)
         self.held: Tensor | None = None
-        self.begun = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
+        self.begins = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
+        """Whether an episode begins with the next observation, [E]."""
 
     def perturb_observations(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
         fresh = self.sample_uniform(len(values), int(sensors.max()) + 1) < UPDATE_PROBABILITY
-        fresh = fresh[:, sensors] | self.begun[:, None]
+        fresh = fresh[:, sensors] | self.begins[:, None]
         self.held = values if self.held is None else torch.where(fresh, values, self.held)
-        self.begun = torch.zeros_like(self.begun)
+        self.begins = torch.zeros_like(self.begins)
         return self.held
 
     def reset(self, dones: Tensor) -> None:
-        self.begun = dones.bool()
+        self.begins = dones.bool()
 
 
 class DelayLine:
@@ -88,21 +89,22 @@ class DelayLine:
         self.delay = delay
         self.values: list[Tensor] = []
         """Latest ``delay`` values, oldest first."""
-        self.begun: Tensor | None = None
+        self.begins: Tensor | None = None
+        """Whether an episode begins with the next value, [E]; None if none does."""
 
     def __call__(self, value: Tensor, first: Tensor) -> Tensor:
-        """Store ``value`` [E, ...] and return the delayed one; ``first`` [E, ...] fills the line of an episode that begins."""
+        """Store ``value`` [E, C] and return the delayed one; ``first`` [E, C] fills the line of an episode that begins."""
         if not self.values:
             self.values = [first] * self.delay
-        elif self.begun is not None and bool(self.begun.any()):
-            self.values = [torch.where(self.begun[:, None], first, old) for old in self.values]
-        self.begun = None
+        elif self.begins is not None and bool(self.begins.any()):
+            self.values = [torch.where(self.begins[:, None], first, old) for old in self.values]
+        self.begins = None
         self.values.append(value)
         return self.values.pop(0)
 
     def reset(self, dones: Tensor) -> None:
         """Start new episodes where ``dones`` [E], with the next value."""
-        self.begun = dones.bool()
+        self.begins = dones.bool()
 
 
 class Delay(EvalCondition):
@@ -134,7 +136,7 @@ class ActionDelay(Delay):
 
 def format_delay(steps: int) -> str:
     """Return a number of control ``steps`` in words."""
-    return f"{steps} control step{'s' * (steps > 1)}"
+    return f"{steps} control step" if steps == 1 else f"{steps} control steps"
 
 
 DELAY_CONDITIONS: dict[str, type[EvalCondition]] = {

@@ -40,9 +40,8 @@ class ViserView(LiveVisualizer, ViserVisualizer):
         super()._setup_isaaclab_sidebar(server)
         self.server = server
         server.gui.configure_theme(control_width="large", show_share_button=False)
-        self._log_viewer_url(
-            "", f"http://localhost:{server.get_port()}"
-        )  # the port may differ from the requested one
+        # the port may differ from the requested one
+        self._log_viewer_url("", f"http://localhost:{server.get_port()}")
 
     @override
     def is_watched(self) -> bool:
