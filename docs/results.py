@@ -1,11 +1,12 @@
-"""Writes what README and guides state from files: ``python docs/results.py``, or ``--check`` to compare only.
+"""Write the scores and tables of README and guides from result files: ``python docs/results.py``; ``--check`` compares only.
 
 A score stands between two comments that readers do not see; the first one says what it is and where it comes from:
 
     <!-- score studies/ant Isaac-Ant lif_ppo -->76.3 [72.4, 84.2]<!-- end -->
 
-What it can be are the functions of `FIGURES`. Scores are read from the noise-free evaluations of final policies that ``compare.py`` and
-``evaluate.py`` leave, and none from what training saw. Tables of what there is (`LISTS`) are read from the registry and the package.
+The first word of the comment names a function of `FIGURES`, and the other words are its arguments. Scores come from noise-free evaluations of
+final policies, which ``compare.py`` and ``evaluate.py`` write, never from the returns of a training. `LISTS` are tables of components, which
+come from the registry and the package.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FIGURE = re.compile(r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>.*?)<!-- end -->", re.DOTALL)
 
 
-def pick[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
-    """The value of a name. Raises UserError that names the nearest."""
+def find_entry[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
+    """Return the value of ``name`` in ``found``. Raises UserError with the nearest name; ``what`` says what is missing."""
     if name not in found:
         raise UserError(
             f"no {what} {name!r}; there are: {', '.join(sorted(found))}{suggest_name(name, found)}"
@@ -58,103 +59,105 @@ def pick[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
 
 
 @functools.cache
-def study(folder: str) -> StudyAnalysis:
-    """What a study's result files come to."""
+def load_study(folder: str) -> StudyAnalysis:
+    """Analyse the result files of a study."""
     return analyze_study(ROOT / folder)
 
 
-def row(folder: str, task: str, agent: str) -> AgentTaskRow:
-    """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
-    rows = study(folder).rows.items()
+def find_row(folder: str, task: str, agent: str) -> AgentTaskRow:
+    """Return the results of an agent on a task of a study; if the agent has one variant, its name is enough."""
+    rows = load_study(folder).rows.items()
     found = {" on ".join(names): one for names, one in rows}
     variants = [one for (label, on), one in rows if (label.partition(" ")[0], on) == (agent, task)]
-    return variants[0] if len(variants) == 1 else pick(found, f"{agent} on {task}", f"agent in {folder}")
+    return (
+        variants[0] if len(variants) == 1 else find_entry(found, f"{agent} on {task}", f"agent in {folder}")
+    )
 
 
-def number(value: float) -> str:
-    """Two decimals of what is below ten, one of what is above."""
+def format_number(value: float) -> str:
+    """Return ``value`` with two decimals if it is below 10, else with one."""
     places = 1 if abs(value) >= 10 else 2
     return f"{round(value, places) + 0.0:.{places}f}"  # no -0.00
 
 
-def joules(energy: Energy) -> str:
-    """Energy of a control step in nJ, with three digits that count."""
+def format_energy(energy: Energy) -> str:
+    """Return the energy of a control step in nJ, with three significant digits."""
     return f"{float(f'{energy.step.estimate:.3g}'):,g}"
 
 
-def interval(found: Interval) -> str:
-    """Estimate and bounds, all with the estimate's decimals."""
+def format_interval(found: Interval) -> str:
+    """Return estimate and bounds, all with the estimate's decimals."""
     places = 1 if abs(found.estimate) >= 10 else 2
     return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
 def score(folder: str, task: str, *agent: str) -> str:
-    """The mean return of the final policies over seeds, with its interval; behind an agent stands what was varied of it."""
-    return mean(row(folder, task, " ".join(agent)))
+    """Return the mean return of the final policies over seeds, with its interval; varied settings follow the agent's name."""
+    return format_return(find_row(folder, task, " ".join(agent)))
 
 
-def mean(one: AgentTaskRow) -> str:
-    """The mean return with its interval, which a single seed has not."""
-    return interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
+def format_return(one: AgentTaskRow) -> str:
+    """Return the mean return, with its interval if there are several seeds."""
+    return format_interval(one.mean) if len(one.by_seed) > 1 else format_number(one.mean.estimate)
 
 
-def table(heading: str, lines: Iterable[Sequence[str]]) -> str:
-    """A table as Markdown has it. Bars part the heading's columns; where it begins with one, the first has no name."""
+def format_table(heading: str, lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table. Bars separate the columns of ``heading``; if it begins with a bar, the first column has no name."""
     head, *rows = (f"| {text} |" for text in (heading, *map(" | ".join, lines)))
     return "\n".join(["", head, "| --- " * (head.count("|") - 1) + "|", *rows, ""])
 
 
 def scores(folders: str, task: str, *agents: str) -> str:
-    """A table of these agents; of all, in the study's order, where none is named. Energy: with weights and states that are read on chip.
+    """Return a table of ``agents``, by default all in the study's order, with the energy of weights and states in memory on chip.
 
-    Of several studies, ``studies/a:mlp_ppo,studies/b``, an agent behind a colon is the one that is shown.
+    ``folders`` may name several studies, and one agent of a study: ``studies/a:mlp_ppo,studies/b``.
     """
     names = [name.partition(":")[::2] for name in folders.split(",")]
     link = " ([{0}](../studies/{0}/report.md))" if len(names) > 1 else ""
     shown = [
-        (f"`{agent}`{link.format(folder.removeprefix('studies/'))}", row(folder, task, agent))
+        (f"`{agent}`{link.format(folder.removeprefix('studies/'))}", find_row(folder, task, agent))
         for folder, only in names
-        for agent in [only] * bool(only) or agents or study(folder).labels
+        for agent in [only] * bool(only) or agents or load_study(folder).labels
     ]
     prices = choose_energy_models([one for _, one in shown])
     words = "".join(f" | energy{' of arithmetic' * (name == kind)}, {kind}" for name, kind in prices.items())
     lines = []
     for agent, one in shown:
-        by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
+        by_seed = ", ".join(format_number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
-        costs = (f"{joules(one.energy[p])} nJ" if p in one.energy else "-" for p in prices)
+        costs = (f"{format_energy(one.energy[p])} nJ" if p in one.energy else "-" for p in prices)
         count = f"{one.counts['effective_operations'].estimate:,.0f}"
-        lines.append([agent, mean(one), by_seed, firing, count, *costs])
-    return table(f"{task} | return | by seed | firing | operations of a control step{words}", lines)
+        lines.append([agent, format_return(one), by_seed, firing, count, *costs])
+    return format_table(f"{task} | return | by seed | firing | operations of a control step{words}", lines)
 
 
 def across(folder: str, tasks: str, *agents: str) -> str:
-    """A table of scores on several tasks, whose names are joined by commas; of all agents, in the study's order, where none is named."""
+    """Return a table of scores on several ``tasks``, separated by commas, of ``agents``, by default all in the study's order."""
     names = tasks.split(",")
-    shown = agents or study(folder).labels
+    shown = agents or load_study(folder).labels
     lines = [[f"`{agent}`", *(score(folder, task, agent) for task in names)] for agent in shown]
-    return table(" | ".join(["return", *names]), lines)
+    return format_table(" | ".join(["return", *names]), lines)
 
 
 def difference(folder: str, task: str, agent: str, *varied: str) -> str:
-    """How far an agent's score is estimated above the baseline's, that of a ``varied`` one above that of its own first variant.
+    """Return the estimated difference of an agent's score from the baseline's, with its interval; over ``all`` tasks, of normalised scores.
 
-    With its interval; over ``all`` tasks, of normalised scores.
+    If ``varied`` settings are given, the difference is that from the agent's first variant.
     """
     if varied:
-        first = [name for name in study(folder).labels if name.split()[0] == agent][:1]
+        first = [name for name in load_study(folder).labels if name.split()[0] == agent][:1]
         names = [*first, " ".join([agent, *varied])]
-        scores = {name: {task: row(folder, task, name).by_seed} for name in names}
-        return interval(compare_agents(scores, names[0])[0].difference)
-    families = pick(study(folder).comparisons, ALL if task == "all" else task, f"task in {folder}")
+        scores = {name: {task: find_row(folder, task, name).by_seed} for name in names}
+        return format_interval(compare_agents(scores, names[0])[0].difference)
+    families = find_entry(load_study(folder).comparisons, ALL if task == "all" else task, f"task in {folder}")
     found = {comparison.agent: comparison for comparison in families}
-    return interval(pick(found, agent, f"agent compared in {folder}").difference)
+    return format_interval(find_entry(found, agent, f"agent compared in {folder}").difference)
 
 
 def lost(folder: str, agent: str) -> str:
-    """How much of its return an agent loses where the observation lacks velocities, with its interval."""
-    found = {one.label: one for one in study(folder).memory}
-    return interval(pick(found, agent, f"agent of {folder} with and without velocities").drop)
+    """Return how much return an agent loses if the observation lacks velocities, with its interval."""
+    found = {one.label: one for one in load_study(folder).memory}
+    return format_interval(find_entry(found, agent, f"agent of {folder} with and without velocities").drop)
 
 
 def verdicts(folder: str) -> str:
@@ -162,7 +165,7 @@ def verdicts(folder: str) -> str:
     command = f"`OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu`"
     if not (ROOT / folder / "study.json").is_file():
         return f"\nThis study has no results yet. {command} runs it.\n"
-    found = study(folder)
+    found = load_study(folder)
     if found.skipped:
         done, every = len(found.results), len(found.results) + len(found.skipped)
         plan = found.design.plan
@@ -174,7 +177,7 @@ def verdicts(folder: str) -> str:
         [f"`{agent}`<br>`{baseline}`", *(_format_cell(own.get(name)) for name in names)]
         for (agent, baseline), own in pairs.items()
     ]
-    return table(" | ".join(["first and second agent", *names]), lines)
+    return format_table(" | ".join(["first and second agent", *names]), lines)
 
 
 def _format_cell(verdict: Verdict | None) -> str:
@@ -187,70 +190,72 @@ def _format_cell(verdict: Verdict | None) -> str:
 
 
 def headline(*studies: str) -> str:
-    """A table of the agents ``studies/a:lif_ppo,mlp_ppo`` of planned studies that have ended, each with one task."""
+    """Return a table of agents of planned studies that have ended: ``studies/a:lif_ppo,mlp_ppo``. Each study has one task."""
     price, lines = next(iter(MAIN)), []
     for folder, _, agents in (text.partition(":") for text in studies):
-        if not (ROOT / folder / "study.json").is_file() or study(folder).skipped:
+        if not (ROOT / folder / "study.json").is_file() or load_study(folder).skipped:
             continue
         for agent in agents.split(","):
-            task = study(folder).tasks[0]
-            one = row(folder, task, agent)
+            task = load_study(folder).tasks[0]
+            one = find_row(folder, task, agent)
             walked = one.energy_per_metre.get(price)
             lines.append(
                 [
                     f"[{task}]({folder}/report.md)",
                     f"`{agent}`",
-                    mean(one),
-                    interval(one.distance) if walked and one.distance else "-",
-                    f"{joules(one.energy[price])} nJ",
-                    f"{interval(walked)} µJ" if walked else "-",
+                    format_return(one),
+                    format_interval(one.distance) if walked and one.distance else "-",
+                    f"{format_energy(one.energy[price])} nJ",
+                    f"{format_interval(walked)} µJ" if walked else "-",
                 ]
             )
     heading = "task | agent | return | metres | energy of an action | energy of a metre"
-    return table(heading, lines) if lines else "\nNone of these studies has ended.\n"
+    return format_table(heading, lines) if lines else "\nNone of these studies has ended.\n"
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:
-    """A table of the share of its return that each agent of a study keeps under these conditions, with its interval."""
+    """Return a table of the share of the return that each agent of a study keeps under ``conditions``, with its interval."""
     lines = []
-    every, what = study(folder).remaining.items(), f"agent and condition in {folder}"
+    every, what = load_study(folder).remaining.items(), f"agent and condition in {folder}"
     found = {f"{agent} {name}": rest for (agent, on, name), rest in every if on == task}
-    for agent in study(folder).labels:
-        shares = [pick(found, f"{agent} {name}", what).share for name in conditions]
-        lines.append([f"`{agent}`", *("-" if share is None else interval(share) for share in shares)])
-    return table(" | ".join(["share of the return", *(f"`{name}`" for name in conditions)]), lines)
+    for agent in load_study(folder).labels:
+        shares = [find_entry(found, f"{agent} {name}", what).share for name in conditions]
+        lines.append([f"`{agent}`", *("-" if share is None else format_interval(share) for share in shares)])
+    return format_table(" | ".join(["share of the return", *(f"`{name}`" for name in conditions)]), lines)
 
 
 def metre(folder: str, task: str, agent: str, price: str = ARITHMETIC_MODEL) -> str:
-    """Energy of a metre gone in µJ, of an action's arithmetic or under another price, with its interval."""
-    return interval(pick(row(folder, task, agent).energy_per_metre, price, "price of a metre"))
+    """Return the energy of a metre in µJ under an energy model, by default of the arithmetic alone, with its interval."""
+    return format_interval(
+        find_entry(find_row(folder, task, agent).energy_per_metre, price, "price of a metre")
+    )
 
 
 def energy(folder: str, task: str, agent: str, price: str = ARITHMETIC_MODEL) -> str:
-    """Energy of a control step in nJ, of its arithmetic or under another price."""
-    return joules(pick(row(folder, task, agent).energy, price, "price"))
+    """Return the energy of a control step in nJ under an energy model, by default of the arithmetic alone."""
+    return format_energy(find_entry(find_row(folder, task, agent).energy, price, "price"))
 
 
 def operations(folder: str, task: str, agent: str) -> str:
-    """Effective operations of a control step."""
-    return f"{row(folder, task, agent).counts['effective_operations'].estimate:,.0f}"
+    """Return the effective operations of a control step."""
+    return f"{find_row(folder, task, agent).counts['effective_operations'].estimate:,.0f}"
 
 
 def processor(folder: str, task: str, agent: str) -> str:
-    """Seconds that processors spent on a training, in the mean over seeds."""
-    seconds = row(folder, task, agent).processor
+    """Return the CPU seconds of a training, mean over seeds."""
+    seconds = find_row(folder, task, agent).processor
     if seconds is None:
         raise UserError(f"{folder}: processor seconds of {agent} on {task} are not known")
     return f"{seconds.estimate:,.0f}"
 
 
 def value(path: str, keys: str, form: str) -> str:
-    """One number of a result file, as Python formats it."""
-    return format(content(ROOT / path, *keys.split(".")), form)
+    """Return one number of a result file; ``keys`` are separated by dots, ``form`` is a format of Python."""
+    return format(read_value(ROOT / path, *keys.split(".")), form)
 
 
-def content(path: Path, *keys: str) -> Any:
-    """What a result file holds below the keys. Raises UserError that names the file, and the key that it has not."""
+def read_value(path: Path, *keys: str) -> Any:
+    """Return the value of a result file under ``keys``. Raises UserError with the file and the missing key."""
     found = read_file(path, parse_json)
     for key in keys:
         if not isinstance(found, dict) or key not in found:
@@ -260,97 +265,103 @@ def content(path: Path, *keys: str) -> Any:
 
 
 def quantised(folder: str) -> str:
-    """A table of the returns in integers beside those in single precision, under every condition, over all seeds of a folder."""
+    """Return a table of returns in single precision and in int8 under every condition, over all seeds of a folder."""
     files = sorted((ROOT / folder).glob("seed*/evaluation.json"))
-    pairs = [[_conditions(f.with_name(name)) for name in (f.name, "evaluation_int8.json")] for f in files]
+    pairs = [
+        [_read_conditions(f.with_name(name)) for name in (f.name, "evaluation_int8.json")] for f in files
+    ]
     if not pairs:
         raise UserError(f"{folder}: has no seed*/evaluation.json")
     lines = []
     for name in pairs[0][0]:
         single, whole = zip(*((a[name], b[name]) for a, b in pairs), strict=True)
         lost = [b - a for a, b in zip(single, whole, strict=True)]
-        means = [number(sum(values) / len(values)) for values in (single, whole, lost)]
-        lines.append([f"`{name}`", *means, number(min(lost))])
+        means = [format_number(sum(values) / len(values)) for values in (single, whole, lost)]
+        lines.append([f"`{name}`", *means, format_number(min(lost))])
     heading = f"return, mean of seeds ({len(pairs)}) | single precision | integers | difference | of the seed that loses most"
-    return table(heading, lines)
+    return format_table(heading, lines)
 
 
-def _conditions(path: Path) -> dict[str, float]:
-    return {name: content(path, "conditions", name, "mean_return") for name in content(path, "conditions")}
+def _read_conditions(path: Path) -> dict[str, float]:
+    return {
+        name: read_value(path, "conditions", name, "mean_return") for name in read_value(path, "conditions")
+    }
 
 
 def distilled(folder: str) -> str:
-    """A table of students beside their teachers, from the results of their trainings."""
+    """Return a table of students beside their teachers, from the results of their trainings."""
     lines = []
     for file in sorted((ROOT / folder).glob("seed*/result.json")):
-        seed, steps = content(file, "seed"), content(file, "env_steps")
-        teacher, student = (content(file, "distillation", f"{n}_return") for n in ("teacher", "student"))
+        seed, steps = read_value(file, "seed"), read_value(file, "env_steps")
+        teacher, student = (read_value(file, "distillation", f"{n}_return") for n in ("teacher", "student"))
         share = f"{100 * student / teacher:.1f}"
-        lines.append([str(seed), number(teacher), number(student), share, f"{steps:,}"])
-    return table("seed | teacher's return | student's | student's, in % | student's environment steps", lines)
+        lines.append([str(seed), format_number(teacher), format_number(student), share, f"{steps:,}"])
+    return format_table(
+        "seed | teacher's return | student's | student's, in % | student's environment steps", lines
+    )
 
 
 def raced(*paths: str) -> str:
-    """A table of contenders of ``bench.py classify``, from its files: accuracies of all seeds, and times of an epoch beside the fastest peer's."""
-    races = [content(ROOT / path) for path in paths]
+    """Return a table of contenders of ``bench.py classify``: accuracies of all seeds, and times of an epoch beside the fastest peer's."""
+    races = [read_value(ROOT / path) for path in paths]
     lines = []
     for name in dict.fromkeys(run["contender"] for race in races for run in race["runs"]):
         last = [100 * r["accuracy"][-1] for race in races for r in race["runs"] if r["contender"] == name]
         rows = [row for race in races for row in race["rows"] if row["contender"] == name]
         seconds, ratio = (statistics.median(row[key] for row in rows) for key in ("seconds", "ratio"))
-        lines.append([f"`{name}`", _mean(last), f"{seconds:.3f}", f"{ratio:.2f}"])
+        lines.append([f"`{name}`", _format_mean_share(last), f"{seconds:.3f}", f"{ratio:.2f}"])
     times = "seconds per epoch | times as fast as the fastest of snnTorch"
-    return table(f"| accuracy after the last epoch, mean and standard error | {times}", lines)
+    return format_table(f"| accuracy after the last epoch, mean and standard error | {times}", lines)
 
 
-def _runs(folder: str) -> list[dict[str, Any]]:
-    """Results of the classifiers that were trained in a folder, by seed or hold-out."""
-    found = [content(file) for file in sorted((ROOT / folder).glob("*/result.json"))]
+def _read_runs(folder: str) -> list[dict[str, Any]]:
+    """Return the results of all classifiers that were trained in a folder, by seed or hold-out."""
+    found = [read_value(file) for file in sorted((ROOT / folder).glob("*/result.json"))]
     if not found:
         raise UserError(f"{folder}: has no */result.json")
     return found
 
 
-def _accuracies(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Cells of every run's accuracy, and of their mean with its standard error."""
+def _format_accuracies(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return two cells: the accuracy of every run, and their mean with its standard error."""
     shares = [100 * run["accuracy"] for run in runs]
-    return ", ".join(f"{share:.1f}" for share in shares), _mean(shares)
+    return ", ".join(f"{share:.1f}" for share in shares), _format_mean_share(shares)
 
 
-def _mean(shares: Sequence[float]) -> str:
-    """A mean in per cent, of several with its standard error."""
+def _format_mean_share(shares: Sequence[float]) -> str:
+    """Return the mean of ``shares``, which are in per cent; with its standard error if there are several."""
     error = f" ± {statistics.stdev(shares) / len(shares) ** 0.5:.1f}" if len(shares) > 1 else ""
     return f"{statistics.fmean(shares):.1f}{error} %"
 
 
 def classified(*folders: str) -> str:
-    """A table of classifiers, a line for each folder of runs: accuracy on the test set, seen once, of every seed and split."""
+    """Return a table of classifiers, a row for each folder of runs: accuracy of every seed and split on the test set, which is used once."""
     lines: list[list[str]] = []
-    for folder, runs in zip(folders, map(_runs, folders), strict=True):
+    for folder, runs in zip(folders, map(_read_runs, folders), strict=True):
         counts = f"{runs[0]['samples_train']:,}, {runs[0]['samples_test']:,}"
         name = f"`{runs[0]['agent']}` ({folder.removeprefix('studies/classification/')})"
         rows = {name: runs, "the ANN beside it": [run["ann"] for run in runs if run.get("ann")]}
-        lines += [[who, counts, *_accuracies(found)] for who, found in rows.items() if found]
-    return table("| recordings to learn from, to test on | accuracy | mean and standard error", lines)
+        lines += [[who, counts, *_format_accuracies(found)] for who, found in rows.items() if found]
+    return format_table("| recordings to learn from, to test on | accuracy | mean and standard error", lines)
 
 
 def inferred(*folders: str) -> str:
-    """A table of classifiers, a line for each folder of runs: accuracy on every hold-out, and what an inference costs."""
+    """Return a table of classifiers, a row for each folder of runs: accuracy on every hold-out, and the cost of an inference."""
     lines = []
     for folder in folders:
-        runs = _runs(folder)
+        runs = _read_runs(folder)
         active, operations = (
             statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
         )
         costs = f"{100 * active:.1f} %", f"{operations / 1e6:.2f}"
-        lines.append([Path(folder).name, str(runs[0]["epochs"]), *_accuracies(runs), *costs])
+        lines.append([Path(folder).name, str(runs[0]["epochs"]), *_format_accuracies(runs), *costs])
     costs = "active units | synaptic operations of a recording, in millions"
-    return table(f"| epochs | accuracy on each hold-out | mean and standard error | {costs}", lines)
+    return format_table(f"| epochs | accuracy on each hold-out | mean and standard error | {costs}", lines)
 
 
 def narma(*files: str) -> str:
-    """A table of reservoirs' errors of NARMA-10, from ``show.py reservoir --json``, and of the echo-state networks beside the first."""
-    held = [content(ROOT / file) for file in files]
+    """Return a table of errors on NARMA-10: reservoirs, from ``show.py reservoir --json``, and the echo-state networks in the first file."""
+    held = [read_value(ROOT / file) for file in files]
     sizes = [
         (f"`{Path(file).stem}`", one["neurons"], one["features"])
         for file, one in zip(files, held, strict=True)
@@ -364,7 +375,7 @@ def narma(*files: str) -> str:
         [*map(str, size), f"{statistics.fmean(found):.3f} ± {statistics.pstdev(found):.3f}"]
         for size, found in zip(sizes, errors, strict=True)
     ]
-    return table("| neurons | features | NRMSE, mean and standard deviation of seeds", lines)
+    return format_table("| neurons | features | NRMSE, mean and standard deviation of seeds", lines)
 
 
 KINDS = {
@@ -386,20 +397,20 @@ KINDS = {
     "spaces": "ranges of settings for tuning",
     "policies": "trained policies, for `--checkpoint pretrained`",
 }
-"""Kind -> its meaning in the table of all entries."""
+"""Kind of component -> its meaning in the table of all components."""
 
 
 def kinds(_: str) -> str:
-    """A table of what there is, from the registry."""
+    """Return a table of all components, from the registry."""
     lines = [
         [kind, meaning, ", ".join(f"`{name}`" for name in registry.list_names(kind))]
         for kind, meaning in KINDS.items()
     ]
-    return table("kind | what it is | entries", lines)
+    return format_table("kind | what it is | entries", lines)
 
 
 def trained(_: str) -> str:
-    """A table of the trained policies, from their manifests."""
+    """Return a table of the trained policies, from their manifests."""
     lines = []
     for policy in list_policies():
         found = policy.score
@@ -413,16 +424,16 @@ def trained(_: str) -> str:
                 policy.study or f"a single training, seed {policy.seed}",
             ]
         )
-    return table("task | agent | return | episodes | environment steps | from", lines)
+    return format_table("task | agent | return | episodes | environment steps | from", lines)
 
 
 def rooms(_: str) -> str:
-    """A table of the package's rooms, from the first lines of their docstrings."""
+    """Return a table of the packages in spiky_rl, from the first lines of their docstrings."""
     lines = []
     for file in sorted(registry.PACKAGE.glob("*/__init__.py")):
         first = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
         lines.append([f"`{file.parent.name}/`", first])
-    return table("room | what lives there", lines)
+    return format_table("room | what lives there", lines)
 
 
 LISTS = (kinds, trained, rooms)
@@ -435,10 +446,10 @@ FIGURES = {
 }  # fmt: skip
 
 
-def written(text: str, lists: bool = True) -> str:
-    """A page with every figure as its result files have it. Raises UserError that names a figure which they do not have.
+def fill_figures(text: str, lists: bool = True) -> str:
+    """Return a page with every figure from its result files. Raises UserError with the figure that the files do not have.
 
-    Without ``lists``, tables of what there is stay as they are: a new file need not touch the page that lists it.
+    Without ``lists``, `LISTS` stay as they are, so that a new component does not make the page that lists it out of date.
     """
 
     def figure(match: re.Match[str]) -> str:
@@ -446,7 +457,7 @@ def written(text: str, lists: bool = True) -> str:
         if not lists and what in {function.__name__ for function in LISTS}:
             return match[0]
         try:
-            new = pick(FIGURES, what, "figure")(*of.split())
+            new = find_entry(FIGURES, what, "figure")(*of.split())
         except (UserError, KeyError, OSError, TypeError, ValueError) as error:
             raise UserError(f"<!-- {what} {of} -->: {error}") from error
         return f"<!-- {what} {of} -->{new}<!-- end -->"
@@ -455,7 +466,7 @@ def written(text: str, lists: bool = True) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages, or say which differ."""
+    """Write the pages, or print those that differ."""
     parser = argparse.ArgumentParser(
         description="Scores and tables of README and guides, from files; the JSON Schemas of YAML files."
     )
@@ -465,7 +476,7 @@ def main(arguments: list[str]) -> int:
     check = parser.parse_args(arguments).check
     stale = []
     try:
-        files = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+        files = {page: fill_figures(page.read_text(encoding="utf-8")) for page in PAGES}
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ ANT = "studies/ant Isaac-Ant"
 @pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
 def test_every_score_of_a_page_is_that_of_its_result_files(page):
     text = page.read_text(encoding="utf-8")
-    assert results.written(text, lists=False) == text, "make results"
+    assert results.fill_figures(text, lists=False) == text, "make results"
 
 
 @pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
@@ -33,14 +33,14 @@ def test_no_page_lists_what_is_not_there(page):
     listed = {match["what"]: (match["text"], match[0]) for match in results.FIGURE.finditer(text)}
     for what in {function.__name__ for function in results.LISTS} & listed.keys():
         shown, whole = listed[what]
-        gone = set(re.findall(r"`(.+?)`", shown)) - set(re.findall(r"`(.+?)`", results.written(whole)))
+        gone = set(re.findall(r"`(.+?)`", shown)) - set(re.findall(r"`(.+?)`", results.fill_figures(whole)))
         assert not gone, "make results"
 
 
 def test_a_table_of_what_there_is_comes_from_the_registry():
-    table = results.written("<!-- kinds registry -->| neurons | `gone` |<!-- end -->")
+    table = results.fill_figures("<!-- kinds registry -->| neurons | `gone` |<!-- end -->")
     assert "`hodgkin_huxley`" in table and "`gone`" not in table
-    assert "| `neurons/` | Spiking neurons" in results.written("<!-- rooms package --><!-- end -->")
+    assert "| `neurons/` | Spiking neurons" in results.fill_figures("<!-- rooms package --><!-- end -->")
 
 
 @pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
@@ -57,7 +57,7 @@ def test_results_state_no_energy_and_no_difference_that_no_result_file_backs(nam
 
 def test_a_figure_that_differs_from_its_files_is_seen():
     text = f"<!-- score {ANT} lif_ppo -->76.4 [72.4, 84.2]<!-- end -->"
-    assert results.written(text) == f"<!-- score {ANT} lif_ppo -->76.3 [72.4, 84.2]<!-- end -->"
+    assert results.fill_figures(text) == f"<!-- score {ANT} lif_ppo -->76.3 [72.4, 84.2]<!-- end -->"
 
 
 def test_what_is_kept_under_a_condition_is_the_mean_of_each_seeds_share():
@@ -77,13 +77,13 @@ def test_a_variant_is_compared_with_the_first_of_its_agent():
         return results.difference(folder, "Isaac-Ant", agent, "network.sparsity.weight=1.0")
 
     folder = "studies/ant_paid"
-    comparisons = {one.agent: one for one in results.study(folder).comparisons["Isaac-Ant"]}
+    comparisons = {one.agent: one for one in results.load_study(folder).comparisons["Isaac-Ant"]}
     baseline = "lif_stateful_ppo"
-    assert found(baseline) == results.interval(
+    assert found(baseline) == results.format_interval(
         comparisons[f"{baseline} network.sparsity.weight=1.0"].difference
     )
     without, with_it = (
-        results.row(folder, "Isaac-Ant", f"lif_eprop network.sparsity.weight={weight}").by_seed
+        results.find_row(folder, "Isaac-Ant", f"lif_eprop network.sparsity.weight={weight}").by_seed
         for weight in (0.0, 1.0)
     )
     mean = statistics.fmean(with_it[seed] - without[seed] for seed in without)
@@ -95,7 +95,9 @@ def test_a_variant_is_compared_with_the_first_of_its_agent():
 def test_figures_are_those_of_a_studys_report():
     report = (ROOT / "studies" / "ant" / "report.md").read_text(encoding="utf-8")
     for what in (f"score {ANT} lif_ppo", f"score {ANT} mlp_ppo"):
-        figure = results.written(f"<!-- {what} --><!-- end -->").split("-->")[1].removesuffix("<!-- end ")
+        figure = (
+            results.fill_figures(f"<!-- {what} --><!-- end -->").split("-->")[1].removesuffix("<!-- end ")
+        )
         assert f"| {figure} |" in report
 
 
@@ -113,7 +115,7 @@ def test_figures_are_those_of_a_studys_report():
 )
 def test_a_figure_that_no_file_has_is_named(mark, said):
     with pytest.raises(UserError, match=re.escape(mark)) as error:
-        results.written(f"<!-- {mark} --><!-- end -->")
+        results.fill_figures(f"<!-- {mark} --><!-- end -->")
     assert said in str(error.value)
 
 
