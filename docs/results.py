@@ -38,6 +38,7 @@ from spiky_rl.experiments.analysis.verdicts import Verdict
 from spiky_rl.experiments.design import json_schema
 from spiky_rl.experiments.report.verdicts import (
     format_difference,
+    format_relative_difference,
     format_verdict,
     format_verdict_p,
     group_verdicts,
@@ -185,8 +186,8 @@ def _format_cell(verdict: Verdict | None) -> str:
     if verdict is None or not verdict.comparison.pairs:
         return "-"
     mark = "" if verdict.text == "undecided" else "**"
-    words = f"{mark}{format_verdict(verdict)}{mark}"
-    return f"{words}<br>{format_difference(verdict)}<br>p {format_verdict_p(verdict)}"
+    words = ", ".join(filter(None, (format_verdict(verdict), format_relative_difference(verdict))))
+    return f"{mark}{words}{mark}<br>{format_difference(verdict)}<br>p {format_verdict_p(verdict)}"
 
 
 def headline(*studies: str) -> str:

@@ -143,8 +143,8 @@ class CellTable(TerminalDisplay):
         for name in progress.list_recent(MAX_ROWS):
             rows.add_row(*self._format_row(name))
         summary = ", ".join(f"{count} {state}" for state, count in progress.counts.items() if count)
-        bar = ProgressBar(total=len(progress.cells), completed=progress.ended, width=60)
-        return Group(rows, Text(), bar, Text(f"{summary}; {progress.remaining_time} left"))
+        progress_bar = ProgressBar(total=len(progress.cells), completed=progress.ended, width=60)
+        return Group(rows, Text(), progress_bar, Text(f"{summary}; {progress.remaining_time} left"))
 
 
 def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:

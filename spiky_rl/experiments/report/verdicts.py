@@ -110,7 +110,12 @@ def describe_verdict(verdict: Verdict) -> str:
     if not verdict.comparison.pairs:
         return "undecided (no seed has results of both)"
     need = _describe_need(verdict) if verdict.text == "undecided" else ""
-    return f"{format_verdict(verdict)} ({format_difference(verdict)}, p {format_verdict_p(verdict)}{need})"
+    parts = (
+        format_difference(verdict),
+        format_relative_difference(verdict),
+        f"p {format_verdict_p(verdict)}{need}",
+    )
+    return f"{format_verdict(verdict)} ({', '.join(filter(None, parts))})"
 
 
 def format_verdict(verdict: Verdict) -> str:
@@ -119,13 +124,16 @@ def format_verdict(verdict: Verdict) -> str:
 
 
 def format_difference(verdict: Verdict) -> str:
-    """Return the mean difference of paired seeds with its interval, and as a share of the second agent's mean."""
+    """Return the mean difference of paired seeds with its interval and unit."""
     endpoint = verdict.endpoint
     text = format_intervals([verdict.comparison.difference], endpoint.scale, least=1)[0]
-    text += f" {endpoint.unit}" if endpoint.unit else ""
-    if math.isfinite(share := verdict.relative.estimate) and verdict.task != ALL:
-        text += f", {format_fixed(100 * share, 0)} %"
-    return text
+    return f"{text} {endpoint.unit}" if endpoint.unit else text
+
+
+def format_relative_difference(verdict: Verdict) -> str:
+    """Return the difference as a share of the second agent's mean; empty if it has none, as over all tasks."""
+    share = verdict.relative.estimate
+    return f"{format_fixed(100 * share, 0)} %" if math.isfinite(share) and verdict.task != ALL else ""
 
 
 def format_verdict_p(verdict: Verdict) -> str:

@@ -294,8 +294,7 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
     names = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
     results: dict[tuple[str, str, int], CellResult] = {}
     skipped: list[SkippedCell] = []
-    physics: dict[str, str] = {}
-    """Physics of the first result of each task."""
+    physics: dict[str, str] = {}  # of the first result of each task
     for name in dict.fromkeys([*planned, *names]):
         outcome = _read_cell(folder / "cells" / name, planned.get(name), bool(planned))
         if isinstance(outcome, CellResult):
