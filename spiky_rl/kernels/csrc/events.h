@@ -36,6 +36,9 @@ struct Memory {
   }
 };
 
+// Memory for floats that begins with a cache line, in whole lines, as aligned_alloc requires. Null if memory runs out.
+static float *allocate_floats(long count) { return (float *)aligned_alloc(64, PADDED_TO(sizeof(float) * count, 64)); }
+
 INLINE F load(const float *x) {
   F value;
   memcpy(&value, x, sizeof value);
@@ -258,7 +261,7 @@ static void turn_rows(const float *w, float *to, long count, long N, long width)
 // The transpose of weights [C, N], for the backward product, in panels of MV vectors of C: each panel is [N, its vectors], padded
 // with zeros. Null if memory runs out.
 static float *panels_of(const float *w, long C, long N) {
-  float *found = (float *)aligned_alloc(64, sizeof(float) * N * PADDED_ROW(C)), *panel = found;
+  float *found = allocate_floats(N * PADDED_ROW(C)), *panel = found;
   const long vectors = PADDED_ROW(C) / WIDTH;
   for (long v = 0; found && v < vectors; v += MV) {
     const long width = LESS(vectors - v, MV) * WIDTH;

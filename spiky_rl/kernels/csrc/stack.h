@@ -200,7 +200,7 @@ static Layer *prepare(const Stack &s) {
       layer.weight = turned, failed = !turned;
     }
     if (layer.weight && layer.binary && N % WIDTH && s.T * s.K * s.B >= MANY) {
-      float *rows = layer.padded = (float *)aligned_alloc(64, sizeof(float) * (C + 1) * stride);
+      float *rows = layer.padded = allocate_floats((C + 1) * stride);
       if (rows) memset(rows, 0, sizeof(float) * (C + 1) * stride);
       for (long c = 0; rows && c < C; c++) memcpy(rows + c * stride, layer.weight + c * N, sizeof(float) * N);
       if (rows && layer.bias) memcpy(rows + C * stride, layer.bias, sizeof(float) * N);
