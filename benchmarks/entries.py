@@ -70,7 +70,7 @@ _spikingjelly_recurrent = partial(PeerRecurrent, cell=peers.spikingjelly_step)
 _snntorch_recurrent = partial(PeerRecurrent, cell=peers.snntorch)
 
 
-def _compiled(build: Callable[[Any], Contender]) -> Callable[[Any], Contender]:
+def _make_compiled_builder(build: Callable[[Any], Contender]) -> Callable[[Any], Contender]:
     """Return the builder of a contender that ``build`` makes and torch.compile compiles."""
     return partial(Compiled, build=build)
 
@@ -87,12 +87,12 @@ CONTENDERS = {
     ),
     "sinabs": Entry(_sinabs, "sinabs", note="gradients through the reset"),
     "compiled_plain_loop": Entry(
-        _compiled(build=PlainLoop),
+        _make_compiled_builder(build=PlainLoop),
         **_COMPILED,
         note="torch.compile, one shape at a time, as all compiled ones",
     ),
-    "compiled_spikingjelly": Entry(_compiled(build=_spikingjelly), "spikingjelly", **_COMPILED),
-    "compiled_snntorch": Entry(_compiled(build=_snntorch), "snntorch", **_COMPILED, note=_LATE),
+    "compiled_spikingjelly": Entry(_make_compiled_builder(build=_spikingjelly), "spikingjelly", **_COMPILED),
+    "compiled_snntorch": Entry(_make_compiled_builder(build=_snntorch), "snntorch", **_COMPILED, note=_LATE),
     "jax": Entry(JaxLoop, "jax", form="JAX", note="jax.jit of the plain loop's mathematics"),
     "dense_floor": Entry(DenseFloor, form="other work", note="matrix products only, no neurons"),
     "autograd_floor": Entry(
@@ -138,16 +138,22 @@ CONTENDERS = {
         kind="recurrent",
         note="adaptive LIF with its own dynamics; the step of LSNNRecurrentCell on a precomputed current",
     ),
-    "compiled_plain_recurrent": Entry(_compiled(build=PlainRecurrent), kind="recurrent", **_COMPILED),
+    "compiled_plain_recurrent": Entry(
+        _make_compiled_builder(build=PlainRecurrent), kind="recurrent", **_COMPILED
+    ),
     "compiled_spikingjelly_recurrent": Entry(
-        _compiled(build=_spikingjelly_recurrent),
+        _make_compiled_builder(build=_spikingjelly_recurrent),
         "spikingjelly",
         "recurrent",
         **_COMPILED,
         note=_NO_ADAPTATION,
     ),
     "compiled_snntorch_recurrent": Entry(
-        _compiled(build=_snntorch_recurrent), "snntorch", "recurrent", **_COMPILED, note=_NO_ADAPTATION
+        _make_compiled_builder(build=_snntorch_recurrent),
+        "snntorch",
+        "recurrent",
+        **_COMPILED,
+        note=_NO_ADAPTATION,
     ),
     "jax_recurrent": Entry(
         JaxRecurrent, "jax", "recurrent", form="JAX", note="jax.jit, a scan over all inner steps per layer"
