@@ -10,7 +10,16 @@ pytestmark = pytest.mark.skipif(
     CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
 )
 
-SHAPES = [(1, 1, 1), (3, 5, 7), (64, 64, 16), (65, 130, 17), (37, 400, 200), (10, 63, 8), (130, 20, 450), (6, 40, 3)]
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (64, 64, 16),
+    (65, 130, 17),
+    (37, 400, 200),
+    (10, 63, 8),
+    (130, 20, 450),
+    (6, 40, 3),
+]
 RATES = [0.0, 0.05, 0.5, 1.0]
 
 
