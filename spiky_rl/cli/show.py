@@ -251,11 +251,23 @@ def show_component(args: argparse.Namespace) -> None:
         print(neuron_checks.get_generated_source(args.kind, args.name))
         return
     cls = registry.resolve(args.kind, args.name)
-    print_text(sys.modules[cls.__module__].__doc__ or cls.__doc__ or "")
+    print_text(get_documentation(cls, args.name))
     if about := getattr(cls, "describe", None):
         print_columns(about())
         print()
     print_columns([("option", "default", "allowed", "description"), *list_option_rows(cls)])
+
+
+def get_documentation(cls: type, name: str) -> str:
+    """Return the docstring of a component's file; for one of several in a file of the user's own, that of its class."""
+    module = sys.modules[cls.__module__]
+    components = [
+        defined
+        for defined in registry.list_defined_classes(module)
+        if issubclass(defined, registry.Component)
+    ]
+    shares_file = ":" in name and len(components) > 1
+    return (shares_file and cls.__doc__) or module.__doc__ or cls.__doc__ or ""
 
 
 def get_summary(kind: str, name: str) -> str:

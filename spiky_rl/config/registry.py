@@ -11,9 +11,6 @@ import importlib
 import importlib.util
 import inspect
 import logging
-import os
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
-from spiky_rl.config.errors import UnknownKey, get_error_text
+from spiky_rl.config.errors import UnknownKey
+from spiky_rl.config.modules import format_exception, load_module
 from spiky_rl.config.options import RegistryError, Settings, UserError, get_options, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue
 
@@ -246,7 +244,7 @@ def resolve(kind: str, name: str) -> type[Component]:
         return _resolve_foreign(kind, name)
     _require_known(kind, name)
     module, base = importlib.import_module(_get_module_name(kind, name)), _get_base_class(kind)
-    classes = [cls for cls in _list_defined_classes(module) if issubclass(cls, base)]
+    classes = [cls for cls in list_defined_classes(module) if issubclass(cls, base)]
     return _get_single_class(module, classes, base)
 
 
@@ -379,7 +377,7 @@ def _require_known(kind: str, name: str) -> None:
         )
 
 
-def _list_defined_classes(module: ModuleType) -> list[type]:
+def list_defined_classes(module: ModuleType) -> list[type]:
     """Return the public classes that a module defines itself."""
     return [
         cls
@@ -430,58 +428,10 @@ def _get_base_class(kind: str) -> type[Component]:
     module = importlib.import_module(_get_module_name(kind, BASE))
     bases = [
         cls
-        for cls in _list_defined_classes(module)
+        for cls in list_defined_classes(module)
         if issubclass(cls, Component) and Component in cls.__bases__
     ]
     return _get_single_class(module, bases, Component)
-
-
-def load_module(target: str) -> ModuleType:
-    """Import ``target``, a module name or a ``.py`` file. Raises RegistryError of one line if the import fails in any way."""
-    if target.endswith(".py"):
-        return _load_file(Path(target))
-    if target.startswith("."):
-        raise RegistryError(f"{target!r} is a relative name; write the full name of the module")
-    try:
-        return importlib.import_module(target)
-    except ModuleNotFoundError as error:
-        raise RegistryError(f"there is no module {error.name!r}") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise RegistryError(f"the module {target!r} cannot be imported: {format_exception(error)}") from error
-
-
-def format_exception(error: BaseException, file: str | None = None) -> str:
-    """Return one line on an exception from code outside the package: file, line, class and message.
-
-    The line is that of the innermost call in ``file``, or of the innermost call of all if ``file`` is None.
-    """
-    innermost_first = traceback.extract_tb(error.__traceback__)[::-1]
-    frame = next((f for f in innermost_first if file is None or os.path.abspath(file) == f.filename), None)
-    line = "" if frame is None else f"{file or frame.filename}, line {frame.lineno}"
-    text = f"{type(error).__name__}: {get_error_text(error)}"
-    if isinstance(error, SystemExit):
-        text = f"it exits the program (exit code {error.code}); a component may not"
-    return ": ".join(filter(None, (line or file, " ".join(text.split()))))
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not os.path.isfile(path):
-        raise RegistryError(f"there is no file {shorten(str(path))}")
-    key = f"spiky_rl_file_{path.resolve()}"
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[key] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as error:
-            sys.modules.pop(key, None)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise RegistryError(format_exception(error, str(path))) from error
-    return sys.modules[key]
 
 
 @cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spiky_rl.config.registry import RegistryError, list_packages, load_module, load_package
+from spiky_rl.config.modules import load_module
+from spiky_rl.config.registry import RegistryError, list_packages, load_package
 from spiky_rl.config.spec import get_task_id
 
 if TYPE_CHECKING:

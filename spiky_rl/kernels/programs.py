@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config import registry
+from spiky_rl.config.modules import find_module_file
 from spiky_rl.kernels import emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
@@ -21,8 +22,6 @@ from spiky_rl.surrogates.base import Surrogate
 PROGRAMS: dict[str, emit.KernelProgram] = {}
 """Programs by key; a registered operator finds its kernel by the key."""
 _KEYS: dict[tuple[Any, ...], str] = {}
-FILE = "spiky_rl_file_"
-"""Prefix that the registry puts before the path of a file that it loads as a module."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,8 @@ def _read_key(serialized: str) -> str:
 
 def load_component(kind: str, name: str) -> Any:
     """Return the component class of a ``kind`` by its "module:Class" ``name``; the module may be a file."""
-    return registry.resolve(kind, name.removeprefix(FILE))
+    module, _, attribute = name.rpartition(":")
+    return registry.resolve(kind, f"{find_module_file(module)}:{attribute}")
 
 
 @cache

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.config.modules import find_module_file, name_module
 from spiky_rl.config.spec import read_agent
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.programs import load_component
 from spiky_rl.networks._layer import NeuronParameters
 from tests import processes
 from tests.kernels.cases import CPU
@@ -58,6 +60,19 @@ def test_it_runs_on_compiled_kernels_that_equal_the_reference(mine, learn):
     assert torch.equal(spikes, found) and 0.05 < spikes.mean() < 0.6
     assert all((a - b).abs().max() < 2e-6 * a.abs().max() for a, b in zip(gradients, mine_, strict=True))
     assert sum(CPU.launches.values()) == before + 2
+
+
+def test_it_is_found_again_by_the_name_of_its_class(mine):
+    cls = registry.resolve("neurons", f"{mine / 'exponential.py'}:Exponential")
+    assert cls.__module__.isidentifier(), "TorchScript takes no other name"
+    assert load_component("neurons", f"{cls.__module__}:{cls.__qualname__}") is cls
+
+
+@pytest.mark.parametrize("path", ["/a_b/c-d.py", "/_2f_/__/x y.py", "/Gerät/é_é.py"])
+def test_the_name_of_a_file_as_a_module_holds_its_path(path):
+    name = name_module(Path(path))
+    assert name.isidentifier() and name.isascii()
+    assert find_module_file(name) == path
 
 
 def test_it_is_explained_and_its_c_is_shown(mine):

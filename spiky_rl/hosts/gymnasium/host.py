@@ -20,7 +20,7 @@ import yaml
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.options import UserError, check_number, suggest_name
-from spiky_rl.config.registry import load_module
+from spiky_rl.config.modules import load_module
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec, strip_version
 from spiky_rl.hosts.base import (

@@ -18,7 +18,8 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.config.registry import RegistryError, load_module, suggest_name
+from spiky_rl.config.modules import load_module
+from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.environment import Leaves, Stopwatch, TimedEnvironment, get_leaves, seed_torch
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spiky_rl.config.registry import RegistryError, format_exception, load_module, shorten
+from spiky_rl.config.modules import format_exception, load_module
+from spiky_rl.config.registry import RegistryError, shorten
 from spiky_rl.config.spec import SpecError, is_host_origin
 
 BASES = {

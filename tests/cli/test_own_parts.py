@@ -1,0 +1,73 @@
+"""Parts of the user's own: the example, outside the package, is described, has right derivatives, trains and is exported."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl.cli.export import export
+from spiky_rl.cli.show import show
+from spiky_rl.cli.train import train
+from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.kernels.ops import TorchOps
+from tests.processes import ROOT
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """A copy of the example, far from the checkout."""
+    for name in ("parts.py", "parts_ppo.yaml"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("slope", "ratio"), [(2.0, 6.0), (0.7, 1.5)])
+def test_the_surrogates_primitive_has_its_derivative(mine, slope, ratio):
+    settings = {"name": f"{mine / 'parts.py'}:MultiGaussian", "slope": slope, "ratio": ratio}
+    surrogate = registry.configure("surrogates", settings, "surrogate").build()
+    ops = TorchOps(surrogate)
+    x = torch.linspace(-4.0, 4.0, 81, dtype=torch.float64, requires_grad=True)
+    primitive = surrogate.primitive(ops, x, slope)
+    (gradient,) = torch.autograd.grad(primitive.sum(), x)
+    assert torch.allclose(gradient, surrogate.derivative(ops, x, slope), rtol=1e-12, atol=1e-14)
+    assert primitive[40].item() == pytest.approx(0.5) and gradient.min() < 0.0 < gradient.max()
+
+
+def test_each_part_of_a_file_is_described_by_its_class(mine, capsys):
+    assert show(["rules", f"{mine / 'parts.py'}:Damped"]) == 0
+    described = capsys.readouterr().out
+    assert described.startswith("BPTT in which errors") and "share" in described
+
+
+def test_the_rule_dampens_what_reaches_the_first_layer(mine):
+    gradients = []
+    for share in (1.0, 0.5):
+        torch.manual_seed(0)
+        learning = {"name": f"{mine / 'parts.py'}:Damped", "share": share}
+        settings = {"name": "feedforward", "layers": [16, 16], "steps": 4, "learning": learning}
+        net = registry.configure("networks", settings, "network").build(inputs=3, outputs=2)
+        net(2.0 * torch.randn(1, 8, 3), None)[0].sum().backward()
+        gradients.append([layer.connection.weight.grad for layer in net.layers])
+    (first, second), (damped_first, damped_second) = gradients
+    assert first.abs().max() > 0.0
+    torch.testing.assert_close(damped_first, 0.5 * first)
+    torch.testing.assert_close(damped_second, second)
+
+
+def test_it_trains_and_is_exported_or_refused(mine, tmp_path, capsys):
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    agent = ["--task", "CartPole-v1", "--agent", str(mine / "parts_ppo.yaml"), "--device", "cpu"]
+    agent += ["--log_root", str(tmp_path / "logs")]
+    assert train([*agent, "--num_envs", "4", "--max_iterations", "1", "--no-choose_best"]) == 0
+    result = json.loads(Path(capsys.readouterr().out.strip().splitlines()[-1]).read_text())
+    assert result["agent"] == "parts_ppo" and 0.0 < result["firing_rate"] < 0.6
+    trained = [*agent, "--checkpoint", "latest", "--out", str(tmp_path / "exported")]
+    assert export([*trained, "--to", "torchscript"]) == 0
+    with pytest.raises(
+        UserError, match=r"agent\.network\.encoder\.name: .*parts\.py:Symlog given; allowed for c"
+    ):
+        export([*trained, "--to", "c"])
