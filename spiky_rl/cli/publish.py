@@ -25,9 +25,6 @@ def parser() -> common.Parser:
         help="checkpoint; or folder of a run or of a study's cell, whose last checkpoint is taken",
     )
     command_parser.add_argument(
-        "--study", help="name of the study that trained the policy; without it, a single training"
-    )
-    command_parser.add_argument(
         "--evaluation",
         type=Path,
         metavar="FILE",
@@ -51,7 +48,7 @@ def publish(argv: list[str]) -> int:
 
     from spiky_rl.run.publish import publish_policy
 
-    policy, path = publish_policy(checkpoint, evaluation, args.study, args.rl_library)
+    policy, path = publish_policy(checkpoint, evaluation, find_study(checkpoint), args.rl_library)
     print(policy.summary)
     print(path)
     return 0
@@ -78,6 +75,17 @@ def find_last_checkpoint(run: Path) -> Path:
         runs = ", ".join(str(path.parent) for path in last_checkpoints[:3])
         raise UserError(f"run: {run} has {len(last_checkpoints)} runs; allowed: one of them, such as {runs}")
     return max(last_checkpoints, key=lambda path: int(path.stem.partition("_")[2]))
+
+
+def find_study(checkpoint: Path) -> str | None:
+    """Return the name of the study whose cell trained the ``checkpoint``; None for a single training."""
+    from spiky_rl.experiments.run.cells import CELL
+
+    # STUDY/cells/CELL/...
+    return next(
+        (folder.parents[1].name for folder in checkpoint.absolute().parents if (folder / CELL).is_file()),
+        None,
+    )
 
 
 def find_evaluation(args: argparse.Namespace, checkpoint: Path) -> Path:

@@ -351,8 +351,19 @@ class PlayOptions(VisualizerOptions):
         """Raise UserError for conflicting or unavailable options."""
         if self.export:
             request.learner.require_ability(EXPORTS, "--export", request.algorithm)
+        check_video_options(request, self)
         if self.visualizer:
             find_host(request.task).check_visualizers(self.visualizer, request.video)
+
+
+def check_video_options(request: RunRequest, options: Settings) -> None:
+    """Raise UserError for an option of videos that is given without ``--video``."""
+    if request.video:
+        return
+    for settings in (request, options):
+        for key in ("video_length", "video_interval"):
+            if key in settings.model_fields_set:
+                raise UserError(f"--{key} {getattr(settings, key)}: has no effect without --video")
 
 
 def check_train_options(request: RunRequest, options: TrainOptions) -> None:
@@ -368,7 +379,8 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         learner.require_ability(DISTRIBUTED, "--distributed")
     if options.processes:
         learner.require_ability(DISTRIBUTED, "--processes")
-    _check_logger(options.logger, learner)
+    check_video_options(request, options)
+    _check_logger(options, learner)
     if options.processes and request.distributed:
         raise UserError(
             "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
@@ -379,8 +391,13 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
         files.require_plain_name("--run_name", options.run_name)
 
 
-def _check_logger(logger: str, learner: Learner) -> None:
-    """Raise UserError if the ``learner`` does not have the ``logger``, or its package is not installed."""
+def _check_logger(options: TrainOptions, learner: Learner) -> None:
+    """Raise UserError if the ``learner`` does not have the logger, its package is not installed, or it has no projects."""
+    logger = options.logger
+    if logger == "tensorboard" and "log_project_name" in options.model_fields_set:
+        raise UserError(
+            f"--log_project_name {options.log_project_name}: has no effect with --logger tensorboard; allowed: wandb, neptune"
+        )
     if logger not in learner.loggers:
         raise UserError(
             f"--logger {logger}: not available with --rl_library {learner.name}; allowed: {', '.join(learner.loggers)}"

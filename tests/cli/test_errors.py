@@ -102,6 +102,12 @@ TRAINING = {
     ),
     "abbreviated flag": (["--max_iter", "3"], ["--max_iter", "mean '--max_iterations'"]),
     "logger": (["--logger", "tensorbord"], ["--logger", "'tensorbord'", "'tensorboard'"]),
+    "project without a place": (
+        ["--log_project_name", "ants"],
+        ["--log_project_name ants", "--logger tensorboard"],
+    ),
+    "length without a video": (["--video_length", "99"], ["--video_length 99", "--video"]),
+    "interval without videos": (["--video_interval", "99"], ["--video_interval 99", "--video"]),
     "distributed": (["--distributed"], ["--distributed", "torchrun"]),
     "distributed skrl": (["--rl_library", "skrl", "--distributed"], ["--distributed", "--rl_library skrl"]),
     "processes skrl": (["--rl_library", "skrl", "--processes", "2"], ["--processes", "--rl_library skrl"]),

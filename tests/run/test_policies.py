@@ -153,7 +153,12 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
         publish([str(run)])
     assert evaluate([*where, "--agent", "mlp_ppo", "--conditions", "nominal", "--episodes", "4"]) == 0
     assert_other_results_leave_the_policy_as_it_is(run, own)
-    assert publish([str(run), "--study", "toy"]) == 0
+    (cell := tmp_path / "toy" / "cells" / "a_cell").mkdir(parents=True)
+    (cell / "cell.json").touch()
+    shutil.copytree(run, cell_run := cell / "run" / Path(*run.parts[-2:]))
+    assert publish([str(run)]) == 0
+    assert policies.read_policy("CartPole-v1.mlp_ppo").study is None
+    assert publish([str(cell_run)]) == 0
     policy = policies.read_policy("CartPole-v1.mlp_ppo")
     assert (policy.seed, policy.study, policy.env_steps) == (5, "toy", 256)
     measured = json.loads((run / "evaluation.json").read_text())["conditions"]["nominal"]
