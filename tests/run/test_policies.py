@@ -1,6 +1,7 @@
 """Trained policies: shipped files are whole, commands take them by name, and a run becomes one."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,17 @@ def assert_other_results_leave_the_policy_as_it_is(run, own):
         assert earlier.read_bytes() == b"earlier weights"
 
 
+def assert_entries_are_in_the_guide(files):
+    guide = (registry.PACKAGE.parent / "docs" / "runs.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(\w+)`", guide))
+    for file in files:
+        result = json.loads(file.read_text())
+        records = [result, *(result.get(key) or {} for key in ("provenance", "curve", "cost"))]
+        records += [*result.get("rows", ()), *result.get("conditions", {}).values()]
+        found = {key for record in records for key in record}
+        assert found and found <= names, (file.name, found - names)
+
+
 def test_files_without_the_number_of_an_iteration_are_no_runs_to_publish(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "model_final.pt").touch()
@@ -166,7 +178,8 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
 
     pretrained = [*where, "--agent", "mlp_ppo", "--checkpoint", "pretrained"]
     assert play([*pretrained, "--episodes", "1"]) == 0
-    assert (tmp_path / "logs" / "pretrained" / policy.name / "playback.json").is_file()
+    playback = tmp_path / "logs" / "pretrained" / policy.name / "playback.json"
+    assert_entries_are_in_the_guide([run / "result.json", run / "evaluation.json", playback])
     assert train([*pretrained, *small, "--run_name", "further", "agent.algorithm.learning_rate=1e-12"]) == 0
     (further,) = (tmp_path / "logs").glob("rsl_rl/*/*_further")
     before, after = (torch.load(path, weights_only=True) for path in (policy.weights, further / "model_0.pt"))
