@@ -17,6 +17,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.learners import get_learner, list_learners
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from spiky_rl.config.spec import AgentSpec
 
 DISTRIBUTED = "distributed"
@@ -74,6 +76,17 @@ class Learner(ABC):
     @abstractmethod
     def get_runner_class(self, algorithm: str) -> type[Any]:
         """Return the class of the runner, a `BaseRunner`, for an ``algorithm`` of `algorithms`. Imports the library."""
+
+    def load_actor(
+        self, spec: AgentSpec, loaded: Mapping[str, Any]
+    ) -> nn.Module:  # pylint: disable=unused-argument
+        """Return the actor of a checkpoint ``loaded`` with its trained weights, as a model of rsl_rl; ``spec`` is its agent.
+
+        Raises UserError if the library has no such actors, RegistryError, RuntimeError or ValueError if agent and weights do not fit.
+        """
+        raise UserError(
+            f"a policy of {self.name} cannot be loaded as a module; export.py writes it to a file"
+        )
 
     @abstractmethod
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -144,14 +144,20 @@ def merge_spec(policy: Policy, overrides: Sequence[str]) -> AgentSpec:
     return build_agent_spec(policy.agent, *merge(layers))
 
 
-def provide_weights(policy: Policy, log_root: Path) -> Path:
-    """Return a copy of a policy's weights below ``log_root``, beside which commands write their results.
-
-    Raises UserError if the file differs from its digest, or ``log_root`` cannot be written.
-    """
+def read_weights(policy: Policy) -> bytes:
+    """Return the content of a policy's weights. Raises UserError if the file differs from its digest."""
     content = policy.weights.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != policy.sha256:
         raise UserError(f"{policy.weights}: sha256: {digest} given; allowed: {policy.sha256}; install again")
+    return content
+
+
+def provide_weights(policy: Policy, log_root: Path) -> Path:
+    """Return a copy of a policy's weights below ``log_root``, beside which commands write their results.
+
+    Raises UserError as `read_weights`, or if ``log_root`` cannot be written.
+    """
+    content = read_weights(policy)
     files.require_writable("--log_root", log_root)
     target = log_root / PRETRAINED / policy.name / policy.weights.name
     if not target.is_file() or target.read_bytes() != content:

@@ -164,7 +164,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     """
     content = read_mapping(path, map_location)
     if missing := _list_missing_keys(content, library):
-        owner = _find_owner(content)
+        owner = find_library(content)
         hint = "" if owner is None else f"; it is {owner}'s: pass --rl_library {owner}"
         raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
     try:
@@ -180,8 +180,8 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     return content
 
 
-def _find_owner(content: Mapping[str, object]) -> str | None:
-    """Return the name of the first learner whose checkpoints have the keys of ``content``; None if there is none."""
+def find_library(content: Mapping[str, object]) -> str | None:
+    """Return the name of the learner whose checkpoints have the keys of ``content``; None if there is none."""
     for name in list_learners():
         for keys in get_learner(name).checkpoint_keys.values():
             if content.keys() >= set(keys):

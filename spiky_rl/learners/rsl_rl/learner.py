@@ -9,6 +9,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, Learner
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from spiky_rl.config.spec import AgentSpec
     from spiky_rl.learners.common.runner import BaseRunner
 
@@ -35,6 +37,12 @@ class RslRl(Learner):
         from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 
         return RslRlRunner
+
+    @override
+    def load_actor(self, spec: AgentSpec, loaded: Mapping[str, Any]) -> nn.Module:
+        from spiky_rl.learners.rsl_rl.actor import load_actor
+
+        return load_actor(spec, loaded["actor_state_dict"])
 
     @override
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from typing import Any
-
-import torch
 from rsl_rl.models import MLPModel
-from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
 
 from spiky_rl.config.spec import build_agent_spec
 from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.learners.common.teacher import Teacher
-from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.learners.rsl_rl.actor import build_actor
 
 
 def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) -> MLPModel:
@@ -22,17 +16,14 @@ def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) 
 
     Raises CheckpointError if the weights do not fit.
     """
-    config = make_runner_cfg(build_agent_spec(teacher.agent, teacher.spec, {}))
-    groups = config["obs_groups"].get("actor") or ["policy"]
+    spec = build_agent_spec(teacher.agent, teacher.spec, {})
+    groups = (spec.runner.get("obs_groups") or {}).get("actor") or ["policy"]
     missing = [group for group in groups if group not in obs]
     if missing:
         raise CheckpointError(
             f"{teacher.path}: the teacher needs the observation groups {', '.join(missing)}, which the task does not have"
         )
-    settings = dict(config["actor"])
-    cls: Any = resolve_callable(settings.pop("class_name"))  # resolve_class needs rsl_rl 5.5
-    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
-        model = cls(obs, {"teacher": groups}, "teacher", actions, **settings)
+    model = build_actor(spec, obs, actions, groups, role="teacher")
     try:
         model.load_state_dict(teacher.weights)
     except RuntimeError as error:

@@ -1,0 +1,79 @@
+"""Actors built from the specification of their agent, without an environment."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from rsl_rl.models import MLPModel, RNNModel
+from rsl_rl.utils import resolve_callable
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from spiky_rl.config.options import UserError
+from spiky_rl.config.spec import AgentSpec
+from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+
+type Shapes = Mapping[str, torch.Size]
+
+
+def build_actor(
+    spec: AgentSpec, obs: TensorDict, actions: int, groups: Sequence[str], role: str = "actor"
+) -> MLPModel:
+    """Return the model of an agent's actor, with initial weights; random generators stay as they are.
+
+    Args:
+        spec: The agent.
+        obs: Observations of an environment, [B, ...].
+        actions: Number of actions.
+        groups: Observation groups of the actor.
+        role: Name of the model's observation set.
+    """
+    settings = dict(make_runner_cfg(spec)["actor"])
+    cls: Any = resolve_callable(settings.pop("class_name"))  # resolve_class needs rsl_rl 5.5
+    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
+        return cls(obs, {role: list(groups)}, role, actions, **settings)
+
+
+def load_actor(spec: AgentSpec, weights: Mapping[str, Tensor]) -> MLPModel:
+    """Return the model of an agent's actor with its trained ``weights``; all observation groups are one vector.
+
+    Raises as `Learner.load_actor`.
+    """
+
+    def build(inputs: int, actions: int) -> MLPModel:
+        obs = TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1])
+        return build_actor(spec, obs, actions, ["policy"])
+
+    model = build(*find_sizes(build, {name: value.shape for name, value in weights.items()}))
+    if isinstance(model, RNNModel):
+        raise UserError(
+            f"agent.actor.class_name: {type(model).__name__} given; allowed: spiking networks and MLPs"
+        )
+    model.load_state_dict(weights)
+    return model
+
+
+def find_sizes(build: Callable[[int, int], nn.Module], shapes: Shapes) -> tuple[int, int]:
+    """Return the numbers of observations and actions with which ``build`` gives a model with the ``shapes``.
+
+    They follow from how the shapes of small models differ. Raises ValueError if no shape depends on them.
+    """
+    small, with_input, with_action = (_list_shapes(build(*sizes)) for sizes in ((8, 2), (9, 2), (8, 3)))
+    return 8 + _count_steps(small, with_input, shapes), 2 + _count_steps(small, with_action, shapes)
+
+
+def _list_shapes(model: nn.Module) -> Shapes:
+    return {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _count_steps(small: Shapes, larger: Shapes, shapes: Shapes) -> int:
+    """Return how many steps lead from the shapes ``small`` to the given ``shapes``; one step leads to ``larger``."""
+    for name in small.keys() & shapes.keys():
+        for first, second, given in zip(small[name], larger[name], shapes[name], strict=False):
+            if second != first:
+                return (given - first) // (second - first)
+    raise ValueError("its weights do not depend on the numbers of observations and actions")

@@ -1,0 +1,154 @@
+"""A trained policy as a torch module, without its simulator: ``spiky_rl.load_policy``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.api import SpikingModule
+from spiky_rl.config import registry
+from spiky_rl.config.named_code import check_code_is_named
+from spiky_rl.config.options import RegistryError, UserError
+from spiky_rl.config.spec import AgentSpec, build_agent_spec
+from spiky_rl.learners import DEFAULT_LEARNER, get_learner
+from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.common.checkpoints import (
+    CheckpointError,
+    find_library,
+    get_identity,
+    read_checkpoint,
+    read_mapping,
+)
+from spiky_rl.learners.common.inference_policy import clamp_observations
+from spiky_rl.networks.base import SpikingNetwork, State
+from spiky_rl.run import policies, run_folders
+from spiky_rl.run.run_plan import list_trusted_packages
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+class PolicyModule(SpikingModule):
+    """Trained policy without noise: ``policy(x)`` maps observations [B, O] or [T, B, O] to actions.
+
+    Observations are those of the task's environment; normalisation is inside. ``policy(x, state)`` is as in `SpikingModule`.
+    """
+
+    def __init__(self, model: Any, spec: AgentSpec, action_space: gymnasium.Space | None) -> None:
+        """Wrap the actor ``model`` from `Learner.load_actor` of an agent ``spec``; `load_policy` describes ``action_space``."""
+        super().__init__()
+        self.body: nn.Module = getattr(model, "network", None) or model.mlp
+        """The spiking network or the MLP."""
+        self.normalizer: nn.Module = model.obs_normalizer
+        distribution = model.distribution
+        self.to_actions = nn.Sequential(
+            nn.Identity() if distribution is None else distribution.as_deterministic_output_module(),
+            nn.Identity() if action_space is None else _make_action_map(action_space),
+        )
+        self.spec = spec
+        """The agent."""
+        self.inputs = (model.obs_dim,)
+        network = self.network
+        self.state_sizes = network.state_sizes if network is not None and network.stateful else ()
+
+    @property
+    def network(self) -> SpikingNetwork | None:
+        """The spiking network; None for an ANN."""
+        return self.body if isinstance(self.body, SpikingNetwork) else None
+
+    def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
+        x, after = self.normalizer(x), ()
+        if self.network is None:
+            features = self.body(x)
+        else:
+            # as the policy acts in `play` and in exported files; training must detect non-finite values, so it does not clamp them
+            features, after = self.network(x if self.training else clamp_observations(x), state, keep)
+        return self.to_actions(features), after
+
+    def extra_repr(self) -> str:
+        return f"agent={self.spec.name}, inputs={self.inputs[0]}, stateful={bool(self.state_sizes)}"
+
+
+class ChooseLargest(nn.Module):
+    """The index of the largest of A numbers, as a discrete action."""
+
+    def __init__(self, start: int) -> None:
+        """Initialise with the first action of the task."""
+        super().__init__()
+        self.start = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return actions [...] for ``x`` [..., A]."""
+        return self.start + x.argmax(dim=-1)
+
+
+def load_policy(
+    source: str | os.PathLike[str],
+    action_space: gymnasium.Space | None = None,
+    *,
+    code: Collection[str] = (),
+) -> PolicyModule:
+    """Load the actor of a trained policy as a torch module; no simulator starts.
+
+        env = gymnasium.make("CartPole-v1")
+        policy = spiky_rl.load_policy("CartPole-v1.lif_ppo", env.action_space)
+        action = policy(torch.as_tensor(observation).unsqueeze(0))[0]
+
+    The module has the kernels, the gradients and the parameters of training, so it can be examined and trained further; for a file that
+    needs no package, see ``export.py``.
+
+    Args:
+        source: Name of a policy that ``spiky show policies`` lists, run folder, or checkpoint.
+        action_space: The task's action space in Gymnasium: actions are then in its bounds, or the chosen index if they are discrete.
+            None for the policy's own actions, as the environments of Isaac Lab and mjlab take them, or for logits.
+        code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``.
+
+    Raises:
+        UserError: The file is missing, damaged or of another kind, or names other code.
+    """
+    path = _find_weights(source)
+    library = find_library(read_mapping(str(path))) or DEFAULT_LEARNER
+    loaded = read_checkpoint(str(path), library=library)
+    identity = get_identity(loaded)
+    if not identity.get("spec"):
+        raise CheckpointError(f"{path}: not written by train.py, so its network is unknown")
+    remedy = "pass its name in code to allow it"
+    check_code_is_named(path, identity["spec"], code, remedy, list_trusted_packages())
+    spec = build_agent_spec(identity["agent"], identity["spec"], {})
+    try:
+        model = get_learner(library).load_actor(spec, loaded)
+    except (RegistryError, RuntimeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: no policy of observation vectors: {detail}") from None
+    return PolicyModule(model, spec, action_space).eval()
+
+
+def _find_weights(source: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint that a ``source`` of `load_policy` means."""
+    name = os.fspath(source)
+    names = registry.list_names(policies.KIND)
+    if name in names:
+        policies.read_weights(policy := policies.read_policy(name))
+        return policy.weights
+    if not Path(name).exists():
+        hint = registry.suggest_name(name, names)
+        raise UserError(
+            f"source: {name!r} given; allowed: {', '.join(names)}, a run folder or a checkpoint{hint}"
+        )
+    return run_folders.find_checkpoint(name, Path(), "", "", None)
+
+
+def _make_action_map(space: gymnasium.Space) -> nn.Module:
+    """Return the module that maps a policy's output [..., A] to actions in a ``space``. Raises UserError for an unknown space."""
+    from gymnasium.spaces import Box, Discrete
+
+    if isinstance(space, Discrete):
+        return ChooseLargest(int(space.start))
+    if isinstance(space, Box) and len(space.shape) == 1:
+        return ActionBounds(torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float())
+    raise UserError(f"action_space: {space} given; allowed: Discrete, or Box of one dimension")
