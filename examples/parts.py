@@ -53,18 +53,18 @@ class MultiGaussian(Surrogate):
         super().__init__(options)
         h, r = options.height, options.ratio
         # factor of each Gaussian, its mean and width in units of sigma
-        self.parts = ((1.0 + h, 0.0, 1.0), (-h, 1.0, r), (-h, -1.0, r))
+        self.gaussians = ((1.0 + h, 0.0, 1.0), (-h, 1.0, r), (-h, -1.0, r))
 
     def derivative(self, ops: Ops, x: Value, slope: Value) -> Value:
         total: Value = 0.0
-        for factor, mean, width in self.parts:
+        for factor, mean, width in self.gaussians:
             z = (x * slope - mean) * (1.0 / width)
             total = total + factor / (width * math.sqrt(2.0 * math.pi)) * ops.exp(-0.5 * z**2)
         return total * slope
 
     def primitive(self, ops: ReferenceOps, x: Value, slope: Value) -> Value:
         total: Value = 0.5
-        for factor, mean, width in self.parts:
+        for factor, mean, width in self.gaussians:
             total = total + 0.5 * factor * ops.erf((x * slope - mean) * (1.0 / (width * math.sqrt(2.0))))
         return total
 

@@ -17,6 +17,7 @@ from spiky_rl.config.options import RegistryError, UserError
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
     CheckpointError,
     find_library,
@@ -111,8 +112,7 @@ def load_policy(
     Raises:
         UserError: The file is missing, damaged or of another kind, or names other code.
     """
-    path = _find_weights(source)
-    library = find_library(read_mapping(str(path))) or DEFAULT_LEARNER
+    path, library = _find_checkpoint(source)
     loaded = read_checkpoint(str(path), library=library)
     identity = get_identity(loaded)
     if not identity.get("spec"):
@@ -128,19 +128,23 @@ def load_policy(
     return PolicyModule(model, spec, action_space).eval()
 
 
-def _find_weights(source: str | os.PathLike[str]) -> Path:
-    """Return the checkpoint that a ``source`` of `load_policy` means."""
+def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return the checkpoint that a ``source`` of `load_policy` means, and the name of its learner."""
     name = os.fspath(source)
     names = registry.list_names(policies.KIND)
     if name in names:
         policies.read_weights(policy := policies.read_policy(name))
-        return policy.weights
-    if not Path(name).exists():
+        return policy.weights, policy.library
+    path = Path(name)
+    if not path.exists():
         hint = registry.suggest_name(name, names)
         raise UserError(
             f"source: {name!r} given; allowed: {', '.join(names)}, a run folder or a checkpoint{hint}"
         )
-    return run_folders.find_checkpoint(name, Path(), "", "", None)
+    library = DEFAULT_LEARNER
+    if files := list_checkpoints(path) if path.is_dir() else [path]:
+        library = find_library(read_mapping(str(files[0]))) or library
+    return run_folders.find_checkpoint(name, Path(), "", "", None, library), library
 
 
 def _make_action_map(space: gymnasium.Space) -> nn.Module:

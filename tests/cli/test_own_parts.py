@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import spiky_rl
 from spiky_rl.cli.export import export
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
+from spiky_rl.kernels.dispatch import REFERENCE
 from spiky_rl.kernels.ops import TorchOps
 from tests.processes import ROOT
 
@@ -67,6 +69,15 @@ def test_it_trains_and_is_exported_or_refused(mine, tmp_path, capsys):
     assert result["agent"] == "parts_ppo" and 0.0 < result["firing_rate"] < 0.6
     trained = [*agent, "--checkpoint", "latest", "--out", str(tmp_path / "exported")]
     assert export([*trained, "--to", "torchscript"]) == 0
+    (run,) = (tmp_path / "logs").glob("rsl_rl/*/*")
+    code = [f"{mine / 'parts.py'}:{name}" for name in ("Symlog", "MultiGaussian", "Ramp", "Damped", "L1")]
+    policy = spiky_rl.load_policy(run, code=code)
+    assert policy.network is not None
+    policy.network.set_backend(REFERENCE)  # as in the file
+    x = 5.0 * torch.randn(7, 4)
+    assert torch.equal(policy(x), torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
+    with pytest.raises(UserError, match=r"parts\.py:Symlog'; pass its name in code"):
+        spiky_rl.load_policy(run, code=code[1:])
     with pytest.raises(
         UserError, match=r"agent\.network\.encoder\.name: .*parts\.py:Symlog given; allowed for c"
     ):

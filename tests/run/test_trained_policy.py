@@ -7,6 +7,7 @@ import spiky_rl
 from spiky_rl.cli.export import export
 from spiky_rl.cli.train import train
 from spiky_rl.config.options import UserError
+from spiky_rl.kernels.dispatch import REFERENCE
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.run.policies import list_policies
 
@@ -61,23 +62,54 @@ def test_a_stateful_policy_acts_as_its_exported_file_and_has_spikes_and_gradient
     assert export([*arguments, *out]) == 0
     script = torch.jit.load(tmp_path / "exported" / "policy.pt")
     policy = spiky_rl.load_policy(run)
+    network = policy.network
+    assert network is not None
     x = 2.0 * torch.randn(20, 1, 4, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        exported = torch.stack([script(step) for step in x])
-        at_once, _ = policy(x, None)
+
+    def act_step_by_step():
         state, actions = None, []
         for step in x:
             action, state = policy(step, state)
             actions.append(action)
-    assert torch.equal(at_once, torch.stack(actions))
-    torch.testing.assert_close(at_once, exported)
-    assert len({*at_once[:, 0, 0].tolist()}) > 10, "the state matters"
+        return torch.stack(actions)
+
+    with torch.no_grad():
+        at_once, _ = policy(x, None)
+        assert torch.equal(at_once, act_step_by_step())
+        assert len({*at_once[:, 0, 0].tolist()}) > 10, "the state matters"
+        network.set_backend(REFERENCE)  # as in the file
+        assert torch.equal(act_step_by_step(), torch.stack([script(step) for step in x]))
 
     record = ForwardRecord()
-    policy.network(policy.normalizer(x), policy.network.zero_state(1, x[0]), record=record)
+    network(policy.normalizer(x), network.zero_state(1, x[0]), record=record)
     assert 0.0 < record.layer_spikes[0].mean() < 1.0
     policy(x.requires_grad_()).square().sum().backward()
-    assert x.grad.abs().max() > 0.0 and all(p.grad is not None for p in policy.body.parameters())
+    assert x.grad is not None and x.grad.abs().max() > 0.0
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_td3"])
+def test_an_actor_of_td3_or_sac_acts_as_its_exported_file(agent, tmp_path):
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    task = ["--task", "Pendulum-v1", "--agent", agent, "--device", "cpu"]
+    normalized = ["agent.actor.obs_normalization=true", "agent.critic.obs_normalization=true"]
+    small = [
+        "--budget",
+        "env_steps=512",
+        "agent.algorithm.batch_size=8",
+        "agent.algorithm.learning_starts=64",
+    ]
+    assert train([*task, "--log_root", str(tmp_path), "--no-choose_best", *small, *normalized]) == 0
+    (run,) = tmp_path.glob("skrl/*/*")
+    out = ["--checkpoint", str(run), "--to", "torchscript", "--out", str(tmp_path / "exported")]
+    assert export([*task, *out, *normalized]) == 0
+    policy = spiky_rl.load_policy(run, gymnasium.make("Pendulum-v1").action_space)
+    if policy.network is not None:
+        policy.network.set_backend(REFERENCE)  # as in the file
+    x = 2.0 * torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    actions = policy(x)
+    assert torch.equal(actions, torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
+    assert actions.abs().max() <= 2.0 and actions.std() > 0.01
 
 
 def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
@@ -88,5 +120,7 @@ def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"action_space: MultiDiscrete.* given; allowed: Discrete, or Box"):
         spiky_rl.load_policy("CartPole-v1.lif_ppo", gymnasium.spaces.MultiDiscrete([2, 2]))
     run = train_once("gru_ppo", tmp_path)
-    with pytest.raises(UserError, match="agent.actor.class_name: RNNModel given; allowed: spiking networks and MLPs"):
+    with pytest.raises(
+        UserError, match="agent.actor.class_name: RNNModel given; allowed: spiking networks and MLPs"
+    ):
         spiky_rl.load_policy(run)

@@ -67,34 +67,31 @@ class ClippedNormalization(nn.Module):
 
 
 def build_tanh_actor(
-    settings: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    obs: TensorDict,
-    groups: Sequence[str],
-    num_actions: int,
-    features: int,
-    normalization: ClippedNormalization | None,
+    settings: Mapping[str, Any], obs: TensorDict, groups: Sequence[str], num_actions: int, features: int
 ) -> MLPModel:
-    """Return a trained actor as a model of rsl_rl.
+    """Return an actor as a model of rsl_rl, with initial weights.
 
     Args:
         settings: ``hidden_dims``, and either the ``network`` of a `SpikingModel` or the ``activation`` of an MLP.
-        weights: State of the network or of the MLP.
         obs: Observations of the environment, [B, ...].
         groups: Observation groups of the actor.
         num_actions: Number of actions, A.
         features: Number of outputs before the tanh, whose first ones are the actions.
-        normalization: Observation normalisation; None for none.
     """
     name = f"{TanhDistribution.__module__}:{TanhDistribution.__name__}"
     distribution = {"class_name": name, "features": features}
     cls = SpikingModel if "network" in settings else MLPModel
-    with torch.random.fork_rng():  # its first weights are replaced
-        model = cls(
+    with torch.random.fork_rng():
+        return cls(
             obs, {"actor": list(groups)}, "actor", num_actions, distribution_cfg=distribution, **settings
         )
+
+
+def load_trained_parts(
+    model: MLPModel, weights: Mapping[str, Any], normalization: ClippedNormalization | None
+) -> None:
+    """Load the ``weights`` of the network or of the MLP into a ``model``, and set its observation ``normalization``; None for none."""
     (model.network if isinstance(model, SpikingModel) else model.mlp).load_state_dict(weights)
     if normalization is not None:
         model.obs_normalization = True
         model.obs_normalizer = normalization  # type: ignore[assignment]
-    return model

@@ -10,6 +10,8 @@ from spiky_rl.config.spec import SpecError
 from spiky_rl.learners.base import EXPORTS, Learner
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from spiky_rl.config.spec import AgentSpec
     from spiky_rl.learners.common.runner import BaseRunner
 
@@ -55,6 +57,14 @@ class Skrl(Learner):
         from spiky_rl.learners.skrl.replay_runner import ReplayRunner
 
         return ReplayRunner
+
+    @override
+    def load_actor(self, spec: AgentSpec, loaded: Mapping[str, Any]) -> nn.Module:
+        if spec.algorithm == "ppo":
+            return super().load_actor(spec, loaded)
+        from spiky_rl.learners.skrl.trained_actor import load_actor
+
+        return load_actor(spec, loaded)
 
     @override
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -178,13 +178,11 @@ class ReplayRunner(SkrlBaseRunner):
 
     @override
     def get_exportable_policy(self) -> Any:
-        from spiky_rl.learners.rsl_rl.tanh_actor import ClippedNormalization, build_tanh_actor
+        from spiky_rl.learners.rsl_rl.tanh_actor import build_tanh_actor, load_trained_parts
+        from spiky_rl.learners.skrl.trained_actor import convert_scaler
 
         config, body, scaler = self.cfg["policy"], self.policy.body, self.alg.copy_normalisation()
-        normalization = None
-        if isinstance(scaler, RunningStandardScaler):
-            mean, std = scaler.running_mean.float(), scaler.running_variance.float().sqrt()
-            normalization = ClippedNormalization(mean, std, scaler.epsilon, scaler.clip_threshold)
+        normalization = convert_scaler(scaler) if isinstance(scaler, RunningStandardScaler) else None
         trained: nn.Module
         last: Any
         settings: dict[str, Any]
@@ -194,13 +192,12 @@ class ReplayRunner(SkrlBaseRunner):
             trained, last, settings = body, body.readout, {"network": config["network"]}
         model = build_tanh_actor(
             {"hidden_dims": list(config["hidden_dims"]), **settings},
-            trained.state_dict(),
             self.env.get_observations(),
             self.environment.actor,
             self.policy.num_actions,
             last.out_features,
-            normalization,
         )
+        load_trained_parts(model, trained.state_dict(), normalization)
         return model.to(self.device).eval()
 
     @override
