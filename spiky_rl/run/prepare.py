@@ -10,6 +10,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from spiky_rl.config import files, memory_check
@@ -71,7 +72,8 @@ def make_plan(request: RunRequest) -> RunPlan:
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     if request.video:
         host_task.require_video()
-    _log_changed_meaning(request.task, registered_id, host_task)
+    if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
+        log_changed_meaning(request.task, host_task.description)
     label = task_spec.label if task_spec else registered_id
     spec = request.spec or _merge_agent(request, host, host_task, registered_id, overrides, task_spec, tuned)
     # the task's defaults or tuned values may have changed the algorithm for which the learner was chosen
@@ -136,14 +138,14 @@ def _merge_agent(
     )
 
 
-def _log_changed_meaning(name: str, registered_id: str, host_task: HostTask) -> None:
-    """Log if ``name`` is an old id with a version, such as Isaac-Ant-v0, that now stands for the host's task without version."""
-    if name.rpartition(":")[2].startswith(f"{registered_id}-v"):
-        log.info(
-            "task: %s now means %s; earlier releases may have used other rewards and actions under that name",
-            name,
-            host_task.description,
-        )
+@cache
+def log_changed_meaning(name: str, described: str) -> None:
+    """Log, once for each name, that an old id with a version, such as Isaac-Ant-v0, now stands for the ``described`` task."""
+    log.info(
+        "task: %s now means %s; earlier releases may have used other rewards and actions under that name",
+        name,
+        described,
+    )
 
 
 def _set_experiment(config: dict[str, Any], name: str) -> str:

@@ -10,7 +10,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 from spiky_rl.hosts.base import UnknownTask
 from spiky_rl.hosts.isaaclab.environment import describe_task, resolve_task
-from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.prepare import log_changed_meaning, make_plan
 from spiky_rl.run.run_plan import RunRequest
 
 ISAACLAB = f"of Isaac Lab {importlib.metadata.version('isaaclab')}"
@@ -48,7 +48,9 @@ def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
 ):
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     with caplog.at_level(logging.INFO, "spiky_rl"):
-        plan = make_plan(RunRequest(task=name, agent="lif_ppo", device="cpu", num_envs=4))
+        log_changed_meaning.cache_clear()
+        for _ in range(2):
+            plan = make_plan(RunRequest(task=name, agent="lif_ppo", device="cpu", num_envs=4))
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("task: ")]
     assert len(said) == lines
     assert all(f"{name} now means Isaac-Ant {ISAACLAB}" in line for line in said)
