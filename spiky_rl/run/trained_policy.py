@@ -119,9 +119,11 @@ def load_policy(
         raise CheckpointError(f"{path}: not written by train.py, so its network is unknown")
     remedy = "pass its name in code to allow it"
     check_code_is_named(path, identity["spec"], code, remedy, list_trusted_packages())
+    learner = get_learner(library)
+    learner.require_installed()
     spec = build_agent_spec(identity["agent"], identity["spec"], {})
     try:
-        model = get_learner(library).load_actor(spec, loaded)
+        model = learner.load_actor(spec, loaded)
     except (RegistryError, RuntimeError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: no policy of observation vectors: {detail}") from None
