@@ -86,7 +86,8 @@ class Torch(Backend):
         maps, stride, padding, pool = geometry
         current = functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
         pooled = functional.max_pool2d(current, pool)
-        return pooled.reshape(*x.shape[:-1], math.prod(pooled.shape[1:]))  # not -1, which is unknown for no samples
+        # not -1, which is unknown for no samples
+        return pooled.reshape(*x.shape[:-1], math.prod(pooled.shape[1:]))
 
     @override
     def pack(self, x: Tensor) -> Tensor:
