@@ -141,12 +141,18 @@ class GpuStack:
             raise ValueError(f"channels: {x.shape[-1]} given; expected: {self.inputs}")
         if states is not None and len(states) < self.states:
             raise ValueError(f"states: {len(states)} given; expected: {self.states}")
+        features = self.stages[-1].map.out_features
+        if offset is not None and (offset.shape != (features,) or offset.dtype != x.dtype):
+            raise ValueError(
+                f"bias: {[*offset.shape]} in {offset.dtype} given; expected: [{features}] in {x.dtype}"
+            )
         calls, tensors, first = [], [], 0
         for i, stage in enumerate(self.stages):
             calls.append(self._prepare_call(i, stage, stage.ops or ops))
             state = None if states is None else _stack_states(states[first : first + stage.states], x)
             first += stage.states
-            tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
+            params = None if calls[-1].params is None else calls[-1].params.to(x.dtype)
+            tensors += [stage.weight, stage.map.bias if stage.biased else None, params, state]
         # read the gradient mode here: inside of the autograd function it is always off
         request = _Request(self, calls, steps, torch.is_grad_enabled(), penalty)
         output, *last = _Run.apply(request, x, keep, offset, *tensors)  # type: ignore[misc]

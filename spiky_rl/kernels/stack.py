@@ -153,8 +153,9 @@ class LayerStack:
             if remaining is not None:
                 count = stage.states
                 state, remaining = torch.stack(remaining[:count]).to(x.dtype), remaining[count:]
+            params = None if call.params is None else call.params.to(x.dtype)
             synapses = None if stage.synapses is None else stage.synapses()
-            tensors += (stage.weight, stage.bias, call.params, state, synapses)
+            tensors += (stage.weight, stage.bias, params, state, synapses)
         # read the gradient mode here: inside of the autograd function it is always off
         request = _Request(self, calls, steps, torch.is_grad_enabled(), counted)
         output, *others = _Run.apply(request, x, keep, *tensors)  # type: ignore[misc]
@@ -178,6 +179,7 @@ class LayerStack:
         key = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
         filled_for, layers, kept_alive = self._rollout
         if key != filled_for:
+            _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
             calls = [self._prepare_call(i, stage, stage.ops or ops) for i, stage in enumerate(self.stages)]
             tensors = []
             for stage, call in zip(self.stages, calls, strict=True):
@@ -251,6 +253,7 @@ class LayerStack:
             if state is not None:
                 layer.state = state.data_ptr()
             if stage.feedback is not None and synapses is not None:
+                _check_tensor("synapses", synapses, (stage.feedback.delays * N, N))
                 kept_alive.append(synapses := synapses.detach().contiguous())
                 layer.within.fill(stage.feedback, synapses)
         return layers, kept_alive
@@ -345,7 +348,7 @@ def _make_shape_error(name: str, given: int, expected: int) -> ValueError:
 
 
 def _check_tensor(name: str, given: Tensor, expected: tuple[int, ...]) -> None:
-    """Raise `TypeError` or `ValueError` if the kernels cannot read the weight or bias ``given``."""
+    """Raise `TypeError` or `ValueError` if the kernels cannot read the weights or bias ``given``."""
     operators.check_weight(given)
     if given.shape != expected:
         raise ValueError(f"{name}: shape {[*given.shape]} given; expected: {[*expected]}")
@@ -370,7 +373,7 @@ def _get_pointer(x: Tensor | None) -> int | None:
 
 def _compute_rates(core: ctypes.CDLL, bits: int, rows: int, neurons: int, like: Tensor) -> Tensor:
     """Return the mean number of events [N] in the ``rows`` of words at the address ``bits``."""
-    counts = torch.zeros(neurons, dtype=torch.long)
+    counts = like.new_zeros(neurons, dtype=torch.long)
     core.spiky_count(bits, counts.data_ptr(), rows, neurons)
     return (counts.double() / max(rows, 1)).to(like)
 
@@ -387,7 +390,9 @@ class _Run(torch.autograd.Function):
         T, K, B, _ = x.shape
         needs_backward = request.recorded and any(ctx.needs_input_grad)
         offset, *tensors = given
-        offset = None if offset is None else offset.contiguous()
+        if offset is not None:
+            _check_tensor("bias", offset, (stack.stages[-1].map.out_features,))
+            offset = offset.contiguous()
         for i, stage in enumerate(stack.stages):
             at = _PER_STAGE * i
             _, _, params, state, _ = tensors[at : at + _PER_STAGE]
@@ -400,7 +405,7 @@ class _Run(torch.autograd.Function):
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
             layer.last = state.data_ptr()
         layout = stack.get_layout(T, K, steps, B, needs_backward, request.counted)
-        memory = torch.empty(layout.size, dtype=torch.uint8)
+        memory = x.new_empty(layout.size, dtype=torch.uint8)
         layout.fill(layers, stack.stages, memory.data_ptr())
         width = stack.stages[-1].map.out_features
         output = x.new_empty((T, steps, B, width) if offset is None else (T, B, width))

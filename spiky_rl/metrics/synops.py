@@ -104,9 +104,12 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
 def make_connection_cost(connection: Connection, signal_index: int = 0) -> ConnectionCost:
     """Return the cost of a ``connection`` that reads `ForwardRecord.signals` [``signal_index``]."""
     if isinstance(connection, IntraLayerConnection):
-        # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
-        return _make_matrix_cost(delayed.abs().sum(0), signal_index, delays=connection.delays)
+        # a synapse has one delay, or several in a network from a NIR file: then a spike reaches it once per delay
+        most = max(1, int((delayed != 0).sum(0).max()))
+        largest = delayed.abs().topk(most, dim=0).values  # [most, N, N]
+        matrix = largest.transpose(0, 1).flatten(1)
+        return _make_matrix_cost(matrix, signal_index, delays=connection.delays)
     if isinstance(connection, LinearConnection):
         return _make_matrix_cost(connection.synapses(), signal_index)
     if isinstance(connection, Convolutional):
@@ -136,7 +139,7 @@ def _make_matrix_cost(
     read: Callable[[Tensor], Tensor] = lambda signal: signal,
     delays: int = 1,
 ) -> ConnectionCost:
-    """Return the cost of the effective weights [C, N]; each synapse has one of ``delays`` delays."""
+    """Return the cost of the effective weights [C, N]; each weight has one of ``delays`` delays."""
     fan_out = (weight.detach() != 0).sum(1).float()
 
     def effective(events: Tensor) -> Tensor:
@@ -155,7 +158,7 @@ def _make_matrix_cost(
 
 
 def _make_readout_cost(decoder: Decoder, signal_index: int) -> ConnectionCost:
-    return _make_matrix_cost(decoder.unrounded_weights().detach(), signal_index, read=decoder.select_events)
+    return _make_matrix_cost(decoder.synapses().t(), signal_index, read=decoder.select_events)
 
 
 def _count_reached_weights(connection: Convolutional) -> Tensor:

@@ -167,9 +167,10 @@ class SpikingLayer(torch.nn.Module):
 
         old_states = state or ()
         if self.recompute and recorded_potentials is None and torch.is_grad_enabled():
-            learned = tuple(self.parameters())
+            # soft spikes do not fit into bits
+            is_binary = self.binary and not ops.soft_spike
             output, *new = run_with_recomputation(
-                run, self.backend, self.binary, learned, signal, *old_states
+                run, self.backend, is_binary, self.parameters, signal, *old_states
             )
         else:
             output, *new = run(signal, *old_states)

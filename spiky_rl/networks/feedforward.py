@@ -42,6 +42,8 @@ CPU_ROWS = 2048
 """Maximum number of samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache.
 Measured with 8,192 rows of 400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024. A pass
 over all rows takes longer if its memory is newly allocated."""
+WEIGHTS = {"weight", "bias"}
+"""Parameters of a linear map that a stack reads."""
 
 
 def check_connection_position(path: str, connection: ComponentSpec, is_recurrent: bool) -> None:
@@ -106,6 +108,16 @@ def _take(states: list[Tensor] | None, start: int, count: int | None = None) -> 
     if states is None:
         return None
     return tuple(states[start:] if count is None else states[start : start + count])
+
+
+def _has_hooks(module: torch.nn.Module) -> bool:
+    """Return whether a call of ``module``, or its backward pass, also runs hooks."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+    )
 
 
 def _can_run_last_step(stack: LayerStack | GpuStack) -> TypeGuard[LayerStack]:
@@ -243,12 +255,13 @@ class FeedForward(SpikingNetwork):
         # owner's modules, name and expected class of each linear map
         self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in layers]
         self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
+        self._stack_parts: tuple[torch.nn.Module, ...] = (*layers, self.decoder)
         self._stack_backend: Backend | None = None
         """Backend of the last pass that asked for a stack, or None before the first."""
         self._stack: LayerStack | GpuStack | None = None
         """Stack of these layers on that backend, or None if it has no stacks."""
-        self._stack_maps: list[torch.nn.Module | None] = []
-        """Linear maps of the stack, because a module may be replaced by another one."""
+        self._stack_modules: list[torch.nn.Module | None] = []
+        """Modules of the stack's layers, because a module may be replaced by another one."""
 
     def _build_layers(
         self,
@@ -307,7 +320,9 @@ class FeedForward(SpikingNetwork):
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         if record is None and state is None and self._can_split(x):
-            parts = [self._forward(rows, None, None, None)[0] for rows in x.split(CPU_ROWS, 1)]
+            rows = x.split(CPU_ROWS, 1)
+            masks = [None] * len(rows) if keep is None else keep.split(CPU_ROWS, 1)
+            parts = [self._forward(part, None, mask, None)[0] for part, mask in zip(rows, masks, strict=True)]
             return torch.cat(parts, 1), ()
         span = self.learning.truncate
         if record is None and state is not None and 0 < span < x.shape[0]:
@@ -383,8 +398,9 @@ class FeedForward(SpikingNetwork):
         A stack needs linear connections and a backend with stacks. It does not support records, torch.compile, or learning rules
         with hooks; it supports a penalty only if all neurons spike.
         """
-        has_hooks = torch.is_grad_enabled() and self.learning.has_hooks
-        if record is not None or has_hooks or not self._is_linear_stack() or torch.compiler.is_compiling():
+        if record is not None or torch.compiler.is_compiling():
+            return None
+        if (torch.is_grad_enabled() and self.learning.has_hooks) or not self._is_linear_stack():
             return None
         stack = self._get_stack(dispatch.choose_backend(self.backend, signal, ops))
         if stack is not None and self._has_penalty and not stack.supports_penalty:
@@ -392,27 +408,27 @@ class FeedForward(SpikingNetwork):
         return stack
 
     def _is_linear_stack(self) -> bool:
-        """Return whether all connections and the readout are unmodified linear maps, because a stack does not call them.
+        """Return whether all connections and the readout are unmodified linear maps and no part has hooks, because a stack calls no part.
 
-        Hooks, pruning, parametrizations and subclasses may compute something else.
+        Hooks, pruning, parametrizations and subclasses may compute something else. A weight or bias may be a plain tensor.
         """
         if not self._can_use_stack:
             return False
         for modules, name, kind in self._linear_maps:
             link: Any = modules[name]
-            if link.__class__ is not kind or link._forward_pre_hooks or link._forward_hooks:
+            if link.__class__ is not kind or _has_hooks(link) or not link._parameters.keys() >= WEIGHTS:
                 return False
-        return True
+        return not any(map(_has_hooks, self._stack_parts))
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
-        maps = [modules[name] for modules, name, _ in self._linear_maps]
-        if self._stack_backend is not backend or self._stack_maps != maps:
+        parts = [part for modules, _, _ in self._linear_maps for part in modules.values()]
+        if self._stack_backend is not backend or self._stack_modules != parts:
             stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend.stack(stages, self.bfloat16_gradient, self.recompute)
-            self._stack_backend, self._stack_maps = backend, maps
+            self._stack_backend, self._stack_modules = backend, parts
         return self._stack
 
     def _run_stack(
@@ -429,7 +445,9 @@ class FeedForward(SpikingNetwork):
         A stack on a GPU adds the penalty's gradient itself, times ``share``, and returns no rates.
         """
         decoder: Any = self._modules["decoder"]
-        if states is None and decoder.reads_last_step and _can_run_last_step(stack):
+        # in a single control step a mask has no state to reset
+        starts_from_zero = states is None and (keep is None or signal.shape[0] == 1)
+        if starts_from_zero and decoder.reads_last_step and _can_run_last_step(stack):
             return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
         # with an offset, the stack returns the features themselves: the last potential plus the bias
         offset = decoder.readout.bias if decoder.reads_last_step else None
@@ -538,7 +556,7 @@ class FeedForward(SpikingNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance
-        return {**super().__getstate__(), "_stack_backend": None, "_stack": None, "_stack_maps": []}
+        return {**super().__getstate__(), "_stack_backend": None, "_stack": None, "_stack_modules": []}
 
     @property
     def has_local_rules(self) -> bool:  # type: ignore[override]

@@ -10,6 +10,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.launch import KernelLaunch
+from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.networks.nir import FileParameters
 from tests.kernels import fake_cupy, host_device
 from tests.kernels.cases import CPU, CUPY, configured, distinct, near, network, vocabulary
@@ -321,3 +322,19 @@ def test_a_fault_in_the_text_is_caught(fault, monkeypatch):
     monkeypatch.setattr(programs, "read_header", lambda name: faulty if name == "layer_gpu" else header(name))
     with pytest.raises(AssertionError):
         compare(200, **CASES[case])
+
+
+def test_parameters_and_biases_in_another_type_are_converted_or_refused():
+    x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
+    made = network("torch", **CASES["learned"])
+    with fake_cupy.on_the_host():
+        made.set_backend("cupy")
+        made.layers[0].parameters_of_neuron.double()
+        with torch.no_grad():
+            expected = made(x, None, record=ForwardRecord(only_signals=True))[0]
+            assert near(made(x, None)[0], expected, TOLERANCE) and expected.any()
+        made.decoder.readout.bias.data = made.decoder.readout.bias.data.double()
+        with pytest.raises(
+            ValueError, match="bias: .* in torch.float64 given; expected: .* in torch.float32"
+        ):
+            made(x, None)

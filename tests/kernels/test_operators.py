@@ -166,6 +166,20 @@ def test_arguments_in_strides_give_the_bits_and_gradients_of_arguments_in_one_pi
     assert same(found[0], found[1]) and found[0][2].abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_state_in_another_type_has_the_gradient_of_its_values(dtype):
+    *given, keep, numbers, steps, key, last = unroll_arguments(True, False, True, False)
+    current, state = given[0], given[1].detach().to(dtype)
+    found = []
+    for before in (state.float(), state):
+        before.requires_grad_()
+        y, after = torch.ops.spiky_rl.unroll(current, before, None, keep, numbers, steps, key, last)
+        found.append(torch.autograd.grad(loss_of(y, [after]), [current, before]))
+    (of_current, of_state), (same_current, converted) = found
+    assert torch.equal(same_current, of_current) and torch.equal(converted, of_state.to(dtype))
+    assert of_state.abs().sum() > 0
+
+
 COMPILED = [
     *({"encoder": encoder, "decoder": decoder} for encoder, decoder in CODECS),
     {"neuron": LEARNED},
@@ -422,6 +436,19 @@ def test_a_signal_of_other_steps_is_refused(backend, gradients_on):
 def test_a_weight_or_bias_that_does_not_fit_its_layer_is_refused(gradients_on, name, value, error):
     network = build()
     setattr(network.layers[0].connection, name, torch.nn.Parameter(value))
+    with torch.set_grad_enabled(gradients_on), pytest.raises((ValueError, TypeError), match=error):
+        network(observations(), None)
+
+
+@pytest.mark.parametrize("gradients_on", [True, False])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(torch.ones(OUTPUTS - 1), "bias: shape"), (torch.ones(OUTPUTS, dtype=torch.float64), "torch.float64")],
+)
+def test_a_bias_that_does_not_fit_the_readout_is_refused(gradients_on, value, error):
+    network = build()
+    assert network.decoder.reads_last_step
+    network.decoder.readout.bias = torch.nn.Parameter(value)
     with torch.set_grad_enabled(gradients_on), pytest.raises((ValueError, TypeError), match=error):
         network(observations(), None)
 

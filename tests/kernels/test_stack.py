@@ -105,6 +105,35 @@ def test_a_replaced_layer_or_readout_takes_the_place_of_the_old_one():
         assert torch.equal(network(x, None)[0], layer_by_layer(network, x, None)[0])
 
 
+def test_a_replaced_recurrent_connection_takes_the_place_of_the_old_one():
+    network, x = build(recurrent="recurrent"), observations()
+    before, _ = network(x, None)
+    network.layers[0].recurrent = copy.deepcopy(network.layers[0].recurrent)
+    with torch.no_grad():
+        network.layers[0].recurrent.weight.mul_(-3.0)
+        after, _ = network(x, None)
+        assert torch.equal(after, layer_by_layer(network, x, None)[0])
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("gradients_on", [True, False])
+def test_weights_may_be_plain_tensors_such_as_views_of_one_vector(name, gradients_on):
+    network, x = build(), observations()
+    expected, _ = network(x, None)
+    for owner in (network.layers[1].connection, network.decoder.readout):
+        value = owner.get_parameter(name).detach()
+        delattr(owner, name)
+        flat = value.flatten().clone().requires_grad_()
+        setattr(owner, name, flat.view_as(value))
+    with torch.set_grad_enabled(gradients_on):
+        found, _ = network(x, None)
+    assert torch.equal(found, expected)
+    if gradients_on:
+        found.sum().backward()
+        assert flat.grad.any()
+
+
 def test_state_in_and_out_and_the_keep_mask_are_the_layers():
     network, x = build(stateful=True), observations(time=3)
     keep = (torch.rand(3, BATCH, generator=torch.Generator().manual_seed(2)) > 0.4).float()
@@ -349,3 +378,75 @@ def test_what_is_done_to_a_connection_is_honoured(change):
         after, _ = network(x, None)
         assert torch.equal(after, layer_by_layer(network, x, None)[0])
     assert not torch.equal(before, after)
+
+
+def test_hooks_of_layers_and_decoder_are_called_in_rollouts_and_updates():
+    network, x, called = build(), observations(), []
+    with torch.inference_mode():
+        expected, _ = network(x, None)
+    handles = [
+        network.layers[0].register_forward_hook(lambda *_: called.append("layer")),
+        network.decoder.register_forward_pre_hook(lambda *_: called.append("decoder")),
+    ]
+    with torch.inference_mode():
+        assert torch.equal(network(x, None)[0], expected)
+    assert called == ["layer", "decoder"]
+    for handle in handles:
+        handle.remove()
+    network.layers[1].connection.register_full_backward_hook(lambda *_: called.append("gradient"))
+    network(x, None)[0].sum().backward()
+    assert called[2:] == ["gradient"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"sparsity": PAID}], ids=str)
+def test_the_default_device_of_torch_changes_nothing(settings):
+    found = []
+    for device in ("cpu", "meta"):
+        network, x = build(**settings), observations()
+        with torch.device(device):
+            network(x, None)[0].square().sum().backward()
+        found.append([p.grad for p in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_parameters_in_another_type_are_converted_and_recurrent_weights_refused():
+    network, x = build(neuron=LEARNED, recurrent="recurrent"), observations()
+    expected, _ = network(x, None)
+    network.layers[0].parameters_of_neuron.double()
+    found, _ = network(x, None)
+    assert torch.equal(found, layer_by_layer(network, x, None)[0])
+    assert relative(found, expected) < 0.1
+    found.sum().backward()
+    assert all(p.grad.dtype == torch.float64 for p in network.layers[0].parameters_of_neuron.parameters())
+    network.layers[1].recurrent.half()
+    for gradients_on in (True, False):
+        with torch.set_grad_enabled(gradients_on), pytest.raises(TypeError, match="torch.float16"):
+            network(x, None)
+
+
+@pytest.mark.parametrize("encoder", ["direct", "population"])
+def test_recompute_keeps_soft_spikes_as_they_are(encoder):
+    x, found = observations(), []
+    for recompute in (False, True):
+        network = build(recompute=recompute, encoder=encoder)
+        network.soft_spike = True
+        y, _ = network(x, None)
+        found.append(torch.autograd.grad(y.square().sum(), list(network.layers.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["stack", "layers"])
+def test_parameters_of_a_functional_call_get_their_gradients_or_an_error_from_recompute(fused):
+    found, x = [], observations()
+    for recompute in (False, True):
+        network = build(recompute=recompute)
+        network._can_use_stack = fused
+        values = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
+        y, _ = torch.func.functional_call(network, values, (x, None))
+        if recompute and not fused:
+            with pytest.raises(RuntimeError, match="recompute: the layer's parameters were replaced"):
+                y.sum().backward()
+        else:
+            found.append(torch.autograd.grad(y.sum(), list(values.values())))
+    assert all(grad.any() for grad in found[0])
+    assert all(torch.equal(a, b) for grads in found for a, b in zip(grads, found[0], strict=True))

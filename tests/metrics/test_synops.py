@@ -1,5 +1,6 @@
 """Synaptic operations of every kind of connection, against counts by hand and against loops over single synapses."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from spiky_rl.config import registry
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import ForwardRecord
+from spiky_rl.networks.nir import FileFeedback
 from tests.metrics.costs import of_network
 
 STEPS, BATCH, INPUTS, OUTPUTS = 4, 3, 5, 2
@@ -120,6 +122,16 @@ def test_recurrent_spikes_reach_their_synapses_once_whatever_the_delays():
     assert float(link.count(torch.ones(7))) == alive
 
 
+def test_a_spike_reaches_a_synapse_of_several_delays_once_per_delay():
+    weight = np.zeros((3, 4, 4))
+    weight[0, 0, 1] = weight[2, 0, 1] = weight[1, 2, 3] = 0.5
+    feedback = FileFeedback(weight.reshape(12, 4))
+    link = synops.make_connection_cost(feedback, 1)
+    for events in (torch.eye(4), torch.ones(4)):
+        assert torch.equal(link.count(events), feedback.operations(events))
+    assert link.count(torch.eye(4)).tolist() == [2, 0, 1, 0]
+
+
 def test_a_pruned_convolution_counts_its_remaining_weights_place_by_place():
     settings = {"name": "convolutional", "kernel": 3, "stride": 2, "padding": 1, "pool": 2}
     torch.manual_seed(0)
@@ -136,6 +148,16 @@ def test_a_pruned_convolution_counts_its_remaining_weights_place_by_place():
     link = synops.make_connection_cost(connection)
     assert float(link.count(events.flatten())) == expected > 0
     assert link.zeros == int((connection.weight == 0).sum()) > 0
+
+
+def test_weights_that_int8_rounds_to_zero_cost_nothing_in_the_readout_either():
+    network = built(layers=[8, 6], quantize="int8")
+    with torch.no_grad():
+        for weight in (network.layers[1].connection.weight[::2], network.decoder.readout.weight[:, ::2]):
+            weight.mul_(1e-4)
+    *_, hidden, readout = synops.list_connections(network)
+    assert (hidden.zeros, readout.zeros) == (4 * 6, 3 * OUTPUTS)
+    assert float(readout.count(torch.ones(6))) == 3 * OUTPUTS
 
 
 class TestAnn:

@@ -11,6 +11,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.metrics.spikes import compute_layer_activity
 from spiky_rl.networks._layer import NeuronParameters
 from spiky_rl.networks.base import ForwardRecord
+from spiky_rl.networks.feedforward import CPU_ROWS
 from spiky_rl.neurons.base import parameter
 from spiky_rl.neurons.lif import Lif
 from tests.agents import is_ppo
@@ -63,6 +64,20 @@ def test_keep_mask_starts_an_environment_from_rest_and_leaves_the_others_alone()
     others = [0, 2, 3]
     assert torch.allclose(masked[:, others], plain[:, others], atol=1e-12)
     assert not torch.allclose(fresh[0, others], plain[2, others])
+
+
+@pytest.mark.parametrize("batch", [BATCH, CPU_ROWS + 1])
+@pytest.mark.parametrize("decoder", ["membrane", "rate"])
+def test_without_a_state_too_the_keep_mask_starts_an_environment_from_rest(batch, decoder):
+    network, x = build(decoder=decoder).float(), observations(time=3, batch=batch).float()
+    keep = (torch.rand(3, batch, generator=torch.Generator().manual_seed(2)) > 0.4).float()
+    expected, _ = network(x, network.zero_state(batch, x), keep, ForwardRecord(only_signals=True))
+    for gradients_on in (True, False):
+        with torch.set_grad_enabled(gradients_on):
+            found, state = network(x, None, keep)
+            plain, _ = network(x, None)
+        assert torch.equal(found, expected) and state == ()
+        assert not torch.equal(found, plain)
 
 
 def test_rest_and_states_have_one_tensor_per_state_and_are_never_written_to():

@@ -130,7 +130,7 @@ class Cpu(Compiled):
         current, state, params = run.current, run.state, run.params
         T, _, B, N = current.shape
         grad_current = torch.empty_like(current, memory_format=torch.contiguous_format)
-        grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
+        grad_state = current.new_empty((0,) if state is None else state.shape)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
         for name, gradient in (("grad_output", grad_output), ("grad_last", grad_last)):
             if gradient is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import override
 
 import torch
@@ -84,7 +85,9 @@ class Torch(Backend):
     ) -> Tensor:
         maps, stride, padding, pool = geometry
         current = functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
-        return functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)
+        pooled = functional.max_pool2d(current, pool)
+        # not -1, which is unknown for no samples
+        return pooled.reshape(*x.shape[:-1], math.prod(pooled.shape[1:]))
 
     @override
     def pack(self, x: Tensor) -> Tensor:
