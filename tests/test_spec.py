@@ -286,6 +286,12 @@ def test_overrides_nest_and_the_last_one_wins():
     assert spec.parse_overrides(texts) == {"network": {"neuron": {"tau": 6}, "steps": 2}}
     with pytest.raises(SpecError, match="sets a key below a value that is already set"):
         spec.parse_overrides(["agent.network.neuron=lif", "agent.network.neuron.tau=5"])
+    with pytest.raises(
+        SpecError, match="'agent.network.neuron=lif' given after agent.network.neuron.tau, which"
+    ):
+        spec.parse_overrides(["agent.network.neuron.tau=5", "agent.network.neuron=lif"])
+    texts = ["agent.network.neuron={tau: 5}", "agent.network.neuron={tau: 6}", "agent.network.neuron_2=lif"]
+    assert spec.parse_overrides(texts[:2]) == {"network": {"neuron": {"tau": 6}}}
 
 
 def test_digest_is_equal_for_equal_specifications_and_only_for_those(agent, spiking):

@@ -79,21 +79,23 @@ def find_last_checkpoint(run: Path) -> Path:
 
 def find_study(checkpoint: Path) -> str | None:
     """Return the name of the study whose cell trained the ``checkpoint``; None for a single training."""
+    cell = find_cell(checkpoint)
+    return None if cell is None else cell.parents[1].name  # STUDY/cells/CELL
+
+
+def find_cell(checkpoint: Path) -> Path | None:
+    """Return the folder of the study's cell that trained the ``checkpoint``; None for a single training."""
     from spiky_rl.experiments.run.cells import CELL
 
-    # STUDY/cells/CELL/...
-    return next(
-        (folder.parents[1].name for folder in checkpoint.absolute().parents if (folder / CELL).is_file()),
-        None,
-    )
+    return next((folder for folder in checkpoint.absolute().parents if (folder / CELL).is_file()), None)
 
 
 def find_evaluation(args: argparse.Namespace, checkpoint: Path) -> Path:
-    """Return the evaluation beside a checkpoint, or in the folder that the user named.
+    """Return the evaluation beside a checkpoint, or in the folder that the user named, or in that of the checkpoint's cell.
 
     Raises UserError with the command that makes one.
     """
-    for folder in (checkpoint.parent, args.run):
+    for folder in (checkpoint.parent, args.run, find_cell(checkpoint) or args.run):
         if (folder / EVALUATION).is_file():
             return folder / EVALUATION
     evaluate = f"{common.program('evaluate')} --task TASK --agent AGENT --checkpoint {checkpoint} --conditions nominal"

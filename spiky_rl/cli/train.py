@@ -17,7 +17,7 @@ from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.policies import resolve_pretrained
-from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.prepare import list_policy_overrides, make_plan
 from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train_options
 
 
@@ -62,9 +62,16 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
 
 
 def plan_training(request: RunRequest, options: TrainOptions) -> tuple[RunPlan, TrainOptions]:
-    """Return the run plan and the options; when resuming, options that are not given come from the resumed run."""
+    """Return the run plan and the options; when resuming, options that are not given come from the resumed run.
+
+    A training from a shipped policy records how the policy's agent differs from the agent's file, so that it can be resumed and played.
+    """
     plan = make_plan(request)
-    if request.checkpoint is None or request.spec is not None:  # a study's cells have their own record
+    if request.checkpoint is None:
+        return plan, options
+    if request.spec is not None:  # a study's cells have their own record
+        overrides = (*request.overrides, *list_policy_overrides(plan))
+        plan.request = request.model_copy(update={"overrides": overrides})
         return plan, options
 
     from spiky_rl.run import resume

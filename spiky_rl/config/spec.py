@@ -242,8 +242,12 @@ def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Parse ``agent.x.y=value`` texts into a nested layer. Raises SpecError for any other text."""
+    """Parse ``agent.x.y=value`` texts into a nested layer; of a repeated key, the last value counts.
+
+    Raises SpecError for any other text, and for a value that drops an earlier one of a key below it.
+    """
     layer: dict[str, Any] = {}
+    given_keys: list[str] = []
     for text in overrides:
         path, equals, value = text.partition("=")
         keys = path.split(".")
@@ -260,6 +264,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             node[keys[-1]] = parse_yaml(value)
         except ReadingError as error:
             raise SpecError(f"command line: {path}: {shorten(value)} is not a value: {error}") from None
+        if dropped := next((key for key in given_keys if key.startswith(f"{path}.")), None):
+            raise SpecError(
+                f"command line: {text!r} given after {dropped}, which it drops; allowed: single keys, such as {path}.name=NAME"
+            )
+        given_keys.append(path)
     _check_layer(layer, COMMAND_LINE)
     return layer
 

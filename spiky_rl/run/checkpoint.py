@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config.options import UserError
+from spiky_rl.config.plain_data import format_override
 from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.learners.common import checkpoints
 from spiky_rl.run import run_folders
 from spiky_rl.run.run_plan import RunPlan
 
-TRAINING_ONLY_KEYS = (".quantize",)
+TRAINING_ONLY_KEYS = (".quantize", "clip_actions")
 """Ends of agent keys that a resumed training may change: they affect how weights are trained, but add or remove none."""
 
 GROUPS = "obs_groups."
@@ -36,13 +37,13 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
     for path in {**old, **new}:
         may_differ = path in ignored or (resume and path.endswith(TRAINING_ONLY_KEYS))
         if not may_differ and old.get(path) != new.get(path):
-            remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
+            remedy = f"; pass {format_override(f'agent.{path}', old[path])}" if path in old else ""
             raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 
 
 def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a specification that define the networks' function, by dotted path."""
-    values: dict[str, Any] = {"history": tree.get("history", 1)}
+    """Return the values of a specification that define the networks' function and the bound of their actions, by dotted path."""
+    values: dict[str, Any] = {"history": tree.get("history", 1), "clip_actions": tree.get("clip_actions")}
     for network, role in (("network", "actor"), ("critic_network", "critic")):
         model = tree.get(role) or {}
         keys = ["obs_normalization"]

@@ -27,6 +27,7 @@ from spiky_rl.config.spec import (
     read_yaml,
     strip_version,
 )
+from spiky_rl.hosts import get_host, list_hosts
 from spiky_rl.run.run_plan import RunRequest, list_trusted_packages, split_overrides
 
 KIND = "policies"
@@ -97,8 +98,7 @@ def find_policy(task: str, agent: str, flag: str) -> Policy:
 
     If there is none, raises UserError that begins with ``flag``, the user's flag and value, and lists the policies.
     """
-    task_spec, policies = load_task(task), list_policies()
-    names = {task_spec.label} if task_spec is not None else {task, strip_version(task)}
+    names, policies = list_labels(task), list_policies()
     for policy in policies:
         if policy.task in names and policy.agent == agent:
             return policy
@@ -109,6 +109,20 @@ def find_policy(task: str, agent: str, flag: str) -> Policy:
         else f"tasks with one: {', '.join(dict.fromkeys(policy.task for policy in policies)) or 'none'}"
     )
     raise UserError(f"{flag}: no trained policy of --agent {agent} on --task {task}; {alternatives}")
+
+
+def list_labels(task: str) -> set[str]:
+    """Return the labels that a ``task`` may have in manifests, without importing the module that it may name.
+
+    An id of Gymnasium without version stands for the latest one.
+    """
+    if (task_spec := load_task(task)) is not None:
+        return {task_spec.label}
+    name = task.rpartition(":")[2]
+    known = [known for host in list_hosts() for known in get_host(host).list_tasks()]
+    versions = [] if name in known else [known_id for known_id in known if strip_version(known_id) == name]
+    latest = max(versions, key=lambda known_id: int(known_id.rpartition("-v")[2]), default=name)
+    return {name, strip_version(name), latest}
 
 
 def resolve_pretrained(request: RunRequest) -> RunRequest:

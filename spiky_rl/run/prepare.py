@@ -16,11 +16,12 @@ from typing import Any
 from spiky_rl.config import files, memory_check
 from spiky_rl.config.early import check_networks
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.plain_data import PlainMapping, format_override
 from spiky_rl.config.schema import OFF_POLICY
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
+    flatten,
     load_task,
     merge_agent,
     parse_overrides,
@@ -35,6 +36,7 @@ from spiky_rl.hosts.base import VIDEO, Host, HostTask, TaskRequest, UnknownTask
 from spiky_rl.learners import require_algorithm, select_learner
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
+from spiky_rl.run import policies
 from spiky_rl.run.run_plan import RANDOM, RunPlan, RunRequest, split_overrides
 
 DEFAULT_SEED = 42
@@ -100,6 +102,30 @@ def make_plan(request: RunRequest) -> RunPlan:
         physics=host_task.physics,
         rank=int(os.environ.get("RANK", "0")) if request.distributed else 0,
     )
+
+
+def list_policy_overrides(plan: RunPlan) -> list[str]:
+    """Return the overrides of the agent's file that give the agent of a shipped policy; empty for an agent from elsewhere.
+
+    The training of a ``plan`` that begins with ``--checkpoint pretrained`` has the policy's agent, which may have been tuned. Later commands
+    on its run merge the agent from its file.
+    """
+    if not any(origin.startswith(f"{policies.KIND}/") for origin in plan.spec.origins.values()):
+        return []
+    request, task_spec, host = plan.request, plan.task_spec, find_host(plan.request.task)
+    registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
+    overrides = split_overrides(request.overrides)[0]
+    try:
+        from_file = _merge_agent(request, host, plan.host_task, registered_id, overrides, task_spec, None)
+    except UserError as error:  # the agent's file is missing, or has another network now
+        log.warning("--checkpoint %s: the run cannot be resumed: %s", policies.PRETRAINED, error)
+        return []
+    own_values, file_values = flatten(plan.spec.to_dict()), flatten(from_file.to_dict())
+    return [
+        format_override(f"agent.{key}", value)
+        for key, value in own_values.items()
+        if key != "max_iterations" and (key not in file_values or file_values[key] != value)
+    ]
 
 
 def _check_files(request: RunRequest, overrides: Sequence[str]) -> TunedValuesFile | None:

@@ -199,11 +199,14 @@ def _has_no_length(request: RunRequest, options: TrainOptions) -> bool:
 def _merge_overrides(
     recorded: Sequence[str], requested: Sequence[str], differences: list[str]
 ) -> tuple[str, ...]:
-    """Return the ``recorded`` overrides updated with the ``requested`` ones; add a text to ``differences`` for each changed value."""
+    """Return the ``recorded`` overrides updated with the ``requested`` ones; add a text to ``differences`` for each changed value.
+
+    A repeated key keeps its place: behind a recorded key below it, it would drop that key's value.
+    """
     values = {text.partition("=")[0]: text for text in recorded}
     for text in requested:
         key = text.partition("=")[0]
-        earlier = values.pop(key, text)
+        earlier = values.get(key, text)
         if earlier != text:
             differences.append(f"{text}, not {earlier.partition('=')[2]}")
         values[key] = text

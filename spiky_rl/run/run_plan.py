@@ -380,6 +380,8 @@ def check_train_options(request: RunRequest, options: TrainOptions) -> None:
     if options.processes:
         learner.require_ability(DISTRIBUTED, "--processes")
     check_video_options(request, options)
+    if request.checkpoint is None and not options.resume_optimizer_state:
+        raise UserError("--no-resume_optimizer_state: has no effect without --checkpoint")
     _check_logger(options, learner)
     if options.processes and request.distributed:
         raise UserError(

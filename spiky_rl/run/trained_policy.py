@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,10 +144,16 @@ def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
         raise UserError(
             f"source: {name!r} given; allowed: {', '.join(names)}, a run folder or a checkpoint{hint}"
         )
-    library = DEFAULT_LEARNER
-    if files := list_checkpoints(path) if path.is_dir() else [path]:
-        library = find_library(read_mapping(str(files[0]))) or library
+    library = _find_library(list_checkpoints(path) if path.is_dir() else [path])
     return run_folders.find_checkpoint(name, Path(), "", "", None, library), library
+
+
+def _find_library(files: Sequence[Path]) -> str:
+    """Return the name of the learner that wrote the last undamaged one of the checkpoints ``files``, else of the default learner."""
+    for file in reversed(files):
+        with contextlib.suppress(CheckpointError):
+            return find_library(read_mapping(str(file))) or DEFAULT_LEARNER
+    return DEFAULT_LEARNER
 
 
 def _make_action_map(space: gymnasium.Space) -> nn.Module:

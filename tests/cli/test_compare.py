@@ -232,6 +232,11 @@ REFUSED = {
     "unknown engine": (["--engine", "slurm"], ["slurm", "local"]),
     "no number of cores": (["--cell_cpus", "nan"], ["--cell_cpus: nan", "finite, at least 0"]),
     "less than no GPU": (["--cell_gpus", "-1"], ["--cell_gpus: -1", "at least 0"]),
+    "a cluster without its engine": (
+        ["--ray_address", "auto"],
+        ["--ray_address auto", "no effect with --engine local", "ray"],
+    ),
+    "cores without their engine": (["--cell_cpus", "4"], ["--cell_cpus 4", "no effect"]),
     "no study file": (["nowhere.yaml"], ["nowhere.yaml", "No such file"]),
 }
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+from spiky_rl.experiments.design import study
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.comparison import StudyRun
 from spiky_rl.experiments.run.engines import base
@@ -24,7 +26,7 @@ from spiky_rl.experiments.run.engines.base import (
     WorkOrder,
 )
 from spiky_rl.experiments.run.engines.local import LocalEngine
-from spiky_rl.experiments.run.planning import ExecutionOptions
+from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from tests.experiments.test_grid import cells as planned
 
 
@@ -331,3 +333,14 @@ def test_a_cluster_that_a_study_starts_takes_tasks_from_nobody_else(tmp_path):
     assert len(token) == 64 and not any(token.encode() in line for line in lines)
     written = [path for path in (*logs, *tmp_path.rglob("*")) if path.is_file()]
     assert logs and not [path for path in written if token.encode() in path.read_bytes()]
+
+
+def test_several_processes_are_refused_for_an_agent_that_another_library_trains_in_one():
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    mixed = study.build_study("mine", {"agents": ["mlp_ppo", "mlp_td3"], "tasks": ["Pendulum-v1"]})
+    resolve = AgentResolver(mixed, ExecutionOptions(device="cpu", distributed=2))
+    assert resolve("Pendulum-v1", "mlp_ppo", {}).library == "rsl_rl"
+    said = "--distributed 2: mlp_td3: not available with --rl_library skrl; allowed: rsl_rl"
+    with pytest.raises(UserError, match=said):
+        resolve("Pendulum-v1", "mlp_td3", {})

@@ -85,6 +85,21 @@ def test_a_student_follows_the_teacher_of_its_task_and_seed_and_is_another_cell_
     assert all(others[cell.name] != cell.hash for cell in found.values())
 
 
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ({"history": 8}, "'mlp_ppo' given, with agent.history 8; allowed: 1"),
+        ({"algorithm": {"class_name": "TD3"}}, "'mlp_ppo' given, with --rl_library skrl; allowed: rsl_rl"),
+    ],
+)
+def test_a_teacher_that_a_student_cannot_learn_from_is_refused_before_it_trains(teacher, said):
+    def with_teacher(task, agent, variant):
+        return resolve_student(task, agent, variant) if agent == "lif_distilled" else plan(task, teacher)
+
+    with pytest.raises(study.StudyError, match=f"^teachers: lif_distilled: {said}"):
+        students(with_teacher)
+
+
 @pytest.mark.parametrize("given", [{"teachers": {}}, {"teachers": {"mlp_ppo": "lif_distilled"}}])
 def test_an_agent_has_a_teacher_if_and_only_if_it_learns_from_one(given):
     with pytest.raises(study.StudyError, match="^teachers: "):

@@ -1,5 +1,6 @@
 """A study's plan: its allowed content, its time, and the verdicts of its report."""
 
+import datetime
 import json
 import logging
 import re
@@ -24,7 +25,7 @@ from spiky_rl.experiments.design.planned import (
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import describe_late_plan
-from spiky_rl.experiments.report.verdicts import describe_plan
+from spiky_rl.experiments.report.verdicts import describe_plan, describe_verdict
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import merge_study
 from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
@@ -179,6 +180,49 @@ def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
     change(study, f"{CARTPOLE}.lif_ppo.seed3", "evaluation.conditions.nominal.mean_return", 0.01)
     pushed = next(v for v in analyze_study(study).verdicts if v.endpoint.label == "pushed")
     assert (pushed.comparison.pairs, pushed.comparison.left_out) == (9, 1)
+
+
+def test_a_verdict_tells_the_seeds_that_its_number_leaves_out(tmp_path: Path):
+    study = planned(tmp_path)
+    backwards = "evaluation.conditions.nominal.measures.distance"
+    for seed in (3, 4):
+        for agent in ("lif_ppo", "mlp_ppo"):  # neither has a partner, so no score is left out
+            change(study, f"{CARTPOLE}.{agent}.seed{seed}", backwards, -2.0)
+    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
+    energy = verdicts["lif_ppo", "energy per metre, fp32_sram"]
+    assert (energy.comparison.pairs, energy.comparison.left_out, energy.unmeasured) == (8, 0, 2)
+    assert describe_verdict(energy).endswith(", without 2 seeds that lack the number)")
+    assert verdicts["lif_ppo", "return"].unmeasured == 0
+    assert "without" not in describe_verdict(verdicts["lif_ppo", "return"])
+    for seed in range(10):
+        change(study, f"{CARTPOLE}.lif_ppo.seed{seed}", backwards, 0.0)
+    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
+    standing = describe_verdict(verdicts["lif_ppo", "energy per metre, fp32_sram"])
+    assert standing == "undecided (no seed has the number of both)"
+
+
+def test_seeds_that_are_added_to_a_plan_without_seeds_are_told(tmp_path: Path):
+    plan = {key: value for key, value in PLAN.items() if key != "seeds"} | {"comparisons": PAIRS[:1]}
+    study = planned(tmp_path, plan)
+    data = {**json.loads((study / "study.json").read_text()), "seeds": "0-11"}
+    data = {key: value for key, value in data.items() if key not in ("version", "name", "plan")}
+    merged = merge_study(study_design.build_study("study", data), study)
+    assert merged.seeds == tuple(range(12))
+    assert merged.plan is not None and merged.plan.seeds == tuple(range(10))
+
+
+def test_a_plan_that_names_its_seeds_alone_has_the_day_on_which_it_is_written(tmp_path: Path):
+    data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"], "seeds": "0-9"}
+    plan = {"comparisons": PAIRS[:1], "seeds": [0, 1, 2]}
+    merged = merge_study(study_design.build_study("study", {**data, "plan": plan}), tmp_path).plan
+    assert merged is not None and merged.date == datetime.date.today().isoformat()
+    assert (merged.seeds, merged.tasks) == ((0, 1, 2), ("Isaac-Cartpole-v0",))
+    early = {**plan, "date": "2026-01-01"}
+    kept = merge_study(study_design.build_study("study", {**data, "plan": early}), tmp_path).plan
+    assert kept is not None and (kept.date, kept.tasks) == (
+        "2026-01-01",
+        (),
+    ), "as a plan of an earlier version"
 
 
 def test_equivalence_is_found_within_the_margin_and_seldom_at_it():

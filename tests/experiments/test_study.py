@@ -145,6 +145,14 @@ REFUSED = {
     "a varied key without values": ({"vary": {"agent.algorithm.gamma": []}}, ["agent.algorithm.gamma"]),
     "a varied key that is no text": ({"vary": {3: [1]}}, ["vary", "3"]),
     "a varied value of the wrong kind": ({"vary": {"agent.algorithm.gamma": ["high"]}}, ["gamma", "'high'"]),
+    "an override that what varies replaces": (
+        {"vary": {"agent.network.steps": [2, 4]}, "overrides": ["agent.network.steps=8"]},
+        ["overrides: 'agent.network.steps=8'", "vary", "(2, 4)"],
+    ),
+    "an agent with the name of random actions": (
+        {"agents": ["nowhere/random.yaml"]},
+        ["'nowhere/random.yaml'"],
+    ),
     "overrides that are a mapping": ({"overrides": {"a": 1}}, ["overrides", "expected a list"]),
     "a student that is no agent": ({"teachers": {"lif_distil": "mlp_ppo"}}, ["teachers", "'lif_distil'"]),
     "a teacher that is no agent": (
@@ -240,6 +248,27 @@ def test_a_folders_study_grows_by_agents_tasks_and_seeds():
     assert grown.seeds == (0, 1, 2, 3, 4)
     assert grown.question == "Who wins?"
     assert study.choose_baseline(study.merge_studies(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
+
+
+def test_the_arms_of_a_folders_study_grow_by_agents_and_studies():
+    first, other = {"study": "studies/a", "agents": ["gru_ppo"]}, {
+        "study": "studies/b",
+        "agents": ["alif_ppo"],
+    }
+    more = {"study": "studies/a", "agents": ["gru_ppo", "lif_stateful_ppo"]}
+    held = build(arms=[first])
+    grown = study.merge_studies(held, build(arms=[other, more]))
+    study.check_study(grown)
+    assert [(arm.study, arm.agents) for arm in grown.arms] == [
+        ("studies/a", ("gru_ppo", "lif_stateful_ppo")),
+        ("studies/b", ("alif_ppo",)),
+    ]
+    assert study.merge_studies(held, held).arms == held.arms
+
+
+def test_a_study_without_any_tuning_is_run_again_in_either_form():
+    held = build()
+    assert study.merge_studies(held, build(tuning={})).tuning == "" == build(tuning=" ").tuning
 
 
 @pytest.mark.parametrize(

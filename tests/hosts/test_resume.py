@@ -16,7 +16,7 @@ from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run import checkpoint, resume
 from spiky_rl.run import train as training
 from spiky_rl.run.command import StopRequest
-from spiky_rl.run.run_plan import RunRequest, TrainOptions
+from spiky_rl.run.run_plan import RunRequest, TrainOptions, check_train_options
 
 DONE = 40
 """Iterations before the checkpoint."""
@@ -71,6 +71,11 @@ GIVEN = {
         {"overrides": ("env.decimation=2",)},
         {"overrides": (WITH[0], "env.decimation=2")},
         "env.decimation=2, not 4",
+    ),
+    "an override that keeps its place": (
+        {"overrides": ("agent.algorithm.gamma=0.97",)},
+        {"overrides": ("agent.algorithm.gamma=0.97", WITH[1])},
+        "agent.algorithm.gamma=0.97, not 0.98",
     ),
     "another override": ({"overrides": ("env.x=1",)}, {"overrides": (*WITH[:2], "env.x=1")}, ""),
 }
@@ -177,6 +182,13 @@ def test_a_run_that_ends_before_its_first_iteration_names_the_checkpoint_that_it
         train.print_summary(result, plan, TrainOptions(), tmp_path)
         said = capsys.readouterr().out
         assert said.count(f"--checkpoint {named}") == 2 and "resume with" in said and "play with" in said
+
+
+def test_an_optimiser_that_there_is_no_state_for_is_not_left_out():
+    options = TrainOptions(resume_optimizer_state=False)
+    with pytest.raises(UserError, match="--no-resume_optimizer_state: has no effect without --checkpoint"):
+        check_train_options(RunRequest(task="cartpole"), options)
+    check_train_options(RunRequest(task="cartpole", checkpoint="latest"), options)
 
 
 def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):

@@ -48,3 +48,13 @@ def test_another_map_from_outputs_to_actions_is_refused(tmp_path):
     for said, override in others.items():
         with pytest.raises(UserError, match=said):
             check_network(trained, make_spec(overrides=[*beta, f"{key}.{override}"]), tmp_path)
+
+
+@pytest.mark.parametrize(("trained", "remedy"), [("1.5", "1.5"), ("null", "null")])
+def test_another_bound_of_actions_is_refused_unless_a_training_resumes(trained, remedy, tmp_path):
+    spec = make_spec(overrides=[f"agent.clip_actions={trained}"]).to_dict()
+    loaded = {"infos": {"spiky_rl": {"identity": {"spec": spec}}}}
+    other = make_spec(overrides=["agent.clip_actions=2.0"])
+    with pytest.raises(UserError, match=rf"not 2\.0; pass agent\.clip_actions={remedy}$"):
+        check_network(loaded, other, tmp_path)
+    check_network(loaded, other, tmp_path, resume=True)

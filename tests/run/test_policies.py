@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.cli.play import play
-from spiky_rl.cli.publish import find_last_checkpoint, publish
+from spiky_rl.cli.publish import find_evaluation, find_last_checkpoint, publish
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from spiky_rl.config import registry
@@ -91,6 +92,23 @@ def test_a_missing_policy_is_answered_with_what_there_is(given, words, tmp_path)
     with pytest.raises(UserError) as error:
         policies.resolve_pretrained(ask(log_root=tmp_path, **given))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("task", ["CartPole", "gymnasium.envs:CartPole", "gymnasium.envs:CartPole-v1"])
+def test_a_task_without_its_version_or_with_its_module_has_the_same_policy(task):
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    assert policies.find_policy(task, "lif_ppo", "--checkpoint pretrained").name == "CartPole-v1.lif_ppo"
+    with pytest.raises(UserError, match="no trained policy"):
+        policies.find_policy("CartPole-v0", "lif_ppo", "--checkpoint pretrained")
+
+
+def test_the_evaluation_of_a_cell_is_found_from_its_run_folder_and_checkpoint(tmp_path):
+    cell = tmp_path / "toy" / "cells" / "a_cell"
+    (run := cell / "run" / "rsl_rl" / "cartpole" / "first").mkdir(parents=True)
+    for file in (cell / "cell.json", cell / "evaluation.json", checkpoint := run / "model_3.pt"):
+        file.touch()
+    for given in (cell, run, checkpoint):
+        assert find_evaluation(Namespace(run=given), checkpoint) == cell / "evaluation.json"
 
 
 def test_a_changed_file_and_foreign_code_are_refused(own, tmp_path):
@@ -190,6 +208,28 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
     assert json.loads((further / "result.json").read_text())["env_steps"] == 256
     with pytest.raises(UserError, match="run: .* 2 runs; allowed: one of them"):
         publish([str(tmp_path / "logs")])
+
+
+def test_a_training_from_a_tuned_policy_resumes_with_the_policys_agent(own, tmp_path, capsys):
+    pytest.importorskip("gymnasium")
+    path = own / "CartPole-v1.lif_ppo.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["spec"]["algorithm"]["learning_rate"] = 0.00031
+    manifest["spec"]["algorithm"]["entropy_coef"] = 0.0021
+    path.write_text(yaml.safe_dump(manifest))
+    where = ["--task", "CartPole-v1", "--device", "cpu", "--log_root", str(tmp_path)]
+    small = ["--num_envs", "16", "--no-choose_best", "agent.algorithm.gamma=0.97"]
+    assert train([*where, "--checkpoint", "pretrained", "--max_iterations", "1", *small]) == 0
+    tuned = ["agent.algorithm.entropy_coef=0.0021", "agent.algorithm.learning_rate=0.00031"]
+    (run,) = tmp_path.glob("rsl_rl/*/*")
+    recorded = json.loads((run / "settings.json").read_text())["overrides"]
+    assert sorted(recorded) == sorted([*tuned, "agent.algorithm.gamma=0.97"])
+    line = capsys.readouterr().out.partition("play with")[2].partition("\n")[0]
+    assert all(text in line for text in tuned)
+    assert train([*where, "--checkpoint", str(run), "--max_iterations", "1"]) == 0
+    resumed = max(tmp_path.glob("rsl_rl/*/*"))
+    values = get_identity(read_checkpoint(str(resumed / "model_1.pt")))["spec"]["algorithm"]
+    assert (values["entropy_coef"], values["learning_rate"], values["gamma"]) == (0.0021, 0.00031, 0.97)
 
 
 SKRL = {

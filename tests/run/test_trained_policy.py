@@ -1,5 +1,7 @@
 """Trained policies as torch modules: they act as in playback, in bare environments, and keep their state and gradients."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -110,6 +112,16 @@ def test_an_actor_of_td3_or_sac_acts_as_its_exported_file(agent, tmp_path):
     actions = policy(x)
     assert torch.equal(actions, torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
     assert actions.abs().max() <= 2.0 and actions.std() > 0.01
+
+
+def test_a_run_folder_is_loaded_past_a_damaged_checkpoint(tmp_path):
+    (policy,) = [policy for policy in list_policies() if policy.name == "CartPole-v1.lif_ppo"]
+    (tmp_path / "model_0.pt").write_bytes(b"half a checkpoint")
+    shutil.copyfile(policy.weights, tmp_path / "model_1.pt")
+    assert spiky_rl.load_policy(tmp_path).inputs == (4,)
+    shutil.copyfile(tmp_path / "model_0.pt", tmp_path / "model_1.pt")
+    with pytest.raises(UserError, match="all 2 checkpoints are damaged"):
+        spiky_rl.load_policy(tmp_path)
 
 
 def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):

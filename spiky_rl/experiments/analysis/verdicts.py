@@ -52,6 +52,8 @@ class Verdict:
     seeds_to_equate: int | None
     """Seeds that would show equivalence if there is no difference; None if no number does or there is no margin."""
     is_planned: bool
+    unmeasured: int = 0
+    """Seeds with results of both agents that are left out, because one of them has no number of the endpoint: see `measure`."""
 
     @property
     def text(self) -> str:
@@ -99,7 +101,9 @@ def judge(
         scores = {
             label: {task: _measure_by_seed(own, endpoint, reference.get(task))} for label, own in runs.items()
         }
-        verdicts.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
+        common = set.intersection(*({result.seed for result in own} for own in runs.values()))
+        verdict = _judge_one(plan, endpoint, task, scores, tests, is_planned)
+        verdicts.append(replace(verdict, unmeasured=len(common) - verdict.comparison.pairs))
     if plan.family == "all":
         return tuple(_correct_family(verdicts))
     # the endpoints alternate, so each family is every count-th verdict

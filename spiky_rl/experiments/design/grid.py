@@ -209,7 +209,7 @@ def build_cells(
 
 
 def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
-    """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, or has one and learns from none."""
+    """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, has one and learns from none, or cannot learn from the teacher."""
     needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
     name = Path(agent).stem
     if needs_teacher and teacher is None:
@@ -220,6 +220,17 @@ def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
         raise StudyError(
             f"teachers: {name}: {teacher.agent!r} given; allowed: none, for it learns from no teacher"
         )
+    if teacher is None:
+        return
+    pairs = {
+        "--rl_library": (teacher.library, plan.library),
+        "agent.history": (teacher.specification.spec.get("history", 1), plan.get_setting("history")),
+    }
+    for key, (of_teacher, of_student) in pairs.items():
+        if of_teacher != of_student:
+            raise StudyError(
+                f"teachers: {name}: {teacher.agent!r} given, with {key} {of_teacher}; allowed: {of_student}"
+            )
 
 
 def format_label(agent: str, variant: PlainMapping) -> str:

@@ -267,8 +267,10 @@ def build_study(name: str, data: PlainMapping) -> Study:
 def check_study(study: Study) -> None:
     """Raise UserError if a ``study`` names something unknown, names something twice, or has too many cells."""
     for agent in study.agents:
-        if agent == RANDOM:
-            raise StudyError("agents: 'random' given; every study measures random actions anyway")
+        if Path(agent).stem == RANDOM:
+            raise StudyError(
+                f"agents: {agent!r} given; every study measures random actions anyway, under that name"
+            )
         with error_path("agents"):
             read_agent(agent)  # raises if the agent is unknown or its file is invalid
     stems = study.agent_names
@@ -295,6 +297,11 @@ def check_study(study: Study) -> None:
         for value in values:
             with error_path("vary"):
                 parse_overrides([format_override(key, value)])  # raises if the override is invalid
+    for text in study.overrides:
+        if (key := text.partition("=")[0]) in study.vary:
+            raise StudyError(
+                f"overrides: {text!r} given; allowed: keys that vary does not set; vary: {shorten(study.vary[key])}"
+            )
 
 
 def _check_arms(study: Study) -> None:
@@ -414,7 +421,7 @@ def merge_studies(old: Study, study: Study) -> Study:
         plan=study.plan or old.plan,
         question=study.question or old.question,
         reused_seeds=study.reused_seeds or old.reused_seeds,
-        arms=_unite(old.arms, study.arms),
+        arms=_merge_arms(old.arms, study.arms),
         teachers={**old.teachers, **study.teachers},
         agents=_unite(old.agents, study.agents),
         tasks=_unite(old.tasks, study.tasks),
@@ -441,6 +448,14 @@ def _require_comparable(old: Study, study: Study, keys: Sequence[str]) -> None:
         raise StudyError(
             f"question: another one given; the study in the folder asks {old.question!r}; choose another --out"
         )
+
+
+def _merge_arms(old: Sequence[Arm], new: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Return the ``old`` arms extended by the studies and agents of the ``new`` ones, one arm for each study."""
+    agents: dict[str, tuple[str, ...]] = {}
+    for arm in (*old, *new):
+        agents[arm.study] = _unite(agents.get(arm.study, ()), arm.agents)
+    return tuple(Arm(study=study, agents=names) for study, names in agents.items())
 
 
 def _unite[T](first: Sequence[T], second: Sequence[T]) -> tuple[T, ...]:

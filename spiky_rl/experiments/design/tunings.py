@@ -20,11 +20,14 @@ COPIES = "tuned"
 
 
 def parse_tunings(value: object) -> str | dict[str, str]:
-    """Return ``value`` if it is a text or a mapping of agents to texts, each on one line. Raises RegistryError."""
+    """Return ``value`` if it is a text or a mapping of agents to texts, each on one line. Raises RegistryError.
+
+    An empty mapping is an empty text, as a study's file has it.
+    """
     if isinstance(value, str):
         return " ".join(value.split())
     if isinstance(value, dict) and all(isinstance(v, str) and v.strip() for v in value.values()):
-        return {agent: " ".join(folder.split()) for agent, folder in value.items()}
+        return {agent: " ".join(folder.split()) for agent, folder in value.items()} or ""
     raise RegistryError(f"{shorten(value)} given; allowed: a folder, or a mapping of agents to folders")
 
 

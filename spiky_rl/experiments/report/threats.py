@@ -285,7 +285,7 @@ THREATS: Mapping[str, tuple[str, Check]] = {
     "Agents not compared": ("They have too few results in common with the baseline.", list_uncompared_agents),
     "No plan": ("Cells that never began are unknown.", lambda a: a.plan_problem),
     "Resumed trainings": (
-        "A training resumed from a checkpoint differs from an uninterrupted one; its seconds are those of its last part.",
+        "A training resumed from a checkpoint differs from an uninterrupted one; its seconds leave out the work that it lost.",
         lambda a: join_names(r.cell for r in a.results if r.resumed),
     ),
     "Unconverged training": (

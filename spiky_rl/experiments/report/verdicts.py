@@ -107,13 +107,17 @@ def _name_endpoint(verdict: Verdict, with_task: bool) -> str:
 
 def describe_verdict(verdict: Verdict) -> str:
     """Return a ``verdict`` as text: ``better (8.1 [3.2, 12.4], 12 %, p 0.010)``; if undecided, with the seeds that could decide it."""
+    unmeasured = verdict.unmeasured
     if not verdict.comparison.pairs:
-        return "undecided (no seed has results of both)"
+        missing = "the number of both" if unmeasured else "results of both"
+        return f"undecided (no seed has {missing})"
+    left_out = f"without {format_count(unmeasured, 'seed')} that lack the number" if unmeasured else ""
     need = _describe_need(verdict) if verdict.text == "undecided" else ""
     parts = (
         format_difference(verdict),
         format_relative_difference(verdict),
         f"p {format_verdict_p(verdict)}{need}",
+        left_out,
     )
     return f"{format_verdict(verdict)} ({', '.join(filter(None, parts))})"
 

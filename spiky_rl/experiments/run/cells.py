@@ -51,10 +51,14 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
 def keep_plan(folder: Path, existing: Study, study: Study) -> Study:
     """Return the ``study`` with the plan of the ``existing`` one in ``folder``, including its date and seeds.
 
-    Raises StudyError if the plans differ and a cell has begun: comparisons must be planned before that.
+    A plan that does not have its seeds gets those of the existing study, so that a report names the ones that are added now. Raises
+    StudyError if the plans differ and a cell has begun: comparisons must be planned before that.
     """
     if study.plan is None or study.plan.has_same_tests(existing.plan):
-        return study.with_changes(plan=existing.plan)
+        plan = existing.plan
+        if plan is not None and not plan.seeds:
+            plan = plan.with_changes(seeds=existing.seeds)
+        return study.with_changes(plan=plan)
     for cell in sorted((folder / "cells").glob("*")):
         if (cell / RESULT).exists() or has_begun(cell):
             was = "another plan" if existing.plan else "none"

@@ -155,14 +155,17 @@ def merge_study(study: Study, out: Path) -> Study:
     """
     merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
     study_design.check_study(merged)
-    if merged.plan is None or merged.plan.seeds:
-        return merged
     plan = merged.plan
+    # a plan that was written before plans kept their tasks stays as it is
+    if plan is None or (plan.date and plan.seeds):
+        return merged
     origin = {
         "date": plan.date or datetime.date.today().isoformat(),
         "commit": plan.commit or find_commit() or "",
+        "seeds": plan.seeds or merged.seeds,
+        "tasks": plan.tasks or merged.tasks,
     }
-    return merged.with_changes(plan=plan.with_changes(**origin, seeds=merged.seeds, tasks=merged.tasks))
+    return merged.with_changes(plan=plan.with_changes(**origin))
 
 
 def write_plan(study: Study, plan: StudyRun) -> StudyRun:

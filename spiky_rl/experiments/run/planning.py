@@ -83,8 +83,12 @@ class ExecutionOptions(Settings):
     def open_engine(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
         """Return the engine, None for a dry run, and the GPUs of this machine that it distributes cells over.
 
-        Raises UserError if they are not available, or if the study's ``library`` trains in one process only.
+        Raises UserError if they are not available, if an option has no effect on the engine, or if the study's ``library`` trains in one
+        process only.
         """
+        for key in ("ray_address", "cell_cpus", "cell_gpus"):
+            if self.engine != "ray" and (value := getattr(self, key)) is not None:
+                raise UserError(f"--{key} {value}: has no effect with --engine {self.engine}; allowed: ray")
         if self.distributed > 1:
             get_learner(library).require_ability(DISTRIBUTED, "--distributed")
         if self.dry_run:
@@ -205,6 +209,8 @@ class AgentResolver:
 
         from spiky_rl.run.train import require_whole_minibatches
 
+        if place.distributed > 1:  # the study's library may lack the agent's algorithm
+            plan.learner.require_ability(DISTRIBUTED, f"--distributed {place.distributed}: {agent}")
         require_whole_minibatches(plan)
         self._require_conditions(plan)
         self.specs[plan.spec.digest] = plan.spec.to_dict()
