@@ -52,10 +52,12 @@ class ExactSpikeNeuron(NeuronWrapper):
             crossing = named(*(x + fraction * (a - x) for x, a in zip(states, after, strict=True)))
             reset = self.inner.reset(ops, 1.0, crossing, p)
             end = self.inner.integrate(ops, drive, reset, p)
+            # a reset also acts without a spike if it has a state of its own, such as one that ends a refractory time
+            silent = self.inner.reset(ops, 0.0, after, p)
             states = named(
                 *(
-                    ops.where(beyond >= 0.0, r + (1.0 - fraction) * (e - r), a)
-                    for r, e, a in zip(reset, end, after, strict=True)
+                    ops.where(beyond >= 0.0, r + (1.0 - fraction) * (e - r), x)
+                    for r, e, x in zip(reset, end, silent, strict=True)
                 )
             )
             place, spike = (part + fraction) / parts, ops.where(beyond >= 0.0, 1.0, 0.0)

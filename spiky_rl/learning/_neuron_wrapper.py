@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self, override
 
+import torch
+
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import SPIKELESS
 from spiky_rl.kernels.programs import load_component
 from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, make_named_type
 
@@ -66,6 +70,36 @@ class GradientThroughReset(NeuronWrapper):
     def __init__(self, inner: Ode) -> None:
         super().__init__(inner)
         self.substeps = inner.substeps
+
+    @override
+    @classmethod
+    def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
+        """Wrap ``neuron`` as `NeuronWrapper.wrap`. Raises RegistryError too for a learned parameter that acts in the reset alone."""
+        wrapped = super().wrap(neuron, rule, **own)
+        for name in wrapped.list_parameters_without_gradient():
+            raise RegistryError(
+                f"learn: {name!r} given; allowed with {rule!r}: parameters that also act outside the reset, which has no gradient"
+            )
+        return wrapped
+
+    def list_parameters_without_gradient(self) -> list[str]:
+        """Return the learned parameters that no gradient reaches in three inner steps."""
+        if not self.learn:
+            return []
+        values = [torch.tensor([self.get_step_value(name)]).requires_grad_() for name in self.params]
+        rest = tuple(torch.zeros(1, 1) for _ in self.states)
+        current = torch.ones(1, 3, 1, 1)
+        try:
+            with torch.enable_grad():
+                output, last = dispatch.unroll(
+                    dispatch.REFERENCE, self, SPIKELESS, current, 3, rest, tuple(values), None
+                )
+                total = output.sum() + sum(state.sum() for state in last)
+            gradients = torch.autograd.grad(total, values, allow_unused=True)
+        except Exception:  # pylint: disable=broad-exception-caught
+            return []  # the check of neurons, which follows, names the fault of a step that does not run
+        reached = {name for name, each in zip(self.params, gradients, strict=True) if each is not None}
+        return [name for name in self.learn if name not in reached]
 
     @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.learners.common.checkpoints import read_checkpoint
 from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student
+from spiky_rl.learners.rsl_rl.actor import build_actor
+from spiky_rl.learners.rsl_rl.conversion import Converter
 from spiky_rl.learners.rsl_rl.teacher import build_teacher
 from spiky_rl.networks.base import ForwardRecord
 from tests.deploy.perturbed import perturb_learned_values
@@ -184,6 +187,29 @@ def test_the_teacher_acts_while_it_is_recorded():
 def test_a_student_that_cannot_hold_its_teacher_is_refused_by_key(overrides, said):
     with pytest.raises(RegistryError, match=f"^{said}"):
         student_of(a_teacher(train=1), *overrides)
+
+
+@pytest.mark.parametrize(
+    ("groups", "overrides", "said"),
+    [
+        (
+            ["b", "a"],
+            (),
+            r"agent.obs_groups.actor: \['a', 'b'\] given; allowed .*: \['b', 'a'\], as the teacher",
+        ),
+        (
+            ["a", "b"],
+            ("agent.actor.distribution_cfg.class_name=HeteroscedasticGaussianDistribution",),
+            "agent.actor.distribution_cfg.class_name: GaussianDistribution given; allowed .*: one with 4 features",
+        ),
+    ],
+)
+def test_a_teacher_with_other_inputs_or_outputs_is_refused_by_key(groups, overrides, said):
+    obs = TensorDict({"a": torch.zeros(1, 3), "b": torch.zeros(1, 3)}, batch_size=[1])
+    student = build_actor(merged(STUDENT, SIZES), obs, 2, ["a", "b"])
+    teacher = build_actor(merged("mlp_ppo", SIZES, *overrides), obs, 2, groups)
+    with pytest.raises(RegistryError, match=f"^{said}"):
+        Converter(student, teacher, 0.1)
 
 
 @pytest.mark.parametrize("agent", ["lif_ppo", "gru_ppo"])

@@ -6,6 +6,7 @@ import math
 import pytest
 
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
+import gymnasium
 import torch
 from skrl.models.torch import Model
 from tensordict import TensorDict
@@ -19,7 +20,7 @@ from spiky_rl.config.spec import SpecError, read_algorithm, resolve_agent
 from spiky_rl.learners import select_learner
 from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.learners.skrl.learner import LEARNER
-from spiky_rl.learners.skrl.replay_models import ProxyActor
+from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor
 from spiky_rl.learners.skrl.replay_runner import ReplayRunner
 from tests.hosts.point_env import LIF, PointEnv
 from tests.hosts.skrl_case import runner as ppo_runner
@@ -191,6 +192,28 @@ class TestTargets:
             not torch.equal(first[f"target_policy.{name}"], last[f"target_policy.{name}"]) for name in names
         )
         assert not any(weight.requires_grad for weight in run.alg.target_policy.parameters())
+
+    @pytest.mark.parametrize(
+        "part",
+        [{"sparsity": {"name": "rate", "weight": 1.0, "upper": 0.0}}, {"learning": "eventprop"}],
+        ids=str,
+    )
+    def test_a_critics_penalty_trains_the_critic_and_not_the_actor(self, part):
+        box = gymnasium.spaces.Box(-1.0, 1.0, (3,))
+        torch.manual_seed(0)
+        critic = ActionValue(
+            hidden_dims=[8], network={**NETWORK, "layers": [8], **part}, observation_space=box, state_space=None,
+            action_space=box, device="cpu",
+        )  # fmt: skip
+        observations, actions = torch.rand(2, 5, 3)
+        actions.requires_grad_()
+        for taken in (actions, actions.detach()):
+            critic.zero_grad()
+            values, _ = critic.act({"observations": observations, "taken_actions": taken})
+            (0.0 * values.sum()).backward()
+            is_trained = bool(critic.network.layers[0].connection.weight.grad.any())
+            assert is_trained == (taken is not actions)
+        assert not actions.grad.any(), "no value, and so nothing for the actor to learn"
 
     def test_a_proxy_learns_the_actors_actions(self):
         run = runner("lif_td3", "agent.algorithm.target=proxy", "agent.algorithm.proxy_learning_rate=1.0e-2")

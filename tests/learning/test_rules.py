@@ -334,6 +334,10 @@ def test_with_random_feedback_eprop_never_reads_the_readouts_weights():
     [
         ({"learning": "slayr"}, r"net\.learning\.name: unknown rule 'slayr'; .* did you mean 'slayer'\?"),
         ({"learning": "slayer", "neuron": "sigma_delta"}, r"net\.neuron: name: 'sigma_delta' is not available with 'slayer'"),
+        (
+            {"learning": "slayer", "neuron": {"name": "izhikevich", "learn": ["a", "d"]}},
+            r"net\.neuron: learn: 'd' given; allowed with 'slayer': parameters that also act outside the reset",
+        ),
         ({"learning": "eprop", "neuron": {"name": "lif", "detach_reset": False}}, r"net\.neuron: detach_reset: false"),
         ({"learning": "eprop", "neuron": "resonate"}, r"net\.neuron: detach_reset: false .*; set it to true"),
         ({"learning": {"name": "bptt", "truncate": -1}}, r"net\.learning\.truncate: -1 is out of range"),
@@ -344,6 +348,16 @@ def test_with_random_feedback_eprop_never_reads_the_readouts_weights():
 def test_what_a_rule_cannot_do_is_refused_by_name(settings, message):
     with pytest.raises(registry.RegistryError, match=message):
         registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
+
+
+@pytest.mark.parametrize("rule", ["slayer", "superspike"])
+def test_a_learned_parameter_is_allowed_if_a_gradient_reaches_it(rule):
+    neuron = {"name": "alif", "learn": ["tau", "threshold", "tau_adaptation", "adaptation"]}
+    torch.manual_seed(0)
+    settings = {"name": "feedforward", "layers": [8], "neuron": neuron, "learning": rule}
+    net = registry.configure("networks", settings, "net").build(inputs=3, outputs=1)
+    net(torch.rand(1, 16, 3), None)[0].sum().backward()
+    assert all(p.grad.any() for p in net.layers[0].parameters_of_neuron.parameters())
 
 
 WITHOUT_RESET = ("cuba_lif", "sigma_delta", "sigma_delta_unit")

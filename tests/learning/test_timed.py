@@ -179,6 +179,23 @@ def test_a_spikes_charge_is_one_whenever_it_comes():
     assert total.max() > 3.0 and torch.allclose(total, total.round(), atol=1e-9)
 
 
+def test_a_neuron_with_a_refractory_state_spikes_as_often_as_without_spike_times():
+    """A current that never decays drives the wrapped neuron as a constant one drives the neuron itself."""
+    built = registry.configure("neurons", "hodgkin_huxley", "n").build()
+    wrapped = ExactSpikeNeuron.wrap(built, "eventprop", tau_synapse=1e9, slope=1e-9)
+    size = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64).view(1, 1, 1, 3)
+    constant = size.expand(1, 60, 1, 3)
+    pulse = torch.cat([size, torch.zeros(1, 59, 1, 3, dtype=torch.float64)], 1)
+    spikes, sent = (
+        dispatch.unroll(
+            "torch", neuron, OPS, current, 60, None, tuple(neuron.get_step_value(p) for p in neuron.params)
+        )[0]
+        for neuron, current in ((built, constant), (wrapped, pulse))
+    )
+    assert spikes.sum(1).flatten().tolist() == [2.0, 4.0, 5.0]
+    assert sent.sum(1).flatten().tolist() == pytest.approx([2.0, 4.0, 5.0])
+
+
 def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
     settings = {
         "name": "feedforward", "layers": [2], "steps": 8, "neuron": {"name": "lif", "tau": 4.0, "input_gain": "unit"},

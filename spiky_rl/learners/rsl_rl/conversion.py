@@ -65,6 +65,17 @@ class Converter:
             raise _make_error("network.layers", str(widths), f"{teacher_widths}, as the teacher has")
         for layer, activation in zip(layers, self.activations, strict=True):
             _check_layer(layer, activation)
+        groups, teacher_groups = list(self.student.obs_groups), list(self.teacher.obs_groups)
+        if groups != teacher_groups:
+            raise _make_error("obs_groups.actor", str(groups), f"{teacher_groups}, as the teacher has")
+        features = self.maps[-1].out_features
+        if network.readout.out_features != features:
+            given = type(self.student.distribution).__name__
+            raise _make_error(
+                "actor.distribution_cfg.class_name",
+                given,
+                f"one with {features} features, as the teacher has",
+            )
         ours, theirs = self.student.obs_normalizer, self.teacher.obs_normalizer
         if type(ours) is not type(theirs):
             normalizes = not isinstance(ours, nn.Identity)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite, reset_state
+from spiky_rl.learners.common.penalties import leave_out_penalty
 from spiky_rl.metrics.synops import dense_operations
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -31,6 +32,9 @@ class SpikingModel(MLPModel):
 
     is_recurrent: bool = False
     """Whether rsl_rl stores the hidden state and replays the network from it; set per instance."""
+    has_penalty_on_means: bool = True
+    """Whether a pass without sampling adds the network's penalty to its loss; False for an actor in `PPO.update`, where only the loss on
+    symmetry makes such a pass, beside the one that samples."""
     input_shape: tuple[int, ...]
     """Input shape of the network: (O,), or (C, H, W) for an image."""
 
@@ -177,8 +181,11 @@ class SpikingModel(MLPModel):
             obs = unpadded
         if self.features_key is not None and (cached := obs.get(self.features_key, None)) is not None:
             output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
-        else:
+        elif stochastic_output or self.has_penalty_on_means:
             output = self._compute_output(self.get_latent(obs), masks, hidden_state)
+        else:
+            with leave_out_penalty(self.network):
+                output = self._compute_output(self.get_latent(obs), masks, hidden_state)
         if self.distribution is None:
             return output
         if stochastic_output:

@@ -153,7 +153,8 @@ class RslRlSpikingPPO(PPO):
         """
         actor = self.get_policy()  # torch.compile wraps self.actor
         local_weights = self._compute_local_weights(actor)
-        losses = super().update()
+        with _penalize_samples_alone(actor):
+            losses = super().update()
         for model in (actor, self._raw_critic):
             # rsl_rl 5.4 does not end the update; rsl_rl 5.5 has ended it
             if isinstance(model, SpikingModel) and model.is_updating:
@@ -190,6 +191,19 @@ class RslRlSpikingPPO(PPO):
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self._learning_rate = max(value, self.learning_rate_floor)
+
+
+@contextmanager
+def _penalize_samples_alone(actor: MLPModel) -> Iterator[None]:
+    """Let the ``actor``'s penalty count once per minibatch: the loss on symmetry has a second pass, for the means of mirrored samples."""
+    if not isinstance(actor, SpikingModel):
+        yield
+        return
+    actor.has_penalty_on_means = False
+    try:
+        yield
+    finally:
+        actor.has_penalty_on_means = True
 
 
 def _check_burn_in(burn_in: int, **models: MLPModel) -> None:

@@ -15,6 +15,7 @@ from skrl.models.torch import DeterministicMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spiky_rl.learners.common.penalties import leave_out_penalty
 from spiky_rl.learners.skrl.models import SequenceModel
 
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -173,4 +174,8 @@ class ActionValue(DeterministicMixin, ReplayModel):
     @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         # value [B, 1]
-        return self.compute_sequences(inputs)
+        if not inputs["taken_actions"].requires_grad:
+            return self.compute_sequences(inputs)
+        # the actor is updated, and must not learn to calm the critic's neurons
+        with leave_out_penalty(self.network):
+            return self.compute_sequences(inputs)

@@ -60,6 +60,19 @@ def test_the_policy_becomes_symmetric():
     assert used[0] > 0 and used[-1] < 0.5 * unused[-1], (used, unused)
 
 
+def test_the_penalty_counts_once_beside_a_loss_on_symmetry():
+    """With the factor 0 the loss changes nothing, although the actor runs twice per minibatch."""
+    penalty = "agent.network.sparsity={name: rate, weight: 1.0, upper: 0.0}"
+    weights = []
+    for is_used in ("true", "false"):
+        overrides = (penalty, f"{SYMMETRY}.mirror_loss_coeff=0", f"{SYMMETRY}.use_mirror_loss={is_used}")
+        algorithms = []
+        train(1, overrides, algorithms.append)
+        weights.append([weight.detach().clone() for weight in algorithms[0].actor.parameters()])
+    for used, unused in zip(*weights, strict=True):
+        assert torch.equal(used, unused)
+
+
 @pytest.mark.slow
 def test_the_example_is_trained_and_resumed_by_commands(command, tmp_path):
     run = ["--task", TASK, "--agent", AGENT, "--device", "cpu", "--num_envs", ENVS, "--log_root", tmp_path]
