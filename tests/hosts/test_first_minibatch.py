@@ -30,7 +30,8 @@ def agent_runner(agent: str, *overrides: str) -> RslRlRunner:
     host = config() | {"obs_groups": {"actor": ["policy"], "critic": ["critic" if images else "policy"]}}
     host["algorithm"] = {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 2}
     host.pop("save_interval")
-    small = ["agent.network.layers=[6,8,16]"] if images else []
+    has_own_network = any(text.startswith("agent.network=") for text in overrides)
+    small = ["agent.network.layers=[6,8,16]"] if images and not has_own_network else []
     small += ["agent.network.control=gain"] * (
         "reservoir" in agent
     )  # the search for a rate takes ten seconds
