@@ -1,4 +1,7 @@
-"""An encoder, a decoder, a surrogate, a penalty and a learning rule of one's own; `parts_ppo.yaml` beside this file uses them."""
+"""An encoder, a decoder, a surrogate, a penalty and a learning rule of one's own.
+
+`parts_ppo.yaml` beside this file uses them.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +18,10 @@ from spiky_rl.surrogates.base import Ops, ReferenceOps, Surrogate, Value, declar
 
 
 class Symlog(Encoder):
-    """Symmetric logarithm: large observations become currents of moderate size. Source: Hafner et al. (2023)."""
+    """Symmetric logarithm: large observations become currents of moderate size.
+
+    Source: Hafner et al. (2023).
+    """
 
     def __init__(self, inputs: int, steps: int) -> None:
         super().__init__()
@@ -42,7 +48,10 @@ class Ramp(Decoder):
 
 
 class MultiGaussian(Surrogate):
-    """Gaussian with negative sides, which pull silent neurons back. Source: Yin et al. (2021)."""
+    """Gaussian with negative sides, which pull silent neurons back.
+
+    Source: Yin et al. (2021).
+    """
 
     class Options(Surrogate.Options):
         slope: float = declare_slope(2.0, "1 / sigma of the middle Gaussian")
@@ -65,7 +74,8 @@ class MultiGaussian(Surrogate):
     def primitive(self, ops: ReferenceOps, x: Value, slope: Value) -> Value:
         total: Value = 0.5
         for factor, mean, width in self.gaussians:
-            total = total + 0.5 * factor * ops.erf((x * slope - mean) * (1.0 / (width * math.sqrt(2.0))))
+            z = (x * slope - mean) * (1.0 / width)
+            total = total + 0.5 * factor * ops.erf(z * math.sqrt(0.5))
         return total
 
 
