@@ -74,7 +74,7 @@ run-gymnasium: setup-gymnasium ## train a small spiking agent on Gymnasium's Car
 	$(GYMNASIUM)/python scripts/train.py --task CartPole-v1 --agent lif_ppo --device cpu
 
 test-gymnasium: setup-gymnasium ## Gymnasium's tests where Isaac Lab is not installed
-	$(GYMNASIUM)/python -m pytest tests/hosts/gymnasium tests/hosts/test_hosts.py $(PYTEST_ARGS)
+	$(GYMNASIUM)/python -m pytest tests/hosts/gymnasium tests/hosts/test_hosts.py tests/run/test_trained_policy.py $(PYTEST_ARGS)
 
 # A file's tests stay together: some share a simulator or a training run. Files are handed out in their alphabetical order, in
 # which those that start simulators come early, and not by their number of tests: else the longest files would run last.

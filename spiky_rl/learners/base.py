@@ -77,16 +77,13 @@ class Learner(ABC):
     def get_runner_class(self, algorithm: str) -> type[Any]:
         """Return the class of the runner, a `BaseRunner`, for an ``algorithm`` of `algorithms`. Imports the library."""
 
-    def load_actor(
-        self, spec: AgentSpec, loaded: Mapping[str, Any]
-    ) -> nn.Module:  # pylint: disable=unused-argument
+    def load_actor(self, spec: AgentSpec, loaded: Mapping[str, Any]) -> nn.Module:
         """Return the actor of a checkpoint ``loaded`` with its trained weights, as a model of rsl_rl; ``spec`` is its agent.
 
-        Raises UserError if the library has no such actors, RegistryError, RuntimeError or ValueError if agent and weights do not fit.
+        Raises UserError if the library has no such actors, and ValueError or RuntimeError if agent and weights do not fit.
         """
-        raise UserError(
-            f"a policy of {self.name} cannot be loaded as a module; export.py writes it to a file"
-        )
+        del loaded
+        raise UserError(f"not available for {spec.algorithm.upper()} of {self.name}")
 
     @abstractmethod
     def read_registered_cfg(self, registered: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spiky_rl.api import SpikingModule
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named
-from spiky_rl.config.options import RegistryError, UserError
+from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds
@@ -125,9 +125,9 @@ def load_policy(
     spec = build_agent_spec(identity["agent"], identity["spec"], {})
     try:
         model = learner.load_actor(spec, loaded)
-    except (RegistryError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: no policy of observation vectors: {detail}") from None
+        raise UserError(f"{path}: cannot be loaded as a module: {detail}") from None
     return PolicyModule(model, spec, action_space).eval()
 
 

@@ -21,7 +21,7 @@ def train_once(agent, folder, *options):
     """Train for an iteration; return the run's folder."""
     where = ["--agent", agent, "--log_root", str(folder), "--no-choose_best"]
     assert train([*SMALL, *where, *options]) == 0
-    (run,) = folder.glob("rsl_rl/*/*")
+    (run,) = folder.glob("*/*/*")
     return run
 
 
@@ -131,8 +131,12 @@ def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
         spiky_rl.load_policy("CartPole-v1.lif_pp")
     with pytest.raises(UserError, match=r"action_space: MultiDiscrete.* given; allowed: Discrete, or Box"):
         spiky_rl.load_policy("CartPole-v1.lif_ppo", gymnasium.spaces.MultiDiscrete([2, 2]))
-    run = train_once("gru_ppo", tmp_path)
+    run = train_once("gru_ppo", tmp_path / "rsl_rl")
     with pytest.raises(
-        UserError, match="agent.actor.class_name: RNNModel given; allowed: spiking networks and MLPs"
+        UserError, match="as a module: .*class_name: RNNModel given; allowed: spiking networks"
     ):
+        spiky_rl.load_policy(run)
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    run = train_once("mlp_ppo", tmp_path / "skrl", "--rl_library", "skrl")
+    with pytest.raises(UserError, match="cannot be loaded as a module: not available for PPO of skrl"):
         spiky_rl.load_policy(run)
