@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from spiky_rl.config.options import UserError
 from spiky_rl.learners.common.activity import write_figures
+from spiky_rl.learners.common.checkpoint_names import CheckpointError
 from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint, select_parts
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
@@ -28,6 +29,7 @@ from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_l
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
+from spiky_rl.learners.rsl_rl.ppo import REWARD_SCALER
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.teacher import Teacher
@@ -199,8 +201,11 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     ) -> dict:
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
+        parts = select_parts(loaded, load_cfg)
+        if parts is None:
+            self._check_reward_scaler(loaded, path)
         with wrap_load_errors(path), keep_learning_rates(self._list_unscheduled_optimizers()):
-            loads_iteration = self.alg.load(loaded, select_parts(loaded, load_cfg), strict)
+            loads_iteration = self.alg.load(loaded, parts, strict)
         self.alg.learning_rate = self._get_learning_rate()
         if loads_iteration:
             # the checkpoint has the random state of rank 0; other ranks keep their own
@@ -208,6 +213,15 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             if self.alg.rnd:  # the schedule of its weight counts control steps, which rsl_rl does not save
                 self.alg.rnd.update_counter = self.current_learning_iteration * self.cfg["num_steps_per_env"]
         return loaded.get("infos") or {}
+
+    def _check_reward_scaler(self, loaded: Mapping[str, object], path: str) -> None:
+        """Raise CheckpointError if only this agent or only the checkpoint ``loaded`` from ``path`` learns from scaled rewards."""
+        is_scaling = getattr(self.alg, "reward_scaler", None) is not None
+        if is_scaling != (REWARD_SCALER in loaded):
+            raise CheckpointError(
+                f"{path}: agent.algorithm.reward_normalization: {str(is_scaling).lower()} given; allowed:"
+                f" {str(not is_scaling).lower()}, as in the training of the checkpoint"
+            )
 
     def _list_unscheduled_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the optimisers whose learning rates no schedule changes."""

@@ -1,5 +1,6 @@
 """PPO on Gymnasium's tasks: values at time limits, discrete actions, and every agent."""
 
+import contextlib
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from torch.distributions import OneHotCategorical, kl_divergence
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import read_agent, read_algorithm
+from spiky_rl.learners.common.checkpoint_names import CheckpointError
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
 from spiky_rl.run.prepare import make_plan
@@ -92,6 +94,27 @@ def test_an_end_by_the_task_adds_no_value(library):
                     runner.alg.process_env_step(obs, reward, dones, extras)
             rewards = runner.alg.storage.rewards
     assert rewards.squeeze(-1).mean(1).tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize("library", ["rsl_rl", "skrl"])
+@pytest.mark.parametrize("scales", [False, True])
+def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, tmp_path):
+    def make_scaling_runner(scaling):
+        options = f"agent.algorithm.reward_normalization={str(scaling).lower()}"
+        request = RunRequest(
+            task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=8, library=library, overrides=(*SMALL, options)
+        )
+        plan = make_plan(request)
+        return make_runner("lif_ppo", envs.enter_context(open_env(plan)), plan)
+
+    path = str(tmp_path / "model_0.pt")
+    with contextlib.ExitStack() as envs:
+        runner = make_scaling_runner(scales)
+        runner.save(path)
+        make_scaling_runner(scales).load(path)
+        with pytest.raises(CheckpointError, match="reward_normalization"):
+            make_scaling_runner(not scales).load(path)
+        make_scaling_runner(not scales).load(path, {"actor": True})
 
 
 @pytest.mark.parametrize("agent", ["lif_ppo", *SLOW_AGENTS])
