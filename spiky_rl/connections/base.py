@@ -13,10 +13,16 @@ from typing import ClassVar, override
 
 import torch
 from torch import Tensor
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.kernels import dispatch
+
+WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
+"""Hooks of `torch.nn.utils` that compute a module's weight before it is called."""
 
 Shape = tuple[int, ...]
 """Shape of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps. In memory a map is flat, with W fastest."""
@@ -85,6 +91,14 @@ class IntraLayerConnection(Connection):
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
+
+
+def read_weight(module: torch.nn.Module) -> Tensor:
+    """Return the weight of a ``module`` that is never called, after the hooks that compute it, such as those of pruning."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WEIGHT_HOOKS):
+            hook(module, ())
+    return module.weight  # type: ignore[return-value]
 
 
 def make_dale_factors(size: int, inhibitory: float) -> Tensor:

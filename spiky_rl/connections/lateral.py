@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import IntraLayerConnection, Shape, count_values, require_neurons
+from spiky_rl.connections.base import IntraLayerConnection, Shape, count_values, read_weight, require_neurons
 
 
 class Lateral(IntraLayerConnection):
@@ -57,7 +57,7 @@ class Lateral(IntraLayerConnection):
 
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [N, N]."""
-        return self.sign * self.weight.abs() * self.mask
+        return self.sign * read_weight(self).abs() * self.mask
 
     @override
     def operations(self, events: Tensor) -> Tensor:

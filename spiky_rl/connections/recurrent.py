@@ -23,6 +23,7 @@ from spiky_rl.connections.base import (
     count_values,
     make_dale_factors,
     make_sparse_mask,
+    read_weight,
     require_neurons,
 )
 
@@ -76,7 +77,9 @@ class Recurrent(IntraLayerConnection):
 
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [D N, N]."""
-        weight = self.weight.abs() if self.dale else self.weight
+        weight = read_weight(self)
+        if self.dale:
+            weight = weight.abs()
         if self.delays > 1:
             weight = weight.repeat(self.delays, 1)
         return weight if self.full else weight * self.mask

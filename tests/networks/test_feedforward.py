@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from spiky_rl.config import registry, spec
 from spiky_rl.config.registry import RegistryError
@@ -375,3 +376,31 @@ def test_from_rest_no_state_comes_out_of_a_disturbed_recurrent_layer_either(back
     assert state == () and len(carried) == len(network.state_sizes)
     assert torch.allclose(found, expected) and torch.equal(rest, found)
     assert network.layers[0](TorchOps(network.surrogate), x.unsqueeze(1), 1, None, None, None)[1] == ()
+
+
+@pytest.mark.parametrize("recurrent", [None, {"name": "recurrent", "delays": 2}, "lateral"], ids=str)
+@pytest.mark.parametrize("decoder", ["membrane", "linear", "population_vector"])
+def test_a_pruned_network_learns_as_one_whose_weights_are_set_to_zero_after_every_step(recurrent, decoder):
+    results = []
+    for pruned in (True, False):
+        network, x = build(stateful=True, recurrent=recurrent, decoder=decoder), observations()
+        names = {name for name, _ in network.named_parameters() if name.endswith("weight")}
+        links = [network.get_submodule(name.rpartition(".")[0]) for name in sorted(names)]
+        keep = torch.Generator().manual_seed(2)
+        masks = [(torch.rand(link.weight.shape, generator=keep) < 0.7).double() for link in links]
+        for link, mask in zip(links, masks, strict=True):
+            prune.custom_from_mask(link, "weight", mask)
+            if not pruned:
+                prune.remove(link, "weight")
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            y, _ = network(x, network.zero_state(BATCH, x))
+            y.square().sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                for link, mask in zip(links, masks, strict=True):
+                    if not pruned:
+                        link.weight *= mask
+        results.append(network(x, network.zero_state(BATCH, x))[0])
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.connections._quantization import WeightQuantizer
+from spiky_rl.connections.base import read_weight
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import StackStage
 from spiky_rl.neurons.base import Neuron
@@ -83,7 +84,7 @@ class Decoder(Component, torch.nn.Module):
 
     def unrounded_weights(self) -> Tensor:
         """Return the readout's float weights [N, F]."""
-        return self.readout.weight.t()
+        return read_weight(self.readout).t()
 
     def get_potential_parameters(self) -> tuple[Tensor | float, ...]:
         """Return the parameters of the potential's step; empty if there is no potential."""

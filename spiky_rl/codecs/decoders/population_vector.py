@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import RegistryError, Settings, option
+from spiky_rl.connections.base import read_weight
 from spiky_rl.kernels import dispatch
 
 
@@ -56,7 +57,7 @@ class PopulationVector(Decoder):
 
     def unrounded_weights(self) -> Tensor:
         # masked in every call, because a learner may initialise the weights again
-        return (self.readout.weight * self.mask).t()
+        return (read_weight(self.readout) * self.mask).t()
 
     def operations(self, spikes: Tensor) -> Tensor:
         """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: one per spike, for the feature of its group."""
