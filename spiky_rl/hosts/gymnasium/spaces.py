@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 MIN_PIXELS = 16
-"""Smallest side of an image that the default CNN can process."""
+"""Smallest side of an image, which the default CNN can process; smaller boxes of three dimensions become vectors."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TaskSpaces:
     """Spaces of one environment."""
 
     observation_shape: tuple[int, ...]
-    """Shape of an observation: (O,), or (C, H, W) for an image."""
+    """Shape of an observation: (C, H, W) for an image, (O,) for any other box, whose values are in C order."""
     num_actions: int
     """A: number of components of an action, or of choices if actions are discrete."""
     is_discrete: bool
@@ -51,20 +52,14 @@ class TaskSpaces:
         observations, actions = env.observation_space, env.action_space
         if not isinstance(observations, Box):
             raise UserError(
-                f"--task {task}: {type(observations).__name__} observations are not available; allowed: Box"
+                f"--task {task}: {type(observations).__name__} observations are not available; allowed: Box, which"
+                " gymnasium.wrappers.FlattenObservation gives"
             )
         shape = observations.shape
-        if len(shape) == 3:
+        if len(shape) == 3 and min(shape[:2]) >= MIN_PIXELS:
             shape = (shape[2], *shape[:2])  # Gymnasium's images are [H, W, C]
-            if min(shape[1:]) < MIN_PIXELS:
-                raise UserError(
-                    f"--task {task}: images of {shape[1]} x {shape[2]} pixels are not available; allowed: at least"
-                    f" {MIN_PIXELS} x {MIN_PIXELS}"
-                )
-        elif len(shape) != 1:
-            raise UserError(
-                f"--task {task}: observations of shape {list(shape)} are not available; allowed: [O] and images [H, W, C]"
-            )
+        else:
+            shape = (math.prod(shape),)
         if isinstance(actions, Discrete):
             low = high = np.zeros(0, np.float32)
             num_actions, start, action_shape = int(actions.n), int(actions.start), ()
@@ -132,7 +127,9 @@ class TaskSpaces:
     def to_tensor(self, observations: NDArray[Any], device: torch.device | str) -> Tensor:
         """Return Gymnasium's observations [B, ...] as float32 [B, O], or [B, C, H, W] in [0, 1] for images of bytes."""
         values = torch.as_tensor(observations, device=device)
-        if self.is_image:
+        if not self.is_image:
+            values = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+        else:
             values = values.permute(0, 3, 1, 2)
             if values.dtype == torch.uint8:
                 return values.float() / 255.0

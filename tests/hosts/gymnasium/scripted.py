@@ -82,6 +82,26 @@ class Picture(Script):
         return np.arange(960).astype(np.uint8).reshape(20, 16, 3)
 
 
+class Shaped(Script):
+    """Observations of any ``shape``: 0, 1, 2, ... in C order, and ten times the step."""
+
+    def __init__(self, shape: tuple[int, ...], render_mode: str | None = None) -> None:
+        super().__init__(0, render_mode)
+        self.observation_space = spaces.Box(-np.inf, np.inf, shape)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.draw(), {}
+
+    def step(self, action):
+        _, *others = super().step(action)
+        return self.draw(), *others
+
+    def draw(self):
+        shape = self.observation_space.shape
+        return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 10 * np.float32(self.steps)
+
+
 class Groups(Script):
     """Dict observations."""
 
@@ -123,6 +143,7 @@ for name, cls, limit in (
     ("Turn-v0", Turn, 5),
     ("OneSided-v0", OneSided, 5),
     ("Picture-v0", Picture, 5),
+    ("Shaped-v0", Shaped, 3),
     ("Groups-v0", Groups, 5),
     ("Choices-v0", Choices, 5),
     ("Broken-v0", Broken, 5),

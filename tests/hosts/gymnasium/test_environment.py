@@ -121,6 +121,20 @@ def test_images_are_channels_first_in_zero_to_one():
         assert image[1, 2, 4, 3] == np.float32((4 * 16 + 3) * 3 + 2) / np.float32(255)
 
 
+@pytest.mark.parametrize("shape", [[], [2, 3], [2, 2, 3], [15, 16, 3], [2, 1, 1, 3]], ids=str)
+def test_boxes_of_other_shapes_are_vectors_in_c_order(shape):
+    size = int(np.prod(shape))
+    task = load(f"{SCRIPTS}Shaped-v0", f"env.shape={shape}")
+    assert task.spaces.observation_shape == (size,)
+    with task.open("cpu", 2, SimulationOptions(seed=0)) as env:
+        start = torch.arange(float(size)).expand(2, size)
+        assert torch.equal(env.get_observations()["policy"], start)
+        for step in (1, 2, 3):
+            obs, _, _, extras = env.step(torch.zeros(2, 2))
+            assert torch.equal(obs["policy"], start + 10 * (step % 3))
+        assert torch.equal(extras["final_observations"]["policy"], start + 30)
+
+
 def test_a_task_without_time_limit_gets_one():
     task = load(f"{SCRIPTS}Script-v1")
     assert task.max_episode_steps == task.settings["max_episode_steps"] == 10_000
