@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
@@ -56,13 +57,14 @@ class GymnasiumVecEnv(HostEnvironment):
             settings["render_mode"] = "rgb_array"
             if task.camera is not None:
                 settings.setdefault("camera_name", task.camera)
+        flattening = [FlattenObservation] if task.spaces.needs_flattening else []
         self.vector_env: Any = gymnasium.make_vec(
             task.id,
             num_envs,
             # a task's own vector class would have an autoreset of its own
             vectorization_mode=task.vectorization_mode,
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            wrappers=[CopiedObservations],
+            wrappers=[*flattening, CopiedObservations],
             **settings,
         )
         self.latest_infos: Mapping[str, Any] = {}

@@ -155,7 +155,7 @@ class GymnasiumTask(HostTask):
 
 
 class Gymnasium(Host):
-    """Gymnasium's registered tasks with Box observations and Box or Discrete actions."""
+    """Gymnasium's registered tasks with Box or Discrete actions."""
 
     name, title = "gymnasium", "Gymnasium"
     abilities = frozenset({VIDEO, SECOND_SIMULATION})

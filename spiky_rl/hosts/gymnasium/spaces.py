@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,7 +29,9 @@ class TaskSpaces:
     """Spaces of one environment."""
 
     observation_shape: tuple[int, ...]
-    """Shape of an observation: (C, H, W) for an image, (O,) for any other box, whose values are in C order."""
+    """Shape of an observation: (C, H, W) for an image, (O,) for any other space, whose values are in C order."""
+    needs_flattening: bool
+    """Whether the environments need Gymnasium's ``FlattenObservation``, because observations are no boxes."""
     num_actions: int
     """A: number of components of an action, or of choices if actions are discrete."""
     is_discrete: bool
@@ -47,19 +48,20 @@ class TaskSpaces:
     @classmethod
     def read(cls, task: str, env: gymnasium.Env) -> Self:
         """Return the spaces of an environment. Raises UserError for spaces that are not available."""
-        from gymnasium.spaces import Box, Discrete
+        from gymnasium.spaces import Box, Discrete, flatdim
 
         observations, actions = env.observation_space, env.action_space
-        if not isinstance(observations, Box):
+        if not _is_flattenable(observations):
             raise UserError(
-                f"--task {task}: {type(observations).__name__} observations are not available; allowed: Box, which"
-                " gymnasium.wrappers.FlattenObservation gives"
+                f"--task {task}: {type(observations).__name__} observations are not available; allowed: Box, and what"
+                " gymnasium.wrappers.FlattenObservation flattens"
             )
-        shape = observations.shape
-        if len(shape) == 3 and min(shape[:2]) >= MIN_PIXELS:
-            shape = (shape[2], *shape[:2])  # Gymnasium's images are [H, W, C]
+        is_box = isinstance(observations, Box)
+        if is_box and len(observations.shape) == 3 and min(observations.shape[:2]) >= MIN_PIXELS:
+            height, width, channels = observations.shape
+            shape: tuple[int, ...] = (channels, height, width)
         else:
-            shape = (math.prod(shape),)
+            shape = (flatdim(observations),)
         if isinstance(actions, Discrete):
             low = high = np.zeros(0, np.float32)
             num_actions, start, action_shape = int(actions.n), int(actions.start), ()
@@ -71,7 +73,8 @@ class TaskSpaces:
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
             )
         is_discrete = isinstance(actions, Discrete)
-        return cls(shape, num_actions, is_discrete, low, high, start, action_shape, _read_step_dt(env))
+        step_dt = _read_step_dt(env)
+        return cls(shape, not is_box, num_actions, is_discrete, low, high, start, action_shape, step_dt)
 
     @property
     def is_image(self) -> bool:
@@ -152,6 +155,14 @@ class TaskSpaces:
     @functools.cached_property
     def _bounds(self) -> ActionBounds:
         return ActionBounds(torch.as_tensor(self.low), torch.as_tensor(self.high))
+
+
+def _is_flattenable(space: gymnasium.Space) -> bool:
+    """Return whether Gymnasium turns values of ``space`` into vectors of one length."""
+    try:
+        return space.is_np_flattenable
+    except NotImplementedError:  # a task's own space
+        return False
 
 
 def _read_step_dt(env: gymnasium.Env) -> float:

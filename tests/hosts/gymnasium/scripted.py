@@ -103,9 +103,34 @@ class Shaped(Script):
 
 
 class Groups(Script):
-    """Dict observations."""
+    """Dict observations: the step of an episode as a number in a map, as a choice and as a tuple."""
 
-    observation_space = spaces.Dict({"a": spaces.Box(0, 1, (1,))})
+    observation_space = spaces.Dict(
+        {
+            "map": spaces.Box(0, 9, (2, 1)),
+            "choice": spaces.Discrete(6),
+            "both": spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-9.0, 9.0, dtype=np.float64))),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.draw(), {}
+
+    def step(self, action):
+        _, *others = super().step(action)
+        return self.draw(), *others
+
+    def draw(self):
+        bits = np.array([self.steps & 1, self.steps >> 1 & 1], np.int8)
+        amount = np.float32([[self.steps], [self.start]])
+        return {"map": amount, "choice": self.steps, "both": (bits, np.array([-self.steps], np.float64))}
+
+
+class Series(Script):
+    """Sequence observations, which have no fixed length."""
+
+    observation_space = spaces.Sequence(spaces.Box(0, 1, (1,)))
 
 
 class Choices(Script):
@@ -145,6 +170,7 @@ for name, cls, limit in (
     ("Picture-v0", Picture, 5),
     ("Shaped-v0", Shaped, 3),
     ("Groups-v0", Groups, 5),
+    ("Series-v0", Series, 5),
     ("Choices-v0", Choices, 5),
     ("Broken-v0", Broken, 5),
     ("Filmed-v0", Filmed, 5),

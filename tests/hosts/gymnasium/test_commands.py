@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_run(command, tmp_path):
     "arguments, words",
     [
         (["--task", "HalfCheeta-v5"], ["--task", "'HalfCheeta-v5'", "HalfCheetah-v5"]),
-        (["--task", f"{SCRIPTS}Groups-v0"], ["Groups-v0", "Dict observations", "allowed: Box"]),
+        (["--task", f"{SCRIPTS}Series-v0"], ["Series-v0", "Sequence observations", "allowed: Box"]),
         (["--task", f"{SCRIPTS}Choices-v0"], ["Choices-v0", "MultiDiscrete actions", "Box and Discrete"]),
         (
             ["--task", f"{SCRIPTS}Picture-v0", "--agent", "mlp_ppo", "agent.actor.class_name=MLPModel"],

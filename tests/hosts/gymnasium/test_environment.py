@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import FlattenObservation
 from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 
 from spiky_rl.config.options import UserError
@@ -133,6 +134,20 @@ def test_boxes_of_other_shapes_are_vectors_in_c_order(shape):
             obs, _, _, extras = env.step(torch.zeros(2, 2))
             assert torch.equal(obs["policy"], start + 10 * (step % 3))
         assert torch.equal(extras["final_observations"]["policy"], start + 30)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_other_spaces_are_flattened_as_gymnasium_flattens_them(mode):
+    bare = FlattenObservation(gymnasium.make(f"{SCRIPTS}Groups-v0", ends=4))
+    rows = [bare.reset(seed=draw_seeds(0, 1)[0])[0]]
+    rows += [bare.step(np.float32([0.0, 2.0]))[0] for _ in range(4)]
+    wanted = torch.as_tensor(np.array(rows), dtype=torch.float32)
+    with open_env(f"{SCRIPTS}Groups-v0", 1, "env.ends=4", f"env.vectorization_mode={mode}") as env:
+        found = [env.get_observations()["policy"]]
+        for _ in range(4):
+            obs, _, _, extras = env.step(torch.zeros(1, 2))
+            found.append(extras.get("final_observations", obs)["policy"])
+    assert torch.equal(torch.cat(found), wanted) and wanted.shape == (5, 11)
 
 
 def test_a_task_without_time_limit_gets_one():

@@ -102,7 +102,12 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
     def make_scaling_runner(scaling):
         options = f"agent.algorithm.reward_normalization={str(scaling).lower()}"
         request = RunRequest(
-            task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=8, library=library, overrides=(*SMALL, options)
+            task=SCRIPT,
+            agent="lif_ppo",
+            device="cpu",
+            num_envs=8,
+            library=library,
+            overrides=(*SMALL, options),
         )
         plan = make_plan(request)
         return make_runner("lif_ppo", envs.enter_context(open_env(plan)), plan)
