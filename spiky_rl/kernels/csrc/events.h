@@ -6,6 +6,9 @@
 #pragma once
 
 #include <stdint.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif

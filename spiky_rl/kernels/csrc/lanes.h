@@ -25,12 +25,8 @@ INLINE F lane_tan(F x) { return tanf(x); }
 
 #else
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
 
 #if defined(__AVX512F__)
 #define WIDTH 16
@@ -44,6 +40,29 @@ typedef int M __attribute__((vector_size(4 * WIDTH)));
 #define METHOD inline __attribute__((always_inline))
 #define INLINE static METHOD
 #define LANE(x) ((float)(x) - F{})  // minus, because it keeps -0, and -0 + 0 is 0
+
+// Instructions by GCC's own names where it has them, because immintrin.h takes the compiler as long as a neuron's kernels.
+#ifdef __has_builtin
+#if WIDTH == 16 && __has_builtin(__builtin_ia32_vfmaddps512_mask) && __has_builtin(__builtin_ia32_minps512_mask)
+#define FMA(a, b, c) __builtin_ia32_vfmaddps512_mask(a, b, c, -1, 4)
+#define MINPS(a, b) __builtin_ia32_minps512_mask(a, b, F{}, -1, 4)
+#define MAXPS(a, b) __builtin_ia32_maxps512_mask(a, b, F{}, -1, 4)
+#define SCALEF(a, b) __builtin_ia32_scalefps512_mask(a, b, F{}, -1, 4)
+#elif WIDTH == 8 && defined(__FMA__) && __has_builtin(__builtin_ia32_vfmaddps256)
+#define FMA(a, b, c) __builtin_ia32_vfmaddps256(a, b, c)
+#endif
+#endif
+#if !defined(FMA) && WIDTH == 16
+#include <immintrin.h>
+#define FMA(a, b, c) (F)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define MINPS(a, b) (F)_mm512_min_ps((__m512)(a), (__m512)(b))
+#define MAXPS(a, b) (F)_mm512_max_ps((__m512)(a), (__m512)(b))
+#define SCALEF(a, b) (F)_mm512_scalef_ps((__m512)(a), (__m512)(b))
+#elif !defined(FMA) && WIDTH == 8 && defined(__FMA__)
+#include <immintrin.h>
+#define FMA(a, b, c) (F)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#endif
+
 INLINE F lane_select(M c, F x, F y) { return c ? x : y; }
 INLINE F lane_heaviside(F x) { return x >= 0.0f ? LANE(1) : LANE(0); }
 INLINE F lane_max(F x, F y) { return (x > y) | (x != x) ? x : y; }
@@ -57,10 +76,8 @@ INLINE F lane_sqrt(F x) {
 // a b + c, with one rounding if the CPU has the instruction. It is explicit, because a compiler may contract some copies of a loop
 // and not others (GCC does so on AMD's Zen 4), and then a row's bits depend on its neighbours.
 INLINE F multiply_add(F a, F b, F c) {
-#if WIDTH == 16
-  return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif WIDTH == 8 && defined(__FMA__)
-  return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#ifdef FMA
+  return FMA(a, b, c);
 #else
   return a * b + c;
 #endif
@@ -70,7 +87,7 @@ INLINE F lane_round(F x) { return (x + 12582912.0f) - 12582912.0f; }  // nearest
 INLINE F lane_exp(F x) {
 #if WIDTH == 16
   // both instructions return their second argument if one argument is NaN
-  const F clamped = (F)_mm512_min_ps((__m512)LANE(89), _mm512_max_ps((__m512)LANE(-104), (__m512)x));
+  const F clamped = MINPS(LANE(89), MAXPS(LANE(-104), x));
 #else
   const F clamped = lane_min(lane_max(x, LANE(-103.9721f)), LANE(88.72283f));
 #endif
@@ -84,12 +101,12 @@ INLINE F lane_exp(F x) {
   y = multiply_add(y, r, LANE(5.0000001201e-1f));
   y = multiply_add(y, r * r, r) + 1.0f;
 #if WIDTH == 16
-  return (F)_mm512_scalef_ps((__m512)y, (__m512)n);
+  return SCALEF(y, n);
 #else
   // 2^n in two factors, so that n = 128 does not overflow on the way
   const M whole = __builtin_convertvector(n, M), half = whole >> 1;
   y = y * (F)((half + 127) << 23) * (F)((whole - half + 127) << 23);
-  y = x > 88.72283f ? LANE(INFINITY) : x < -103.9721f ? LANE(0) : y;
+  y = x > 88.72283f ? LANE(__builtin_inff()) : x < -103.9721f ? LANE(0) : y;
   return x != x ? x : y;
 #endif
 }
