@@ -132,6 +132,12 @@ def test_the_largest_component_is_the_choice_of_a_discrete_action():
         assert env.step(torch.eye(4) * 2.0 - 5.0)[1].tolist() == [3.0, 4.0, 5.0, 6.0]
 
 
+def test_a_bound_of_actions_does_not_change_a_choice():
+    task = load(f"{SCRIPTS}Turn-v0")
+    with task.open("cpu", 4, SimulationOptions(seed=0, clip_actions=1.0)) as env:
+        assert env.step(torch.eye(4) + 5.0)[1].tolist() == [3.0, 4.0, 5.0, 6.0]
+
+
 def test_images_are_channels_first_in_zero_to_one():
     with open_env(f"{SCRIPTS}Picture-v0", 2) as env:
         image = env.get_observations()["policy"]
