@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ LAST_ACTION = "last_action"
 """Name of Isaac Lab's and mjlab's function that observes the last action."""
 LAST_ACTION_TEXT = "For the observation of the last action pass raw_action, which the struct holds after each step; before the first step pass zeros."
 RAW_TEXT = "raw actions of the policy, without their scale, offset and clip:"
+HISTORY_TEXT = "In a history the oldest values come first; when an episode begins, the first observation fills all of it."
 COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied. Units of a sliding joint are m, m/s and N:"
 
 
@@ -31,11 +32,13 @@ class ContractTerm:
     start: int
     size: int
     text: str
-    """Name and, where they are known, unit, history, scale, offset and clip."""
+    """Name and, where they are known, unit, history, scale, offset, clip and modifiers."""
     is_last_action: bool = False
     """Whether the term observes the last action."""
     parts: tuple[str, ...] = ()
     """Names of the observed joints or bodies in the order of their values; empty if the term observes something else."""
+    has_history: bool = False
+    """Whether the elements are values of several control steps."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class PolicyContract:
     actions: tuple[ContractTerm, ...] = ()
     joints: tuple[str, ...] = ()
     """Names of the joints by action; empty if they are not known."""
+    history: int = 1
+    """Control steps in one observation of an environment that does not name its terms."""
 
 
 def describe_contract(
@@ -72,6 +77,7 @@ def describe_contract(
         _describe_observations(base, groups),
         actions,
         joints,
+        getattr(env, "history", 1),
     )
 
 
@@ -82,17 +88,47 @@ def _describe_observations(env: Any, groups: Sequence[str]) -> tuple[ContractTer
     terms: list[ContractTerm] = []
     start = 0
     for group in groups:
-        names = manager.active_terms[group]
-        configs = getattr(manager, "_group_obs_term_cfgs", {}).get(group, [None] * len(names))
-        for name, shape, config in zip(names, manager.group_obs_term_dim[group], configs, strict=True):
-            size, function = math.prod(shape), getattr(config, "func", None)
-            settings = _format_settings(config, "scale", "clip", "history_length")
-            text = f"{group}.{name}{_format_unit(function)}{settings}"
-            is_last_action = getattr(function, "__name__", "") == LAST_ACTION
-            parts = _list_observed_parts(env, config, size)
-            terms.append(ContractTerm(start, size, text, is_last_action, parts))
-            start += size
+        for term in _describe_group(env, manager, group):
+            terms.append(replace(term, start=start))
+            start += term.size
     return tuple(terms)
+
+
+def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
+    """Return the terms of an observation ``group`` in order, without their places.
+
+    If the group's history is ordered by time (``history_order`` of Isaac Lab), every control step has all terms.
+    """
+    names = manager.active_terms[group]
+    configs = getattr(manager, "_group_obs_term_cfgs", {}).get(group, [None] * len(names))
+    terms = []
+    for name, shape, config in zip(names, manager.group_obs_term_dim[group], configs, strict=True):
+        size, function = math.prod(shape), getattr(config, "func", None)
+        settings = _format_settings(config, "scale", "clip", "history_length")
+        text = f"{group}.{name}{_format_unit(function)}{settings}{_format_modifiers(config)}"
+        is_last_action = getattr(function, "__name__", "") == LAST_ACTION
+        has_history = (getattr(config, "history_length", 0) or 0) > 1
+        parts = _list_observed_parts(env, config, size)
+        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history))
+    if not getattr(manager, "_group_obs_time_major", {}).get(group, False):
+        return terms
+    length = configs[0].history_length
+    return [
+        replace(term, size=term.size // length, text=f"{term.text}; {_format_age(age)}")
+        for age in reversed(range(length))
+        for term in terms
+    ]
+
+
+def _format_age(steps: int) -> str:
+    return f"of {steps} control step{'s' * (steps > 1)} before" if steps else "of this control step"
+
+
+def _format_modifiers(config: Any) -> str:
+    """Return the functions that change a value of Isaac Lab before its clip and scale, such as ``; modified first by bias``."""
+    functions = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
+    names = [getattr(function, "__name__", type(function).__name__) for function in functions]
+    return f"; modified first by {', '.join(names)}" if names else ""
 
 
 def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
@@ -179,6 +215,13 @@ def format_contract(
             f"observation[{inputs}], in this order; a value is the measured one, clipped, then times the scale:"
         )
         lines += [_format_term(term, contract.joints) for term in contract.observations]
+    elif contract.history > 1:
+        count = inputs // contract.history
+        lines.append(
+            f"observation[{inputs}]: the last {contract.history} observations of the task, of {count} values each."
+        )
+    if contract.history > 1 or any(term.has_history for term in contract.observations):
+        lines.append(HISTORY_TEXT)
     if contract.actions:
         text = RAW_TEXT if commands is None else COMMANDS_TEXT
         lines.append(f"action[{outputs}], of these terms: {text}")

@@ -122,6 +122,49 @@ def seed_torch(seed: int, device: torch.device | str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def share_terrain(env: Any, parts: Sequence[Tensor], seed: int) -> Iterator[None]:
+    """Run the block so that a reset puts environment i of each of the ``parts`` on the same cell of a generated terrain.
+
+    Isaac Lab and mjlab give types of terrain to environments in the order of their indices, so each part would have other types. The
+    cells of a part are those of a simulation of its size: all types evenly, and random initial levels, here drawn from ``seed``.
+
+    Args:
+        env: The simulator's own environment without wrappers; without a generated terrain nothing changes.
+        parts: Indices of environments.
+        seed: Seed of the levels.
+    """
+    terrain = getattr(env.scene, "terrain", None)
+    origins = getattr(terrain, "terrain_origins", None)
+    if terrain is None or origins is None:
+        yield
+        return
+    rows, columns = origins.shape[:2]
+    highest, count = terrain.cfg.max_init_terrain_level, max(map(len, parts))
+    with seed_torch(seed, origins.device):
+        levels = torch.randint(rows if highest is None else min(highest + 1, rows), (count,)).to(
+            origins.device
+        )
+    types = torch.arange(count, device=origins.device) * columns // count
+    cells = torch.zeros(env.num_envs, dtype=torch.long, device=origins.device)
+    for ids in parts:
+        cells[ids.long()] = torch.arange(len(ids), device=origins.device)
+    curriculum = env.curriculum_manager
+    compute = curriculum.compute
+
+    def compute_and_place(env_ids: Tensor) -> None:
+        compute(env_ids=env_ids)  # the first act of a reset; it may move the environments to other levels
+        ids = env_ids.long()
+        terrain.terrain_levels[ids], terrain.terrain_types[ids] = levels[cells[ids]], types[cells[ids]]
+        terrain.env_origins[ids] = origins[levels[cells[ids]], types[cells[ids]]]
+
+    curriculum.compute = compute_and_place
+    try:
+        yield
+    finally:
+        del curriculum.compute
+
+
 def get_leaves(observations: TensorDict) -> Leaves:
     """Return the tensors of ``observations`` by nested name."""
     return dict(observations.items(include_nested=True, leaves_only=True))  # type: ignore[arg-type]

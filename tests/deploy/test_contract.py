@@ -11,7 +11,7 @@ import torch
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
 from spiky_rl.deploy._commands import find_command_map
-from spiky_rl.deploy._contract import describe_contract
+from spiky_rl.deploy._contract import HISTORY_TEXT, describe_contract, format_contract
 from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.run.run_plan import RunRequest
@@ -89,6 +89,54 @@ def test_a_term_names_the_joints_or_bodies_that_it_observes(function, size, para
     assert term.parts == parts
 
 
+def describe_lines(env, inputs, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    contract = describe_contract(env, ["policy"], "a", "t", tmp_path / "model.pt")
+    return contract, format_contract(contract, "policy", inputs, 2, None)
+
+
+def test_a_history_that_is_ordered_by_time_has_every_term_in_every_control_step(tmp_path):
+    """As ``history_order: time`` of Isaac Lab lays it out: all terms of the oldest step, then all of the next."""
+    env = observed(joint_pos, 4)
+    manager = env.observation_manager
+    speed = SimpleNamespace(scale=0.5, clip=None, history_length=2, params={}, func=measured)
+    manager.active_terms["policy"].append("speed")
+    manager.group_obs_term_dim["policy"].append((2,))
+    manager._group_obs_term_cfgs["policy"][0].history_length = 2
+    manager._group_obs_term_cfgs["policy"].append(speed)
+    by_term, lines = describe_lines(env, 6, tmp_path)
+    assert [(term.start, term.size) for term in by_term.observations] == [(0, 4), (4, 2)]
+    assert HISTORY_TEXT in lines
+    manager._group_obs_time_major = {"policy": True}
+    by_time, lines = describe_lines(env, 6, tmp_path)
+    assert [(term.start, term.size) for term in by_time.observations] == [(0, 2), (2, 1), (3, 2), (5, 1)]
+    ages = [term.text.rpartition("; ")[2] for term in by_time.observations]
+    assert ages == ["of 1 control step before"] * 2 + ["of this control step"] * 2
+    assert by_time.observations[0].parts == by_time.observations[2].parts == ("ankle", "hip")
+    assert HISTORY_TEXT in lines
+
+
+def test_the_header_has_the_history_of_an_environment_without_managers(tmp_path):
+    _, lines = describe_lines(SimpleNamespace(step_dt=0.1, history=3), 12, tmp_path)
+    assert lines[-2:] == [
+        "observation[12]: the last 3 observations of the task, of 4 values each.",
+        HISTORY_TEXT,
+    ]
+    _, lines = describe_lines(SimpleNamespace(step_dt=0.1, history=1), 12, tmp_path)
+    assert HISTORY_TEXT not in lines
+
+
+def test_a_term_names_the_functions_that_modify_its_values(tmp_path):
+    class DigitalFilter:
+        """A modifier with a state, as Isaac Lab's."""
+
+    env = observed(measured, 2)
+    (config,) = env.observation_manager._group_obs_term_cfgs["policy"]
+    config.modifiers = [SimpleNamespace(func=joint_share), SimpleNamespace(func=DigitalFilter())]
+    _, lines = describe_lines(env, 2, tmp_path)
+    assert lines[-1].endswith("; modified first by joint_share, DigitalFilter")
+
+
 class Legs:
     """A term of two joints."""
 
@@ -111,6 +159,7 @@ def test_the_header_names_period_terms_joints_and_checkpoint(contract, tmp_path)
         "// Agent lif_ppo on task Isaac-Ant-v0; checkpoint model_7.pt",
         "0 to 1    policy.joint_pos, rad, X Y: scale 0.2, clip (-1.0, 1.0)",
         "2 to 3    policy.velocity: history_length 2",
+        "In a history the oldest values come first",
         "0 to 1    legs (Legs): scale 0.25, use_default_offset True",
         "#define POLICY_PERIOD_US 20000",
         '#define POLICY_JOINTS {"hip", "knee"}',

@@ -136,7 +136,8 @@ class GymnasiumVecEnv(HostEnvironment):
             # no step has checked the first observation
             self._require_finite("an observation", self._frames.cpu().numpy())
             raise NonFiniteError("an action is not finite", blames_policy=True)
-        if self.clip_actions is not None:
+        # a bound of the policy's own unit; clipped scores of choices might be equal
+        if self.clip_actions is not None and not (self.takes_task_units or self.spaces.is_discrete):
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
         observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
             self.spaces.to_actions(actions, self.takes_task_units)

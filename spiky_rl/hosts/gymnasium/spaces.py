@@ -42,6 +42,8 @@ class TaskSpaces:
     start: int
     """First discrete action."""
     action_shape: tuple[int, ...]
+    action_dtype: np.dtype
+    """Type of an action's components in Gymnasium."""
     step_dt: float
     """Duration of a control step in seconds; 1 / 30 if the task does not tell."""
 
@@ -66,15 +68,17 @@ class TaskSpaces:
             low = high = np.zeros(0, np.float32)
             num_actions, start, action_shape = int(actions.n), int(actions.start), ()
         elif isinstance(actions, Box):
-            low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (actions.low, actions.high))
+            low, high = _round_inwards(actions.low, np.inf), _round_inwards(actions.high, -np.inf)
             num_actions, start, action_shape = low.size, 0, actions.shape
         else:
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
             )
         is_discrete = isinstance(actions, Discrete)
-        step_dt = _read_step_dt(env)
-        return cls(shape, not is_box, num_actions, is_discrete, low, high, start, action_shape, step_dt)
+        dtype, step_dt = np.dtype(actions.dtype), _read_step_dt(env)
+        return cls(
+            shape, not is_box, num_actions, is_discrete, low, high, start, action_shape, dtype, step_dt
+        )
 
     @property
     def is_image(self) -> bool:
@@ -143,14 +147,19 @@ class TaskSpaces:
         """Return a policy's ``actions`` [B, A] in the form that Gymnasium's environments take.
 
         Components are clipped to [-1, 1] and mapped to the bounds, unless ``in_task_units``; a component without bounds stays as it
-        is. Of a discrete action, the index of the largest component is the choice.
+        is. Components of a task that takes whole numbers are rounded. Of a discrete action, the index of the largest component is the
+        choice.
         """
         values = actions.detach().to("cpu", torch.float32)
         if self.is_discrete:
             return self.start + values.argmax(dim=-1).numpy()
         if not in_task_units:
             values = self._bounds(values)
-        return np.clip(values.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
+        clipped = np.clip(values.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
+        if np.issubdtype(self.action_dtype, np.integer):
+            clipped = np.rint(clipped)
+        # the task's type where single precision does not fit into it
+        return clipped if np.can_cast(clipped.dtype, self.action_dtype) else clipped.astype(self.action_dtype)
 
     @functools.cached_property
     def _bounds(self) -> ActionBounds:
@@ -163,6 +172,14 @@ def _is_flattenable(space: gymnasium.Space) -> bool:
         return space.is_np_flattenable
     except NotImplementedError:  # a task's own space
         return False
+
+
+def _round_inwards(bound: NDArray[Any], inwards: float) -> NDArray[np.float32]:
+    """Return a ``bound`` of actions in single precision, [A]: the nearest number that is not beyond it; ``inwards``: inf or -inf."""
+    exact = np.asarray(bound, np.longdouble).reshape(-1)  # holds 64-bit integers, too
+    single = exact.astype(np.float32)
+    is_beyond = single < exact if inwards > 0.0 else single > exact
+    return np.where(is_beyond, np.nextafter(single, np.float32(inwards)), single)
 
 
 def _read_step_dt(env: gymnasium.Env) -> float:

@@ -21,7 +21,14 @@ from tensordict import TensorDict
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.registry import RegistryError, suggest_name
 from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
-from spiky_rl.hosts.environment import Leaves, Stopwatch, TimedEnvironment, get_leaves, seed_torch
+from spiky_rl.hosts.environment import (
+    Leaves,
+    Stopwatch,
+    TimedEnvironment,
+    get_leaves,
+    seed_torch,
+    share_terrain,
+)
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import (
@@ -331,14 +338,15 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``. A task of the direct workflow resets all
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``, on the same terrain. A task of the direct workflow resets all
         environments at once, so its parts start in different states.
         """
         base: Any = self.unwrapped
         if hasattr(base, "observation_manager"):
-            for ids in parts:
-                with seed_torch(seed, base.device):
-                    base.reset(env_ids=ids.int())
+            with share_terrain(base, parts, seed):
+                for ids in parts:
+                    with seed_torch(seed, base.device):
+                        base.reset(env_ids=ids.int())
         else:
             with seed_torch(seed, base.device):
                 base.reset()

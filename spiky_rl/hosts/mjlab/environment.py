@@ -17,7 +17,14 @@ from mjlab.utils.random import seed_rng
 from tensordict import TensorDict
 
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
-from spiky_rl.hosts.environment import Stopwatch, TimedEnvironment, get_leaves, iterate_terms, seed_torch
+from spiky_rl.hosts.environment import (
+    Stopwatch,
+    TimedEnvironment,
+    get_leaves,
+    iterate_terms,
+    seed_torch,
+    share_terrain,
+)
 from spiky_rl.hosts.robot_measures import RobotMeasures
 
 log = logging.getLogger(__name__)
@@ -75,11 +82,12 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``.
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``, on the same terrain.
         """
-        for ids in parts:
-            with seed_torch(seed, self.device):
-                self.unwrapped.reset(env_ids=ids)
+        with share_terrain(self.unwrapped, parts, seed):
+            for ids in parts:
+                with seed_torch(seed, self.device):
+                    self.unwrapped.reset(env_ids=ids)
         return self.get_observations()
 
     def make_measures(self) -> RobotMeasures:

@@ -66,6 +66,19 @@ class OneSided(Script):
     )
 
 
+class Fine(Script):
+    """Actions in double precision, whose bounds lie between two numbers of single precision."""
+
+    action_space = spaces.Box(np.array([-0.1, -0.3, -np.inf]), np.array([0.1, 0.7, 0.1]), dtype=np.float64)
+
+
+class Whole(Script):
+    """Actions of whole numbers; the largest ones are no number of single precision."""
+
+    largest = np.iinfo(np.int64).max
+    action_space = spaces.Box(np.array([0, -3, -largest]), np.array([5, 4, largest]), dtype=np.int64)
+
+
 class Picture(Script):
     """Images of 20 x 16 pixels and 3 colours."""
 
@@ -167,6 +180,8 @@ for name, cls, limit in (
     ("Reused-v0", Reused, 5),
     ("Turn-v0", Turn, 5),
     ("OneSided-v0", OneSided, 5),
+    ("Fine-v0", Fine, 5),
+    ("Whole-v0", Whole, 5),
     ("Picture-v0", Picture, 5),
     ("Shaped-v0", Shaped, 3),
     ("Groups-v0", Groups, 5),

@@ -96,6 +96,24 @@ def test_a_bound_near_the_largest_float_is_none_and_the_action_stays_as_it_is():
     np.testing.assert_array_equal(actions, [[0.0, 0.0, 0.0], [7.0, 7.0, 2.0]])
 
 
+def test_actions_are_within_bounds_that_single_precision_does_not_hold():
+    with open_env(f"{SCRIPTS}Fine-v0", 3) as env:  # the task refuses what its space does not contain
+        env.step(torch.tensor([-9.0, 0.0, 9.0])[:, None].repeat(1, 3))
+        actions = np.stack(env.latest_infos["action"])
+        low, high = env.action_bounds
+        mapped = ActionBounds(low, high)(torch.tensor([[-9.0], [9.0]]).repeat(1, 3)).double().numpy()
+    np.testing.assert_allclose(actions, [[-0.1, -0.3, -9.0], [0.0, 0.2, 0.0], [0.1, 0.7, 0.1]], atol=1e-6)
+    assert (mapped[0, :2] >= [-0.1, -0.3]).all() and (mapped[1] <= [0.1, 0.7, 0.1]).all(), "of exports, too"
+
+
+def test_a_task_of_whole_numbers_takes_whole_numbers():
+    with open_env(f"{SCRIPTS}Whole-v0", 4) as env:
+        env.step(torch.tensor([-9.0, 0.24, 0.5, 9.0])[:, None].repeat(1, 3))
+        actions = np.stack(env.latest_infos["action"])
+    assert actions.dtype == np.int64
+    np.testing.assert_array_equal(actions[:, :2], [[0, -3], [3, 1], [4, 2], [5, 4]])
+
+
 def test_the_mapping_of_exports_gives_the_actions_that_the_task_takes():
     """Bounds that are single, rounded or absent; a policy's export has nothing but the mapping."""
     bounds = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)).sort(dim=1).values
@@ -113,6 +131,12 @@ def test_the_largest_component_is_the_choice_of_a_discrete_action():
     with open_env(f"{SCRIPTS}Turn-v0", 4) as env:
         assert env.num_actions == 4
         assert env.step(torch.eye(4) * 2.0 - 5.0)[1].tolist() == [3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_bound_of_actions_does_not_change_a_choice():
+    task = load(f"{SCRIPTS}Turn-v0")
+    with task.open("cpu", 4, SimulationOptions(seed=0, clip_actions=1.0)) as env:
+        assert env.step(torch.eye(4) + 5.0)[1].tolist() == [3.0, 4.0, 5.0, 6.0]
 
 
 def test_images_are_channels_first_in_zero_to_one():

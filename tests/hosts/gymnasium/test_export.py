@@ -73,6 +73,36 @@ def test_an_exported_policy_keeps_single_bounds(tmp_path):
         assert space.contains(action[0]) and space.contains(script(torch.tensor([[x]]))[0].detach().numpy())
 
 
+def test_an_exported_policy_keeps_the_bound_of_the_agents_actions(tmp_path):
+    """``clip_actions`` cuts actions before they are mapped to the task's bounds; the file gives what the task then takes."""
+    task = SCRIPT.replace("Script-v0", "OneSided-v0")
+    plan = make_plan(
+        RunRequest(
+            task=task, agent="mlp_ppo", device="cpu", num_envs=32, overrides=("agent.clip_actions=0.25",)
+        )
+    )
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        with torch.no_grad():  # beyond every bound
+            for parameter in policy.mlp[-1].parameters():
+                parameter *= 30.0
+        observations, taken = [], []
+        env.reset()
+        for _ in range(4):
+            obs = env.get_observations()
+            observations.append(obs["policy"][:1].numpy().copy())
+            env.step(policy(obs).detach())
+            taken.append(env.latest_infos["action"][0])
+        written = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c", "torchscript"]))
+        assert all(found.mismatches == 0 for found in written.values())
+        env.step(torch.full((32, 4), 0.5))  # in the task's units from now on
+        np.testing.assert_array_equal(env.latest_infos["action"][0], np.float32([0.5, 0.5, 0.5, 0.5]))
+    session = C().open_session(tmp_path / "policy.c")
+    found = np.concatenate([session(x, [])[0] for x in observations])
+    np.testing.assert_allclose(found, np.stack(taken), rtol=1e-5)
+    assert np.abs(found[:, 2]).max() == 0.25, "the component without bounds"
+
+
 def test_targets_without_bounds_are_refused_or_raw(tmp_path):
     plan = make_plan(RunRequest(task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=32))
     with open_env(plan) as env:
