@@ -22,7 +22,9 @@ def make_trainer(**network):
 def test_a_gradient_that_overflows_ends_the_training_before_its_weights_are_kept():
     """A neuron whose current is not a number does not spike, so the loss stays finite, epoch after epoch."""
     trainer = make_trainer(surrogate={"name": "exponential", "scale": 3e38})
-    with pytest.raises(FloatingPointError, match=r"epoch 0: layers\.0\.connection\.\w+ has non-finite values"):
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 0: layers\.0\.connection\.\w+ has non-finite values"
+    ):
         list(trainer.run_epochs())
     assert not trainer.history.loss and not trainer.best_weights
 
