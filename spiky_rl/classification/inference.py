@@ -15,7 +15,13 @@ from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
 from spiky_rl.classification.checkpoint import LoadedCheckpoint
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import OWN_DATA, ClassifyRequest, configure_dataset, require_code_named
+from spiky_rl.classification.settings import (
+    FRAME_KEYS,
+    OWN_DATA,
+    ClassifyRequest,
+    configure_dataset,
+    require_code_named,
+)
 from spiky_rl.classification.training import compute_confusion, compute_probabilities, get_sequence_shape
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
@@ -184,7 +190,7 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     The folder is read as custom recordings if the request names only a folder, whose layout is not that of the checkpoint's dataset.
     """
     trained, requested_options = identity["settings"]["dataset"], request.get_dataset_options()
-    frames = {key: trained[key] for key in ("bins", "binary")}
+    frames = {key: trained[key] for key in FRAME_KEYS}
     others = {"others": "unlabelled"} if request.predict else {}
     if request.dataset not in (None, trained["name"], OWN_DATA):
         other = configure_dataset(request.dataset, {**frames, **requested_options})

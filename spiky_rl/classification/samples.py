@@ -47,7 +47,7 @@ class Samples:
     digests: np.ndarray
     """[samples]: hash of the sample's events."""
     scale: float = 1.0
-    """Value of one event in a frame."""
+    """Value of one event in a frame; 1 for frames of 0 and 1."""
     binary: bool = False
     """Whether frames are 0 or 1 instead of counts."""
     synthetic: str = ""
@@ -127,7 +127,7 @@ def load_samples(
         [r.part for r in chosen],
         [r.name for r in chosen],
         cached.digests,
-        dataset.scale,
+        1.0 if dataset.binary else dataset.scale,
         dataset.binary,
         dataset.synthetic,
         cached.skipped,

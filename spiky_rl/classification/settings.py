@@ -106,6 +106,8 @@ class ClassifyOptions(Settings):
 
 RECORDING_FLAGS = ("data", "recordings", "ids", "skip_bad")
 """Flags that select the recordings, for training and for inference."""
+FRAME_KEYS = ("bins", "binary")
+"""Options of every dataset that make its frames; a network is used with the frames that it was trained on."""
 PATH_FLAGS = ("data", "ids")
 """Flags that are paths."""
 
@@ -191,6 +193,11 @@ class ClassifyRequest(Settings):
         for key, value in options.items():
             if value is not None and key not in RECORDING_FLAGS:
                 raise UserError(f"--{key}: available only for training; {flag} takes it from the checkpoint")
+        for key in self.get_dataset_options():
+            if key in FRAME_KEYS:
+                raise UserError(
+                    f"dataset.{key}: available only for training; {flag} takes it from the checkpoint"
+                )
         if overrides := self.get_agent_overrides():
             raise UserError(
                 f"{overrides[0]!r}: available only for training; {flag} takes the agent from the checkpoint"

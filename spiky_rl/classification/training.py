@@ -245,7 +245,7 @@ class Trainer:
     def run_epochs(self) -> Iterator[Epoch]:
         """Train and yield each epoch, to the last one or until ``patience`` ends the training.
 
-        Raises FloatingPointError if the loss is not finite.
+        Raises FloatingPointError if the loss or a weight is not finite.
         """
         for index in range(len(self.history.loss), self.settings.epochs):
             if self.settings.patience and self.history.epochs_without_improvement >= self.settings.patience:
@@ -294,7 +294,20 @@ class Trainer:
         loss, accuracy = (totals / len(order)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"epoch {index}: the loss is {loss}; the last good checkpoint is kept")
+        if name := self._find_non_finite():
+            raise FloatingPointError(
+                f"epoch {index}: {name} has non-finite values; the last good checkpoint is kept"
+            )
         return loss, accuracy
+
+    def _find_non_finite(self) -> str | None:
+        """Return the name of the first weight with non-finite values, or None; waits for the device once.
+
+        The loss may be finite beside them: a neuron whose current is not a number does not spike.
+        """
+        names, weights = zip(*self.network.named_parameters(), strict=True)
+        finite = torch.stack([weight.detach().isfinite().all() for weight in weights]).tolist()
+        return None if all(finite) else names[finite.index(False)]
 
     def _get_learning_rate(self, done: float) -> float:
         """Return the learning rate when a share ``done`` of all epochs is done."""

@@ -97,7 +97,7 @@ class Dataset(Component):
     classes: tuple[str, ...]
     """Names of the classes, in the order of the labels."""
     scale: ClassVar[float] = 1.0
-    """Value of one event in a frame."""
+    """Value of one event in a frame that counts events."""
     synthetic: str = ""
     """Description of the simulated sensor; empty if the recordings are real."""
     archives: ClassVar[tuple[DatasetArchive, ...]] = ()

@@ -111,9 +111,7 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
             raise ExportError(
                 f"--to {name}: not available with actions in the task's bounds; allowed: --raw_actions, for actions in [-1, 1]"
             )
-    to_task_units = ActionBounds(*bounds)
-    if (limit := getattr(env, "clip_actions", None)) is not None:
-        to_task_units.limit = to_task_units.limit.clamp(max=limit)
+    to_task_units = ActionBounds(*bounds, clip=getattr(env, "clip_actions", None))
     env.takes_task_units = True
     return convert_actions(policy, to_task_units, len(bounds[0]))
 

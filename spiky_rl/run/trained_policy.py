@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
-from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
     CheckpointError,
@@ -50,7 +51,11 @@ class PolicyModule(SpikingModule):
         distribution = model.distribution
         self.to_actions = nn.Sequential(
             nn.Identity() if distribution is None else distribution.as_deterministic_output_module(),
-            nn.Identity() if action_space is None else _make_action_map(action_space),
+            (
+                nn.Identity()
+                if action_space is None
+                else _make_action_map(action_space, spec.runner.get("clip_actions"))
+            ),
         )
         self.spec = spec
         """The agent."""
@@ -156,12 +161,16 @@ def _find_library(files: Sequence[Path]) -> str:
     return DEFAULT_LEARNER
 
 
-def _make_action_map(space: gymnasium.Space) -> nn.Module:
-    """Return the module that maps a policy's output [..., A] to actions in a ``space``. Raises UserError for an unknown space."""
+def _make_action_map(space: gymnasium.Space, clip: float | None) -> nn.Module:
+    """Return the module that maps a policy's output [..., A] to actions in a ``space``; ``clip`` is the agent's ``clip_actions``.
+
+    Raises UserError for an unknown space.
+    """
     from gymnasium.spaces import Box, Discrete
 
     if isinstance(space, Discrete):
         return ChooseLargest(int(space.start))
     if isinstance(space, Box) and len(space.shape) == 1:
-        return ActionBounds(torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float())
+        low, high = round_inwards(space.low, math.inf), round_inwards(space.high, -math.inf)
+        return ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)
     raise UserError(f"action_space: {space} given; allowed: Discrete, or Box of one dimension")

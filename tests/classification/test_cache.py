@@ -98,6 +98,15 @@ def test_counting_equals_a_loop_over_events():
     assert binary.digest != held.digest
 
 
+def test_frames_of_0_and_1_are_0_and_1_whatever_the_value_of_an_event(monkeypatch):
+    monkeypatch.setattr(Drawn, "scale", 1 / 16)
+    for binary, values in ((True, {0.0, 1.0}), (False, {0.0, 1 / 16, 2 / 16})):
+        recordings = Drawn(1, binary=binary)
+        held = samples.load_samples("drawn", recordings, recordings.recordings)
+        assert values <= {*held.frames(np.arange(6)).unique().tolist()}
+        assert not binary or held.frames(np.arange(6)).unique().tolist() == [0.0, 1.0]
+
+
 def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_cache):
     first = Drawn(0, count=40)
     one = load_cached(first, first.recordings)

@@ -126,3 +126,12 @@ def test_a_training_takes_what_its_dataset_declares_unless_it_is_given():
     assert (declared.epochs, declared.batch_size) == (EvObjects.epochs, EvObjects.batch_size) == (150, 20)
     assert make_settings(ClassifyRequest(dataset="ev_objects", flags={"epochs": 3})).flags.epochs == 3
     assert make_settings(ClassifyRequest(dataset="digits")).flags.epochs == Dataset.epochs
+
+
+@pytest.mark.parametrize("override", ["dataset.bins=7", "dataset.binary=true"])
+def test_a_network_is_not_used_with_other_frames_than_it_was_trained_on(override):
+    request = ClassifyRequest(checkpoint="latest", evaluate=True, overrides=(override, "dataset.count=60"))
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=f"^{key}: available only for training; --evaluate takes it from"):
+        request.check_request()
+    request.with_changes(overrides=("dataset.count=60",)).check_request()

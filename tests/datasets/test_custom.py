@@ -205,8 +205,8 @@ def test_a_manifest_may_call_the_split_a_part_as_the_list_of_a_run_does(tmp_path
     assert rows(dataset("custom", tmp_path / "data")) == [("a.bin", "cat", "train"), ("b.bin", "cat", "test")]
 
 
-@pytest.mark.parametrize("ending", [".csv", ".npz"])
-def test_a_manifest_lists_recordings_with_label_and_split(tmp_path, ending):
+@pytest.mark.parametrize(("ending", "kind"), [(".csv", ""), (".npz", "U"), (".npz", "S")])
+def test_a_manifest_lists_recordings_with_label_and_split(tmp_path, ending, kind):
     table = [("a/1.bin", "cat", "train"), ("b.npy", "dog", "test"), ("a/2.csv", "", "val")]
     for name, _, _ in (*table, ("a/3.bin", "", "")):
         write(tmp_path / "data" / name)
@@ -214,10 +214,9 @@ def test_a_manifest_lists_recordings_with_label_and_split(tmp_path, ending):
         text = "\n".join(["recording,label,split", *map(",".join, table)])
         (tmp_path / "data" / "manifest.csv").write_text(text)
     else:
-        columns = dict(
-            zip(("recording", "label", "split"), map(np.array, zip(*table, strict=True)), strict=True)
-        )
-        np.savez(tmp_path / "data" / "manifest.npz", **columns)
+        columns = zip(("recording", "label", "split"), zip(*table, strict=True), strict=True)
+        arrays = {key: np.array(column).astype(kind) for key, column in columns}
+        np.savez(tmp_path / "data" / "manifest.npz", **arrays)
     found = dataset("custom", tmp_path / "data")
     assert rows(found) == [
         ("a/1.bin", "cat", "train"),

@@ -114,6 +114,14 @@ def test_an_actor_of_td3_or_sac_acts_as_its_exported_file(agent, tmp_path):
     assert actions.abs().max() <= 2.0 and actions.std() > 0.01
 
 
+def test_the_bound_of_an_agents_actions_is_kept(tmp_path):
+    run = train_once("mlp_ppo", tmp_path, "--task", "Pendulum-v1", "agent.clip_actions=0.25")
+    policy = spiky_rl.load_policy(run, gymnasium.make("Pendulum-v1").action_space)
+    with torch.no_grad():
+        actions = policy(100.0 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+    assert actions.abs().max() == 0.5, "a quarter of the task's 2"
+
+
 def test_a_run_folder_is_loaded_past_a_damaged_checkpoint(tmp_path):
     (policy,) = [policy for policy in list_policies() if policy.name == "CartPole-v1.lif_ppo"]
     (tmp_path / "model_0.pt").write_bytes(b"half a checkpoint")

@@ -14,7 +14,7 @@ from torch import Tensor
 from spiky_rl.config.options import UserError, error_path
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 
 if TYPE_CHECKING:
     import gymnasium
@@ -68,16 +68,23 @@ class TaskSpaces:
             low = high = np.zeros(0, np.float32)
             num_actions, start, action_shape = int(actions.n), int(actions.start), ()
         elif isinstance(actions, Box):
-            low, high = _round_inwards(actions.low, np.inf), _round_inwards(actions.high, -np.inf)
+            low, high = round_inwards(actions.low, np.inf), round_inwards(actions.high, -np.inf)
             num_actions, start, action_shape = low.size, 0, actions.shape
         else:
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
             )
-        is_discrete = isinstance(actions, Discrete)
-        dtype, step_dt = np.dtype(actions.dtype), _read_step_dt(env)
         return cls(
-            shape, not is_box, num_actions, is_discrete, low, high, start, action_shape, dtype, step_dt
+            observation_shape=shape,
+            needs_flattening=not is_box,
+            num_actions=num_actions,
+            is_discrete=isinstance(actions, Discrete),
+            low=low,
+            high=high,
+            start=start,
+            action_shape=action_shape,
+            action_dtype=np.dtype(actions.dtype),
+            step_dt=_read_step_dt(env),
         )
 
     @property
@@ -172,14 +179,6 @@ def _is_flattenable(space: gymnasium.Space) -> bool:
         return space.is_np_flattenable
     except NotImplementedError:  # a task's own space
         return False
-
-
-def _round_inwards(bound: NDArray[Any], inwards: float) -> NDArray[np.float32]:
-    """Return a ``bound`` of actions in single precision, [A]: the nearest number that is not beyond it; ``inwards``: inf or -inf."""
-    exact = np.asarray(bound, np.longdouble).reshape(-1)  # holds 64-bit integers, too
-    single = exact.astype(np.float32)
-    is_beyond = single < exact if inwards > 0.0 else single > exact
-    return np.where(is_beyond, np.nextafter(single, np.float32(inwards)), single)
 
 
 def _read_step_dt(env: gymnasium.Env) -> float:

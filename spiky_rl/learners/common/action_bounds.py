@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 LARGEST_BOUND = 1e30
 """Absolute value from which a bound counts as none: tasks write the largest float, about 3.4e38, for no bound."""
+
+
+def round_inwards(bound: NDArray[Any], inwards: float) -> NDArray[np.float32]:
+    """Return a ``bound`` of actions in single precision, [A]: the nearest number that is not beyond it; ``inwards``: inf or -inf."""
+    exact = np.asarray(bound, np.longdouble).reshape(-1)  # holds 64-bit integers, too
+    single = exact.astype(np.float32)
+    is_beyond = single < exact if inwards > 0.0 else single > exact
+    return np.where(is_beyond, np.nextafter(single, np.float32(inwards)), single)
 
 
 class ActionBounds(nn.Module):
@@ -15,13 +27,14 @@ class ActionBounds(nn.Module):
     A component without bounds stays as it is, and one with a single bound is only clipped to it.
     """
 
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        """Initialise with the smallest and largest action, [A] each."""
+    def __init__(self, low: Tensor, high: Tensor, clip: float | None = None) -> None:
+        """Initialise with the smallest and largest action, [A] each; ``clip`` is the agent's ``clip_actions``, in its own unit."""
         super().__init__()
         bounded = (low.abs() < LARGEST_BOUND) & (high.abs() < LARGEST_BOUND)
         self.register_buffer("middle", torch.where(bounded, (low + high) / 2.0, 0.0))
         self.register_buffer("scale", torch.where(bounded, (high - low) / 2.0, 1.0))
-        self.register_buffer("limit", torch.where(bounded, 1.0, torch.inf))
+        limit = torch.where(bounded, 1.0, torch.inf)
+        self.register_buffer("limit", limit if clip is None else limit.clamp(max=clip))
         # a single bound, or one that the rounded middle and scale miss
         reach = self.scale * self.limit
         too_low, too_high = self.middle - reach < low, self.middle + reach > high

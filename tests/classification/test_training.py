@@ -1,0 +1,34 @@
+"""A training: what ends it, and what it keeps."""
+
+import numpy as np
+import pytest
+
+from spiky_rl.classification.split import split
+from spiky_rl.classification.training import Trainer, TrainerSettings
+from spiky_rl.config import registry
+from tests.recorded import of_frames
+
+
+def make_trainer(**network):
+    """A trainer of a small network on 12 samples of two classes, in one batch."""
+    frames = np.random.default_rng(0).poisson(1.0, (12, 2, 1, 3, 3))
+    samples = of_frames(frames, np.arange(12) % 2, classes=2)
+    settings = {"name": "feedforward", "layers": [8, 8], "stateful": True, "backend": "torch", **network}
+    built = registry.configure("networks", settings, "network").build(inputs=(1, 3, 3), outputs=2)
+    parts = split(samples.labels, samples.parts, 2, 0, 0)
+    return Trainer(built, samples, parts, TrainerSettings(3, 12, 1e-3, "constant", 0.0, 0.0, 0.0), "cpu")
+
+
+def test_a_gradient_that_overflows_ends_the_training_before_its_weights_are_kept():
+    """A neuron whose current is not a number does not spike, so the loss stays finite, epoch after epoch."""
+    trainer = make_trainer(surrogate={"name": "exponential", "scale": 3e38})
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 0: layers\.0\.connection\.\w+ has non-finite values"
+    ):
+        list(trainer.run_epochs())
+    assert not trainer.history.loss and not trainer.best_weights
+
+
+def test_a_training_with_finite_weights_does_all_its_epochs():
+    trainer = make_trainer()
+    assert len(list(trainer.run_epochs())) == 3 and len(trainer.history.loss) == 3
