@@ -23,7 +23,7 @@ from spiky_rl.datasets.base import Recording, to_time_unit
 log = logging.getLogger(__name__)
 
 MIN_CHECKED = 10
-"""Minimum number of recordings for the check that none needs more than twice as much as all others."""
+"""Minimum number of recordings for the checks that none needs more than twice as much as all others, and that times are relative."""
 _SENSOR_REMEDY = "set dataset.sensor=[rows,columns], and --skip_bad skips this recording"
 OUTLIER_CHECKS = {
     "rows": (1, "needs {0} rows", _SENSOR_REMEDY),
@@ -89,8 +89,8 @@ def measure_needs(
         set_keys: Keys of `OUTLIER_CHECKS` that the user has set, so that they are not checked.
 
     Raises:
-        EventFileError: If no recording can be read, if some have times in microseconds and others in steps, or if one needs more than
-            twice as much as all others.
+        EventFileError: If no recording can be read, if some have times in microseconds and others in steps, if one needs more than
+            twice as much as all others, or if times are not relative to the beginnings of recordings.
     """
     needs, kinds = _measure_readable(recordings, read, time)
     if len(kinds) > 1:
@@ -105,6 +105,8 @@ def measure_needs(
         for key in checked:
             if key not in set_keys:
                 _require_like_others(sizes, key, paths)
+        if not steps and "end" not in set_keys:
+            _require_relative_times(sizes, paths)
     channels, rows, columns = sizes[:, :3].max(0).tolist()
     if steps:
         (channels, rows, columns), _ = Counter(tuple(need[:3]) for need in needs.values()).most_common(1)[0]
@@ -157,11 +159,26 @@ def _require_like_others(sizes: np.ndarray, key: str, paths: Sequence[str]) -> N
         )
 
 
+def _require_relative_times(sizes: np.ndarray, paths: Sequence[str]) -> None:
+    """Raise EventFileError if no recording lasts a quarter of the window that all of them need, as with times of a camera's clock."""
+    end, longest = sizes[:, 3].max(), sizes[:, 4].max()
+    if 4 * longest < end:
+        latest = paths[int(sizes[:, 3].argmax())]
+        raise EventFileError(
+            f"{latest}: lasts until {end}, but no recording lasts longer than {longest}, so most frames would be empty; subtract the"
+            " time of each recording's beginning, or set dataset.window=[start,end]"
+        )
+
+
 def _measure_events(events: Events, path: str) -> tuple[list[int], bool]:
-    """Return channels, rows, columns and end of ``events``, and whether times are steps. Raises EventFileError without events."""
+    """Return channels, rows, columns, end and duration of ``events``, and whether times are steps.
+
+    Raises EventFileError without events.
+    """
     if len(events) == 0:
         raise EventFileError(f"{path}: holds no events")
-    return [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)], events.steps
+    sizes = [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)]
+    return [*sizes, sizes[3] - int(events.t.min())], events.steps
 
 
 def _measure_tensor(recording: Recording) -> tuple[list[int], bool] | None:
@@ -186,4 +203,4 @@ def _measure_tensor(recording: Recording) -> tuple[list[int], bool] | None:
         raise EventFileError(
             f"{store.path(member)}: declares {list(header.shape)} of {header.dtype}; the file is shorter"
         )
-    return [*header.shape[1:], header.shape[0]], True
+    return [*header.shape[1:], header.shape[0], header.shape[0]], True

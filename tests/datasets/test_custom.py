@@ -126,6 +126,21 @@ def test_one_odd_recording_does_not_decide_the_sensor(tmp_path):
         found.read_events(found.recordings[0])
 
 
+def test_times_of_a_cameras_clock_are_refused(tmp_path):
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    for i in range(10):
+        begin = 1_700_000_000_000_000 + 10_000_000 * i
+        events = [f"{begin + t},{t % 6},2,0" for t in range(0, 500_000, 9_999)]
+        (tmp_path / "data" / "cat" / f"{i}.csv").write_text("\n".join(["t,x,y,p", *events]))
+    with pytest.raises(
+        EventFileError,
+        match=r"9.csv: lasts until 1700000090499951, but no .* longer than 499951, .* subtract",
+    ):
+        dataset("custom", tmp_path / "data")
+    window = [1_700_000_000_000_000, 1_700_000_000_500_000]
+    assert dataset("custom", tmp_path / "data", window=window).window == tuple(window)
+
+
 def test_steps_and_times_are_not_mixed(tmp_path):
     write(tmp_path / "data" / "cat" / "1.bin")
     np.save(tmp_path / "data" / "cat" / "2.npy", np.ones((20, 2, 7, 6)))
