@@ -306,8 +306,8 @@ class Trainer:
         The loss may be finite beside them: a neuron whose current is not a number does not spike.
         """
         names, weights = zip(*self.network.named_parameters(), strict=True)
-        finite = torch.stack([weight.detach().isfinite().all() for weight in weights]).tolist()
-        return None if all(finite) else names[finite.index(False)]
+        broken = torch.stack([~weight.detach().isfinite().all() for weight in weights]).tolist()
+        return names[broken.index(True)] if any(broken) else None
 
     def _get_learning_rate(self, done: float) -> float:
         """Return the learning rate when a share ``done`` of all epochs is done."""

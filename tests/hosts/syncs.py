@@ -31,6 +31,7 @@ OURS = {
     "spiky_rl.classification.training:iterate_batches.<locals>.move": "samples lie with the host",
     "spiky_rl.classification.training:augment": "how each sample is moved, which the host draws",
     "spiky_rl.classification.training:Trainer._learn": "loss and accuracy, once per epoch",
+    "spiky_rl.classification.training:Trainer._find_non_finite": "whether all weights are finite, once per epoch",
     "spiky_rl.classification.training:compute_probabilities": "classes of the validation set, once per epoch",
 }
 """Function -> why it waits. None of them does in a control step or a minibatch: see `BUSY`."""

@@ -312,9 +312,9 @@ def caught(monkeypatch, check, right, wrong):
     """Whether the check fails once ``right`` is ``wrong`` in what is compiled. It really is in there."""
     seen, library = [], compiler.compile_library
 
-    def faulty(text, of):
+    def faulty(text, of, flags=()):
         seen.append(right in text)
-        return library(text.replace(right, wrong), of)
+        return library(text.replace(right, wrong), of, flags)
 
     monkeypatch.setattr(compiler, "compile_library", faulty)
     with pytest.raises(AssertionError) as failure:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import read_weight
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import SPIKELESS, TorchOps
 from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, parameter
@@ -47,7 +46,9 @@ class Membrane(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        weight = read_weight(self.readout) if self.quantiser is None else self.synapses()
+        # `synapses` also runs the hooks of the readout
+        is_plain = self.quantiser is None and not self.readout._forward_pre_hooks
+        weight = self.readout.weight if is_plain else self.synapses()
         steps = spikes.shape[1]
         # [T, K, B, F]
         drive = dispatch.linear(self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient)
