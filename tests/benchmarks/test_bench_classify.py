@@ -62,6 +62,7 @@ def of_snntorch(module):
     return [*(w for link in links for w in link.parameters()), *module.readout.parameters()]
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_of_the_first_step_equal_snntorchs_where_both_reset_one_step_late():
     net = network({"name": ALIKE, "tau": 1.4427})
     peer = SnnTorch(net)

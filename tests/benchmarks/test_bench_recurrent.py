@@ -55,6 +55,7 @@ def each(names):
 
 
 @pytest.mark.parametrize("name", each([name for name in NAMES if name not in REFERENCES.values()]))
+@pytest.mark.slow
 def test_every_contender_runs_and_is_compared_where_it_is_the_same_network(name, settings):
     package = CONTENDERS[name].package
     if package and importlib.util.find_spec(package) is None:

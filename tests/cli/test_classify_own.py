@@ -23,6 +23,7 @@ def private_cache(tmp_path, monkeypatch):
     log.handlers, log.propagate, log.level = before
 
 
+@pytest.mark.slow
 def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the_result(
     tmp_path, monkeypatch, capsys
 ):

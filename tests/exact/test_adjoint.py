@@ -129,7 +129,9 @@ def agrees_with_differences(name, *groups):
     assert exact == pytest.approx(near, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "hodgkin_huxley")) for name in NETS]
+)
 def test_the_gradient_of_everything_at_once_is_that_of_finite_differences(name):
     agrees_with_differences(name, *GROUPS)
 

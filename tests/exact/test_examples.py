@@ -24,6 +24,7 @@ def test_the_solver_finds_the_golden_spikes(capsys):
     assert loss == pytest.approx(LEAKY.loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_adjoint_of_a_neuron_of_ones_own_is_that_of_central_differences(capsys):
     _, _, *rows = lines("adjoint.py", capsys)
     pairs = [tuple(map(float, row.split()[3:])) for row in rows]

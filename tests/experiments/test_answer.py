@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from spiky_rl.experiments.analysis.outcome import ALL, analyze_study
 from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import CARTPOLE, MASKED, TRUTHS, change, write_study
@@ -44,6 +46,7 @@ def test_with_overlapping_evidence_nothing_is_called_better(tmp_path: Path):
     assert not re.search('class="verdict (better|worse)"', page_of(study))
 
 
+@pytest.mark.slow
 def test_few_seeds_and_many_agents_say_that_no_test_can_decide(tmp_path: Path):
     study = written(tmp_path, agents=AGENTS, seeds=range(4), conditions=("nominal",))
     assert verdicts(study)["lif_rstdp"] == "worse", "over all tasks there are eight pairs"

@@ -480,6 +480,7 @@ def test_a_cell_of_an_earlier_version_says_how_it_is_written_anew(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_training_that_ended_before_is_not_run_again(tmp_path):
     folder = a_cell(tmp_path / "cell")
     run_folder = folder / "run" / "rsl_rl" / "cartpole" / "first"

@@ -100,6 +100,7 @@ def test_among_equal_agents_a_family_finds_a_difference_in_at_most_6_percent_of_
     assert 0.01 <= found / FAMILIES <= 0.06
 
 
+@pytest.mark.slow
 def test_uncorrected_tests_would_be_caught():
     generator = np.random.default_rng(3)
     found = 0
@@ -288,6 +289,7 @@ def test_no_number_of_seeds_finds_nothing():
         assert compute_seeds_needed(effect) is None
 
 
+@pytest.mark.slow
 def test_so_many_seeds_find_the_difference_as_often_as_planned():
     seeds, generator = compute_seeds_needed(1.0), np.random.default_rng(14)
     assert seeds == 10

@@ -119,6 +119,7 @@ def test_sixteen_agents_fit(many: StudyAnalysis, name: str):
     assert named <= set(texts(drawn(many, name)))
 
 
+@pytest.mark.slow
 def test_long_names_of_variants_are_shortened_and_wrapped(tmp_path: Path):
     vary = {"agent.network.neuron.tau": [2.0, 4.0], "agent.algorithm.critic_learning_rate": [0.001, 0.002]}
     study = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), range(2), vary=vary)

@@ -240,6 +240,7 @@ def test_equivalence_is_found_within_the_margin_and_seldom_at_it():
     assert found <= 20
 
 
+@pytest.mark.slow
 def test_the_seeds_that_show_equivalence_are_those_of_a_simulated_power():
     differences = np.tile([-2.0, 2.0], 100)
     seeds = count_seeds_to_equate(differences, 2.1)

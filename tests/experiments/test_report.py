@@ -252,6 +252,7 @@ def test_one_task_needs_no_total(tmp_path: Path):
         ({"agents": AGENTS[:2], "random": False}, f"mlp_ppo 1, mean {CARTPOLE} no result"),
     ],
 )
+@pytest.mark.slow
 def test_without_what_scores_are_normalised_by_the_page_says_that_they_are_raw(
     tmp_path: Path, design: dict[str, Any], known: str
 ):
@@ -270,6 +271,7 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     assert "tunes it on the test" in section(study, "threats")
 
 
+@pytest.mark.slow
 def test_evaluations_during_a_training_stand_beside_the_scores_of_agents_that_have_them(tmp_path: Path):
     def evaluate(study: Path) -> None:
         for seed, returns in enumerate(([1.0, 4.0, 2.5], [2.0, 5.0, 3.5])):
@@ -296,6 +298,7 @@ def test_evaluations_during_a_training_stand_beside_the_scores_of_agents_that_ha
     assert "last ten" not in section(written(tmp_path / "without", **plain), "scores")
 
 
+@pytest.mark.slow
 def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
     study = written(tmp_path, tuned, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
     design, threats = section(study, "design"), section(study, "threats")
@@ -315,6 +318,7 @@ def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_somet
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.slow
 def test_whichever_cells_are_there_a_report_is_written(tmp_path: Path, seed: int):
     """A study is reported on while it runs: any part of its cells."""
     import numpy as np

@@ -202,6 +202,7 @@ def test_a_tuning_that_is_killed_at_any_moment_loses_nothing_and_runs_nothing_tw
         assert found == tunings.trials(whole[0]), "the same trials as if nobody had killed it"
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_share_the_trials(tmp_path):
     wanted = tunings.asked(trials=8)
     tunings.search(tmp_path, wanted)  # makes the tables

@@ -10,6 +10,7 @@ from spiky_rl.experiments.run import tuning
 from tests.experiments import tunings
 
 
+@pytest.mark.slow
 def test_the_page_says_how_many_trials_were_drawn_at_random(monkeypatch, tmp_path):
     drawn, draw = [], optuna.samplers.RandomSampler.sample_independent
 

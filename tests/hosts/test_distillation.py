@@ -150,6 +150,7 @@ def test_first_the_student_then_the_critic_then_both(overrides):
 
 
 @pytest.mark.parametrize("done", [4, ITERATIONS + 3], ids=["while it distils", "afterwards"])
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_part_that_it_was_in_without_its_teachers(done, tmp_path):
     run = student_of(a_teacher(), "agent.network.stateful=true", folder=tmp_path)
     run.learn(done)

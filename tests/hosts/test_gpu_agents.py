@@ -36,7 +36,7 @@ def launched(call) -> int:
     return CUPY.launches.total() - before
 
 
-@pytest.mark.parametrize("agent", SPIKING)
+@pytest.mark.parametrize("agent", mark_slow(SPIKING))
 def test_every_agents_network_is_that_of_the_cpu(agent, device):
     torch.set_float32_matmul_precision("highest")
     with made_by_the_cpu():
@@ -82,7 +82,7 @@ def trains(run, writer) -> None:
         assert any(not torch.equal(after[n], w) for n, w in before.items() if n.startswith(role)), role
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", mark_slow(AGENTS))
 def test_every_agent_trains_under_rsl_rl(agent, device):
     images, writer = takes_images(agent), Writer()
     with made_by_the_cpu():
@@ -93,7 +93,7 @@ def test_every_agent_trains_under_rsl_rl(agent, device):
 
 
 @pytest.mark.parametrize(
-    "agent", [name for name in AGENTS if not takes_images(name) and not refused_by_skrl(name)]
+    "agent", mark_slow([name for name in AGENTS if not takes_images(name) and not refused_by_skrl(name)])
 )
 def test_every_agent_that_skrl_takes_trains_under_it(agent, device):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")

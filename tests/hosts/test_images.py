@@ -51,6 +51,7 @@ def test_the_network_sees_the_image_with_its_columns_fastest_and_a_dense_one_see
 
 
 @pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.slow
 def test_exports_take_images_and_equal_the_live_policy(stateful, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = runner({"stateful": stateful}, num_envs=1)

@@ -180,6 +180,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("allowed", [0, 3000])
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_the_middle_of_a_write_keeps_the_last_good_checkpoint(allowed, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), str(allowed)],

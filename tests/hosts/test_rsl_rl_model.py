@@ -300,6 +300,7 @@ def test_padded_output_has_the_order_of_the_unpadded_one():
     assert torch.equal(obs, run.alg.storage.observations["policy"])
 
 
+@pytest.mark.slow
 def test_seeded_training_is_reproducible_and_learns():
     def train():
         run = runner({**LIF, "layers": [32]}, num_envs=64, learning_rate=1e-2)

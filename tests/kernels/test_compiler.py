@@ -206,6 +206,7 @@ def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
     assert len(entries(tmp_path / "cache")) == 1, "the core alone"
 
 
+@pytest.mark.slow
 def test_a_compiler_without_openmp_is_used_without_it(tmp_path):
     real = " ".join(compiler.find_compiler() or ())
     body = 'for word; do [ "$word" = -fopenmp ] && { echo "no OpenMP" >&2; exit 1; }; done\n'

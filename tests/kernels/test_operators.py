@@ -251,6 +251,7 @@ def test_a_second_call_is_not_compiled_again_and_new_weights_and_slopes_are_seen
     assert same(found, expected) and near(got, wanted)
 
 
+@pytest.mark.slow
 def test_networks_that_differ_in_one_setting_do_not_share_a_graph():
     neuron = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
     neurons = [neuron, {**neuron, "tau": 4.0}, {**neuron, "reset": "zero"}]
@@ -264,6 +265,7 @@ def test_networks_that_differ_in_one_setting_do_not_share_a_graph():
     assert not any(near(a, b) for a, b in itertools.combinations(seen, 2))
 
 
+@pytest.mark.slow
 def test_a_scheduled_slope_compiles_with_a_break_and_follows_the_schedule():
     network, x = build(surrogate={"name": "arctangent", "schedule": [20.0, 2]}), observations()
     run, seen = torch.compile(network, backend="aot_eager"), []

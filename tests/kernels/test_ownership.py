@@ -101,6 +101,7 @@ except registry.UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_an_agent_is_refused_before_anything_is_built_and_nothing_is_made_where_there_is_no_cache(tmp_path):
     assert python(tmp_path, CHECK, CUDA_VISIBLE_DEVICES="") == ("configured", [])
     assert list(tmp_path.iterdir()) == []

@@ -71,6 +71,7 @@ def test_rate_of_regular_spiking_is_that_of_the_continuous_neuron():
     assert first.diff()[:2].tolist() == pytest.approx([23.099, 44.831], rel=0.03)
 
 
+@pytest.mark.slow
 def test_patterns_look_as_in_the_source():
     dt = 0.05
     spikes = fire(int(SECOND / dt), dt, start=-70.0)

@@ -90,7 +90,14 @@ def test_a_stateful_policy_acts_as_its_exported_file_and_has_spikes_and_gradient
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_td3"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "lif_td3",
+        pytest.param("lif_sac", marks=pytest.mark.slow),
+        pytest.param("mlp_td3", marks=pytest.mark.slow),
+    ],
+)
 def test_an_actor_of_td3_or_sac_acts_as_its_exported_file(agent, tmp_path):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")
     task = ["--task", "Pendulum-v1", "--agent", agent, "--device", "cpu"]

@@ -60,6 +60,7 @@ def test_a_broken_simulation_ends_an_evaluation_in_one_line(command, tmp_path):
     assert stderr.splitlines()[-1] == "error: an observation of Scripted/Broken-v0 is not finite"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(command, tmp_path):
     curves = []
     for place in ("a", "b"):

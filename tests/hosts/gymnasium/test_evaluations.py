@@ -100,12 +100,14 @@ def test_the_best_checkpoint_is_that_of_the_highest_evaluation(command, tmp_path
     assert torch.load(folder / "best.pt", weights_only=True)["iter"] == returns.index(max(returns))
 
 
+@pytest.mark.slow
 def test_a_training_without_an_evaluation_yet_has_a_best_checkpoint_as_others_have(command, tmp_path):
     every = ["agent.evaluation_interval=100000", "--max_iterations", 4, "env.max_episode_steps=10"]
     folder, result, _ = run(command, tmp_path, *ROLLOUTS, *every)
     assert (folder / "best.pt").is_file() and "evaluations" not in result and result["best"] is not None
 
 
+@pytest.mark.slow
 def test_a_resumed_training_without_a_new_evaluation_has_a_best_checkpoint_too(command, tmp_path):
     flags = [*ROLLOUTS, "agent.evaluation_episodes=2", "env.max_episode_steps=10"]
     first, _, _ = run(command, tmp_path, *flags, "agent.evaluation_interval=256", "--max_iterations", 2)
