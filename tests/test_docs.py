@@ -168,6 +168,7 @@ assert modules[-1].__name__ == "spiky_rl.learners.rsl_rl" and "SpikingPPO" in do
 """Reads signatures of the modules in its arguments, as the pages of the API do; a warning is an error."""
 
 
+@pytest.mark.slow
 def test_the_api_resolves_type_parameters_nested_classes_and_lazy_names():
     needed("pdoc")
     needed("zensical")

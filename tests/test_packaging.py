@@ -107,6 +107,7 @@ def built_archives(checkout: Path) -> tuple[Path, Path]:
     return wheel, sdist
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_and_its_data_and_nothing_else(
     archives: tuple[Path, Path], checkout: Path
 ) -> None:

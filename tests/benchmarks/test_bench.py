@@ -223,7 +223,7 @@ def test_jax_computes_the_plain_loops_network_and_gradient(monkeypatch):
 
 
 @pytest.mark.skipif(not installed("jax"), reason="jax is not installed")
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_jax_computes_on_as_many_threads_as_the_others_and_hands_no_call_over(threads):
     code = (
         "import pathlib, time, torch; from benchmarks.contenders import FeedforwardSetting\n"

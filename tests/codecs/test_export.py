@@ -46,7 +46,14 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("case", NETWORKS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "sigma-delta stateful",
+        pytest.param("delta", marks=pytest.mark.slow),
+        pytest.param("delta stateful", marks=pytest.mark.slow),
+    ],
+)
 def test_exports_equal_the_live_policy_and_start_again_from_rest(case, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     live = perturb_learned_values(model(NETWORKS[case]).eval())

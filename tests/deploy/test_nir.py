@@ -285,7 +285,9 @@ BACK = {
 }
 
 
-@pytest.mark.parametrize("way", BACK)
+@pytest.mark.parametrize(
+    "way", [way if i < 4 else pytest.param(way, marks=pytest.mark.slow) for i, way in enumerate(BACK)]
+)
 def test_an_export_is_an_agent_again_that_acts_as_before_and_is_exported_alike(way, tmp_path):
     policy = policy_of(*BACK[way])
     path, _ = reread(policy, tmp_path)

@@ -201,6 +201,7 @@ def everyone(time, v, *_):
 
 @pytest.mark.parametrize("name", ["lif", "alif", "resonate"])
 @pytest.mark.parametrize("integrand", [readout, everyone])
+@pytest.mark.slow
 def test_the_gradient_of_an_integral_is_that_of_finite_differences(name, integrand):
     net, readouts = NETS[name], [OUTPUT] if integrand is readout else []
     solution = net.solve(readouts=readouts)

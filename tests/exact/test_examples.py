@@ -16,6 +16,7 @@ def lines(name, capsys):
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_the_solver_finds_the_golden_spikes(capsys):
     name, *neurons = lines("solver.py", capsys)[:4]
     assert name.startswith("lif: 10 spikes")

@@ -272,7 +272,8 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
     assert "the training starts again" in (tmp_path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
 def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole):
     folder = a_cell(tmp_path / "cell")
     run = a_run(folder, "first", whole, False)
@@ -282,7 +283,8 @@ def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole)
     assert "cli.cell train" in log and ("--checkpoint latest" in log) == whole
 
 
-@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
 def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that_is_whole(tmp_path, whole):
     folder = a_cell(tmp_path / "cell", goes_on="before")
     run = a_run(tmp_path / "cells" / "before", "first", whole, False)
@@ -455,6 +457,7 @@ def test_a_cell_whose_parent_ended_before_it_could_say_so_does_nothing(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["cell.json"]
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_leaves_an_error_with_the_reason_and_keeps_a_corrupt_result(tmp_path):
     folder = a_cell(tmp_path / "cell")
     (folder / "result.json").write_text("{")

@@ -114,6 +114,7 @@ def test_a_title_is_text_for_who_does_not_see_the_figure(analysis: StudyAnalysis
 
 
 @pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.slow
 def test_sixteen_agents_fit(many: StudyAnalysis, name: str):
     named = set(TRUTHS) - ({"mlp_ppo"} if name == "improvement" else set())
     assert named <= set(texts(drawn(many, name)))
@@ -169,6 +170,7 @@ def test_a_legend_names_lines_from_the_highest_end(analysis: StudyAnalysis):
 
 
 @pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.slow
 def test_all_that_is_drawn_lies_inside_of_its_figure(many: StudyAnalysis, name: str):
     with matplotlib.rc_context(STYLE):
         figure = DRAWN[name](many)

@@ -120,6 +120,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
         assert all(a.replace(DATE.encode(), LATER.encode()) == b for a, b in changed)
 
 
+@pytest.mark.slow
 def test_the_answer_has_energies_in_fp32_and_in_int8(study: Path):
     analysis = analyze_study(study)
     for price, kind in MAIN.items():

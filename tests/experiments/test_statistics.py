@@ -57,6 +57,7 @@ def covered(truth, low, high):
 @pytest.mark.parametrize("distribution", DRAWN)
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("seeds", [5, 10, 20])
+@pytest.mark.slow
 def test_intervals_of_95_percent_hold_the_truth_in_92_to_98_percent_of_studies(
     distribution, tasks, seeds, statistic
 ):

@@ -14,16 +14,8 @@ ENVIRONMENTS, OBSERVATIONS, ACTIONS, STEPS = 6, 5, 2, 4
 IMAGE = (2, 34, 34)
 AGENTS = [name for name in registry.list_names("agents") if is_ppo(name)]
 """Agents that PPO trains, and classifiers."""
-FAST = (
-    "mlp_ppo",
-    "lif_ppo",
-    "lif_stateful_ppo",
-    "alif_recurrent_ppo",
-    "lif_eprop",
-    "lif_reservoir_ppo",
-    "lif_conv_ppo",
-)
-"""One agent of every way through networks and learning rules."""
+FAST = ("lif_ppo", "alif_recurrent_ppo", "lif_eprop")
+"""Agents of the fast tests: without a state, recurrent, and with a local rule."""
 
 
 def mark_slow(agents):

@@ -134,6 +134,7 @@ def changed(before, model):
 @pytest.mark.parametrize(
     "overrides", [(), ("agent.network.learning=rstdp",)], ids=["gradients", "a local rule"]
 )
+@pytest.mark.slow
 def test_first_the_student_then_the_critic_then_both(overrides):
     run = student_of(a_teacher(), *overrides)
     teacher = weights_of(run.alg.distillation.teacher)

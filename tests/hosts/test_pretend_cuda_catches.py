@@ -15,6 +15,8 @@ from tests.hosts.pretend_case import STEPS, World, Writer
 from tests.hosts.pretend_cuda import DEVICE, HostSync, pretended
 from tests.kernels.cases import CUPY
 
+pytestmark = pytest.mark.slow
+
 STATELESS = {**LIF, "layers": [6, 5]}
 STATEFUL = {**STATELESS, "stateful": True}
 

@@ -300,7 +300,14 @@ class TestActors:
 
 
 @pytest.mark.parametrize("normalises", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("agent", ["lif_td3", "lif_sac", "mlp_td3"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        pytest.param("lif_td3", marks=pytest.mark.slow),
+        "lif_sac",
+        pytest.param("mlp_td3", marks=pytest.mark.slow),
+    ],
+)
 def test_an_exported_policy_acts_as_the_policy_does(agent, normalises, tmp_path):
     from spiky_rl.deploy._export import write_and_verify
     from spiky_rl.deploy._targets import make_targets

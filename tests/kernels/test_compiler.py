@@ -177,7 +177,7 @@ def test_a_compiler_that_does_not_even_tell_its_version_is_refused(text, message
     assert printed.startswith(f"refused: the compiler {str(fake)!r} {message}")
 
 
-@pytest.mark.parametrize("case", ["absent", "broken"])
+@pytest.mark.parametrize("case", ["absent", pytest.param("broken", marks=pytest.mark.slow)])
 def test_auto_runs_on_torch_with_one_line_of_log_and_a_named_cpu_backend_is_refused(case, tmp_path):
     fake = script(tmp_path / "cxx", f"{SHELL}{FAKES['fails'][0]}\n")
     chosen = fake if case == "broken" else "no-such-compiler"
@@ -192,6 +192,7 @@ def test_auto_runs_on_torch_with_one_line_of_log_and_a_named_cpu_backend_is_refu
     assert entries(tmp_path / "cache") == []
 
 
+@pytest.mark.slow
 def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
     real = " ".join(compiler.find_compiler() or ())
     body = 'text=$(cat)\ncase "$text" in *spiky_forward*) echo "no memory" >&2; exit 1;; esac\n'

@@ -96,6 +96,7 @@ def reordered(text):
 
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 @pytest.mark.parametrize("learning", ["bptt", "slayer", "eventprop"])
+@pytest.mark.slow
 def test_the_order_of_a_declaration_changes_no_output_and_no_gradient(backend, learning, tmp_path):
     if backend == "cpu" and (reason := CPU.get_unavailable_reason()):
         pytest.skip(reason)

@@ -171,6 +171,7 @@ def recall_error(seed, rule="eprop", neuron="alif", learned=True):
 
 
 @pytest.mark.parametrize("seed", EACH[1:4])
+@pytest.mark.slow
 def test_eprop_keeps_a_cue_over_22_control_steps_in_adaptive_thresholds(seed):
     assert recall_error(seed) < 0.1
     assert recall_error(seed, learned=False) > 0.4, "a readout of random adaptive neurons guesses"

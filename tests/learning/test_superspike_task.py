@@ -140,6 +140,7 @@ def test_van_rossums_integral_falls_more_than_twenty_times_in_150_epochs():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.slow
 def test_every_pattern_of_noise_is_made_to_give_the_target(seed):
     integrals, times = trained(seed)
     assert integrals[0] > 20.0 * min(integrals)

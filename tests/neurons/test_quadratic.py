@@ -38,6 +38,7 @@ def test_interval_is_the_closed_form_at_any_step(eta, bound, period, dt):
 
 
 @pytest.mark.parametrize("dt", [0.01, 0.02, 0.05, 0.1, 0.2])
+@pytest.mark.slow
 def test_count_does_not_depend_on_the_step_where_euler_s_method_multiplies_it(dt):
     assert canonical(1.0, 10.0, round(100 / dt), dt).sum() == 33
     x, euler = -10.0, 0
@@ -47,6 +48,7 @@ def test_count_does_not_depend_on_the_step_where_euler_s_method_multiplies_it(dt
     assert euler == 58
 
 
+@pytest.mark.slow
 def test_rates_of_the_biophysical_parameters_are_the_closed_form():
     # tau dV/dt = 0.1 (V + 65)(V + 50) + R I, from -70 to 0 mV: v = 0.1 (V + 65), current 0.1 R I
     drives, rates = [6.0, 8.0, 10.0, 15.0], [6.555, 18.149, 26.037, 41.812]

@@ -139,6 +139,7 @@ def test_a_run_folder_is_loaded_past_a_damaged_checkpoint(tmp_path):
         spiky_rl.load_policy(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
     with pytest.raises(
         UserError, match=r"source: 'CartPole-v1\.lif_pp' given; .* mean 'CartPole-v1\.lif_ppo'"

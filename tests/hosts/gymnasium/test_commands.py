@@ -52,6 +52,7 @@ def test_a_policy_is_trained_resumed_played_filmed_and_evaluated(command, tmp_pa
     assert evaluated["conditions"]["nominal"]["returns"] == [15.0] * 3
 
 
+@pytest.mark.slow
 def test_a_broken_simulation_ends_an_evaluation_in_one_line(command, tmp_path):
     run = ["--task", f"{SCRIPTS}Broken-v0", "--agent", "lif_ppo", "--checkpoint", "random", "--device", "cpu"]
     out = tmp_path / "evaluation.json"

@@ -75,6 +75,7 @@ def test_values_are_mean_returns_of_whole_episodes_and_stand_in_results_and_tens
     assert [(event.step, event.value) for event in scalars] == [(1, 15.0), (3, 15.0), (5, 15.0)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_evaluated_as_an_uninterrupted_one(command, tmp_path):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")
     every = ["agent.evaluation_interval=60", "agent.evaluation_episodes=2", "--no-choose_best"]

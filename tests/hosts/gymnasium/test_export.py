@@ -30,7 +30,11 @@ def make_policy(plan, env):
 
 @pytest.mark.parametrize(
     "agent, task",
-    [("lif_ppo", "InvertedPendulum-v5"), ("mlp_ppo", "Hopper-v5"), ("lif_stateful_ppo", "Hopper-v5")],
+    [
+        ("lif_ppo", "InvertedPendulum-v5"),
+        pytest.param("mlp_ppo", "Hopper-v5", marks=pytest.mark.slow),
+        pytest.param("lif_stateful_ppo", "Hopper-v5", marks=pytest.mark.slow),
+    ],
 )
 def test_an_exported_policy_gives_what_the_task_takes(agent, task, tmp_path):
     """The C file in closed loop on a bare environment, with nothing of ours between them."""
