@@ -95,7 +95,7 @@ class IntraLayerConnection(Connection):
 
 def read_weight(module: torch.nn.Module) -> Tensor:
     """Return the weight of a ``module`` that is never called, after the hooks that compute it, such as those of pruning."""
-    for hook in module._forward_pre_hooks.values():
+    for hook in module._forward_pre_hooks.values():  # pylint: disable=protected-access
         if isinstance(hook, WEIGHT_HOOKS):
             hook(module, ())
     return module.weight  # type: ignore[return-value]

@@ -12,6 +12,7 @@ import math
 from typing import Literal, override
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
@@ -46,9 +47,10 @@ class Membrane(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        # `synapses` also runs the hooks of the readout
-        is_plain = self.quantiser is None and not self.readout._forward_pre_hooks
-        weight = self.readout.weight if is_plain else self.synapses()
+        weight = self.readout.weight
+        # a weight that is no parameter may be computed by a hook, which `synapses` runs
+        if self.quantiser is not None or not isinstance(weight, Parameter):
+            weight = self.synapses()
         steps = spikes.shape[1]
         # [T, K, B, F]
         drive = dispatch.linear(self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient)
