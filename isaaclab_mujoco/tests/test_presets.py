@@ -46,7 +46,14 @@ def test_mujoco_selects_all_that_mujoco_warp_selects_and_steps_it_natively(task)
     assert native.to_dict() == warp.to_dict()
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        # the largest of all configurations
+        pytest.param(task, id=name, marks=[pytest.mark.slow] * (task == "Isaac-Cartpole-Camera"))
+        for name, task in TASKS.items()
+    ],
+)
 @pytest.mark.parametrize("choice", [[], [WARP]], ids=["default", WARP])
 def test_other_choices_stay_as_they_are(task, choice):
     ours, theirs = presets.add_preset(load(task)), load(task)

@@ -57,6 +57,12 @@ MODELS = {
     "a free body that spins": body(BRICK, 1.0),
     "a damped free body that spins": body(BRICK, 1.0, joint='<joint type="free" damping="1"/>'),
 }  # fmt: skip
+SLOW = (
+    "a mesh of many vertices on the floor",
+    "a capsule on a mesh",
+    "a mesh on a mesh",
+    "a sphere on a box",
+)
 TIES = {"a mesh with many vertices in contact": 2}
 """In how many steps rounding may choose other vertices of the same depth."""
 
@@ -85,13 +91,15 @@ def stepped_by_both(name, integrator="implicitfast"):
     return apart
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+)
 def test_each_step_of_a_mesh_or_a_free_body_is_mujoco_warps(name):
     for quantity, steps in stepped_by_both(name).items():
         assert np.sort(steps)[-1 - TIES.get(name, 0)] <= CLOSE[quantity], (quantity, max(steps))
 
 
-@pytest.mark.parametrize("integrator", ["Euler", "RK4"])
+@pytest.mark.parametrize("integrator", ["Euler", pytest.param("RK4", marks=pytest.mark.slow)])
 def test_a_free_body_spins_alike_with_newtons_other_integrators(integrator):
     for quantity, steps in stepped_by_both("a free body that spins", integrator).items():
         assert max(steps) <= CLOSE[quantity], (quantity, max(steps))

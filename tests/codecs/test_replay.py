@@ -19,7 +19,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("stateful", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("case", NETWORKS)
 def test_replay_gives_the_stored_log_probabilities_and_an_update_trains(case, stateful):
     run = runner({**NETWORKS[case], "layers": [16], "stateful": stateful})

@@ -133,7 +133,10 @@ def test_running_again_in_the_backward_pass_changes_no_bit():
     assert all(gradient.abs().sum() > 0 for gradient in found[1:])
 
 
-@pytest.mark.parametrize("pooled", [MAX_POOLED, AVERAGED], ids=["max", "average"])
+@pytest.mark.parametrize(
+    "pooled",
+    [pytest.param(MAX_POOLED, id="max"), pytest.param(AVERAGED, id="average", marks=pytest.mark.slow)],
+)
 def test_a_compiled_and_an_exported_network_are_the_eager_one(pooled):
     net = network([4, 6], (2, 12, 12), connection=pooled, gradient_precision="float32")
     x = torch.randn(1, BATCH, 288)
@@ -219,8 +222,17 @@ def test_operations_are_the_products_that_a_count_finds(geometry):
     assert link.operations(events).max() > 0
 
 
-@pytest.mark.parametrize("pooled", [DIGITS, MAX_POOLED, AVERAGED], ids=["plain", "max", "average"])
-@pytest.mark.parametrize("neuron", ZOO)
+@pytest.mark.parametrize(
+    ("neuron", "pooled"),
+    [
+        *(pytest.param(neuron, DIGITS, id=f"{neuron}-plain") for neuron in ZOO),
+        *(
+            pytest.param(neuron, pooled, id=f"{neuron}-{name}", marks=[pytest.mark.slow] * (neuron != "lif"))
+            for neuron in ZOO
+            for name, pooled in (("max", MAX_POOLED), ("average", AVERAGED))
+        ),
+    ],
+)
 def test_fresh_layers_of_every_neuron_neither_fall_silent_nor_saturate(neuron, pooled):
     options = {"name": neuron}
     if "input_gain" in registry.resolve("neurons", neuron).Options.model_fields:

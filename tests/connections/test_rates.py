@@ -38,7 +38,18 @@ def test_every_spiking_neuron_is_here():
     assert spiking == set(AGENTS)
 
 
-@pytest.mark.parametrize(("neuron", "kind"), list(itertools.product(AGENTS, CONNECTIONS)))
+@pytest.mark.parametrize(
+    ("neuron", "kind"),
+    [
+        pytest.param(
+            neuron,
+            kind,
+            # the neuron with the most to compute
+            marks=[pytest.mark.slow] * (neuron == "hodgkin_huxley" and kind != "recurrent"),
+        )
+        for neuron, kind in itertools.product(AGENTS, CONNECTIONS)
+    ],
+)
 def test_few_neurons_are_silent_and_none_is_saturated_at_the_start(neuron, kind):
     settings = {
         **spec.read_agent(AGENTS[neuron])[1]["network"],

@@ -33,6 +33,10 @@ def zipped():
     return held.getvalue()
 
 
+POLL = 0.01
+"""Seconds that a server's end may take."""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Without a line for every request."""
 
@@ -47,7 +51,7 @@ def archive(tmp_path):
     folder.mkdir()
     (folder / "train.zip").write_bytes(zipped())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[POLL], daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/train.zip"
         sums = {name: hashlib.new(name, zipped()).hexdigest() for name in ("sha256", "md5")}
         yield DatasetArchive("train.zip", sums, url, "Train")
@@ -128,7 +132,7 @@ def breaking(archive):
     own = type("Own", (Breaking,), {"asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), own) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[POLL], daemon=True).start()
         yield dataclasses.replace(archive, url=f"http://127.0.0.1:{server.server_port}/train.zip"), own
         server.shutdown()
 

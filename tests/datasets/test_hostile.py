@@ -3,11 +3,8 @@
 import errno
 import io
 import os
-import subprocess
-import sys
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +12,14 @@ from numpy.lib import format as npy
 
 from spiky_rl.classification import samples
 from spiky_rl.classification.cache import load_cached
+from spiky_rl.cli import common
+from spiky_rl.cli.classify import classify
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import _arrays, _events, _needs, _store, nmnist_synthetic, stmnist
 from spiky_rl.datasets._events import EventFileError, MissingData, decode_events
 from spiky_rl.datasets.base import Recording
 from tests.recorded import dataset, encoded, listed
 
-ROOT = Path(__file__).resolve().parents[2]
 EVENTS = [(3, 4, 1, 70), (5, 6, 0, 90)]
 COLUMNS = np.array([(t, x, y, p) for x, y, p, t in EVENTS])
 GIVEN = {"sensor": [9, 9], "channels": 2, "window": [0, 100], "bins": 2}
@@ -310,32 +308,18 @@ def test_one_recording_does_not_decide_the_window_alone(kind, tmp_path):
     assert dataset("custom", tmp_path, window=[0, 111]).window == (0, 111)
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", ["a pipe", "a device"])
-def test_the_command_line_says_it_in_one_line_and_waits_for_nobody(case, data, tmp_path):
+def test_the_command_line_says_it_in_one_line_and_waits_for_nobody(case, data, tmp_path, capsys):
     (data / "dog").mkdir()
     (data / "dog" / "a.bin").write_bytes(encoded(EVENTS))
     if case == "a pipe":
         os.mkfifo(data / "dog" / "b.bin")
     else:
         (data / "dog" / "b.bin").symlink_to("/dev/zero")
-    line = [
-        sys.executable,
-        "scripts/classify.py",
-        "--dataset",
-        "custom",
-        "--data",
-        str(data),
-        "--device",
-        "cpu",
-    ]
-    ended = subprocess.run(
-        [*line, "--log_root", str(tmp_path / "logs")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    last = ended.stderr.splitlines()[-1]
-    assert ended.returncode == 2 and last.startswith(f"error: {data / 'dog' / 'b.bin'}: "), ended.stderr
-    assert "Traceback" not in ended.stderr
+    line = ["--dataset", "custom", "--data", str(data), "--device", "cpu"]
+    code = common.run(classify, [*line, "--log_root", str(tmp_path / "logs")])
+    stderr = capsys.readouterr().err
+    last = stderr.splitlines()[-1]
+    assert code == 2 and last.startswith(f"error: {data / 'dog' / 'b.bin'}: "), stderr
+    assert "Traceback" not in stderr

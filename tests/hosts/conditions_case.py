@@ -1,4 +1,4 @@
-"""The conditions on a real task: ``python -m tests.hosts.conditions_case TASK``; prints what they did as one line of JSON.
+"""The conditions on a real task: ``python -m tests.hosts.conditions_case TASK PHYSICS``; prints what they did as one line of JSON.
 
 A module of its own because a process holds one simulation.
 """
@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, find_robot
@@ -51,9 +52,10 @@ def slide(groups, env):
     return (robot.data.root_link_pos_w.torch - start)[:, 0]
 
 
-def main(task):
+def main(task, physics):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
+    selection.apply_physics(cfg, physics, "cpu")
     share_env_origin(cfg)
     names = list(ROBUSTNESS)
     count = len(names) * EPISODES

@@ -18,9 +18,9 @@ FAST = ("lif_ppo", "alif_recurrent_ppo", "lif_eprop")
 """Agents of the fast tests: without a state, recurrent, and with a local rule."""
 
 
-def mark_slow(agents):
-    """Return ``agents`` as parameters of a test; those that are not in `FAST` are slow."""
-    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in agents]
+def mark_slow(agents, fast=FAST):
+    """Return ``agents`` as parameters of a test; those that are not in ``fast`` are slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in agents]
 
 
 def network_of(agent: str):

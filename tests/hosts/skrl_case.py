@@ -47,11 +47,17 @@ PLAIN = {"state_preprocessor": None, "value_preprocessor": None, "rewards_shaper
 """Nothing between the environment and the models, so that both hosts compute the same."""
 
 
-def runner(*overrides, env=None, folder=None, seed=0, identity=None, num_envs=8, **settings) -> SkrlRunner:
+def runner(
+    *overrides, env=None, folder=None, seed=0, identity=None, num_envs=8, pictures=None, **settings
+) -> SkrlRunner:
     torch.manual_seed(seed)
     config = make_runner_cfg(specification(*overrides, **{**PLAIN, **settings}))
     where = None if folder is None else str(folder)
-    return SkrlRunner(env or PointEnv(num_envs), config, where, identity=identity, picture_interval=2)
+    env = env or PointEnv(num_envs)
+    run = SkrlRunner(env, config, where, identity=identity, picture_interval=pictures or 1)
+    if pictures is None:  # they take longer than the training
+        run.draws_figures = lambda index: False
+    return run
 
 
 def rollout(run: SkrlRunner, observations=None, update=False):

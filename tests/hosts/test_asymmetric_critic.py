@@ -70,7 +70,7 @@ def test_only_the_critic_reads_its_group(library):
     assert torch.equal(values, same_values) and not torch.allclose(values, other_values)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", ["rsl_rl", pytest.param("skrl", marks=pytest.mark.slow)])
 def test_the_task_of_the_example_trains(library, tmp_path):
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
     if library == "skrl":

@@ -48,13 +48,19 @@ def choose(run, env, folder, is_stopped=lambda: False):
     return choose_best_checkpoint(run, env, PLAN, folder, is_stopped)
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """A trained run whose last policies are worse than that before them, and whose ``best.pt`` is one of those."""
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
     env = ResettableEnv(num_envs=9)
-    run = make_runner(env, tmp_path)
+    run = make_runner(env, tmp_path_factory.mktemp("learned"))
     run.learn(16)
-    (tmp_path / "model_15.pt").unlink()
+    return run, env
+
+
+@pytest.fixture
+def trained(learned, tmp_path):
+    """A trained run whose last policies are worse than that before them, and whose ``best.pt`` is one of those."""
+    run, env = learned
+    run.progress.iterations = 16
     for index, force in ((3, 90.0), (7, 0.0), (11, 60.0), (15, 90.0)):
         push(run, force)
         run.save(str(tmp_path / f"model_{index}.pt"))

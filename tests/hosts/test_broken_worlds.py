@@ -14,15 +14,16 @@ from tests import processes
 from tests.hosts.pretend_cuda import DEVICE, pretended
 
 BOTH = ("mujoco", "newton_mjwarp")
-CASES = [("Isaac-Ant", physics) for physics in BOTH]
-SLOW = [
+FAST = [("Isaac-Ant", "mujoco")]
+SLOW = [("Isaac-Ant", "newton_mjwarp")]
+SLOW += [
     (task, physics) for task in ("Isaac-Ant-Direct", "Isaac-Cartpole", "Isaac-Humanoid") for physics in BOTH
 ]
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("task", "physics"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+    ("task", "physics"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 )
 def test_a_world_that_breaks_begins_anew_and_the_others_go_on(task, physics):
     done = processes.run("-m", "tests.hosts.broken_case", task, physics)

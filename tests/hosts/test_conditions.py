@@ -162,11 +162,20 @@ def test_conditions_that_there_are_not_are_refused(names, words):
 # On the real simulator
 
 
-@pytest.fixture(scope="module", params=["Isaac-Cartpole", pytest.param("Isaac-Ant", marks=pytest.mark.slow)])
+REAL = [
+    ("Isaac-Cartpole", "mujoco"),
+    *(
+        pytest.param((task, "newton_mjwarp"), marks=pytest.mark.slow)
+        for task in ("Isaac-Cartpole", "Isaac-Ant")
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=REAL, ids="-".join)
 def real(request) -> dict:
     """What the conditions did to a robot with a fixed base, and to one that is free to go."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    done = processes.run("-m", "tests.hosts.conditions_case", request.param)
+    done = processes.run("-m", "tests.hosts.conditions_case", *request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.rpartition("RESULT")[2])
     arrays = {key: torch.tensor(found[key]) for key in ("start", "end", "pushed", "velocity")}

@@ -17,7 +17,7 @@ from spiky_rl.learners.common.checkpoints import (
 from spiky_rl.learners.rsl_rl.activity import compute_last_activity
 from tests.hosts.test_runner import runner
 
-FLIPS = 400
+FLIPS = 200
 
 
 @pytest.fixture(scope="module")

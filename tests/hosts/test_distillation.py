@@ -106,7 +106,10 @@ def test_errors_reach_back_as_far_as_gradient_length_within_an_episode():
     assert third[ended == 1].any()
 
 
-@pytest.mark.parametrize("teacher", ["gru_ppo", "lif_stateful_ppo", "lif_reservoir_ppo"])
+@pytest.mark.parametrize(
+    "teacher",
+    ["gru_ppo", pytest.param("lif_stateful_ppo", marks=pytest.mark.slow), "lif_reservoir_ppo"],
+)
 def test_a_teacher_remembers_from_one_rollout_to_the_next(teacher):
     overrides = ["agent.network.control=gain", "agent.network.size=20"] if "reservoir" in teacher else []
     held = a_teacher(teacher, *overrides)
@@ -244,7 +247,13 @@ def test_the_longest_gradient_and_one_without_an_effect_are_allowed(values):
     make_runner_cfg(merged("lif_distilled", f"agent.algorithm.distillation_cfg={{{values}}}"))
 
 
-@pytest.mark.parametrize("is_resumed", [False, True], ids=["--teacher", "a student that goes on"])
+@pytest.mark.parametrize(
+    "is_resumed",
+    [
+        pytest.param(False, id="--teacher"),
+        pytest.param(True, id="a student that goes on", marks=pytest.mark.slow),
+    ],
+)
 def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_names_it_too(
     is_resumed, tmp_path
 ):

@@ -13,6 +13,7 @@ from tests.hosts.point_env import LIF, PointEnv, config
 CONTROL_STEPS, TOLERANCE = 60, 1e-5
 GRU = {"class_name": "RNNModel", "rnn_type": "gru", "rnn_hidden_dim": 8, "rnn_num_layers": 1}
 LSTM = {**GRU, "rnn_type": "lstm"}
+SLOW = ("stateless", "MLP", "GRU")
 CASES = {
     "stateful": ({**LIF, "stateful": True, "layers": [16, 12]}, {}, 1),
     "stateless": ({**LIF, "layers": [16, 12]}, {}, 0),
@@ -54,11 +55,15 @@ def stranger(path):
     return act, state, said
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_who_knows_the_metadata_alone_runs_the_policy_through_its_episodes(case, tmp_path):
     network, actor, states = CASES[case]
     run = runner(network, actor)
+    (tmp_path / "policy.onnx.data").write_bytes(b"of an export by another version")
     run.export_policy_to_onnx(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"], "one file, without older weights"
     act, state, said = stranger(tmp_path / "policy.onnx")
     assert len(state) == states
     assert "policy" in said["usage"] and ("rest" in said["episode_begins"]) == bool(states)
@@ -73,12 +78,6 @@ def test_who_knows_the_metadata_alone_runs_the_policy_through_its_episodes(case,
             begins = bool(dones)
             ended += begins
     assert ended > 2
-
-
-def test_an_export_is_one_file_and_removes_the_weights_of_an_older_one(tmp_path):
-    (tmp_path / "policy.onnx.data").write_bytes(b"of an export by another version")
-    runner(*CASES["stateful"][:2]).export_policy_to_onnx(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
 
 
 @pytest.mark.parametrize("case", ["stateful", "stateless"])

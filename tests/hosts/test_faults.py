@@ -1,6 +1,7 @@
 """Faults of a policy's own network do what their texts say, to a copy of it alone."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -37,10 +38,15 @@ RESERVOIR = {"name": "reservoir", "size": 40, "steps": 60, "seed": 0}
 RECURRENT = {"recurrent": "recurrent", "stateful": True}
 
 
+@cache
+def calibrated():
+    torch.manual_seed(0)
+    return registry.configure("networks", RESERVOIR, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+
+
 def built(kind: str):
     if kind == "reservoir":
-        torch.manual_seed(0)
-        return registry.configure("networks", RESERVOIR, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+        return copy.deepcopy(calibrated())
     return network(**(RECURRENT if kind == "recurrent" else {}))
 
 

@@ -7,6 +7,7 @@ from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.hosts.point_env import PointEnv, config
+from tests.hosts.pretend_case import mark_slow
 from tests.hosts.ratio_case import (
     ENVIRONMENTS,
     FLIPPED,
@@ -38,7 +39,7 @@ def rolled_out(network, device, environments=FEW) -> RslRlRunner:
     return run
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", mark_slow(NETWORKS, ["stateful", "recurrent"]))
 def test_first_ratios_are_one_but_for_a_few_flips(network, device, record_property):
     torch.set_float32_matmul_precision("highest")
     found = replayed_differences(rolled_out(NETWORKS[network], device, many(device)))
@@ -47,7 +48,7 @@ def test_first_ratios_are_one_but_for_a_few_flips(network, device, record_proper
     assert share(found, NEAR) <= FLIPPED
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", mark_slow(NETWORKS, ["recurrent"]))
 def test_first_ratios_under_the_hosts_settings_jump_no_more_than_two_precisions_do(
     network, device, record_property
 ):
@@ -57,13 +58,13 @@ def test_first_ratios_under_the_hosts_settings_jump_no_more_than_two_precisions_
     assert found.isfinite().all() and share(found, JUMP) <= JUMPED_TF32
 
 
-@pytest.mark.parametrize("network", CACHED)
+@pytest.mark.parametrize("network", mark_slow(CACHED, ["plastic reservoir"]))
 def test_first_ratios_of_what_is_kept_from_the_rollout_are_one(network, device):
     found = replayed_differences(rolled_out(CACHED[network], device))
     assert found.max() < NEAR, "nothing is multiplied again but the readout"
 
 
-@pytest.mark.parametrize("network", [*NETWORKS, *CACHED])
+@pytest.mark.parametrize("network", mark_slow([*NETWORKS, *CACHED], ["recurrent", "plastic reservoir"]))
 def test_update_and_observation_run_on_the_device(network, device):
     run = rolled_out({**NETWORKS, **CACHED}[network], device)
     places = {weight.device for model in run.models for weight in model.parameters()}

@@ -42,7 +42,7 @@ print("RESULT" + json.dumps(result))
 @pytest.mark.parametrize(
     ("name", "task", "observations", "actions", "hidden"),
     [
-        ("Isaac-Cartpole-v0", "Isaac-Cartpole", 4, 1, [32, 32]),
+        pytest.param("Isaac-Cartpole-v0", "Isaac-Cartpole", 4, 1, [32, 32], marks=pytest.mark.slow),
         ("Isaac-Cartpole-Camera", "Isaac-Cartpole-Camera", 6, 1, [64]),
     ],
 )

@@ -155,7 +155,7 @@ def test_what_carries_no_state_or_one_that_is_exported_is_not_refused():
 @pytest.mark.parametrize(
     "agent, states",
     [
-        ("lif_stateful_ppo", "actor_state [1, 8, 18]"),
+        pytest.param("lif_stateful_ppo", "actor_state [1, 8, 18]", marks=pytest.mark.slow),
         ("alif_recurrent_ppo", "actor_state [1, 8, 50]"),
         ("lif_ppo", ""),
     ],

@@ -207,7 +207,7 @@ class SeenEnv(PointEnv):
         return super().step(actions)
 
 
-@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("stateful", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_training_that_is_watched_learns_the_same_bit_for_bit(view, stateful):
     weights = []
     for env in (PointEnv(), VisualizedEnv(SeenEnv(view))):

@@ -93,6 +93,7 @@ def test_visers_websocket_and_its_page_are_there_for_their_own_page_only(host, o
     with pytest.raises(HTTPError) as error:
         open_page()
     assert error.value.code == 403
+    error.value.close()
 
 
 def test_a_viser_that_listens_in_another_way_is_not_left_open():

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 def runner(folder, env=None, **algorithm):
     torch.manual_seed(0)
-    return RslRlRunner(env or PointEnv(), config({**LIF, "layers": [8]}, steps=8, **algorithm), str(folder))
+    settings = config({**LIF, "layers": [8]}, steps=8, **algorithm)
+    run = RslRlRunner(env or PointEnv(), settings, str(folder))
+    run.draws_figures = lambda index: False  # they take longer than the training
+    return run
 
 
 def skrl_runner(folder):
@@ -53,7 +56,7 @@ def interrupt_update(run, index, steps):
     run.alg.optimizer.register_step_pre_hook(count)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("host", HOSTS)
 def test_half_an_update_is_never_saved_as_a_finished_iteration(host, steps, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
@@ -69,7 +72,7 @@ def test_half_an_update_is_never_saved_as_a_finished_iteration(host, steps, tmp_
     )
 
 
-ENDS = [ValueError, OSError, BrokenPipeError, KeyboardInterrupt, SystemExit, MemoryError, ZeroDivisionError]
+ENDS = [ValueError, KeyboardInterrupt, OSError, BrokenPipeError, SystemExit, MemoryError, ZeroDivisionError]
 
 
 class Breaking(PointEnv):
@@ -86,7 +89,7 @@ class Breaking(PointEnv):
         return super().step(actions)
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", [*ENDS[:3], *(pytest.param(end, marks=pytest.mark.slow) for end in ENDS[3:])])
 def test_every_end_between_updates_saves_the_last_finished_iteration(end, tmp_path):
     run = runner(tmp_path, Breaking(end))
     before = {}

@@ -46,7 +46,7 @@ def trained(agent: str):
     return cuda.pretence.met, cuda.cupy.launches, writer.scalars
 
 
-@pytest.mark.parametrize("agent", mark_slow(TAKEN))
+@pytest.mark.parametrize("agent", mark_slow(TAKEN, ["alif_recurrent_ppo"]))
 def test_every_agent_trains(agent):
     _, launches, scalars = trained(agent)
     assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()

@@ -17,6 +17,8 @@ from tests.hosts.ratio_case import (
 )
 from tests.hosts.test_rsl_rl_model import InPlace, rollout
 
+pytestmark = pytest.mark.slow  # a test of a test
+
 PARTS = 4
 plain = torch.nn.functional.linear
 

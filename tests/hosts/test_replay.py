@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -74,12 +75,15 @@ def specification(agent="lif_td3", *overrides, network=None, small=SMALL):
 
 
 def runner(
-    agent="lif_td3", *overrides, network=None, env=None, seed=0, folder=None, identity=None
+    agent="lif_td3", *overrides, network=None, env=None, seed=0, folder=None, identity=None, pictures=None
 ) -> ReplayRunner:
     torch.manual_seed(seed)
     config = LEARNER.make_runner_cfg(specification(agent, *overrides, network=network))
     where = None if folder is None else str(folder)
-    return ReplayRunner(env or CutEnv(4), config, where, identity=identity, picture_interval=2)
+    run = ReplayRunner(env or CutEnv(4), config, where, identity=identity, picture_interval=pictures or 1)
+    if pictures is None:  # they take longer than the training
+        run.draws_figures = lambda index: False
+    return run
 
 
 def weights(run):
@@ -330,12 +334,17 @@ def test_an_exported_policy_acts_as_the_policy_does(agent, normalises, tmp_path)
     "case",
     [
         ("lif_td3", []),
-        ("lif_td3", ["agent.algorithm.target=proxy"]),
         ("lif_sac", []),
-        ("lif_sac", ["agent.algorithm.learn_entropy=false"]),
         ("mlp_td3", ["agent.actor.hidden_dims=[8]", "agent.actor.obs_normalization=true"]),
         ("lif_td3", [f"agent.critic_network={json.dumps(NETWORK)}"]),
-        ("lif_td3", ["agent.critic.obs_normalization=true"]),
+        *(
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in (
+                ("lif_td3", ["agent.algorithm.target=proxy"]),
+                ("lif_sac", ["agent.algorithm.learn_entropy=false"]),
+                ("lif_td3", ["agent.critic.obs_normalization=true"]),
+            )
+        ),
     ],
     ids=str,
 )
@@ -380,7 +389,7 @@ def test_a_resumed_run_fills_a_new_buffer_with_its_actor_and_says_so(tmp_path, c
 
 
 class TestReplayFiles:
-    """``run`` has been trained in the folder ``tmp_path`` with files of its replay buffer at every second iteration."""
+    """Runs that have been trained in a folder with files of their replay buffer at every second iteration."""
 
     @staticmethod
     def train(folder, *overrides, agent="lif_td3", iterations=6, **arguments):
@@ -395,13 +404,28 @@ class TestReplayFiles:
         other._start()
         return other
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def six(cls, tmp_path_factory):
+        """A run of six iterations and its folder, in which nothing is changed."""
+        folder = tmp_path_factory.mktemp("six")
+        return cls.train(folder), folder
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def two(cls, tmp_path_factory):
+        """The folder of a run of two iterations, in which nothing is changed."""
+        folder = tmp_path_factory.mktemp("two")
+        cls.train(folder, iterations=2)
+        return folder
+
     @pytest.mark.parametrize("agent", ["lif_td3", "lif_sac"])
-    def test_a_resumed_training_learns_from_the_same_transitions_as_before(self, agent, tmp_path):
-        run = self.train(tmp_path, agent=agent)
-        assert sorted(path.name for path in (tmp_path / "replay").iterdir()) == [
+    def test_a_resumed_training_learns_from_the_same_transitions_as_before(self, agent, six, tmp_path):
+        run, folder = six if agent == "lif_td3" else (self.train(tmp_path, agent=agent), tmp_path)
+        assert sorted(path.name for path in (folder / "replay").iterdir()) == [
             *("transitions_0.pt", "transitions_2.pt", "transitions_4.pt", "transitions_5.pt")
         ]
-        other = self.resume(tmp_path / "model_5.pt", agent=agent)
+        other = self.resume(folder / "model_5.pt", agent=agent)
         first, second = run.alg.memory, other.alg.memory
         assert len(second) == len(first) == 6 * 10 * 4 and second.memory_index == first.memory_index
         for name, tensor in first.tensors.items():
@@ -412,42 +436,43 @@ class TestReplayFiles:
         ):  # one in each of 60 control steps, but in the first 7, before `learning_starts`
             assert other.alg.counters.critic_updates == 53
 
-    def test_an_older_checkpoint_has_the_transitions_up_to_it(self, tmp_path):
-        run = self.train(tmp_path)
-        memory = self.resume(tmp_path / "model_2.pt").alg.memory
+    def test_an_older_checkpoint_has_the_transitions_up_to_it(self, six):
+        run, folder = six
+        memory = self.resume(folder / "model_2.pt").alg.memory
         assert len(memory) == 3 * 10 * 4
         assert torch.equal(memory.tensors["actions"][:30], run.alg.memory.tensors["actions"][:30])
 
     def test_a_full_buffer_goes_round_and_its_outlived_files_are_deleted(self, tmp_path):
-        run = self.train(tmp_path, iterations=18)  # 400 transitions are 100 control steps: 10 iterations
+        small = "agent.algorithm.replay_size=160"  # transitions of 40 control steps: 4 iterations
+        run = self.train(tmp_path, small, iterations=8)
         names = {int(path.stem.partition("_")[2]) for path in (tmp_path / "replay").iterdir()}
-        assert names == {8, 10, 12, 14, 16, 17}
-        memory, first = self.resume(tmp_path / "model_17.pt").alg.memory, run.alg.memory
-        assert len(memory) == len(first) == 400
+        assert names == {4, 6, 7}
+        memory, first = self.resume(tmp_path / "model_7.pt", small).alg.memory, run.alg.memory
+        assert len(memory) == len(first) == 160
         shift = memory.memory_index - first.memory_index
         assert torch.equal(memory.tensors["observations"], first.tensors["observations"].roll(shift, 0))
 
-    def test_other_numbers_of_environments_and_smaller_buffers_take_the_newest_transitions(self, tmp_path):
-        run = self.train(tmp_path)
+    def test_other_numbers_of_environments_and_smaller_buffers_take_the_newest_transitions(self, six):
+        run, folder = six
         newest = run.alg.memory.tensors["observations"][:60].reshape(240, -1)
-        memory = self.resume(tmp_path / "model_5.pt", env=CutEnv(2)).alg.memory
+        memory = self.resume(folder / "model_5.pt", env=CutEnv(2)).alg.memory
         assert len(memory) == 240
         assert torch.equal(memory.tensors["observations"][:120].view(240, -1), newest)
-        memory = self.resume(tmp_path / "model_5.pt", "agent.algorithm.replay_size=100").alg.memory
+        memory = self.resume(folder / "model_5.pt", "agent.algorithm.replay_size=100").alg.memory
         rows = memory.tensors["observations"].roll(-memory.memory_index, 0)
         assert len(memory) == 100 and torch.equal(rows.view(100, -1), newest[-100:])
 
-    def test_a_resumed_run_has_the_whole_buffer_in_its_own_folder(self, tmp_path):
-        run = self.train(tmp_path / "first")
-        other = self.resume(tmp_path / "first/model_5.pt", folder=tmp_path / "second")
+    def test_a_resumed_run_has_the_whole_buffer_in_its_own_folder(self, six, tmp_path):
+        run, folder = six
+        other = self.resume(folder / "model_5.pt", folder=tmp_path)
         other.learn(1)
-        third = self.resume(tmp_path / "second/model_6.pt").alg.memory
+        third = self.resume(tmp_path / "model_6.pt").alg.memory
         assert len(third) == 7 * 10 * 4
         assert torch.equal(third.tensors["rewards"][:60], run.alg.memory.tensors["rewards"][:60])
 
     @pytest.mark.parametrize("damage", ["torn", "not finite", "key", "shape"])
-    def test_a_damaged_file_is_refused_by_its_name(self, damage, tmp_path):
-        self.train(tmp_path, iterations=2)
+    def test_a_damaged_file_is_refused_by_its_name(self, damage, two, tmp_path):
+        shutil.copytree(two, tmp_path, dirs_exist_ok=True)
         path = tmp_path / "replay/transitions_1.pt"
         content = torch.load(path, weights_only=True)
         transitions = content["transitions"]
@@ -463,12 +488,11 @@ class TestReplayFiles:
         with pytest.raises(CheckpointError, match="replay/transitions_1.pt"):
             self.resume(tmp_path / "model_1.pt")
 
-    def test_no_file_counts_as_a_checkpoint(self, tmp_path):
-        self.train(tmp_path, iterations=2)
-        assert find_last_checkpoint(tmp_path) == tmp_path / "model_1.pt"
+    def test_no_file_counts_as_a_checkpoint(self, two):
+        assert find_last_checkpoint(two) == two / "model_1.pt"
 
-    def test_what_is_played_or_compared_loads_no_transitions(self, tmp_path):
-        self.train(tmp_path, iterations=2)
+    def test_what_is_played_or_compared_loads_no_transitions(self, two, tmp_path):
+        shutil.copytree(two, tmp_path, dirs_exist_ok=True)
         (tmp_path / "replay/transitions_1.pt").write_bytes(b"")
         other = runner("lif_td3", seed=5)
         other.load(str(tmp_path / "model_1.pt"), {"actor": True})
@@ -504,7 +528,7 @@ def test_checkpoints_of_another_algorithm_are_refused(tmp_path):
 def test_tensorboard_gets_losses_noise_spikes_and_times(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = runner("lif_sac", folder=tmp_path)
+    run = runner("lif_sac", folder=tmp_path, pictures=2)
     run.learn(3)
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     events.Reload()

@@ -28,7 +28,12 @@ def runner(actor, critic=None, num_envs=8, **kwargs) -> RslRlRunner:
     return RslRlRunner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW_CASES = ("both", "hidden readout", "delta encoder")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW_CASES else case for case in CASES]
+)
 def test_cached_features_give_the_stored_log_probabilities(case):
     run = runner(*CASES[case])
     assert not run.alg.actor.is_recurrent
@@ -48,7 +53,7 @@ def test_a_ppo_that_keeps_no_features_is_answered_by_the_one_that_does():
         run.learn(1)
 
 
-@pytest.mark.parametrize("case", ["actor", "both", "plastic"])
+@pytest.mark.parametrize("case", ["actor", pytest.param("both", marks=pytest.mark.slow), "plastic"])
 def test_every_epoch_trains_on_the_features_of_the_rollout(case):
     run = runner(*CASES[case], num_envs=16)
     actor = run.alg.actor
@@ -83,7 +88,10 @@ def test_stored_features_are_those_of_a_pass_over_the_whole_rollout():
     assert torch.allclose(found, storage.observations["actor_features"], atol=1e-6)
 
 
-@pytest.mark.parametrize("network", [RESERVOIR, PLASTIC], ids=["fixed", "plastic"])
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(RESERVOIR, id="fixed", marks=pytest.mark.slow), pytest.param(PLASTIC, id="plastic")],
+)
 def test_the_value_of_the_step_to_come_does_not_advance_the_critic(network):
     run = runner(network, {**network, "seed": 2})
     rollout(run, bootstrap=False)
@@ -133,7 +141,7 @@ def test_an_episodes_end_puts_its_reservoir_at_rest_and_no_other():
         assert torch.equal(new[:, ~dones.bool()], old[:, ~dones.bool()])
 
 
-@pytest.mark.parametrize("case", ["actor", "plastic"])
+@pytest.mark.parametrize("case", ["actor", pytest.param("plastic", marks=pytest.mark.slow)])
 def test_training_brings_a_reservoir_forward(case):
     run = runner(*CASES[case], num_envs=64, num_learning_epochs=5, num_mini_batches=4, learning_rate=3e-3)
     rewards = []
@@ -145,7 +153,12 @@ def test_training_brings_a_reservoir_forward(case):
 
 
 @pytest.mark.parametrize(
-    "network", [RESERVOIR, PLASTIC, {**RESERVOIR, "train_input": True}], ids=["fixed", "plastic", "trained"]
+    "network",
+    [
+        pytest.param(RESERVOIR, id="fixed", marks=pytest.mark.slow),
+        pytest.param(PLASTIC, id="plastic"),
+        pytest.param({**RESERVOIR, "train_input": True}, id="trained"),
+    ],
 )
 def test_playback_carries_the_state_and_exports_equal_it(network):
     run = runner(network)

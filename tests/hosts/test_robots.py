@@ -11,8 +11,8 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
 
 NATIVE, WARP = "mujoco", "newton_mjwarp"
-FAST = [("Isaac-Ant", NATIVE), ("Isaac-Ant", WARP), ("Isaac-Humanoid", NATIVE)]
-SLOW = [("Isaac-Humanoid", WARP)]
+FAST = [("Isaac-Ant", NATIVE)]
+SLOW = [("Isaac-Ant", WARP), ("Isaac-Humanoid", NATIVE), ("Isaac-Humanoid", WARP)]
 SLOW += [
     (f"Isaac-{name}", physics)
     for name in ("Ant-Direct", "Humanoid-Direct", "Cartpole", "Cartpole-Direct")

@@ -27,12 +27,16 @@ RANDOM = {
 """A network with a state of its own in every place: noise, slope, updates."""
 
 
-def runner(env=None, folder=None, network=NETWORK, identity=IDENTITY, seed=0, **algorithm):
+def runner(env=None, folder=None, network=NETWORK, identity=IDENTITY, seed=0, pictures=None, **algorithm):
     torch.manual_seed(seed)
     cfg = config(network, steps=8, **algorithm)
     cfg["actor"]["obs_normalization"] = True
     log_dir = None if folder is None else str(folder)
-    return RslRlRunner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
+    env = env or PointEnv()
+    run = RslRlRunner(env, cfg, log_dir, identity=dict(identity), picture_interval=pictures or 1)
+    if pictures is None:  # they take longer than the training
+        run.draws_figures = lambda index: False
+    return run
 
 
 def parameters(run):
@@ -338,7 +342,7 @@ def test_a_failing_environment_costs_no_finished_iteration(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run of four iterations and its folder."""
-    run = runner(folder=tmp_path_factory.mktemp("trained"))
+    run = runner(folder=tmp_path_factory.mktemp("trained"), pictures=2)
     run.learn(4)
     return run
 

@@ -19,7 +19,9 @@ EVENTS = {"steps": 1, "stateful": True, "connection": {"bias": False}}
 
 def rsl_rl(network, folder):
     torch.manual_seed(0)
-    return RslRlRunner(PointEnv(), config(network, steps=4), str(folder))
+    run = RslRlRunner(PointEnv(), config(network, steps=4), str(folder))
+    run.draws_figures = lambda index: False  # they take longer than the training
+    return run
 
 
 def skrl(network, folder):

@@ -118,7 +118,14 @@ VECTORS = [name for name in PPO_AGENTS if not any(part in name for part in REFUS
 """Images, teachers, plasticity, local rules and random network distillation are refused."""
 
 
-@pytest.mark.parametrize("agent", VECTORS)
+@pytest.mark.parametrize(
+    "agent",
+    [
+        # its network is the other reservoirs', its graph is read from a file
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "lif_grown_reservoir_ppo"))
+        for name in VECTORS
+    ],
+)
 def test_every_agent_on_vectors_trains_and_is_replayed_exactly(agent):
     run = runner(agent=agent)
     rollout(run, rollout(run))

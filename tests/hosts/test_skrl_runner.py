@@ -168,14 +168,14 @@ def tags(folder):
     return events, events.Tags()
 
 
-@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("stateful", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tensorboard_gets_the_same_tags_from_both_hosts(stateful, tmp_path):
     network = {**SPIKING, "stateful": stateful}
     notes = {"specification": "| key |"}
     torch.manual_seed(0)
     folders = {name: tmp_path / name for name in ("rsl_rl", "skrl")}
     RslRunner(PointEnv(), config(network), str(folders["rsl_rl"]), picture_interval=2, notes=notes).learn(3)
-    run = runner(network=network, folder=folders["skrl"])
+    run = runner(network=network, folder=folders["skrl"], pictures=2)
     run.text_summaries = notes
     run.learn(3)
     (_, theirs), (events, ours) = tags(folders["rsl_rl"]), tags(folders["skrl"])

@@ -172,8 +172,8 @@ def test_what_cannot_be_had_is_said_in_one_line(cartpole):
 # On the real simulator
 
 REAL = [
-    ("ant", "newton_mjwarp"),
-    pytest.param(("ant", "mujoco"), marks=pytest.mark.slow),
+    pytest.param(("ant", "newton_mjwarp"), marks=pytest.mark.slow),
+    ("ant", "mujoco"),
     ("cartpole", "mujoco"),
 ]
 

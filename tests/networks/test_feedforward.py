@@ -334,8 +334,18 @@ SPIKING = [
 """Those that take vectors: maps and reservoirs have tests of their own. A converted network begins with its teacher's weights."""
 
 
-@pytest.mark.parametrize("inputs", SIZES)
-@pytest.mark.parametrize("agent", SPIKING)
+@pytest.mark.parametrize(
+    ("agent", "inputs"),
+    [
+        # Ant's layers are Humanoid's, and Hodgkin-Huxley neurons take the longest
+        pytest.param(
+            *(agent, inputs),
+            marks=[pytest.mark.slow] * (inputs == 36 or (agent, inputs) == ("hodgkin_huxley_ppo", 75)),
+        )
+        for agent in SPIKING
+        for inputs in SIZES
+    ],
+)
 def test_no_layer_of_a_shipped_agent_is_silent_or_saturated_at_the_start(agent, inputs):
     # measured: rates 0.13 to 0.40, at most 3 % of the neurons silent, none saturated
     settings = {**NETWORKS[agent], "layers": SIZES[inputs]}

@@ -30,7 +30,14 @@ def observations(steps=T, seed=1, batch=BATCH):
     return calibration.make_observations(batch, steps, INPUTS, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("neuron", [n for n in SPIKING if n != "hodgkin_huxley"])
+@pytest.mark.parametrize(
+    "neuron",
+    [
+        name if name in ("lif", "alif", "izhikevich") else pytest.param(name, marks=pytest.mark.slow)
+        for name in SPIKING
+        if name != "hodgkin_huxley"
+    ],
+)
 def test_every_spiking_neuron_is_brought_to_the_target_rate(neuron):
     # measured on other observations than those of the calibration
     slow = {"tau": 20.0, "input_gain": "ode"} if neuron in ("lif", "alif") else {}
@@ -44,7 +51,7 @@ def test_hodgkin_huxley_neurons_are_brought_to_the_target_rate():
     assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(20.0, rel=0.25)
 
 
-@pytest.mark.parametrize("target", [10.0, 30.0])
+@pytest.mark.parametrize("target", [pytest.param(10.0, marks=pytest.mark.slow), 30.0])
 def test_the_target_decides_the_rate(target):
     built = reservoir(**RATE, target_rate=target)
     assert built._measure_rate(observations(steps=80, seed=9, batch=16)) == pytest.approx(target, rel=0.25)
@@ -53,7 +60,7 @@ def test_the_target_decides_the_rate(target):
 AGENTS = {n: spec.read_agent(n)[1].get("network") or {} for n in registry.list_names("agents")}
 
 
-@pytest.mark.parametrize("inputs", [4, 36])
+@pytest.mark.parametrize("inputs", [4, pytest.param(36, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("agent", [n for n, network in AGENTS.items() if network.get("name") == "reservoir"])
 def test_a_shipped_reservoir_fires_within_10_to_30_hertz_and_hardly_a_neuron_is_silent(agent, inputs):
     torch.manual_seed(0)

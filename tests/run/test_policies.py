@@ -218,12 +218,13 @@ def test_a_training_from_a_tuned_policy_resumes_with_the_policys_agent(own, tmp_
     manifest["spec"]["algorithm"]["entropy_coef"] = 0.0021
     path.write_text(yaml.safe_dump(manifest))
     where = ["--task", "CartPole-v1", "--device", "cpu", "--log_root", str(tmp_path)]
-    small = ["--num_envs", "16", "--no-choose_best", "agent.algorithm.gamma=0.97"]
+    changed = ["agent.algorithm.gamma=0.97", "agent.algorithm.num_learning_epochs=1"]
+    small = ["--num_envs", "16", "--no-choose_best", *changed]
     assert train([*where, "--checkpoint", "pretrained", "--max_iterations", "1", *small]) == 0
     tuned = ["agent.algorithm.entropy_coef=0.0021", "agent.algorithm.learning_rate=0.00031"]
     (run,) = tmp_path.glob("rsl_rl/*/*")
     recorded = json.loads((run / "settings.json").read_text())["overrides"]
-    assert sorted(recorded) == sorted([*tuned, "agent.algorithm.gamma=0.97"])
+    assert sorted(recorded) == sorted([*tuned, *changed])
     line = capsys.readouterr().out.partition("play with")[2].partition("\n")[0]
     assert all(text in line for text in tuned)
     assert train([*where, "--checkpoint", str(run), "--max_iterations", "1"]) == 0

@@ -15,6 +15,7 @@ from spiky_rl.run.policies import list_policies
 
 gymnasium = pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
 SMALL = ["--task", "CartPole-v1", "--device", "cpu", "--num_envs", "32", "--max_iterations", "1"]
+SMALL += ["agent.algorithm.num_learning_epochs=1"]
 
 
 def train_once(agent, folder, *options):
@@ -104,7 +105,7 @@ def test_an_actor_of_td3_or_sac_acts_as_its_exported_file(agent, tmp_path):
     normalized = ["agent.actor.obs_normalization=true", "agent.critic.obs_normalization=true"]
     small = [
         "--budget",
-        "env_steps=512",
+        "env_steps=128",
         "agent.algorithm.batch_size=8",
         "agent.algorithm.learning_starts=64",
     ]

@@ -20,10 +20,12 @@ REPLAY = [
     *("agent.critic.hidden_dims=[16]", "agent.algorithm.batch_size=16", "agent.algorithm.replay_size=1000"),
     *("agent.algorithm.learning_starts=30", "agent.algorithm.random_steps=20", "agent.num_steps_per_env=20"),
     *("agent.network.layers=[8, 8]", "agent.network.encoder.mode=poisson", "agent.save_interval=1"),
+    "agent.algorithm.updates_per_step=0.25",
 ]
 NOISY = ["--agent", "lif_population_td3", "--num_envs", 2, "env.max_episode_steps=30", *REPLAY]
 """TD3 with a random encoder, of 40 environment steps per iteration."""
 ROLLOUTS = ["--agent", "lif_ppo", "--num_envs", 32, "agent.num_steps_per_env=8"]
+ROLLOUTS += ["agent.algorithm.num_learning_epochs=1"]
 
 
 def run(command, folder, *flags, task="Pendulum-v1"):

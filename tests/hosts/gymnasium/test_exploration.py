@@ -43,6 +43,7 @@ def test_ppo_learns_from_the_task_and_the_intrinsic_reward():
             torch.testing.assert_close(alg.storage.rewards[step].squeeze(-1), wanted)
 
 
+@pytest.mark.slow
 def test_the_predictor_learns_and_what_is_known_is_rewarded_less():
     plan, make = make_runner("Pendulum-v1", *SMALL, *PLAIN)
     with open_env(plan) as env:

@@ -97,7 +97,7 @@ def test_an_end_by_the_task_adds_no_value(library):
 
 
 @pytest.mark.parametrize("library", ["rsl_rl", "skrl"])
-@pytest.mark.parametrize("scales", [False, True])
+@pytest.mark.parametrize("scales", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, tmp_path):
     def make_scaling_runner(scaling):
         options = f"agent.algorithm.reward_normalization={str(scaling).lower()}"
@@ -156,8 +156,22 @@ def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
     assert not rollout["truncated"].any()
 
 
-@pytest.mark.parametrize("agent", ["lif_ppo", "lif_stateful_ppo", "gru_ppo"])
-@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    ("task", "agent"),
+    [
+        ("CartPole-v1", "lif_ppo"),
+        ("Pendulum-v1", "lif_stateful_ppo"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("CartPole-v1", "lif_stateful_ppo"),
+                ("CartPole-v1", "gru_ppo"),
+                ("Pendulum-v1", "lif_ppo"),
+                ("Pendulum-v1", "gru_ppo"),
+            )
+        ),
+    ],
+)
 def test_skrl_trains(command, agent, task, tmp_path):
     result = train_once(command, agent, task, tmp_path, "--rl_library", "skrl")
     assert (result["library"], result["outcome"]) == ("skrl", "finished")
@@ -204,7 +218,14 @@ def needs_images_or_teacher(agent: str) -> bool:
     return "distillation_cfg" in content.get("algorithm", {}) or isinstance(connections, list)
 
 
-@pytest.mark.parametrize("agent", ["lif_rstdp", "lif_stateful_ppo", "lif_reservoir_ppo", "mlp_history_ppo"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "lif_rstdp",
+        "mlp_history_ppo",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lif_stateful_ppo", "lif_reservoir_ppo")),
+    ],
+)
 def test_agents_train(command, agent, tmp_path):
     result = train_once(command, agent, "Pendulum-v1", tmp_path)
     assert (result["task"], result["outcome"], result["physics"]) == ("Pendulum-v1", "finished", "gymnasium")
@@ -220,7 +241,7 @@ def test_every_agent_trains_on_every_kind_of_task(command, agent, task, tmp_path
     assert train_once(command, agent, task, tmp_path)["outcome"] == "finished"
 
 
-@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_conv_ppo"])
+@pytest.mark.parametrize("agent", [pytest.param("mlp_ppo", marks=pytest.mark.slow), "lif_conv_ppo"])
 def test_images_train_convolutional_networks(command, agent, tmp_path):
     layers = "agent.network.connection=[{name: convolutional, kernel: 3, padding: 1}, {name: linear}]"
     options = [] if agent == "mlp_ppo" else [layers, "agent.network.layers=[4, 8]"]

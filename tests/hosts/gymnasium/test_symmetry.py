@@ -55,6 +55,7 @@ def test_minibatches_have_the_mirrored_samples(overrides):
         assert torch.equal(samples[size:], -samples[: len(samples) - size])
 
 
+@pytest.mark.slow
 def test_the_policy_becomes_symmetric():
     used, unused = train(6), train(6, UNUSED)
     assert used[0] > 0 and used[-1] < 0.5 * unused[-1], (used, unused)
