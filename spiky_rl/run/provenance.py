@@ -113,6 +113,7 @@ def get_deciding_versions(task: str, library: str) -> dict[str, str]:
     return {name: v.partition("+")[0] for name in names if (v := _find_version(name)) is not None}
 
 
+@cache
 def _find_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
