@@ -11,6 +11,7 @@ values out of range name the origin, the key and the nearest valid key.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -100,12 +101,13 @@ def load_task(name: str) -> TaskSpec | None:
     ids = (name, name.removesuffix("-v0"))
     match: TaskSpec | None = None
     for path in sorted(registry.find_data_folder("tasks").glob("*.yaml")):
-        task = _load_task_file(path)
+        status = path.stat()
+        task = _load_unchanged_task_file(path, status.st_mtime_ns, status.st_size)
         if path.stem == name:
-            return task
+            return task.model_copy(deep=True)
         if task.id in ids and (match is None or (match.env and not task.env)):
             match = task
-    return match
+    return None if match is None else match.model_copy(deep=True)
 
 
 def get_task_id(name: str) -> str:
@@ -394,6 +396,12 @@ def _load_task_file(path: Path) -> TaskSpec:
         raise SpecError(f"{path.name}: {error}") from None
     _check_layer(task.agent, path.name)
     return task
+
+
+@functools.lru_cache(maxsize=128)  # a command asks for tasks a hundred times, each time among all files
+def _load_unchanged_task_file(path: Path, modified_ns: int, size: int) -> TaskSpec:
+    """Load a task file as it was when it had this time and ``size``."""
+    return _load_task_file(path)
 
 
 def configure_network(tree: PlainMapping, key: str, requires_layers: bool = True) -> ComponentSpec:

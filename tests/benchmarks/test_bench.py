@@ -222,8 +222,9 @@ def test_jax_computes_the_plain_loops_network_and_gradient(monkeypatch):
     assert rows["jax"].failed is None and rows["jax"].same > 0.95 and rows["jax"].cosine > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed("jax"), reason="jax is not installed")
-@pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_jax_computes_on_as_many_threads_as_the_others_and_hands_no_call_over(threads):
     code = (
         "import pathlib, time, torch; from benchmarks.contenders import FeedforwardSetting\n"

@@ -29,11 +29,11 @@ PLAIN = {"name": "lif", "tau": 1.4427, "input_gain": "unit"}
 pytest.importorskip("snntorch", reason="needs snntorch, which the comparison is with")
 
 
-def network(neuron):
+def network(neuron, **more):
     torch.manual_seed(0)
     link = {"name": "convolutional", "kernel": 3, "pool": 2}
     settings = {"name": "feedforward", "layers": [4, 6], "steps": 1, "stateful": True, "neuron": neuron}
-    settings |= {"connection": [link, link], "decoder": "rate", "gradient_precision": "float32"}
+    settings |= {"connection": [link, link], "decoder": "rate", "gradient_precision": "float32", **more}
     configured = registry.configure("networks", settings, "network")
     return configured.build(inputs=MAPS, outputs=CLASSES)
 
@@ -74,7 +74,7 @@ def test_loss_and_gradients_of_the_first_step_equal_snntorchs_where_both_reset_o
 
 
 def test_the_lif_of_the_agent_resets_at_once_and_so_learns_something_else():
-    net = network(PLAIN)
+    net = network(PLAIN, backend="torch")
     peer = SnnTorch(net)
     found, expected = first_step(Ours(net), of_ours(net)), first_step(peer, of_snntorch(peer))
     assert not torch.allclose(found[1], expected[1], rtol=1e-2)

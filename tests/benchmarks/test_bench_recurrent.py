@@ -89,6 +89,7 @@ def test_recurrent_layers_of_equal_width_keep_the_orientation_of_their_weights(s
         torch.testing.assert_close(weight, layer.recurrent.synapses().t())
 
 
+@pytest.mark.slow
 def test_recurrent_layers_that_compute_something_else_are_found_out(settings):
     setting = settings["recurrent"]
     compared = bench.Race(setting, ["plain_recurrent", "spiky_rl_recurrent"], 1)
@@ -99,6 +100,7 @@ def test_recurrent_layers_that_compute_something_else_are_found_out(settings):
     assert rows["plain_recurrent"].failed is None, "the others go on"
 
 
+@pytest.mark.slow
 def test_a_reservoir_that_computes_something_else_is_found_out(settings):
     setting = settings["reservoir"]
     compared = bench.Race(setting, ["plain_reservoir", "spiky_rl_reservoir"], 1)

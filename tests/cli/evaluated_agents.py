@@ -19,7 +19,7 @@ from spiky_rl.run.evaluate import measure_conditions
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
 
-EPISODES, SEED = 4, 2
+EPISODES, SEED = 3, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
 NAMES += ["action_delay_2", "weights_4_bits", "dead_neurons"]
 
@@ -39,7 +39,7 @@ def planned(library, logs, agent):
     ]
     return make_plan(
         parse_settings(
-            RunRequest, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"])
+            RunRequest, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.0"])
         )
     )
 

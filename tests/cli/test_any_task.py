@@ -104,6 +104,7 @@ def test_a_task_that_nobody_registers_is_refused_before_a_simulator_starts(outsi
     assert "Outside-Balance" in done.stderr, "the nearest id is named"
 
 
+@pytest.mark.slow
 def test_a_masked_task_has_a_name_of_its_own(tmp_path):
     found = result_of(train("cartpole_masked", "lif_stateful_ppo", tmp_path))
     assert found["task"] == "cartpole_masked"

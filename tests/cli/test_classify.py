@@ -1,5 +1,6 @@
 """``classify.py``: from a dataset to a result, bit for bit the same again, resumed as if nothing had happened."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ from spiky_rl.classification.training import augment, compute_logits, to_sequenc
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config import registry
+from spiky_rl.datasets import nmnist_synthetic
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 pytestmark = pytest.mark.skipif(
@@ -28,9 +30,13 @@ DIGITS = ["--dataset", "digits", "--device", "cpu"]
 SYNTHETIC = ["--dataset", "nmnist_synthetic", "dataset.count=60", "--bins", "3", "--device", "cpu"]
 
 
+load_digits_once = functools.cache(nmnist_synthetic.load_mnist_like)
+
+
 @pytest.fixture(autouse=True)
 def quiet(tmp_path_factory, monkeypatch):
-    """Our own cache, and the loggers as they were."""
+    """Our own cache, digits that are enlarged once for all tests, and the loggers as they were."""
+    monkeypatch.setattr(nmnist_synthetic, "load_mnist_like", load_digits_once)
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     log = common.log
     before = log.handlers, log.propagate, log.level
@@ -224,7 +230,7 @@ def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, mon
     assert "lif_conv_classifier on nmnist_synthetic" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("times", "epochs"), [(1, 3), (2, 2)])
 def test_a_signal_ends_a_run_after_its_epoch_and_a_second_at_once(
     number, times, epochs, tmp_path, monkeypatch

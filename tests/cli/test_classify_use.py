@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -58,11 +59,20 @@ def newest(tmp_path):
     return path.parent, json.loads(path.read_text())
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A folder with 30 recordings of each class, without an official split, and a run on them."""
+    path = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert run(path, *LINE, "--data", folder(path / "data", 30, 0), "--epochs", 12) == 0
+    return path
+
+
 @pytest.fixture
-def trained(tmp_path):
-    """A run on 30 recordings of each class, without an official split."""
-    data = folder(tmp_path / "data", 30, 0)
-    assert run(tmp_path, *LINE, "--data", data, "--epochs", 12) == 0
+def trained(once, tmp_path):
+    """A copy of that folder as the test's own."""
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
     return newest(tmp_path)
 
 

@@ -13,13 +13,15 @@ from spiky_rl.cli.display import ProgressBar
 
 ROOT = Path(__file__).parents[2]
 WORK = """
-import time
+import sys, time
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 common.setup_logging(verbose=False)
 with ProgressBar("playing", "16 episodes") as bar:
     for i in range(10):
-        time.sleep(2.0 if i == 5 else 0.05)  # half of it stays long enough to be drawn by a busy machine, too
+        if i == 5:
+            sys.stdin.read()  # half of it stays until it has been seen
+        time.sleep(0.05)
         bar((i + 1) / 10)
         if i == 4:
             common.log.info("half of it")
@@ -31,16 +33,25 @@ def test_on_a_terminal_a_bar_stands_on_stderr_and_messages_above_it():
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(
-        [sys.executable, "-c", WORK], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs
+        [sys.executable, "-c", WORK],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
     ) as process:
         os.close(theirs)
+        assert process.stdin is not None and process.stdout is not None
         seen = b""
         while True:
             try:
                 seen += os.read(ours, 65536)
+                if b"50%" in seen:
+                    process.stdin.close()
             except OSError:  # the terminal's other end is closed
                 break
-        stdout, _ = process.communicate(timeout=60)
+        stdout = process.stdout.read()
+        process.wait(60)
     os.close(ours)
     assert process.returncode == 0
     assert stdout == b"the answer\n"

@@ -16,7 +16,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 ROOT = Path(__file__).parents[2]
 TASK = ["--task", "Isaac-Cartpole-v0", "--device", "cpu", "--assets", "local"]
-ITERATIONS = 45
+ENVS, ITERATIONS = 256, 45
 
 
 def alone(path: Path, *arguments: object) -> subprocess.CompletedProcess:
@@ -62,9 +62,9 @@ def trained(tmp_path_factory) -> Path:
         "--agent",
         "lif_ppo",
         "--num_envs",
-        "512",
+        ENVS,
         "--max_iterations",
-        str(ITERATIONS),
+        ITERATIONS,
         "--run_name",
         "e2e",
         start=alone,
@@ -74,7 +74,7 @@ def trained(tmp_path_factory) -> Path:
 def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
     result = result_of(trained)
     assert result["mean_return_final"] > 3.5
-    assert result["env_steps"] == ITERATIONS * 512 * 16
+    assert result["env_steps"] == ITERATIONS * ENVS * 16
     assert 0.01 < result["firing_rate"] < 0.6
     assert result["task"] == "Isaac-Cartpole" and result["agent"] == "lif_ppo"
     assert (
@@ -90,7 +90,7 @@ def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
         "params/spec.yaml",
     ):
         assert (trained / name).is_file(), name
-    assert "num_envs: 512" in (trained / "params/env.yaml").read_text()
+    assert f"num_envs: {ENVS}" in (trained / "params/env.yaml").read_text()
     manifest = json.loads((trained / "run.json").read_text())
     assert (manifest["library"], manifest["task"], manifest["metadata"]) == (
         "rsl_rl",
@@ -102,10 +102,9 @@ def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
 
 @pytest.fixture(scope="module")
 def played(trained) -> subprocess.CompletedProcess:
-    """One playback that does all that a playback can do here: a film needs OpenGL."""
-    film = ["--video", "--video_length", "20"] if drawing() is None else []
+    """One playback, with an export."""
     line = ["--agent", "lif_ppo", "--log_root", trained.parents[2], "--num_envs", "4", "--episodes", "6"]
-    done = command("play.py", *line, "--checkpoint", "best", "--export", *film)
+    done = command("play.py", *line, "--checkpoint", "best", "--export")
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
@@ -120,10 +119,14 @@ def test_playback_measures_and_exports(trained, played):
     assert "equal to the last bit in 300 of 300 control steps of an episode" in played.stderr
 
 
-def test_playback_films_the_robot_and_its_spikes(trained, played):
+@pytest.mark.slow
+def test_playback_films_the_robot_and_its_spikes(trained):
     av = pytest.importorskip("av", reason="the video extra is not installed")
     if (reason := drawing()) is not None:
         pytest.skip(reason)
+    line = ["--agent", "lif_ppo", "--log_root", trained.parents[2], "--num_envs", "4", "--episodes", "1"]
+    done = command("play.py", *line, "--checkpoint", "best", "--video", "--video_length", "20")
+    assert done.returncode == 0, done.stderr[-2000:]
     with av.open(str(trained / "videos" / "play" / "best.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 20 and frames[0].shape == (480, 1280, 3)
@@ -135,7 +138,7 @@ def test_playback_films_the_robot_and_its_spikes(trained, played):
 def test_resuming_goes_on_from_the_next_iteration(trained):
     root = trained.parents[2]
     done = command(
-        "train.py", "--log_root", root, "--agent", "lif_ppo", "--num_envs", "512", "--max_iterations", "2",
+        "train.py", "--log_root", root, "--agent", "lif_ppo", "--num_envs", "64", "--max_iterations", "2",
         "--checkpoint", str(trained / f"model_{ITERATIONS - 1}.pt"), "--experiment_name", "resumed",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -191,6 +194,7 @@ def test_isaac_labs_own_command_trains_our_agent_and_plays_our_run(trained, tmp_
     assert (trained / "exported" / "policy.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_result(tmp_path):
     arguments = ["--agent", "lif_stateful_ppo", "--num_envs", "32", "--max_iterations", "3", "--seed", "7"]
     first, second = (result_of(train(tmp_path / str(i), *arguments)) for i in range(2))
@@ -201,7 +205,8 @@ def test_same_seed_gives_the_same_result(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))],
 )
 def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
     line = ["--agent", "lif_ppo", "--log_root", tmp_path, "--num_envs", "16", "--max_iterations", "5000"]

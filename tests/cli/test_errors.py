@@ -1,5 +1,6 @@
 """Every bad command line ends in exit code 2 and one line that names key, value and remedy, and makes no run folder."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -237,7 +238,7 @@ def test_show_merges_an_agent_with_the_configuration_of_the_library_asked_for(ca
     assert rows["rsl_rl"]["network.steps"] == rows["skrl"]["network.steps"] == "4"
 
 
-# What Isaac Lab has to be imported for: one process runs all of these lines, and no simulator starts in it.
+# What Isaac Lab has to be imported for: one process runs the fast lines, another the slow ones, without a simulator.
 
 IDENTITY = {"task": "Isaac-Cartpole", "agent": "lif_ppo"}
 CHECKPOINTS = {
@@ -373,6 +374,14 @@ HEAVY = {
     "no best run": ("play", ["--checkpoint", "best"], ["--checkpoint best", "train one first"]),
 }
 
+SLOW = {
+    *("neuron value", "network type", "layers", "no step", "a step of no length", "back in time"),
+    *("huge decimation", "endless episodes", "render interval", "text for a number or a mapping"),
+    *("no observations", "foreign", "other agent", "class", "inside a distribution", "no best run"),
+    *("skrl burn-in", "skrl minibatches", "skrl images", "skrl checkpoint of rsl_rl", "no skrl agent"),
+}
+"""Others are refused in the same way."""
+
 
 def checkpoint(folder: Path, name: str) -> Path:
     """A file as the cases need it."""
@@ -387,24 +396,32 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Exit code and stderr of every case, the files that were used, and the folder of the runs."""
+    """Exit codes and stderr of the fast cases, or of the slow ones; the files that were used, the folder of the runs."""
     folder = tmp_path_factory.mktemp("errors")
     files = {name: str(checkpoint(folder, name)) for name in CHECKPOINTS}
     whole = Path(files["other network"]).read_bytes()
     files["damaged"] = str(folder / "damaged.pt")
     Path(files["damaged"]).write_bytes(whole[: len(whole) // 2])
     logs = folder / "logs"
-    lines = {
-        case: (name, [*CARTPOLE, "--log_root", str(logs), *(a.format(**files) for a in arguments)])
-        for case, (name, arguments, _) in HEAVY.items()
-    }
-    done = processes.run("-m", "tests.cli.refused", stdin=json.dumps(lines))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.rpartition("RESULTS")[2]), files, logs
+
+    @functools.cache
+    def run(slow: bool) -> dict[str, tuple[int, str]]:
+        lines = {
+            case: (name, [*CARTPOLE, "--log_root", str(logs), *(a.format(**files) for a in arguments)])
+            for case, (name, arguments, _) in HEAVY.items()
+            if (case in SLOW) == slow
+        }
+        done = processes.run("-m", "tests.cli.refused", stdin=json.dumps(lines))
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.rpartition("RESULTS")[2])
+
+    return run, files, logs
 
 
-@pytest.mark.parametrize("case", HEAVY)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in HEAVY]
+)
 def test_what_isaac_lab_must_say_is_refused_before_a_simulator_starts(case, outcomes):
-    results, files, logs = outcomes
-    assert_refused(*results[case], *(word.format(**files) for word in HEAVY[case][2]))
+    run, files, logs = outcomes
+    assert_refused(*run(case in SLOW)[case], *(word.format(**files) for word in HEAVY[case][2]))
     assert_no_run(logs)

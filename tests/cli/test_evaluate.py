@@ -11,7 +11,6 @@ from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.config import registry, spec
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
-from spiky_rl.learners import list_learners
 from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
@@ -159,7 +158,7 @@ AGENTS = ["lif_ppo", "alif_recurrent_ppo", "lif_reservoir_ppo", "gru_ppo"]
 """Without a state, with one, one that is not replayed, and an ANN's."""
 
 
-@pytest.fixture(scope="module", params=list_learners())
+@pytest.fixture(scope="module", params=["rsl_rl", pytest.param("skrl", marks=pytest.mark.slow)])
 def policies(request, tmp_path_factory) -> dict[str, dict]:
     """Evaluations of untrained policies by agent, from one simulator per library."""
     if request.param == "skrl":

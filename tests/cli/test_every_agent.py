@@ -1,8 +1,9 @@
 """Every shipped agent that takes vectors resolves, builds, trains for two iterations on Isaac-Cartpole and acts, on both hosts.
 
-Slow: after four iterations each is exported, with a camera those that take images, or refused by the key of the agent.
+One of each kind is fast. Slow: after four iterations each is exported, with a camera those that take images, or refused by the key of the agent.
 """
 
+import functools
 import json
 import math
 import re
@@ -39,6 +40,9 @@ AGENTS = [
     for name in registry.list_names("agents")
     if takes_vectors(name) and spec.read_algorithm(name) == "ppo"
 ]
+FAST = ("alif_recurrent_ppo", "gru_ppo", "lif_plastic_reservoir_ppo", "lif_rstdp", "lif_spikeprop_ppo")
+"""One of each kind: recurrent layers, an ANN with a state, a reservoir with plasticity, a local rule, the times of spikes."""
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in AGENTS]
 SPIKING = [name for name in AGENTS if "network" in spec.read_agent(name)[1]]
 
 
@@ -50,10 +54,16 @@ def library(request):
 
 
 @pytest.fixture(scope="module")
-def trained(library, tmp_path_factory) -> dict[str, dict]:
-    """What each agent did, by name, from one process with one simulator."""
-    agents = [agent for agent in AGENTS if library != "skrl" or not refused_by_skrl(agent)]
-    return rows_of(agents, library, tmp_path_factory.mktemp("logs"), "cartpole", 2, "-")
+def trained(library, tmp_path_factory):
+    """What each of the fast agents, or of the others, did, by name, from one process with one simulator."""
+
+    @functools.cache
+    def train(fast: bool) -> dict[str, dict]:
+        agents = [agent for agent in AGENTS if (agent in FAST) == fast]
+        agents = [agent for agent in agents if library != "skrl" or not refused_by_skrl(agent)]
+        return rows_of(agents, library, tmp_path_factory.mktemp("logs"), "cartpole", 2, "-")
+
+    return train
 
 
 def rows_of(agents, library, logs, task, iterations, targets):
@@ -66,15 +76,16 @@ def rows_of(agents, library, logs, task, iterations, targets):
 
 
 def test_enough_agents_are_shipped():
-    assert len(AGENTS) >= 16
+    assert len(AGENTS) >= 16 and set(FAST) <= set(AGENTS)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", EACH)
 def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
+    rows = trained(agent in FAST)
     if library == "skrl" and refused_by_skrl(agent):
-        assert agent not in trained
+        assert agent not in rows
         return
-    row = trained[agent]
+    row = rows[agent]
     assert "error" not in row, row["error"]
     assert row["iterations"] == 2
     assert all(math.isfinite(value) for value in [*row["losses"].values(), *row["action"], row["operations"]])

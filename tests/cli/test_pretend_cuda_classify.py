@@ -11,12 +11,15 @@ from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.recorded import of_frames
 
 CLASSIFIERS = [name for name in registry.list_names("agents") if name.endswith("_classifier")]
+FAST = ("lif_conv_classifier", "lif_conv_eventprop_classifier", "lif_linear_classifier")
 COUNT, HELD_OUT, BATCH = 10, 4, 3
 SETTINGS = TrainerSettings(1, BATCH, 1e-3, "cosine", 0.1, shift=1.0, rotation=5.0)
 HERE = "spiky_rl.classification."
 
 
-@pytest.mark.parametrize("agent", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "agent", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CLASSIFIERS]
+)
 def test_every_classifier_trains(agent):
     labels = np.arange(COUNT, dtype=np.int64) % 10
     seen = of_frames(np.ones((COUNT, 2, 2, 34, 34), np.int64), labels)

@@ -76,7 +76,10 @@ def test_a_command_leaves_without_a_search_for_garbage(arguments, printed):
     assert done.stdout == printed
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "ascii:strict", "cp437"])
+SLOW = [pytest.param(encoding, marks=pytest.mark.slow) for encoding in ("latin-1", "cp437")]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "ascii:strict", *SLOW])
 def test_a_terminal_without_our_characters_shows_others_in_their_place(encoding):
     done = subprocess.run(
         [sys.executable, "-c", SPEAK],

@@ -12,3 +12,9 @@ def _quick_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that read a report's text: drawing its figures takes most of its time."""
+    monkeypatch.setattr("spiky_rl.experiments.report.drawing.render_svg", lambda *_: None)

@@ -21,8 +21,9 @@ def verdicts(study: Path) -> dict[str, str]:
     return {agent: verdict for agent, verdict in found if verdict != "undecided"}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_answer_calls_better_what_the_verdicts_do_and_nothing_else(tmp_path: Path):
-    study = write_study(tmp_path / "study", AGENTS, seeds=range(10), conditions=("nominal",))
+    study = write_study(tmp_path / "study", AGENTS, seeds=range(8), conditions=("nominal",))
     write_report(study, DATE)
     analysis = analyze_study(study)
     assert verdicts(study) == {
@@ -32,6 +33,7 @@ def test_the_answer_calls_better_what_the_verdicts_do_and_nothing_else(tmp_path:
     assert "Robustness" not in page_of(study), "only nominal was measured"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_with_overlapping_evidence_nothing_is_called_better(tmp_path: Path):
     truths = {"mlp_ppo": TRUTHS["mlp_ppo"], "lif_ppo": TRUTHS["lif_ppo"]}
     study = write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), range(8))

@@ -53,22 +53,31 @@ def drawn(analysis: StudyAnalysis, name: str) -> str:
     return text
 
 
+@pytest.fixture(name="pictures", scope="module")
+def all_pictures(analysis: StudyAnalysis) -> dict[str, str]:
+    """Every figure, drawn once."""
+    return {name: drawn(analysis, name) for name in DRAWN}
+
+
 def texts(picture: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(picture).iter(f"{SVG}text")]
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: StudyAnalysis, name: str):
-    picture = drawn(analysis, name)
+def test_a_figure_is_the_same_bytes_again_and_names_every_agent(
+    analysis: StudyAnalysis, pictures: dict[str, str], name: str
+):
+    picture = pictures[name]
     assert picture == drawn(analysis, name)
     named = set(AGENTS) - ({"mlp_ppo"} if name == "improvement" else set())
     assert named <= set(texts(picture))
 
 
-def test_a_figure_does_not_depend_on_the_user_s_matplotlibrc(analysis: StudyAnalysis):
-    picture = drawn(analysis, "scores")
+def test_a_figure_does_not_depend_on_the_user_s_matplotlibrc(
+    analysis: StudyAnalysis, pictures: dict[str, str]
+):
     with matplotlib.rc_context({"axes.facecolor": "black", "lines.linestyle": "--"}):
-        assert drawn(analysis, "scores") == picture
+        assert drawn(analysis, "scores") == pictures["scores"]
 
 
 def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_path: Path):
@@ -86,8 +95,8 @@ def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_pa
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(analysis: StudyAnalysis, name: str):
-    picture = drawn(analysis, name)
+def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(pictures: dict[str, str], name: str):
+    picture = pictures[name]
     assert "<metadata" not in picture and "<image" not in picture and "DejaVu" not in picture
     assert FONTS.partition(",")[0] in picture
     links = re.findall(r'(?:href|src)="([^"]*)"', picture)
@@ -98,11 +107,11 @@ def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(analysis: St
     }
 
 
-def test_figures_on_one_page_share_no_identifier(analysis: StudyAnalysis):
-    found = [set(re.findall(r'\bid="([^"]*)"', drawn(analysis, name))) for name in DRAWN]
+def test_figures_on_one_page_share_no_identifier(pictures: dict[str, str]):
+    found = [set(re.findall(r'\bid="([^"]*)"', picture)) for picture in pictures.values()]
     assert all(a.isdisjoint(b) for a, b in itertools.combinations(found, 2))
-    for name, ids in zip(DRAWN, found, strict=True):
-        used = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', drawn(analysis, name))
+    for picture, ids in zip(pictures.values(), found, strict=True):
+        used = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', picture)
         assert {a or b for a, b in used} <= ids
 
 
@@ -164,9 +173,9 @@ def test_legends_name_agents_in_the_order_in_which_they_are_drawn(many: StudyAna
     assert set(bold) == set(many.get_pareto_front(CARTPOLE, "fp32"))
 
 
-def test_a_legend_names_lines_from_the_highest_end(analysis: StudyAnalysis):
+def test_a_legend_names_lines_from_the_highest_end(analysis: StudyAnalysis, pictures: dict[str, str]):
     ends = {label: band.estimate[-1] for (label, task), band in analysis.curves.items() if task == CARTPOLE}
-    assert named(drawn(analysis, "curves")) == sorted(ends, key=lambda label: -ends[label])
+    assert named(pictures["curves"]) == sorted(ends, key=lambda label: -ends[label])
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -191,7 +200,7 @@ def test_one_seed_draws_estimates_without_bands(tmp_path: Path):
 
 
 def test_names_of_conditions_stand_upright_where_their_columns_are_narrower_than_their_words(
-    analysis: StudyAnalysis,
+    analysis: StudyAnalysis, pictures: dict[str, str]
 ):
     (key, rest), *_ = analysis.remaining.items()
     names = [f"observation_delay_{i}" for i in range(18)]
@@ -202,7 +211,7 @@ def test_names_of_conditions_stand_upright_where_their_columns_are_narrower_than
     vars(more)["remaining"] = {(*key[:2], name): rest for name in names}
     wide = drawn(more, "robustness")
     assert {name.replace("_", " ") for name in names} <= set(texts(wide))
-    assert wide.count("rotate(-90") >= 18 > drawn(analysis, "robustness").count("rotate(-90")
+    assert wide.count("rotate(-90") >= 18 > pictures["robustness"].count("rotate(-90")
 
 
 def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):

@@ -129,6 +129,7 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
     assert "Only scores and the plan's endpoints are tested" in threats
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(6))
     write_report(study, DATE)
@@ -139,6 +140,7 @@ def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_
     )
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_plan_later_than_a_result_and_seeds_and_tasks_added_since_are_told(tmp_path: Path):
     study = planned(tmp_path, PLAN | {"date": "2999-01-01", "seeds": [0, 1], "tasks": ["Isaac-Ant-v0"]})
     write_report(study, DATE)
@@ -158,6 +160,7 @@ def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_study_that_goes_on_corrects_for_the_tasks_to_come(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_rstdp"), (CARTPOLE, MASKED), range(6))
     plan = PLAN | {"comparisons": PAIRS[1:], "endpoints": ["return"], "seeds": list(range(6))}

@@ -237,6 +237,7 @@ def test_one_seed_says_that_it_cannot_tell(tmp_path: Path):
     assert "nan" not in text and "≠" not in page_of(study) and "∞" not in page_of(study)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_one_task_needs_no_total(tmp_path: Path):
     study = written(tmp_path, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
     assert (
@@ -262,6 +263,7 @@ def test_without_what_scores_are_normalised_by_the_page_says_that_they_are_raw(
     assert "normalised, IQM" not in page_of(study)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_variants_stand_under_their_labels(tmp_path: Path):
     study = written(
         tmp_path, agents=AGENTS[1:3], tasks=(CARTPOLE,), seeds=range(2), vary={"agent.network.steps": [2, 4]}
@@ -342,6 +344,7 @@ def test_a_study_that_has_not_begun_has_a_page(tmp_path: Path):
     assert "4 cells missing" in section(study, "missing")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_without_a_plan_the_page_says_what_it_cannot_know(tmp_path: Path):
     study = written(
         tmp_path, lambda s: (s / "plan.json").unlink(), agents=AGENTS[:2], tasks=(CARTPOLE,), seeds=[0, 1]
@@ -374,6 +377,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path):
     assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8")) == {"version": 1}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_command_analyses_the_study_once_for_its_page_and_tensorboard(tmp_path: Path, monkeypatch):
     study, read = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), [0]), []
     read_results = outcome.files.read_results
@@ -435,6 +439,7 @@ def test_a_browser_shows_question_tables_and_figures_and_fetches_nothing(
         assert re.search(rf"<text[^>]*>{agent}</text>", dom)
 
 
+@pytest.mark.slow
 def test_what_a_page_fetches_and_its_errors_would_be_seen(browser: str, tmp_path: Path):
     page, pixel = tmp_path / "page.html", "https://example.org/pixel.png"
     page.write_text(f"<img src='{pixel}'><script>nowhere()</script>", encoding="utf-8")
@@ -442,7 +447,7 @@ def test_what_a_page_fetches_and_its_errors_would_be_seen(browser: str, tmp_path
     assert any("nowhere is not defined" in line for line in console) and fetched == {pixel}
 
 
-@pytest.mark.parametrize("width", [500, 1300])
+@pytest.mark.parametrize("width", [500, pytest.param(1300, marks=pytest.mark.slow)])
 def test_the_page_fits_its_window_and_can_be_pictured(study: Path, browser: str, tmp_path: Path, width: int):
     """500 is the narrowest window of a headless Chromium; wide tables and figures scroll in boxes of their own."""
     probe = (

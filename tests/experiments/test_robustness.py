@@ -139,6 +139,7 @@ def test_the_page_shows_all_of_it(study: Path):
         assert title in text, title
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path):
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
@@ -155,6 +156,7 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
     assert "A metre on" not in text and "Recovery on" not in text and "ANN int8" not in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_prices_that_some_results_do_not_have_are_a_dash_in_their_rows(tmp_path: Path):
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:

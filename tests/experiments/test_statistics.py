@@ -68,7 +68,7 @@ def test_intervals_of_95_percent_hold_the_truth_in_92_to_98_percent_of_studies(
     assert LOW <= covered(truth, low, high) <= HIGH
 
 
-@pytest.mark.parametrize("sizes", [[5, 8], [3, 10, 6]])
+@pytest.mark.parametrize("sizes", [pytest.param([5, 8], marks=pytest.mark.slow), [3, 10, 6]])
 def test_so_do_they_where_cells_have_failed(sizes):
     generator = np.random.default_rng(2)
     scores = np.concatenate(

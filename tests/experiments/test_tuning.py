@@ -272,8 +272,17 @@ def say_non_finite(name: str) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["an action", "a reward", "an observation"])
-@pytest.mark.parametrize("step", ["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("training", "an action"),
+        ("evaluation", "a reward"),
+        ("training", "an observation"),
+        pytest.param("training", "a reward", marks=pytest.mark.slow),
+        pytest.param("evaluation", "an action", marks=pytest.mark.slow),
+        pytest.param("evaluation", "an observation", marks=pytest.mark.slow),
+    ],
+)
 def test_a_trial_that_diverges_on_a_task_of_gymnasium_is_not_tried_again(tmp_path, monkeypatch, name, step):
     message = say_non_finite(name)
 

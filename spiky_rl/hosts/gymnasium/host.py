@@ -224,11 +224,17 @@ def _list_ids() -> Collection[str]:
 
     If Gymnasium is not imported yet and has no plugins, this does not import it: the ids are read from its source.
     """
-    if "gymnasium" not in sys.modules and not importlib.metadata.entry_points(group=PLUGINS):
+    if "gymnasium" not in sys.modules and not _has_plugins():
         return _read_ids()
     import gymnasium
 
     return [name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" not in spec.kwargs]
+
+
+@functools.cache
+def _has_plugins() -> bool:
+    """Return whether an installed package registers tasks when Gymnasium is imported; all packages are looked through, once."""
+    return bool(importlib.metadata.entry_points(group=PLUGINS))
 
 
 @functools.cache
