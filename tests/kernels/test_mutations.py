@@ -25,9 +25,13 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(
-    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CPU.get_unavailable_reason() is not None,
+        reason=f"no compiled kernels: {CPU.get_unavailable_reason()}",
+    ),
+]
 
 BATCH, WIDTH = 9, 61
 """549 lanes: whole chunks of lanes, whole vectors, and a tail; more neurons than samples."""
@@ -298,11 +302,6 @@ def anew(monkeypatch):
     forget(cpu_backend.load_core_kernels, cpu_backend.load_kernels, host_device.compiled)
 
 
-def first(faults):
-    """The first one is tried in the fast tests, too."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (index > 0)) for index, name in enumerate(faults)]
-
-
 def forget(*functions):
     for function in functions:
         function.cache_clear()
@@ -330,27 +329,27 @@ def test_without_a_fault_all_is_right(check):
     check()
 
 
-@pytest.mark.parametrize("fault", first(LOOPS))
+@pytest.mark.parametrize("fault", LOOPS)
 def test_a_fault_in_the_loops_is_caught(fault, monkeypatch):
     caught(monkeypatch, *LOOPS[fault])
 
 
-@pytest.mark.parametrize("fault", first(DEVICE))
+@pytest.mark.parametrize("fault", DEVICE)
 def test_a_fault_in_the_cuda_text_is_caught(fault, monkeypatch):
     caught(monkeypatch, device, *DEVICE[fault])
 
 
-@pytest.mark.parametrize("fault", first(CORE))
+@pytest.mark.parametrize("fault", CORE)
 def test_a_fault_in_the_linear_layers_is_caught(fault, monkeypatch):
     caught(monkeypatch, *CORE[fault])
 
 
-@pytest.mark.parametrize("fault", first(LOOP))
+@pytest.mark.parametrize("fault", LOOP)
 def test_a_fault_in_the_recurrent_loop_is_caught(fault, monkeypatch):
     caught(monkeypatch, loop, *LOOP[fault])
 
 
-@pytest.mark.parametrize("fault", first(TRACE))
+@pytest.mark.parametrize("fault", TRACE)
 def test_a_fault_in_the_adjoint_is_caught(fault, monkeypatch, tmp_path):
     right, wrong = TRACE[fault]
     text = inspect.getsource(trace)
