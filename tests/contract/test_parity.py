@@ -23,9 +23,9 @@ COMPILED = ("cpu", pytest.param("cupy", marks=pytest.mark.gpu))
 NEURONS, SURROGATES = registry.list_names("neurons"), registry.list_names("surrogates")
 FAST = [
     *((neuron, "arctangent", True) for neuron in NEURONS),
-    *(("lif", surrogate, False) for surrogate in ("arctangent", "fast_sigmoid", "triangle")),
+    *(("lif", surrogate, False) for surrogate in ("arctangent", "triangle")),
 ]
-"""Every neuron with the usual surrogate and with parameters per neuron, and three surrogates with the usual neuron."""
+"""Every neuron with the usual surrogate and with parameters per neuron, and two surrogates with the usual neuron."""
 ALL = [
     pytest.param(
         *case,

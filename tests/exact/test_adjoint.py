@@ -162,8 +162,9 @@ def test_the_gradient_goes_through_recurrence_and_connections_to_oneself():
     assert exact == pytest.approx(near, rel=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "scale"), [("lif", 2.0), ("quadratic", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [pytest.param("lif", 2.0, marks=pytest.mark.slow), ("quadratic", 1.5)]
+)
 def test_the_gradient_goes_through_many_neurons_connected_at_random(name, scale):
     generator = np.random.default_rng(0)
     weights = scale * generator.normal(0.3, 1.0, (8, 12))
@@ -231,7 +232,6 @@ def test_a_loss_of_a_time_window_may_be_a_constant_outside_of_it():
     assert exact != 0.0 and exact == pytest.approx(along(net, GROUPS, smooth), rel=1e-12)
 
 
-@pytest.mark.slow
 def test_losses_of_spikes_and_of_an_integral_add_up():
     solution = GOLDEN.solve()
     rates = np.arange(7.0)
