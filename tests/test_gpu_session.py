@@ -66,7 +66,8 @@ WORKERS = {
 }
 
 
-@pytest.mark.parametrize("case", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in WORKERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*CASES, *WORKERS])
 def test_a_call_for_gpu_tests_fails_where_a_device_is_seen_and_none_ran(case, pytester, monkeypatch):
     device, reason, text, arguments, code, line = (CASES | WORKERS)[case]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: device)

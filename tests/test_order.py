@@ -123,11 +123,13 @@ def orders(tmp_path_factory) -> dict[str, Order]:
     return {"plain": ran(folder / "plain"), **shuffled}
 
 
+@pytest.mark.slow
 def test_what_a_test_or_a_file_changes_no_other_feels(orders):
     for order in orders.values():
         assert len(order.tests) == 2 + 2 + 6 + 1, order.said
 
 
+@pytest.mark.slow
 def test_a_shuffle_draws_the_order_of_files_and_of_tests_from_its_seed(orders):
     plain, one, again, other = (orders[name].tests for name in ("plain", "one", "again", "other"))
     assert plain == sorted(plain) == sorted(one)
@@ -136,6 +138,7 @@ def test_a_shuffle_draws_the_order_of_files_and_of_tests_from_its_seed(orders):
     assert sum(a != b for a, b in itertools.pairwise(files)) == len(set(files)) - 1, "a file stays together"
 
 
+@pytest.mark.slow
 def test_a_shuffle_starts_nothing_twice_that_tests_share(orders):
     assert {order.started for order in orders.values()} == {"started" * 2}
 

@@ -128,6 +128,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(
     assert "[isaaclab.tasks]\nspiky_rl = spiky_rl.hosts.isaaclab.agents" in entry_points
 
 
+@pytest.mark.slow
 def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path], checkout: Path) -> None:
     with tarfile.open(archives[1]) as sdist:
         files = {name.partition("/")[2] for name in sdist.getnames()}

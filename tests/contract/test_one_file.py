@@ -339,7 +339,7 @@ def test_it_passes_the_contract_tests_of_its_kind(kind, toys):
         function(NAME)
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_neurons_kernels_are_the_reference(learned, toys):
     test_parity.test_compiled_neurons_are_the_reference(NAME, NAME, learned, "cpu")
 

@@ -21,13 +21,19 @@ LEAST = 0.05
 """Share of outputs that are not zero."""
 COMPILED = ("cpu", pytest.param("cupy", marks=pytest.mark.gpu))
 NEURONS, SURROGATES = registry.list_names("neurons"), registry.list_names("surrogates")
-PAIRS = [
-    pytest.param(
-        neuron, surrogate, marks=[] if "lif" == neuron or surrogate == "arctangent" else pytest.mark.slow
-    )
-    for neuron, surrogate in itertools.product(NEURONS, SURROGATES)
+FAST = [
+    *((neuron, "arctangent", True) for neuron in NEURONS),
+    *(("lif", surrogate, False) for surrogate in ("arctangent", "triangle")),
 ]
-"""All pairs; without the slow ones every neuron with the usual surrogate, and every surrogate with the usual neuron."""
+"""Every neuron with the usual surrogate and with parameters per neuron, and two surrogates with the usual neuron."""
+ALL = [
+    pytest.param(
+        *case,
+        marks=[] if case in FAST else pytest.mark.slow,
+        id="-".join((*case[:2], "per-neuron" if case[2] else "numbers")),
+    )
+    for case in itertools.product(NEURONS, SURROGATES, [False, True])
+]
 TOLERANCES = {"hodgkin_huxley": 2e-5, "quadratic": 3e-6}
 """Of states and gradients, relative to the largest; 1e-6 for all others. The reference itself, in float32, differs from float64 by
 9e-6 for Hodgkin-Huxley's ten sub-steps and by 3e-6 for the quadratic neuron's upstroke; the kernels differ from it by 1.1e-5
@@ -106,8 +112,7 @@ def check(found, expected, bits, tolerance):
 
 
 @pytest.mark.parametrize("backend", COMPILED)
-@pytest.mark.parametrize("learned", [False, True], ids=["numbers", "per-neuron"])
-@pytest.mark.parametrize(("neuron", "surrogate"), PAIRS)
+@pytest.mark.parametrize(("neuron", "surrogate", "learned"), ALL)
 def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend):
     module = compiled(backend)
     device = "cuda" if backend == "cupy" else "cpu"

@@ -32,6 +32,11 @@ ENCODERS = registry.list_names("encoders")
 DECODERS = registry.list_names("decoders")
 BACKENDS = [name for name in dispatch.list_backends() if unavailable(name) is None]
 """Those that run on this machine's CPU or GPU."""
+ON_BACKENDS = [
+    pytest.param(*case, marks=[pytest.mark.slow] * (case == ("hodgkin_huxley", "torch")))
+    for case in itertools.product(NEURONS, BACKENDS)
+]
+"""A neuron of many sub-steps takes the reference a second."""
 
 
 def neuron_and_ops(neuron: str, surrogate: str = "arctangent", soft: bool = False):
@@ -62,7 +67,15 @@ def drive(seed=0, steps=STEPS, **where):
     return (3.0 * drawn).to(**{"dtype": torch.float64, **where})
 
 
-@pytest.mark.parametrize(("neuron", "surrogate"), list(itertools.product(NEURONS, SURROGATES)))
+@pytest.mark.parametrize(
+    ("neuron", "surrogate"),
+    [
+        pytest.param(
+            *case, marks=[pytest.mark.slow] * (case[0] == "hodgkin_huxley" and case[1] != "arctangent")
+        )
+        for case in itertools.product(NEURONS, SURROGATES)
+    ],
+)
 def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron, surrogate):
     graded = registry.resolve("neurons", neuron).graded
     built, ops, numbers = neuron_and_ops(neuron, surrogate, soft=not graded)
@@ -115,7 +128,7 @@ def test_rest_is_a_fixed_point_without_input(neuron):
     assert all(s.abs().max() < 1e-12 for s in state)
 
 
-@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+@pytest.mark.parametrize(("neuron", "backend"), ON_BACKENDS)
 def test_unroll_of_many_steps_equals_many_unrolls_of_one(neuron, backend):
     built, ops, numbers = neuron_and_ops(neuron)
     where = place(backend)
@@ -131,7 +144,7 @@ def test_unroll_of_many_steps_equals_many_unrolls_of_one(neuron, backend):
     assert whole.sum() > 0
 
 
-@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+@pytest.mark.parametrize(("neuron", "backend"), ON_BACKENDS)
 def test_a_constant_current_is_the_same_current_in_every_step(neuron, backend):
     built, ops, numbers = neuron_and_ops(neuron)
     where = place(backend)
@@ -146,7 +159,7 @@ def test_a_constant_current_is_the_same_current_in_every_step(neuron, backend):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6 * float(b.detach().abs().max()))
 
 
-@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+@pytest.mark.parametrize(("neuron", "backend"), ON_BACKENDS)
 def test_reset_mask_equals_a_fresh_start_and_leaves_the_others_alone(neuron, backend):
     built, ops, numbers = neuron_and_ops(neuron)
     where = place(backend)
@@ -167,7 +180,7 @@ def test_reset_mask_equals_a_fresh_start_and_leaves_the_others_alone(neuron, bac
     ), "the state must matter for the mask to be tested"
 
 
-@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+@pytest.mark.parametrize(("neuron", "backend"), ON_BACKENDS)
 def test_state_that_goes_in_is_never_written_to(neuron, backend):
     built, ops, numbers = neuron_and_ops(neuron)
     where = place(backend)

@@ -21,8 +21,8 @@ from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 STEPS = 120
 LAYER_1 = "layers_1_connection"
 """How names of the second layer's arrays begin."""
-FAST = ("lif_ppo", "alif_recurrent_ppo", "sigma_delta_ppo", "quadratic_ppo", "gru_ppo", "lif_population_ppo")
-"""One of each kind of program; all others are slow."""
+FAST = ("lif_ppo", "alif_recurrent_ppo", "gru_ppo", "lif_population_ppo")
+"""One of each kind of program; all others are slow. test_c_parts.py has every neuron."""
 
 
 def marked(names, fast=FAST):
@@ -94,6 +94,7 @@ def test_every_agents_file_acts_as_the_agent_does(policy):
         np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.get_tolerance(policy) * size)
 
 
+@pytest.mark.slow
 def test_only_sums_of_torch_may_differ():
     exact = {
         name
@@ -105,7 +106,7 @@ def test_only_sums_of_torch_may_differ():
     assert not {name for name in exact if "reservoir" in name or name.startswith(("mlp", "gru"))}
 
 
-@pytest.mark.parametrize("density", [0.05, 0.15, 0.9])
+@pytest.mark.parametrize("density", [0.05, pytest.param(0.15, marks=pytest.mark.slow), 0.9])
 def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
     policy, target = (
         trained("lif_ppo", f"agent.network.connection.density={density}", "agent.network.layers=[40,300]"),

@@ -39,7 +39,13 @@ def acts(path, seen):
     return act(c.C().open_session(path), seen)
 
 
-@pytest.mark.parametrize("case", CARRYING)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case in ("delta", "recurrent", "LSTM")))
+        for case in CARRYING
+    ],
+)
 def test_observations_that_are_no_numbers_are_forgotten(case, tmp_path):
     policy = trained(*CARRYING[case])
     path, seen = c.C().write(policy, tmp_path), walk(policy)
@@ -95,8 +101,15 @@ def a_policy_with_sums_and_products(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "command",
-    ["gcc -std=gnu17 -O2", "gcc -std=c99 -O3", "gcc -std=gnu17 -O2 -ffp-contract=fast", f"{NEWEST} -std=gnu17 -O2", f"{NEWEST} -O3"],
-)  # fmt: skip
+    [
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in ("gcc -std=gnu17 -O2", "gcc -std=c99 -O3", f"{NEWEST} -std=gnu17 -O2")
+        ),
+        "gcc -std=gnu17 -O2 -ffp-contract=fast",
+        f"{NEWEST} -O3",
+    ],
+)
 def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
     policy, path = written
     words = command.split()

@@ -32,7 +32,7 @@ NET = "agent.network."
 ONE_AFTER_THE_OTHER = "{name: concat, first: rate, second: delta}"
 SETTINGS = {
     "hodgkin_huxley": "{name: hodgkin_huxley, substeps: 2, dt: 0.2, learn: [leak, gain]}",
-    "izhikevich": "{name: izhikevich, learn: [a]}",
+    "izhikevich": "{name: izhikevich, learn: [a, b, c, d, gain]}",
     "lif": "{name: lif, learn: [tau, threshold], spread: 2.0}",
     "alif": "{name: alif, learn: [tau, tau_adaptation], reset: zero}",
     "concat": ONE_AFTER_THE_OTHER,
@@ -93,10 +93,14 @@ def assert_equal(policy, folder):
 
 
 EACH = [
-    pytest.param(row, id=" ".join(row[:3]), marks=[pytest.mark.slow] * ("hodgkin_huxley" in row))
+    pytest.param(
+        row,
+        id=" ".join(row[:3]),
+        marks=[pytest.mark.slow] * ("hodgkin_huxley" in row or row[:2] == ("concat", "alif")),
+    )
     for row in networks()
 ]
-"""A neuron of many sub-steps takes torch four times as long to trace as any other."""
+"""A neuron of many sub-steps takes torch four times as long to trace as any other; test_c.py has an agent of adaptive ones."""
 
 
 @pytest.mark.parametrize("row", EACH)
@@ -122,8 +126,13 @@ SUMS = {
 """By case decoder, neuron, and whether torch sums floats over the inner steps, in an order of its own if they are more than four."""
 
 
-@pytest.mark.parametrize("steps", [4, 8])
-@pytest.mark.parametrize("case", SUMS)
+@pytest.mark.parametrize(
+    "case, steps",
+    [
+        pytest.param(case, steps, marks=[pytest.mark.slow] * (steps == 4 and case != "mean of a potential"))
+        for case, steps in itertools.product(SUMS, [4, 8])
+    ],
+)
 def test_sums_over_inner_steps_are_torchs_to_the_last_bit_or_within_the_tolerance_that_is_named(
     case, steps, tmp_path
 ):
@@ -196,6 +205,7 @@ def test_an_ann_with_an_activation_acts_as_before(activation, tmp_path):
     np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=c.OTHER_ORDER)
 
 
+@pytest.mark.slow
 def test_an_ann_that_observes_large_numbers_is_off_by_rounding_alone(tmp_path):
     policy = trained("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]")
     step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy) * 10.0
@@ -257,6 +267,7 @@ class Shown:
         return None, None, [self.at == len(self.images)], {}
 
 
+@pytest.mark.slow
 def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
     policy, target = trained("lif_conv_ppo"), c.C()
     path, seen = target.write(policy, tmp_path), at_a_threshold(policy)
@@ -310,6 +321,7 @@ class Own(Neuron):
 '''
 
 
+@pytest.mark.slow
 def test_learned_parameters_of_an_own_neuron_may_be_called_what_they_like(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     neuron = f"{{name: '{tmp_path / 'own.py'}:Own', learn: [exp, volatile, y1, memset]}}"

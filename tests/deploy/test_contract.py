@@ -222,8 +222,15 @@ class Driven(Restarted):
         return super().step(self.term._processed_actions)
 
 
-@pytest.mark.parametrize("clip_actions", [None, 0.5])
-@pytest.mark.parametrize("agent", ["lif_stateful_ppo", "mlp_ppo"])
+@pytest.mark.parametrize(
+    "agent, clip_actions",
+    [
+        ("lif_stateful_ppo", 0.5),
+        ("mlp_ppo", None),
+        pytest.param("lif_stateful_ppo", None, marks=pytest.mark.slow),
+        pytest.param("mlp_ppo", 0.5, marks=pytest.mark.slow),
+    ],
+)
 def test_files_in_c_give_the_commands_that_the_environments_terms_compute(agent, clip_actions, tmp_path):
     policy, env = trained(agent), Driven(clip_actions=clip_actions)
     names = ["c"] if agent == "mlp_ppo" else ["c", "c_int8", "torchscript"]
@@ -374,6 +381,7 @@ def test_the_wrapper_for_cpp_acts_as_the_policy_does(tmp_path):
     np.testing.assert_array_equal(answers([tmp_path / "main"], seen), live(policy, seen))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
 def test_the_example_builds_with_cmake(tmp_path):
     from tests.deploy.test_example import EXAMPLE

@@ -105,7 +105,7 @@ def test_torchscript_without_a_state_takes_any_batch(written, case):
     assert together.std(0).min() > 0.0
 
 
-@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+@pytest.mark.parametrize("name", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_file_without_a_state_begins_every_control_step_as_the_policy_does(name, written):
     """With a state, even a zero one, this encoder would take the observation for the reference and send nothing."""
     if name == "onnx":
@@ -214,7 +214,10 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("case", FAILURES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case == "a wrong TorchScript")) for case in FAILURES],
+)
 def test_a_failed_export_leaves_every_older_file_as_it_was(case, place, monkeypatch):
     fail, cls, said = FAILURES[case]
     fail(cls, monkeypatch)
@@ -226,7 +229,7 @@ def test_a_failed_export_leaves_every_older_file_as_it_was(case, place, monkeypa
     assert str(place / said.partition(":")[0]) in str(refusal.value), "the file's own place is named"
 
 
-@pytest.mark.parametrize("cls", [Nir, Onnx])
+@pytest.mark.parametrize("cls", [Nir, pytest.param(Onnx, marks=pytest.mark.slow)])
 def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
     pytest.importorskip("nir" if cls is Nir else "onnxruntime")
     wrong_sign(cls, monkeypatch)
@@ -236,22 +239,25 @@ def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
     assert listing(place) == before
 
 
-def test_files_that_are_proved_take_their_places_and_leave_nothing_else(place):
-    pytest.importorskip("onnxruntime")
-    names = [*QUICK, "onnx"]
+@pytest.mark.parametrize("names", [QUICK, pytest.param((*QUICK, "onnx"), marks=pytest.mark.slow)], ids=len)
+def test_files_that_are_proved_take_their_places_and_leave_nothing_else(names, place):
+    if "onnx" in names:
+        pytest.importorskip("onnxruntime")
     found = _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets(names))
     after = listing(place)
     assert set(found) == {place / FILES[name][0] for name in names}
     new = {name for target in names for name in FILES[target]} - {"policy.onnx.data"}
-    assert set(after) == new | {"policy.nir", "notes.txt"}, "older weights beside the ONNX file are gone"
-    assert {name for name, content in after.items() if content.startswith(b"older")} == {
-        "policy.nir",
-        "notes.txt",
-    }
+    old = {"notes.txt", *(name for target in FILES if target not in names for name in FILES[target])}
+    assert set(after) == new | old, "older weights beside the ONNX file are gone"
+    assert {name for name, content in after.items() if content.startswith(b"older")} == old
 
 
 @pytest.mark.parametrize(
-    "agent", [("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]"), ("lif_reservoir_ppo",)]
+    "agent",
+    [
+        ("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]"),
+        pytest.param(("lif_reservoir_ppo",), marks=pytest.mark.slow),
+    ],
 )
 def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_action(agent, tmp_path):
     policy, target = trained(*agent), C()

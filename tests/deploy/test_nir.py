@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -87,6 +88,8 @@ WAYS = {
     ),
     "potential's mean": ("lif_stateful_ppo", "agent.network.decoder={name: membrane, read: mean}"),
 }
+LIKE_ANOTHER = ("recurrent", "trained on 8 bits, voting", "learned, ODE", "pooled")
+"""Of parts that other ways have too; they are slow."""
 WIDE = "agent.network.layers=[64,64]"
 DIFFERENT = 1e-3
 """Share of spikes that may differ in a library that rounds otherwise."""
@@ -120,12 +123,25 @@ def assert_equal(policy, folder):
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), expected)
 
 
-@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in REFUSED])
+FAST_AGENTS = ("lif_ppo", "lif_stateful_ppo", "lif_population_ppo", "lif_conv_ppo")
+"""One of each kind of network that is exported; all others are slow."""
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        pytest.param(name, marks=[] if name in FAST_AGENTS else pytest.mark.slow)
+        for name in AGENTS
+        if name not in REFUSED
+    ],
+)
 def test_every_agent_that_is_exported_acts_as_before(agent, tmp_path):
     assert_equal(policy_of(agent), tmp_path)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in LIKE_ANOTHER)) for way in WAYS]
+)
 def test_every_way_to_build_a_network_acts_as_before(way, tmp_path):
     assert_equal(policy_of(*WAYS[way]), tmp_path)
 
@@ -286,7 +302,8 @@ BACK = {
 
 
 @pytest.mark.parametrize(
-    "way", [way if i < 4 else pytest.param(way, marks=pytest.mark.slow) for i, way in enumerate(BACK)]
+    "way",
+    [pytest.param(way, marks=[] if way == "current-based" else pytest.mark.slow) for way in BACK],
 )
 def test_an_export_is_an_agent_again_that_acts_as_before_and_is_exported_alike(way, tmp_path):
     policy = policy_of(*BACK[way])
@@ -479,10 +496,23 @@ def compared(net, policy, seen):
     return different / total, fired / total
 
 
-@pytest.mark.parametrize("library", [InSnnTorch, InNorse, InSpikingJelly])
-@pytest.mark.parametrize("case", FOREIGN.values(), ids=FOREIGN)
-def test_foreign_libraries_spike_as_the_policy_does(library, case, seen, tmp_path):
-    policy = policy_of(*case, WIDE)
+def is_fast(case, library):
+    """Whether a library runs a network in the fast tests: each the plain one, and what may differ in it in one of them."""
+    return case == "subtract" or (case, library) in {
+        ("stateful, normalised", InSpikingJelly),
+        ("ODE", InSnnTorch),
+    }
+
+
+@pytest.mark.parametrize(
+    "case, library",
+    [
+        pytest.param(*each, marks=[] if is_fast(*each) else pytest.mark.slow)
+        for each in itertools.product(FOREIGN, [InSnnTorch, InNorse, InSpikingJelly])
+    ],
+)
+def test_foreign_libraries_spike_as_the_policy_does(case, library, seen, tmp_path):
+    policy = policy_of(*FOREIGN[case], WIDE)
     different, rate = compared(library(reread(policy, tmp_path)[0]), policy, seen)
     assert 0.02 < rate < 0.9
     assert different <= DIFFERENT
@@ -495,6 +525,7 @@ def test_spikingjelly_runs_a_recurrent_layer_as_the_policy_does(seen, tmp_path):
     assert different <= DIFFERENT
 
 
+@pytest.mark.slow
 def test_a_feedback_edge_is_the_recurrent_connection_to_nirtorchs_interpreter(seen, tmp_path):
     """With snnTorch's neurons; its own import of a cycle leads a layer's input into the weights of its feedback."""
     pytest.importorskip("snntorch", reason="snntorch is not installed")

@@ -55,7 +55,13 @@ def spent():
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("case", LINES)
+LIKE_ANOTHER = ("checkpoint, evaluated", "ANN", "decoder", "agent's neuron")
+"""What other lines have too; they are slow, for each is a process."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in LIKE_ANOTHER)) for case in LINES]
+)
 def test_a_command_refuses_at_once_and_in_one_line(case, tmp_path):
     name, given, begins = LINES[case]
     line = [sys.executable, "-c", COMMAND.format(name), *TASK, "--log_root", str(tmp_path / "logs"), *given]

@@ -54,6 +54,7 @@ def test_a_microcontroller_answers_observations_and_begins_episodes(written, tmp
     np.testing.assert_array_equal(found, np.stack([expected, expected]))
 
 
+@pytest.mark.slow
 def test_a_ros_node_acts_once_per_observation_and_begins_episodes(written, tmp_path):
     policy, path = written
     program = build(EXAMPLE / "ros2" / "src" / "policy_node.cpp", path, tmp_path)
@@ -66,6 +67,7 @@ def test_a_ros_node_acts_once_per_observation_and_begins_episodes(written, tmp_p
     assert "observation: 2 values given; allowed: 4" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_ros_node_without_a_period_is_an_error_of_the_compiler(written, tmp_path):
     text = "".join(
         line for line in written[1].with_suffix(".h").read_text().splitlines(True) if "PERIOD_US" not in line

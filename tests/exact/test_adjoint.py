@@ -37,6 +37,8 @@ GROUPS = ("weights", "input_times", "parameters", "tau_synapse", "start")
 STEP = 3e-5
 """Relative. At 1e-4 two spikes of a net change places, where the loss has a bend."""
 TAU_SYNAPSE = 5.0
+FAST = ("lif", "lif, own reset", "alif", "resonate", "quadratic")
+"""Nets whose whole gradient the fast tests compare with differences: of each kind of reset and of every neuron that is quick to solve."""
 
 
 def directions(net, groups, seed=0):
@@ -91,7 +93,14 @@ def test_spikes_are_where_the_source_has_them(name):
     assert times == pytest.approx([float(t) for t in words[1::2]], abs=tolerance)
 
 
-@pytest.mark.parametrize("name", [name for name in NETS if NETS[name].gradient])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "hodgkin_huxley"))
+        for name in NETS
+        if NETS[name].gradient
+    ],
+)
 def test_loss_and_gradient_are_those_of_the_source(name):
     net, (solution, gradients) = NETS[name], solved(name)
     rough = name == "hodgkin_huxley"
@@ -130,20 +139,16 @@ def agrees_with_differences(name, *groups):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "hodgkin_huxley")) for name in NETS]
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in NETS],
 )
 def test_the_gradient_of_everything_at_once_is_that_of_finite_differences(name):
     agrees_with_differences(name, *GROUPS)
 
 
-@pytest.mark.parametrize("name", ["lif", "alif, subtract", "quadratic"])
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_part_of_the_gradient_is_that_of_finite_differences(name, group):
-    agrees_with_differences(name, group)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "lif")) for name in NETS]
+)
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_part_of_every_gradient_is_that_of_finite_differences(name, group):
     agrees_with_differences(name, group)
@@ -157,7 +162,9 @@ def test_the_gradient_goes_through_recurrence_and_connections_to_oneself():
     assert exact == pytest.approx(near, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("lif", 2.0), ("quadratic", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [pytest.param("lif", 2.0, marks=pytest.mark.slow), ("quadratic", 1.5)]
+)
 def test_the_gradient_goes_through_many_neurons_connected_at_random(name, scale):
     generator = np.random.default_rng(0)
     weights = scale * generator.normal(0.3, 1.0, (8, 12))
@@ -217,6 +224,7 @@ def late(time, v, *_):
     return everyone(time, v) if time > 12.0 else torch.zeros((), dtype=v.dtype)
 
 
+@pytest.mark.slow
 def test_a_loss_of_a_time_window_may_be_a_constant_outside_of_it():
     net = NETS["lif"]
     exact = along(net, GROUPS, net.solve().gradient(integrand=late))
@@ -233,7 +241,9 @@ def test_losses_of_spikes_and_of_an_integral_add_up():
     )
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "hodgkin_huxley")) for name in NETS]
+)
 def test_inputs_that_all_come_later_shift_every_spike(name):
     solution, _ = solved(name)
     total = sum(times.sum() for times in solution.gradient(np.ones(len(solution.spikes))).input_times)
@@ -271,7 +281,7 @@ def test_a_neuron_without_reset_spikes_once_per_crossing_from_below():
     assert gradients.parameters["omega"][0] == pytest.approx(-solution.times(0)[-1] / omega, rel=1e-7)
 
 
-@pytest.mark.parametrize("spike", [0, 1])
+@pytest.mark.parametrize("spike", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_neuron_that_starts_above_its_threshold_spikes_at_0_wherever_it_starts(spike):
     neuron = registry.configure("neurons", "quadratic", "neuron").build()
 

@@ -1,6 +1,7 @@
 """The compiler and its cache, each in processes of their own: what fails says why, and leaves nothing behind."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -122,6 +123,22 @@ def entries(cache):
     return sorted(path for path in cache.rglob("*") if path.is_file())
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A cache with one entry, to be copied: that of `TEXT`."""
+    cache = tmp_path_factory.mktemp("filled")
+    assert python(cache, LIBRARY, TEXT) == ("42", [])
+    return cache
+
+
+@pytest.fixture
+def entry(filled, tmp_path):
+    """The entry of `TEXT` in a cache of the test's own, which is ``tmp_path``."""
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    (found,) = entries(tmp_path)
+    return found
+
+
 # Without a compiler, and with one that does not work
 
 ABSENT = {
@@ -146,7 +163,13 @@ def test_where_there_is_no_compiler_the_remedy_is_said(case, tmp_path):
     assert log == [] and entries(tmp_path) == []
 
 
-@pytest.mark.parametrize("case", FAKES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case in ("fails in silence", "fails without reading")))
+        for case in FAKES
+    ],
+)
 def test_a_compiler_that_does_not_work_is_quoted_and_leaves_nothing(case, tmp_path):
     text, message = FAKES[case]
     fake = script(tmp_path / "cxx", f"{SHELL}{text}\n")
@@ -156,6 +179,7 @@ def test_a_compiler_that_does_not_work_is_quoted_and_leaves_nothing(case, tmp_pa
     assert log == [] and entries(tmp_path / "cache") == []
 
 
+@pytest.mark.slow
 def test_what_a_hanging_compiler_started_ends_with_it(tmp_path):
     fake = script(tmp_path / "cxx", f"{SHELL}sleep 987 &\necho $! > {tmp_path}/child\nwait\n")
     python(tmp_path / "cache", HASTY, TEXT, CXX=fake)
@@ -168,7 +192,10 @@ def test_what_a_hanging_compiler_started_ends_with_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("#!/bin/sh\nsleep 987\n", "did not finish within 1 s"), ("\x7fELF no program", "does not start: ")],
+    [
+        pytest.param("#!/bin/sh\nsleep 987\n", "did not finish within 1 s", marks=pytest.mark.slow),
+        ("\x7fELF no program", "does not start: "),
+    ],
     ids=["hangs", "does not start"],
 )
 def test_a_compiler_that_does_not_even_tell_its_version_is_refused(text, message, tmp_path):
@@ -262,10 +289,10 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("case", DAMAGES)
-def test_a_damaged_entry_is_compiled_again(case, tmp_path):
-    python(tmp_path, LIBRARY, TEXT)
-    (entry,) = entries(tmp_path)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in ("half", "a hole"))) for case in DAMAGES]
+)
+def test_a_damaged_entry_is_compiled_again(case, entry, tmp_path):
     whole = entry.read_bytes()
     damaged = DAMAGES[case](whole)
     assert damaged != whole
@@ -277,7 +304,10 @@ def test_a_damaged_entry_is_compiled_again(case, tmp_path):
     assert python(tmp_path, LIBRARY, TEXT) == ("42", []) and entries(tmp_path) == [entry]
 
 
-@pytest.mark.parametrize("cache", ["file/below", "/proc/nowhere", "/dev/null"])
+@pytest.mark.parametrize(
+    "cache",
+    ["file/below", *(pytest.param(name, marks=pytest.mark.slow) for name in ("/proc/nowhere", "/dev/null"))],
+)
 def test_where_the_cache_cannot_be_written_a_temporary_folder_serves_with_one_warning(cache, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     temporary = tmp_path / "temporary"
@@ -291,6 +321,7 @@ def test_where_the_cache_cannot_be_written_a_temporary_folder_serves_with_one_wa
     assert list(temporary.iterdir()) == [], "it goes with the process"
 
 
+@pytest.mark.slow
 def test_processes_that_compile_the_same_text_at_once_leave_one_entry(tmp_path):
     cache, cxx = tmp_path / "cache", counting(tmp_path / "cxx")
     # all of them have looked before the first has written

@@ -207,7 +207,10 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_in_its_own_place(tmp_pat
         registry.configure("networks", settings, "agent.network")
 
 
-@pytest.mark.parametrize("learn", [[], ["tau", "gain"]], ids=["numbers", "learned"])
+@pytest.mark.parametrize(
+    "learn",
+    [pytest.param([], id="numbers", marks=pytest.mark.slow), pytest.param(["tau", "gain"], id="learned")],
+)
 def test_a_neuron_that_keeps_the_contract_has_torchs_bits_on_the_cpu(tmp_path, learn):
     if reason := CPU.get_unavailable_reason():
         pytest.skip(reason)

@@ -144,7 +144,9 @@ def test_what_is_no_number_is_the_largest_as_for_torch(geometry):
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["spikes", "numbers"])
-@pytest.mark.parametrize("geometry", GEOMETRIES[:4], ids=str)
+@pytest.mark.parametrize(
+    "geometry", [GEOMETRIES[0], *(pytest.param(g, marks=pytest.mark.slow) for g in GEOMETRIES[1:4])], ids=str
+)
 def test_it_passes_all_checks_of_torch(geometry, binary):
     arguments = operands(geometry, binary)
     opcheck(torch.ops.spiky_rl.convolution.default, arguments)

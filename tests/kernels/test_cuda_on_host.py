@@ -35,6 +35,8 @@ SHAPES = [(1, 1), (3, 5), (7, 37), (9, 61)]
 """B x N: less than a block, more than one, never whole ones, so that some threads have no lane."""
 EITHER = (False, True)
 PROGRAMS = [*itertools.product(NEURONS, ["arctangent"], EITHER), *(("lif", s, False) for s in SURROGATES)]
+FAST = [*itertools.product(NEURONS, ["arctangent"], [True]), ("lif", "arctangent", False)]
+"""Each neuron with parameters that differ from neuron to neuron, and one with numbers."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,10 @@ def test_some_threads_have_no_lane_and_blocks_differ_in_number():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
+@pytest.mark.parametrize(
+    ("neuron", "surrogate", "learned"),
+    [pytest.param(*program, marks=[pytest.mark.slow] * (program not in FAST)) for program in PROGRAMS],
+)
 def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, surrogate, learned, shape):
     built = configured(neuron, learned)
     call = programs.prepare_call(built, vocabulary(surrogate), distinct(built, shape[1])(), shape[1])
@@ -204,6 +209,7 @@ print(*loaded() - before - {"spiky_rl", "tests"})
 """
 
 
+@pytest.mark.slow
 def test_the_tests_that_need_a_gpu_need_pydantic_besides_torch_and_no_host_library():
     result = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, check=True)
     loaded = set(result.stdout.split())

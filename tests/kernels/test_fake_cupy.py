@@ -88,7 +88,14 @@ def plain_products(monkeypatch):
     monkeypatch.setattr(CPU, "linear_backward", gradient)
 
 
-@pytest.mark.parametrize("agent", agents())
+SLOW = {"hodgkin_huxley_ppo", "izhikevich_ppo", "quadratic_ppo", "resonate_ppo"}
+SLOW |= {"lif_spikeprop_ppo", "lif_slayer_ppo", "lif_conv_small_classifier"}
+"""Agents like others but for a neuron, a rule or sizes; test_cuda_on_host.py compares every neuron."""
+
+
+@pytest.mark.parametrize(
+    "agent", [pytest.param(agent, marks=[pytest.mark.slow] * (agent in SLOW)) for agent in agents()]
+)
 def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products):
     made, x, learns = built(agent)
     expected, wanted = results(made, "cpu", x)

@@ -58,8 +58,17 @@ def require_same(found, expected, graded=False):
         assert relative(a, b) < GRADIENT, f"gradient {i}"
 
 
-@pytest.mark.parametrize("width", [5, 37, 130, 300])
-@pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
+WIDEST = [("learned", "delays", 300), ("sigma_delta", "filtered", 300)]
+"""Of the widest layers, for which the host needs half a second each, those of the fast tests."""
+
+
+@pytest.mark.parametrize(
+    ("neuron", "feedback", "width"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case[2] == 300 and case not in WIDEST))
+        for case in itertools.product(NEURONS, FEEDBACKS, [5, 37, 130, 300])
+    ],
+)
 def test_spikes_and_states_are_the_cpus_to_the_bit_and_gradients_nearly(neuron, feedback, width, device):
     found = results("cupy", device, neuron, feedback, width)
     require_same(found, on_the_cpu(neuron, feedback, width), graded=neuron == "sigma_delta")

@@ -311,9 +311,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=[pytest.mark.slow] * (i > 2)) for i, name in enumerate(FAULTS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_text_is_caught(fault, monkeypatch):
     case, right, wrong = FAULTS[fault]
     header = programs.read_header

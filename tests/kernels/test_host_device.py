@@ -6,9 +6,13 @@ import pytest
 from tests.kernels import host_device
 from tests.kernels.cases import CPU
 
-pytestmark = pytest.mark.skipif(
-    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CPU.get_unavailable_reason() is not None,
+        reason=f"no compiled kernels: {CPU.get_unavailable_reason()}",
+    ),
+]
 
 THREADS, BLOCKS = 96, 3
 SUMS = """

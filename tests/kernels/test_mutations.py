@@ -25,9 +25,13 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(
-    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CPU.get_unavailable_reason() is not None,
+        reason=f"no compiled kernels: {CPU.get_unavailable_reason()}",
+    ),
+]
 
 BATCH, WIDTH = 9, 61
 """549 lanes: whole chunks of lanes, whole vectors, and a tail; more neurons than samples."""
@@ -264,13 +268,13 @@ TRACE = {
     "the sign of a difference": ("add(y, -g)\n", "add(y, g)\n"),
     "one factor of a product": ("add(y, g * x)", "pass"),
     "the sign of a quotient": ("add(y, -(share * node))", "add(y, share * node)"),
-    "the branches of where": ("add(x, ops.where(condition, g, 0.0))", "add(x, ops.where(condition, 0.0, g))"),
+    "the branches of where": ("add(x, where(condition, g, 0.0))", "add(x, where(condition, 0.0, g))"),
     "detach": ('case "exp", x:', 'case "detach", x:\n                add(x, g)\n            case "exp", x:'),
     "exp": ("add(x, g * node)", "add(x, g)"),
     "tanh": ("(1.0 - node * node)", "(1.0 - node)"),
     "tan": ("(1.0 + node * node)", "(1.0 - node * node)"),
     "sqrt": ("g / (2.0 * node)", "g / node"),
-    "abs": ("ops.where(x < 0.0, -g, 0.0)", "0.0"),
+    "abs": ("where(x < 0.0, -g, 0.0)", "0.0"),
     "a maximum of equals": ("0.5 * g", "g"),
     "the limit of a maximum": ('x >= y if op == "max" else x <= y', "x >= y"),
     "a spike's gradient": ("add(x, g * ", "add(x, 1.0 * "),
@@ -296,11 +300,6 @@ def anew(monkeypatch):
     forget(cpu_backend.load_core_kernels, cpu_backend.load_kernels, host_device.compiled)
     yield
     forget(cpu_backend.load_core_kernels, cpu_backend.load_kernels, host_device.compiled)
-
-
-def first(faults):
-    """The first one is tried in the fast tests, too."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (index > 0)) for index, name in enumerate(faults)]
 
 
 def forget(*functions):
@@ -330,27 +329,27 @@ def test_without_a_fault_all_is_right(check):
     check()
 
 
-@pytest.mark.parametrize("fault", first(LOOPS))
+@pytest.mark.parametrize("fault", LOOPS)
 def test_a_fault_in_the_loops_is_caught(fault, monkeypatch):
     caught(monkeypatch, *LOOPS[fault])
 
 
-@pytest.mark.parametrize("fault", first(DEVICE))
+@pytest.mark.parametrize("fault", DEVICE)
 def test_a_fault_in_the_cuda_text_is_caught(fault, monkeypatch):
     caught(monkeypatch, device, *DEVICE[fault])
 
 
-@pytest.mark.parametrize("fault", first(CORE))
+@pytest.mark.parametrize("fault", CORE)
 def test_a_fault_in_the_linear_layers_is_caught(fault, monkeypatch):
     caught(monkeypatch, *CORE[fault])
 
 
-@pytest.mark.parametrize("fault", first(LOOP))
+@pytest.mark.parametrize("fault", LOOP)
 def test_a_fault_in_the_recurrent_loop_is_caught(fault, monkeypatch):
     caught(monkeypatch, loop, *LOOP[fault])
 
 
-@pytest.mark.parametrize("fault", first(TRACE))
+@pytest.mark.parametrize("fault", TRACE)
 def test_a_fault_in_the_adjoint_is_caught(fault, monkeypatch, tmp_path):
     right, wrong = TRACE[fault]
     text = inspect.getsource(trace)

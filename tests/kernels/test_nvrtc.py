@@ -148,6 +148,7 @@ def test_layers_of_a_stack_keep_to_their_registers_and_leave_room_for_others(neu
         assert blocks_at_once(found["spiky_layer_forward"][0]) * cupy_backend.BLOCK >= 1024
 
 
+@pytest.mark.slow
 def test_a_layer_that_spills_or_takes_more_registers_is_seen():
     source = layer_text("lif", False, 4, 8)
     registers, stack, spilled = measured(source, "90", "-maxrregcount=32")["spiky_layer_backward"]
@@ -160,6 +161,7 @@ PROGRAMS = [
     *itertools.product(NEURONS, ["arctangent"], [False, True]),
     *(("lif", surrogate, False) for surrogate in SURROGATES if surrogate != "arctangent"),
 ]
+FAST_PROGRAMS = [(neuron, "arctangent", False) for neuron in ("alif", "lif", "sigma_delta")]
 
 
 def architectures(*program):
@@ -169,7 +171,7 @@ def architectures(*program):
 @pytest.mark.parametrize(
     ("neuron", "surrogate", "learned"),
     [
-        pytest.param(*program, marks=[pytest.mark.slow] * (program[1:] != ("arctangent", False)))
+        pytest.param(*program, marks=[pytest.mark.slow] * (program not in FAST_PROGRAMS))
         for program in PROGRAMS
     ],
 )
@@ -192,6 +194,7 @@ def test_spikes_become_bits_and_back_within_a_few_registers(architecture):
     assert all(registers <= 32 and not stack and not spilled for registers, stack, spilled in found.values())
 
 
+@pytest.mark.slow
 def test_what_spills_and_what_does_not_compile_is_seen():
     found = measured(text("hodgkin_huxley", learned=True), "90", "-maxrregcount=24")
     registers, stack, spilled = found["spiky_backward"]

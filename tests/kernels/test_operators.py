@@ -128,7 +128,12 @@ def test_the_neuron_of_every_rule_is_found_by_its_words(rule, varying):
     assert programs.count_states(words) == len(neuron.states)
 
 
-@pytest.mark.parametrize("switches", ["", "state constant", "params keep constant", "state params keep"])
+SWITCHES = ["", "state constant", "params keep constant", "state params keep"]
+
+
+@pytest.mark.parametrize(
+    "switches", [*(pytest.param(s, marks=pytest.mark.slow) for s in SWITCHES[:3]), SWITCHES[3]]
+)
 def test_unroll_passes_all_checks_of_torch(switches):
     names = ("state", "params", "keep", "constant")
     arguments = unroll_arguments(*(name in switches for name in names))
@@ -139,7 +144,16 @@ def test_unroll_passes_all_checks_of_torch(switches):
     opcheck(torch.ops.spiky_rl.unroll_backward.default, (*given, *grads))
 
 
-@pytest.mark.parametrize(("binary", "biased", "bfloat16"), list(itertools.product([False, True], repeat=3)))
+FAST_LINEAR = [(False, False, True), (True, True, False)]
+
+
+@pytest.mark.parametrize(
+    ("binary", "biased", "bfloat16"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST_LINEAR))
+        for case in itertools.product([False, True], repeat=3)
+    ],
+)
 def test_linear_passes_all_checks_of_torch(binary, biased, bfloat16):
     g = generator(6)
     x = torch.randn(TIME, BATCH, 70, generator=g)
@@ -199,7 +213,9 @@ def test_a_compiled_network_is_the_eager_one(settings):
     assert near(got, wanted)
 
 
-@pytest.mark.parametrize("settings", [{"neuron": LEARNED}, {"decoder": "rate"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"neuron": LEARNED}, pytest.param({"decoder": "rate"}, marks=pytest.mark.slow)], ids=str
+)
 def test_a_compiled_network_carries_its_state_and_obeys_the_keep_mask(settings):
     network = build(stateful=True, **settings)
     x, state, keep = carried(network)
@@ -233,6 +249,7 @@ def test_a_compiled_rollout_is_one_graph_of_operators(mode):
     assert graphs[0].count(torch.ops.spiky_rl.unroll) == len(LAYERS) + 1
 
 
+@pytest.mark.slow
 def test_a_second_call_is_not_compiled_again_and_new_weights_and_slopes_are_seen():
     network, x = build(), observations()
     run = compiled(network)
@@ -284,7 +301,11 @@ def exported(network, x, state=None, keep=None, strict=False):
     return torch.export.export(network, arguments, dynamic_shapes=shapes, strict=strict)
 
 
-EXPORTED = [(False, {}), (True, {}), (False, {"stateful": True, "neuron": LEARNED})]
+EXPORTED = [
+    pytest.param(False, {}, marks=pytest.mark.slow),
+    pytest.param(True, {}, marks=pytest.mark.slow),
+    (False, {"stateful": True, "neuron": LEARNED}),
+]
 
 
 @pytest.mark.parametrize(("strict", "settings"), EXPORTED, ids=str)

@@ -1,5 +1,6 @@
 """Whose code a process loads from the cache of kernels, and what is said while they are compiled."""
 
+import itertools
 import os
 import shutil
 import stat
@@ -8,6 +9,7 @@ import pytest
 
 from spiky_rl.kernels import compiler
 from tests.kernels.test_compiler import LIBRARY, NETWORK, TEXT, entries, python
+from tests.kernels.test_compiler import entry, filled  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason=compiler.get_missing_message())
 
@@ -20,7 +22,9 @@ def test_one_line_says_what_is_compiled_and_none_what_is_taken_from_the_cache(tm
     assert python(tmp_path, WORDY, TEXT) == ("42", [])
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022])
+@pytest.mark.parametrize(
+    "umask", [0o000, *(pytest.param(umask, marks=pytest.mark.slow) for umask in (0o002, 0o022))]
+)
 def test_folder_and_entries_are_this_users_alone_whatever_the_umask(umask, tmp_path):
     code = f"import os; os.umask({umask})\n{LIBRARY}"
     for _ in range(2):
@@ -47,11 +51,14 @@ except registry.UserError as error:
 """
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o720])
-@pytest.mark.parametrize("what", ["folder", "entry"])
-def test_nothing_is_loaded_from_where_others_may_write(what, mode, tmp_path):
-    assert python(tmp_path, FOREIGN, TEXT) == ("42", [])
-    (entry,) = entries(tmp_path)
+@pytest.mark.parametrize(
+    ("what", "mode"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in [("folder", 0o707), ("entry", 0o720)]))
+        for case in itertools.product(["folder", "entry"], [0o770, 0o707, 0o777, 0o720])
+    ],
+)
+def test_nothing_is_loaded_from_where_others_may_write(what, mode, entry, tmp_path):
     path = entry if what == "entry" else entry.parent
     path.chmod(mode)
     printed, log = python(tmp_path, FOREIGN, TEXT)
@@ -67,9 +74,7 @@ def test_nothing_is_loaded_from_where_others_may_write(what, mode, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("what", ["folder", "entry"])
-def test_nothing_is_loaded_that_another_user_owns(what, tmp_path):
-    assert python(tmp_path, FOREIGN, TEXT) == ("42", [])
-    (entry,) = entries(tmp_path)
+def test_nothing_is_loaded_that_another_user_owns(what, entry, tmp_path):
     path = entry if what == "entry" else entry.parent
     os.chown(path, 12345, -1)
     printed, log = python(tmp_path, FOREIGN, TEXT)
@@ -79,6 +84,7 @@ def test_nothing_is_loaded_that_another_user_owns(what, tmp_path):
     assert log == []
 
 
+@pytest.mark.slow
 def test_a_network_stops_with_the_reason_where_the_cache_is_open_to_others(tmp_path):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels").chmod(0o777)

@@ -110,9 +110,21 @@ def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_references_too(f
     assert max(relative(a, b) for a, b in zip(gradients, expected, strict=True)) < 2e-5
 
 
-@pytest.mark.parametrize("threads", [32, 256])
-@pytest.mark.parametrize("settings", [{}, {"constant": True}, {"cut": True}, {"state": False}], ids=str)
-@pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
+SETTINGS = [{}, {"constant": True}, {"cut": True}, {"state": False}]
+
+
+def is_fast(neuron, feedback, settings, threads):
+    """Whether a case is tried in the fast tests: each neuron with each feedback once, and one of them in every way."""
+    return (neuron, feedback) == ("alif", "both") or (threads == 32 and not settings)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "feedback", "settings", "threads"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (not is_fast(*case)), id="-".join(map(str, case)))
+        for case in [*itertools.product(NEURONS, FEEDBACKS, SETTINGS, [32, 256])]
+    ],
+)
 def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, feedback, settings, threads, monkeypatch):
     (expected, states, gradients), _ = both(neuron, feedback, 37, **settings)
     monkeypatch.setattr(cupy_backend, "MAX_THREADS", threads)  # fewer than neurons, and more
@@ -159,8 +171,13 @@ def test_a_trace_has_the_potentials_of_every_step():
         assert len(traces[1]) == T * K and equal(traces[1], traces[0])
 
 
-@pytest.mark.parametrize("neuron", ["learned", "sigma_delta"])
-@pytest.mark.parametrize("feedback", FEEDBACKS)
+@pytest.mark.parametrize(
+    ("feedback", "neuron"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case != ("both", "learned")))
+        for case in itertools.product(FEEDBACKS, ["learned", "sigma_delta"])
+    ],
+)
 def test_the_operators_pass_all_checks_of_torch(neuron, feedback):
     built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, 7)
     call = programs.prepare_call(built, ops, parameters(), 7)
@@ -174,6 +191,7 @@ def test_the_operators_pass_all_checks_of_torch(neuron, feedback):
     opcheck(torch.ops.spiky_rl.recurrent_backward.default, (*given, *others, *grads))
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_compiles_into_one_graph_of_the_same_bits():
     settings = {"name": "feedforward", "layers": [14, 9], "steps": K, "stateful": True, "neuron": "alif"}
     # where a CPU multiplies bfloat16 in hardware, the last bit of a sum may tip the rounding of a gradient

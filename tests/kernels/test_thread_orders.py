@@ -90,9 +90,8 @@ BARRIERS = {
 """Where the loop of a recurrent layer waits."""
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param(p, marks=[pytest.mark.slow] * (i > 0)) for i, p in enumerate(BARRIERS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("place", BARRIERS)
 def test_a_barrier_that_is_left_out_is_caught(place, monkeypatch):
     right, header = BARRIERS[place], programs.read_header
     assert header("recurrent_gpu").count(right) == 1

@@ -246,8 +246,8 @@ def test_functions_on_the_cpu_are_within_two_units_of_the_last_place(name):
 @compiled
 def test_exponentials_are_right_down_to_the_smallest_float():
     x = torch.linspace(-105.0, -85.0, RANDOM)
-    neuron = of_value(lambda ops, i, v, k: ops.exp(i))
-    value = run("cpu", neuron, x, [torch.zeros_like(x)])[0].detach()
+    states = run("cpu", Everything, x, [torch.zeros_like(x)] * len(Everything.states))[1]
+    value = states[1 + list(OPS).index("exp")].detach()
     assert units_apart(value, torch.exp(x.double()).float()).max() <= 2
     assert 0 < value[value > 0].min() < 1e-44
 
@@ -269,15 +269,20 @@ def test_gradients_on_the_cpu_are_autograds_ties_included(name, varying):
 @compiled
 def test_ties_share_the_gradient_and_the_kink_of_abs_has_none():
     x = torch.zeros(3)
-    for f, expected in {
-        lambda ops, i, v, k: ops.max(i, v): (0.5, 0.5),
-        lambda ops, i, v, k: ops.min(i, v): (0.5, 0.5),
-        lambda ops, i, v, k: ops.max(i, 0.0): (1.0, 0.0),
-        lambda ops, i, v, k: ops.abs(i): (0.0, 0.0),
-    }.items():
-        for backend in ("torch", "cpu"):
-            output, _, leaves = run(backend, of_value(f), x, [x])
-            grads = torch.autograd.grad(output.sum(), leaves, allow_unused=True, materialize_grads=True)
+    # one neuron, whose other states are the values: one compilation
+    neuron = probe(
+        lambda ops, i, s, p: (
+            i,
+            s.replace(max=ops.max(i, s.v), min=ops.min(i, s.v), limit=ops.max(i, 0.0), abs=ops.abs(i)),
+        ),
+        ("v", "max", "min", "limit", "abs"),
+    )
+    for backend in ("torch", "cpu"):
+        _, (_, *values), leaves = run(backend, neuron, x, [x] * 5)
+        for value, expected in zip(values, [(0.5, 0.5), (0.5, 0.5), (1.0, 0.0), (0.0, 0.0)], strict=True):
+            grads = torch.autograd.grad(
+                value.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
             assert [g.unique().tolist() for g in grads] == [[e] for e in expected], backend
 
 

@@ -350,7 +350,7 @@ def test_what_a_rule_cannot_do_is_refused_by_name(settings, message):
         registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
 
 
-@pytest.mark.parametrize("rule", ["slayer", "superspike"])
+@pytest.mark.parametrize("rule", [pytest.param("slayer", marks=pytest.mark.slow), "superspike"])
 def test_a_learned_parameter_is_allowed_if_a_gradient_reaches_it(rule):
     neuron = {"name": "alif", "learn": ["tau", "threshold", "tau_adaptation", "adaptation"]}
     torch.manual_seed(0)

@@ -270,7 +270,7 @@ def test_a_checkpoint_keeps_the_bounds_of_the_first_weights():
     assert torch.equal(net.learning.sizes, other.learning.sizes)
 
 
-@pytest.mark.parametrize("kind", ["pair", "triplet"])
+@pytest.mark.parametrize("kind", ["pair", pytest.param("triplet", marks=pytest.mark.slow)])
 def test_signed_weights_that_keep_their_sum_keep_a_layer_firing(kind):
     rates = {}
     for normalisation in ("subtractive", "none"):

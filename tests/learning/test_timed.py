@@ -49,7 +49,13 @@ def test_every_ode_neuron_of_the_registry_is_tried():
     assert odes == set(ODES)
 
 
-@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("hodgkin_huxley", "izhikevich")))
+        for name in ODES
+    ],
+)
 def test_the_gradient_is_that_of_finite_differences(name):
     scale, options = ODES[name]
     neuron, params = timed(name, **options)
@@ -85,7 +91,14 @@ def test_the_gradient_is_that_of_finite_differences(name):
         assert exact == pytest.approx(expected, abs=1e-6 * size)
 
 
-@pytest.mark.parametrize("name", [n for n in ODES if n != "hodgkin_huxley"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("lif", "izhikevich") else pytest.mark.slow)
+        for name in ODES
+        if name != "hodgkin_huxley"
+    ],
+)
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("cupy", marks=pytest.mark.gpu)])
 def test_kernels_are_the_reference(name, backend):
     try:
@@ -154,7 +167,12 @@ def first_spike_times(name, dt, weights):
 
 @pytest.mark.parametrize(
     ("name", "order"),
-    [("lif", 2), ("quadratic", 2), ("resonate", 1), pytest.param("izhikevich", 1, marks=pytest.mark.slow)],
+    [
+        ("lif", 2),
+        ("quadratic", 2),
+        pytest.param("resonate", 1, marks=pytest.mark.slow),
+        pytest.param("izhikevich", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_spike_times_converge_as_fast_as_the_neurons_own_steps(name, order):
     """In second order where these are, and in first where they are Euler's."""
@@ -179,6 +197,7 @@ def test_a_spikes_charge_is_one_whenever_it_comes():
     assert total.max() > 3.0 and torch.allclose(total, total.round(), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_neuron_with_a_refractory_state_spikes_as_often_as_without_spike_times():
     """A current that never decays drives the wrapped neuron as a constant one drives the neuron itself."""
     built = registry.configure("neurons", "hodgkin_huxley", "n").build()
@@ -214,6 +233,7 @@ def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
         assert 1.0 < busy < 8.0, "and lowers this one"
 
 
+@pytest.mark.slow
 def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_the_paper():
     """Inputs at 0, 2 and 4 ms, alpha functions of 7 ms; in continuous time the spike comes at 4.642210282230."""
     built = registry.configure(

@@ -21,7 +21,8 @@ libraries' exponentials may differ, is 4e-5 of it. Torch's own is as far from fl
 
 
 def test_it_keeps_the_contract_where_an_agent_names_it():
-    settings = {"name": "feedforward", "layers": [8, 8], "neuron": {"name": ADEX, "learn": ["tau_w", "soft"]}}
+    learn = list(registry.resolve("neurons", ADEX).params)
+    settings = {"name": "feedforward", "layers": [8, 8], "neuron": {"name": ADEX, "learn": learn}}
     network = registry.configure("networks", settings, "agent.network").build(inputs=3, outputs=2)
     features, _ = network(torch.ones(2, 4, 3), None)
     assert features.shape == (2, 4, 2) and features.isfinite().all()

@@ -13,23 +13,26 @@ SLOW = {"tau": 20.0, "input_gain": "ode"}
 DECAY, DECAY_OF_TRACE = math.exp(-1 / 20), math.exp(-1 / 200)
 
 
-@pytest.mark.parametrize(
-    ("adaptation", "drive", "first", "steady"),
-    [
-        (0.07, 2.0, [15.2045, 16.5150, 17.7753, 18.9676, 20.0768], 27.0619),
-        (0.184, 2.0, [17.5543, 21.4777, 25.4859, 29.3684, 32.8873], 43.0024),
-        (0.184, 3.0, [9.9415, 11.8175, 13.7020, 15.5539, 17.3300], 27.5789),
-    ],
+INTERVALS = (
+    (0.07, 2.0, [15.2045, 16.5150, 17.7753, 18.9676, 20.0768], 27.0619),
+    (0.184, 2.0, [17.5543, 21.4777, 25.4859, 29.3684, 32.8873], 43.0024),
+    (0.184, 3.0, [9.9415, 11.8175, 13.7020, 15.5539, 17.3300], 27.5789),
 )
-def test_intervals_lengthen_to_the_steady_one_of_the_continuous_neuron(adaptation, drive, first, steady):
+"""Adaptation, current, the first intervals and the steady one, in ms."""
+
+
+def test_intervals_lengthen_to_the_steady_one_of_the_continuous_neuron():
     dt = 0.05
-    spikes, _ = run("alif", constant([drive], 16000), adaptation=adaptation, reset="zero", dt=dt, **SLOW)
-    measured = [dt * n for n in intervals(spikes[:, 0])]
-    assert measured[:5] == pytest.approx(first, abs=2 * dt)
-    assert measured[-1] == pytest.approx(steady, abs=2 * dt)
-    assert (1 - math.exp(-steady / 20)) * drive == pytest.approx(
-        1 + adaptation / (math.exp(steady / 200) - 1), abs=1e-4
-    )
+    adaptations, drives, *_ = zip(*INTERVALS, strict=True)
+    instead = {"adaptation": torch.tensor(adaptations, dtype=torch.float64)}
+    spikes, _ = run("alif", constant(drives, 16000), instead=instead, reset="zero", dt=dt, **SLOW)
+    for i, (adaptation, drive, first, steady) in enumerate(INTERVALS):
+        measured = [dt * n for n in intervals(spikes[:, i])]
+        assert measured[:5] == pytest.approx(first, abs=2 * dt)
+        assert measured[-1] == pytest.approx(steady, abs=2 * dt)
+        assert (1 - math.exp(-steady / 20)) * drive == pytest.approx(
+            1 + adaptation / (math.exp(steady / 200) - 1), abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A network of sigma-delta units restores an ANN's activations, and its kernels are the reference whatever the activation."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -41,8 +43,13 @@ def test_the_sum_of_events_is_the_activation_of_the_sum_up_to_the_threshold(acti
     torch.testing.assert_close(total, current[0].sum(0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize(
+    ("learned", "activation"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in [(True, "elu"), (True, "relu")]))
+        for case in itertools.product([False, True], ACTIVATIONS)
+    ],
+)
 def test_its_kernel_is_the_reference_up_to_the_last_bits_of_exp(activation, learned):
     bias = torch.linspace(-1.0, 1.0, WIDTH) if learned else 0.3
     expected, _ = unroll("torch", unit_of(activation), changes(), 0.25, bias)
