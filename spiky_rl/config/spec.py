@@ -101,13 +101,12 @@ def load_task(name: str) -> TaskSpec | None:
     ids = (name, name.removesuffix("-v0"))
     match: TaskSpec | None = None
     for path in sorted(registry.find_data_folder("tasks").glob("*.yaml")):
-        status = path.stat()
-        task = _load_unchanged_task_file(path, status.st_mtime_ns, status.st_size)
+        task = _load_task_file_once(path)
         if path.stem == name:
-            return task.model_copy(deep=True)
+            return task
         if task.id in ids and (match is None or (match.env and not task.env)):
             match = task
-    return None if match is None else match.model_copy(deep=True)
+    return match
 
 
 def get_task_id(name: str) -> str:
@@ -398,9 +397,19 @@ def _load_task_file(path: Path) -> TaskSpec:
     return task
 
 
-@functools.lru_cache(maxsize=128)  # a command asks for tasks a hundred times, each time among all files
-def _load_unchanged_task_file(path: Path, modified_ns: int, size: int) -> TaskSpec:
-    """Load a task file as it was when it had this time and ``size``."""
+def _load_task_file_once(path: Path) -> TaskSpec:
+    """Load a task file, or copy what was loaded if the file has not changed: a tuning's plan reads all task files 171 times."""
+    try:
+        status = path.stat()
+    except OSError:
+        return _load_task_file(path)  # raises the error that names the file
+    loaded = _load_unchanged_task_file(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+    return loaded.model_copy(deep=True)
+
+
+@functools.lru_cache(maxsize=128)
+def _load_unchanged_task_file(path: Path, version: tuple[int, ...]) -> TaskSpec:  # pylint: disable=unused-argument
+    """Load a task file; ``version`` is different after every change of the file."""
     return _load_task_file(path)
 
 
