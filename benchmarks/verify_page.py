@@ -99,10 +99,11 @@ def page(
         except UNREADABLE as error:
             missing.append(f"`{name}`: no result ({format_reason(error)}).")
     parts += [describe_trainings(trainings)] * bool(trainings) + missing
-    parts += [
-        "## Memory errors",
-        section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}."),
-    ]
+    if not is_dry:  # compute-sanitizer needs a GPU
+        parts.append("## Memory errors")
+        parts.append(
+            section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}.")
+        )
     return "\n\n".join(parts) + "\n"
 
 
