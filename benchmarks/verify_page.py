@@ -101,9 +101,7 @@ def page(
     parts += [describe_trainings(trainings)] * bool(trainings) + missing
     if not is_dry:  # compute-sanitizer needs a GPU
         parts.append("## Memory errors")
-        parts.append(
-            section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}.")
-        )
+        parts.append(section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}."))
     return "\n\n".join(parts) + "\n"
 
 

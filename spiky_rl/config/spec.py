@@ -408,8 +408,8 @@ def _load_task_file_once(path: Path) -> TaskSpec:
 
 
 @functools.lru_cache(maxsize=128)
-def _load_unchanged_task_file(path: Path, version: tuple[int, ...]) -> TaskSpec:  # pylint: disable=unused-argument
-    """Load a task file; ``version`` is different after every change of the file."""
+def _load_unchanged_task_file(path: Path, _version: tuple[int, ...]) -> TaskSpec:
+    """Load a task file; ``_version`` is different after every change of the file."""
     return _load_task_file(path)
 
 
