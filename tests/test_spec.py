@@ -429,3 +429,21 @@ def test_another_component_still_drops_the_options_below_it(name):
         [("file", {"part": {"name": "concat", "dropped": 1}}), ("override", {"part": {"name": name}})]
     )
     assert values == {"part": {"name": name}}
+
+
+def test_a_task_file_is_read_again_after_a_change_and_what_is_returned_is_ones_own(tmp_path, monkeypatch):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    file = folder / "mine.yaml"
+    monkeypatch.setattr(registry, "find_data_folder", lambda kind: folder)
+    file.write_text("id: First-v0\nagent: {max_iterations: 5}\n")
+    first = spec.load_task("mine")
+    assert first is not None and first.id == "First-v0"
+    first.agent["max_iterations"] = 7
+    again = spec.load_task("mine")
+    assert again is not None and again.agent["max_iterations"] == 5
+    file.write_text("id: Second-v0\n")
+    assert spec.get_task_id("mine") == "Second-v0"
+    (folder / "another.yaml").symlink_to(tmp_path / "nothing")
+    with pytest.raises(SpecError, match="another"):
+        spec.load_task("mine")
