@@ -52,7 +52,7 @@ class PolicyContract:
     digest: str
     """First 16 digits of the file's SHA-256."""
     period: float | None
-    """Seconds from one control step to the next; None if the environment has no clock."""
+    """Seconds from one control step to the next; None if the environment does not tell."""
     observations: tuple[ContractTerm, ...] = ()
     """Empty if the environment does not name them."""
     actions: tuple[ContractTerm, ...] = ()
@@ -73,7 +73,7 @@ def describe_contract(
         task,
         checkpoint.name,
         hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16],
-        getattr(env, "step_dt", None),
+        getattr(env, "control_period", getattr(env, "step_dt", None)),
         _describe_observations(base, groups),
         actions,
         joints,

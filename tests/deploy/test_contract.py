@@ -126,6 +126,13 @@ def test_the_header_has_the_history_of_an_environment_without_managers(tmp_path)
     assert HISTORY_TEXT not in lines
 
 
+def test_the_header_has_no_period_that_the_task_does_not_tell(tmp_path):
+    for period, count in ((None, 0), (0.02, 1)):
+        env = SimpleNamespace(step_dt=0.1, control_period=period, history=1)
+        _, lines = describe_lines(env, 12, tmp_path)
+        assert sum("every" in line for line in lines) == count
+
+
 def test_a_term_names_the_functions_that_modify_its_values(tmp_path):
     class DigitalFilter:
         """A modifier with a state, as Isaac Lab's."""

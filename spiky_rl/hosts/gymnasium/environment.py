@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FRAME_HEIGHT = 480
 """Height of a frame in pixels, as in a spike raster."""
+UNKNOWN_PERIOD = 1.0 / 30.0
+"""``step_dt`` in s if the task does not tell its control period: of films and rsl_rl's reward scales."""
 
 
 class GymnasiumVecEnv(HostEnvironment):
@@ -46,7 +48,8 @@ class GymnasiumVecEnv(HostEnvironment):
         self.task_id, self.spaces, self.history = task.id, task.spaces, task.history
         self.device, self.num_envs = torch.device(device), num_envs
         self.num_actions, self.max_episode_length = task.spaces.num_actions, task.max_episode_steps
-        self.step_dt, self.clip_actions = task.spaces.step_dt, options.clip_actions
+        self.control_period, self.clip_actions = task.spaces.control_period, options.clip_actions
+        self.step_dt = self.control_period or UNKNOWN_PERIOD
         self.cfg = {"task": task.id, "num_envs": num_envs, "seed": options.seed, **task.settings}
         self._frames = torch.empty(0)
         """The latest ``history`` observations, [B, history, ...]."""

@@ -44,8 +44,8 @@ class TaskSpaces:
     action_shape: tuple[int, ...]
     action_dtype: np.dtype
     """Type of an action's components in Gymnasium."""
-    step_dt: float
-    """Duration of a control step in seconds; 1 / 30 if the task does not tell."""
+    control_period: float | None
+    """Seconds from one control step to the next; None if the task does not tell."""
 
     @classmethod
     def read(cls, task: str, env: gymnasium.Env) -> Self:
@@ -84,7 +84,7 @@ class TaskSpaces:
             start=start,
             action_shape=action_shape,
             action_dtype=np.dtype(actions.dtype),
-            step_dt=_read_step_dt(env),
+            control_period=_read_control_period(env),
         )
 
     @property
@@ -181,9 +181,10 @@ def _is_flattenable(space: gymnasium.Space) -> bool:
         return False
 
 
-def _read_step_dt(env: gymnasium.Env) -> float:
-    """Return the duration of a control step in seconds: the task's ``dt``, or its frame rate's inverse."""
+def _read_control_period(env: gymnasium.Env) -> float | None:
+    """Return the seconds of a control step: the task's ``dt``, or its frame rate's inverse; None if it has neither."""
     dt = getattr(env.unwrapped, "dt", None)
     if isinstance(dt, int | float) and dt > 0:
         return float(dt)
-    return 1.0 / float(env.metadata.get("render_fps") or 30)
+    frame_rate = env.metadata.get("render_fps")
+    return 1.0 / float(frame_rate) if frame_rate else None

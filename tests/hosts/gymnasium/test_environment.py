@@ -289,6 +289,16 @@ def test_tasks_without_a_velocity_have_no_distance():
         assert measures.step(dones) == {}
 
 
+def test_a_control_period_is_the_tasks_own_or_unknown(monkeypatch):
+    with open_env("Pendulum-v1", 1) as env:
+        assert env.control_period == env.step_dt == 0.05
+    with open_env(SCRIPTS + "Turn-v0", 1) as env:
+        assert env.control_period == env.step_dt == 0.05
+    monkeypatch.setattr(scripted.Turn, "metadata", {"render_modes": ["rgb_array"]})
+    with open_env(SCRIPTS + "Turn-v0", 1) as env:
+        assert (env.control_period, env.step_dt) == (None, pytest.approx(1 / 30))
+
+
 def test_non_finite_values_are_refused():
     with open_env("Pendulum-v1", 2) as env:
         with pytest.raises(NonFiniteError) as refused:
