@@ -8,7 +8,7 @@ from typing import Any, override
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
-from spiky_rl.cli.tables import print_table
+from spiky_rl.cli.tables import MEASURE_TITLES, print_table
 from spiky_rl.config import files
 from spiky_rl.deploy._targets import make_integer_target
 from spiky_rl.hosts import find_host, get_host, list_hosts
@@ -16,9 +16,6 @@ from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunPlan, RunRequest
-
-MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
-"""Measure of a task -> title of its column."""
 
 
 class Parser(common.Parser):
@@ -93,7 +90,7 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, 
     """Print a line per condition; an ANN (not ``is_spiking``) and random actions have no firing rate."""
     nominal = conditions["nominal"]
     measures = [measure] if measure in nominal["measures"] else []
-    measure_titles = [MEASURES[name] for name in measures]
+    measure_titles = [MEASURE_TITLES[name] for name in measures]
     titles = ["return", "share", "steps", *measure_titles, "firing\nrate", "effective\nops/step"]
     rows = []
     for name, results in conditions.items():

@@ -10,7 +10,7 @@ from typing import Any
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
-from spiky_rl.cli.tables import print_table
+from spiky_rl.cli.tables import MEASURE_TITLES, print_table
 from spiky_rl.config.progress import ProgressFactory
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.policies import resolve_pretrained
@@ -19,8 +19,6 @@ from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
 """Targets of ``--export``; ``export.py`` has all targets."""
-MEASURES = {"distance": "distance [m]", "upright": "upright [s]", "velocity_error": "velocity error [m/s]"}
-"""Measure of a task -> title of its column."""
 MAX_PRINTED_EPISODES = 50
 """Maximum number of printed episodes."""
 
@@ -79,7 +77,7 @@ def print_episodes(
     titles = {
         "return": "return",
         "length": "steps",
-        **({measure: MEASURES[measure]} if measure in means else {}),
+        **({measure: MEASURE_TITLES[measure]} if measure in means else {}),
         "firing_rate": "firing rate",
         "operations": "effective ops/step",
     }

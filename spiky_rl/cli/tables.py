@@ -17,6 +17,12 @@ MIN_LAST = 30
 """Minimum width of the last column in characters."""
 GAP = 2
 """Characters between two columns."""
+MEASURE_TITLES = {
+    "distance": "distance\n[m]",
+    "upright": "upright\n[s]",
+    "velocity_error": "velocity\nerror [m/s]",
+}
+"""Measure of a task -> title of its column."""
 
 
 def get_width() -> int:

@@ -122,7 +122,7 @@ def test_a_policy_is_measured_in_integers_beside_its_evaluation_in_single_precis
 def test_the_table_has_a_line_per_condition(whole):
     lines = whole[1].stdout.splitlines()
     assert all(any(line.split()[:1] == [name] for line in lines) for name in ROBUSTNESS)
-    assert "up [s]" in whole[1].stdout and max(map(len, lines[:-1])) <= 80
+    assert "upright" in whole[1].stdout and max(map(len, lines[:-1])) <= 80
 
 
 def test_a_condition_is_measured_the_same_whatever_is_measured_beside_it(run, whole, tmp_path):
