@@ -256,18 +256,26 @@ def _draw_legend(
 
 
 def draw_figure(rows: Rows) -> Figure:
-    """Draw the ratios on a log axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
+    """Draw the ratios on a log axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch.
+
+    Panels of one K with the same contenders are side by side.
+    """
     from matplotlib.figure import Figure
 
     groups, batches = group_rows(rows), list_distinct(rows, "batch")
     columns = max(len(list_distinct(group, "steps")) for _, group in groups)
     names = [[name for form, some in group_contenders(group) if form for name in some] for _, group in groups]
-    heights = [max(1, len(some)) for some in names]
-    size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
+    is_wide = columns == 1 and all(some == names[0] for some in names)
+    heights = [max(1, len(some)) for some in (names[:1] if is_wide else names)]
+    if is_wide:
+        columns = len(groups)
+    size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(heights) + 0.8
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     axes = figure.subplots(
-        len(groups), columns, squeeze=False, sharex=True, sharey="row", height_ratios=heights
+        len(heights), columns, squeeze=False, sharex=True, sharey="row", height_ratios=heights
     )
+    if is_wide:
+        axes = axes.T
     palettes = _make_palettes(len(batches))
     for (title, group), group_names, line in zip(groups, names, axes, strict=True):
         reference, inner = REFERENCES[get_kind(group[0])], list_distinct(group, "steps")

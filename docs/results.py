@@ -379,6 +379,74 @@ def narma(*files: str) -> str:
     return format_table("| neurons | features | NRMSE, mean and standard deviation of seeds", lines)
 
 
+def _read_times(file: str) -> list[dict[str, Any]]:
+    """Return the rows of a ``file`` in benchmarks/results/, without the ending, which ``bench.py --json`` wrote."""
+    return read_value(ROOT / "benchmarks" / "results" / f"{file}.json")
+
+
+def _find_time(file: str, contender: str, column: str) -> float:
+    """Return the milliseconds of a ``contender`` in a ``column``: mode:batch or mode:batch:rate."""
+    mode, batch, *rate = column.split(":")
+    wanted = (contender, mode, int(batch), *map(float, rate))
+    keys = ("contender", "mode", "batch", "rate")[: len(wanted)]
+    times = [row["ms"] for row in _read_times(file) if tuple(row[key] for key in keys) == wanted]
+    if len(times) != 1 or times[0] is None:
+        raise UserError(
+            f"{contender} {column}: {len(times)} rows in {file}.json; there must be one, with a time"
+        )
+    return times[0]
+
+
+def _format_figure(value: float) -> str:
+    """Return a time or a ratio with about two digits."""
+    return f"{value:.{0 if value >= 20 else 1 if value >= 1 else 2}f}"
+
+
+def speed(file: str, contender: str, column: str, other: str = "") -> str:
+    """Return how many times as fast as the plain loop, or as the contender ``other``, a ``contender`` is."""
+    other = other or _read_times(file)[0]["contender"]
+    return _format_figure(_find_time(file, other, column) / _find_time(file, contender, column))
+
+
+def milliseconds(file: str, contender: str, column: str) -> str:
+    """Return the median time of a ``contender``."""
+    return _format_figure(_find_time(file, contender, column))
+
+
+def speeds(file: str, *columns: str) -> str:
+    """Return a table of speeds relative to the first contender, the plain loop: a row for each other contender of a benchmark."""
+    loop, *others = dict.fromkeys(row["contender"] for row in _read_times(file))
+    head = ["times as fast as the plain loop"]
+    group = ""
+    for column in columns:
+        mode, batch, *rate = column.split(":")
+        present, group = group, ", ".join([mode, *(f"{float(one):.0%} fire" for one in rate)])
+        head.append(f"{int(batch):,}" if group == present else f"{group}, batch {int(batch):,}")
+    lines = [
+        [
+            f"**`{name}`**" if name.startswith("spiky_rl") else f"`{name}`",
+            *(f"{_find_time(file, loop, column) / _find_time(file, name, column):.2f}" for column in columns),
+        ]
+        for name in others
+    ]
+    return format_table(" | ".join(head), lines)
+
+
+def updates(file: str) -> str:
+    """Return a table of the time of a learner's gradient step with a spiking actor, divided by that with the MLP beside it."""
+    ratios: dict[str, dict[int, float]] = {}
+    for row in _read_times(file):
+        # the spiking agent's row follows the MLP's, whose ratio is 1
+        ratios.setdefault(f"{row['algorithm']}, {row['library']}", {})[row["minibatch"]] = row["ratio"]
+    sizes = next(iter(ratios.values()))
+    head = ["times as long as with the MLP", *(f"{size:,}" for size in sizes)]
+    head[1] = f"minibatch of {head[1]}"
+    return format_table(
+        " | ".join(head),
+        [[name, *(f"{ratio:.2f}" for ratio in found.values())] for name, found in ratios.items()],
+    )
+
+
 KINDS = {
     "neurons": "neuron models: membrane equation, threshold and reset",
     "surrogates": "derivative of a spike in the backward pass",
@@ -442,7 +510,7 @@ FIGURES = {
     function.__name__: function
     for function in (
         score, scores, across, verdicts, headline, difference, lost, remains, energy, metre, operations, processor, value,
-        quantised, distilled, raced, classified, inferred, narma, *LISTS,
+        quantised, distilled, raced, classified, inferred, narma, speed, speeds, milliseconds, updates, *LISTS,
     )
 }  # fmt: skip
 

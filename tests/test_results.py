@@ -92,6 +92,17 @@ def test_a_variant_is_compared_with_the_first_of_its_agent():
         found("lif_epro")
 
 
+def test_speeds_are_ratios_of_times_in_one_file():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "feedforward.json").read_text(encoding="utf-8"))
+    times = {row["contender"]: row["ms"] for row in rows if (row["mode"], row["batch"]) == ("train", 1024)}
+    beside_loop, beside_jax = (times[name] / times["spiky_rl"] for name in ("plain_loop", "jax"))
+    table = results.speeds("feedforward", "train:1024:0.15")
+    assert f"| **`spiky_rl`** | {beside_loop:.2f} |" in table and "| `plain_loop`" not in table
+    assert results.speed("feedforward", "spiky_rl", "train:1024", "jax") == f"{beside_jax:.1f}"
+    with pytest.raises(UserError, match="train:1025: 0 rows in feedforward.json"):
+        results.speed("feedforward", "spiky_rl", "train:1025")
+
+
 def test_figures_are_those_of_a_studys_report():
     report = (ROOT / "studies" / "ant" / "report.md").read_text(encoding="utf-8")
     for what in (f"score {ANT} lif_ppo", f"score {ANT} mlp_ppo"):
