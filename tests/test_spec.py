@@ -246,6 +246,16 @@ def test_an_option_of_a_component_that_is_named_in_short_can_be_overridden(text,
     assert origins(found)["network.encoder.span"] == "default"
 
 
+def test_an_option_without_a_name_does_not_drop_a_list_of_components(agent):
+    path = agent("network: {name: feedforward, layers: [8, 8], neuron: [alif, {name: lif, tau: 7.0}]}")
+    with pytest.raises(SpecError) as refused:
+        resolve(path, "agent.network.neuron.tau=5")
+    said = "command line: agent.network.neuron: {'tau': 5} given; allowed: a list, as in mine.yaml, or a mapping with a name"
+    assert str(refused.value) == said
+    found = resolve(path, "agent.network.neuron.name=lif", "agent.network.neuron.tau=5")
+    assert found.network.parts["neuron"].options.tau == 5.0
+
+
 def test_an_option_of_a_component_that_nobody_names_is_that_of_the_default(agent):
     found = resolve(agent("network: feedforward"), "agent.network.neuron.tau=5")
     assert found.network.parts["neuron"].settings()["name"] == "lif"

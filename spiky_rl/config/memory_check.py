@@ -79,10 +79,12 @@ def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int
         ("critic", "critic_network", spec.critic_network),
     ):
         if network is None:
-            name, (weights, width) = f"agent.{role}", _count_ann(spec.runner.get(role) or {})
+            name, fixed, (trained, width) = f"agent.{role}", 0, _count_ann(spec.runner.get(role) or {})
         else:
-            name, (weights, width) = f"agent.{key}", _count_network(network)
-        parts[f"{name} with {weights:,} weights"] = NUMBER * TRAINING_COPIES * weights
+            # a reservoir's own weights are not trained
+            fixed = getattr(network.options, "size", 0) ** 2
+            name, (trained, width) = f"agent.{key}", _count_network(network)
+        parts[f"{name} with {trained + fixed:,} weights"] = NUMBER * (TRAINING_COPIES * trained + fixed)
         parts[f"{name} with {width:,} neurons and {rows}"] = NUMBER * width * count
     return parts
 
@@ -107,7 +109,7 @@ def _count_ann(model: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _count_network(network: ComponentSpec) -> tuple[int, int]:
-    """Return (weights, neurons) of a spiking network. A convolutional layer counts one neuron per channel, a lower bound."""
+    """Return (trained weights, neurons) of a spiking network. A convolutional layer counts one neuron per channel, a lower bound."""
     layers, size = getattr(network.options, "layers", ()), getattr(network.options, "size", 0)
     connection = network.parts.get("connection")
     is_dense = isinstance(connection, ComponentSpec) and connection.name == "linear"
@@ -115,4 +117,4 @@ def _count_network(network: ComponentSpec) -> tuple[int, int]:
     weights = _count_weights(layers) if is_dense else sum(layers)
     if isinstance(recurrent, ComponentSpec) and recurrent.name == "recurrent":
         weights += sum(width * width for width in layers)
-    return weights + size * size, sum(layers) + size
+    return weights, sum(layers) + size

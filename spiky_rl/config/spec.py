@@ -277,7 +277,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge (origin, values) layers, later over earlier; return the values and dotted path -> origin of every leaf.
 
-    If a later layer changes the ``name`` of a component, or the algorithm, the options of earlier layers are dropped.
+    If a later layer changes the ``name`` of a component, or the algorithm, the options of earlier layers are dropped. Raises SpecError for
+    options without a name over a list of components: they would drop it.
     """
     tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
@@ -296,6 +297,10 @@ def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], d
             if isinstance(earlier, str):
                 earlier = node[key] = dict[str, PlainValue](name=earlier)
                 origins[f"{path}.name"] = origins.pop(path)
+            if isinstance(earlier, list | tuple) and "name" not in value:
+                raise SpecError(
+                    f"{origin}: agent.{path}: {shorten(dict(value))} given; allowed: a list, as in {origins[path]}, or a mapping with a name"
+                )
             if not isinstance(earlier, dict) or _replaces(path, earlier, value):
                 earlier = node[key] = {}
                 for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import spiky_rl
 from spiky_rl import __version__
+from spiky_rl.config.named_code import list_texts
 from spiky_rl.config.options import FileRecord
+from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.registry import find_data_folder
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
@@ -20,6 +24,8 @@ from spiky_rl.learners import get_learner, list_learners
 PACKAGE = Path(spiky_rl.__file__).parent
 PROVENANCE = "params/provenance.json"
 """File of the provenance in a run folder, written before the first iteration."""
+NAMED_FILES = (".py", ".json", ".nir")
+"""Endings of files that a specification names: a component's code, a grown graph, a network."""
 DIRTY = "-dirty"
 """Suffix of the commit if files of the package differ from it."""
 NATIVE_SOURCE = ":/isaaclab_mujoco/src"
@@ -84,6 +90,23 @@ def _run_git(*words: str) -> str | None:
     command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
     result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+def hash_named_files(spec: PlainMapping) -> dict[str, str]:
+    """Return a digest of each file that a specification names, by its name there, such as ``parts.py:Mine`` or ``x.nir``.
+
+    A name that is not a path is one beside the shipped agents. Names without a file are left out.
+    """
+    digests: dict[str, str] = {}
+    for name in list_texts(spec):
+        target, _, _ = name.rpartition(":")
+        path = Path(target if target.endswith(".py") else name)
+        if path.suffix not in NAMED_FILES:
+            continue
+        existing = next((p for p in (path, find_data_folder("agents") / path) if p.is_file()), None)
+        if existing is not None:
+            digests[name] = hashlib.sha256(existing.read_bytes()).hexdigest()[:16]
+    return digests
 
 
 def find_compiler() -> str | None:

@@ -89,6 +89,16 @@ def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folde
     assert any("gru_ppo of studies/theirs" in block.text for block in build_reuse_notes(found))
 
 
+def test_a_plan_of_the_day_of_an_arm_may_have_been_made_after_its_results(folder):
+    design = json.loads((folder / "study.json").read_text())
+    plan_of_day = {"comparisons": [["lif_ppo", "gru_ppo"]], "seeds": [0, 1, 2]}
+    for cell in (folder.parent / "theirs/cells").iterdir():
+        change(folder.parent / "theirs", cell.name, "date", "2026-11-20")
+    for date, expected in (("2026-11-19", True), ("2026-11-20", False)):
+        dump(folder / "study.json", {**design, "plan": {**plan_of_day, "date": date}})
+        assert analyze_study(folder).is_planned == expected, date
+
+
 @pytest.mark.parametrize("widths", [[128, 128], [64, 64]])
 def test_an_arm_may_be_the_ann_of_equal_widths_of_a_spiking_agent(folder, caplog, widths):
     """In the warning before anything runs as in the report."""

@@ -16,6 +16,7 @@ from spiky_rl.experiments.run import cell_requests, cell_worker, cells, tuning
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.results import read_results
 from spiky_rl.run import provenance
+from tests.experiments.plans import plan
 from tests.experiments.results import change, write_study
 from tests.experiments.test_cell_worker import EVALUATED, TRAINED, a_run
 from tests.experiments.test_grid import GIVEN, resolve
@@ -102,6 +103,46 @@ def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
     cells.write_cell(tmp_path, cell)
     with pytest.raises(UserError, match=f"provenance.threads: {threads} here, but {threads + 1} in the plan"):
         cell_requests.read_checked_cell(tmp_path / "cells" / cell.name)
+
+
+def test_a_task_file_that_is_edited_while_a_study_runs_is_not_mixed_into_it(tmp_path):
+    task = tmp_path / "mine.yaml"
+    text = "id: Isaac-Cartpole\nnum_envs: {cpu: 4, cuda: 4}\nenv: {decimation: 2}\n"
+    task.write_text(text, encoding="utf-8")
+    asked = study.build_study("mine", {**GIVEN, "tasks": [str(task)]})
+    for cell in grid.build_cells(asked, resolve, grid.CellResources())[:2]:
+        cells.write_cell(tmp_path, cell)
+        folder = tmp_path / "cells" / cell.name
+        assert cell_requests.read_checked_cell(folder) == cell
+        task.write_text(text.replace("2", "4"), encoding="utf-8")
+        with pytest.raises(UserError, match=f"task file of {task}: .* here, but .* in the plan"):
+            cell_requests.read_checked_cell(folder)
+        task.write_text(f"{text}solved: 4.0\n", encoding="utf-8")
+        cell_requests.read_checked_cell(folder)
+
+
+@pytest.mark.parametrize("name", ["graph.json", "net.nir", "parts.py:Mine"])
+def test_a_file_that_an_agent_names_decides_the_hash_and_is_not_edited_between_plan_and_cell(tmp_path, name):
+    path = tmp_path / name.partition(":")[0]
+
+    def plan_cells():
+        def naming(task, agent, variant):
+            return plan(task, {"agent": agent, "graph": {"file": str(tmp_path / name)}})
+
+        return grid.build_cells(ASKED, naming, grid.CellResources(threads=None))
+
+    without_file = plan_cells()
+    path.write_text("first", encoding="utf-8")
+    before = plan_cells()
+    cells.write_cell(tmp_path, before[-1])
+    folder = tmp_path / "cells" / before[-1].name
+    assert cell_requests.read_checked_cell(folder).hash == before[-1].hash
+    path.write_text("second", encoding="utf-8")
+    after = plan_cells()
+    for cell, first, second in zip(without_file, before, after, strict=True):
+        assert len({cell.hash, first.hash, second.hash}) == (3 if cell.trains_agent else 1)
+    with pytest.raises(UserError, match=f"{path.name}.*: .* here, but .* in the plan"):
+        cell_requests.read_checked_cell(folder)
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,29 @@ def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path
     assert "the value loss is nan" in write_tuning_page(made, {})[1].read_text()
 
 
+def test_values_that_the_agent_refuses_together_end_their_trial_and_not_the_tuning(tmp_path, monkeypatch):
+    lasting = ""
+
+    def refusing(given):
+        def resolve(task, agent, variant):
+            steps = [int(text.partition("=")[2]) for text in given.overrides if "network.steps" in text]
+            if lasting or max(steps, default=0) > 4:
+                raise UserError(f"agent.network.steps: {steps} given{lasting}")
+            return plan(task, {"agent": agent, "overrides": list(given.overrides)})
+
+        return resolve
+
+    monkeypatch.setattr(tunings, "resolver", refusing)
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=6))
+    (own,) = tunings.trials(made).values()
+    refused = {number for number, _, params, *_ in own if params.get("agent.network.steps", 0) > 4}
+    assert refused and {number for number, state, *_ in own if state == "PRUNED"} >= refused
+    assert write_tuned(made) and "agent.network.steps: [" in write_tuning_page(made, {})[1].read_text()
+    lasting = ", whatever the values are"
+    with pytest.raises(UserError, match=lasting):
+        tunings.run(tmp_path, tunings.asked("lif_ppo", trials=7))
+
+
 def say_non_finite(name: str) -> str:
     """Return the message of Gymnasium's host of non-finite actions, rewards or observations."""
     pytest.importorskip("gymnasium")
@@ -360,6 +383,27 @@ def test_an_agent_that_has_changed_since_is_refused(tmp_path):
     held = tunings.search(tmp_path, tunings.asked()).tuning
     with pytest.raises(StudyError, match="lif_ppo on Isaac-Cartpole.*'a+'.*'b'"):
         tuning.write_tuning(tmp_path, held, {"lif_ppo on Isaac-Cartpole": "b"})
+
+
+@pytest.mark.parametrize(
+    ("changed", "processes", "key"),
+    [
+        ({"task_spec": {"env": {"decimation": 4}}}, 1, "task file of Isaac-Cartpole"),
+        ({"num_envs": 128}, 1, "environments of lif_ppo on Isaac-Cartpole"),
+        ({}, 2, "processes"),
+    ],
+)
+def test_trials_of_another_environment_are_refused(tmp_path, changed, processes, key):
+    pair = tunings.checked(tunings.asked("lif_ppo")).pairs[0]
+    made: Any = plan("cartpole", {"agent": "lif_ppo"})
+    facts = tuning_plan.collect_facts(pair, made, ExecutionOptions(device="cpu"))
+    tuning.write_tuning(tmp_path, tunings.asked("lif_ppo"), facts)
+    if "task_spec" in changed:
+        changed = {"task_spec": made.task_spec.with_changes(**changed["task_spec"])}
+    other = dataclasses.replace(made, **changed)
+    facts = tuning_plan.collect_facts(pair, other, ExecutionOptions(device="cpu", distributed=processes))
+    with pytest.raises(StudyError, match=f"{key}: .* when the tuning began, now .*; choose another --out"):
+        tuning.write_tuning(tmp_path, tunings.asked("lif_ppo"), facts)
 
 
 def test_a_folder_of_a_study_and_a_damaged_tuning_are_refused(tmp_path):

@@ -266,9 +266,15 @@ class StudyAnalysis:
 
     @cached_property
     def is_planned(self) -> bool:
-        """Whether there is a plan that is not later than any result."""
+        """Whether there is a plan that is not later than any result.
+
+        Dates are days. No own cell can begin before the plan of its day, but results of other studies may be known before the plan.
+        """
         plan = self.design.plan
-        return plan is not None and all(plan.date <= result.date for result in self.trained)
+        return plan is not None and all(
+            plan.date < result.date or (plan.date == result.date and result.label not in self.arms)
+            for result in self.trained
+        )
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:

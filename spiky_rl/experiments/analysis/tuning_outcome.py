@@ -44,7 +44,7 @@ class TuningOutcome:
 
     @property
     def diverged(self) -> list[FrozenTrial]:
-        """Trials that ended with non-finite values."""
+        """Trials that ended with non-finite values, or whose values the agent refused."""
         return [trial for trial in self.ended if "diverged" in trial.user_attrs]
 
     @property

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +28,12 @@ from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, SEED_LIMIT, OptionalBudget, Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy
 from spiky_rl.learners import DEFAULT_LEARNER, choose_library
-from spiky_rl.run.provenance import Provenance, compute_kernels_digest, get_deciding_versions
+from spiky_rl.run.provenance import (
+    Provenance,
+    compute_kernels_digest,
+    get_deciding_versions,
+    hash_named_files,
+)
 from spiky_rl.run.run_plan import RunPlan
 
 OUT = "$OUT"
@@ -154,6 +159,10 @@ class Cell(PlannedCell):
     """Kernels, and on a CPU threads, that it runs with; None in files of earlier versions."""
     versions: dict[str, str] = {}
     """Versions of packages that may change its bits."""
+    files: dict[str, str] = {}
+    """Digests of the files that its agent names, such as a grown graph: see `hash_named_files`."""
+    task_hash: str | None = None
+    """Digest of what decides results in its task's file, which a cell reads again; None in files of earlier versions."""
     earlier_hash: str = ""
     """Hash without provenance and versions, as in results of earlier versions."""
     goes_on: str = ""
@@ -315,13 +324,19 @@ class _SharedCellInputs:
         )  # fmt: skip
 
     def make_cell(
-        self, plan: RunPlan, name: str, specification: CellSpecification, defining: PlainMapping, **own: Any
+        self,
+        plan: RunPlan,
+        name: str,
+        specification: CellSpecification,
+        defining: PlainMapping,
+        named_files: Mapping[str, str],
+        **own: Any,
     ) -> Cell:
-        """Return a cell from its ``own`` fields, its run plan and the data that define its hash."""
+        """Return a cell from its ``own`` fields, its run plan and the data and files that define its hash."""
         return Cell(
             cell=name, task=plan.task, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, assets=plan.assets,
-            specification=specification, budget=self.study.budget, library=specification.library,
-            **_make_hashes(defining, plan, self.resources.threads), **own,
+            task_hash=hash_data(get_task_data(plan.task_spec)), specification=specification, budget=self.study.budget, library=specification.library,
+            **_make_hashes(defining, plan, self.resources.threads, named_files), **own,
         )  # fmt: skip
 
 
@@ -358,7 +373,7 @@ def _build_trained_cell(
     specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     teacher_name = "" if teacher is None else teacher.name
     return inputs.make_cell(
-        plan, name, specification, defining,
+        plan, name, specification, defining, hash_named_files(specification.spec),
         agent=Path(agent).stem, label=label, variant=dict(variant), seed=seed, kind="trained", spec_hash=plan.spec.digest,
         env_steps=None if iterations is None else iterations * per_iteration, processes=processes,
         commands=format_commands(specification, name, "trained", processes, teacher_name), teacher=teacher_name,
@@ -373,7 +388,7 @@ def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> C
     specification = inputs.make_specification(task, study.agents[0], plan, 0, overrides)
     name = make_folder_name(f"{plan.task}.{RANDOM}")
     return inputs.make_cell(
-        plan, name, specification, defining,
+        plan, name, specification, defining, {},
         agent=RANDOM, label=RANDOM, variant={}, seed=0, kind="random", spec_hash=None, env_steps=0, processes=1,
         commands=format_commands(specification, name, RANDOM),
     )  # fmt: skip
@@ -391,23 +406,28 @@ def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 
-def _make_hashes(defining: PlainMapping, plan: RunPlan, threads: int | None) -> dict[str, Any]:
-    """Return a cell's hashes with the kernels, ``threads`` and versions that count in them beside the ``defining`` data."""
+def _make_hashes(
+    defining: PlainMapping, plan: RunPlan, threads: int | None, named_files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a cell's hashes with all that counts in them beside the ``defining`` data: kernels, ``threads``, versions, ``named_files``."""
     provenance = plan_provenance(plan, threads)
     versions = get_deciding_versions(plan.request.task, plan.library)
     bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
+    if named_files:  # absent, so that the hashes of other agents are those of earlier versions
+        bits["files"] = dict(named_files)
     return {
         "hash": hash_data({**defining, **bits}),
         "earlier_hash": hash_data(defining),
         "provenance": provenance,
         "versions": versions,
+        "files": dict(named_files),
     }
 
 
 def _describe_measurement(inputs: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:
     return {
         "task": plan.task,
-        "task_file": _get_task_data(plan.task_spec),
+        "task_file": get_task_data(plan.task_spec),
         "assets": inputs.resources.assets,
         "library": _get_library(inputs.study, plan),
         "episodes": inputs.study.episodes,
@@ -415,7 +435,7 @@ def _describe_measurement(inputs: _SharedCellInputs, plan: RunPlan) -> dict[str,
     }
 
 
-def _get_task_data(task: TaskSpec | None) -> dict[str, Any]:
+def get_task_data(task: TaskSpec | None) -> dict[str, Any]:
     """Return the parts of a task's file that decide results."""
     return {} if task is None else {"id": task.id, "env": dict(task.env), "agent": dict(task.agent)}
 

@@ -74,7 +74,7 @@ def build_sections(analysis: StudyAnalysis) -> list[Section]:
         ("versions", "Versions and hashes"): build_versions_section(analysis),
         ("commands", "Commands"): build_commands_section(analysis),
         ("pairs", "Appendix: all pairs of agents"): (
-            [make_collapsible("All comparisons", *pairs)] if pairs else ()
+            [make_collapsible("All comparisons, unplanned", *pairs)] if pairs else ()
         ),
     }
     return [Section(name, title, list(blocks)) for (name, title), blocks in contents.items()]
@@ -103,7 +103,7 @@ def make_main_table(analysis: StudyAnalysis) -> Block:
         columns.append(Column(title, [verdicts.get(label, NONE) for label in order], "verdict", True))
     note = "IQM: interquartile mean, the mean of the middle half of all runs."
     if any(analysis.comparisons.values()):
-        note += f" Verdicts are against {analysis.baseline}."
+        note += f" Verdicts are those of unplanned tests against {analysis.baseline}."
     return make_table("Score of the final policy", order, *columns, note=note)
 
 

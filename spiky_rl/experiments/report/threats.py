@@ -190,17 +190,22 @@ def describe_late_plan(analysis: StudyAnalysis) -> str:
     plan = analysis.design.plan
     if plan is None:
         return "no comparison was planned"
-    texts = []
-    if not analysis.is_planned:
-        texts.append(f"the plan of {plan.date} came after a first result")
-    trained = [result for result in analysis.results if result.kind == "trained"]
-    later_seeds = sorted({result.seed for result in trained} - {*plan.seeds})
+    late = [] if analysis.is_planned else [f"the plan of {plan.date} came after a first result"]
+    return "; ".join([*late, *list_additions(analysis)])
+
+
+def list_additions(analysis: StudyAnalysis) -> list[str]:
+    """Return the seeds and tasks that a study has beyond those of its plan, as texts; none without a plan."""
+    plan, texts = analysis.design.plan, list[str]()
+    if plan is None:
+        return texts
+    later_seeds = sorted({result.seed for result in analysis.trained} - {*plan.seeds})
     if later_seeds:
         texts.append(f"seeds added since: {join_names(map(str, later_seeds))}")
     later_tasks = [task for task in analysis.design.tasks if plan.tasks and task not in plan.tasks]
     if later_tasks:
         texts.append(f"tasks added since: {join_names(later_tasks)}")
-    return "; ".join(texts)
+    return texts
 
 
 def list_uncontrolled_agents(analysis: StudyAnalysis) -> str:

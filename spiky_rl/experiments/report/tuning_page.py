@@ -86,7 +86,7 @@ def write_tuning_page(search: TuningSearch, facts: Mapping[str, str]) -> tuple[P
 
 
 def list_failed_trials(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> list[Block]:
-    """Return a list of the trials that diverged or failed, each with the reason; no block if there is none."""
+    """Return a list of the trials that diverged, were refused or failed, each with the reason; no block if there is none."""
     reasons: dict[str, str] = {}
     for outcome in outcomes:
         for trial in outcome.diverged:
@@ -222,8 +222,8 @@ def make_returns_table(task: str, outcomes: Sequence[TuningOutcome], activity: s
         Column("trials", [str(len(o.ended)) for o in outcomes]),
         Column("drawn at random", [str(o.random_count) for o in outcomes]),
         Column("complete", [str(len(o.complete)) for o in outcomes]),
-        Column("diverged", [str(len(o.diverged)) for o in outcomes]),
-        note=f"{note} Trials that are not complete ended early or diverged.",
+        Column("diverged or refused", [str(len(o.diverged)) for o in outcomes]),
+        note=f"{note} Trials that are not complete ended early, diverged or had values that the agent refuses.",
     )
 
 

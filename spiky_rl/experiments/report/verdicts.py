@@ -27,6 +27,7 @@ from spiky_rl.experiments.report.blocks import (
     make_table,
 )
 from spiky_rl.experiments.report.drawing import DOTTED, INK, RULE, draw_interval, fit_label
+from spiky_rl.experiments.report.threats import list_additions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +74,8 @@ def describe_plan(analysis: StudyAnalysis) -> str:
         f" ({plan.date}{commit}), for {format_count(len(plan.seeds), 'seed')}; Holm corrects {format_count(tests, 'test')} together; a"
         f" difference below {100 * plan.margin:g} % of the second agent's mean counts as none."
     )
+    if additions := "; ".join(list_additions(analysis)):
+        text += f" The verdicts count what was not planned: {additions}."
     if is_powerless:
         text += (
             f" With {format_count(pairs, 'seed')} no test can find a difference; {count_deciding_seeds(tests)} can."

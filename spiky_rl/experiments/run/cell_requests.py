@@ -9,10 +9,10 @@ from pathlib import Path
 
 from spiky_rl.config.budget import parse_budget
 from spiky_rl.config.options import UserError
-from spiky_rl.config.spec import build_agent_spec
-from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification
+from spiky_rl.config.spec import build_agent_spec, load_task
+from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification, get_task_data, hash_data
 from spiky_rl.experiments.run.cells import find_differences, read_cell
-from spiky_rl.run.provenance import collect_provenance, get_versions
+from spiky_rl.run.provenance import collect_provenance, get_versions, hash_named_files
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest, TrainOptions
 
 SHARED_KEYS = {"task", "agent", "library", "device", "assets", "overrides"}
@@ -24,7 +24,7 @@ def make_training_request(
 ) -> tuple[RunRequest, TrainOptions]:
     """Return the request and the options of the training of the cell in ``folder``; a ``checkpoint`` of None starts anew.
 
-    ``distributed`` says whether this is one of several processes. Raises UserError if kernels, threads or versions differ from the plan.
+    ``distributed`` says whether this is one of several processes. Raises UserError like `read_checked_cell`.
     """
     specification = read_checked_cell(folder).specification
     budget = None if specification.budget is None else parse_budget(specification.budget, "budget")
@@ -42,7 +42,7 @@ def make_training_request(
 def make_evaluation_request(folder: Path) -> tuple[RunRequest, EvaluateOptions]:
     """Return the request and the options of the evaluation of the cell in ``folder``.
 
-    Raises UserError if kernels, threads or versions differ from the plan.
+    Raises UserError like `read_checked_cell`.
     """
     cell = read_checked_cell(folder)
     specification = cell.specification
@@ -57,12 +57,18 @@ def make_evaluation_request(folder: Path) -> tuple[RunRequest, EvaluateOptions]:
 
 
 def read_checked_cell(folder: Path) -> Cell:
-    """Return the cell in ``folder``. Raises UserError if kernels, threads or versions differ from the plan."""
+    """Return the cell in ``folder``. Raises UserError if kernels, threads, versions or files differ from the plan."""
     cell = read_cell(folder)
     if cell.provenance is None:
         return cell
     present = collect_provenance(cell.device, cell.specification.task, cell.physics)
     differences = find_differences(present, get_versions(), cell.provenance, cell.versions)
+    present_files = hash_named_files(cell.specification.spec)
+    pairs = {name: (present_files.get(name, "no file"), digest) for name, digest in cell.files.items()}
+    if cell.task_hash is not None:
+        task = cell.specification.task
+        pairs[f"task file of {task}"] = (hash_data(get_task_data(load_task(task))), cell.task_hash)
+    differences |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if differences:
         key, (present_value, planned_value) = next(iter(differences.items()))
         raise UserError(

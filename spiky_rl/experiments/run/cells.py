@@ -107,8 +107,8 @@ def _refuse_other_hash(folder: Path, cell: Cell) -> None:
         if existing is not None and existing.hash not in ("", cell.hash):
             refuse_other_provenance(path, existing, cell)
             raise StudyError(
-                f"{path}: hash: {existing.hash}, now {cell.hash}; agent, task or evaluation changed since; choose another --out,"
-                " or move that cell away to run it again"
+                f"{path}: hash: {existing.hash}, now {cell.hash}; agent, a file that it names, task or evaluation changed since; choose another"
+                " --out, or move that cell away to run it again"
             )
 
 

@@ -14,7 +14,7 @@ from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
-from spiky_rl.run.provenance import get_deciding_versions
+from spiky_rl.run.provenance import get_deciding_versions, hash_named_files
 from spiky_rl.run.run_plan import RunPlan
 
 MAX_TRIALS = 10_000
@@ -124,7 +124,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
             require_iterations(design, pair, plan, place)
             check_extremes(design, pair, place)
             checked.pairs.append(pair)
-            checked.facts.update(collect_facts(pair, plan, place.threads))
+            checked.facts.update(collect_facts(pair, plan, place))
     checked.facts["robots"] = robots
     return checked
 
@@ -160,16 +160,20 @@ def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOption
         require_iterations(design, pair, plan, place)
 
 
-def collect_facts(pair: AgentTask, plan: RunPlan, threads: int | None) -> dict[str, str]:
+def collect_facts(pair: AgentTask, plan: RunPlan, place: ExecutionOptions) -> dict[str, str]:
     """Return hashes, physics and versions of the trials of a ``pair`` by name; ``plan`` is that of its whole training."""
-    provenance = grid.plan_provenance(plan, threads)
+    provenance = grid.plan_provenance(plan, place.threads)
     facts = {
         pair.facts["specification"]: plan.spec.digest,
         f"budget on {pair.task_label}": str(pair.budget),
         pair.facts["physics"]: plan.physics,
+        f"task file of {pair.task_label}": grid.hash_data(grid.get_task_data(plan.task_spec)),
+        f"environments of {pair.agent_name} on {pair.task_label}": str(plan.num_envs),
+        "processes": str(place.distributed),
         f"{KERNELS} on {pair.task_label}": provenance.kernels,
     }
     if provenance.threads is not None:
         facts["threads"] = str(provenance.threads)
     versions = get_deciding_versions(plan.request.task, plan.library)
+    facts |= {f"file {name}": digest for name, digest in hash_named_files(plan.spec.to_dict()).items()}
     return facts | {f"version of {name}": version for name, version in versions.items()}

@@ -21,6 +21,7 @@ from statistics import fmean
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design.grid import Cell, hash_data
 from spiky_rl.experiments.run.cells import (
     ERROR,
@@ -213,8 +214,18 @@ class TuningSearch:
         return self.open[-1]
 
     def start_rung(self, trial: RunningTrial) -> Sequence[Cell]:
-        """Return the unfinished cells of the trial's rung, or of the next rung if all are finished."""
-        trial.cells = self.tuning.write_cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
+        """Return the unfinished cells of the trial's rung, or of the next rung if all are finished.
+
+        A trial whose values the agent refuses ends as one that diverges: it would be refused again. Raises UserError if the agent is
+        refused without these values too.
+        """
+        pair = trial.pair
+        try:
+            trial.cells = self.tuning.write_cells(self.site, pair, trial.overrides, trial.rung, trial.name)
+        except UserError as error:
+            default = self.tuning.make_trial_study(pair, ())
+            self.site.resolver(default)(pair.task, pair.agent, {})  # raises if the trial is not at fault
+            return self.end_bad_trial(trial, f"refused: {error}")
         return [c for c in trial.cells if not self.is_finished(c)] or self.on_cells_ended(trial)
 
     def on_cells_ended(self, trial: RunningTrial) -> Sequence[Cell]:
@@ -243,14 +254,18 @@ class TuningSearch:
         """End a trial with ``unfinished`` cells: as diverged, or to be tried again by the next command; return no cells."""
         reason = self.get_failure_reason(unfinished[0])
         if any(self.has_diverged(cell) for cell in unfinished):
-            trial.trial.set_user_attr("diverged", reason)
-            log.info("%s: diverged; %s", trial.title, reason)
-            return self.finish_trial(
-                trial, state=TrialState.FAIL if self.tuning.minimized_activity else TrialState.PRUNED
-            )
+            return self.end_bad_trial(trial, reason)
         self.broken[trial.title] = reason
         log.error("%s: failed; %s", trial.title, reason)
         return self.finish_trial(trial)
+
+    def end_bad_trial(self, trial: RunningTrial, reason: str) -> Sequence[Cell]:
+        """End a trial that diverged, or whose values were refused, for a ``reason``; return no cells."""
+        trial.trial.set_user_attr("diverged", reason)
+        log.info("%s: counts as a bad one; %s", trial.title, reason)
+        return self.finish_trial(
+            trial, state=TrialState.FAIL if self.tuning.minimized_activity else TrialState.PRUNED
+        )
 
     def finish_trial(
         self, trial: RunningTrial, values: Sequence[float] | None = None, state: TrialState | None = None
