@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,9 +174,7 @@ class TrainingRun:
                 recorder.finish()
             if self.folder is not None and outcome == "finished":
                 if self.teacher is not None:
-                    from spiky_rl.run.teacher import compare_with_teacher
-
-                    self.returns = compare_with_teacher(self.runner, host_env, plan)
+                    self.returns = self._compare_with_teacher(host_env)
                 # with evaluations during the training, best.pt is the best of them already
                 if options.choose_best and not self.has_evaluated:
                     self.best = self._choose_best(host_env, self.folder, stop)
@@ -187,20 +185,22 @@ class TrainingRun:
         """Whether this process has evaluated the policy; a resumed run's earlier evaluations are of checkpoints in another folder."""
         return self.evaluation is not None and self.evaluation.has_evaluated
 
+    def _compare_with_teacher(self, env: Any) -> dict[str, Any] | None:
+        """Compare student and teacher; an error or interrupt only logs a warning."""
+        from spiky_rl.run.teacher import compare_with_teacher
+
+        with _warn_of_failure("no returns of student and teacher without noise"):
+            return compare_with_teacher(self.runner, env, self.plan)
+        return None
+
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
         """Choose the best checkpoint; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
         from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 
         assert self.runner is not None
-        try:
+        with _warn_of_failure(f"{run_folders.BEST} stays the checkpoint of the highest mean return"):
             return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
-        except (NonFiniteError, OSError, KeyboardInterrupt) as error:
-            log.warning(
-                "%s stays the checkpoint of the highest mean return: %s",
-                run_folders.BEST,
-                str(error) or "stopped",
-            )
-            return None
+        return None
 
     def _make_runner(self, env: Any) -> BaseRunner:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""
@@ -271,6 +271,15 @@ class TrainingRun:
     def _collect_provenance(self) -> dict[str, Any]:
         """Return the provenance of the training as plain data."""
         return collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics).model_dump()
+
+
+@contextmanager
+def _warn_of_failure(consequence: str) -> Iterator[None]:
+    """Log an error or interrupt in the block with its ``consequence``, and go on: the training is finished."""
+    try:
+        yield
+    except (NonFiniteError, OSError, KeyboardInterrupt) as error:
+        log.warning("%s: %s", consequence, str(error) or "stopped")
 
 
 def _describe_failure(error: Exception, runner: Any) -> str:
