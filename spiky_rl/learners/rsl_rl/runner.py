@@ -202,7 +202,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
         parts = select_parts(loaded, load_cfg)
-        if parts is None:
+        if parts is None or parts.get("iteration"):
             self._check_reward_scaler(loaded, path)
         with wrap_load_errors(path), keep_learning_rates(self._list_unscheduled_optimizers()):
             loads_iteration = self.alg.load(loaded, parts, strict)
