@@ -21,12 +21,13 @@ import torch.distributed as dist
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.config.safe_loading import read_json_record
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import periodic_evaluation, resume, run_folders
 from spiky_rl.run.command import StopRequest
-from spiky_rl.run.provenance import PROVENANCE, collect_provenance
+from spiky_rl.run.provenance import PROVENANCE, Provenance, collect_provenance, join_commits
 from spiky_rl.run.run_plan import RunPlan, TrainOptions
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 
@@ -269,8 +270,12 @@ class TrainingRun:
             raise
 
     def _collect_provenance(self) -> dict[str, Any]:
-        """Return the provenance of the training as plain data."""
-        return collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics).model_dump()
+        """Return the provenance of the training as plain data; its commit names those of the run that it resumes, too."""
+        provenance = collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics)
+        if self.checkpoint is not None and (path := self.checkpoint.parent / PROVENANCE).is_file():
+            commits = [read_json_record(path, Provenance).commit, provenance.commit]
+            provenance = provenance.model_copy(update={"commit": join_commits(commits)})
+        return provenance.model_dump()
 
 
 @contextmanager
