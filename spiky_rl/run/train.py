@@ -73,6 +73,11 @@ def require_whole_minibatches(plan: RunPlan) -> None:
         raise UserError(
             f"agent.algorithm.num_mini_batches: {batches} is more than the {samples} samples of a rollout"
         )
+    if samples == 1:
+        raise UserError(
+            "agent.num_steps_per_env: 1 given with --num_envs 1; allowed: at least 2 of one of them, because advantages are normalised"
+            " over a rollout"
+        )
     plan.learner.check_minibatches(plan.spec, plan.num_envs, batches)
 
 
