@@ -111,7 +111,8 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
             raise ExportError(
                 f"--to {name}: not available with actions in the task's bounds; allowed: --raw_actions, for actions in [-1, 1]"
             )
-    to_task_units = ActionBounds(*bounds, clip=getattr(env, "clip_actions", None))
+    device = next(policy.parameters()).device  # where the policy acts to calibrate targets
+    to_task_units = ActionBounds(*bounds, clip=getattr(env, "clip_actions", None)).to(device)
     env.takes_task_units = True
     return convert_actions(policy, to_task_units, len(bounds[0]))
 

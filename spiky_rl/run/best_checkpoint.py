@@ -21,6 +21,7 @@ from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_chec
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.run import run_folders
+from spiky_rl.run.periodic_evaluation import draw_evaluation_seed
 from spiky_rl.run.run_plan import RunPlan
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ def choose_best_checkpoint(
     except CheckpointError as error:
         log.warning("%s stays the checkpoint of the highest mean return: %s", run_folders.BEST, error)
         return None
-    returns = _compute_returns(env, policies, episodes, steps, plan.seed, is_stopped)
+    # `evaluate` with the training's seed must not measure the chosen checkpoint on the episodes that chose it
+    seed = draw_evaluation_seed(plan.seed, runner.progress.env_steps)
+    returns = _compute_returns(env, policies, episodes, steps, seed, is_stopped)
     if returns is None:
         return None
     best = max(range(len(paths)), key=lambda i: (returns[i], -i))

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def collect_provenance(device: str, task: str, physics: str) -> Provenance:
         commit=find_commit(),
         compiler=find_compiler(),
     )
+
+
+def join_commits(commits: Sequence[str | None]) -> str | None:
+    """Return the different commits of a result's parts, whose own ``commits`` may be several; None if one of them is unknown."""
+    if None in commits:
+        return None
+    return ", ".join(dict.fromkeys(name for commit in commits for name in str(commit).split(", ")))
 
 
 @cache

@@ -47,7 +47,7 @@ def publish_policy(
     folder = checkpoint.parent
     score = compute_score(_read_evaluation(evaluation, checkpoint, {**identity, "library": library}))
     commit = _read_record(folder / PROVENANCE).get("commit")
-    if commit is None or commit.endswith(DIRTY):
+    if commit is None or DIRTY in commit:
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
     overrides = split_overrides(_read_record(folder / SETTINGS_FILE)["overrides"])[1]
     name = f"{identity['task']}.{identity['agent']}".replace(":", "_")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,13 @@ import torch.distributed as dist
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.config.safe_loading import read_json_record
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
 from spiky_rl.run import periodic_evaluation, resume, run_folders
 from spiky_rl.run.command import StopRequest
-from spiky_rl.run.provenance import PROVENANCE, collect_provenance
+from spiky_rl.run.provenance import PROVENANCE, Provenance, collect_provenance, join_commits
 from spiky_rl.run.run_plan import RunPlan, TrainOptions
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 
@@ -71,6 +72,11 @@ def require_whole_minibatches(plan: RunPlan) -> None:
     if samples < batches:
         raise UserError(
             f"agent.algorithm.num_mini_batches: {batches} is more than the {samples} samples of a rollout"
+        )
+    if samples == 1:
+        raise UserError(
+            "agent.num_steps_per_env: 1 given with --num_envs 1; allowed: at least 2 of one of them, because advantages are normalised"
+            " over a rollout"
         )
     plan.learner.check_minibatches(plan.spec, plan.num_envs, batches)
 
@@ -174,9 +180,7 @@ class TrainingRun:
                 recorder.finish()
             if self.folder is not None and outcome == "finished":
                 if self.teacher is not None:
-                    from spiky_rl.run.teacher import compare_with_teacher
-
-                    self.returns = compare_with_teacher(self.runner, host_env, plan)
+                    self.returns = self._compare_with_teacher(host_env)
                 # with evaluations during the training, best.pt is the best of them already
                 if options.choose_best and not self.has_evaluated:
                     self.best = self._choose_best(host_env, self.folder, stop)
@@ -187,20 +191,22 @@ class TrainingRun:
         """Whether this process has evaluated the policy; a resumed run's earlier evaluations are of checkpoints in another folder."""
         return self.evaluation is not None and self.evaluation.has_evaluated
 
+    def _compare_with_teacher(self, env: Any) -> dict[str, Any] | None:
+        """Compare student and teacher; an error or interrupt only logs a warning."""
+        from spiky_rl.run.teacher import compare_with_teacher
+
+        with _warn_of_failure("no returns of student and teacher without noise"):
+            return compare_with_teacher(self.runner, env, self.plan)
+        return None
+
     def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
         """Choose the best checkpoint; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
         from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 
         assert self.runner is not None
-        try:
+        with _warn_of_failure(f"{run_folders.BEST} stays the checkpoint of the highest mean return"):
             return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
-        except (NonFiniteError, OSError, KeyboardInterrupt) as error:
-            log.warning(
-                "%s stays the checkpoint of the highest mean return: %s",
-                run_folders.BEST,
-                str(error) or "stopped",
-            )
-            return None
+        return None
 
     def _make_runner(self, env: Any) -> BaseRunner:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""
@@ -269,8 +275,21 @@ class TrainingRun:
             raise
 
     def _collect_provenance(self) -> dict[str, Any]:
-        """Return the provenance of the training as plain data."""
-        return collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics).model_dump()
+        """Return the provenance of the training as plain data; its commit names those of the run that it resumes, too."""
+        provenance = collect_provenance(self.plan.device, self.plan.request.task, self.plan.physics)
+        if self.checkpoint is not None and (path := self.checkpoint.parent / PROVENANCE).is_file():
+            commits = [read_json_record(path, Provenance).commit, provenance.commit]
+            provenance = provenance.model_copy(update={"commit": join_commits(commits)})
+        return provenance.model_dump()
+
+
+@contextmanager
+def _warn_of_failure(consequence: str) -> Iterator[None]:
+    """Log an error or interrupt in the block with its ``consequence``, and go on: the training is finished."""
+    try:
+        yield
+    except (NonFiniteError, OSError, KeyboardInterrupt) as error:
+        log.warning("%s: %s", consequence, str(error) or "stopped")
 
 
 def _describe_failure(error: Exception, runner: Any) -> str:

@@ -323,6 +323,11 @@ HEAVY = {
         ["--agent", "gru_ppo", "--num_envs", "4"],
         ["--num_envs 4", "needs at least 8"],
     ),
+    "one sample": (
+        "train",
+        ["--num_envs", "1", "agent.num_steps_per_env=1", "agent.algorithm.num_mini_batches=1"],
+        ["agent.num_steps_per_env: 1 given with --num_envs 1", "at least 2"],
+    ),
     "class": (
         "train",
         ["--agent", "mlp_ppo", "agent.actor.class_name=MLPModle"],

@@ -8,7 +8,7 @@ import torch
 from spiky_rl.hosts.isaaclab.environment import NonFiniteError
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
-from spiky_rl.run import best_checkpoint, train
+from spiky_rl.run import best_checkpoint, teacher, train
 from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 from tests.hosts.point_env import LIF, PointEnv, config
 
@@ -21,6 +21,7 @@ class ResettableEnv(PointEnv):
     """Points that can be reset as Isaac Lab's direct workflow is, all at once."""
 
     def restart(self, parts, seed):
+        self.seed = seed
         self.reset()
         return self.get_observations()
 
@@ -79,6 +80,7 @@ def test_the_checkpoint_that_returns_most_without_noise_is_the_best(trained):
     assert best["returns"]["model_7.pt"] > best["returns"]["model_11.pt"] > best["returns"]["model_15.pt"]
     assert (best["episodes"], best["control_steps"]) == (2, env.max_episode_length)
     assert (folder / "best.pt").read_bytes() == (folder / "model_7.pt").read_bytes()
+    assert env.seed != PLAN.seed, "an evaluation with the training's seed has other episodes"
 
 
 def test_a_short_training_has_a_shorter_evaluation(trained):
@@ -109,15 +111,19 @@ def test_a_run_without_a_checkpoint_has_nothing_to_choose(tmp_path):
     "error",
     [NonFiniteError("joint velocity", False), OSError(28, "No space left on device"), KeyboardInterrupt()],
 )
-def test_a_finished_training_stays_finished_whatever_ends_the_choice(error, monkeypatch, caplog):
-    def choose_in_vain(*_):
+def test_a_finished_training_stays_finished_whatever_ends_what_follows_it(error, monkeypatch, caplog):
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr(best_checkpoint, "choose_best_checkpoint", choose_in_vain)
+    monkeypatch.setattr(best_checkpoint, "choose_best_checkpoint", fail)
+    monkeypatch.setattr(teacher, "compare_with_teacher", fail)
     run = train.TrainingRun(PLAN, None, runner=object())
     assert run._choose_best(None, None, lambda: False) is None
+    assert run._compare_with_teacher(None) is None
+    reason = str(error) or "stopped"
     assert caplog.messages == [
-        f"best.pt stays the checkpoint of the highest mean return: {str(error) or 'stopped'}"
+        f"best.pt stays the checkpoint of the highest mean return: {reason}",
+        f"no returns of student and teacher without noise: {reason}",
     ]
 
 

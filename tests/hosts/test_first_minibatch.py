@@ -85,6 +85,22 @@ def test_ratios_are_one_for_every_agent_without_spikes(agent):
     assert ratios.numel() >= ENVS and torch.allclose(ratios, torch.ones_like(ratios), atol=2e-5)
 
 
+@pytest.mark.parametrize("critic", [[], ["agent.critic.class_name=RNNModel"]])
+def test_ratios_are_one_after_a_reset_between_rollouts(critic):
+    """As after playing the policy between two calls of ``learn``."""
+    run = agent_runner("lif_stateful_ppo", *critic)
+    for _ in range(2):  # the second one begins in other states than zero
+        rollout(run)
+        run.alg.update()
+    for model in run.models:
+        model.reset()
+    rollout(run)
+    first_states = run.alg.storage.saved_hidden_state_c
+    assert first_states is None or not any(state[0].any() for state in first_states)
+    ratios = first_ratios(run)
+    assert torch.allclose(ratios, torch.ones_like(ratios), atol=2e-5)
+
+
 def test_autocast_does_reach_an_anns_ratios():
     """What the test above would see of a network that ran in bfloat16."""
     run = agent_runner("mlp_ppo", "agent.algorithm.use_mixed_precision=true")

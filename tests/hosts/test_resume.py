@@ -16,6 +16,7 @@ from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run import checkpoint, resume
 from spiky_rl.run import train as training
 from spiky_rl.run.command import StopRequest
+from spiky_rl.run.provenance import PROVENANCE, Provenance
 from spiky_rl.run.run_plan import RunRequest, TrainOptions, check_train_options
 
 DONE = 40
@@ -275,3 +276,15 @@ def test_classes_of_the_hosts_and_addresses_are_no_code_of_strangers(tmp_path):
     resume.write_settings(tmp_path, planned(tmp_path, overrides=KNOWN), TrainOptions(), 100)
     assert resume.restore_settings(planned(tmp_path), TrainOptions())[0].overrides == KNOWN
     assert resume.find_named_code([*KNOWN, CODE]) == [CODE]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "expected"), [("a", "a, b"), ("a, b", "a, b"), ("a-dirty, c", "a-dirty, c, b"), (None, None)]
+)
+def test_a_resumed_run_names_the_commits_of_all_its_parts(earlier, expected, tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    files.write_json(tmp_path / PROVENANCE, {"kernels": "k", "commit": earlier})
+    monkeypatch.setattr(training, "collect_provenance", lambda *_: Provenance(kernels="k", commit="b"))
+    plan: Any = SimpleNamespace(device="cpu", request=SimpleNamespace(task="cartpole"), physics="")
+    run = training.TrainingRun(plan, TrainOptions(), tmp_path / "model_39.pt")
+    assert run._collect_provenance()["commit"] == expected

@@ -150,6 +150,16 @@ def test_first_minibatch_of_the_real_update_has_ratio_one(stateful, backend):
     assert torch.equal(ratios[0], old) if backend == "cpu" else torch.allclose(ratios[0], old, atol=1e-5)
 
 
+def test_environments_from_which_rsl_rl_never_learns_are_said(caplog):
+    run = runner({**LIF, "stateful": True, "layers": [8]}, num_envs=5, steps=4)
+    rollout(run)
+    batches = run.alg.storage.recurrent_mini_batch_generator(run.alg.num_mini_batches, 1)
+    assert sum(batch.actions.shape[1] for batch in batches) == 4
+    run._check_minibatches()
+    assert "num_mini_batches: 2 does not divide the 5 environments" in caplog.text
+    assert "never learns from 1 of them" in caplog.text
+
+
 def test_bootstrapping_the_value_does_not_advance_a_spiking_critic():
     run = runner({**LIF, "stateful": True, "layers": [16]}, critic={**LIF, "stateful": True, "layers": [8]})
     rollout(run, bootstrap=False)

@@ -261,7 +261,13 @@ def test_a_policy_of_skrl_keeps_what_normalises_its_inputs(algorithm, own, tmp_p
     (tmp_path / "params").mkdir()
     for name, record in records.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    policy, _ = publish_policy(tmp_path / "model_1.pt", tmp_path / "evaluation.json", None, "skrl")
+    files = tmp_path / "model_1.pt", tmp_path / "evaluation.json"
+    policy, _ = publish_policy(*files, None, "skrl")
+    (tmp_path / "params" / "provenance.json").write_text(
+        json.dumps({"commit": f"{'1' * 40}-dirty, {'0' * 40}"})
+    )
+    with pytest.raises(UserError, match="commit: 1+-dirty, 0+ given"):
+        publish_policy(*files, None, "skrl")
     fresh = make(*widths, *SKRL[algorithm], seed=9)
     fresh.load(str(own / f"{policy.name}.pt"), {"actor": True, "critic": True})
     held, trained = fresh.alg.checkpoint_modules, run.alg.checkpoint_modules

@@ -27,7 +27,7 @@ from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
 from spiky_rl.experiments.run.results import CellResult, TrainingRecord, parse_result
 from spiky_rl.learners.common.processes import LOST, STARTER, die_with_parent
-from spiky_rl.run.provenance import PROVENANCE, Provenance
+from spiky_rl.run.provenance import PROVENANCE, Provenance, join_commits
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""
@@ -356,10 +356,7 @@ def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: Pl
     paths = sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))
     attempts = [cells.read_if_valid(path, Provenance) for path in paths]
     commits = [provenance and provenance.commit for provenance in (*attempts, training, evaluation)]
-    if None in commits:
-        return training.model_copy(update={"commit": None})
-    unique = dict.fromkeys(str(commit) for commit in commits)
-    return training.model_copy(update={"commit": ", ".join(unique)})
+    return training.model_copy(update={"commit": join_commits(commits)})
 
 
 def describe_machine(gpus: Sequence[str] = ()) -> str:

@@ -92,10 +92,20 @@ class RslRlSpikingPPO(PPO):
 
     @override
     def act(self, obs: TensorDict) -> Tensor:
+        if self.storage.step == 0:
+            self._clear_first_states()
         # models that cache features compute them once, here; they are stored with the step
         for model in self._caching_models:
             obs = model.add_features(obs)
         return super().act(obs)
+
+    def _clear_first_states(self) -> None:
+        """Zero the stored first state of a model that was reset since the last rollout: rsl_rl does not store a zero state."""
+        stored = (self.storage.saved_hidden_state_a, self.storage.saved_hidden_state_c)
+        for model, states in zip((self.get_policy(), self._raw_critic), stored, strict=True):
+            if states is not None and model.get_hidden_state() is None:
+                for state in states:
+                    state[0].zero_()
 
     @override
     def process_env_step(

@@ -157,7 +157,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     def _check_minibatches(self) -> None:
         """Raise UserError if a minibatch of a recurrent model would have fewer than two environments, because its loss would be nan.
 
-        rsl_rl splits rollouts of recurrent models by environment.
+        rsl_rl splits rollouts of recurrent models by environment, and leaves out the environments that remain, of which a warning tells.
         """
         batches, envs = self.alg.num_mini_batches, self.env.num_envs
         is_recurrent = any(getattr(model, "is_recurrent", False) for model in self.models)
@@ -165,6 +165,13 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             raise UserError(
                 f"agent.algorithm.num_mini_batches: {batches} given for a recurrent agent and {envs} environments; allowed: at"
                 f" most {envs // 2}"
+            )
+        if is_recurrent and envs % batches:
+            log.warning(
+                "agent.algorithm.num_mini_batches: %d does not divide the %d environments, so rsl_rl never learns from %d of them",
+                batches,
+                envs,
+                envs % batches,
             )
 
     def _on_optimizer_step(self, *_: object) -> None:
@@ -202,7 +209,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
         parts = select_parts(loaded, load_cfg)
-        if parts is None:
+        if parts is None or parts.get("iteration"):
             self._check_reward_scaler(loaded, path)
         with wrap_load_errors(path), keep_learning_rates(self._list_unscheduled_optimizers()):
             loads_iteration = self.alg.load(loaded, parts, strict)

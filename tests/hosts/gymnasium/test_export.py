@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.deploy import _targets
-from spiky_rl.deploy._export import write_and_verify
+from spiky_rl.deploy._export import _map_to_bounds, write_and_verify
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.c import C
 from spiky_rl.run.prepare import make_plan
@@ -60,6 +60,14 @@ def test_an_exported_policy_gives_what_the_task_takes(agent, task, tmp_path):
     assert (actions >= space.low).all() and (actions <= space.high).all()
     assert np.abs(actions).max() > 0.5 * space.high.max(), "in the task's units"
     assert "task's units" in (tmp_path / "policy.h").read_text()
+
+
+def test_bounds_are_where_the_policy_acts():
+    """A device without values stands for a GPU, on which the policy acts to calibrate int8."""
+    plan = make_plan(RunRequest(task="InvertedPendulum-v5", agent="mlp_ppo", device="cpu", num_envs=32))
+    with open_env(plan) as env:
+        policy = _map_to_bounds(make_policy(plan, env).to("meta"), env, {})
+        assert policy(env.get_observations().to("meta")).shape == (32, 1)
 
 
 def test_an_exported_policy_keeps_single_bounds(tmp_path):

@@ -16,6 +16,7 @@ from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.simulate import open_env
+from spiky_rl.run.train import LOAD_WITHOUT_OPTIMIZER
 from tests.hosts.gymnasium import scripted
 from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
@@ -117,8 +118,9 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
         runner = make_scaling_runner(scales)
         runner.save(path)
         make_scaling_runner(scales).load(path)
-        with pytest.raises(CheckpointError, match="reward_normalization"):
-            make_scaling_runner(not scales).load(path)
+        for parts in (None, LOAD_WITHOUT_OPTIMIZER):
+            with pytest.raises(CheckpointError, match="reward_normalization"):
+                make_scaling_runner(not scales).load(path, parts)
         make_scaling_runner(not scales).load(path, {"actor": True})
 
 
