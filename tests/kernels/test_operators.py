@@ -145,7 +145,9 @@ def test_a_number_that_only_the_host_computes_with_makes_another_program(kind, s
         values = tuple(map(neuron.get_step_value, neuron.params))
         call = programs.prepare_call(neuron, TorchOps(surrogate), values, WIDTH)
         numbers = {**dict(zip(neuron.params, values, strict=True)), "slope": surrogate.slope}
-        assert [*call.uniforms] == emit.build_program(neuron, surrogate, (False,) * len(values)).uniforms(numbers)
+        assert [*call.uniforms] == emit.build_program(neuron, surrogate, (False,) * len(values)).uniforms(
+            numbers
+        )
         uniforms.append(call.uniforms)
     assert uniforms[0] != uniforms[1]
 
