@@ -82,6 +82,8 @@ class MultiGaussian(Surrogate):
 class L1(Penalty):
     """Mean firing rate of every layer."""
 
+    raises_rates = False  # it lowers them
+
     class Options(Settings):
         weight: float = option(1.0, "weight of the term in the loss", low=0.0)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spiky_rl.config import registry
 from spiky_rl.config.modules import find_module_file
-from spiky_rl.kernels import emit
+from spiky_rl.kernels import emit, trace
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
@@ -87,7 +87,9 @@ def _make_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
 
 def _register_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> str:
     program = emit.build_program(neuron, surrogate, varying)
-    key = f"{type(neuron).__name__}-{hashlib.sha256(program.text.encode()).hexdigest()[:16]}"
+    # neurons with equal text may differ in a number that only enters the expressions computed on the host
+    identity = program.text + trace.describe(program.slots)
+    key = f"{type(neuron).__name__}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     PROGRAMS.setdefault(key, program)
     return key
 

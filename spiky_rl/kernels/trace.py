@@ -384,3 +384,17 @@ def evaluate(nodes: Sequence[Expression], inputs: Mapping[str, float]) -> list[f
         return values[x.index]
 
     return [float(value(x)) for x in nodes]
+
+
+def describe(nodes: Sequence[Expression]) -> str:
+    """Return a text that is the same for equal ``nodes`` only: their operations, numbers and inputs."""
+    operations: dict[int, tuple[object, ...]] = {}
+
+    def visit(x: Expression) -> object:
+        if not isinstance(x, Node):
+            return float(x).hex()
+        if x.index not in operations:
+            operations[x.index] = (x.op, x.name, *map(visit, x.args))
+        return x.index
+
+    return repr(([visit(x) for x in nodes], operations))

@@ -103,6 +103,8 @@ class GradientThroughReset(NeuronWrapper):
 
     @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        if self.substeps > 1:
+            return self.run_substeps(ops, current, s, p)
         s = self.inner.integrate(ops, current, s, p)
         spike = ops.spike(self.inner.distance(ops, s, p))
         return spike, self._reset(ops, ops.detach(spike), s, p)

@@ -396,15 +396,15 @@ class FeedForward(SpikingNetwork):
         """Return the stack that runs all layers in one call, or None to run them one by one.
 
         A stack needs linear connections and a backend with stacks. It does not support records, torch.compile, or learning rules
-        with hooks; it supports a penalty only if all neurons spike.
+        with hooks; it supports a penalty only if all neurons spike and the penalty raises no rates.
         """
         if record is not None or torch.compiler.is_compiling():
             return None
         if (torch.is_grad_enabled() and self.learning.has_hooks) or not self._is_linear_stack():
             return None
         stack = self._get_stack(dispatch.choose_backend(self.backend, signal, ops))
-        if stack is not None and self._has_penalty and not stack.supports_penalty:
-            return None
+        if stack is not None and self.sparsity is not None and torch.is_grad_enabled():
+            return stack if stack.supports_penalty and not self.sparsity.raises_rates else None
         return stack
 
     def _is_linear_stack(self) -> bool:

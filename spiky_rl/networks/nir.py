@@ -29,7 +29,7 @@ from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.config import registry
 from spiky_rl.config.options import RegistryError, Settings, error_path, option
 from spiky_rl.config.registry import ComponentSpec
-from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values
+from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values, read_weight
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks
@@ -265,7 +265,7 @@ class FileFeedback(IntraLayerConnection):
 
     @override
     def synapses(self) -> Tensor:
-        return self.weight * self.mask
+        return read_weight(self) * self.mask
 
     @override
     def operations(self, events: Tensor) -> Tensor:
@@ -353,4 +353,4 @@ def _make_connection(layer: NirLayer) -> Connection:
 
 
 def _to_float32(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float32))
+    return torch.from_numpy(np.array(values, np.float32, order="C"))

@@ -299,6 +299,13 @@ class Neuron(Component):
             f"{type(self).__name__} defines no finish_step; a neuron with substeps must"
         )
 
+    def run_substeps(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        """Return `step` as all sub-steps, each with its own reset, and `finish_step`."""
+        peak: Value = BELOW_ANY
+        for _ in range(self.substeps):
+            peak, s = self.substep(ops, current, peak, s, p)
+        return self.finish_step(ops, peak, s, p)
+
 
 class Ode(Neuron):
     """Neuron defined by an ordinary differential equation with a threshold and a reset.
@@ -329,10 +336,7 @@ class Ode(Neuron):
         # every sub-step has its own reset; the step spikes if any sub-step reached the threshold, and the gradient goes to the
         # sub-step with the largest distance
         if self.substeps > 1:
-            peak: Value = BELOW_ANY
-            for _ in range(self.substeps):
-                peak, s = self.substep(ops, current, peak, s, p)
-            return self.finish_step(ops, peak, s, p)
+            return self.run_substeps(ops, current, s, p)
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
         detach = self.chosen.get("detach_reset", True)

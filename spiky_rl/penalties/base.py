@@ -24,6 +24,10 @@ class Penalty(Component):
 
     renamed = {"cost": "compute"}
 
+    raises_rates: bool = True
+    """Whether the gradient may raise a rate, also that of a silent neuron. Then layers run one by one, because a stack of layers adds
+    the gradient at events only."""
+
     def __init__(self, options: Settings | None = None) -> None:
         self.options = options
 
@@ -62,8 +66,24 @@ class Penalty(Component):
 
 
 def compute_rates(output: Tensor) -> Tensor:
-    """Return the mean absolute ``output`` [T, K, B, N] of every neuron, [N]; the firing rate if the output consists of spikes."""
-    return output.abs().mean((0, 1, 2))
+    """Return the mean absolute ``output`` [T, K, B, N] of every neuron, [N]; the firing rate if the output consists of spikes.
+
+    The derivative of |z| at z = 0 is 0, or 1 where the gradient raises the rate, so that a silent neuron can begin to fire.
+    """
+    return _MeanActivity.apply(output)  # type: ignore[return-value]
+
+
+class _MeanActivity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:
+        ctx.save_for_backward(output)
+        return output.abs().mean((0, 1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        share = grads[0] / output.shape[:-1].numel()
+        return share * torch.where((output == 0.0) & (share < 0.0), 1.0, output.sign())
 
 
 def add_penalty_gradient(features: Tensor, cost: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ class RatePenalty(Penalty):
 
     options: Options
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.raises_rates = options.lower > 0.0
+
     @override
     def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []

@@ -26,6 +26,7 @@ class SynopsPenalty(Penalty):
         upper: float = option(0.0, "share of operations without a penalty", low=0.0, high=1.0)
 
     options: Options
+    raises_rates = False
 
     @override
     def compute(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:

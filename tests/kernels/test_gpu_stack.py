@@ -23,12 +23,7 @@ BATCH, TIME = 13, 3
 TOLERANCE = 1e-5
 """Of gradients and states, relative to the largest."""
 LIF = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
-SYNOPS, RATE = {"name": "synops", "weight": 40.0}, {
-    "name": "rate",
-    "weight": 300.0,
-    "lower": 0.15,
-    "upper": 0.2,
-}
+SYNOPS, RATE = {"name": "synops", "weight": 40.0}, {"name": "rate", "weight": 300.0, "upper": 0.15}
 RATE_CODE = {"name": "rate"}
 """An encoder whose signal changes from inner step to inner step."""
 

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from torch.library import opcheck
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import dispatch, programs
+from spiky_rl.kernels import dispatch, emit, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
@@ -126,6 +126,30 @@ def test_the_neuron_of_every_rule_is_found_by_its_words(rule, varying):
     words = programs.serialize_key(neuron, ops, (varying,) * len(values))
     assert programs.resolve_key(words, call.numbers) == programs.resolve_key(call.key, call.numbers)
     assert programs.count_states(words) == len(neuron.states)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "others"),
+    [
+        ("neurons", {"name": "izhikevich", "peak": 30.0}, {"peak": 40.0}),
+        ("neurons", {"name": "quadratic", "dt": 1.0}, {"dt": 0.5}),
+        ("surrogates", {"name": "exponential", "scale": 3.0}, {"scale": 4.0}),
+    ],
+    ids=["threshold", "step", "surrogate"],
+)
+def test_a_number_that_only_the_host_computes_with_makes_another_program(kind, settings, others):
+    uniforms = []
+    for chosen in (settings, {**settings, **others}):
+        of = {"neurons": "lif", "surrogates": "arctangent", kind: chosen}
+        neuron, surrogate = (registry.configure(each, part, each).build() for each, part in of.items())
+        values = tuple(map(neuron.get_step_value, neuron.params))
+        call = programs.prepare_call(neuron, TorchOps(surrogate), values, WIDTH)
+        numbers = {**dict(zip(neuron.params, values, strict=True)), "slope": surrogate.slope}
+        assert [*call.uniforms] == emit.build_program(neuron, surrogate, (False,) * len(values)).uniforms(
+            numbers
+        )
+        uniforms.append(call.uniforms)
+    assert uniforms[0] != uniforms[1]
 
 
 SWITCHES = ["", "state constant", "params keep constant", "state params keep"]

@@ -377,15 +377,8 @@ def test_an_unreset_neuron_computes_what_the_neuron_does(neuron):
     a = b = built.named_states(*(torch.zeros(1, 5).double() for _ in built.states))
     for i in current:
         z, a = built.step(_OPS, i, a, params)
-        y, b = wrapped.step(_OPS, i, b, params) if wrapped.substeps == 1 else _substeps(wrapped, i, b, params)
+        y, b = wrapped.step(_OPS, i, b, params)
         assert torch.equal(z, y) and all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
 _OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
-
-
-def _substeps(neuron, current, states, params):
-    peak = torch.full_like(current, -1e30)
-    for _ in range(neuron.substeps):
-        peak, states = neuron.substep(_OPS, current, peak, states, params)
-    return neuron.finish_step(_OPS, peak, states, params)

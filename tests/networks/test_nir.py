@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
@@ -332,6 +333,20 @@ def test_neurons_at_the_end_are_features_or_get_a_readout(tmp_path):
         y = network_of(tmp_path / "x.nir", 6)(x, None, record=record)[0]
         assert torch.allclose(y, record.signals[-1].mean(1))
         assert network_of(tmp_path / "x.nir", 2)(x, None)[0].shape == (TRIALS, BATCH, 2)
+
+
+def test_pruned_feedback_learns_and_stays_pruned(file):
+    network, x = network_of(file, 2, stateful=True), observations()
+    recurrent = network.layers[0].recurrent
+    prune.l1_unstructured(recurrent, "weight", amount=0.5)
+    kept, before = recurrent.weight_mask != 0.0, recurrent.synapses().detach().clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(x, network.zero_state(x.shape[1], x))[0].square().sum().backward()
+        optimizer.step()
+    after = recurrent.synapses().detach()
+    assert not after[~kept].any() and not torch.equal(after, before)
 
 
 def test_weights_of_zero_are_no_synapses_and_stay_zero(tmp_path):

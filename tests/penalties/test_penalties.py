@@ -5,7 +5,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.networks.feedforward import CPU_ROWS
-from spiky_rl.penalties.base import add_penalty_gradient
+from spiky_rl.penalties.base import add_penalty_gradient, compute_rates
 
 K, BATCH = 4, 6
 PENALTIES = {
@@ -80,7 +80,7 @@ def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule,
         layer.register_forward_hook(lambda *a: outputs.append(a[2][0]))
     features, _ = plain(x, None)
     # what has no penalty runs in parts: put a layer's together
-    whole = [torch.cat(outputs[i::2], 2).abs().mean((0, 1, 2)) for i in range(2)]
+    whole = [compute_rates(torch.cat(outputs[i::2], 2)) for i in range(2)]
     cost = penalty(name).compute(whole, [12.0, 2.0])
     assert cost > 0.0
     (features.square().mean() + cost).backward()
@@ -116,6 +116,23 @@ def test_descent_on_the_cost_alone_makes_a_network_sparse():
         with torch.no_grad():
             rates.append(net.layers[0].connection(x).clamp(min=0.0).mean().item())
     assert rates[-1] < 0.5 * rates[0]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_lower_bound_wakes_neurons_that_never_fire(backend):
+    silent = {"name": "linear", "offset": -1.5, "spread": 0.1, "gain": 0.1}
+    net, x = network({"name": "rate", "lower": 0.1}, connection=silent, backend=backend), observations()
+    (0.0 * net(x, None)[0].sum()).backward()
+    # more current raises the rate
+    assert all((layer.connection.bias.grad < 0.0).all() for layer in net.layers)
+
+
+def test_a_rate_has_the_derivative_of_its_mean_absolute_output():
+    output = torch.tensor([-2.0, 0.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 1, 2).clone().requires_grad_()
+    rates = compute_rates(output)
+    assert rates.tolist() == pytest.approx([5.0 / 3.0] * 2)
+    (3.0 * (rates[0] - rates[1])).backward()
+    assert output.grad.view(3, 2).T.tolist() == [[-1.0, 0.0, 1.0], [1.0, -1.0, -1.0]]
 
 
 def test_a_penalty_is_refused_where_spike_timing_leaves_it_no_gradient():
