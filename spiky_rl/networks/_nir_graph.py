@@ -529,6 +529,8 @@ class _Builder:
         reset = self.reset or str(metadata.get("reset", "zero"))
         if reset == "zero":
             self._require(name, "v_reset", get("v_reset"), v_rest)
+        else:  # a spike subtracts v_threshold in some libraries, and v_threshold - v_leak in others
+            self._require(name, "v_leak", np.asarray(v_rest), 0.0)
         return {"reset": reset, "dt": float(metadata.get("step_ms", 1e3 * self.dt))}
 
     def _read_threshold(

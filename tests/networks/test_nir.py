@@ -476,6 +476,13 @@ def test_what_cannot_be_run_is_refused_by_node_type_and_what_is_allowed(said, tm
     assert str(tmp_path / "x.nir") in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_a_subtracting_reset_needs_a_leak_towards_0(tmp_path):
+    nir.write(tmp_path / "x.nir", chain(affine(4, 6), lif(6, leak=0.1, reset=0.1)))
+    configure(tmp_path / "x.nir", reset="zero")
+    with pytest.raises(RegistryError, match=r"n1 \(LIF\): v_leak 0.1 given; allowed: 0"):
+        configure(tmp_path / "x.nir", reset="subtract")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
