@@ -255,6 +255,10 @@ def _draw_legend(
     )
 
 
+UNDRAWN = ("autograd_floor",)
+"""Contenders outside of the figure: the ratio of this one grows with the batch, and would press all others together."""
+
+
 def draw_figure(rows: Rows) -> Figure:
     """Draw the ratios on a log axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch.
 
@@ -262,6 +266,7 @@ def draw_figure(rows: Rows) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row["contender"] not in UNDRAWN]
     groups, batches = group_rows(rows), list_distinct(rows, "batch")
     columns = max(len(list_distinct(group, "steps")) for _, group in groups)
     names = [[name for form, some in group_contenders(group) if form for name in some] for _, group in groups]

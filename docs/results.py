@@ -417,11 +417,18 @@ def speeds(file: str, *columns: str) -> str:
     """Return a table of speeds relative to the first contender, the plain loop: a row for each other contender of a benchmark."""
     loop, *others = dict.fromkeys(row["contender"] for row in _read_times(file))
     head = ["times as fast as the plain loop"]
-    group = ""
+    earlier: list[str] = []
     for column in columns:
-        mode, batch, *rate = column.split(":")
-        present, group = group, ", ".join([mode, *(f"{float(one):.0%} fire" for one in rate)])
-        head.append(f"{int(batch):,}" if group == present else f"{group}, batch {int(batch):,}")
+        mode, batch, *rate = parts = column.split(":")
+        texts = [mode, f"batch {int(batch):,}", *(f"{100.0 * float(one):.0f} % fire" for one in rate)]
+        changed = [i for i, part in enumerate(parts) if part not in earlier[i : i + 1]]
+        # after the first column of its kind, the part that differs is enough
+        head.append(
+            texts[changed[0]].split()[-1]
+            if changed == [1]
+            else texts[2] if changed == [2] else ", ".join(texts)
+        )
+        earlier = parts
     lines = [
         [
             f"**`{name}`**" if name.startswith("spiky_rl") else f"`{name}`",
