@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
+import math
 import re
 import statistics
 import sys
@@ -87,19 +88,16 @@ def format_energy(energy: Energy) -> str:
 
 
 def format_interval(found: Interval) -> str:
-    """Return estimate and bounds, all with the estimate's decimals."""
+    """Return estimate and bounds, all with the estimate's decimals; the estimate alone if it is of one seed, which has no bounds."""
+    if math.isinf(found.low):
+        return format_number(found.estimate)
     places = 1 if abs(found.estimate) >= 10 else 2
     return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
 def score(folder: str, task: str, *agent: str) -> str:
     """Return the mean return of the final policies over seeds, with its interval; varied settings follow the agent's name."""
-    return format_return(find_row(folder, task, " ".join(agent)))
-
-
-def format_return(one: AgentTaskRow) -> str:
-    """Return the mean return, with its interval if there are several seeds."""
-    return format_interval(one.mean) if len(one.by_seed) > 1 else format_number(one.mean.estimate)
+    return format_interval(find_row(folder, task, " ".join(agent)).mean)
 
 
 def format_table(heading: str, lines: Iterable[Sequence[str]]) -> str:
@@ -128,7 +126,7 @@ def scores(folders: str, task: str, *agents: str) -> str:
         firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
         costs = (f"{format_energy(one.energy[p])} nJ" if p in one.energy else "-" for p in prices)
         count = f"{one.counts['effective_operations'].estimate:,.0f}"
-        lines.append([agent, format_return(one), by_seed, firing, count, *costs])
+        lines.append([agent, format_interval(one.mean), by_seed, firing, count, *costs])
     return format_table(f"{task} | return | by seed | firing | operations of a control step{words}", lines)
 
 
@@ -204,7 +202,7 @@ def headline(*studies: str) -> str:
                 [
                     f"[{task}]({folder}/report.md)",
                     f"`{agent}`",
-                    format_return(one),
+                    format_interval(one.mean),
                     format_interval(one.distance) if walked and one.distance else "-",
                     f"{format_energy(one.energy[price])} nJ",
                     f"{format_interval(walked)} µJ" if walked else "-",
