@@ -427,13 +427,11 @@ def speeds(file: str, *columns: str) -> str:
             else texts[2] if changed == [2] else ", ".join(texts)
         )
         earlier = parts
-    lines = [
-        [
-            f"**`{name}`**" if name.startswith("spiky_rl") else f"`{name}`",
-            *(f"{_find_time(file, loop, column) / _find_time(file, name, column):.2f}" for column in columns),
-        ]
-        for name in others
-    ]
+    lines = []
+    for name in others:
+        ratios = (_find_time(file, loop, column) / _find_time(file, name, column) for column in columns)
+        cells = (f"{ratio:.{0 if ratio >= 100.0 else 2}f}" for ratio in ratios)
+        lines.append([f"**`{name}`**" if name.startswith("spiky_rl") else f"`{name}`", *cells])
     return format_table(" | ".join(head), lines)
 
 
