@@ -188,7 +188,8 @@ def a_cell(folder: Path, **more) -> Path:
     cell = planned()[-1]
     own = {"task": "cartpole", "agent": "lif_ppo", "device": "cpu", "overrides": ("nowhere=1",), "spec": {}}
     given = cell.specification.model_copy(update=own)
-    cell = cell.model_copy(update={"hash": "a" * 16, "specification": given, **more})
+    # another task than the planned one
+    cell = cell.model_copy(update={"hash": "a" * 16, "task_hash": None, "specification": given, **more})
     files.write_json(folder / "cell.json", cell.model_dump(by_alias=True))
     return folder
 
