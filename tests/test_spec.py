@@ -1,6 +1,7 @@
 """YAML is strict, layers merge in order, and every value knows where it comes from."""
 
 import copy
+import json
 import re
 
 import pytest
@@ -439,6 +440,20 @@ def test_another_component_still_drops_the_options_below_it(name):
         [("file", {"part": {"name": "concat", "dropped": 1}}), ("override", {"part": {"name": name}})]
     )
     assert values == {"part": {"name": name}}
+
+
+@pytest.mark.parametrize("kind", ["agent", "task"])
+def test_files_that_an_agent_or_a_task_names_are_found_beside_it(tmp_path, kind):
+    (tmp_path / "graph.json").write_text("{}")
+    (tmp_path / "mine.py").write_text("")
+    changes = {"network": {"graph": {"file": "graph.json"}, "neuron": "mine.py:Mine", "encoder": "absent.py:Mine"}}
+    file = tmp_path / f"{kind}.yaml"
+    file.write_text(json.dumps(changes if kind == "agent" else {"id": "Mine-v0", "agent": changes}))
+    task = spec.load_task(str(file)) if kind == "task" else None
+    found = spec.read_agent(str(file))[1] if task is None else task.agent
+    network = found["network"]
+    assert network["graph"]["file"] == str(tmp_path / "graph.json")
+    assert network["neuron"] == f"{tmp_path / 'mine.py'}:Mine" and network["encoder"] == "absent.py:Mine"
 
 
 def test_a_task_file_is_read_again_after_a_change_and_what_is_returned_is_ones_own(tmp_path, monkeypatch):

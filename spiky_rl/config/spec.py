@@ -380,7 +380,7 @@ def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
 
 
 def _resolve_path(text: str, folder: Path) -> str:
-    """Return a text of an agent file as `_resolve_paths` does."""
+    """Return a text of a file as `_resolve_paths` does."""
     target, _, attribute = text.rpartition(":")
     if target.endswith(".py") and os.path.isfile(folder / target):
         return f"{folder / target}:{attribute}"
@@ -399,7 +399,8 @@ def _load_task_file(path: Path) -> TaskSpec:
     except RegistryError as error:
         raise SpecError(f"{path.name}: {error}") from None
     _check_layer(task.agent, path.name)
-    return task
+    folder = path.parent.absolute()
+    return task.with_changes(agent={key: _resolve_paths(value, folder) for key, value in task.agent.items()})
 
 
 def _load_task_file_once(path: Path) -> TaskSpec:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import spiky_rl
 from spiky_rl import __version__
-from spiky_rl.config.named_code import list_texts
+from spiky_rl.config.named_code import find_code, list_texts
 from spiky_rl.config.options import FileRecord
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.registry import find_data_folder
@@ -101,20 +104,41 @@ def _run_git(*words: str) -> str | None:
 
 
 def hash_named_files(spec: PlainMapping) -> dict[str, str]:
-    """Return a digest of each file that a specification names, by its name there, such as ``parts.py:Mine`` or ``x.nir``.
+    """Return a digest of each file that a specification names, by its name there, such as ``parts.py:Mine``, ``x.nir`` or ``mine.parts:Mine``.
 
-    A name that is not a path is one beside the shipped agents. Names without a file are left out.
+    A name that is not a path is one beside the shipped agents. Names without a file are left out, and so are modules of this package,
+    which has a commit, and of installed packages, which have versions; those installed in place count.
     """
     digests: dict[str, str] = {}
+    modules = find_code(spec)
     for name in list_texts(spec):
-        target, _, _ = name.rpartition(":")
-        path = Path(target if target.endswith(".py") else name)
-        if path.suffix not in NAMED_FILES:
-            continue
-        existing = next((p for p in (path, find_data_folder("agents") / path) if p.is_file()), None)
+        existing = _find_named_file(name) or (_find_module_file(name) if name in modules else None)
         if existing is not None:
             digests[name] = hashlib.sha256(existing.read_bytes()).hexdigest()[:16]
     return digests
+
+
+def _find_named_file(name: str) -> Path | None:
+    """Return the file that ``name`` gives as a path, or None."""
+    target, _, _ = name.rpartition(":")
+    path = Path(target if target.endswith(".py") else name)
+    if path.suffix not in NAMED_FILES:
+        return None
+    return next((p for p in (path, find_data_folder("agents") / path) if p.is_file()), None)
+
+
+def _find_module_file(name: str) -> Path | None:
+    """Return the file of the module in ``name``, ``module:Class`` or ``module.Class``; None without one or in a library's folder."""
+    module = name.replace(":", ".").rpartition(".")[0]
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return None
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # no such package, or no name of a module
+        return None
+    path = Path(found.origin) if found is not None and found.has_location and found.origin else None
+    libraries = [Path(sysconfig.get_path(key)) for key in ("purelib", "platlib")]
+    return None if path is None or any(path.is_relative_to(folder) for folder in libraries) else path
 
 
 def find_compiler() -> str | None:

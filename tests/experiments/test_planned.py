@@ -23,6 +23,7 @@ from spiky_rl.experiments.design.planned import (
     find_uncontrolled,
 )
 from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.report.blocks import format_p_value
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import describe_late_plan
 from spiky_rl.experiments.report.verdicts import describe_plan, describe_verdict
@@ -221,12 +222,19 @@ def test_a_plan_that_names_its_seeds_alone_has_the_day_on_which_it_is_written(tm
     merged = merge_study(study_design.build_study("study", {**data, "plan": plan}), tmp_path).plan
     assert merged is not None and merged.date == datetime.date.today().isoformat()
     assert (merged.seeds, merged.tasks) == ((0, 1, 2), ("Isaac-Cartpole-v0",))
-    early = {**plan, "date": "2026-01-01"}
-    kept = merge_study(study_design.build_study("study", {**data, "plan": early}), tmp_path).plan
-    assert kept is not None and (kept.date, kept.tasks) == (
-        "2026-01-01",
-        (),
-    ), "as a plan of an earlier version"
+    dated = study_design.build_study("study", {**data, "plan": {**plan, "date": "2026-01-01"}})
+    merged = merge_study(dated, tmp_path).plan
+    assert merged is not None and (merged.date, merged.tasks) == ("2026-01-01", ("Isaac-Cartpole-v0",))
+    dump(tmp_path / "study.json", dated.to_dict())  # of a version whose plans have no tasks
+    assert merge_study(dated, tmp_path).plan == dated.plan
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0004, "< 0.001"), (0.0482, "0.048"), (0.0499, "0.0499"), (0.05, "0.050"), (0.0995, "0.100"), (0.126, "0.13")],
+)
+def test_a_p_value_shows_on_which_side_of_the_level_it_lies(p, text):
+    assert format_p_value(p) == text
 
 
 def test_equivalence_is_found_within_the_margin_and_seldom_at_it():

@@ -145,6 +145,23 @@ def test_a_file_that_an_agent_names_decides_the_hash_and_is_not_edited_between_p
         cell_requests.read_checked_cell(folder)
 
 
+def test_the_file_of_a_module_that_is_installed_in_place_has_a_digest_and_a_librarys_has_none(tmp_path, monkeypatch):
+    file = tmp_path / "in_place" / "parts.py"
+    files.write_text(file.with_name("__init__.py"), "")
+    files.write_text(file, "class Mine: pass\n")
+    named = ["in_place.parts:Mine", "in_place.parts.Mine"]
+    spec = [{"class_name": name} for name in named]
+    assert provenance.hash_named_files({"parts": spec}) == {}
+    monkeypatch.syspath_prepend(tmp_path)
+    first = provenance.hash_named_files({"parts": spec})
+    assert list(first) == named
+    files.write_text(file, "class Mine: half = 0.5\n")
+    second = provenance.hash_named_files({"parts": spec})
+    assert not {*first.values()} & {*second.values()}
+    for known in ("numpy.random:Generator", "json:JSONDecoder", "spiky_rl.neurons.lif:Lif", "none.such:X", "..:X"):
+        assert provenance.hash_named_files({"class_name": known}) == {}
+
+
 @pytest.mark.parametrize(
     ("given", "parallel", "expected"), [("3", 1, 3), ("4,2", 1, 4), (None, 10**3, 1), ("many", 1, "many"), ("0", 1, "0")]
 )  # fmt: skip

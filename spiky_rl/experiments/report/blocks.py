@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.design.planned import ALPHA
 from spiky_rl.experiments.report import drawing
 
 NONE = "–"
@@ -110,8 +111,13 @@ def format_fixed(value: float | None, digits: int = 2) -> str:
 
 
 def format_p_value(p: float) -> str:
-    """Return a p-value with two significant digits."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    """Return a p-value with two significant digits, or with those that show on which side of `ALPHA` it lies."""
+    if p < 0.001:
+        return "< 0.001"
+    digits = 3 if p < 0.1 else 2
+    while p < ALPHA <= float(f"{p:.{digits}f}"):
+        digits += 1
+    return f"{p:.{digits}f}"
 
 
 def format_interval(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str:

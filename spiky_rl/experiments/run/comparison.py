@@ -156,9 +156,10 @@ def merge_study(study: Study, out: Path) -> Study:
     merged = study_design.choose_baseline(folders.load_or_extend_study(out, study))
     study_design.check_study(merged)
     plan = merged.plan
-    # a plan that was written before plans kept their tasks stays as it is
-    if plan is None or (plan.date and plan.seeds):
+    if plan is None:
         return merged
+    if plan.date and plan.seeds and (out / "study.json").exists():
+        return merged  # without tasks too: that plan was written before plans kept them
     origin = {
         "date": plan.date or datetime.date.today().isoformat(),
         "commit": plan.commit or find_commit() or "",
