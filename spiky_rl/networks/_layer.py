@@ -29,7 +29,7 @@ class NeuronParameters(torch.nn.Module):
     """Parameters of a layer's neurons: a number for all neurons, or one learned value per neuron.
 
     A learned parameter with a positive lower bound is stored as its logarithm. Values are clamped to their range when they are
-    read. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the neurons' initial time constants differ.
+    read, with a gradient that leads back into it. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the neurons' initial time constants differ.
 
     Source: Perez-Nieves et al. (2021), neural heterogeneity promotes robust learning, for different initial time constants.
     """
@@ -60,8 +60,28 @@ class NeuronParameters(torch.nn.Module):
         stored, (low, high) = self.get_parameter(name), self.neuron.get_parameter_range(name)
         if _is_positive(param):
             top = MAX_LEARNED_VALUE if high is None else high
-            return stored.clamp(math.log(low or 1.0), math.log(top)).exp()
-        return stored if low is None and high is None else stored.clamp(low, high)
+            return _Clamp.apply(stored, math.log(low or 1.0), math.log(top)).exp()
+        return stored if low is None and high is None else _Clamp.apply(stored, low, high)
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp whose gradient is zero only for values out of the range that descent would move further away: others can return."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float | None, high: float | None) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.range = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.range
+        leaves = torch.zeros_like(x, dtype=torch.bool)
+        if low is not None:
+            leaves |= (x < low) & (grad[0] > 0.0)
+        if high is not None:
+            leaves |= (x > high) & (grad[0] < 0.0)
+        return grad[0].masked_fill(leaves, 0.0), None, None
 
 
 class LayerRule(Protocol):

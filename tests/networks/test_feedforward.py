@@ -246,6 +246,28 @@ def test_learned_parameters_stay_in_range_after_a_large_step(rate):
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("name", ["threshold", "offset"])  # stored as its logarithm, and as it is
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_learned_parameter_out_of_range_has_the_gradients_that_lead_back_alone(name, side):
+    class Bounded(Lif):
+        class Options(Lif.Options):
+            threshold: float = parameter(1.0, "potential of a spike", low=0.5, high=2.0, unit="1")
+            offset: float = parameter(0.0, "constant current", low=-1.0, high=1.0, unit="1")
+
+    neuron = Bounded.from_options(learn=[name])
+    parameters = NeuronParameters(neuron, 2)
+    stored = parameters.get_parameter(name)
+    with torch.no_grad():
+        stored.fill_(3.0 * side)
+    value = dict(zip(neuron.params, parameters(), strict=True))[name]
+    assert isinstance(value, torch.Tensor)
+    low, high = neuron.get_parameter_range(name)
+    torch.testing.assert_close(value, torch.full((2,), low if side < 0 else high))
+    value.backward(torch.tensor([1.0, -1.0]))
+    assert stored.grad is not None
+    assert stored.grad.sign().tolist() == ([0.0, -1.0] if side < 0 else [1.0, 0.0])
+
+
 def test_a_learned_parameter_stays_above_an_exclusive_bound():
     class Positive(Lif):
         """v <- decay v + i."""
