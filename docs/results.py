@@ -450,6 +450,36 @@ def updates(file: str) -> str:
     )
 
 
+def physics(file: str) -> str:
+    """Return a table of both physics in a ``file`` of ``bench.py physics --json``: steps per second, their ratio, and the native share."""
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in _read_times(file):
+        rows.setdefault(f"{row['task']} | {row['num_envs']:,}", {})[row["physics"]] = row
+    lines = []
+    for task, found in rows.items():
+        warp, native = found["newton_mjwarp"], found["mujoco"]
+        speeds = [f"{row['env_steps_per_second']:,.0f}" for row in (warp, native)]
+        lines.append([task, *speeds, _format_figure(native["ratio"]), f"{native['physics_share']:.0%}"])
+    return format_table(
+        "task | environments | MuJoCo-Warp, steps per second | native | ratio | native physics alone, of its time",
+        lines,
+    )
+
+
+def latencies(file: str) -> str:
+    """Return a table of the shortest time of an action, in µs, by form and agent, from a ``file`` of ``bench.py latency --json``."""
+    times: dict[str, dict[str, float]] = {}
+    agents: dict[str, None] = {}
+    for row in read_value(ROOT / "benchmarks" / "results" / f"{file}.json", "rows"):
+        times.setdefault(row["form"], {})[row["agent"]] = row["best_us"]
+        agents[row["agent"]] = None
+    lines = [
+        [f"`{form}`", *(_format_figure(found[agent]) if agent in found else "-" for agent in agents)]
+        for form, found in times.items()
+    ]
+    return format_table(" | ".join(["µs per action", *(f"`{agent}`" for agent in agents)]), lines)
+
+
 KINDS = {
     "neurons": "neuron models: membrane equation, threshold and reset",
     "surrogates": "derivative of a spike in the backward pass",
@@ -513,7 +543,7 @@ FIGURES = {
     function.__name__: function
     for function in (
         score, scores, across, verdicts, headline, difference, lost, remains, energy, metre, operations, processor, value,
-        quantised, distilled, raced, classified, inferred, narma, speed, speeds, milliseconds, updates, *LISTS,
+        quantised, distilled, raced, classified, inferred, narma, speed, speeds, milliseconds, updates, physics, latencies, *LISTS,
     )
 }  # fmt: skip
 
