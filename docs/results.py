@@ -48,7 +48,11 @@ from spiky_rl.run.policies import list_policies
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FIGURE = re.compile(r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>.*?)<!-- end -->", re.DOTALL)
+FIGURE = re.compile(
+    r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>(?:(?!<!-- (?!end -->)).)*?)<!-- end -->", re.DOTALL
+)
+"""A figure, in which no other comment begins: without its end it would reach to that of the next one."""
+BEGIN = re.compile(r"<!-- (?P<what>\w+)\b[^>]*-->")
 
 
 def find_entry[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
@@ -551,6 +555,8 @@ FIGURES = {
 def fill_figures(text: str, lists: bool = True) -> str:
     """Return a page with every figure from its result files. Raises UserError with the figure that the files do not have.
 
+    A figure without arguments or without an end is an error too.
+
     Without ``lists``, `LISTS` stay as they are, so that a new component does not make the page that lists it out of date.
     """
 
@@ -564,6 +570,10 @@ def fill_figures(text: str, lists: bool = True) -> str:
             raise UserError(f"<!-- {what} {of} -->: {error}") from error
         return f"<!-- {what} {of} -->{new}<!-- end -->"
 
+    filled = {match.start() for match in FIGURE.finditer(text)}
+    for mark in BEGIN.finditer(text):
+        if mark["what"] in FIGURES and mark.start() not in filled:
+            raise UserError(f"{mark[0]}: needs arguments, and <!-- end --> before the next comment")
     return FIGURE.sub(figure, text)
 
 

@@ -130,6 +130,14 @@ def test_a_figure_that_no_file_has_is_named(mark, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("mark", ["<!-- kinds registry -->", "<!-- kinds -->", "<!-- rooms package --> 3"])
+def test_a_figure_without_its_end_takes_no_words_of_the_page(mark):
+    with pytest.raises(UserError, match=f"{mark[:14]}.* needs arguments, and <!-- end -->"):
+        results.fill_figures(f"{mark} A paragraph.\n\n<!-- rooms package -->old<!-- end -->")
+    after = "<!-- file x.py -->\n\n<!-- rooms package -->old<!-- end -->"
+    assert results.fill_figures(after).startswith("<!-- file x.py -->\n\n<!-- rooms package -->\n| room")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("{", "not valid JSON"), ("[]", "has no seed"), ('{"seed": 1, "env_steps": 1}', "has no distillation")],

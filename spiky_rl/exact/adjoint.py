@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from scipy.integrate import DOP853
 
+from spiky_rl.config.options import shorten
 from spiky_rl.config.registry import UserError
 from spiky_rl.exact import solver
 from spiky_rl.exact.solver import (
@@ -94,11 +95,12 @@ class Solution:
 
         Args:
             of_spikes: dL/dt of every spike in ``spikes``, in 1/ms.
-            integrand: (time in ms, one tensor [N] per state) -> a scalar tensor.
+            integrand: (time in ms, one tensor [N] per state) -> a scalar tensor. It may jump in time, as a loss of a time window does;
+                a window shorter than `solver.MAX_INTEGRAND_STEP_MS` may be missed.
 
         Raises:
             UserError: If sizes do not match; if a spike only touches the threshold, so that its time has no derivative; if the loss
-                depends on the time of a reset without a spike.
+                depends on the time of a reset without a spike; if the integrand's derivative is not finite.
         """
         time_gradients = solver.to_array("of_spikes", of_spikes, (len(self.spikes),))
         return _Backward(self, integrand).run(time_gradients)
@@ -144,16 +146,24 @@ def solve_network(
     ):
         if not fits:
             raise UserError(f"{name}: {value!r} is out of range; allowed: {allowed}")
-    width = len(weights)
-    inputs = tuple(solver.to_array(f"input_times[{i}]", t, (len(t),)) for i, t in enumerate(input_times))
+    width = _count("weights", weights)
+    if not width:
+        raise UserError("weights: no neuron given; allowed: a row for each of at least one neuron")
+    _count("input_times", input_times)
+    inputs = tuple(
+        solver.to_array(name, times, (_count(name, times),))
+        for name, times in ((f"input_times[{i}]", times) for i, times in enumerate(input_times))
+    )
     for i, times in enumerate(inputs):
         for time in times:
             if not 0.0 <= time <= duration:
                 raise UserError(
                     f"input_times[{i}]: {time!r} is out of range; allowed: 0 to the duration, {duration} ms"
                 )
+    _count("readouts", readouts)
     for n in readouts:
-        if not 0 <= n < width:
+        is_index = isinstance(n, int | np.integer) and not isinstance(n, bool)  # a mask is no list of indices
+        if not (is_index and 0 <= n < width):
             raise UserError(f"readouts: no neuron {n!r}; allowed: 0 to {width - 1}")
     taus = solver.to_array("tau_synapse", tau_synapse, (width,))
     if taus.min() <= 0.0:
@@ -171,6 +181,14 @@ def solve_network(
     forward = EventSolver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
     forward.run()
     return Solution(tuple(forward.spikes), tuple(forward.events), tuple(forward.segments), problem)
+
+
+def _count(name: str, values: object) -> int:
+    """Return the number of ``values``. Raises UserError with their ``name`` if they are no sequence."""
+    try:
+        return len(values)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(f"{name}: expected a sequence, got {shorten(values)}") from None
 
 
 class _Backward:
@@ -229,13 +247,33 @@ class _Backward:
 
         begin, end = forward.pieces[0][0], forward.pieces[-1][1]
         # a loss may have any scale, and the adjoint is linear in the loss
-        scale = np.abs(packed).max() or 1.0
-        stepper = DOP853(
-            slope, end, packed, begin, rtol=self.problem.tolerance, atol=self.problem.tolerance * scale
-        )
+        scales, max_step = [np.abs(packed).max()], np.inf
+        if self.integrand is not None:
+            # steps that grow while the adjoint is 0 must not jump over a time window of the loss
+            max_step = solver.MAX_INTEGRAND_STEP_MS
+            scales += [
+                max_step * np.abs(self._integrand(time, forward(time))[1]).max()
+                for time in solver.divide(begin, end).tolist()
+            ]
+        with np.errstate(all="ignore"):
+            stepper = DOP853(
+                slope,
+                end,
+                packed,
+                begin,
+                max_step=max_step,
+                rtol=self.problem.tolerance,
+                atol=self.problem.tolerance * (max(scales) or 1.0),
+            )
         pieces = []
         while stepper.status == "running":
-            stepper.step()
+            with np.errstate(all="ignore"):
+                message = stepper.step()
+            if stepper.status == "failed":
+                raise UserError(
+                    f"the adjoint cannot be solved before {stepper.t:.6g} ms: {message}"
+                    " (is the derivative of the integrand finite?)"
+                )
             dense = stepper.dense_output()
             pieces.append((stepper.t, stepper.t_old, lambda t, dense=dense: dense(t)[:size]))
         for piece in reversed(pieces):

@@ -17,12 +17,14 @@ Source of the method: Hairer, Norsett & Wanner (1993), DOP853.
 from __future__ import annotations
 
 import bisect
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.integrate import DOP853
+from scipy.integrate import DOP853, quad
 from scipy.optimize import brentq
 from torch import Tensor
 
@@ -37,8 +39,10 @@ SILENT_RESET = -1
 ON_THRESHOLD = 1e-9
 """Largest distance at which a neuron counts as being on its threshold."""
 ROOT_TOLERANCE_MS, ROOT_RELATIVE_TOLERANCE = 1e-13, 1e-15
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
-"""Nodes and weights of the quadrature over one step, on [-1, 1]: exact for polynomials up to degree 15; the interpolant has degree 7."""
+MAX_INTEGRAND_STEP_MS = 1.0
+"""Longest interval in ms in which an integrand is taken as known after a few samples: a change of it that is shorter may be missed."""
+QUADRATURE_TOLERANCE, MAX_INTERVALS = 1e-12, 200
+"""Relative tolerance of an integral over such an interval, and the number of parts into which it is divided at most, as at a jump."""
 
 Integrand = Callable[..., Tensor]
 """A function to integrate over time: (time in ms, one tensor [N] per state) -> a scalar tensor."""
@@ -265,15 +269,31 @@ class EventSolver:
 
 
 def integrate(segments: Sequence[Trajectory], integrand: Integrand) -> float:
-    """Return the integral of ``integrand`` over ``segments``, by Gauss-Legendre quadrature over each step of the solver."""
+    """Return the integral of ``integrand`` over ``segments``, by adaptive quadrature; the integrand may jump in time."""
     total = 0.0
     for segment in segments:
-        for start, end, interpolant in segment.pieces:
-            for node, weight in zip(NODES, WEIGHTS, strict=True):
-                time = 0.5 * (start + end + (end - start) * node)
-                states = interpolant(time).reshape(segment.shape)[:-1]
-                total += 0.5 * (end - start) * weight * float(integrand(time, *torch.as_tensor(states)))
+
+        def evaluate(time: float, segment: Trajectory = segment) -> float:
+            return float(integrand(time, *torch.as_tensor(segment(time)[:-1])))
+
+        for start, end, _ in segment.pieces:
+            for low, high in itertools.pairwise(divide(start, end)):
+                # the full output replaces a warning where rounding limits the accuracy
+                total += quad(
+                    evaluate,
+                    low,
+                    high,
+                    epsabs=0.0,
+                    epsrel=QUADRATURE_TOLERANCE,
+                    limit=MAX_INTERVALS,
+                    full_output=1,
+                )[0]
     return total
+
+
+def divide(start: float, end: float) -> Array:
+    """Return times from ``start`` to ``end``, both included, at most `MAX_INTEGRAND_STEP_MS` apart."""
+    return np.linspace(start, end, max(1, math.ceil((end - start) / MAX_INTEGRAND_STEP_MS)) + 1)
 
 
 def build_parameters(neuron: Ode, width: int, overrides: Mapping[str, object]) -> Array:

@@ -82,7 +82,7 @@ def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels:
         kernels: Time constants, threshold and limits.
 
     Raises:
-        UserError: If shapes do not match, or times or delays are negative.
+        UserError: If shapes do not match, times or delays are negative, or a weight is not finite.
     """
     if times.dim() != 3 or weights.shape[1:] != (times.shape[1], *delays.shape):
         raise UserError(
@@ -91,6 +91,10 @@ def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels:
     for name, values in (("times", times), ("delays", delays)):
         if not bool((values >= 0.0).all()):
             raise UserError(f"{name}: {values.min().item()!r} is out of range; allowed: at least 0 ms")
+    if not bool(
+        weights.isfinite().all()
+    ):  # NaN is never above the threshold: its neuron would pass for silent
+        raise UserError("weights: expected finite numbers, got NaN or infinity")
     spikes = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
     return spikes.to(weights.dtype)  # type: ignore[union-attr]
 
@@ -153,7 +157,8 @@ class _SpikeTimes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, times: Tensor, weights: Tensor, delays: Tensor, kernels: SrmKernels) -> Tensor:
-        steps = round(kernels.duration / kernels.resolution)
+        # not coarser than the resolution; the margin is for rounding, as in 0.3 / 0.1
+        steps = math.ceil(kernels.duration / kernels.resolution * (1.0 - 1e-12))
         grid = torch.linspace(0.0, kernels.duration, steps + 1, dtype=torch.float64, device=times.device)
         arrivals = times[..., None] + delays
         # [B, I, M, grid]: the responses to an input's spikes add up before they are weighted

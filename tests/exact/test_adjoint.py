@@ -232,6 +232,35 @@ def test_a_loss_of_a_time_window_may_be_a_constant_outside_of_it():
     assert exact != 0.0 and exact == pytest.approx(along(net, GROUPS, smooth), rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+@pytest.mark.parametrize(("begin", "end"), [(2.0, 3.0), (60.0, 60.5), (10.0, 90.0)])
+def test_the_loss_of_a_time_window_is_found_by_its_integral_and_its_gradient(begin, end, scale):
+    neuron = registry.configure("neurons", {"name": "lif", "tau": 10.0}, "neuron").build()
+    solution = solve_network(neuron, [[0.0, 0.0]], [[]], 100.0, start=[[0.5]])
+    share = 10.0 * (math.exp(-begin / 10.0) - math.exp(-end / 10.0))
+
+    def window(time, v):
+        return scale * float(begin <= time <= end) * v.sum()
+
+    assert solution.integral(window) == pytest.approx(0.5 * scale * share, rel=1e-7, abs=0.0)
+    assert solution.gradient(integrand=window).start == pytest.approx(scale * share, rel=1e-7, abs=0.0)
+
+
+def test_the_integral_follows_a_target_that_moves_while_the_network_rests():
+    neuron = registry.configure("neurons", "lif", "neuron").build()
+    solution = solve_network(neuron, [[0.0, 0.0]], [[]], 100.0)
+    found = solution.integral(lambda time, v: (v[0] - math.sin(time)) ** 2)
+    assert found == pytest.approx(50.0 - math.sin(200.0) / 4.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("end", [100.0, 50.0])
+def test_an_integrand_whose_derivative_is_not_finite_is_refused(end):
+    neuron = registry.configure("neurons", "lif", "neuron").build()
+    solution = solve_network(neuron, [[0.0, 0.0]], [[]], 100.0)
+    with pytest.raises(registry.UserError, match="adjoint cannot be solved .* derivative of the integrand"):
+        solution.gradient(integrand=lambda time, v: v.sum().sqrt() if time < end else v.sum())
+
+
 def test_losses_of_spikes_and_of_an_integral_add_up():
     solution = GOLDEN.solve()
     rates = np.arange(7.0)
@@ -392,6 +421,11 @@ def test_a_reset_without_a_spike_whose_moment_matters_has_no_gradient():
         ({"tau_synapse": "slow"}, "tau_synapse: expected numbers"),
         ({"tau_synapse": 0.0}, "tau_synapse: .* above 0 ms"),
         ({"readouts": [3]}, "readouts: no neuron 3"),
+        ({"readouts": [False, False, True]}, "readouts: no neuron False"),
+        ({"readouts": 2}, "readouts: expected a sequence, got 2"),
+        ({"input_times": [1.0, 9.0]}, r"input_times\[0\]: expected a sequence, got 1.0"),
+        ({"weights": 1.0}, "weights: expected a sequence, got 1.0"),
+        ({"weights": []}, "weights: no neuron given"),
         ({"parameters": {"taus": 5.0}}, "'taus' given; allowed .* did you mean 'tau'"),
         ({"parameters": {"tau": [1.0, -2.0, 3.0]}}, r"parameters.tau: -2.0 is out of range"),
         ({"start": np.zeros((2, 3))}, r"start: expected the shape \[1, 3\]"),

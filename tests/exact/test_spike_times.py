@@ -127,6 +127,14 @@ def test_the_slope_that_gradients_divide_by_has_a_floor():
     assert floored.item() == pytest.approx(-10.0, rel=1e-3)
 
 
+def test_a_duration_that_is_no_multiple_of_the_resolution_is_searched_to_its_end():
+    times, weights = doubles([0.0], 1, 1, 1), doubles([1.5], 1, 1, 1)
+    exact = compute_spike_times(times, weights, NO_DELAY, EXACT)
+    for duration, resolution in ((7.0, 100.0), (5.1, 5.0)):
+        kernels = SrmKernels(duration=duration, resolution=resolution, floor=0.0)
+        assert compute_spike_times(times, weights, NO_DELAY, kernels).item() == pytest.approx(exact.item())
+
+
 def test_silent_neurons_have_no_gradient_and_are_revived():
     layer = SpikeTimeLayer(2, 2, torch.Generator().manual_seed(0), delays=[1.0], signs=[1.0, -1.0])
     with torch.no_grad():
@@ -148,6 +156,7 @@ def test_silent_neurons_have_no_gradient_and_are_revived():
         ({"times": torch.tensor([[[-1.0]]])}, "times: -1.0 is out of range"),
         ({"times": torch.tensor([[[math.nan]]])}, "times: nan is out of range"),
         ({"delays": torch.tensor([-2.0])}, "delays: -2.0 is out of range"),
+        ({"weights": torch.tensor([[[math.nan]]])}, "weights: expected finite numbers"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change, message):
