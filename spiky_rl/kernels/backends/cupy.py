@@ -456,7 +456,9 @@ class Cupy(LayerKernels, Compiled):
         function = compile_kernels(neuron_key, device.index, recurrent=neuron_key != key)[which]
         if shared_bytes > SHARED_BYTES:
             try:
-                function.max_dynamic_shared_size_bytes = shared_bytes
+                # CuPy sets it for the kernel on its current device, which may not be that of the tensors
+                with _load_cupy().cuda.Device(device.index):
+                    function.max_dynamic_shared_size_bytes = shared_bytes
             except RuntimeError as error:  # CuPy's error for a failed driver call
                 if "CUDA_ERROR_INVALID_VALUE" not in str(error):
                     raise
