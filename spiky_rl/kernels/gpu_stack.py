@@ -146,6 +146,8 @@ class GpuStack:
             raise ValueError(
                 f"bias: {[*offset.shape]} in {offset.dtype} given; expected: [{features}] in {x.dtype}"
             )
+        if offset is not None:
+            operators.check_device("bias", offset, x.device)
         calls, tensors, first = [], [], 0
         for i, stage in enumerate(self.stages):
             calls.append(self._prepare_call(i, stage, stage.ops or ops))
@@ -223,7 +225,8 @@ class _Run(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):  # the neurons' kernels compute in float32
             for i, (stage, call) in enumerate(zip(stack.stages, request.calls, strict=True)):
                 weight, bias, params, state = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-                operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
+                width = stage.map.out_features
+                operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
                 signals.append(signal)
                 currents.append(_multiply_weights(stage, weight, signal, bias).contiguous())
                 launch = KernelLaunch(
@@ -297,5 +300,5 @@ class _Run(torch.autograd.Function):
                     grad, weight_above = grad_current, weight
                 elif i > 0 or needs_x:
                     product = rows @ (weight if stage.output_major else weight.t())
-                    grad = product.view(*grad_current.shape[:-1], -1)
+                    grad = product.view(*grad_current.shape[:-1], product.shape[1])
         return None, grad, None, grad_offset, *gradients

@@ -60,11 +60,12 @@ def _launch(arguments: Sequence[Any]) -> KernelLaunch:
     T, _, B, N = current.shape
     given, states = (key, current, state, params, keep, uniforms, steps), programs.PROGRAMS[key].states
     if synapses is None:
-        check_shapes(T, B, N, state, params, keep, states)
+        check_shapes(T, B, N, state, params, keep, states, current.device)
         return KernelLaunch(*given)
     delays, decay, binary, cut = loop
     feedback = RecurrentFeedback(delays, binary, decay, cut)
-    check_shapes(T, B, N, state, params, keep, states + feedback.states)
+    check_shapes(T, B, N, state, params, keep, states + feedback.states, current.device)
+    check_device("synapses", synapses, current.device)
     if synapses.shape != (delays * N, N):
         raise ValueError(f"synapses: shape {[*synapses.shape]} given; expected: {[delays * N, N]}")
     return RecurrentLaunch(*given, feedback, synapses)
@@ -133,17 +134,27 @@ def check_shapes(
     params: Tensor | None,
     keep: Tensor | None,
     states: int,
+    device: torch.device,
 ) -> None:
-    """Raise `ValueError` if a kernel would read out of bounds.
+    """Raise `ValueError` or `TypeError` if a kernel would read out of bounds or another device's memory.
 
-    ``state`` must be [``states``, ``B``, ``N``], ``params`` [any, N] and ``keep`` [``T``, B], or None.
+    ``state`` must be [``states``, ``B``, ``N``], ``params`` [any, N] and ``keep`` [``T``, B], all on the signal's ``device``, or None.
     """
+    for name, x in (("states", state), ("parameters", params), ("keep", keep)):
+        if x is not None:
+            check_device(name, x, device)
     if state is not None and state.shape != (states, B, N):
         raise ValueError(f"states: shape {[*state.shape]} given; expected: {[states, B, N]}")
     if params is not None and params.shape[1:] != (N,):
         raise ValueError(f"parameters: shape {[*params.shape]} given; expected: [P, {N}]")
     if keep is not None and keep.shape != (T, B):
         raise ValueError(f"keep: shape {[*keep.shape]} given; expected: {[T, B]}")
+
+
+def check_device(name: str, x: Tensor, device: torch.device) -> None:
+    """Raise `TypeError` if ``x``, called ``name``, is not on the signal's ``device``: kernels take addresses, which torch does not check."""
+    if x.device != device:
+        raise TypeError(f"{name}: on {x.device} given; expected: on {device}, where the signal is")
 
 
 def check_weight(weight: Tensor) -> None:

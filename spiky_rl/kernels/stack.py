@@ -397,7 +397,8 @@ class _Run(torch.autograd.Function):
             at = _PER_STAGE * i
             _, _, params, state, _ = tensors[at : at + _PER_STAGE]
             if state is not None or params is not None or keep is not None:
-                operators.check_shapes(T, B, stage.map.out_features, state, params, keep, stage.states)
+                width = stage.map.out_features
+                operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
             if state is not None:
                 tensors[at + 3] = state.contiguous()
         layers, _kept_alive = stack.fill_layers(request.calls, tensors)

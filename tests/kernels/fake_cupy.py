@@ -64,13 +64,16 @@ class Cupy:
         self.devices: list[int | None] = []
         self.current_device: int | None = 0
         self.current_stream = STREAM
-        self.memory = 0
-        """Bytes that the device has."""
+        self.memory = 80 << 30
+        """Bytes that the device has: an H100."""
         self.module = make_module(self)
 
 
 def make_module(record: Cupy) -> types.ModuleType:
     """Make the module ``cupy`` that keeps ``record``."""
+
+    def current_device() -> int | None:
+        return record.devices[-1] if record.devices else record.current_device
 
     class Device:
         def __init__(self, device: int) -> None:
@@ -117,14 +120,15 @@ def make_module(record: Cupy) -> types.ModuleType:
 
         @max_dynamic_shared_size_bytes.setter
         def max_dynamic_shared_size_bytes(self, value: int) -> None:
+            # CuPy's kernel is one per device: on another one it is compiled anew, and this one's limit stays
+            assert current_device() == self._module._devices[-1], f"{self.name}: set on its module's device"
             if value > MOST_SHARED:
                 raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
             self._bytes = value
 
         def __call__(self, grid, block, args, *, shared_mem=0, stream=None) -> None:
             name, module = self.name, self._module
-            current = record.devices[-1] if record.devices else record.current_device
-            assert current == module._devices[-1], f"{name} runs on its module's device"
+            assert current_device() == module._devices[-1], f"{name} runs on its module's device"
             assert (
                 type(stream) is Stream and stream.ptr == record.current_stream
             ), f"{name} runs on torch's current stream"
@@ -170,7 +174,7 @@ def make_module(record: Cupy) -> types.ModuleType:
     nvrtc.getVersion = lambda: (13, 0)
     cuda.Device, cuda.Stream, cuda.nvrtc = Device, Stream, nvrtc
     cuda.runtime = types.ModuleType("cupy_backends.cuda.api.runtime")
-    cuda.runtime.getDevice = lambda: record.devices[-1] if record.devices else record.current_device
+    cuda.runtime.getDevice = current_device
     cupy.cuda, cupy.RawModule, cupy.RawKernel = cuda, RawModule, RawKernel
     cupy.is_available = lambda: True
     return cupy

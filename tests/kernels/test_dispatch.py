@@ -284,13 +284,14 @@ def cupy_without_nvrtc(monkeypatch, _):
     install(monkeypatch, getVersion=fail(RuntimeError("CuPy failed to load libnvrtc.so.13")))
 
 
+REMEDY = r"remove it \(pip uninstall cupy-cuda12x cupy-cuda13x\) and pip install 'spiky-rl\[cuda(12)?\]'"
 MACHINES = {
     no_gpu: r"torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch",
     no_cupy: r"CuPy is not installed; pip install 'spiky-rl\[cuda(12)?\]'",
-    cupy_of_another_driver: r"CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA",
-    cupy_without_its_libraries: r"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); reinstall it with pip",
-    cupy_that_crashes: r"CuPy does not load \(RuntimeError: driver too old\); reinstall it with pip install",
-    cupy_without_nvrtc: r"CuPy does not load \(RuntimeError: .*libnvrtc\.so\.13\); reinstall it with pip",
+    cupy_of_another_driver: rf"CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version: {REMEDY}",
+    cupy_without_its_libraries: rf"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); {REMEDY}",
+    cupy_that_crashes: rf"CuPy does not load \(RuntimeError: driver too old\); {REMEDY}",
+    cupy_without_nvrtc: rf"CuPy does not load \(RuntimeError: .*libnvrtc\.so\.13\); {REMEDY}",
     cupy_without_a_cache: r"CuPy does not load \(PermissionError: .*\); set CUPY_CACHE_DIR to a folder that can be written",
 }
 

@@ -142,6 +142,7 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
         whole += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
         before = cupy.launches.copy()
         monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", most)
+        cupy.memory = 0
         parts = CUPY.backward(job, torch.ones_like(found), None)
         parts += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
     launched = cupy.launches - before
@@ -242,6 +243,17 @@ def test_a_device_that_is_taken_for_the_current_one_is_caught(monkeypatch):
         monkeypatch.setattr(cupy_backend, "is_current_device", lambda _: True)
         with pytest.raises(AssertionError, match="runs on its module's device"):
             CUPY.forward(job, True)
+
+
+def test_more_shared_memory_is_asked_for_on_the_device_that_is_launched_on():
+    key, current, _, *others = call(learned=False)
+    job, feedback = (key, current, None, *others), RecurrentFeedback(2_500, binary=False)
+    loop = RecurrentLaunch(*job, feedback, torch.zeros(12_500, 5))
+    with fake_cupy.on_the_host() as cupy:
+        CUPY.recurrent_forward(loop, False)
+        cupy.current_device = 1
+        CUPY.recurrent_forward(loop, False)
+    assert cupy.launches == {"spiky_recurrent_forward": 2}
 
 
 def test_a_launch_like_an_earlier_one_makes_no_stream_no_context_and_no_number_anew(monkeypatch):

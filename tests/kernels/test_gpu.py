@@ -186,6 +186,19 @@ def test_a_device_that_is_not_the_current_one_is_launched_on():
         compare(run("cupy", neuron, parameters, tensors, device=device), expected, TOLERANCE)
 
 
+@pytest.mark.parametrize("gradients_on", [False, True])
+def test_a_tensor_of_the_host_is_refused_where_a_kernel_would_read_its_address(gradients_on):
+    neuron = configured("lif", False, tau=2.0)
+    current, state, keep = inputs(neuron, 7, 37)
+    given = {"states": [s.cuda() for s in state], "keep": keep.cuda()}
+    for name, host in (("states", state), ("keep", keep)):
+        states, mask = {**given, name: host}.values()
+        call = (vocabulary(), leaf(current), STEPS, tuple(states), distinct(neuron, 37)(), mask)
+        with torch.set_grad_enabled(gradients_on), pytest.raises(TypeError, match=f"^{name}: on cpu given"):
+            dispatch.unroll("cupy", neuron, *call)
+    torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("sparsity", [None, {"name": "synops", "weight": 40.0}], ids=["free", "penalty"])
 @pytest.mark.parametrize("stateful", [False, True])
 @pytest.mark.parametrize("learn", [[], ["tau", "threshold"]], ids=["numbers", "per-neuron"])

@@ -89,13 +89,19 @@ def test_a_loop_is_a_launch_forward_and_one_backward(device):
     assert CUPY.launches.total() == before + 2
 
 
+def limit_scratch(patch, floats):
+    """Let an adjoint have so much scratch memory and no share of the device's."""
+    patch.setattr(cupy_backend, "SCRATCH_FLOATS", floats)
+    patch.setattr(cupy_backend, "SCRATCH_SHARE", 0.0)
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("feedback", FEEDBACKS)
 def test_an_adjoint_in_chunks_of_rows_is_the_whole_ones(feedback, rows, device, monkeypatch):
     whole = results("cupy", device, "alif", feedback, 37)
     built, *_, (current, *_) = case("alif", feedback, 37)
     time, _, batch, width = current.shape
-    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", rows * time * K * width * (len(built.states) + 4))
+    limit_scratch(monkeypatch, rows * time * K * width * (len(built.states) + 4))
     before = CUPY.launches.total()
     parts = results("cupy", device, "alif", feedback, 37)
     assert CUPY.launches.total() == before + 1 + -(-batch // rows)
@@ -106,14 +112,14 @@ def test_an_adjoint_in_chunks_of_lanes_is_the_whole_ones(device, monkeypatch):
     neuron = configured("alif", True, tau=2.0)
     parameters, tensors = distinct(neuron, 200), inputs(neuron, 7, 200)
     whole = run("cupy", neuron, parameters, tensors, device=device)
-    monkeypatch.setattr(cupy_backend, "SCRATCH_FLOATS", 1)
+    limit_scratch(monkeypatch, 1)
     before = CUPY.launches.total()
     parts = run("cupy", neuron, parameters, tensors, device=device)
     assert CUPY.launches.total() == before + 1 + cupy_backend.count_blocks(7 * 200)
     compare(parts, whole, GRADIENT)
 
 
-def test_threads_may_share_more_than_a_block_has_without_asking(device):
+def check_much_shared_memory(device):
     built = configured("sigma_delta", False)
     loop, width = RecurrentFeedback(12, binary=not built.graded), 1000
     assert cupy_backend.count_shared_bytes(width, loop) > cupy_backend.SHARED_BYTES
@@ -127,6 +133,18 @@ def test_threads_may_share_more_than_a_block_has_without_asking(device):
         with torch.no_grad():
             outputs.append(dispatch.unroll(backend, *given, **within)[0].cpu())
     assert outputs[1].any() and relative(*outputs) < OUTPUT
+
+
+def test_threads_may_share_more_than_a_block_has_without_asking(device):
+    check_much_shared_memory(device)
+
+
+@pytest.mark.gpu
+def test_threads_may_share_as_much_on_a_device_that_is_not_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"it takes two CUDA devices, torch sees {torch.cuda.device_count()}")
+    assert torch.cuda.current_device() == 0
+    check_much_shared_memory("cuda:1")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 64), (7, 130), (300, 1000)], ids=str)

@@ -223,6 +223,38 @@ def test_mixed_precision_of_a_learner_changes_nothing(options):
                 assert torch.equal(made(x, None)[0], expected)
 
 
+@pytest.mark.parametrize("case", ["plain", "penalty", "stateful", "learned"])
+def test_no_samples_have_gradients_of_zero(case):
+    made = network("torch", **CASES[case])
+    time = TIME if made.stateful else 1
+    x = torch.zeros(time, 0, 19, requires_grad=True)
+    given = (made.zero_state(0, x), torch.ones(time, 0)) if made.stateful else (None,)
+    with fake_cupy.on_the_host():
+        made.set_backend("cupy")
+        y, _ = made(x, *given)
+        y.sum().backward()
+    assert y.shape == (time, 0, 3) and x.grad is not None and x.grad.shape == x.shape
+    grads = [p.grad for p in made.parameters()]
+    assert grads and all(grad is not None and not grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("recurrent", [None, "recurrent"])
+@pytest.mark.parametrize("strange", ["states", "keep"])
+def test_a_tensor_on_another_device_is_refused_where_a_kernel_would_read_its_address(strange, recurrent):
+    x = torch.zeros(TIME, BATCH, 19)
+    # without gradients, because torch leaves an operator with a tensor on meta to its shapes alone
+    with fake_cupy.on_the_host() as cupy, torch.no_grad():
+        made = network("cupy", stateful=True, **({"recurrent": recurrent} if recurrent else {}))
+        given = {"states": made.zero_state(BATCH, x), "keep": torch.ones(TIME, BATCH)}
+        made(x, *given.values())
+        before = cupy.launches.total()
+        moved = given[strange]
+        given[strange] = moved.to("meta") if strange == "keep" else tuple(s.to("meta") for s in moved)
+        with pytest.raises(TypeError, match=f"^{strange}: on meta given; expected: on cpu"):
+            made(x, *given.values())
+    assert cupy.launches.total() == before
+
+
 def test_a_rollout_has_the_features_of_the_update():
     x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
     with fake_cupy.on_the_host() as cupy:

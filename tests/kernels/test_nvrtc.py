@@ -39,12 +39,14 @@ RECURRENT = {
 """The same of recurrent loops, whose blocks have 256 threads: up to 255 registers there is room for one."""
 LAYER = {
     "alif": (54, 64, 95, 128),
+    "cuba_lif": (56, 64, 94, 118),
     "hodgkin_huxley": (56, 106, 127, 181),
     "izhikevich": (48, 87, 154, 228),
     "lif": (56, 80, 80, 99),
     "quadratic": (40, 62, 103, 148),
     "resonate": (61, 72, 112, 156),
     "sigma_delta": (52, 56, 84, 137),
+    "sigma_delta_unit": (54, 64, 89, 124),
 }
 """Of a stack's layer: forward, and backward by `LAYERS`."""
 LAYERS = ((0, 0), (4, 8), (8, 0))

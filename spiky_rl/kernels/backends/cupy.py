@@ -69,7 +69,7 @@ def get_missing_reason() -> str | None:
         if not cupy.is_available():
             return (
                 "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version:"
-                f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{get_extra_name()}]'"
+                f" {get_reinstall_remedy()}"
             )
         cupy.cuda.nvrtc.getVersion()  # loads NVRTC; cupy.cuda.nvrtc is an attribute, so an import statement would fail
     except Exception as error:  # pylint: disable=broad-exception-caught
@@ -82,7 +82,14 @@ def suggest_remedy(error: Exception) -> str:
     """Return a remedy for an ``error`` of CuPy. An OSError with a file name comes from CuPy's cache, written on import and compilation."""
     if isinstance(error, OSError) and error.filename is not None:
         return "set CUPY_CACHE_DIR to a folder that can be written"
-    return f"reinstall it with pip install 'spiky-rl[{get_extra_name()}]'"
+    return get_reinstall_remedy()
+
+
+def get_reinstall_remedy() -> str:
+    """Return the remedy for a CuPy that does not fit. It removes both builds, because one beside the other overwrites its files."""
+    return (
+        f"remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{get_extra_name()}]'"
+    )
 
 
 @cache
@@ -449,7 +456,9 @@ class Cupy(LayerKernels, Compiled):
         function = compile_kernels(neuron_key, device.index, recurrent=neuron_key != key)[which]
         if shared_bytes > SHARED_BYTES:
             try:
-                function.max_dynamic_shared_size_bytes = shared_bytes
+                # CuPy sets it for the kernel on its current device, which may not be that of the tensors
+                with _load_cupy().cuda.Device(device.index):
+                    function.max_dynamic_shared_size_bytes = shared_bytes
             except RuntimeError as error:  # CuPy's error for a failed driver call
                 if "CUDA_ERROR_INVALID_VALUE" not in str(error):
                     raise
