@@ -189,6 +189,16 @@ def test_kernels_compile_and_keep_to_their_registers_on_the_other_architectures(
         check(neuron, surrogate, learned, architecture)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("architecture", ["75", "89", "120"])  # T4, RTX 4090, RTX 5090
+def test_kernels_compile_without_spills_for_workstations(architecture, neuron):
+    for source in (text(neuron, learned=True), layer_text(neuron, True, 4, 8)):
+        for kernel, (_, stack, spilled) in measured(source, architecture).items():
+            assert spilled == 0, f"{kernel}: {spilled} bytes spilled"
+            assert stack <= max(STACK.get(neuron, (0, 0))), f"{kernel}: {stack} bytes of stack"
+
+
 @pytest.mark.parametrize("architecture", ALL)
 def test_spikes_become_bits_and_back_within_a_few_registers(architecture):
     found = measured(programs.read_header("bits_gpu"), architecture)
