@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-import operator
+import numbers
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -206,7 +206,8 @@ def network(
         RegistryError: Unknown name or option, wrong type, or value out of range.
     """
     shape, outputs = _check_inputs("network.inputs", inputs), _check_size("network.outputs", outputs)
-    given = {"layers": layers, "neuron": neuron}
+    widths = list(map(_to_int, layers)) if isinstance(layers, list | tuple) else layers
+    given = {"layers": widths, "neuron": neuron}
     settings = {"name": name, **{key: value for key, value in given.items() if value is not None}, **options}
     spec = configure("networks", settings, "network")
     if getattr(spec.options, "layers", None) == ():
@@ -265,9 +266,13 @@ def _check_inputs(path: str, inputs: int | Shape) -> Shape:
 
 
 def _check_size(path: str, size: int) -> int:
-    """Return ``size`` as an int; NumPy's integers, such as ``action_space.n``, are sizes too."""
-    whole = operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
-    return check_number(path, whole, int, low=1)
+    """Return ``size`` as an int."""
+    return check_number(path, _to_int(size), int, low=1)
+
+
+def _to_int(size: object) -> object:
+    """Return ``size`` as an int if it is one of NumPy's integers, such as ``action_space.n``; anything else as it is."""
+    return int(size) if isinstance(size, numbers.Integral) and not isinstance(size, bool) else size
 
 
 def _to_inputs(shape: Shape) -> int | Shape:

@@ -206,7 +206,7 @@ def test_maps_come_in_their_shape_or_flat():
 
 
 def test_sizes_of_gymnasium_spaces_are_sizes():
-    net = spiky_rl.network((OBS,), np.int64(F), layers=[8])
+    net = spiky_rl.network((OBS,), np.int64(F), layers=[np.int64(8)])
     assert net(torch.randn(B, OBS)).shape == (B, F)
 
 

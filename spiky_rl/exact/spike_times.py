@@ -82,7 +82,7 @@ def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels:
         kernels: Time constants, threshold and limits.
 
     Raises:
-        UserError: If shapes do not match, times or delays are negative, or a weight is not finite.
+        UserError: If shapes do not match, times or delays are negative, or a weight is no finite floating-point number.
     """
     if times.dim() != 3 or weights.shape[1:] != (times.shape[1], *delays.shape):
         raise UserError(
@@ -91,9 +91,10 @@ def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels:
     for name, values in (("times", times), ("delays", delays)):
         if not bool((values >= 0.0).all()):
             raise UserError(f"{name}: {values.min().item()!r} is out of range; allowed: at least 0 ms")
-    if not bool(
-        weights.isfinite().all()
-    ):  # NaN is never above the threshold: its neuron would pass for silent
+    if not weights.is_floating_point():
+        raise UserError(f"weights: {weights.dtype} given; allowed: floating-point numbers, the type of spike times")
+    # NaN is never above the threshold: its neuron would pass for silent
+    if not bool(weights.isfinite().all()):
         raise UserError("weights: expected finite numbers, got NaN or infinity")
     spikes = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
     return spikes.to(weights.dtype)  # type: ignore[union-attr]

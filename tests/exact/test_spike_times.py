@@ -157,6 +157,7 @@ def test_silent_neurons_have_no_gradient_and_are_revived():
         ({"times": torch.tensor([[[math.nan]]])}, "times: nan is out of range"),
         ({"delays": torch.tensor([-2.0])}, "delays: -2.0 is out of range"),
         ({"weights": torch.tensor([[[math.nan]]])}, "weights: expected finite numbers"),
+        ({"weights": torch.ones(1, 1, 1, dtype=torch.long)}, "weights: torch.int64 given"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change, message):
