@@ -463,7 +463,9 @@ def physics(file: str) -> str:
     for task, found in rows.items():
         warp, native = found["newton_mjwarp"], found["mujoco"]
         speeds = [f"{row['env_steps_per_second']:,.0f}" for row in (warp, native)]
-        lines.append([task, *speeds, _format_figure(native["ratio"]), f"{100.0 * native['physics_share']:.0f} %"])
+        lines.append(
+            [task, *speeds, _format_figure(native["ratio"]), f"{100.0 * native['physics_share']:.0f} %"]
+        )
     return format_table(
         "task | environments | MuJoCo-Warp, steps per second | native | ratio | native physics alone, of its time",
         lines,

@@ -446,7 +446,9 @@ def test_another_component_still_drops_the_options_below_it(name):
 def test_files_that_an_agent_or_a_task_names_are_found_beside_it(tmp_path, kind):
     (tmp_path / "graph.json").write_text("{}")
     (tmp_path / "mine.py").write_text("")
-    changes = {"network": {"graph": {"file": "graph.json"}, "neuron": "mine.py:Mine", "encoder": "absent.py:Mine"}}
+    changes = {
+        "network": {"graph": {"file": "graph.json"}, "neuron": "mine.py:Mine", "encoder": "absent.py:Mine"}
+    }
     file = tmp_path / f"{kind}.yaml"
     file.write_text(json.dumps(changes if kind == "agent" else {"id": "Mine-v0", "agent": changes}))
     task = spec.load_task(str(file)) if kind == "task" else None

@@ -92,7 +92,9 @@ def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels:
         if not bool((values >= 0.0).all()):
             raise UserError(f"{name}: {values.min().item()!r} is out of range; allowed: at least 0 ms")
     if not weights.is_floating_point():
-        raise UserError(f"weights: {weights.dtype} given; allowed: floating-point numbers, the type of spike times")
+        raise UserError(
+            f"weights: {weights.dtype} given; allowed: floating-point numbers, the type of spike times"
+        )
     # NaN is never above the threshold: its neuron would pass for silent
     if not bool(weights.isfinite().all()):
         raise UserError("weights: expected finite numbers, got NaN or infinity")

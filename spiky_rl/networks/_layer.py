@@ -29,7 +29,8 @@ class NeuronParameters(torch.nn.Module):
     """Parameters of a layer's neurons: a number for all neurons, or one learned value per neuron.
 
     A learned parameter with a positive lower bound is stored as its logarithm. Values are clamped to their range when they are
-    read, with a gradient that leads back into it. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the neurons' initial time constants differ.
+    read, with a gradient that leads back into it. A time constant enters the step as its decay exp(-dt/tau); with ``spread`` the
+    neurons' initial time constants differ.
 
     Source: Perez-Nieves et al. (2021), neural heterogeneity promotes robust learning, for different initial time constants.
     """

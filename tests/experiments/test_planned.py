@@ -231,7 +231,14 @@ def test_a_plan_that_names_its_seeds_alone_has_the_day_on_which_it_is_written(tm
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.0004, "< 0.001"), (0.0482, "0.048"), (0.0499, "0.0499"), (0.05, "0.050"), (0.0995, "0.100"), (0.126, "0.13")],
+    [
+        (0.0004, "< 0.001"),
+        (0.0482, "0.048"),
+        (0.0499, "0.0499"),
+        (0.05, "0.050"),
+        (0.0995, "0.100"),
+        (0.126, "0.13"),
+    ],
 )
 def test_a_p_value_shows_on_which_side_of_the_level_it_lies(p, text):
     assert format_p_value(p) == text

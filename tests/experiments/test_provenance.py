@@ -145,7 +145,9 @@ def test_a_file_that_an_agent_names_decides_the_hash_and_is_not_edited_between_p
         cell_requests.read_checked_cell(folder)
 
 
-def test_the_file_of_a_module_that_is_installed_in_place_has_a_digest_and_a_librarys_has_none(tmp_path, monkeypatch):
+def test_the_file_of_a_module_that_is_installed_in_place_has_a_digest_and_a_librarys_has_none(
+    tmp_path, monkeypatch
+):
     file = tmp_path / "in_place" / "parts.py"
     files.write_text(file.with_name("__init__.py"), "")
     files.write_text(file, "class Mine: pass\n")
@@ -158,7 +160,13 @@ def test_the_file_of_a_module_that_is_installed_in_place_has_a_digest_and_a_libr
     files.write_text(file, "class Mine: half = 0.5\n")
     second = provenance.hash_named_files({"parts": spec})
     assert not {*first.values()} & {*second.values()}
-    for known in ("numpy.random:Generator", "json:JSONDecoder", "spiky_rl.neurons.lif:Lif", "none.such:X", "..:X"):
+    for known in (
+        "numpy.random:Generator",
+        "json:JSONDecoder",
+        "spiky_rl.neurons.lif:Lif",
+        "none.such:X",
+        "..:X",
+    ):
         assert provenance.hash_named_files({"class_name": known}) == {}
 
 
