@@ -140,9 +140,9 @@ def check_shapes(
 
     ``state`` must be [``states``, ``B``, ``N``], ``params`` [any, N] and ``keep`` [``T``, B], all on the signal's ``device``, or None.
     """
-    for name, x in (("states", state), ("parameters", params), ("keep", keep)):
+    for label, x in (("states", state), ("parameters", params), ("keep", keep)):
         if x is not None:
-            check_device(name, x, device)
+            check_device(label, x, device)
     if state is not None and state.shape != (states, B, N):
         raise ValueError(f"states: shape {[*state.shape]} given; expected: {[states, B, N]}")
     if params is not None and params.shape[1:] != (N,):
@@ -151,10 +151,10 @@ def check_shapes(
         raise ValueError(f"keep: shape {[*keep.shape]} given; expected: {[T, B]}")
 
 
-def check_device(name: str, x: Tensor, device: torch.device) -> None:
-    """Raise `TypeError` if ``x``, called ``name``, is not on the signal's ``device``: kernels take addresses, which torch does not check."""
+def check_device(label: str, x: Tensor, device: torch.device) -> None:
+    """Raise `TypeError` if ``x``, called ``label``, is not on the signal's ``device``: kernels take addresses, which torch does not check."""
     if x.device != device:
-        raise TypeError(f"{name}: on {x.device} given; expected: on {device}, where the signal is")
+        raise TypeError(f"{label}: on {x.device} given; expected: on {device}, where the signal is")
 
 
 def check_weight(weight: Tensor) -> None:
