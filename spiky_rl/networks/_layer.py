@@ -70,19 +70,14 @@ class _Clamp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float | None, high: float | None) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.range = low, high
-        return x.clamp(low, high)
+        clamped = x.clamp(low, high)
+        ctx.save_for_backward(x - clamped)
+        return clamped
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,), (low, high) = ctx.saved_tensors, ctx.range
-        leaves = torch.zeros_like(x, dtype=torch.bool)
-        if low is not None:
-            leaves |= (x < low) & (grad[0] > 0.0)
-        if high is not None:
-            leaves |= (x > high) & (grad[0] < 0.0)
-        return grad[0].masked_fill(leaves, 0.0), None, None
+        (excess,) = ctx.saved_tensors  # below 0 under the range
+        return grad[0].masked_fill(excess * grad[0] < 0.0, 0.0), None, None
 
 
 class LayerRule(Protocol):
