@@ -39,12 +39,12 @@ def episode(act: Action) -> float:
 
     configure_assets("local")
     from spiky_rl.hosts.isaaclab import physics_selection as selection
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
+    from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")
     with open_simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
-        env, total, done = TimedVecEnv(robot, clip_actions=None), 0.0, False
+        env, total, done = IsaacLabVecEnv(robot, clip_actions=None), 0.0, False
         env.reset()
         while not done:
             observation = env.get_observations()["policy"][0].numpy().copy()

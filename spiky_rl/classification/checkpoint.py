@@ -49,7 +49,7 @@ class DatasetSettings(FileRecord):
     binary: bool
 
 
-class RunSettings(FileRecord):
+class ClassifierRunSettings(FileRecord):
     """Flags and dataset of a run."""
 
     flags: ClassifyOptions
@@ -65,7 +65,7 @@ class ClassifierIdentity(FileRecord):
     data: Digest
     split: Digest
     spec: dict[str, Any]
-    settings: RunSettings
+    settings: ClassifierRunSettings
     shape: list[Annotated[int, Field(ge=1, le=MAX_PIXELS)]] = Field(min_length=3, max_length=3)
     classes: Names = Field(strict=False, min_length=2)
     window: list[Annotated[int, Field(ge=0, le=LATEST + 1)]] = Field(min_length=2, max_length=2)

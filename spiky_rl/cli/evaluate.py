@@ -18,7 +18,7 @@ from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunPlan, RunRequest
 
 
-class Parser(common.Parser):
+class EvaluateParser(common.Parser):
     """Parser with the names of the conditions in its help."""
 
     @override
@@ -34,7 +34,7 @@ class Parser(common.Parser):
 def parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Evaluate a trained policy, undisturbed and under test conditions."
-    return Parser("evaluate.py", about, RunRequest, EvaluateOptions, **CHECKPOINT_FLAGS)
+    return EvaluateParser("evaluate.py", about, RunRequest, EvaluateOptions, **CHECKPOINT_FLAGS)
 
 
 def evaluate(argv: list[str]) -> int:

@@ -17,7 +17,7 @@ from spiky_rl.learners.common.inference_policy import clamp_observations
 from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
+    from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv
     from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 ROBOTS = 64
@@ -51,7 +51,7 @@ class ValueRanges:
 
 
 def record_rollout(
-    model: MLPModel, env: TimedVecEnv, progress: Callable[[float], None] = lambda share: None
+    model: MLPModel, env: IsaacLabVecEnv, progress: Callable[[float], None] = lambda share: None
 ) -> CalibrationRollout:
     """Record the observations of up to `ROBOTS` environments until the first environment's episode ends.
 

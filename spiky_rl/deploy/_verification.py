@@ -20,7 +20,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
+    from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv
 
 MAX_MEAN_ERROR = 0.1
 """If a quantised policy's actions differ by more than this share of their standard deviation, on average, a warning is given."""
@@ -108,7 +108,7 @@ class VerificationResult:
 
 def verify_targets(
     model: MLPModel,
-    env: TimedVecEnv,
+    env: IsaacLabVecEnv,
     targets: Mapping[Path, Target],
     progress: Progress,
     command_model: MLPModel | None = None,
@@ -185,7 +185,7 @@ class _FileCheck:
 
 def _run_episode(
     model: MLPModel,
-    env: TimedVecEnv,
+    env: IsaacLabVecEnv,
     checks: list[_FileCheck],
     progress: Progress,
     command_model: MLPModel | None,
@@ -232,7 +232,7 @@ def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
         model.reset()
 
 
-def _read_live_commands(env: TimedVecEnv, command_model: Any, action: torch.Tensor) -> np.ndarray:
+def _read_live_commands(env: IsaacLabVecEnv, command_model: Any, action: torch.Tensor) -> np.ndarray:
     """Return the commands [1, A] of the latest step; ``command_model`` must map the policy's ``action`` [1, A] to the same bits."""
     commands, expected = read_commands(env), command_model.distribution.to_task_units(action)
     if not torch.equal(commands, expected):

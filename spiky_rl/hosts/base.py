@@ -48,6 +48,10 @@ class UnknownTask(UserError):
     """Error about a task that no host registers."""
 
 
+class OverrideError(UserError):
+    """Error about an override with an unknown field or an invalid value."""
+
+
 class NonFiniteError(RuntimeError):
     """Error about a non-finite observation, reward or action."""
 

@@ -14,7 +14,7 @@ import torch
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
 from spiky_rl.run.evaluate import measure_conditions
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
@@ -71,7 +71,7 @@ def main(library, logs, *agents):
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     plan = planned(library, logs, agent)
-                    env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
+                    env = IsaacLabVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     torch.manual_seed(SEED)
                     runner = plan.learner.get_runner_class(plan.spec.algorithm)(
                         env, plan.config, None, "cpu", identity=plan.identity

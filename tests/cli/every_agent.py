@@ -15,7 +15,7 @@ from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy._export import write_and_verify
 from spiky_rl.deploy._targets import ExportOptions, check_expressible
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
 from spiky_rl.learners.common.silent_layers import classify_layer, is_expected_to_spike
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
@@ -81,7 +81,7 @@ def main(library, logs, task, iterations, targets, *agents):
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     plan = planned(library, logs, task, agent)
-                    env = TimedVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
+                    env = IsaacLabVecEnv(gym_env, clip_actions=plan.get_setting("clip_actions"))
                     env.reset()
                     runner = plan.learner.get_runner_class(plan.spec.algorithm)(
                         env, plan.config, None, "cpu", identity=plan.identity

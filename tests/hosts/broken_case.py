@@ -14,7 +14,7 @@ from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import (
     NonFiniteError,
-    TimedVecEnv,
+    IsaacLabVecEnv,
     load_configs,
     open_simulation,
     resolve_task,
@@ -64,7 +64,7 @@ def main(task, wanted):
         open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         whole, found["none"] = course(env, {}), env.worlds_reset
         rows, found["count"] = course(env, BREAKS), env.worlds_reset
         found["finite"] = all(

@@ -12,7 +12,7 @@ from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, find_robot
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
 
 EPISODES, SEED, STEPS = 4, 5, 30
 SETTLE, SLIDE, SPEED = 60, 30, 4.0
@@ -60,7 +60,7 @@ def main(task, physics):
     names = list(ROBUSTNESS)
     count = len(names) * EPISODES
     with open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
             groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED)
             start = groups.restart()["policy"].clone()

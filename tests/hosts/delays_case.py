@@ -10,7 +10,7 @@ import torch
 
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, open_simulation
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
 
@@ -26,7 +26,7 @@ def main(task, agent):
     with open_simulation(
         plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=ENVS, seed=0
     ) as gym_env:
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         manager = env.unwrapped.observation_manager
         terms = [getattr(manager.cfg.policy, name) for name in manager.active_terms["policy"]]
 

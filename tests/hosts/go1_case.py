@@ -11,7 +11,7 @@ import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.wheel_assets import MJLAB, get_wheel_folder
 from tests.hosts.robots_case import ENVS, SEED, Body, Simulation, beside, mirror, mirrored
 
@@ -48,7 +48,7 @@ def main():
         open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         sim = Simulation(env)
         theirs = Body(on_the_ground(get_wheel_folder(MJLAB) / ROBOT))
         found["beside"] = beside(sim.body, theirs)

@@ -15,7 +15,7 @@ from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets, newton_folder
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.conditions import find_robot
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
 from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
 
 ENVS, SEED = 4, 1
@@ -341,7 +341,7 @@ def main(task, wanted):
         open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         found |= {"actions": env.num_actions, "measures": env.make_measures().names}
         sim = Simulation(env)
         partners, found["symmetry"] = mirror(sim.body)

@@ -13,7 +13,7 @@ from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import configure_env
 from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, find_robot, parse_conditions
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation, resolve_task
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
 
 EPISODES, SEED, STEPS = 3, 5, 40
 SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th
@@ -38,7 +38,7 @@ def main(task, wanted):
     configure_env(cfg, names)
     count = len(names) * EPISODES
     with open_simulation(cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, seed=1) as gym_env:
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
             groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED, spec.leg)
             robot = find_robot(env.unwrapped)[1]

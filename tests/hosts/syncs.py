@@ -5,9 +5,9 @@
 OURS = {
     "spiky_rl.learners.common.episodes:EpisodeStatistics.fetch": "returns and lengths, once per iteration",
     "spiky_rl.hosts.environment:Stopwatch.seconds": "the time of the simulation, once per iteration",
-    "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
+    "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
-    "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.worlds_reset": "how many worlds broke, once per iteration",
+    "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.worlds_reset": "how many worlds broke, once per iteration",
     "spiky_rl.learners.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
     "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
     "spiky_rl.learners.skrl.base_runner:SkrlBaseRunner._write_iteration": "the deviation of actions, once per iteration",

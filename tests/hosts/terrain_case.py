@@ -30,7 +30,7 @@ def main():
     )
 
     from spiky_rl.hosts.isaaclab import physics_selection as selection
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, open_simulation
+    from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation
 
     cfg, _ = load_configs(TASK)
     kinds = {
@@ -48,7 +48,7 @@ def main():
     selection.apply_physics(cfg, "auto", "cpu")
     count = EPISODES * PARTS
     with open_simulation(cfg, task_id=TASK, device="cpu", num_envs=count, seed=1) as gym_env:
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         parts = torch.arange(count).split(EPISODES)
         scene = env.unwrapped.scene
         found = {}

@@ -95,11 +95,11 @@ def test_a_control_step_in_isaac_lab_waits_once(monkeypatch):
     with pretended() as cuda:
         world = World()
         monkeypatch.setattr(environment.RslRlVecEnvWrapper, "step", lambda _, actions: world.step(actions))
-        env = environment.TimedVecEnv.__new__(environment.TimedVecEnv)
+        env = environment.IsaacLabVecEnv.__new__(environment.IsaacLabVecEnv)
         env.stopwatch = Stopwatch(DEVICE)
         env.broken = SimpleNamespace(is_excessive=torch.zeros((), dtype=torch.bool, device=DEVICE))
         env.step(torch.rand(world.num_envs, world.num_actions, device=DEVICE))
-    assert cuda.pretence.met == {"spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": 1}
+    assert cuda.pretence.met == {"spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.step": 1}
 
 
 def test_the_meter_is_made_once_in_a_training(monkeypatch):

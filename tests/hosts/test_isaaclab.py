@@ -15,12 +15,12 @@ import json, sys
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 assets = configure_assets("local")
 import torch
-from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, open_simulation
+from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, resolve_task, open_simulation
 task = resolve_task(sys.argv[1])
 cfg, agent = load_configs(task)
 try:
     with open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_env:
-        env = TimedVecEnv(gym_env)
+        env = IsaacLabVecEnv(gym_env)
         measures = env.make_measures()
         torch.manual_seed(0)
         total = torch.zeros(ENVS)

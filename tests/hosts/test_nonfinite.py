@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 pytest.importorskip("isaaclab_rl", reason="Isaac Lab is not installed: the extra 'isaaclab'")
 
-from spiky_rl.hosts.isaaclab.environment import NonFiniteError, TimedVecEnv
+from spiky_rl.hosts.isaaclab.environment import NonFiniteError, IsaacLabVecEnv
 
 ENVS, STEP = 4, 17
 
@@ -23,7 +23,7 @@ def explained(
     is_trained: bool = True,
 ):
     """What is said where environment 2 has these values, and saw ``before``."""
-    environment = TimedVecEnv.__new__(TimedVecEnv)
+    environment = IsaacLabVecEnv.__new__(IsaacLabVecEnv)
     rewards = SimpleNamespace(get_active_iterable_terms=lambda index: terms)
     environment.env = SimpleNamespace(  # type: ignore[assignment]
         unwrapped=SimpleNamespace(common_step_counter=STEP, reward_manager=rewards, cfg=CFG)

@@ -172,9 +172,9 @@ class GymnasiumVecEnv(HostEnvironment):
         """Return the measures of the task's aim per episode, besides the reward."""
         return EpisodeMeasures(self)
 
-    def open_camera(self) -> Camera:
+    def open_camera(self) -> GymnasiumCamera:
         """Return a camera on environment 0."""
-        return Camera(self.vector_env.envs[0])  # of a SyncVectorEnv
+        return GymnasiumCamera(self.vector_env.envs[0])  # of a SyncVectorEnv
 
     @staticmethod
     def make_deterministic(seed: int) -> None:
@@ -217,7 +217,7 @@ class CopiedObservations(gymnasium.ObservationWrapper):
         return np.array(observation)
 
 
-class Camera:
+class GymnasiumCamera:
     """Gymnasium's own rendering of an environment."""
 
     def __init__(self, env: gymnasium.Env) -> None:

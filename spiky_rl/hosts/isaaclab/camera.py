@@ -70,7 +70,7 @@ def halve_picture(picture: np.ndarray) -> np.ndarray:
     return ((rows[:, :, 0] + rows[:, :, 1]) >> 2).astype(np.uint8)
 
 
-class Camera:
+class IsaacLabCamera:
     """Camera that follows the robot of environment 0; needs Newton physics. Raises GraphicsError if rendering is not available."""
 
     def __init__(self, env: WrappedEnv, width: int = 640, height: int = 480) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.registry import UserError, suggest_name
+from spiky_rl.config.errors import suggest_name
+from spiky_rl.hosts.base import OverrideError
 from spiky_rl.hosts.isaaclab.cfg_checks import check_null_allowed, check_values, get_fields
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
@@ -19,10 +20,6 @@ PLAIN = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneTy
 """Types in annotations of which a text can give every value."""
 SIMILAR = {"float": "int", "list": "tuple", "tuple": "list"}
 """Type in an annotation -> another type whose values it takes."""
-
-
-class OverrideError(UserError):
-    """Error about an override with an unknown field or an invalid value."""
 
 
 def to_plain_dict(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -> dict[str, Any]:

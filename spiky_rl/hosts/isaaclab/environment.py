@@ -20,7 +20,7 @@ from tensordict import TensorDict
 
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.registry import RegistryError, suggest_name
-from spiky_rl.hosts.base import NonFiniteError, UnknownTask, make_unknown_task
+from spiky_rl.hosts.base import NonFiniteError, OverrideError, UnknownTask, make_unknown_task
 from spiky_rl.hosts.environment import (
     Leaves,
     Stopwatch,
@@ -38,7 +38,7 @@ from spiky_rl.hosts.isaaclab.cfg_checks import (
     check_solver_names,
     get_fields,
 )
-from spiky_rl.hosts.isaaclab.cfg_fields import OverrideError, apply_override, to_plain_dict
+from spiky_rl.hosts.isaaclab.cfg_fields import apply_override, to_plain_dict
 from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.tasks import get_possible_ids
@@ -47,7 +47,7 @@ from spiky_rl.hosts.robot_measures import RobotMeasures
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.condition_groups import ConditionGroups
-    from spiky_rl.hosts.isaaclab.camera import Camera
+    from spiky_rl.hosts.isaaclab.camera import IsaacLabCamera
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def open_simulation(
         device: Device of the simulation.
         num_envs: Number of environments, B.
         seed: Seed of all random numbers of the simulation.
-        video: Whether to prepare the process for a `spiky_rl.hosts.isaaclab.camera.Camera`.
+        video: Whether to prepare the process for a `spiky_rl.hosts.isaaclab.camera.IsaacLabCamera`.
         deterministic: Whether to use deterministic, slower kernels.
         distributed: Whether this is one of several processes with a device each.
         visualizers: Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own.
@@ -317,7 +317,7 @@ def silence_isaaclab() -> Iterator[None]:
             logger.debug("Isaac Lab: %s", line)
 
 
-class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
+class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of Isaac Lab, with a stopwatch and a check for non-finite values."""
 
     latest_observations: TensorDict | None = None
@@ -365,11 +365,11 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
 
         return IsaacLabConditionGroups
 
-    def open_camera(self) -> Camera:
+    def open_camera(self) -> IsaacLabCamera:
         """Return a camera on environment 0."""
-        from spiky_rl.hosts.isaaclab.camera import Camera
+        from spiky_rl.hosts.isaaclab.camera import IsaacLabCamera
 
-        return Camera(self)  # type: ignore[arg-type]
+        return IsaacLabCamera(self)  # type: ignore[arg-type]
 
     @override
     def get_live_views(self) -> Sequence[Any]:

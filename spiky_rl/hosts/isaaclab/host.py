@@ -101,7 +101,7 @@ class IsaacLabTask(HostTask):
             visualizers=options.visualizers,
             visible=options.visible_envs,
         ) as gym_env:
-            env = environment.TimedVecEnv(gym_env, clip_actions=options.clip_actions)
+            env = environment.IsaacLabVecEnv(gym_env, clip_actions=options.clip_actions)
             self.physics = physics_selection.get_solver_name(gym_env, self.physics)
             yield env
 

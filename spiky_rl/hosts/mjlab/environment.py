@@ -50,7 +50,7 @@ def silence_mjlab() -> Iterator[None]:
 @contextlib.contextmanager
 def open_environment(
     env_cfg: ManagerBasedRlEnvCfg, device: str, options: SimulationOptions
-) -> Iterator[TimedVecEnv]:
+) -> Iterator[MjlabVecEnv]:
     """Open the environments of ``env_cfg``, which has their number and seed, and close them at the end.
 
     Of the kernels, only torch's can be deterministic; MuJoCo Warp has none that are.
@@ -62,14 +62,14 @@ def open_environment(
         env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if options.video else None)
     try:
         with silence_mjlab():
-            wrapped = TimedVecEnv(env, options.clip_actions)
+            wrapped = MjlabVecEnv(env, options.clip_actions)
         yield wrapped
     finally:
         with silence_mjlab():
             env.close()
 
 
-class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
+class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of mjlab, with a stopwatch and a check for non-finite values."""
 
     worlds_reset = 0
@@ -97,9 +97,9 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         robot = self.unwrapped.scene.entities.get(ROBOT)
         return RobotMeasures(self.unwrapped, robot, UniformVelocityCommand, "root_link_lin_vel_b")
 
-    def open_camera(self) -> Camera:
+    def open_camera(self) -> MjlabCamera:
         """Return a camera on environment 0."""
-        return Camera(self.unwrapped)
+        return MjlabCamera(self.unwrapped)
 
     @staticmethod
     def make_deterministic(seed: int) -> None:
@@ -147,7 +147,7 @@ class TimedVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         return message, blames_policy
 
 
-class Camera:
+class MjlabCamera:
     """mjlab's offscreen camera on environment 0, as the task's ``viewer`` configures it."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from spiky_rl.config.errors import UserError, shorten, suggest_name
+from spiky_rl.config.errors import shorten, suggest_name
 from spiky_rl.config.options import check_number
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
+from spiky_rl.hosts.base import OverrideError
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnvCfg
@@ -28,10 +29,6 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "env.scene.env_spacing": {"kind": float, "low": 0.0, "high": 1e6},
 }
 """Fields of every task's configuration, and their bounds."""
-
-
-class OverrideError(UserError):
-    """Error about an override with an unknown field or an invalid value."""
 
 
 def apply_overrides(env_cfg: ManagerBasedRlEnvCfg, overrides: Sequence[str]) -> None:
