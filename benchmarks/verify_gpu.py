@@ -168,7 +168,9 @@ def steps(folder: Path, size: Size) -> list[Step]:
         needs = ("isaaclab", "rsl_rl", "tensorboard")
         all_steps.append(Step(name, ("-m", "spiky_rl.cli", "train", *line), needs))
     if size.device != "cpu":
-        prefix = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", "--log-file")
+        # calls that fail are no errors of kernels: libraries try what a driver has, and a launch that fails raises in its test
+        prefix = ("compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no")
+        prefix += ("--error-exitcode", "9", "--log-file")
         small = ("-m", "pytest", "-m", "gpu", "-q", *SANITIZED_FILES, "-k", SANITIZED)
         prefix = (*prefix, str(folder / RESULTS["sanitizer"]))
         all_steps.append(Step("sanitizer", small, ("cupy",), prefix, environment=SANITIZED_ENVIRONMENT))

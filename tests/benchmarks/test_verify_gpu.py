@@ -233,6 +233,9 @@ def test_the_tests_compare_products_and_convolutions_in_float32(tmp_path):
 
 def test_under_the_sanitizer_a_tensor_is_an_allocation_of_its_own(tmp_path):
     [step] = [step for step in steps(tmp_path, FULL) if step.name == "sanitizer"]
+    line = " ".join(step.prefix)
+    assert "--report-api-errors no" in line, "of calls that libraries try, and handle themselves"
+    assert step.prefix[-2:] == ("--log-file", str(tmp_path / RESULTS["sanitizer"]))
     asks = replace(
         step, prefix=(), arguments=("-c", "import os; print(os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'])")
     )
