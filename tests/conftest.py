@@ -23,6 +23,11 @@ from tests.gpu_session import pytest_configure  # noqa: F401  # a hook
 
 torch.set_num_threads(1)
 
+# Products and convolutions in float32, in which results are compared. A GPU's convolutions are in TF32 by torch's default, its products
+# where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as by verify_gpu.py and in NVIDIA's containers.
+torch.set_float32_matmul_precision("highest")
+torch.backends.cudnn.allow_tf32 = False
+
 # Isaac Lab reads once, at its import, where its robots lie: said here, before any test can import it.
 if find_spec("isaaclab") and find_spec("newton"):
     configure_assets("local")

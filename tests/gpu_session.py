@@ -1,5 +1,10 @@
-"""The end of a call that selects the tests marked gpu: it fails where torch sees a device and they did not run, and says so without one."""
+"""Sessions with and without the tests marked gpu.
 
+A call that selects them fails at its end where torch sees a device and they did not run, and says so without one. A call that leaves
+all of them out sees no device: the other tests are written for the CPU, where commands without ``--device`` run.
+"""
+
+import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,6 +18,14 @@ MARK = "gpu"
 def selects(expression: str) -> bool:
     """Whether an ``expression`` of ``-m`` asks for the tests with the mark, and not just for all."""
     return bool(expression) and Expression.compile(expression).evaluate(lambda name, **_: name == MARK)
+
+
+def leaves_out(expression: str) -> bool:
+    """Whether an ``expression`` of ``-m`` selects no test with the mark, slow or not."""
+    if not expression:
+        return False
+    compiled = Expression.compile(expression)
+    return not any(compiled.evaluate(lambda name, **_: name in marks) for marks in ({MARK}, {MARK, "slow"}))
 
 
 class GpuSession:
@@ -58,6 +71,8 @@ class GpuSession:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Judge the sessions that select the mark; workers of pytest-xdist report to their controller, which does."""
+    """Judge the sessions that select the mark; workers of pytest-xdist report to their controller, which does. Hide devices from others."""
+    if leaves_out(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for devices
     if selects(config.option.markexpr) and not (config.option.collectonly or hasattr(config, "workerinput")):
         config.pluginmanager.register(GpuSession(), "gpu session")

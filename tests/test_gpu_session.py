@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.gpu_session import selects
+from tests.gpu_session import leaves_out, selects
 from tests.kernels.cases import CUPY
 
 pytest_plugins = ["pytester"]
@@ -84,3 +84,15 @@ def test_a_call_for_gpu_tests_fails_where_a_device_is_seen_and_none_ran(case, py
 def test_the_mark_is_asked_for_by_name():
     asked = {"gpu": True, "gpu and not slow": True, "": False, "not gpu": False, "slow and not gpu": False}
     assert {expression: selects(expression) for expression in asked} == asked
+
+
+def test_a_call_without_any_test_of_the_mark_sees_no_device(pytester, monkeypatch):
+    left_out = {"not slow and not gpu": True, "slow and not gpu": True, "not gpu": True}
+    left_out |= {"": False, "gpu": False, "slow": False, "gpu and not slow": False, "gpu and slow": False}
+    assert {expression: leaves_out(expression) for expression in left_out} == left_out
+    pytester.makepyfile("import os\ndef test_asks(): assert os.environ['CUDA_VISIBLE_DEVICES'] == ''")
+    for expression, failed in (("not gpu", 0), ("", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        plugins = ("-p", "no:cacheprovider", "-p", "no:dash", "-p", "tests.gpu_session")
+        done = pytester.runpytest_inprocess(*plugins, "-m", expression)
+        done.assert_outcomes(passed=1 - failed, failed=failed)

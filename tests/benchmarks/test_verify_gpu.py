@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -209,6 +210,46 @@ def test_products_are_in_tf32(tmp_path):
     code = "import torch; print(torch.backends.cuda.matmul.allow_tf32)"
     run_all([Step("asks", ("-c", code))], tmp_path, "cpu", 60.0)
     assert (tmp_path / "asks.log").read_text() == "True\n"
+
+
+@pytest.mark.slow
+def test_the_tests_compare_products_and_convolutions_in_float32(tmp_path):
+    asks = "import torch\ndef test_asks():\n    print(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)\n"
+    (tmp_path / "test_asks.py").write_text(asks, encoding="utf-8")
+    line = (
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-p",
+        "tests.conftest",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path / "test_asks.py"),
+    )
+    run_all([Step("asks", line)], tmp_path, "cpu", 60.0)
+    assert "False False" in (tmp_path / "asks.log").read_text()
+
+
+def test_under_the_sanitizer_a_tensor_is_an_allocation_of_its_own(tmp_path):
+    [step] = [step for step in steps(tmp_path, FULL) if step.name == "sanitizer"]
+    line = " ".join(step.prefix)
+    assert "--report-api-errors no" in line, "of calls that libraries try, and handle themselves"
+    assert step.prefix[-2:] == ("--log-file", str(tmp_path / RESULTS["sanitizer"]))
+    asks = replace(
+        step, prefix=(), arguments=("-c", "import os; print(os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'])")
+    )
+    run_all([asks], tmp_path, "cpu", 60.0)
+    assert (tmp_path / "sanitizer.log").read_text() == "1\n"
+
+
+def test_the_sanitizer_looks_at_tests_of_each_of_its_files():
+    for path in verify_gpu.SANITIZED_FILES:
+        names = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+        words = verify_gpu.SANITIZED.split(" or ")
+        assert any(word in name for word in words for name in names), path
+    texts = "".join((ROOT / path).read_text(encoding="utf-8") for path in verify_gpu.SANITIZED_FILES)
+    assert all(word in texts for word in words), "no word is of a test that was renamed"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def install(monkeypatch, **answers):
         assert hasattr(owner, name)
         setattr(owner, name, answer)
     fake_cupy.put_in_place(monkeypatch, cupy)
+    monkeypatch.setattr(cupy_backend, "has_cuda_headers", lambda: True)
 
 
 def fail(error):
@@ -284,6 +285,17 @@ def cupy_without_nvrtc(monkeypatch, _):
     install(monkeypatch, getVersion=fail(RuntimeError("CuPy failed to load libnvrtc.so.13")))
 
 
+def cupy_without_headers(monkeypatch, _):
+    install(monkeypatch)
+    monkeypatch.setattr(cupy_backend, "has_cuda_headers", lambda: False)
+
+
+def torch_for_rocm(monkeypatch, _):
+    install(monkeypatch)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "7.1.25424")
+
+
 REMEDY = r"remove it \(pip uninstall cupy-cuda12x cupy-cuda13x\) and pip install 'spiky-rl\[cuda(12)?\]'"
 MACHINES = {
     no_gpu: r"torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch",
@@ -292,6 +304,8 @@ MACHINES = {
     cupy_without_its_libraries: rf"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); {REMEDY}",
     cupy_that_crashes: rf"CuPy does not load \(RuntimeError: driver too old\); {REMEDY}",
     cupy_without_nvrtc: rf"CuPy does not load \(RuntimeError: .*libnvrtc\.so\.13\); {REMEDY}",
+    cupy_without_headers: r"CuPy finds no CUDA headers, .*; pip install 'cupy-cuda1[23]x\[ctk\]', or set CUDA_PATH to the folder",
+    torch_for_rocm: r"torch is built for ROCm, and these kernels are for CUDA; on AMD's GPUs use network\.backend: torch",
     cupy_without_a_cache: r"CuPy does not load \(PermissionError: .*\); set CUPY_CACHE_DIR to a folder that can be written",
 }
 
@@ -313,6 +327,13 @@ def test_the_remedy_names_the_extra_that_fits_the_cuda_of_torch(machine, version
     with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         (named,) = tomllib.load(file)["project"]["optional-dependencies"][extra]
     assert named.startswith(package)
+
+
+@pytest.mark.parametrize(("version", "package"), [("12.8", "cupy-cuda12x"), ("13.0", "cupy-cuda13x")])
+def test_headers_are_those_of_the_cuda_of_torch(version, package, monkeypatch):
+    cupy_without_headers(monkeypatch, None)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    assert f"pip install '{package}[ctk]'" in CUPY.get_unavailable_reason()
 
 
 @pytest.mark.parametrize("machine", MACHINES)

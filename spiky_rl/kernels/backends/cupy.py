@@ -55,9 +55,18 @@ def get_extra_name() -> str:
     return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda"
 
 
+def has_cuda_headers() -> bool:
+    """Return whether CuPy finds CUDA's headers. It compiles nothing without them, although no kernel includes one."""
+    from cuda import pathfinder  # CuPy's own dependency
+
+    return pathfinder.find_nvidia_header_directory("cudart") is not None
+
+
 @cache
 def get_missing_reason() -> str | None:
     """Return the reason why kernels cannot run here, with a remedy; None if they can."""
+    if torch.version.hip:  # torch calls AMD's devices cuda as well
+        return "torch is built for ROCm, and these kernels are for CUDA; on AMD's GPUs use network.backend: torch"
     if not torch.cuda.is_available():
         usual = "on a machine with one, install NVIDIA's driver and a CUDA build of torch"
         return f"torch sees no CUDA device; {cuda_driver.find_driver_fault() or usual}"
@@ -72,6 +81,12 @@ def get_missing_reason() -> str | None:
                 f" {get_reinstall_remedy()}"
             )
         cupy.cuda.nvrtc.getVersion()  # loads NVRTC; cupy.cuda.nvrtc is an attribute, so an import statement would fail
+        if not has_cuda_headers():
+            package = "cupy-cuda12x" if get_extra_name() == "cuda12" else "cupy-cuda13x"
+            return (
+                f"CuPy finds no CUDA headers, without which it compiles nothing; pip install '{package}[ctk]', or set CUDA_PATH to the"
+                " folder of NVIDIA's CUDA toolkit"
+            )
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a CuPy whose libraries do not match fails in many ways; report each
         return f"CuPy does not load ({type(error).__name__}: {error}); {suggest_remedy(error)}"
