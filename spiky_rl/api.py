@@ -105,6 +105,8 @@ class SpikingModule(nn.Module):
 
     def _to_sequence(self, x: Tensor) -> tuple[Tensor, bool]:
         """Return ``x`` as [T, B, O], and whether it is one control step."""
+        if not isinstance(x, Tensor):
+            raise UserError(f"x: {type(x).__name__} given; allowed: a tensor, such as torch.as_tensor(x)")
         width, dims = math.prod(self.inputs), len(self.inputs)
         if dims > 1 and x.dim() in (dims + 1, dims + 2) and tuple(x.shape[-dims:]) == self.inputs:
             x = x.flatten(-dims)

@@ -122,6 +122,7 @@ def test_a_file_that_fails_is_executed_again_once_it_is_mended(tmp_path):
 
 WRONG_NAMES = {
     "neighbour": ("neurons", "lfi", "unknown neuron 'lfi'; known: alif, .*; did you mean 'lif'"),
+    "file alone": ("neurons", "own/leaky.py", "unknown neuron .*; of a file: own/leaky.py:CLASS"),
     "surrogate": ("surrogates", "arctan", "did you mean 'arctangent'"),
     "module": ("neurons", "spiky_rl.nuerons.lif:Lif", "there is no module 'spiky_rl.nuerons'"),
     "class": ("neurons", "spiky_rl.neurons.lif:Lf", "has no 'Lf'; did you mean 'Lif'"),

@@ -372,9 +372,8 @@ def normalize_settings(kind: str, settings: PlainValue, path: str) -> PlainMappi
 def _require_known(kind: str, name: str) -> None:
     known = list_names(kind)
     if name not in known:
-        raise RegistryError(
-            f"unknown {_get_singular(kind)} {name!r}; known: {', '.join(known)}{suggest_name(name, known)}"
-        )
+        hint = f"; of a file: {name}:CLASS" if name.endswith(".py") else suggest_name(name, known)
+        raise RegistryError(f"unknown {_get_singular(kind)} {name!r}; known: {', '.join(known)}{hint}")
 
 
 def list_defined_classes(module: ModuleType) -> list[type]:

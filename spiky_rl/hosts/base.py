@@ -303,7 +303,7 @@ def require_obs_groups(used: Mapping[str, Sequence[str]], known: Collection[str]
 def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
     """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` ids and files of tasks/."""
     names = {*known, *registry.list_names("tasks")}
-    close = difflib.get_close_matches(strip_version(name), names, n=4, cutoff=0.5)
+    close = difflib.get_close_matches(strip_version(name.rpartition(":")[2]), names, n=4, cutoff=0.5)
     files = ", ".join(registry.list_names("tasks"))
     hint = f"did you mean {', '.join(close)}?" if close else f"files of tasks/: {files}"
     return UnknownTask(f"{key}: {name!r} is not registered; {hint}")

@@ -16,6 +16,7 @@ from spiky_rl.api import SpikingModule
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
+from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
@@ -39,16 +40,19 @@ if TYPE_CHECKING:
 class PolicyModule(SpikingModule):
     """Trained policy without noise: ``policy(x)`` maps observations [B, O] or [T, B, O] to actions.
 
-    Observations are those of the task's environment; normalisation is inside. ``policy(x, state)`` is as in `SpikingModule`.
+    Observations are those of the task's environment, of any number type; normalisation is inside. ``policy(x, state)`` is as in
+    `SpikingModule`.
     """
 
     def __init__(self, model: Any, spec: AgentSpec, action_space: gymnasium.Space | None) -> None:
         """Wrap the actor ``model`` from `Learner.load_actor` of an agent ``spec``; `load_policy` describes ``action_space``."""
         super().__init__()
+        distribution = model.distribution
+        if action_space is not None:
+            _check_action_space(action_space, spec, None if distribution is None else distribution.output_dim)
         self.body: nn.Module = getattr(model, "network", None) or model.mlp
         """The spiking network or the MLP."""
         self.normalizer: nn.Module = model.obs_normalizer
-        distribution = model.distribution
         self.to_actions = nn.Sequential(
             nn.Identity() if distribution is None else distribution.as_deterministic_output_module(),
             (
@@ -69,7 +73,8 @@ class PolicyModule(SpikingModule):
         return self.body if isinstance(self.body, SpikingNetwork) else None
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
-        x, after = self.normalizer(x), ()
+        # many tasks of Gymnasium observe in double precision
+        x, after = self.normalizer(x.to(next(self.body.parameters()).dtype)), ()
         if self.network is None:
             features = self.body(x)
         else:
@@ -161,16 +166,27 @@ def _find_library(files: Sequence[Path]) -> str:
     return DEFAULT_LEARNER
 
 
-def _make_action_map(space: gymnasium.Space, clip: float | None) -> nn.Module:
-    """Return the module that maps a policy's output [..., A] to actions in a ``space``; ``clip`` is the agent's ``clip_actions``.
-
-    Raises UserError for an unknown space.
-    """
+def _check_action_space(space: gymnasium.Space, spec: AgentSpec, num_actions: int | None) -> None:
+    """Raise UserError unless the policy of an agent ``spec`` acts in ``space``; None for an unknown ``num_actions``."""
     from gymnasium.spaces import Box, Discrete
 
     if isinstance(space, Discrete):
+        size: int = int(space.n)
+    elif isinstance(space, Box) and len(space.shape) == 1:
+        size = space.shape[0]
+    else:
+        raise UserError(f"action_space: {space} given; allowed: Discrete, or Box of one dimension")
+    is_discrete = (spec.runner["actor"].get("distribution_cfg") or {}).get("class_name") == CATEGORICAL
+    if isinstance(space, Discrete) != is_discrete or num_actions not in (None, size):
+        allowed = f"Discrete({num_actions})" if is_discrete else f"Box of shape ({num_actions},)"
+        raise UserError(f"action_space: {space} given, which is not the policy's; allowed: {allowed}")
+
+
+def _make_action_map(space: Any, clip: float | None) -> nn.Module:
+    """Return the module that maps a policy's output [..., A] to actions in a ``space``; ``clip`` is the agent's ``clip_actions``."""
+    from gymnasium.spaces import Discrete
+
+    if isinstance(space, Discrete):
         return ChooseLargest(int(space.start))
-    if isinstance(space, Box) and len(space.shape) == 1:
-        low, high = round_inwards(space.low, math.inf), round_inwards(space.high, -math.inf)
-        return ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)
-    raise UserError(f"action_space: {space} given; allowed: Discrete, or Box of one dimension")
+    low, high = round_inwards(space.low, math.inf), round_inwards(space.high, -math.inf)
+    return ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)

@@ -11,6 +11,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 import gymnasium
 
+from spiky_rl.hosts import find_host
 from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task
 from spiky_rl.hosts.isaaclab.tasks import list_registered_ids
 
@@ -38,6 +39,18 @@ def test_file_that_registers_no_such_task_is_said_in_one_line(tmp_path, monkeypa
     assert str(refused.value).startswith("task: ") and "\n" not in str(refused.value)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_a_wrong_id_is_answered_by_the_one_that_the_file_registers(tmp_path):
+    file = tmp_path / "own_crane.py"
+    file.write_text(
+        "import gymnasium\ngymnasium.register('Own-Crane', 'own:Env', kwargs={'env_cfg_entry_point': 'own:Cfg'})\n"
+    )
+    assert find_host(f"{file}:Own-Crane").name == "isaaclab"
+    with pytest.raises(
+        UnknownTask, match=r"own_crane.py:Own-Cran' is not registered; did you mean Own-Crane"
+    ):
+        find_host(f"{file}:Own-Cran")
 
 
 @pytest.mark.slow

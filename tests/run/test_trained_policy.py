@@ -140,6 +140,30 @@ def test_a_run_folder_is_loaded_past_a_damaged_checkpoint(tmp_path):
         spiky_rl.load_policy(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "space", "allowed"),
+    [
+        ("CartPole-v1.lif_ppo", gymnasium.spaces.Discrete(3), r"Discrete\(2\)"),
+        ("CartPole-v1.lif_ppo", gymnasium.spaces.Box(-1.0, 1.0, (2,)), r"Discrete\(2\)"),
+        ("CartPole-v1.mlp_matched_ppo", gymnasium.spaces.Box(-1.0, 1.0, (4,)), r"Discrete\(2\)"),
+        ("InvertedPendulum-v5.lif_ppo", gymnasium.spaces.Discrete(1), r"Box of shape \(1,\)"),
+        ("InvertedPendulum-v5.lif_ppo", gymnasium.spaces.Box(-1.0, 1.0, (3,)), r"Box of shape \(1,\)"),
+    ],
+)
+def test_an_action_space_of_another_task_is_refused(name, space, allowed):
+    with pytest.raises(UserError, match=f"action_space: .* not the policy's; allowed: {allowed}"):
+        spiky_rl.load_policy(name, space)
+
+
+@torch.no_grad()
+def test_observations_of_any_number_type_are_taken_and_arrays_refused_by_name():
+    policy = spiky_rl.load_policy("InvertedPendulum-v5.lif_ppo")
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(policy(x), policy(x.float()))
+    with pytest.raises(UserError, match="x: ndarray given; allowed: a tensor"):
+        policy(x.numpy())
+
+
 @pytest.mark.slow
 def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
     with pytest.raises(

@@ -148,7 +148,7 @@ class IsaacLab(Host):
 
     @override
     def list_tasks(self) -> Collection[str]:
-        return tasks.list_registered_ids()
+        return tasks.list_known_ids()
 
     @override
     def require_installed(self, video: bool = False) -> None:

@@ -6,9 +6,13 @@ import ast
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from spiky_rl.hosts.base import read_registered_ids
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 OWN = "Spiky-Velocity-Flat-Go1"
 GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
@@ -17,6 +21,8 @@ GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 
 PREFIXES = ("Isaac-", "IsaacContrib-", "Spiky-")
 """First letters of the ids of Isaac Lab and of `OWN`."""
+ENV_CFG = "env_cfg_entry_point"
+"""Keyword argument of every task of Isaac Lab in gymnasium's registry."""
 OUR_ENTRIES = ("spiky_rl.", "isaaclab_mujoco.")
 """Entry points that register no tasks beyond `OWN`."""
 EXTENSIONS = "isaaclab.tasks"
@@ -27,9 +33,8 @@ def owns_task(name: str) -> bool:
     """Return whether Isaac Lab has a task ``name``, as far as known without importing it; `resolve_task` checks the rest."""
     if importlib.util.find_spec("isaaclab_tasks") is None:
         return name.startswith(PREFIXES)
-    registered = sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {}
-    if spec := registered.get(name):
-        return "env_cfg_entry_point" in spec.kwargs
+    if spec := _get_registry().get(name):
+        return ENV_CFG in spec.kwargs
     known = list_registered_ids()
     return not known or not known.isdisjoint(get_possible_ids(name))
 
@@ -37,6 +42,17 @@ def owns_task(name: str) -> bool:
 def get_possible_ids(name: str) -> tuple[str, ...]:
     """Return the ids that ``name`` may stand for: itself, or without the ``-v0`` of Isaac Lab 2, whose tasks have no version now."""
     return (name, name.removesuffix("-v0"))
+
+
+def list_known_ids() -> frozenset[str]:
+    """Return the ids of `list_registered_ids` and those that files of the user have registered; empty as for `read_registered_ids`."""
+    ids = list_registered_ids()
+    return ids | {name for name, spec in _get_registry().items() if ENV_CFG in spec.kwargs} if ids else ids
+
+
+def _get_registry() -> Mapping[str, EnvSpec]:
+    """Return gymnasium's registry; empty before gymnasium is imported."""
+    return sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {}
 
 
 @functools.cache
