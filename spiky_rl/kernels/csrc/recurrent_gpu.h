@@ -165,10 +165,11 @@ extern "C" __global__ void spiky_recurrent_backward(const float *__restrict__ cu
                  filtered, decay, {N, delays, binary}};
   row_forward(r, Keep{{path, grad_drive, arrived, of_output}, r});
   float *vectors = shared_room;  // two of N, because the one of the previous step is still being read
+  long reset = T;  // the last control step up to t that begins with a reset, or -1
   for (long t = T - 1, step = T * K - 1; t >= 0; t--) {
-    long since = -delays;
-    for (long s = 0; s <= t; s++)
-      if (r.factor(s) == 0.0f) since = s * K;
+    if (reset > t)
+      for (reset = t; reset >= 0 && r.factor(reset) != 0.0f; reset--) {}
+    const long since = reset < 0 ? -delays : reset * K;
     for (long k = K - 1; k >= 0; k--, step--) {
       const float factor = k == 0 ? r.factor(t) : 1.0f;
       float *vector = vectors + step % 2 * N;
