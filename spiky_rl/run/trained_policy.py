@@ -149,12 +149,13 @@ def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
         policies.read_weights(policy := policies.read_policy(name))
         return policy.weights, policy.library
     path = Path(name)
-    if not path.exists():
+    checkpoints = list_checkpoints(path) if path.is_dir() else [path] if path.exists() else []
+    if not checkpoints:
         hint = registry.suggest_name(name, names)
         raise UserError(
-            f"source: {name!r} given; allowed: {', '.join(names)}, a run folder or a checkpoint{hint}"
+            f"source: {name!r} given; allowed: {', '.join(names)}, a checkpoint or a run folder with checkpoints{hint}"
         )
-    library = _find_library(list_checkpoints(path) if path.is_dir() else [path])
+    library = _find_library(checkpoints)
     return run_folders.find_checkpoint(name, Path(), "", "", None, library), library
 
 

@@ -164,6 +164,11 @@ def test_observations_of_any_number_type_are_taken_and_arrays_refused_by_name():
         policy(x.numpy())
 
 
+def test_a_folder_without_checkpoints_is_refused_as_source(tmp_path):
+    with pytest.raises(UserError, match="^source: '.*' given; allowed: "):
+        spiky_rl.load_policy(tmp_path)
+
+
 @pytest.mark.slow
 def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
     with pytest.raises(
