@@ -138,10 +138,10 @@ def print_summary(
 
 def describe_accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return rows on the accuracy of a result, on its ANN, and on the best epoch."""
-    n_tested, validation = result["samples_test"], []
-    if result["accuracy_validation"] is not None:
-        share = result["accuracy_validation"]
-        validation = [f"{share:.1%} of {result['samples_validation']} validation recordings"]
+    n_tested, share = result["samples_test"], result["accuracy_validation"]
+    validation = (
+        [] if share is None else [f"{share:.1%} of {result['samples_validation']} validation recordings"]
+    )
     if result["accuracy"] is None:
         text = f"none yet: the {n_tested} test recordings are used once, at the end"
         return [("accuracy", "; ".join([text, *validation])), *describe_ann(result)]

@@ -33,7 +33,7 @@ def get_width() -> int:
 
 
 def print_columns(rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in aligned columns of equal length; texts that are too long for their column are wrapped."""
+    """Print rows of equal length in aligned columns; texts that are too long for their column are wrapped."""
     if not rows:
         return
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]

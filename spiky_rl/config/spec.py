@@ -235,7 +235,7 @@ def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
     """
     for network, role in zip(NETWORKS, ("actor", "critic"), strict=True):
         origin = origins.get(f"{role}.class_name", "")
-        if tree.get(network) and not is_host_origin(origin) and not origin.startswith("tasks/"):
+        if tree.get(network) and is_agent_origin(origin):
             name = shorten(get_section(tree, role)["class_name"])
             raise RegistryError(
                 f"agent.{role}.class_name: {name} given, but agent.{network} replaces the model; leave out one of the two"
@@ -336,6 +336,11 @@ def is_host_origin(origin: str) -> bool:
     return ".yaml" not in origin and origin not in (COMMAND_LINE, DEFAULT)
 
 
+def is_agent_origin(origin: str) -> bool:
+    """Return whether a layer with this ``origin`` is for one agent: all layers but the host's and the task file's."""
+    return not is_host_origin(origin) and not origin.startswith("tasks/")
+
+
 def _matches_task(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     """Return whether an agent's override for ``name`` applies to the gym id ``task`` with the file ``task_spec``.
 
@@ -380,7 +385,7 @@ def _resolve_paths(node: PlainValue, folder: Path) -> PlainValue:
 
 
 def _resolve_path(text: str, folder: Path) -> str:
-    """Return a text of a file as `_resolve_paths` does."""
+    """Return ``text`` with its path made absolute under the conditions of `_resolve_paths`."""
     target, _, attribute = text.rpartition(":")
     if target.endswith(".py") and os.path.isfile(folder / target):
         return f"{folder / target}:{attribute}"
@@ -404,7 +409,7 @@ def _load_task_file(path: Path) -> TaskSpec:
 
 
 def _load_task_file_once(path: Path) -> TaskSpec:
-    """Load a task file, or copy what was loaded if the file has not changed: a tuning's plan reads all task files 171 times."""
+    """Load a task file, or copy what was loaded if the file has not changed: the plan of a tuning reads all task files many times."""
     try:
         status = path.stat()
     except OSError:
@@ -422,7 +427,8 @@ def _load_unchanged_task_file(path: Path, _version: tuple[int, ...]) -> TaskSpec
 def configure_network(tree: PlainMapping, key: str, requires_layers: bool = True) -> ComponentSpec:
     """Check and complete the network ``key``; without ``layers`` it gets the ANN's hidden layers.
 
-    If no layer sets these either, and the network needs them, it gets layers of width 1 unless ``requires_layers``.
+    If ``tree`` has no hidden layers either, a network that needs them gets layers of width 1, or RegistryError is raised if
+    ``requires_layers``.
     """
     path = f"agent.{key}"
     settings = registry.normalize_settings("networks", tree[key], path)

@@ -95,7 +95,8 @@ def read_requested_checkpoint(plan: RunPlan, requires_seed: bool = True) -> tupl
 def find_checkpoint(plan: RunPlan, resume: bool = False) -> Path:
     """Return the checkpoint that a plan's request names. Raises UserError if its task, agent or network differs.
 
-    To ``resume`` a training, its run must have the given seed; otherwise the seed may be the environments' alone.
+    To ``resume``, the run must have the request's seed. Otherwise a run of another seed will do if there is none: that seed may be meant
+    for the environments alone.
     """
     checkpoint, loaded = read_requested_checkpoint(plan, requires_seed=resume)
     check_network(loaded, plan.spec, checkpoint, resume)

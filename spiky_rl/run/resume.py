@@ -201,7 +201,7 @@ def _merge_overrides(
 ) -> tuple[str, ...]:
     """Return the ``recorded`` overrides updated with the ``requested`` ones; add a text to ``differences`` for each changed value.
 
-    A repeated key keeps its place: behind a recorded key below it, it would drop that key's value.
+    A repeated key keeps its place: if it moved behind a recorded key below it, it would drop that key's value.
     """
     values = {text.partition("=")[0]: text for text in recorded}
     for text in requested:

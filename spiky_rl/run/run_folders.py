@@ -166,7 +166,7 @@ def _describe_missing(
 
 
 def _get_seed(manifest: Manifest, checkpoint: Path, library: str) -> int | None:
-    """Return the seed of a run, which older manifests do not have, but its checkpoints."""
+    """Return the seed of a run from its manifest, or from its ``checkpoint`` if an older manifest has none; None if neither has it."""
     if manifest.seed is not None:
         return manifest.seed
     return get_identity(read_checkpoint(str(checkpoint), library=library)).get("seed")
@@ -301,7 +301,7 @@ def _rebuild_manifest(run: Path, library: str) -> Manifest:
 def get_creation_time(run: Path) -> datetime.datetime:
     """Return a run's creation time from its manifest, or else from its folder's name, or else the earliest time there is.
 
-    The name has whole seconds, of which the end counts.
+    A name has whole seconds; the last microsecond of the second counts.
     """
     if (manifest := _read_manifest(run)) is not None and manifest.created_at is not None:
         return manifest.created_at

@@ -43,7 +43,7 @@ CACHE = "ISAACLAB_MUJOCO_CACHE"
 PRIVATE = 0o700
 """Mode of the folder and its libraries."""
 TIMEOUT_S = 300.0
-"""Time limit of a compilation in seconds: it takes four on an idle machine, a minute on one with ten times as much to do."""
+"""Time limit of a compilation in seconds: it takes 4 s on an idle machine, and a minute on one with ten times the load."""
 VERSION_TIMEOUT_S = 20.0
 """Time limit of ``--version`` in seconds; a compiler that hangs is found here."""
 DIGEST_BYTES = 32

@@ -159,10 +159,10 @@ def get_length(array: wp.array | None) -> int:
 
 def find_articulations(model: Model) -> np.ndarray:
     """Return the articulation through which forward kinematics reach each joint; -1 for joints that close a loop and for rods."""
-    if model.articulation_count == 0:
-        return np.full(model.joint_count, -1, np.int32)
-    starts, ends = model.articulation_start.numpy(), model.articulation_end.numpy()  # type: ignore[union-attr]
     found = np.full(model.joint_count, -1, np.int32)
+    if model.articulation_count == 0:
+        return found
+    starts, ends = model.articulation_start.numpy(), model.articulation_end.numpy()  # type: ignore[union-attr]
     for articulation in range(model.articulation_count):
         found[starts[articulation] : ends[articulation]] = articulation
     excluded = (model.joint_articulation.numpy() < 0) | (model.joint_type.numpy() == int(JointType.ROD))  # type: ignore[union-attr]

@@ -34,7 +34,11 @@ class NativeSolver(SolverMuJoCo):
                 becomes unsupported after the first step, the solver raises UnsupportedModel.
         """
         self.worlds: Worlds | None = None
-        self.is_stale, self.is_native, self.allows_fallback = True, True, allows_fallback
+        self.is_stale = True
+        """Whether MuJoCo's models lack changes of Newton's parameters."""
+        self.is_native = True
+        """Whether MuJoCo makes the steps, not MuJoCo-Warp."""
+        self.allows_fallback = allows_fallback
         super().__init__(model, **options)
         if reason := find_unsupported_feature(self):
             self.fall_back_to_warp(UnsupportedModel(reason))

@@ -75,9 +75,9 @@ class AgentTaskRow:
     training: Interval | None
     """Mean return of the last iterations, with exploration."""
     last_ten_evaluations: Interval | None
-    """Mean return of the last ten evaluations during the training; None if a seed has no evaluations, likewise the next one."""
+    """Mean return of the last ten evaluations during the training; None if a seed has no evaluations."""
     max_evaluation: Interval | None
-    """Highest mean return of an evaluation during the training, which overestimates the policy that is kept."""
+    """Highest mean return of an evaluation during the training, which overestimates the final policy; None if a seed has no evaluations."""
     final_slope: Interval | None
     """Mean training return of the last tenth of the iterations minus the mean of the tenth before."""
     threshold: ThresholdSummary | None

@@ -118,7 +118,7 @@ class StudyAnalysis:
 
     @cached_property
     def solved(self) -> Mapping[str, float]:
-        """Return of the threshold by task, in the order of the plan."""
+        """Return from which a task counts as solved, by task, in the order of the plan."""
         solved = {result.task: result.solved for result in self.trained if result.solved is not None}
         return {task: solved[task] for task in self.tasks if task in solved}
 

@@ -186,7 +186,7 @@ class CellResources:
     processes: int = 1
     """Processes of a training."""
     threads: int | None = None
-    """CPU threads of a cell."""
+    """CPU threads of each process of a cell."""
 
 
 def build_cells(
@@ -218,7 +218,7 @@ def build_cells(
 
 
 def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
-    """Raise StudyError if an ``agent`` needs a ``teacher`` and has none, has one and learns from none, or cannot learn from the teacher."""
+    """Raise StudyError unless an ``agent`` that learns from a teacher has a suitable ``teacher``, and any other agent has none."""
     needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
     name = Path(agent).stem
     if needs_teacher and teacher is None:
@@ -347,7 +347,7 @@ def _build_trained_cell(
     variant: PlainMapping,
     plan: RunPlan,
     seed: int,
-    teacher: Cell | None = None,
+    teacher: Cell | None,
 ) -> Cell:
     study, processes = inputs.study, inputs.resources.processes
     label = inputs.title or format_label(agent, variant)

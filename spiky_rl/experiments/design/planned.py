@@ -58,7 +58,7 @@ class Endpoint(Settings):
 
     @property
     def label(self) -> str:
-        """Its name; without one, its measure."""
+        """Name, or the measure if the name is empty."""
         if self.kept:
             return self.name or f"kept under {', '.join(self.kept)}"
         return self.name or self.measure or f"energy per metre, {self.energy_per_metre}"
@@ -74,7 +74,7 @@ class Endpoint(Settings):
 
     @property
     def scale(self) -> float:
-        """Factor from its numbers to the ones in reports."""
+        """Factor from values of the endpoint to the numbers in reports."""
         return 100.0 if self.kept else 1.0
 
     @property

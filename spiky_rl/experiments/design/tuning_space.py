@@ -114,7 +114,7 @@ class SpaceFile(Settings):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Content of a file in ``spaces/``."""
+    """Search space: the content of its file and the dimensions in it, those of its own by agent."""
 
     name: str
     content: SpaceFile
@@ -127,7 +127,7 @@ class SearchSpace:
         return [format_override(key, value) for key, value in self.content.set.items()]
 
     def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
-        """Return the dimensions of an ``agent``. Raises StudyError if the space does not name it, or if there is none."""
+        """Return the dimensions of an ``agent``. Raises StudyError if the space does not name the agent, or has no dimension for it."""
         stem = Path(agent).stem
         if stem not in self.own:
             raise StudyError(

@@ -160,7 +160,7 @@ def format_tick(value: float, _place: object = None) -> str:
 
 
 def fit_label(label: str, most: int = 38) -> str:
-    """Return the ``label``; a label of more than ``most`` characters with the last part of each varied key, then without its middle."""
+    """Return the ``label`` in at most ``most`` characters: first only the last part of each varied key stays, then the middle is cut out."""
     if len(label) > most:
         label = re.sub(r"\S+\.(\w+)=", r"\1=", label)
     return label if len(label) <= most else f"{label[: most // 2]}…{label[most // 2 + 1 - most :]}"

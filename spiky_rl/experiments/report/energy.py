@@ -29,7 +29,7 @@ COUNTS = {
 }
 """Counts per control step, with the titles of their columns."""
 MIN_DIFFERENCE = 0.01
-"""Relative difference from which on lists of synapses have columns of their own."""
+"""Relative difference in energy above which lists of synapses get columns of their own."""
 ANN = (
     "ANN: an ANN with the sizes and synapses of the spiking agent and ReLU that skips zeros, half of its hidden activations; it is"
     " counted, not trained."
@@ -125,7 +125,7 @@ def make_counts_table(task: str, rows: Sequence[AgentTaskRow]) -> Block:
 def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Block]:
     """Yield the counts on a ``task``, and the energies of a control step and an episode under every energy model."""
     names, models = [row.label for row in rows], dict.fromkeys(name for row in rows for name in row.energy)
-    titles = dict(zip(models, models, strict=True))
+    titles = {name: name for name in models}
     yield make_counts_table(task, rows)
     yield Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models])
     anns = {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}

@@ -186,7 +186,7 @@ def list_changed_tunings(analysis: StudyAnalysis) -> str:
 
 
 def describe_late_plan(analysis: StudyAnalysis) -> str:
-    """Return the parts of the plan that were added after the first cell; empty if there are none."""
+    """Return why comparisons are unplanned: no plan, a plan after a first result, or seeds and tasks added since; empty if all are planned."""
     plan = analysis.design.plan
     if plan is None:
         return "no comparison was planned"

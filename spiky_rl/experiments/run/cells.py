@@ -32,6 +32,7 @@ CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.t
 SHARED_LOCK = "workers.lock"
 """Lock that the processes of a distributed training share, because torchrun does not pass on file descriptors."""
 VERSION = 1
+"""Version of the format of ``result.json`` and of a tuning's file."""
 
 
 def load_or_extend_study(folder: Path, study: Study) -> Study:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
+from spiky_rl.config.plain_data import format_override
 from spiky_rl.config.spec import TaskSpec, load_task, read_algorithm
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell, CellResources
@@ -81,10 +82,10 @@ class ExecutionOptions(Settings):
         return int(first)
 
     def open_engine(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
-        """Return the engine, None for a dry run, and the GPUs of this machine that it distributes cells over.
+        """Return the engine, or None for a dry run, and the GPUs of this machine that it distributes cells over.
 
-        Raises UserError if they are not available, if an option has no effect on the engine, or if the study's ``library`` trains in one
-        process only.
+        Raises UserError if there are too few GPUs, if the engine cannot run, if an option has no effect on the engine, or if the study's
+        ``library`` trains in one process only.
         """
         for key in ("ray_address", "cell_cpus", "cell_gpus"):
             if self.engine != "ray" and (value := getattr(self, key)) is not None:
@@ -164,14 +165,14 @@ class AgentResolver:
         """
         if agent == RANDOM:
             return self(task, self.study.agents[0], self.study.list_variants(self.study.agents[0])[0])
-        varied = tuple(grid.format_override(key, value) for key, value in variant.items())
+        varied = tuple(format_override(key, value) for key, value in variant.items())
         key = (task, " ".join((agent, *varied)))
         if key not in self.known:
             self.known[key] = self._make_plan(task, agent, varied)
         return self.known[key]
 
     def _choose_num_envs(self, task: str) -> int | None:
-        """Return the study's number of environments; elsewhere, the task's for a GPU if the study has none."""
+        """Return the study's number of environments; if it has none, the task's for a GPU in a plan for another machine, else None."""
         if (
             self.study.num_envs is None
             and self.place.is_elsewhere

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FRAME_HEIGHT = 480
 """Height of a frame in pixels, as in a spike raster."""
 UNKNOWN_PERIOD = 1.0 / 30.0
-"""``step_dt`` in s if the task does not tell its control period: of films and rsl_rl's reward scales."""
+"""Value of ``step_dt`` in s if the task does not tell its control period; videos and rsl_rl's reward scales read it."""
 
 
 class GymnasiumVecEnv(HostEnvironment):
@@ -116,7 +116,8 @@ class GymnasiumVecEnv(HostEnvironment):
     def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Environment i of each of the ``parts``, given by indices, starts in the same state, drawn from ``seed``.
+        ``parts`` are disjoint groups of environment indices. The i-th environments of all groups start in the same state, drawn from
+        ``seed``.
         """
         seeds = [0] * self.num_envs
         for ids in parts:
@@ -139,7 +140,7 @@ class GymnasiumVecEnv(HostEnvironment):
             # no step has checked the first observation
             self._require_finite("an observation", self._frames.cpu().numpy())
             raise NonFiniteError("an action is not finite", blames_policy=True)
-        # a bound of the policy's own unit; clipped scores of choices might be equal
+        # the bound is in the policy's unit; clipping could make the scores of discrete actions equal
         if self.clip_actions is not None and not (self.takes_task_units or self.spaces.is_discrete):
             actions = actions.clamp(-self.clip_actions, self.clip_actions)
         observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
@@ -210,7 +211,7 @@ class GymnasiumVecEnv(HostEnvironment):
 
 
 class CopiedObservations(gymnasium.ObservationWrapper):
-    """Task whose observations do not change later: a reset into the array of the last one would change the final observation."""
+    """Task with copied observations: a task that resets into the array of its last observation would change the final observation."""
 
     @override
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:

@@ -19,8 +19,8 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
-from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.modules import load_module
+from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec, strip_version
 from spiky_rl.hosts.base import (
@@ -95,7 +95,7 @@ class GymnasiumTask(HostTask):
             env = gymnasium.make(self.id, **self.settings)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(f"--task {self.id}: {error}") from error
-        except Exception as error:  # every task raises its own
+        except Exception as error:  # a task may raise anything
             raise _explain_setting(error, registered, self.settings) from error
         with closing(env):
             self.camera = _find_camera(env)
@@ -233,7 +233,7 @@ def _list_ids() -> Collection[str]:
 
 @functools.cache
 def _has_plugins() -> bool:
-    """Return whether an installed package registers tasks when Gymnasium is imported; all packages are looked through, once."""
+    """Return whether an installed package registers tasks when Gymnasium is imported; search all packages only once."""
     return bool(importlib.metadata.entry_points(group=PLUGINS))
 
 
@@ -284,16 +284,16 @@ def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
 
 
 def _explain_setting(error: Exception, registered: EnvSpec, settings: Mapping[str, Any]) -> Exception:
-    """Return a UserError about an ``error`` of a task, which names its ``settings``; the ``error`` itself if there are none.
+    """Return a UserError with the ``settings`` under which a task raised ``error``; the ``error`` itself if the user set nothing.
 
-    A setting that the task does not know is named alone.
+    If the task does not know a setting, the UserError names only that one.
     """
     from gymnasium.envs.registration import load_env_creator
 
     own_settings = {key: value for key, value in settings.items() if key != "max_episode_steps"}
     if not own_settings:
         return error
-    # Python's words about a keyword argument that a function does not have
+    # part of the message of Python's TypeError for an unknown keyword argument
     if key := next((key for key in own_settings if f"argument '{key}'" in str(error)), None):
         entry = registered.entry_point
         if isinstance(entry, str):

@@ -153,9 +153,9 @@ class TaskSpaces:
     def to_actions(self, actions: Tensor, in_task_units: bool = False) -> NDArray[Any]:
         """Return a policy's ``actions`` [B, A] in the form that Gymnasium's environments take.
 
-        Components are clipped to [-1, 1] and mapped to the bounds, unless ``in_task_units``; a component without bounds stays as it
-        is. Components of a task that takes whole numbers are rounded. Of a discrete action, the index of the largest component is the
-        choice.
+        Components are clipped to [-1, 1] and mapped to the task's bounds, unless they are ``in_task_units`` already; a component
+        without bounds stays as it is. They are rounded if the task takes whole numbers. A discrete action is the index of the
+        largest component, counted from the first action.
         """
         values = actions.detach().to("cpu", torch.float32)
         if self.is_discrete:
@@ -165,7 +165,7 @@ class TaskSpaces:
         clipped = np.clip(values.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
         if np.issubdtype(self.action_dtype, np.integer):
             clipped = np.rint(clipped)
-        # the task's type where single precision does not fit into it
+        # float32 stays unless the task's type cannot hold it
         return clipped if np.can_cast(clipped.dtype, self.action_dtype) else clipped.astype(self.action_dtype)
 
     @functools.cached_property

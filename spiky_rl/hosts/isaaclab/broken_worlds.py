@@ -32,7 +32,9 @@ class BrokenWorlds:
         self.mask = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
         """Whether a world broke in the latest step, [B]."""
         self.count = torch.zeros((), dtype=torch.long, device=env.device)
+        """Number of broken worlds since the start."""
         self.recent = torch.zeros((), device=env.device)
+        """Running count of broken worlds, see `WINDOW`."""
         self.sizes = self.sizes_before = torch.zeros(0, env.num_envs, device=env.device)
         """Maximum of every quantity in every world, [Q, B], in the latest and the previous step, before resets."""
         if isinstance(env, ManagerBasedRLEnv):
@@ -81,7 +83,7 @@ class BrokenWorlds:
     def _follow_managers(self, env: ManagerBasedRLEnv) -> None:
         """Make the managers of an ``env`` terminate broken worlds, and keep only the `PENALTIES` of their rewards."""
         terminations, rewards = env.termination_manager, env.reward_manager
-        find_ended, pay = terminations.compute, rewards.compute
+        compute_dones, compute_all_rewards = terminations.compute, rewards.compute
         is_penalty = torch.tensor(
             [
                 getattr(rewards.get_term_cfg(name).func, "__name__", "") in PENALTIES
@@ -92,7 +94,7 @@ class BrokenWorlds:
         )
 
         def compute_terminations() -> Tensor:
-            find_ended()
+            compute_dones()
             self.find()
             terminations.terminated.logical_or_(self.mask)
             terminations.time_outs.logical_and_(~self.mask)
@@ -101,7 +103,7 @@ class BrokenWorlds:
         def compute_rewards(dt: float) -> Tensor:
             # pylint: disable=protected-access  # its sums would be NaN in a log
             sums = rewards._episode_sum_buf.clone()
-            total, broken = pay(dt), self.mask[:, None]
+            total, broken = compute_all_rewards(dt), self.mask[:, None]
             rewards._step_reward.masked_fill_(broken & ~is_penalty, 0.0)
             rewards._episode_sum_buf.copy_(
                 torch.where(broken, sums + rewards._step_reward * dt, rewards._episode_sum_buf)
@@ -114,15 +116,15 @@ class BrokenWorlds:
 
     def _follow_methods(self, env: DirectRLEnv) -> None:
         """Make an ``env`` terminate broken worlds with a reward of 0."""
-        find_ended, pay = env._get_dones, env._get_rewards  # pylint: disable=protected-access
+        compute_dones, compute_rewards = env._get_dones, env._get_rewards  # pylint: disable=protected-access
 
         def get_dones() -> tuple[Tensor, Tensor]:
-            terminated, time_outs = find_ended()
+            terminated, time_outs = compute_dones()
             self.find()
             return terminated | self.mask, time_outs & ~self.mask
 
         def get_rewards() -> Tensor:
-            return pay().masked_fill(self.mask, 0.0)
+            return compute_rewards().masked_fill(self.mask, 0.0)
 
         replace(env, "_get_dones", get_dones)
         replace(env, "_get_rewards", get_rewards)

@@ -16,10 +16,12 @@ from spiky_rl.hosts.isaaclab.workflows import WrappedEnv
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
 
+WIDTH, HEIGHT = 640, 480
+"""Size of a picture in pixels."""
 SMOOTHING = 0.85
 """Weight of the camera's previous target in each frame."""
 TELEPORT_DISTANCE = 0.5
-"""Maximum distance in m that a robot moves between two frames; beyond it, a new episode has begun and the camera jumps."""
+"""Distance in m of the robot from the camera's previous target beyond which the camera jumps, because a new episode has begun."""
 SIDE_VIEW = (0.5, -0.8, 0.33)
 """Direction from a robot with a free base to the camera."""
 FRONT_VIEW = (0.92, -0.3, 0.26)
@@ -73,7 +75,7 @@ def halve_picture(picture: np.ndarray) -> np.ndarray:
 class IsaacLabCamera:
     """Camera that follows the robot of environment 0; needs Newton physics. Raises GraphicsError if rendering is not available."""
 
-    def __init__(self, env: WrappedEnv, width: int = 640, height: int = 480) -> None:
+    def __init__(self, env: WrappedEnv) -> None:
         setup_graphics()
         self.env = env.unwrapped
         if "newton" not in self.env.sim.physics_manager.__name__.lower():
@@ -86,7 +88,7 @@ class IsaacLabCamera:
                 from newton.viewer import ViewerGL
 
                 # twice the size, to be halved, because Mesa's EGL has no antialiasing
-                self.viewer = ViewerGL(2 * width, 2 * height, headless=True)
+                self.viewer = ViewerGL(2 * WIDTH, 2 * HEIGHT, headless=True)
             except Exception as error:  # pyglet, OpenGL and the driver each raise their own
                 raise GraphicsError(f"video: OpenGL does not start ({error}): {REMEDY}") from error
             self.newton = NewtonManager
@@ -107,7 +109,7 @@ class IsaacLabCamera:
         return bool((flags & int(ShapeFlags.VISIBLE)).any())
 
     def render(self) -> np.ndarray:
-        """Return a picture of the robot, uint8 [height, width, 3]."""
+        """Return a picture of the robot, uint8 [HEIGHT, WIDTH, 3]."""
         from pyglet.math import Vec3
 
         self.env.sim.forward()  # updates the bodies of environments that were just reset

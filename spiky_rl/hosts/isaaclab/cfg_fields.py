@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
 
 PLAIN = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneType"}
-"""Types in annotations of which a text can give every value."""
+"""Types in annotations whose values can all be written as text."""
 SIMILAR = {"float": "int", "list": "tuple", "tuple": "list"}
 """Type in an annotation -> another type whose values it takes."""
 
@@ -41,9 +41,10 @@ def drop_missing(cfg: object, node: Any) -> Any:
 
 
 def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
-    """Set the field of ``env_cfg`` at ``path``, which starts with ``env.``, to the YAML value in ``text``.
+    """Set the field of ``env_cfg`` at ``path``, which starts with ``env.``, to the value in ``text``.
 
-    ``none`` disables a manager's term. Raises OverrideError if the field is unknown, or the value has another type.
+    Isaac Lab parses it as true, false, null, none or another Python literal, or else takes the text itself; none disables a manager's
+    term. Raises OverrideError if the field is unknown, or the value has another type.
     """
     from isaaclab_tasks.utils.hydra import _parse_val as parse
 

@@ -14,9 +14,10 @@ from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
 def set_history_length(env_cfg: EnvCfg, steps: int, obs_groups: Mapping[str, Sequence[str]]) -> None:
-    """Set the history of every observation group of actor and critic to ``steps`` control steps; 1 keeps the task's own.
+    """Set the history of every observation group that actor or critic use to ``steps`` control steps; 1 keeps the task's own.
 
-    Groups are those of the agent's ``obs_groups``. Raises UserError if the task's observations do not support a history.
+    A role that is missing in the agent's ``obs_groups`` uses rsl_rl's default group. Raises UserError if the task's observations do not
+    support a history.
     """
     if steps == 1:
         return
@@ -26,9 +27,9 @@ def set_history_length(env_cfg: EnvCfg, steps: int, obs_groups: Mapping[str, Seq
             f"agent.history: {steps} control steps are not available: the task has no observation manager, which keeps them;"
             " use agent.history=1"
         )
-    _, seen = get_used_groups(observations, obs_groups)
+    _, used = get_used_groups(observations, obs_groups)
     for role in ("actor", "critic"):
-        for name in seen[role]:
+        for name in used[role]:
             group = getattr(observations, name, None)
             if group is None or not getattr(group, "concatenate_terms", False):
                 raise UserError(
@@ -56,6 +57,7 @@ class HistoryLayout:
         self.past: list[Tensor] = []
         """Perturbed newest values of this and the previous control steps, [B, W] each, latest first."""
         self.episode_starts: Tensor | None = None
+        """Whether an episode starts with the next control step, [B]; None if `reset` has not been called since the last one."""
 
     def select_newest(self, values: Tensor) -> Tensor:
         """Return the columns of ``values`` [B, C] that were measured in this control step, [B, W]."""
@@ -65,17 +67,10 @@ class HistoryLayout:
         """Return the whole observation [B, C] with the perturbed ``newest`` values [B, W]; call it once per control step."""
         if len(self.new) == len(self.age):
             return newest
-        length = int(self.age.max()) + 1
-        if not self.past:
-            self.past = [newest] * length
-        else:
-            starts = (
-                self.episode_starts
-                if self.episode_starts is not None
-                else torch.zeros_like(newest[:, 0], dtype=torch.bool)
-            )
-            self.past = [newest, *(torch.where(starts[:, None], newest, old) for old in self.past[:-1])]
-        self.episode_starts = None
+        previous = self.past[:-1] or [newest] * int(self.age.max())
+        if self.episode_starts is not None:
+            previous = [torch.where(self.episode_starts[:, None], newest, old) for old in previous]
+        self.past, self.episode_starts = [newest, *previous], None
         return torch.stack(self.past)[self.age, :, self.source].t()
 
     def reset(self, dones: Tensor | None = None) -> None:

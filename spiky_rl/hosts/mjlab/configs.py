@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""Our agents as mjlab's configurations of runners, for mjlab's own commands and for tasks of one's own."""
+"""Our agents as mjlab's runner configurations, for mjlab's own commands and for the user's own tasks."""
 
 from __future__ import annotations
 

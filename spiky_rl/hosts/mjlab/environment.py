@@ -53,7 +53,7 @@ def open_environment(
 ) -> Iterator[MjlabVecEnv]:
     """Open the environments of ``env_cfg``, which has their number and seed, and close them at the end.
 
-    Of the kernels, only torch's can be deterministic; MuJoCo Warp has none that are.
+    A request for deterministic kernels makes only torch's deterministic; MuJoCo Warp has none.
     """
     log.info("building the worlds; the first time on a machine, Warp compiles its kernels for minutes")
     with silence_mjlab():
@@ -82,7 +82,7 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
-        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``, on the same terrain.
+        ``parts`` are disjoint groups of environment indices. All groups start in the same states, drawn from ``seed``, on the same terrain.
         """
         with share_terrain(self.unwrapped, parts, seed):
             for ids in parts:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.errors import require_module
-from spiky_rl.config.options import UserError
 from spiky_rl.config.modules import load_module
+from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
     VIDEO,

@@ -28,7 +28,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "env.episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
     "env.scene.env_spacing": {"kind": float, "low": 0.0, "high": 1e6},
 }
-"""Fields of every task's configuration, and their bounds."""
+"""Bounds of fields that every task's configuration has, as arguments of `check_number`."""
 
 
 def apply_overrides(env_cfg: ManagerBasedRlEnvCfg, overrides: Sequence[str]) -> None:
@@ -84,6 +84,7 @@ def get_fields(node: object) -> Mapping[str, Any]:
 
 
 def _get_field(node: object, name: str, parent: str) -> Any:
+    """Return the field ``name`` of the ``node`` at the path ``parent``. Raises OverrideError if there is none."""
     fields = get_fields(node)
     if name not in fields:
         hint = suggest_name(name, fields) or f"; it has {', '.join(fields) or 'none'}"
@@ -100,7 +101,7 @@ def _get_type(owner: object, leaf: str, current: object) -> Any:
 
 
 def _convert(path: str, value: object, current: object, kind: Any) -> Any:
-    """Return ``value`` as a ``kind``. Raises OverrideError for another type, or for a non-finite number unless ``current`` is one."""
+    """Return ``value`` as a ``kind``. Raises OverrideError for another type, or for a non-finite number other than ``current``."""
     for number in value if isinstance(value, list | tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number) and number != current:
             raise OverrideError(f"{path}: expected a finite number, got {number}")

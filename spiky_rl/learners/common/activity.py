@@ -40,7 +40,7 @@ class PolicyActivity:
     operations: float
     """Effective synaptic operations per control step; multiply-accumulates for an ANN."""
     ann_operations: float
-    """Multiply-accumulates of Isaac Lab's own ANN for the task."""
+    """Multiply-accumulates of the ANN that the spiking network replaces; ``operations`` for an ANN."""
     cost: InferenceCost | None
     """Cost of the control step by kind of operation; None for a foreign network with unknown connections."""
     rates: Tensor
@@ -74,8 +74,8 @@ def compute_activity(
 ) -> PolicyActivity:
     """Return the activity of a network in one control step with the input ``x`` [B, O] and the ``state`` before it (None for zero).
 
-    ``ann_operations`` are the multiply-accumulates of Isaac Lab's own ANN. A ``meter`` of the network is valid while its weights stay;
-    None makes a new one.
+    ``ann_operations`` are the multiply-accumulates of the ANN that the network replaces. A ``meter`` of the network is valid until its
+    weights change; None makes a new one.
     """
     record = compute_step_activity(network, x, state)
     layers = compute_layer_activity(record)
@@ -116,7 +116,8 @@ def record_steps(
 ) -> tuple[ForwardRecord, State | None]:
     """Return the record of one environment's control steps and the state after them, or None for a stateless network.
 
-    The steps have inputs ``x`` [T, 1, O] and the ``state`` before them; with ``episode_starts`` [T] the state is zero again.
+    The steps have inputs ``x`` [T, 1, O] and the ``state`` before them. An episode starts from the zero state where ``episode_starts``
+    [T] is true.
     """
     record = ForwardRecord()
     with torch.no_grad():

@@ -205,7 +205,7 @@ def iterate_tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[
 
 
 def _list_missing_keys(content: Mapping[str, object], library: str) -> list[str]:
-    """Return the keys that ``content`` lacks as a checkpoint of the ``library``'s algorithm of which it lacks the fewest keys."""
+    """Return the keys that ``content`` lacks as a checkpoint of ``library``, for the algorithm of which the fewest are missing."""
     key_sets = [CLASSIFY_KEYS] if library == CLASSIFY else get_learner(library).checkpoint_keys.values()
     missing_by_algorithm = [[key for key in keys if key not in content] for keys in key_sets]
     return min(missing_by_algorithm, key=len)
@@ -309,7 +309,7 @@ def get_random_state(device: str) -> RandomState:
 
 
 def check_random_state(state: Any) -> None:
-    """Raise ValueError if ``state`` is not one of `get_random_state`; new generators try to take it."""
+    """Raise ValueError if ``state`` is not one of `get_random_state`; it is tried on new generators."""
     generators: dict[str, Callable[[], object]] = {
         "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
         # pylint: disable-next=no-member  # a compiled class

@@ -63,9 +63,9 @@ def classify_layer(layer: LayerActivity) -> str:
 
 
 def is_expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
-    """Return whether silence of layer number ``layer`` would be a fault.
+    """Return whether it would be a fault if layer number ``layer`` were silent or saturated.
 
-    It is not if events carry values, or if the encoder sends no events while its input is constant.
+    It would not if events carry values, or if the encoder sends no events while its input is constant.
     """
     encoder: Encoder | None = getattr(network, "encoder", None)
     if network.stateful and encoder is not None and encoder.only_changes:

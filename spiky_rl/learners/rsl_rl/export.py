@@ -188,10 +188,10 @@ class JitPolicy(nn.Module):
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
         states = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
-        names = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
+        shapes = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
         self.about: str = json.dumps(
             make_metadata(
-                model, *names, states, "The state is inside, and a call advances it.", "call reset()"
+                model, *shapes, states, "The state is inside, and a call advances it.", "call reset()"
             )
         )
         with torch.no_grad(), _ignore_tracer_warnings():

@@ -33,8 +33,8 @@ class SpikingModel(MLPModel):
     is_recurrent: bool = False
     """Whether rsl_rl stores the hidden state and replays the network from it; set per instance."""
     has_penalty_on_means: bool = True
-    """Whether a pass without sampling adds the network's penalty to its loss; False for an actor in `PPO.update`, where only the loss on
-    symmetry makes such a pass, beside the one that samples."""
+    """Whether a pass without sampling adds the network's penalty to its loss. False for an actor in `PPO.update`: the pass that samples
+    adds the penalty, and the loss on symmetry makes a second pass without sampling."""
     input_shape: tuple[int, ...]
     """Input shape of the network: (O,), or (C, H, W) for an image."""
 
@@ -56,7 +56,7 @@ class SpikingModel(MLPModel):
 
         Args:
             hidden_dims: Layers of the network if ``network`` names none.
-            activation: Unused; accepted because Isaac Lab's configurations have it.
+            activation: Activation of the ANN that this model replaces; the network does not use it.
             network: Settings of the network for `spiky_rl.config.registry.configure`.
             burn_in: Number of control steps at the start of each replayed rollout that only warm up the state and have no loss.
                 Needs a stateful network, `SpikingPPO`, and the same number in the other model.
@@ -194,7 +194,7 @@ class SpikingModel(MLPModel):
         return self.distribution.deterministic_output(output)
 
     def _follow_updates(self) -> None:
-        """Note in training whether this pass belongs to an update, and end the update before it if not."""
+        """Note that an update has begun if this pass has gradients; if not, end the update before it."""
         if torch.is_grad_enabled():
             self.is_updating = True
         elif self.is_updating:
@@ -391,8 +391,8 @@ def _as_state(hidden_state: HiddenState) -> State | None:
 def _unpad_replay(x: Tensor, masks: Tensor, state: State | None) -> tuple[Tensor, State | None, Tensor]:
     """Return samples [T, B, O], the state before them, and `keep` [T, B] for rsl_rl's padded trajectories ``x`` [T, trajectories, O].
 
-    The network then computes no padding, which would count in the means of a penalty. ``state`` is the one before each trajectory: of
-    the first in an environment it is that of the rollout, of every other one the zero state.
+    The network then computes no padding, which would count in the means of a penalty. ``state`` is the one before each trajectory: the
+    rollout's for the first trajectory of an environment, zero for every other one.
     """
     samples: Tensor = unpad_trajectories(x, masks)  # type: ignore[assignment]
     steps, envs = samples.shape[:2]

@@ -38,18 +38,18 @@ class SkrlEnv(Wrapper):
         self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
         self._device = torch.device(env.device)
         self._obs = env.get_observations()
+        vectors = {str(name) for name, values in self._obs.items() if values.ndim == 2}
         for role, groups in (("actor", self.actor), ("critic", self.critic or ())):
             for group in groups:
-                there = {str(name) for name, values in self._obs.items() if values.ndim == 2}
-                if group not in there:
+                if group not in vectors:
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is not a group of vectors of this task; allowed:"
-                        f" {', '.join(sorted(there)) or 'none'}{suggest_name(group, there)}"
+                        f" {', '.join(sorted(vectors)) or 'none'}{suggest_name(group, vectors)}"
                     )
 
     @property
     def num_envs(self) -> int:
-        """B."""
+        """Number of environments, B."""
         return self._env.num_envs
 
     @property
@@ -82,7 +82,7 @@ class SkrlEnv(Wrapper):
         """Return the actor's and the critic's observations that follow the latest actions in the same episodes.
 
         Where an episode ended, the latest observations belong to the next one. An environment with ``final_observations`` in
-        its ``extras`` gives the true successors; of another one, as of Isaac Lab's tasks, the latest observations are returned.
+        its ``extras`` gives the true successors; for any other one, such as Isaac Lab's tasks, the latest observations are returned.
         """
         obs = extras.get("final_observations", self._obs)
         return self.get_actor_observations(obs), self.get_critic_observations(obs)
@@ -105,8 +105,8 @@ class SkrlEnv(Wrapper):
         if "final_observations" in extras:
             extras[SUCCESSORS] = self.get_successors(extras)
         done = dones.view(-1, 1) > 0
-        cut = extras.get("time_outs")
-        truncated = torch.zeros_like(done) if cut is None else done & (cut.view(-1, 1) > 0)
+        time_outs = extras.get("time_outs")
+        truncated = torch.zeros_like(done) if time_outs is None else done & (time_outs.view(-1, 1) > 0)
         return (
             self.get_actor_observations(self._obs),
             rewards.view(-1, 1),

@@ -8,7 +8,7 @@ from typing import Any
 from spiky_rl.config.plain_data import get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import Algorithm
-from spiky_rl.config.spec import AgentSpec, SpecError, is_host_origin
+from spiky_rl.config.spec import AgentSpec, SpecError, is_agent_origin
 from spiky_rl.learners.common.local_learning import caches_fixed_part, get_local_rule
 from spiky_rl.learners.skrl.config import (
     check_allowed,
@@ -98,11 +98,11 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
 
 
 def _check_noise(spec: AgentSpec) -> None:
-    """Raise SpecError for an option of PPO's action noise; only those of the host and of task files, for all agents, are ignored."""
+    """Raise SpecError if the agent sets an option of PPO's action noise; those of the host and of task files are ignored."""
     for key in PPO_NOISE[spec.algorithm]:
         path = f"actor.distribution_cfg.{key}"
         origin = spec.origins.get(path, "")
-        if origin and not is_host_origin(origin) and not origin.startswith("tasks/"):
+        if is_agent_origin(origin):
             raise SpecError(
                 f"{origin}: agent.{path}: not available with {spec.algorithm.upper()}; allowed: PPO"
             )

@@ -25,7 +25,7 @@ class UpdateCounters(FileRecord):
 
 
 class ReplayFiles:
-    """Writes the transitions that a training adds to a replay ``memory``, and deletes the files that this has outlived."""
+    """Writes the transitions that a training adds to a replay ``memory``, and deletes files whose transitions the memory has overwritten."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -57,9 +57,9 @@ class ReplayFiles:
         path.parent.mkdir(exist_ok=True)
         write_checkpoint(path, {"transitions": transitions, "counters": counters.model_dump()})
         self._steps_by_path[path], self._unsaved_steps = steps, 0
-        self._delete_outlived_files()
+        self._delete_overwritten_files()
 
-    def _delete_outlived_files(self) -> None:
+    def _delete_overwritten_files(self) -> None:
         """Delete the oldest files whose transitions the memory has overwritten."""
         total = sum(self._steps_by_path.values())
         for path, steps in list(self._steps_by_path.items()):
@@ -70,7 +70,7 @@ class ReplayFiles:
             del self._steps_by_path[path]
 
     def read(self, folder: Path, iteration: int) -> UpdateCounters | None:
-        """Fill the memory with the transitions up to an ``iteration`` of the run in ``folder``; return its counters, None without files.
+        """Fill the memory with the transitions up to an ``iteration`` of the run in ``folder``; return the last file's counters, None without files.
 
         A smaller memory keeps the newest ones. Raises CheckpointError for a file that is damaged or of another task.
         """
@@ -86,13 +86,13 @@ class ReplayFiles:
         return counters
 
     def _add(self, path: Path, transitions: Mapping[str, Tensor]) -> int:
-        """Add the ``transitions`` in ``path``, [steps, environments, width], as if they were new; return the control steps that they make."""
+        """Add the ``transitions`` in ``path``, [steps, environments, width], as if they were new; return their number of control steps."""
         memory = self.memory
         widths = {name: tensor.shape[-1] for name, tensor in memory.tensors.items()}
         found = {name: tensor.shape[-1] for name, tensor in transitions.items()}
         if found != widths:
             raise CheckpointError(f"{path}: transitions of other sizes: {found} given; allowed: {widths}")
-        # another number of environments makes other control steps of them; the last ones of a file may not fill one
+        # rows are regrouped for the memory's number of environments; an incomplete last control step is left out
         steps = transitions["rewards"].numel() // memory.num_envs
         end = memory.memory_index + steps
         latest = torch.arange(max(memory.memory_index, end - memory.memory_size), end)

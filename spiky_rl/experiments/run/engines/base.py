@@ -38,7 +38,7 @@ class WorkOrder:
     gpus: Sequence[str] = ()
     """GPUs of this machine to distribute cells over, as in CUDA_VISIBLE_DEVICES; if empty, cells choose."""
     more_cells: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
-    """Called as often with the states; returns further cells."""
+    """Called as often as ``on_change``, with the states; returns further cells."""
     processes: int = 1
     """Number of processes of a cell's training; they share the cell's cores."""
 
@@ -98,7 +98,7 @@ class Engine(ABC):
 
 
 def make_command(order: WorkOrder, cell: Cell) -> list[str]:
-    """Return the command of a ``cell``'s worker; the number of the process that starts it has to follow."""
+    """Return the command of a ``cell``'s worker; the caller appends the id of the process that starts it."""
     work = [sys.executable, "-m", "spiky_rl.experiments.run.cell_worker"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 

@@ -103,12 +103,11 @@ def _list_stress(subject: ConditionSubject | None) -> list[str]:
 
 def find_unavailable(names: Sequence[str], subject: ConditionSubject) -> dict[str, str]:
     """Return the conditions in ``names`` that are not available for ``subject``, each with the first reason."""
-    reasons = {need: reason for need, has in REQUIREMENTS.items() if (reason := has(subject))}
-    return {
-        name: next(reasons[need] for need in CONDITIONS[name].requirements if need in reasons)
-        for name in names
-        if any(need in reasons for need in CONDITIONS[name].requirements)
+    reasons = {need: find_reason(subject) for need, find_reason in REQUIREMENTS.items()}
+    first = {
+        name: next(filter(None, map(reasons.get, CONDITIONS[name].requirements)), None) for name in names
     }
+    return {name: reason for name, reason in first.items() if reason is not None}
 
 
 def require_conditions(names: Sequence[str], subject: ConditionSubject) -> None:
@@ -135,7 +134,7 @@ def remove_network_faults(selected: Sequence[str], names: str, frozen_by: str) -
 
 
 def _group_by_reason(refused: Mapping[str, str], task: str = "") -> str:
-    """Return a phrase with the unavailable conditions grouped by reason."""
+    """Return a phrase with the ``refused`` conditions grouped by reason, and with the ``task`` unless it is empty."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in refused.items():
         by_reason.setdefault(reason, []).append(name)

@@ -63,20 +63,21 @@ class HeldObservations(EvalCondition):
 
     def __init__(self, group: EnvGroup) -> None:
         super().__init__(group)
-        self.held: Tensor | None = None
-        self.begins = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
-        """Whether an episode begins with the next observation, [E]."""
+        self.latest: Tensor | None = None
+        """Values that the policy saw last, [E, C]; None before the first ones."""
+        self.episode_starts = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
+        """Whether an episode starts with the next observation, [E]."""
 
     def perturb_observations(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
         fresh = self.sample_uniform(len(values), int(sensors.max()) + 1) < UPDATE_PROBABILITY
-        fresh = fresh[:, sensors] | self.begins[:, None]
-        self.held = values if self.held is None else torch.where(fresh, values, self.held)
-        self.begins = torch.zeros_like(self.begins)
-        return self.held
+        fresh = fresh[:, sensors] | self.episode_starts[:, None]
+        self.latest = values if self.latest is None else torch.where(fresh, values, self.latest)
+        self.episode_starts = torch.zeros_like(self.episode_starts)
+        return self.latest
 
     def reset(self, dones: Tensor) -> None:
-        self.begins = dones.bool()
+        self.episode_starts = dones.bool()
 
 
 class DelayLine:
@@ -89,22 +90,22 @@ class DelayLine:
         self.delay = delay
         self.values: list[Tensor] = []
         """Latest ``delay`` values, oldest first."""
-        self.begins: Tensor | None = None
-        """Whether an episode begins with the next value, [E]; None if none does."""
+        self.episode_starts: Tensor | None = None
+        """Whether an episode starts with the next value, [E]; None if `reset` has not been called since the last one."""
 
     def __call__(self, value: Tensor, first: Tensor) -> Tensor:
-        """Store ``value`` [E, C] and return the delayed one; ``first`` [E, C] fills the line of an episode that begins."""
+        """Store ``value`` [E, C] and return the delayed one; ``first`` [E, C] fills the line where an episode starts."""
         if not self.values:
             self.values = [first] * self.delay
-        elif self.begins is not None and bool(self.begins.any()):
-            self.values = [torch.where(self.begins[:, None], first, old) for old in self.values]
-        self.begins = None
+        elif self.episode_starts is not None and bool(self.episode_starts.any()):
+            self.values = [torch.where(self.episode_starts[:, None], first, old) for old in self.values]
+        self.episode_starts = None
         self.values.append(value)
         return self.values.pop(0)
 
     def reset(self, dones: Tensor) -> None:
         """Start new episodes where ``dones`` [E], with the next value."""
-        self.begins = dones.bool()
+        self.episode_starts = dones.bool()
 
 
 class Delay(EvalCondition):
