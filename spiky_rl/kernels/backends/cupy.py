@@ -303,10 +303,10 @@ class Cupy(LayerKernels, Compiled):
             part: The rows.
         """
         key, steps, feedback, current, state = run.key, run.steps, run.feedback, run.current, run.state
-        T, inner, _, N = current.shape
+        T, _, _, N = current.shape
         rows, filtered = part.stop - part.start, feedback.decay is not None
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
-        # outputs and their gradients, from D inner steps before the first on
+        # outputs and their gradients, beginning D inner steps before the first step
         output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
         output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
         of_output[:D] = 0.0
@@ -345,7 +345,7 @@ class Cupy(LayerKernels, Compiled):
         if state is not None:
             of_state = torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
         return (
-            of_current.sum(1, keepdim=True) if inner == 1 else of_current,
+            of_current.sum(1, keepdim=True) if current.shape[1] == 1 else of_current,
             of_state,
             None if of_params is None else of_params.sum(1),
             of_weights[0] if D == 1 else torch.cat(of_weights),
