@@ -51,13 +51,14 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
 
 
 def require_usual_neurons(names: Sequence[str] | None, settings: Sequence[Setting]) -> None:
-    """Raise UserError for a peer among the contenders that the user named if no setting has the neuron with which alone it runs."""
+    """Raise UserError for a peer in ``names`` if no setting of its network has the usual neuron, the only one that peers run."""
     for name in names or ():
         if name == "all" or not CONTENDERS[name].package:
             continue
-        network = next(setting for setting in settings if CONTENDERS[name].kind in setting.kinds)
-        if network.usual_neuron not in [each.neuron for each in settings if each.kinds == network.kinds]:
-            raise UserError(f"--contenders: {name!r} runs with --neurons {network.usual_neuron} only")
+        of_network = [setting for setting in settings if CONTENDERS[name].kind in setting.kinds]
+        usual = of_network[0].usual_neuron
+        if all(setting.neuron != usual for setting in of_network):
+            raise UserError(f"--contenders: {name!r} runs with --neurons {usual} only")
 
 
 def _require_networks(networks: Sequence[str], contenders: Collection[str]) -> None:
@@ -77,9 +78,9 @@ def _check_contender(name: str, allowed: Sequence[str]) -> None:
 
 
 def is_installed(name: str, required: bool) -> bool:
-    """Return whether the package of a contender is installed. If not, raise UserError if it is ``required``, else say so on stderr."""
+    """Return whether the package of a contender is installed. If a ``required`` one is not, raise UserError; otherwise write to stderr."""
     package = CONTENDERS[name].package
-    if not package or _find(package):
+    if not package or _is_importable(package):
         return True
     missing = f"{name!r} is not installed; install it with: pip install {package}"
     if required:
@@ -88,7 +89,7 @@ def is_installed(name: str, required: bool) -> bool:
     return False
 
 
-def _find(package: str) -> bool:
+def _is_importable(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # ``package`` is a part, such as brainpy.state, and its parent is missing
@@ -132,13 +133,13 @@ def resolve_neurons(names: Sequence[str]) -> list[str]:
     return neurons
 
 
-def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:
+def check_sizes(args: argparse.Namespace, settings: Sequence[Setting], device: str) -> None:
     """Raise UserError if a number is out of range, or this machine has too little memory."""
-    for setting in compared:
+    for setting in settings:
         get_options(FeedForward.Options)["steps"].require("--steps", setting.steps)
     check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
     for rate in args.rate:
         check_number("--rate", rate, float, low=0.01, high=0.9)
     batch = max(args.batch)
-    values = batch * max(setting.values_per_sample for setting in compared)
+    values = batch * max(setting.values_per_sample for setting in settings)
     memory_check.require_memory({f"--batch {batch}": memory_check.NUMBER * values}, get_memory(device))

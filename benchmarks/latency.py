@@ -33,8 +33,8 @@ WARM_UP = 50
 
 
 def parser() -> common.Parser:
-    """The command line."""
-    # fields of RunRequest that are no flags of this command
+    """Return the parser of the command line."""
+    # fields of RunRequest that are not flags of this command
     without = (*CHECKPOINT_FLAGS["without"], "agent", "video", "video_length")
     flags = {**CHECKPOINT_FLAGS, "without": without}
     command_line = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
@@ -51,7 +51,7 @@ def parser() -> common.Parser:
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Run the benchmark."""
+    """Run the benchmark of the command line ``argv``; return 0."""
     args = parser().parse(argv)
     if args.json:
         files.require_file("--json", args.json, (".json",))
@@ -93,7 +93,7 @@ def require_same_observations(plans: Sequence[RunPlan]) -> None:
 def build_contenders(
     plan: RunPlan, policy: Any, folder: Path, rollout: _calibration.CalibrationRollout
 ) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
-    """Return a policy itself and each of its possible exports, as functions from an observation [1, O] to an action."""
+    """Return functions from an observation [1, O] to an action, by agent and form: the policy itself and each export that it allows."""
     from tensordict import TensorDict
 
     agent = plan.agent
@@ -120,7 +120,7 @@ def build_contenders(
 
 
 def make_stateful(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
-    """Return a function that runs a session and carries its state from call to call."""
+    """Return a function that runs a ``session`` and passes the state that a call returns to the next call."""
     from spiky_rl.deploy._verification import get_flat_state
 
     state = get_flat_state(policy)
@@ -153,7 +153,7 @@ def record_observations(env: Any, policy: Any) -> list[np.ndarray]:
 def race(
     contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]], observations: list[np.ndarray], steps: int
 ) -> list[dict[str, Any]]:
-    """Time all contenders in turns; print a line and return a row for each."""
+    """Time all contenders in turns, one step each at a time; print a line and return a row for each contender."""
     times: dict[tuple[str, str], list[int]] = {key: [] for key in contenders}
     for i in range(WARM_UP + steps):
         x = observations[i % len(observations)]

@@ -22,26 +22,12 @@ from benchmarks.verify_results import (
 
 BENCHES = {"bench_feedforward": ("feedforward",), "bench_sequences": ("recurrent", "reservoir")}
 """Steps of ``bench.py``, and their networks."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A training."""
-
-    agent: str
-    title: str
-    overrides: tuple[str, ...] = ()
-
-
 SIZE = ("neuron", "steps", "batch", "rate")
 """Keys that the rows of one table of ``bench.py`` share."""
 LAYERS = "[400,200,100]"
 """Isaac Lab's MLP for the Ant."""
-TRAININGS = {
-    "train_lif": Planned("lif_ppo", "lif_ppo"),
-    "train_lif_equal": Planned("lif_ppo", "lif_ppo, layers of mlp_ppo", (f"agent.network.layers={LAYERS}",)),
-    "train_mlp": Planned("mlp_ppo", "mlp_ppo"),
-}
+UNREADABLE = (OSError, KeyError, TypeError, ValueError)
+"""Exceptions of reading a missing or damaged result."""
 WRITTEN = "Written by `make verify-gpu` from the results of its steps."
 DRY_RUN = (
     "**A dry run on the CPU.** It shows that the steps run, and the layout of the page; no number here is of a GPU, and the sizes are"
@@ -49,8 +35,23 @@ DRY_RUN = (
 )
 
 
-UNREADABLE = (OSError, KeyError, TypeError, ValueError)
-"""Exceptions of reading a missing or damaged result."""
+@dataclass(frozen=True)
+class PlannedTraining:
+    """A training of the verification."""
+
+    agent: str
+    title: str
+    """Head of its column in the table of trainings."""
+    overrides: tuple[str, ...] = ()
+
+
+TRAININGS = {
+    "train_lif": PlannedTraining("lif_ppo", "lif_ppo"),
+    "train_lif_equal": PlannedTraining(
+        "lif_ppo", "lif_ppo, layers of mlp_ppo", (f"agent.network.layers={LAYERS}",)
+    ),
+    "train_mlp": PlannedTraining("mlp_ppo", "mlp_ppo"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Outcome:
 def page(
     folder: Path, outcomes: Mapping[str, Outcome], is_dry: bool, environments: int, iterations: int
 ) -> str:
-    """Return the page. The section of a missing or damaged result says so."""
+    """Return the page. If a result is missing or damaged, its section says so."""
     parts = ["# A dry run of the GPU verification", DRY_RUN] if is_dry else ["# On a GPU", WRITTEN]
     if failed := [name for name, outcome in outcomes.items() if outcome.code != 0]:
         parts.append(
@@ -87,10 +88,13 @@ def page(
         (name, one.format_result(), f"{one.seconds:.0f}", f"{name}.log") for name, one in outcomes.items()
     )
     parts += ["## Steps", format_table(("step", "outcome", "seconds", "log"), rows)]
-    parts += ["## Tests that need a GPU", section(lambda: tests(read_tests(folder / RESULTS["tests"])))]
+    parts += [
+        "## Tests that need a GPU",
+        write_section(lambda: describe_tests(read_tests(folder / RESULTS["tests"]))),
+    ]
     for name, networks in BENCHES.items():
         parts.append(f"## {' and '.join(networks).capitalize()} networks beside their peers")
-        parts.append(section(lambda name=name: describe_benchmark(read_rows(folder / RESULTS[name]))))
+        parts.append(write_section(lambda name=name: describe_benchmark(read_rows(folder / RESULTS[name]))))
     parts.append(f"## Isaac-Ant, {environments:,} environments, {iterations} iterations")
     trainings, missing = {}, []
     for name in TRAININGS:
@@ -98,14 +102,18 @@ def page(
             trainings[name] = read_training(folder / RESULTS[name])
         except UNREADABLE as error:
             missing.append(f"`{name}`: no result ({format_reason(error)}).")
-    parts += [describe_trainings(trainings)] * bool(trainings) + missing
+    if trainings:
+        parts.append(describe_trainings(trainings))
+    parts += missing
     if not is_dry:  # compute-sanitizer needs a GPU
         parts.append("## Memory errors")
-        parts.append(section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}."))
+        parts.append(
+            write_section(lambda: f"compute-sanitizer: {read_sanitizer(folder / RESULTS['sanitizer'])}.")
+        )
     return "\n\n".join(parts) + "\n"
 
 
-def section(write: Callable[[], str]) -> str:
+def write_section(write: Callable[[], str]) -> str:
     """Return ``write()``, or the reason why there is no result."""
     try:
         return write()
@@ -128,7 +136,7 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def tests(result: Tests) -> str:
+def describe_tests(result: Tests) -> str:
     """Return the section of tests: number of passes, failures, reasons of skips, and measurements."""
     skipped = sum(result.skipped.values())
     parts = [f"{result.passed} passed, {len(result.failed)} failed, {skipped} skipped."]
@@ -181,10 +189,10 @@ def _list_measures(run: Training) -> dict[str, object]:
 
 
 def describe_trainings(trainings: Mapping[str, Training]) -> str:
-    """Return the section of trainings: seconds per phase, and the learning time of spiking actors relative to the MLP's."""
+    """Return the section of at least one training: its measures, and the learning time of spiking actors relative to the MLP's."""
     runs = list(trainings.values())
     columns = [_list_measures(run) for run in runs]
-    rows = [(title, *(column[title] for column in columns)) for title in columns[0]] if columns else []
+    rows = [(title, *(column[title] for column in columns)) for title in columns[0]]
     parts = [format_table(("", *(TRAININGS[name].title for name in trainings)), rows)]
     ann = trainings.get("train_mlp")
     for name in ("train_lif", "train_lif_equal"):

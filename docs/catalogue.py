@@ -1,4 +1,4 @@
-"""Writes the catalogue: a page per kind of component, from the registry alone.
+"""Writer of the catalogue: a page per kind of component, from the registry alone.
 
 The section of an entry consists of its module's docstring, with indented blocks as mathematics, a picture, and its options with
 units and ranges. A new file in a component folder is on its page after the next ``make docs``.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import equations
@@ -71,11 +71,11 @@ KINDS = {
         "Weights with a manifest, for `--checkpoint pretrained` of play, evaluate, export and train.",
     ),
 }
-"""Kind -> title and first words of its page; other kinds have their name as the title."""
+"""Kind -> title and first paragraph of its page; the title of any other kind is its name."""
 
 
-def kinds() -> list[str]:
-    """All kinds, in the order of the pages."""
+def list_kinds() -> list[str]:
+    """Return all kinds in the order of their pages: those of `KINDS` first."""
     every = [*registry.COMPONENT_KINDS, *registry.FILE_KINDS]
     return [*(kind for kind in KINDS if kind in every), *(kind for kind in every if kind not in KINDS)]
 
@@ -84,11 +84,13 @@ def write(folder: Path) -> list[tuple[str, str]]:
     """Write all pages and pictures below ``folder``; return (title, file) of each page."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = [("Overview", "index.md")]
-    (folder / "index.md").write_text(overview(), encoding="utf-8")
-    for kind in kinds():
+    (folder / "index.md").write_text(format_overview(), encoding="utf-8")
+    for kind in list_kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
         sections = (
-            data_sections(kind) if kind in registry.FILE_KINDS else sections_of(kind, folder / "pictures")
+            write_file_sections(kind)
+            if kind in registry.FILE_KINDS
+            else write_component_sections(kind, folder / "pictures")
         )
         text = "\n\n".join([f"# {title}", lead, *sections])
         (folder / f"{kind}.md").write_text(f"{text}\n", encoding="utf-8")
@@ -96,92 +98,98 @@ def write(folder: Path) -> list[tuple[str, str]]:
     return pages
 
 
-def overview() -> str:
-    """What there is: every kind with its entries, each a link."""
+def format_overview() -> str:
+    """Return the page that lists the entries of every kind, each with a link."""
     lines = [
         "# What there is",
         "",
         "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made from the registry.",
         "",
     ]
-    for kind in kinds():
+    for kind in list_kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
         entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.list_names(kind))
         lines += [f"## [{title}]({kind}.md)", "", lead.partition(". ")[0].rstrip(".") + ".", "", entries, ""]
     return "\n".join(lines)
 
 
-def sections_of(kind: str, folder: Path) -> Iterator[str]:
-    """A kind's entries, each with text, picture and options."""
+def write_component_sections(kind: str, folder: Path) -> Iterator[str]:
+    """Yield a section with text, picture and options for each component of a kind; save its picture into ``folder``."""
     for name in registry.list_names(kind):
         cls = registry.resolve(kind, name)
         module = sys.modules[cls.__module__]
         head, _, rest = (module.__doc__ or cls.__doc__ or name).strip().partition("\n")
         parts = [
             f"## `{name}` {{ #{name} }}",
-            prose(head),
-            prose(rest, [*cls.Options.model_fields, *cls.parts]),
+            format_docstring(head),
+            format_docstring(rest, [*cls.Options.model_fields, *cls.parts]),
         ]
-        if figure := drawn(kind, name):
+        if figure := draw_entry(kind, name):
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
             parts.append(f"![{name}: {caption}](pictures/{kind}_{name}.svg){{ .drawing }}")
         if about := getattr(cls, "describe", None):
-            rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in about())
+            rows = "\n".join(f"| {key} | {escape_cell(value)} |" for key, value in about())
             parts.append(f"| declared | |\n| --- | --- |\n{rows}")
-        yield "\n\n".join([*parts, options(cls), source(kind, module.__file__)])
+        yield "\n\n".join([*parts, format_options(cls), format_source_link(module.__file__)])
 
 
-def drawn(kind: str, name: str) -> Figure | None:
-    """An entry's picture with its defaults; of one that has to be told something, as the first agent has it that uses it."""
+def draw_entry(kind: str, name: str) -> Figure | None:
+    """Draw a component with its default options, or with those of the first agent that uses it if an option has no default.
+
+    Returns None if components of this kind have no picture, or if the component needs a file, as the network `nir` does.
+    """
     try:
         return pictures.draw(kind, name, registry.configure(kind, name, name))
     except registry.RegistryError:
         for agent in registry.list_names("agents"):
-            for settings in mappings(read_agent(agent)[1]):
+            for settings in find_mappings(read_agent(agent)[1]):
                 if (
                     settings.get("name") == name
                     and settings.keys() - {"name"} <= registry.resolve(kind, name).Options.model_fields.keys()
                 ):
                     return pictures.draw(kind, name, registry.configure(kind, settings, f"{agent}.{name}"))
-        if kind == "networks":  # of a file, as `nir` is, there is no picture without one
+        if kind == "networks":  # `nir`
             return None
         raise
 
 
-def mappings(value: object) -> Iterator[Mapping]:
-    """All mappings within a value."""
+def find_mappings(value: object) -> Iterator[Mapping]:
+    """Yield ``value`` if it is a mapping, and all mappings nested in its values."""
     if isinstance(value, Mapping):
         yield value
         for each in value.values():
-            yield from mappings(each)
+            yield from find_mappings(each)
 
 
-def prose(text: str, names: list[str] | None = None) -> str:
-    """A docstring as Markdown: double backticks become single ones, indented blocks become mathematics."""
+def format_docstring(text: str, names: Sequence[str] = ()) -> str:
+    """Return a docstring as Markdown: double backticks become single ones, indented blocks become mathematics.
+
+    ``names`` are those of options, which are symbols in equations.
+    """
     blocks = re.split(r"(?m)((?:^    .*(?:\n|\Z))+)", text.strip("\n"))
     shown = []
     for i, block in enumerate(blocks):
-        shown.append(equations.block(block, names or []) if i % 2 else block.replace("``", "`").strip())
+        shown.append(equations.block(block, names) if i % 2 else block.replace("``", "`").strip())
     return "\n\n".join(block for block in shown if block)
 
 
-def options(cls: type[Component]) -> str:
-    """The table of what an entry can be told."""
+def format_options(cls: type[Component]) -> str:
+    """Return the table of a component's options and parts."""
     rows = ["| option | default | allowed | description |", "| --- | --- | --- | --- |"]
     for key, option in get_options(cls.Options).items():
         has_unit = option.unit not in ("", "1") and option.default not in (None, PydanticUndefined)
         unit = f" {option.unit}" if has_unit else ""
         rows.append(
-            f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.description)} |"
+            f"| `{key}` | {format_default(option.default)}{unit} | {format_allowed(option)} | {escape_cell(option.description)} |"
         )
     for key, (kind, default) in cls.parts.items():
-        rows.append(f"| `{key}` | {plain(default)} | any of [{kind}]({kind}.md) | component |")
+        rows.append(f"| `{key}` | {format_default(default)} | any of [{kind}]({kind}.md) | component |")
     return "\n".join(rows) if len(rows) > 2 else "It has no options."
 
 
-def plain(value: object) -> str:
-    """A default as YAML has it."""
+def format_default(value: object) -> str:
+    """Return a default as it is written in YAML."""
     if value is PydanticUndefined:
         return "required"
     if value in (None, "", [], ()):
@@ -193,24 +201,24 @@ def plain(value: object) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
-def allowed(option: OptionInfo) -> str:
-    """What an option may be, in words."""
+def format_allowed(option: OptionInfo) -> str:
+    """Return the allowed values of an option in words."""
     return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed_text
 
 
-def cell(text: str) -> str:
-    """Text within a table."""
+def escape_cell(text: str) -> str:
+    """Return ``text`` for a cell of a table, without HTML and bars."""
     return html.escape(text, quote=False).replace("|", "&#124;")
 
 
-def source(kind: str, file: str | None) -> str:
-    """Where an entry's code is explained."""
+def format_source_link(file: str | None) -> str:
+    """Return the link to the API page of a module's ``file``."""
     module = Path(file or "").relative_to(registry.PACKAGE.parent).with_suffix("").as_posix()
     return f'<p class="source">Source: <a href="../api/{module}.html"><code>{module}.py</code></a></p>'
 
 
-def data_sections(kind: str) -> Iterator[str]:
-    """A kind of YAML files: each with its first words and its text."""
+def write_file_sections(kind: str) -> Iterator[str]:
+    """Yield a section with summary and text for each YAML file of a kind."""
     for name in registry.list_names(kind):
         text = (registry.find_data_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
         summary = str(yaml.safe_load(text).get("summary", ""))

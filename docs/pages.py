@@ -1,9 +1,9 @@
-"""Builds the site: guides, gallery, catalogue and API pages, with every internal link checked.
+"""Builder of the site: guides, catalogue and API pages, with every internal link checked.
 
 python docs/pages.py [--without-api] [FOLDER]
 
-Guides are the Markdown files of this folder and the guide of isaaclab_mujoco/, the catalogue is written from the registry
-(docs/catalogue.py), Zensical makes pages of both, pdoc those of the API. No page asks another host for anything.
+Guides are the Markdown files of this folder and the guide of isaaclab_mujoco/; docs/catalogue.py writes the catalogue from the registry.
+Zensical makes pages of both, and pdoc makes the API's. No page loads anything from another host.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import re
 import shutil
 import subprocess
 import sys
-import typing
 import tempfile
+import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,18 +33,18 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NATIVE = "isaaclab_mujoco/docs/guide.md"
 """The guide of the package for native physics; its page is `isaaclab_mujoco.md`."""
-LEFT_OUT = r"!spiky_rl\.(hosts\.(isaaclab\.live\.\w+_view|mjlab\.(configs|environment|runner))|learners\.skrl\.wandb_writer)"
-"""Modules that need the extras `live`, `mjlab` and `wandb`, which are not everywhere."""
-UNKNOWN_TO_PDOC = (
-    r"Couldn't import spiky_rl\.hosts\.isaaclab\.live",  # of `LEFT_OUT`, listed in their package
-    r"(?s).*spiky_rl\.hosts\.mjlab\.",  # annotations of mjlab, which no environment with Isaac Lab has
+EXCLUDED_MODULES = r"!spiky_rl\.(hosts\.(isaaclab\.live\.\w+_view|mjlab\.(configs|environment|runner))|learners\.skrl\.wandb_writer)"
+"""Specification for pdoc of the modules without a page, because they need one of the extras `live`, `mjlab` and `wandb`."""
+IGNORED_WARNINGS = (
+    r"Couldn't import spiky_rl\.hosts\.isaaclab\.live",  # a module of `EXCLUDED_MODULES` that its package lists
+    r"(?s).*spiky_rl\.hosts\.mjlab\.",  # annotations of mjlab, which is not installed beside Isaac Lab
     r"(?s).*Go1FlatEnvCfg\.__init__",  # Isaac Lab's annotations
     r"(?s).*NativeSolver\.collision_frequency",  # Newton's
-    r"Cannot determine where spiky_rl\.experiments\.run\.results\.",  # fields of a model that has no text
-    r"Suppressed execution of \['uname'",  # of a package's import
+    r"Cannot determine where spiky_rl\.experiments\.run\.results\.",  # fields of a model without a docstring
+    r"Suppressed execution of \['uname'",  # a package runs it when it is imported
 )
-"""Starts of pdoc's warnings of names that it cannot know here."""
-BESIDE = (
+"""Starts of pdoc's warnings about names that it cannot find here."""
+COPIED = (
     "examples/*",
     "examples/exact/*",
     "studies/*/*.yaml",
@@ -53,14 +53,14 @@ BESIDE = (
     "studies/*/tuning/figures/*",
     "studies/*/figures/*",
 )
-"""What pages lead to or show, besides what lies in docs/."""
+"""Files outside docs/ that pages link to or show."""
 DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*(?:\.svg|bench\.png|adjoint\.png)\)")
-"""A picture that is drawn on white, which the style sheet turns round on a dark page."""
+"""A picture with a white background, whose colours the style sheet inverts on a dark page."""
 COMMANDS = re.compile(
     r"^```\n((?:spiky|torchrun|pip|python|isaaclab|make|ssh|ray|uv|source) .*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-"""Commands for a shell, whose long lines may wrap."""
+"""A block of shell commands, whose long lines may wrap."""
 BUNDLE = re.compile(r'<script src="(?P<where>[^"]*)bundle\.\w+\.min\.js"></script>')
 """The theme's script in a page."""
 OFFLINE = """if (location.protocol === "file:") {{
@@ -70,13 +70,13 @@ OFFLINE = """if (location.protocol === "file:") {{
   }};
 }}
 """
-"""Script before the theme's that starts the search's worker from its text."""
+"""Script that runs before the theme's and starts the search's worker from its text."""
 INCLUDED = re.compile(r"^<!-- file (?P<path>\S+) -->$", re.MULTILINE)
-"""Where a guide shows a file of the project."""
+"""A mark in a guide at which the page shows a file of the project."""
 
 
 def main(arguments: list[str]) -> int:
-    """Build the site, and name every link that leads nowhere."""
+    """Build the site and print every broken link; return 1 if there is one."""
     parser = argparse.ArgumentParser(description="Builds the site.")
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site")
     parser.add_argument(
@@ -84,17 +84,17 @@ def main(arguments: list[str]) -> int:
     )
     args = parser.parse_args(arguments)
     build(args.folder, not args.without_api)
-    broken = list(nowhere(args.folder, args.without_api))
+    broken = list(find_broken_links(args.folder, args.without_api))
     for line in broken:
         print(line)
     return int(bool(broken))
 
 
 def build(folder: Path, api: bool = True) -> None:
-    """Write the site into ``folder``; what was there is replaced."""
+    """Write the site into ``folder``, whose earlier content is deleted."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        stage(work / "source", work / "zensical.toml")
+        write_source(work / "source", work / "zensical.toml")
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
         plain = {**os.environ, "NO_COLOR": "1"}
         done = subprocess.run(command, cwd=work, env=plain, capture_output=True, text=True, check=False)
@@ -103,7 +103,7 @@ def build(folder: Path, api: bool = True) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(work / "site", folder)
     add_offline_search(folder)
-    for path in (path for pattern in BESIDE for path in ROOT.glob(pattern) if path.is_file()):
+    for path in (path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()):
         copied = folder / path.relative_to(ROOT)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)
@@ -112,7 +112,7 @@ def build(folder: Path, api: bool = True) -> None:
 
 
 def add_offline_search(folder: Path) -> None:
-    """Let the search work in pages opened from a folder, whose scripts may fetch no file and start no worker from one.
+    """Make the search work in pages opened from a folder, whose scripts can neither fetch a file nor start a worker from one.
 
     The theme then takes its index from search.js, and offline.js holds the worker's text.
     """
@@ -130,16 +130,16 @@ def add_offline_search(folder: Path) -> None:
         page.write_text(changed, encoding="utf-8")
 
 
-def stage(source: Path, configuration: Path) -> None:
-    """Lay out what Zensical builds from: guides with their links as the site has them, pictures, the catalogue."""
+def write_source(source: Path, configuration: Path) -> None:
+    """Write the files that Zensical builds from: converted guides, pictures and the catalogue, and its configuration."""
     source.mkdir(parents=True)
     for path in sorted(DOCS.iterdir()):
         if path.suffix == ".md":
-            (source / path.name).write_text(guide(path.read_text(encoding="utf-8")), encoding="utf-8")
+            (source / path.name).write_text(convert_guide(path.read_text(encoding="utf-8")), encoding="utf-8")
         elif path.suffix in (".png", ".gif", ".svg", ".css"):
             shutil.copyfile(path, source / path.name)
     native = (ROOT / NATIVE).read_text(encoding="utf-8")
-    (source / "isaaclab_mujoco.md").write_text(guide(native), encoding="utf-8")
+    (source / "isaaclab_mujoco.md").write_text(convert_guide(native), encoding="utf-8")
     pages = catalogue.write(source / "catalogue")
     entries = ",\n".join(f'{{ "{title}" = "catalogue/{file}" }}' for title, file in pages)
     text = (DOCS / "zensical.toml").read_text(encoding="utf-8")
@@ -149,8 +149,8 @@ def stage(source: Path, configuration: Path) -> None:
     configuration.write_text(text.replace(place, f'{{ "Catalogue" = [{entries}] }}'), encoding="utf-8")
 
 
-def guide(text: str) -> str:
-    """A guide as the site has it: files shown where it asks for them, links out of docs/ turned to the site's own pages."""
+def convert_guide(text: str) -> str:
+    """Return the text of a guide for the site: with the files that it shows, and with links out of docs/ changed to the site's pages."""
     text = INCLUDED.sub(
         lambda found: f"```python\n{(ROOT / found['path']).read_text(encoding='utf-8')}```", text
     )
@@ -164,15 +164,15 @@ def guide(text: str) -> str:
 
 
 def build_api(folder: Path) -> None:
-    """The API's pages, from the docstrings."""
-    # else MuJoCo's import asks for windows in a subprocess, which pdoc does not let a module start
+    """Write the API's pages from the docstrings."""
+    # otherwise MuJoCo looks for a window system in a subprocess, which pdoc does not let a module start
     os.environ.setdefault("MUJOCO_GL", "disable")
-    for unknown in UNKNOWN_TO_PDOC:
+    for unknown in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", unknown)
     render.configure(docformat="markdown", template_directory=DOCS / "api_theme", favicon="data:,")
     modules = {
         name: doc.Module.from_name(name)
-        for name in extract.walk_specs(["spiky_rl", "isaaclab_mujoco", LEFT_OUT])
+        for name in extract.walk_specs(["spiky_rl", "isaaclab_mujoco", EXCLUDED_MODULES])
     }
     for module in modules.values():
         load_lazy_names(module.obj)
@@ -186,18 +186,18 @@ def build_api(folder: Path) -> None:
 
 
 def write_api(path: Path, text: str) -> None:
-    """Write a file of the API, with values of paths as they are below the project's folder."""
+    """Write a file of the API; paths in it become relative to the project's folder."""
     path.write_text(text.replace(f"{ROOT}/", ""), encoding="utf-8")
 
 
 def load_lazy_names(module: ModuleType) -> None:
-    """Load the names of ``__all__`` that a module imports at first use; pdoc sees a module's own attributes alone."""
+    """Load the names of ``__all__`` that a module imports at first use, because pdoc sees only a module's attributes."""
     for name in getattr(module, "__all__", ()):
         setattr(module, name, getattr(module, name))
 
 
 def resolve_local_names(module: ModuleType) -> None:
-    """Turn annotations of type parameters and nested classes into types, since pdoc looks names up in the module alone."""
+    """Evaluate annotations of type parameters and nested classes, because pdoc looks names up only in the module."""
     for name, member in list(vars(module).items()):
         if getattr(member, "__module__", None) != module.__name__:
             continue
@@ -216,24 +216,25 @@ def resolve_local_names(module: ModuleType) -> None:
 
 
 def resolve_fields(named_tuple: type) -> None:
-    """Turn annotations of a named tuple's constructor into types, since the constructor is not in its module."""
-    types = typing.get_type_hints(named_tuple)
-    named_tuple.__new__.__annotations__.update(types)
+    """Evaluate annotations of a named tuple's constructor, because the constructor is not in its module."""
+    named_tuple.__new__.__annotations__.update(typing.get_type_hints(named_tuple))
 
 
 def resolve_annotations(function: object, names: Mapping[str, object]) -> None:
-    """Evaluate a function's annotations that name one of its type parameters or of ``names``; others stay."""
+    """Evaluate the annotations of a function that use ``names`` or its type parameters; the others stay."""
     if not isinstance(function, FunctionType):
         return
     local = {**names, **{each.__name__: each for each in function.__type_params__}}
     for key, text in function.__annotations__.items():
         if isinstance(text, str) and local.keys() & set(re.findall(r"\w+", text)):
-            with contextlib.suppress(NameError):  # a name for type checkers alone: pdoc finds it, or warns
+            with contextlib.suppress(
+                NameError
+            ):  # a name that only type checkers import: pdoc finds it, or warns
                 function.__annotations__[key] = eval(text, inspect.unwrap(function).__globals__, local)
 
 
 class Links:
-    """What a page leads to and loads, and the places within it that a link can lead to."""
+    """The links of a page, including the files that it loads, and the places in it to which a link can lead."""
 
     def __init__(self, text: str) -> None:
         text = re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL)
@@ -242,15 +243,15 @@ class Links:
         self.places = {html.unescape(value) for key, value in found if key in ("id", "name")}
 
 
-def nowhere(folder: Path, without_api: bool = False) -> Iterator[str]:
-    """Every internal link that leads to no file or to no place in it, as ``page: link``.
+def find_broken_links(folder: Path, without_api: bool = False) -> Iterator[str]:
+    """Yield every internal link whose file, or place in the file, is missing, as ``page: link``.
 
-    pdoc links to inherited members that it does not show, so links within the API are held to their files only.
+    Places are not checked in links between API pages, because pdoc links to inherited members that it does not show.
     """
     folder = folder.resolve()
     pages = {path: Links(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
     for page, found in pages.items():
-        if page.name == "404.html":  # its links are those of whatever page was not found
+        if page.name == "404.html":  # its links start from the page that was not found
             continue
         for link in sorted(found.links):
             if re.match(r"[a-z]+:", link):

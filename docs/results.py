@@ -1,6 +1,6 @@
 """Write the scores and tables of README and guides from result files: ``python docs/results.py``; ``--check`` compares only.
 
-A score stands between two comments that readers do not see; the first one says what it is and where it comes from:
+A score stands between two comments that readers do not see; the first comment says what the score is and where it comes from:
 
     <!-- score studies/ant Isaac-Ant lif_ppo -->76.3 [72.4, 84.2]<!-- end -->
 
@@ -51,8 +51,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FIGURE = re.compile(
     r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>(?:(?!<!-- (?!end -->)).)*?)<!-- end -->", re.DOTALL
 )
-"""A figure, in which no other comment begins: without its end it would reach to that of the next one."""
+"""A figure. No other comment begins in its text, so a figure without an end does not match up to the end of the next figure."""
 BEGIN = re.compile(r"<!-- (?P<what>\w+)\b[^>]*-->")
+"""The first comment of a figure, even of one without arguments or end."""
 
 
 def find_entry[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
@@ -71,7 +72,7 @@ def load_study(folder: str) -> StudyAnalysis:
 
 
 def find_row(folder: str, task: str, agent: str) -> AgentTaskRow:
-    """Return the results of an agent on a task of a study; if the agent has one variant, its name is enough."""
+    """Return the results of an agent on a task of a study; the agent's varied settings may be left out if it has one variant."""
     rows = load_study(folder).rows.items()
     found = {" on ".join(names): one for names, one in rows}
     variants = [one for (label, on), one in rows if (label.partition(" ")[0], on) == (agent, task)]
@@ -92,7 +93,7 @@ def format_energy(energy: Energy) -> str:
 
 
 def format_interval(found: Interval) -> str:
-    """Return estimate and bounds, all with the estimate's decimals; the estimate alone if it is of one seed, which has no bounds."""
+    """Return estimate and bounds, all with the estimate's decimals; the estimate alone if there is one seed, which gives no bounds."""
     if math.isinf(found.low):
         return format_number(found.estimate)
     places = 1 if abs(found.estimate) >= 10 else 2
@@ -105,7 +106,7 @@ def score(folder: str, task: str, *agent: str) -> str:
 
 
 def format_table(heading: str, lines: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table. Bars separate the columns of ``heading``; if it begins with a bar, the first column has no name."""
+    """Return a Markdown table. Bars separate the columns of ``heading``; a bar at its start means that the first column has no name."""
     head, *rows = (f"| {text} |" for text in (heading, *map(" | ".join, lines)))
     return "\n".join(["", head, "| --- " * (head.count("|") - 1) + "|", *rows, ""])
 
@@ -143,9 +144,10 @@ def across(folder: str, tasks: str, *agents: str) -> str:
 
 
 def difference(folder: str, task: str, agent: str, *varied: str) -> str:
-    """Return the estimated difference of an agent's score from the baseline's, with its interval; over ``all`` tasks, of normalised scores.
+    """Return the estimated difference of an agent's score from the baseline's, with its interval.
 
-    If ``varied`` settings are given, the difference is that from the agent's first variant.
+    With ``all`` as the task, it is the difference of normalised scores over all tasks. With ``varied`` settings, it is the difference of
+    the agent's variant with these settings from its first variant.
     """
     if varied:
         first = [name for name in load_study(folder).labels if name.split()[0] == agent][:1]
@@ -164,7 +166,7 @@ def lost(folder: str, agent: str) -> str:
 
 
 def verdicts(folder: str) -> str:
-    """Return a table of a study's verdicts, a row for each pair of agents; before the last cell has ended, the command that goes on."""
+    """Return a table of a study's verdicts, a row for each pair of agents; until the last cell has ended, the command that continues it."""
     command = f"`OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu`"
     if not (ROOT / folder / "study.json").is_file():
         return f"\nThis study has no results yet. {command} runs it.\n"
@@ -184,7 +186,7 @@ def verdicts(folder: str) -> str:
 
 
 def _format_cell(verdict: Verdict | None) -> str:
-    """Return a ``verdict`` as lines of a table's cell; decided ones are bold."""
+    """Return a ``verdict`` as lines of a table's cell, bold if it is decided."""
     if verdict is None or not verdict.comparison.pairs:
         return "-"
     mark = "" if verdict.text == "undecided" else "**"
@@ -193,7 +195,7 @@ def _format_cell(verdict: Verdict | None) -> str:
 
 
 def headline(*studies: str) -> str:
-    """Return a table of agents of planned studies that have ended: ``studies/a:lif_ppo,mlp_ppo``. Each study has one task."""
+    """Return a table of agents of those ``studies`` that have ended. A study has one task and is given as ``studies/a:lif_ppo,mlp_ppo``."""
     price, lines = next(iter(MAIN)), []
     for folder, _, agents in (text.partition(":") for text in studies):
         if not (ROOT / folder / "study.json").is_file() or load_study(folder).skipped:
@@ -505,7 +507,7 @@ KINDS = {
     "spaces": "ranges of settings for tuning",
     "policies": "trained policies, for `--checkpoint pretrained`",
 }
-"""Kind of component -> its meaning in the table of all components."""
+"""Kind of component -> its meaning in the table of `kinds`."""
 
 
 def kinds(_: str) -> str:
@@ -555,11 +557,11 @@ FIGURES = {
 
 
 def fill_figures(text: str, lists: bool = True) -> str:
-    """Return a page with every figure from its result files. Raises UserError with the figure that the files do not have.
+    """Return the ``text`` of a page with every figure from its result files.
 
-    A figure without arguments or without an end is an error too.
+    Without ``lists``, the figures of `LISTS` stay as they are, so that a new component does not make the page that lists it out of date.
 
-    Without ``lists``, `LISTS` stay as they are, so that a new component does not make the page that lists it out of date.
+    Raises UserError for a figure that the files do not have, or that has no arguments or no end.
     """
 
     def figure(match: re.Match[str]) -> str:
@@ -580,7 +582,7 @@ def fill_figures(text: str, lists: bool = True) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages, or print those that differ."""
+    """Write the pages and JSON Schemas that differ from their sources, or only print them; return the exit code."""
     parser = argparse.ArgumentParser(
         description="Scores and tables of README and guides, from files; the JSON Schemas of YAML files."
     )

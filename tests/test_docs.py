@@ -269,4 +269,4 @@ def test_no_link_of_the_whole_site_leads_nowhere(tmp_path):
         specification.loader.exec_module(pages)
     finally:
         sys.path.remove(str(ROOT / "docs"))
-    assert list(pages.nowhere(site)) == ["start.html: agents.html#nowhere"]
+    assert list(pages.find_broken_links(site)) == ["start.html: agents.html#nowhere"]

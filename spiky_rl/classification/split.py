@@ -47,13 +47,18 @@ class Split:
 def split(
     labels: np.ndarray, parts: Sequence[str], hold_out: int | None, validation: int | None, seed: int
 ) -> Split:
-    """Return the dataset's official split ``parts``, or draw one by ``seed``, stratified by class. Raises UserError if nothing is left for training.
+    """Return the dataset's official split, with the test and validation sets that it lacks drawn from its training set, by class.
 
     Args:
+        labels: Class of every recording.
+        parts: Official part of every recording.
         hold_out: Number of test recordings to draw from the training set; the official test set is then not used. None for the official
-            test set, or a fifth if there is none.
+            test set, or a fifth of the training set if there is none.
         validation: Number of validation recordings to draw from the training set; 0 for none. None for the official validation set, or
-            a tenth if there is none.
+            a tenth of the training set if there is none.
+        seed: Seed of the draws.
+
+    Raises UserError if a number of recordings to draw is not available, or none would be left for training.
     """
     masks = {part: np.array([official == part for official in parts], bool) for part in PARTS}
     draws = (
@@ -75,14 +80,14 @@ def split(
 def draw_part(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[int], flag: str) -> np.ndarray:
     """Return a mask of ``count`` recordings drawn from the mask ``among``, stratified by code.
 
-    Raises UserError, which names ``flag``, if the count is 0 or all of them.
+    Raises UserError, which names ``flag``, if ``count`` is 0, or not less than the recordings in ``among``.
     """
     total = int(among.sum())
     if not 0 < count < total:
         raise UserError(
             f"{flag} {count}: must be between 1 and {total - 1}, one less than the recordings to draw from"
         )
-    generator = np.random.default_rng(seed[0] if len(seed) == 1 else seed)
+    generator = np.random.default_rng(seed)
     members = [np.flatnonzero(among & (codes == code)) for code in np.unique(codes[among])]
     exact = np.array([count * len(m) / total for m in members])
     quota = np.floor(exact).astype(int)
@@ -95,9 +100,9 @@ def draw_part(codes: np.ndarray, among: np.ndarray, count: int, seed: Sequence[i
 
 
 def select_subset(recordings: Sequence[Recording], count: int | None, ids: Path | None) -> list[Recording]:
-    """Return the recordings listed in the file ``ids`` (None for all), and of them ``count``, stratified by class and part.
+    """Return ``count`` of the recordings that the file ``ids`` lists, stratified by class and part; None for all in both.
 
-    The draw is the same for everyone. Raises UserError if there are fewer recordings, or the list is invalid.
+    The draw has a fixed seed. Raises UserError if there are fewer recordings, or the list is invalid.
     """
     chosen = list(recordings) if ids is None else read_id_list(recordings, ids)
     if count is None or count == len(chosen):

@@ -248,7 +248,7 @@ def show_component(args: argparse.Namespace) -> None:
     if args.source:
         from spiky_rl.kernels import neuron_checks
 
-        print(neuron_checks.get_generated_source(args.kind, args.name))
+        print(neuron_checks.get_generated_source(args.name))
         return
     cls = registry.resolve(args.kind, args.name)
     print_text(get_documentation(cls, args.name))

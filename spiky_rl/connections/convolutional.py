@@ -70,8 +70,9 @@ class Convolutional(Connection):
         kernel, self.stride, self.padding = options.kernel, options.stride, options.padding
         self.pool, self.pooling = options.pool, options.pooling
         self.in_order = False
-        """Whether the backend's own kernel computes the currents even if `summed_by_torch` is True. It is slower, but the order in
-        which it sums depends only on the sizes; torch's order also depends on the CPU's instructions, the batch and the threads."""
+        """Whether the backend's own kernel computes the currents in place of torch, as in the reference of an export to C. It is slower,
+        but the order in which it sums depends only on the sizes; torch's also depends on the CPU's instructions, the batch and the
+        threads. It has no effect unless `summed_by_torch` is True."""
         channels, *size = self.inputs
         self.positions = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
         """Number of rows and columns of currents before pooling."""
@@ -123,7 +124,7 @@ class Convolutional(Connection):
 
     @property
     def summed_by_torch(self) -> bool:
-        """Whether torch computes the current on every backend, unless ``in_order``: in all cases but max pooling of moderate blocks."""
+        """Whether torch computes the current on every backend; False for max pooling of blocks up to `LARGEST_POOL`."""
         return not (self.pooling == "max" and 1 < self.pool <= LARGEST_POOL)
 
     def operations(self, events: Tensor) -> Tensor:

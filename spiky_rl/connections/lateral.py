@@ -29,7 +29,6 @@ class Lateral(IntraLayerConnection):
         radius: int = option(0, "number of neighbours on each side; 0: the whole layer", low=0)
         learned: bool = option(True, "whether the weights are learned")
 
-    options: Options
     delays = 1
 
     def __init__(

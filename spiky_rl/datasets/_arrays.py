@@ -44,7 +44,8 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
 
     Args:
         kinds: Allowed dtype kinds, also of fields.
-        fields: Names of required fields; the other fields may have any kind except Python objects. If empty, all fields are required.
+        fields: Names of the fields whose kinds are checked; the others may have any kind except Python objects. If the array has none of
+            these, all its fields are checked.
 
     Raises:
         ValueError: If there is no valid header.
@@ -54,9 +55,8 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
         shape, fortran, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-    except (
-        Exception
-    ) as error:  # pylint: disable=broad-exception-caught  # a foreign header trips NumPy anywhere
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # NumPy raises any exception for a foreign header
         if failure := _find_disk_error(error):
             raise failure from None
         raise ValueError("it does not begin with the header of a .npy") from None
@@ -67,7 +67,7 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
 
 
 def _list_fields(dtype: np.dtype, names: Sequence[str]) -> list[np.dtype]:
-    """Return the types of the fields called ``names``, of all fields if there are none of these, or ``dtype`` if it has no fields."""
+    """Return the types of the fields in ``names``, or of all fields if none is in ``names``; ``dtype`` itself if it has no fields."""
     if dtype.names is None:
         return [dtype]
     return [dtype[name].base for name in [name for name in dtype.names if name in names] or dtype.names]
@@ -101,7 +101,7 @@ def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) ->
 def read_arrays(
     file: IO[bytes], keys: Sequence[str] = (), kinds: str = NUMBERS, most: int = LARGEST
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a .npz by name: the ``keys``, which must exist, or all if there are none.
+    """Return the arrays of a .npz by name: the ``keys``, which must exist, or all if ``keys`` is empty.
 
     ``kinds`` are the allowed dtype kinds, ``most`` the maximum bytes of all unpacked arrays together.
 
@@ -119,7 +119,7 @@ def read_arrays(
 
 
 def list_arrays(file: IO[bytes]) -> list[str]:
-    """Return the names of the arrays in a .npz. Raises ValueError if it is damaged."""
+    """Return the names of the arrays in a .npz. Raises ValueError if it is damaged, OSError if it cannot be read."""
     return list(_open_archive(file)[1])
 
 
@@ -133,7 +133,7 @@ def _find_disk_error(error: Exception) -> OSError | None:
 
 
 def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """Return a .npz and its members by array name. Raises ValueError if it is damaged."""
+    """Return a .npz and its members by array name. Raises ValueError if it is damaged, OSError if it cannot be read."""
     try:
         archive = zipfile.ZipFile(file)  # pylint: disable=consider-using-with  # the caller closes the file
         return archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -144,7 +144,12 @@ def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.Z
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, kinds: str) -> np.ndarray:
-    """Unpack an array of an archive. Raises ValueError with its ``key`` if it is invalid or larger than declared."""
+    """Unpack an array of an archive.
+
+    Raises:
+        ValueError: If the array is invalid or larger than declared; the message names its ``key``.
+        OSError: If the archive cannot be read.
+    """
     try:
         with archive.open(info) as member:
             data = member.read(info.file_size)

@@ -35,7 +35,7 @@ class DownloadError(UserError):
 
 @dataclass(frozen=True)
 class DatasetArchive:
-    """A .zip and its checksums."""
+    """A .zip on a server, and its checksums."""
 
     name: str
     checksums: Mapping[str, str]
@@ -97,14 +97,15 @@ class DatasetArchive:
     def _download(self, file: IO[bytes], report_progress: Callable[[float, str], None]) -> None:
         """Complete the file, from its present end if the server supports that.
 
-        Raises DownloadError for a network error; an OSError comes from the file.
+        Raises:
+            DownloadError: For a network error.
+            OSError: If the file cannot be written.
         """
         done = file.tell()
         try:
             with _open(self.url, done) as answer:
-                if (
-                    answer.status != http.HTTPStatus.PARTIAL_CONTENT
-                ):  # the server ignores the range and sends the whole file
+                # a server that ignores the range sends the whole file
+                if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
                     done = 0
                     file.truncate(0)
                 size = done + int(answer.headers.get("Content-Length") or 0)
@@ -131,7 +132,10 @@ class _NetError(Exception):
 
 @contextmanager
 def _open(url: str, start: int) -> Iterator[Any]:
-    """Open the server's response, from byte ``start`` on if the server supports that; empty if the file ends there. Raises _NetError."""
+    """Open the server's response, from byte ``start`` on if the server supports that. Raises _NetError.
+
+    If the file ends at ``start``, the response is empty.
+    """
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)

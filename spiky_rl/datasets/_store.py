@@ -29,7 +29,7 @@ MAX_NAMED_ARCHIVES = 3
 
 
 def make_read_error(path: str | Path, error: Exception) -> EventFileError:
-    """Return an error that the file ``path`` cannot be read, with the reason of ``error``."""
+    """Return the error of the unreadable file ``path``, with the reason of ``error``."""
     return EventFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
@@ -40,7 +40,7 @@ class RecordingStore:
     """
 
     def __init__(self, root: Path, prefix: str = "") -> None:
-        """``prefix`` is put before every name, such as the folder's own name. Raises EventFileError for a damaged archive."""
+        """Open the folder or archive ``root``; every name begins with ``prefix``. Raises EventFileError for a damaged archive."""
         self.root, self.prefix = root, prefix
         self.archive: zipfile.ZipFile | None = None
         if root.is_file():
@@ -80,7 +80,7 @@ class RecordingStore:
         return sorted(self.prefix + name for name in names if not _is_hidden(name))
 
     def match_names(self, pattern: str) -> list[tuple[re.Match[str], str]]:
-        """Return match and name of all files whose names contain the regular expression ``pattern``, sorted."""
+        """Return the match and the name of every file whose name contains the regular expression ``pattern``, sorted by name."""
         return [(match, name) for name in self.list_names() if (match := re.search(pattern, name))]
 
     def path(self, name: str) -> str:
@@ -169,7 +169,7 @@ class TensorFile:
             file.close()
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """Return one recording. Raises EventFileError if the file ends before it."""
+        """Return the recording in a ``row``. Raises EventFileError if it is unreadable, or the file ends before or within it."""
         try:
             self.file.seek(self.start + row * self.bytes)
             data = self.file.read(self.bytes)

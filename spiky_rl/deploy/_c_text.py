@@ -46,9 +46,9 @@ def write_policy(
         folder: The folder.
         name: Prefix of all names that other files see.
         contract: Description of the policy's place in its environment, if it is known.
-        equality: Words for what the actions equal, as in: Actions equal ``the live policy's to the last bit``.
+        equality: What the actions equal, as the end of a sentence: Actions equal ``the live policy's to the last bit``.
         width: Floats in a vector of the `cpu` backend on this machine. The backend does not fuse products with fewer outputs.
-        integers: The quantised network that is written in the place of the policy's own; None for single precision.
+        integers: The quantised network to write in place of the policy's own; None for single precision.
 
     Raises ExportError, with the agent's key, if a part has no form in C.
     """
@@ -94,7 +94,7 @@ def write_policy(
 
 
 def _write_observations(w: CWriter, model: MLPModel, count: int) -> Signal:
-    """Write the normalisation of the ``count`` observations, and return them."""
+    """Write the normalisation of the ``count`` observations; return the normalised observations."""
     observed = w.add_scratch("input", count, "observation after normalisation")
     read, limit = "observation[c]", BOUND
     if (scale := get_normalization(model)) is not None:
@@ -117,7 +117,7 @@ def _write_ann(w: CWriter, model: MLPModel, x: Signal) -> Signal:
 
 
 def _format_body(w: CWriter) -> str:
-    """Return the statements of a control step; state that is not kept begins at zero in each."""
+    """Return the statements of a control step; without a carried state, they set all states to zero first."""
     lines = ["int events;"]
     if w.state_fields and not w.stateful:
         lines.append("// every control step begins at rest")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,7 +38,10 @@ NEEDS_MATH = re.compile(r"\b(rintf|sqrtf|expf|expm1f|log1pf|erff|INFINITY)\b")
 
 
 def read_functions() -> dict[str, str]:
-    """Return the helper functions of ``functions.c`` by name, each with its comment and the helpers that only it calls; callees come first."""
+    """Return the helper functions of ``functions.c`` by name, callees first.
+
+    A text has the function's comment, and the helpers that no other function calls.
+    """
     _, *paragraphs = (CSRC / "functions.c").read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
     declared = re.compile(r"^(?:#define|static \w+) (\w+)\(", re.MULTILINE)
     return {declared.findall(text)[-1]: f"{text}\n" for text in paragraphs}
@@ -68,7 +70,7 @@ class Signal:
     """C expression of the array."""
     width: int
     kind: str = "float"
-    """C type of its elements; those of the type uint8_t are 0 or 1."""
+    """C type of its elements; uint8_t for spikes, 0 or 1."""
     constant: bool = False
     """Whether it is the same in all inner steps."""
     first: int = 0
@@ -76,7 +78,7 @@ class Signal:
 
     @property
     def binary(self) -> bool:
-        """Whether its elements are spikes; else they are graded."""
+        """Whether its elements are spikes."""
         return self.kind == "uint8_t"
 
     def get(self, index: str, offset: int = 0) -> str:
@@ -84,7 +86,7 @@ class Signal:
         return f"{self.array}[{' + '.join([*(str(n) for n in (self.first, offset) if n), index])}]"
 
     def assign(self, index: str, value: str, offset: int = 0) -> str:
-        """Return the C statement that sets channel ``offset`` + ``index`` to ``value``, which is converted to the type."""
+        """Return the C statement that converts ``value`` to the type and sets channel ``offset`` + ``index`` to it."""
         return f"{self.get(index, offset)} = ({self.kind}){value};"
 
 
@@ -94,8 +96,8 @@ class CWriter:
     def __init__(self, vector_width: int = 0) -> None:
         """Begin a control step.
 
-        ``vector_width`` is the number of floats in a vector of the `cpu` backend. The backend does not fuse the products of a map with fewer
-        outputs, so neither does the file.
+        ``vector_width`` is the number of floats in a vector of the `cpu` backend. The backend does not fuse the multiplications and
+        additions of a map with fewer outputs, so the file does not fuse them either.
         """
         self.vector_width = vector_width
         self.steps = 1
@@ -226,18 +228,18 @@ class CWriter:
             block.append(f"\n// {text}")
 
     def format_loop(self, index: str, count: int | str, *body: str) -> str:
-        """Return a C loop of ``index`` to ``count``."""
+        """Return a C loop over ``body`` in which ``index`` runs from 0 to ``count`` - 1."""
         head = f"for (int {index} = 0; {index} < {count}; {index}++)"
         if len(body) == 1 and "\n" not in body[0]:
             return f"{head} {body[0]}"
         return "\n".join([f"{head} {{", *(textwrap.indent(line, "  ") for line in body), "}"])
 
     def write_loop(self, block: list[str], index: str, count: int | str, *body: str) -> None:
-        """Append a C loop of ``index`` to ``count`` to ``block``."""
+        """Append `format_loop` to ``block``."""
         block.append(self.format_loop(index, count, *body))
 
     def clear(self, block: list[str], array: str, count: int) -> None:
-        """Append C that sets the first ``count`` elements of ``array`` to 0 to ``block``."""
+        """Append C to ``block`` that sets the first ``count`` elements of ``array`` to 0."""
         block.append(f"memset({array}, 0, {count} * sizeof {array}[0]);")
 
     def clear_after_first_step(self, signal: Signal, count: int) -> None:
@@ -254,7 +256,7 @@ class CWriter:
         self.step.append(f"memcpy({past}, {signal.array}, {width} * sizeof {past}[0]);")
 
     def list_events(self, block: list[str], signal: Signal) -> None:
-        """Append C that lists the events of ``signal`` to ``block``."""
+        """Append C to ``block`` that lists the events of ``signal``."""
         self.channels = max(self.channels, signal.width)
         event = self.add_scratch("event", signal.width, "channels with an event, in order", "event_index")
         zero = "0.0f" if signal.kind == "float" else "0"
@@ -268,13 +270,15 @@ class CWriter:
     def write_product(
         self, block: list[str], path: str, weight: Tensor, bias: Tensor | None, signal: Signal, target: str
     ) -> None:
-        """Append C that sets ``target`` to the product of ``signal`` and ``weight`` [C, N], plus ``bias`` [N], to ``block``.
+        """Append C to ``block`` that sets ``target`` to the product of ``signal`` and ``weight``, plus ``bias``.
 
         Args:
+            block: `once`, `step` or `last`.
             path: Name of the weights.
-            weight: Weights; sparse ones are stored as lists of synapses.
-            bias: Constant terms, or None.
-            target: C expression of an array of floats.
+            weight: [C, N]; sparse weights are stored as lists of synapses.
+            bias: [N], or None.
+            signal: C channels.
+            target: C expression of an array of N floats.
         """
         weight = weight.detach().cpu()
         inputs, outputs = weight.shape
@@ -299,7 +303,10 @@ class CWriter:
     def _add_synapses(
         self, block: list[str], path: str, weight: Tensor, signal: Signal, target: str, fused: bool
     ) -> None:
-        """Append C that adds the synapses of the events to ``target``: values, neurons, and the start of each input's list [C + 1]."""
+        """Append C to ``block`` that adds the synapses of the events to ``target``.
+
+        The constants are the values, the neurons, and the start of each input's list, [C + 1].
+        """
         has_synapse = weight != 0
         array = self.add_constant(path, weight[has_synapse])
         neuron = self.add_constant(f"{path}_neuron", has_synapse.nonzero()[:, 1])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROBOTS = 64
 """Largest number of recorded environments."""
 ROWS = 4096
-"""Batch size of computing ranges."""
+"""Maximum number of observations in one pass of `compute_ranges`."""
 
 
 @dataclass(frozen=True)
@@ -51,38 +51,38 @@ class ValueRanges:
 
 
 def record_rollout(
-    model: MLPModel, env: IsaacLabVecEnv, progress: Callable[[float], None] = lambda share: None
+    model: MLPModel, env: IsaacLabVecEnv, report_progress: Callable[[float], None]
 ) -> CalibrationRollout:
     """Record the observations of up to `ROBOTS` environments until the first environment's episode ends.
 
     Args:
         model: The policy. It is reset before and after.
         env: The environment. It is reset before.
-        progress: Called after every control step with the share of the longest episode.
+        report_progress: Called after every control step with the share of the longest possible episode.
     """
     seen, keep = [], []
     with torch.inference_mode():
         env.reset()
         model.reset()
-        begins, over = torch.ones(min(ROBOTS, env.num_envs), device=env.device), False
-        while not over:
+        begins, has_ended = torch.ones(min(ROBOTS, env.num_envs), device=env.device), False
+        while not has_ended:
             obs = env.get_observations()
             x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
             seen.append(x[:ROBOTS].flatten(1).clone())
             keep.append(1.0 - begins)
             dones = env.step(model(obs))[2]
             model.reset(dones)
-            begins, over = (dones[:ROBOTS] > 0).float(), bool(dones[0])
-            progress(float(len(seen) / env.max_episode_length))
+            begins, has_ended = (dones[:ROBOTS] > 0).float(), bool(dones[0])
+            report_progress(float(len(seen) / env.max_episode_length))
         model.reset()
     return CalibrationRollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
 
 
 def read_rollout(path: Path, inputs: int) -> CalibrationRollout:
-    """Return the observations in ``path``, a file of NumPy with an array [T, O] of one robot or [T, B, O] of several.
+    """Return the observations in the .npy file ``path``, an array [T, O] of one robot or [T, B, O] of several.
 
     Args:
-        path: The file; all robots begin an episode in its first step.
+        path: The file. An episode of every robot begins with the first step, and no other episode begins.
         inputs: Number of observations, O.
 
     Raises UserError if the file is not such an array of finite numbers.
@@ -118,13 +118,13 @@ def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRan
         length = max(1, ROWS // rows)
         parts = (values.split(length) for values in (rollout.observations, rollout.keep))
         for x, keep in zip(*parts, strict=True):
-            x, noted = clamp_observations(model.obs_normalizer(x.to(device))), ForwardRecord()
+            x, record = clamp_observations(model.obs_normalizer(x.to(device))), ForwardRecord()
             if network.stateful:
-                _, carried = network(x, carried, keep.to(device), record=noted)
+                _, carried = network(x, carried, keep.to(device), record=record)
             else:
-                network(x.reshape(1, -1, x.shape[-1]), None, record=noted)
+                network(x.reshape(1, -1, x.shape[-1]), None, record=record)
             observed = max(observed, float(x.abs().max()))
-            for i, potential in enumerate(noted.potentials):
+            for i, potential in enumerate(record.potentials):
                 states[i] = torch.maximum(states[i], potential.abs().flatten(0, -2).amax(0).cpu())
     count = rollout.observations.shape[0]
     text = f"{count} control steps of {rows} robot{'s' * (rows > 1)} {rollout.source}"

@@ -40,9 +40,9 @@ ON_THRESHOLD = 1e-9
 """Largest distance at which a neuron counts as being on its threshold."""
 ROOT_TOLERANCE_MS, ROOT_RELATIVE_TOLERANCE = 1e-13, 1e-15
 MAX_INTEGRAND_STEP_MS = 1.0
-"""Longest interval in ms in which an integrand is taken as known after a few samples: a change of it that is shorter may be missed."""
+"""Longest interval of one quadrature; a much shorter change of the integrand may be missed."""
 QUADRATURE_TOLERANCE, MAX_INTERVALS = 1e-12, 200
-"""Relative tolerance of an integral over such an interval, and the number of parts into which it is divided at most, as at a jump."""
+"""Relative tolerance of one quadrature, and the maximum number of parts into which it divides its interval, as at a jump."""
 
 Integrand = Callable[..., Tensor]
 """A function to integrate over time: (time in ms, one tensor [N] per state) -> a scalar tensor."""
@@ -241,7 +241,7 @@ class EventSolver:
         def evaluate(time: float) -> float:
             return self._evaluate(function, neuron, interpolant, time)
 
-        # a start on the threshold may be on the other side by rounding
+        # by rounding, a start on the threshold may lie on the same side as the end: the root is then the start
         if evaluate(low) * evaluate(high) > 0.0:
             return low
         return float(brentq(evaluate, low, high, xtol=ROOT_TOLERANCE_MS, rtol=ROOT_RELATIVE_TOLERANCE))  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def compute_spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels:
         kernels: Time constants, threshold and limits.
 
     Raises:
-        UserError: If shapes do not match, times or delays are negative, or a weight is no finite floating-point number.
+        UserError: If shapes do not match, times or delays are negative, or weights are not finite floating-point numbers.
     """
     if times.dim() != 3 or weights.shape[1:] != (times.shape[1], *delays.shape):
         raise UserError(
@@ -142,7 +142,10 @@ class SpikeTimeLayer(torch.nn.Module):
 
     @torch.no_grad()
     def raise_silent_weights(self, times: Tensor, amount: float = 0.01) -> None:
-        """Raise the weights of silent neurons by ``amount`` times the share of samples of ``times`` [B, J, spikes] without a spike."""
+        """Raise every neuron's weights by ``amount`` times the share of samples in which it is silent.
+
+        ``times`` [B, J, spikes] is the output of `forward`.
+        """
         silent = times[..., 0].isinf().to(self.weights.dtype).mean(0)
         self.weights += amount * silent[:, None, None]
         self.constrain()

@@ -98,6 +98,7 @@ class NeuronTerms:
 
     def threshold(self, states: Array) -> Array:
         """Return the distance to the threshold, [..., N], of ``states`` [S, ..., N]."""
+        # the first input is a current, which threshold and reset do not read; it gives the shape
         return self._threshold[0](states[0], *states, *self.parameters)[0]
 
     def threshold_gradient(self, states: Array) -> tuple[Array, Array]:
@@ -114,6 +115,7 @@ class NeuronTerms:
         return self._split(self._reset[spike][1](states[0], *states, *self.parameters, *adjoint))[1:]
 
     def _split(self, values: Array) -> tuple[Array, Array, Array]:
+        """Split a vector-Jacobian product into the parts of current, states and parameters."""
         return values[0], values[1 : 1 + self.count], values[1 + self.count :]
 
 

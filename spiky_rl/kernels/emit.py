@@ -29,13 +29,15 @@ class KernelProgram:
     text: str
     """C: constants and functions."""
     slots: tuple[Node, ...]
-    """Uniform expressions, which the kernel takes as ``u``."""
+    """Uniform expressions (one value for all neurons), which the kernel takes as ``u``."""
     names: tuple[str, ...]
-    """Names of the neuron's parameters; ``slope`` is the surrogate's."""
+    """Names of the neuron's parameters."""
     varying: tuple[bool, ...]
-    """Which parameters differ between neurons, in the order of ``names``."""
+    """Whether each parameter differs between neurons, in the order of ``names``."""
     states: int
+    """Number of states."""
     substeps: int
+    """Number of sub-steps in a step."""
 
     def uniforms(self, numbers: dict[str, float]) -> list[float]:
         """Return the values of ``u``, given the ``numbers`` of the uniform parameters and the slope by name."""
@@ -198,9 +200,9 @@ class StepWriter:
         return nodes[0], nodes[1:]
 
     def write_body(self, targets: Sequence[tuple[str, Expression]]) -> str:
-        """Return the C statements that compute the ``targets``: first their subexpressions, then the assignments to the targets.
+        """Return the C statements that compute the ``targets``: first their subexpressions, then the assignments.
 
-        So every read precedes every write.
+        In this order every read precedes every write, because a target may also be an input.
         """
         needed: set[int] = set()
 
@@ -259,4 +261,4 @@ def format_literal(x: float) -> str:
         rounded = math.inf
     if not math.isfinite(rounded):
         raise TraceError(f"the number {x!r} in a step does not fit a float")
-    return f"{rounded!r}f" if "e" in repr(rounded) or "." in repr(rounded) else f"{rounded!r}.0f"
+    return f"{rounded!r}f"

@@ -67,8 +67,8 @@ class LayerKernels(ABC):
         grad_last: Tensor | None,
         grad_activity: Tensor | None,
         last_step: bool,
-        of_state: bool,
-        of_sums: bool,
+        needs_state: bool,
+        needs_sums: bool,
         weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the gradients of current and state, and partial sums [1 + P, rows, N]; None for a gradient that is not requested.
@@ -81,8 +81,8 @@ class LayerKernels(ABC):
             grad_last: Gradient of the states after the last step, [S, B, N]; None for zero.
             grad_activity: [N], the gradient of a penalty for the mean absolute output of each neuron; None for zero.
             last_step: Whether the forward pass returned only the outputs of every control step's last inner step.
-            of_state: Whether to return the gradient of the state.
-            of_sums: Whether to return the partial sums.
+            needs_state: Whether to return the gradient of the state.
+            needs_sums: Whether to return the partial sums.
             weight: [F, N], the weights of the linear map after the layer. If given, ``grad_output`` is the gradient [T, K, B, F] of
                 that map's output, and the kernel multiplies the two; see `can_read_back`.
         """
@@ -274,23 +274,23 @@ class _Run(torch.autograd.Function):
                 if not needs_x and not any(needs[: first + _PER_STAGE]):
                     break
                 weight, *_, state = tensors[first : first + _PER_STAGE]
-                of_weight, of_bias, of_params, of_state = needs[first : first + _PER_STAGE]
+                needs_weight, needs_bias, needs_params, needs_state = needs[first : first + _PER_STAGE]
                 grad_current, gradients[first + 3], sums = stack.kernels.layer_backward(
                     launches[i],
                     grad,
                     None if state is None else grad_last.pop(),
                     layer_gradients[i],
                     ctx.has_offset and i == n - 1,
-                    of_state,
-                    of_bias or of_params,
+                    needs_state,
+                    needs_bias or needs_params,
                     weight_above,
                 )
                 if sums is not None:
                     totals = sums.sum(1)
-                    gradients[first + 1] = totals[0] if of_bias else None
-                    gradients[first + 2] = totals[1:] if of_params else None
+                    gradients[first + 1] = totals[0] if needs_bias else None
+                    gradients[first + 2] = totals[1:] if needs_params else None
                 rows = grad_current.view(-1, grad_current.shape[-1])
-                if of_weight:
+                if needs_weight:
                     product = signals[i].reshape(-1, signals[i].shape[-1]).t() @ rows
                     gradients[first] = product.t() if stage.output_major else product
                 grad, weight_above = None, None

@@ -17,8 +17,8 @@ from spiky_rl.kernels.ops import TorchOps, get_reference_step
 from spiky_rl.neurons.base import Neuron, Ode
 from spiky_rl.surrogates.base import Surrogate
 
-REST = 1e-6
-"""Largest state after one step from rest without input: allows for rounding, in any neuron's units."""
+REST_TOLERANCE = 1e-6
+"""Largest state after one step from rest without input, in the neuron's units; not 0 because of rounding."""
 ARGUMENTS = {
     "step": ("ops", "current", "s", "p"),
     "advance": ("ops", "current", "peak", "s", "p"),
@@ -32,13 +32,13 @@ ARGUMENTS = {
 """Arguments of a neuron's functions; the last two, states and parameters, hold named values."""
 SAMPLES, STEPS = 64, 8
 """Number of sampled neurons, and of steps that bring them to the states at which `integrate` is compared with `flow`."""
-FINER = (1e-4, 1e-5)
-"""Time steps of the comparison, in units of the neuron's own time step."""
-AGREEMENT, SHARE = 1e-3, 0.1
-"""Largest difference between the two, relative to the rate, and the share of samples that may exceed it: they do at a kink of the
-equation."""
-TINY = 1e-300
-"""A number below any rate, so that two rates of 0 agree."""
+TIME_STEP_FACTORS = (1e-4, 1e-5)
+"""Coarse and fine time step of the comparison, in units of the neuron's own time step."""
+FLOW_TOLERANCE, MAX_WRONG_SHARE = 1e-3, 0.1
+"""Largest difference between `integrate` and `flow`, relative to the rate, and the share of samples that may exceed it, because samples
+at a kink of the equation do."""
+MIN_RATE = 1e-300
+"""Lower bound of the rate by which a difference is divided, so that two rates of 0 agree."""
 ROUNDING_TOLERANCE = 1e-14
 """Relative rounding error of the difference of two states."""
 _PASSED: set[tuple[type, str]] = set()
@@ -59,7 +59,7 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     """
     _check_text(neuron.source_neuron)
     _check_arguments(neuron.source_neuron)
-    for varying in (False, True):
+    for varying in (False, True):  # all parameters shared by the neurons, or none
         emit.build_program(neuron, surrogate, (varying,) * len(neuron.params))
     _check_rest(neuron, surrogate)
     _check_samples(neuron.source_neuron, TorchOps(surrogate))
@@ -131,7 +131,7 @@ def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
         neuron, get_reference_step(neuron), TorchOps(surrogate), zero, rest, params
     )
     for name, value in zip(neuron.states, states, strict=True):
-        if not abs(float(value)) < REST:
+        if not abs(float(value)) < REST_TOLERANCE:
             raise trace.make_error(
                 neuron,
                 f"its state {name!r} is {float(value):g} after one step from rest without input; rest must be 0, so store it "
@@ -144,7 +144,7 @@ def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
 
 
 def _check_samples(neuron: Neuron, ops: TorchOps) -> None:
-    """Raise `TraceError` if `_check_output` or `_check_flow` does for typical currents and states."""
+    """Check output and flow at sampled currents and states; a neuron with the same options is checked only once."""
     if (key := (type(neuron), repr(neuron.chosen))) in _PASSED:
         return
     current, outputs, states = _run_samples(neuron, ops)
@@ -156,7 +156,7 @@ def _check_samples(neuron: Neuron, ops: TorchOps) -> None:
 
 
 def _check_output(neuron: Neuron, outputs: Tensor) -> None:
-    """Raise `TraceError` if ``outputs`` has another number than 0 and 1."""
+    """Raise `TraceError` if ``outputs`` has a number other than 0 and 1."""
     others = outputs[(outputs != 0.0) & (outputs != 1.0)]
     if others.numel():
         raise trace.make_error(
@@ -167,16 +167,15 @@ def _check_output(neuron: Neuron, outputs: Tensor) -> None:
 
 def _check_flow(neuron: Ode, ops: TorchOps, current: Tensor, states: Sequence[Tensor]) -> None:
     """Raise `TraceError` if, over a fine time step from ``states``, `integrate` does not follow `flow`."""
-    coarse, fine = (_compare_with_flow(neuron, ops, current, states, step) for step in FINER)
+    coarse, fine = (_compare_with_flow(neuron, ops, current, states, step) for step in TIME_STEP_FACTORS)
     below = coarse.below & fine.below
     for i, name in enumerate(neuron.states):
         rate, error = fine.rates[i], fine.errors[i]
         known = below & rate.isfinite()
-        # the integration error shrinks with the time step, relative to the rate, which may itself depend on the time step;
-        # the difference of two states has a rounding error
-        allowed = AGREEMENT + ROUNDING_TOLERANCE / fine.h * states[i].abs() / fine.sizes[i]
+        # an error above the tolerance is allowed if it shrinks with the time step; near a large state, rounding adds to it
+        allowed = FLOW_TOLERANCE + ROUNDING_TOLERANCE / fine.h * states[i].abs() / fine.sizes[i]
         wrong = known & ~((error <= allowed) | (error <= 0.5 * coarse.errors[i]))
-        if wrong.sum() > SHARE * known.sum():
+        if wrong.sum() > MAX_WRONG_SHARE * known.sum():
             worst = (error * wrong).nan_to_num(torch.inf).argmax()
             at = ", ".join(f"{n} = {x[worst]:.3g}" for n, x in zip(neuron.states, states, strict=True))
             raise trace.make_error(
@@ -196,11 +195,11 @@ class _FlowComparison(NamedTuple):
     """Change per ms by `integrate`."""
     flow: list[Tensor]
     sizes: list[Tensor]
-    """The larger absolute value of both."""
+    """The larger absolute value of the two."""
     errors: list[Tensor]
-    """Difference of both, relative to ``sizes``."""
+    """Difference of the two, relative to ``sizes``."""
     below: Tensor
-    """Whether a sample is below threshold before and after; above it the two may differ."""
+    """Whether a sample is below its threshold before and after the sub-step; above it, `integrate` may differ from `flow`."""
 
 
 def _compare_with_flow(
@@ -221,7 +220,7 @@ def _compare_with_flow(
     )
     rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
     sizes = [
-        torch.maximum(rate.abs(), expected.abs()).clamp_min(TINY)
+        torch.maximum(rate.abs(), expected.abs()).clamp_min(MIN_RATE)
         for rate, expected in zip(rates, flow, strict=True)
     ]
     errors = [(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)]
@@ -233,7 +232,7 @@ def _compare_with_flow(
 
 
 def _run_samples(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Run `STEPS` steps with currents of various sizes; return these, the outputs of all steps, and the last states."""
+    """Run `STEPS` steps with currents of various sizes; return the currents, the outputs of all steps, and the last states."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
@@ -247,14 +246,9 @@ def _run_samples(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, Tensor, tuple[T
     return current, torch.stack(outputs), states
 
 
-def get_generated_source(kind: str, name: str) -> str:
-    """Return the C text of the step and adjoint of a neuron with its default options and the arctangent surrogate.
-
-    Args:
-        kind: Component kind, "neurons".
-        name: Name of the neuron.
-    """
-    neuron = registry.configure(kind, name, name).build()
+def get_generated_source(name: str) -> str:
+    """Return the C text of the step and adjoint of the neuron ``name``, with its default options and the arctangent surrogate."""
+    neuron = registry.configure("neurons", name, name).build()
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
     check_neuron(neuron, surrogate)
     program = emit.build_program(neuron, surrogate, (False,) * len(neuron.params))

@@ -62,8 +62,8 @@ class _SmoothGradient(torch.autograd.Function):
 
 
 def reverse_keep(keep: Tensor | None) -> Tensor | None:
-    """Return ``keep`` [T, ...] for the steps in reverse order: 0 where such a pass enters an episode, at the episode's last step."""
-    # keep[t + 1] is 0 if step t is the last of an episode; the last step of all begins the pass, whose states are zero anyway
+    """Return ``keep`` [T, ...] for a pass over the steps in reverse order: 0 at the last step of an episode, where the pass enters it."""
+    # keep[t + 1] is 0 if step t is the last of an episode; the pass begins at the last step of all, with states of zero
     return None if keep is None else torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
 
 
@@ -90,7 +90,7 @@ class _AddFeedback(torch.autograd.Function):
 def backpropagate_current(layer: SpikingLayer, signal: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a function that maps the error at a layer's current to the error at its ``signal``, by the connection's own weights.
 
-    With max pooling, the error passes only through those currents that are the largest of their block for this signal.
+    With max pooling, the error passes only through the largest current of each block for this signal.
     """
 
     def backpropagate(error: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class CostMeter:
     """Computes the cost of a network's forward passes from their records. Make a new meter when the set of zero weights changes."""
 
     def __init__(self, network: SpikingNetwork) -> None:
-        """Count what is the same in every pass. Raises RegistryError for unknown connections: see `synops.list_connections`."""
+        """Compute the costs that are the same in every pass. Raises RegistryError for connections unknown to `synops.list_connections`."""
         self.connections = synops.list_connections(network)
         assert isinstance(network, FeedForward | Reservoir)
         self.updates, self.arithmetic, self.accesses = _count_updates(network)
@@ -71,7 +71,10 @@ def make_meter(network: SpikingNetwork) -> CostMeter | None:
 
 
 def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> InferenceCost:
-    """Return the mean cost of a sample (or action) of the ANN ``body``; ``run`` is called once and must send ``samples`` through it."""
+    """Return the mean cost of a sample (or action) of the ANN ``body``.
+
+    ``run`` is called once and must send ``samples`` samples through the ANN.
+    """
     with ann.count_operations(body) as tally, torch.no_grad():
         run()
     weights = ann.get_weights(body)
@@ -98,7 +101,7 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
 
 @dataclass(frozen=True)
 class _UpdatedUnits:
-    """Units of a network with the same update."""
+    """Units of a network that have the same update."""
 
     count: int
     """Updates per control step."""
@@ -219,10 +222,10 @@ def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]
 
 
 def _list_deployed_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return parameters and buffers by name that a deployed ``module`` holds.
+    """Return the parameters and the buffers, by name, that a deployed ``module`` holds.
 
-    Without buffers that no checkpoint holds, such as the factors of a penalty, and without weights that carry errors alone: e-prop's mirrors
-    of the readout, and SuperSpike's feedback.
+    A deployed module lacks the buffers that no checkpoint holds, such as the factors of a penalty, and the weights that only carry errors:
+    e-prop's mirrors of the readout, and SuperSpike's feedback.
     """
 
     def is_deployed(name: str) -> bool:

@@ -17,11 +17,11 @@ Frame = np.ndarray
 
 BACKGROUND, INK, FAINT = 250, 25, 205
 MARGIN, LABEL, PIXEL = 12, 18, 2
-"""Pixels of the image: margin and gap below a layer's label, height of a label, width of an inner step."""
+"""Pixels: margin of the image and gap below a layer's band; height of a layer's label; width of an inner step."""
 
 
 class RasterPanel:
-    """A moving spike raster, one band per layer; time runs to the right, and the last columns are the present."""
+    """A moving spike raster with one band per layer; time runs to the right, and the present is at the right edge."""
 
     def __init__(self, width: int = 640, height: int = 480, steps: int = 4) -> None:
         """``steps`` is K, the inner steps per control step; the panel shows as many control steps as fit its width.
@@ -68,11 +68,11 @@ class RasterPanel:
             rate = self.past[-1][i].mean()
             text = f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing" if title else ""
             labels.append(((MARGIN, top - title), text))
-        drawn = Image.fromarray(image)
-        pen = ImageDraw.Draw(drawn)
+        labelled = Image.fromarray(image)
+        pen = ImageDraw.Draw(labelled)
         for corner, text in labels:
             pen.text(corner, text, fill=(INK, INK, INK), font_size=13)
-        return np.asarray(drawn)
+        return np.asarray(labelled)
 
 
 def concat_frames(left: Frame, right: Frame) -> Frame:

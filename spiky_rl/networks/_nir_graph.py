@@ -128,7 +128,7 @@ class Reading:
     dt: float | None = None
     """Seconds per inner step; None for the file's."""
     spike: str | None = None
-    """Whether a neuron spikes ``at`` the threshold or only ``above`` it; None: as the writer does."""
+    """Whether a neuron spikes ``at`` the threshold or only ``above`` it; None for ``at`` in our own files and ``above`` in others."""
     reset: str | None = None
     """Reset of all neurons, ``zero`` or ``subtract``; None for the file's."""
 
@@ -173,7 +173,7 @@ def _read_file(path: str) -> Any:
     import nir
 
     try:
-        # the shapes of nodes are checked here: libraries write sizes of batches into inputs and outputs
+        # without nir's check of shapes, because libraries write batch sizes into inputs and outputs; `_Builder` checks them
         return nir.read(path, type_check=False)
     except (OSError, KeyError, ValueError, TypeError, AssertionError, RuntimeError, AttributeError) as error:
         text = " ".join(str(error).split())[:200]
@@ -270,7 +270,7 @@ class _Builder:
         visited, name = {first}, self._get_next_node(first)
         while (kind := _kind(self.nodes[name])) != "Output":
             if name in visited:
-                raise self._refuse(name, "in a loop of several layers", "a loop of one layer: feedback")
+                raise self._make_error(name, "in a loop of several layers", "a loop of one layer: feedback")
             visited.add(name)
             if kind in MAPS:
                 self._pass_map(content, walk, name)
@@ -282,7 +282,7 @@ class _Builder:
                 walk.pool = self._get_pool(name)
                 walk.shape = (walk.shape[0], *(side // walk.pool for side in walk.shape[1:]))
             else:
-                raise self._refuse(name, f"behind {walk.link or 'neurons'}", ALLOWED_POSITIONS[kind])
+                raise self._make_error(name, f"behind {walk.link or 'neurons'}", ALLOWED_POSITIONS[kind])
             name = self._get_next_node(name)
         self._check_complete(content, visited | {name})
         content.inputs = content.layers[0].inputs
@@ -297,9 +297,9 @@ class _Builder:
         return bool(walk.link) and _kind(self.nodes[walk.link]) == "Conv2d"
 
     def _pass_map(self, content: NirContent, walk: _Walk, name: str) -> None:
-        """Go behind the map ``name``. A first map before another one is the normalisation of observations, in our own files."""
+        """Go behind the map ``name``. In our own files, two maps may begin the graph: the first one normalises observations."""
         if walk.link and not (self.metadata and not content.layers and content.normaliser is None):
-            raise self._refuse(name, f"behind {walk.link}", f"behind {', '.join(NEURONS)}")
+            raise self._make_error(name, f"behind {walk.link}", f"behind {', '.join(NEURONS)}")
         if walk.link:
             content.normaliser = self._read_normaliser(walk.link)
         walk.link, walk.inputs = name, walk.shape
@@ -325,9 +325,9 @@ class _Builder:
         """Read the linear map ``name`` behind the last neurons."""
         node = self.nodes[name]
         if _kind(node) == "Conv2d":
-            raise self._refuse(name, "as the last node", "Affine, Linear")
+            raise self._make_error(name, "as the last node", "Affine, Linear")
         if content.layers[-1].kind == "LI" and not self.metadata:
-            raise self._refuse(name, "behind LI", f"behind {', '.join(SPIKING)}")
+            raise self._make_error(name, "behind LI", f"behind {', '.join(SPIKING)}")
         bias = _to_double(node.bias) if _kind(node) == "Affine" else None
         content.readout = _to_double(node.weight), bias
 
@@ -384,8 +384,8 @@ class _Builder:
         feedback_paths = [self._trace_back(name, start) for start in self.after.get(name, [])]
         return [path for path in feedback_paths if path is not None]
 
-    def _refuse(self, name: str, given: str, allowed: str) -> RegistryError:
-        """Return, for the caller to raise, the error of a node that has ``given`` in place of ``allowed``."""
+    def _make_error(self, name: str, given: str, allowed: str) -> RegistryError:
+        """Return the error of the node ``name``, which has ``given`` in place of ``allowed``."""
         return RegistryError(f"{name} ({_kind(self.nodes[name])}): {given} given; allowed: {allowed}")
 
     def _get_map_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -393,9 +393,11 @@ class _Builder:
         node = self.nodes[name]
         if _kind(node) != "Conv2d":
             if node.weight.ndim != 2:
-                raise self._refuse(name, f"weight of shape {list(node.weight.shape)}", "2 dimensions")
+                raise self._make_error(name, f"weight of shape {list(node.weight.shape)}", "2 dimensions")
             if math.prod(shape) != node.weight.shape[1]:
-                raise self._refuse(name, f"an input of shape {list(shape)}", f"{node.weight.shape[1]} values")
+                raise self._make_error(
+                    name, f"an input of shape {list(shape)}", f"{node.weight.shape[1]} values"
+                )
             return (node.weight.shape[0],)
         geometry = self._get_geometry(name, shape)
         side = node.weight.shape[-1]
@@ -409,37 +411,37 @@ class _Builder:
         node = self.nodes[name]
         rows, columns = node.weight.shape[-2:]
         if rows != columns:
-            raise self._refuse(name, f"kernel {rows} x {columns}", "square kernels")
+            raise self._make_error(name, f"kernel {rows} x {columns}", "square kernels")
         if node.groups != 1:
-            raise self._refuse(name, f"groups {node.groups}", "1")
+            raise self._make_error(name, f"groups {node.groups}", "1")
         stride = self._get_side(name, "stride", node.stride)
         if self._get_side(name, "dilation", node.dilation) != 1:
-            raise self._refuse(name, f"dilation {np.atleast_1d(node.dilation).tolist()}", "1")
+            raise self._make_error(name, f"dilation {np.atleast_1d(node.dilation).tolist()}", "1")
         padding = self._get_padding(name, rows, stride)
         maps = (node.weight.shape[1], *shape[-2:])
         if len(shape) < 3 or math.prod(maps) != math.prod(shape):
-            raise self._refuse(name, f"an input of shape {list(shape)}", f"[{maps[0]}, height, width]")
+            raise self._make_error(name, f"an input of shape {list(shape)}", f"[{maps[0]}, height, width]")
         return ConvGeometry(maps, stride, padding, 1)
 
     def _get_padding(self, name: str, kernel: int, stride: int) -> int:
-        """Return the padding of a Conv2d, which may be a word: ``same``, or another one for none."""
+        """Return the padding of a Conv2d. The file may hold a word: ``same``; any other word means no padding."""
         padding = self.nodes[name].padding
         if isinstance(padding, bytes):
             padding = padding.decode()
         if isinstance(padding, str):
             if padding == "same" and (kernel % 2 == 0 or stride != 1):
-                raise self._refuse(name, "padding same", "odd kernels with stride 1")
+                raise self._make_error(name, "padding same", "odd kernels with stride 1")
             return kernel // 2 if padding == "same" else 0
         side = self._get_side(name, "padding", padding)
         if side >= kernel:
-            raise self._refuse(name, f"padding {side}", f"less than the kernel, {kernel}")
+            raise self._make_error(name, f"padding {side}", f"less than the kernel, {kernel}")
         return side
 
     def _get_side(self, name: str, key: str, value: Any) -> int:
         """Return the option ``key`` of a node, a number or equal numbers for rows and columns, as one number."""
         sides = {int(side) for side in np.atleast_1d(value)}
         if len(sides) != 1:
-            raise self._refuse(
+            raise self._make_error(
                 name, f"{key} {np.atleast_1d(value).tolist()}", "the same for rows and columns"
             )
         return sides.pop()
@@ -450,37 +452,40 @@ class _Builder:
         side = self._get_side(name, "kernel_size", node.kernel_size)
         for key, allowed in (("stride", side), ("padding", 0)):
             if self._get_side(name, key, getattr(node, key)) != allowed:
-                raise self._refuse(name, f"{key} {np.atleast_1d(getattr(node, key)).tolist()}", str(allowed))
+                raise self._make_error(
+                    name, f"{key} {np.atleast_1d(getattr(node, key)).tolist()}", str(allowed)
+                )
         return side
 
     def _build_layer(self, name: str, walk: _Walk, feedback_paths: list[list[str]]) -> NirLayer:
         """Build the layer of the neurons ``name`` at ``walk``; each of the ``feedback_paths`` has the nodes of one path back to them."""
         link, shape = walk.link, walk.shape
-        node, kind = self.nodes[link], _kind(self.nodes[link])
+        node, link_kind = self.nodes[link], _kind(self.nodes[link])
         options, gain, values = self._read_neurons(name, math.prod(shape))
         # the gain is a product of rounded numbers of the file, so a gain meant as 1 is only near 1
         tolerance = OWN_GAIN_TOLERANCE if self.metadata else GAIN_TOLERANCE
         gain = np.where(np.abs(gain - 1.0) < tolerance, 1.0, gain)
         weight = _to_double(node.weight)
-        bias = None if kind == "Linear" else _to_double(node.bias)
+        bias = None if link_kind == "Linear" else _to_double(node.bias)
         feedback, constant = self._read_feedback(name, feedback_paths, math.prod(shape))
         if constant is not None:
-            if kind == "Conv2d":
-                raise self._refuse(name, "feedback with a bias", "Linear feedback behind a Conv2d")
+            if link_kind == "Conv2d":
+                raise self._make_error(name, "feedback with a bias", "Linear feedback behind a Conv2d")
             bias = constant if bias is None else bias + constant
         geometry, factor = None, gain
-        if kind == "Conv2d":
+        if link_kind == "Conv2d":
             geometry = replace(self._get_geometry(link, walk.inputs), pool=walk.pool)
             channels = gain.reshape(shape[0], -1)
             if np.ptp(channels, axis=1).any():
-                raise self._refuse(name, "r or tau that differ in a channel", "one value per channel")
+                raise self._make_error(name, "r or tau that differ in a channel", "one value per channel")
             factor = channels[:, 0]
         weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
         bias = None if bias is None else bias * factor
         if feedback is not None:
             feedback = feedback * gain
-        kind = _kind(self.nodes[name])  # of the neurons
-        return NirLayer(name, kind, weight, bias, geometry, shape, options, values, feedback)
+        return NirLayer(
+            name, _kind(self.nodes[name]), weight, bias, geometry, shape, options, values, feedback
+        )
 
     def _read_neurons(
         self, name: str, width: int
@@ -491,13 +496,13 @@ class _Builder:
         def get(key: str) -> np.ndarray:
             value = _to_decimal(getattr(node, key)).reshape(-1)
             if value.size not in (1, width):
-                raise self._refuse(name, f"{key} of {value.size} values", f"1 or {width}, as the current")
+                raise self._make_error(name, f"{key} of {value.size} values", f"1 or {width}, as the current")
             return np.broadcast_to(value, (width,)) if value.size == 1 else value
 
         def decay(key: str) -> np.ndarray:
             tau = get(key)
             if (tau < self.dt).any():
-                raise self._refuse(name, f"{key} {tau.min():g} s", f"at least dt, {self.dt:g} s")
+                raise self._make_error(name, f"{key} {tau.min():g} s", f"at least dt, {self.dt:g} s")
             return 1.0 - self.dt / tau
 
         r = get("r")
@@ -525,6 +530,13 @@ class _Builder:
     def _read_reset(
         self, name: str, v_rest: float | np.ndarray, get: Callable[[str], np.ndarray]
     ) -> dict[str, PlainValue]:
+        """Return the options of the neurons ``name`` for reset and time step.
+
+        Args:
+            name: The neurons.
+            v_rest: The node's v_leak, or 0 if it has none.
+            get: Returns a value of the node by key, [N].
+        """
         metadata = self.nodes[name].metadata if self.metadata else {}
         reset = self.reset or str(metadata.get("reset", "zero"))
         if reset == "zero":
@@ -536,9 +548,10 @@ class _Builder:
     def _read_threshold(
         self, name: str, v_rest: float | np.ndarray, get: Callable[[str], np.ndarray]
     ) -> np.ndarray:
+        """Return the threshold relative to rest, [N]; the arguments are as for `_read_reset`."""
         threshold = get("v_threshold") - v_rest
         if not (threshold > 0.0).all():
-            raise self._refuse(
+            raise self._make_error(
                 name, f"v_threshold - v_leak {threshold.min():g}", "above 0, so that a neuron rests"
             )
         if self.spike == "at":
@@ -551,7 +564,7 @@ class _Builder:
         if not np.array_equal(values, np.broadcast_to(allowed, values.shape)):
             wrong = values[values != allowed][0]
             text = "v_leak" if isinstance(allowed, np.ndarray) else f"{allowed:g}"
-            raise self._refuse(name, f"{key} {wrong:g}", text)
+            raise self._make_error(name, f"{key} {wrong:g}", text)
 
     def _read_feedback(
         self, name: str, feedback_paths: list[list[str]], width: int
@@ -579,7 +592,9 @@ class _Builder:
         maps = path[len(delays) :]
         kinds = [_kind(self.nodes[each]) for each in maps]
         if kinds not in ([], ["Affine"], ["Linear"]):
-            raise self._refuse(name, f"feedback over {', '.join(path)}", "Delay, then one Affine or Linear")
+            raise self._make_error(
+                name, f"feedback over {', '.join(path)}", "Delay, then one Affine or Linear"
+            )
         delay, weight, bias = np.zeros(width), np.eye(width), None
         for each in delays:
             delay = delay + np.broadcast_to(_to_double(self.nodes[each].delay).reshape(-1), (width,))
@@ -587,11 +602,11 @@ class _Builder:
             node = self.nodes[each]
             weight = _to_double(node.weight)
             if weight.shape != (width, width):
-                raise self._refuse(each, f"weight of shape {list(weight.shape)}", str([width, width]))
+                raise self._make_error(each, f"weight of shape {list(weight.shape)}", str([width, width]))
             bias = _to_double(node.bias) if kinds == ["Affine"] else None
         steps = np.rint(delay / self.dt)
         if (np.abs(delay / self.dt - steps) > DELAY_TOLERANCE_STEPS).any():
-            raise self._refuse(path[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
+            raise self._make_error(path[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
         return steps, weight, bias
 
     def _read_normaliser(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
 A network maps observations [T, B, O] to features [T, B, F], with K inner steps in each of the T control steps. It keeps no state:
 `SpikingNetwork.forward` takes the state and returns the new one, and the initial state is zero. `ForwardRecord` collects the
 signals of a forward pass for plots and counts of operations. If a part of the network is fixed, `compute_fixed_part` computes it
-without a gradient, a learner may store the result, and only `apply_readout` is trained. A file of this folder is a network that agents can name.
+without a gradient, a learner may store the result, and only `apply_readout` is trained. Each file of this folder defines a network, which
+agents name by the file's name.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @abstractmethod
     def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:
-        """Apply one of the ``channels`` to the spikes of each layer from now on; for inference only."""
+        """Apply ``channels``, one per layer in order, to the layers' spikes from now on; for inference only."""
 
     @property
     @abstractmethod

@@ -104,7 +104,7 @@ def _get_component(part: Part, layer: int) -> ComponentSpec | None:
 
 
 def _take(states: list[Tensor] | None, start: int, count: int | None = None) -> tuple[Tensor, ...] | None:
-    """Return ``count`` of the ``states`` from ``start`` on, or all from there on; None without states."""
+    """Return ``count`` states (None for all) from index ``start`` on; None without states."""
     if states is None:
         return None
     return tuple(states[start:] if count is None else states[start : start + count])
@@ -252,7 +252,7 @@ class FeedForward(SpikingNetwork):
             self._set_penalty(sparsity.build())
         self._can_use_stack = all(getattr(layer.connection, "is_plain", False) for layer in layers)
         """Whether the connections are linear and no spike channel is set, as a stack requires."""
-        # owner's modules, name and expected class of each linear map
+        # for each linear map: the modules of its owner, its name among them, and its expected class
         self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in layers]
         self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack_parts: tuple[torch.nn.Module, ...] = (*layers, self.decoder)
@@ -334,7 +334,7 @@ class FeedForward(SpikingNetwork):
         return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
 
     def _has_independent_samples(self) -> bool:
-        """Return whether the gradient of each sample is independent of its batch, so that the batch may be split."""
+        """Return whether the batch may be split, because no sample's gradient depends on the other samples."""
         return not torch.is_grad_enabled() or (
             self.learning.has_independent_samples and not self._has_penalty
         )
@@ -408,9 +408,9 @@ class FeedForward(SpikingNetwork):
         return stack
 
     def _is_linear_stack(self) -> bool:
-        """Return whether all connections and the readout are unmodified linear maps and no part has hooks, because a stack calls no part.
+        """Return whether all connections and the readout are unmodified linear maps and no part has hooks.
 
-        Hooks, pruning, parametrizations and subclasses may compute something else. A weight or bias may be a plain tensor.
+        A stack reads the weights and calls no part, so it would ignore hooks, pruning, parametrizations and subclasses.
         """
         if not self._can_use_stack:
             return False

@@ -9,8 +9,8 @@ oscillation grow. Adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an und
 |1 + dt (p + i omega)| = 1, and a damped one inside. This needs dt omega < 1. The oscillation is then faster than omega: it
 turns by the angle of 1 + dt (b + i omega) per step.
 
-Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the threshold's
-default. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the comparison with the
+Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the default
+threshold. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the comparison with the
 threshold. In the source q decays after it, which equals this neuron with refractory = exp(dt / tau_refractory); the source's
 currents correspond to gain 1. Not included: a reset of u or v, spikes on v.
 
@@ -28,7 +28,7 @@ from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, p
 
 SECOND_MS = 1000.0
 LEARNED_SHARE = 0.99
-"""Largest share of the bound of omega that a learned omega may reach."""
+"""Upper bound of a learned omega, as a share of the bound 1 / dt."""
 
 
 class Resonate(Ode):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 GRID = 10.0 ** np.arange(-15.0, 0.0)
-"""Candidates for the ridge, relative to the variance of the states summed over all samples."""
+"""Candidates for the ridge, relative to the sum of the squared deviations of all states from their means."""
 HELD_OUT = 5
 """The last 1 / HELD_OUT of the samples validate the ridge."""
 
@@ -33,7 +33,7 @@ def ridge_regression(states: np.ndarray, targets: np.ndarray, ridge: float | Non
         states: [samples, N]
         targets: [samples, targets]
         ridge: In squared units of the states, summed over samples; 0 gives the solution of minimum norm. With None, each target
-            takes the ridge of `GRID` with the smallest error on the last fifth of the samples, fitted to the others.
+            takes the ridge of `GRID` that, fitted to the other samples, has the smallest error on the last fifth of them.
     """
     x, y = np.asarray(states, np.float64), np.asarray(targets, np.float64)
     if ridge is not None:
@@ -52,13 +52,13 @@ def ridge_regression(states: np.ndarray, targets: np.ndarray, ridge: float | Non
 
 def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[LinearReadout]:
     """Return the readout of every ridge, from one decomposition."""
-    mean, middle = x.mean(0), y.mean(0)
-    u, s, v = np.linalg.svd(x - mean, full_matrices=False)
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    u, s, v = np.linalg.svd(x - x_mean, full_matrices=False)
     # directions without variance carry no information
     significant = s > s.max(initial=0.0) * 1e-12
-    s, v, projected = s[significant], v[significant].T, u[:, significant].T @ (y - middle)
+    s, v, projected = s[significant], v[significant].T, u[:, significant].T @ (y - y_mean)
     weights = [v @ ((s / (s**2 + ridge))[:, None] * projected) for ridge in ridges]
-    return [LinearReadout(w, middle - mean @ w) for w in weights]
+    return [LinearReadout(w, y_mean - x_mean @ w) for w in weights]
 
 
 def predict_test_series(

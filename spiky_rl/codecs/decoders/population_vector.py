@@ -2,7 +2,7 @@
 
     y_f = sum over the group of f of w_j mean_k(s_j,k) + b_f,   w_j = preferred value / group size
 
-The N neurons are split into F contiguous groups of equal size (plus or minus one). Initially, preferred values are spread evenly
+The N neurons are split into F contiguous groups, whose sizes differ by at most one. Initially, preferred values are spread evenly
 over [-span, span] within each group; then they are learned. A feature is a mean of votes, initially within plus or minus the
 span. A spike reaches one feature, so a readout needs at most N additions instead of N F.
 

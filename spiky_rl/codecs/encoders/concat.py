@@ -2,7 +2,8 @@
 
     signal = [first(x), second(x)]
 
-By default the observation itself and the events of its changes, which make velocities visible if only positions are observed.
+By default the signal is the observation itself and the events of its changes, which make velocities visible if only positions are
+observed.
 Skin and muscle have such pairs of receptors: tonic ones for the magnitude of a stimulus, phasic ones for its changes.
 
 Source: Johansson & Flanagan (2009), slowly and fast adapting afferents.

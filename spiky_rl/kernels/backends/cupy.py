@@ -36,9 +36,9 @@ MAX_THREADS = 256
 SHARED_BYTES = 48 * 1024
 """Shared memory that a block may use without an explicit request."""
 SCRATCH_FLOATS = 1 << 26
-"""Size of an adjoint's scratch memory: 256 MiB, or `SCRATCH_SHARE` of the device's memory where that is more."""
+"""Scratch memory of the adjoint of a stack's layer: 256 MiB, on every device. Other adjoints: see `count_scratch_floats`."""
 SCRATCH_SHARE = 1 / 32
-"""Largest share of a device's memory that is scratch memory of an adjoint over time."""
+"""Share of a device's memory that is scratch memory of any other adjoint, if it is more than `SCRATCH_FLOATS`."""
 SUMMING_THREADS = 1 << 20
 """Maximum threads of a layer's kernel that adds up over samples: four waves of an H100. It is the same on every device, because it
 determines the order of addition, and so the bits of the sums."""
@@ -243,7 +243,7 @@ class Cupy(LayerKernels, Compiled):
         pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
         values = build_arguments(pointers, current, steps, run.uniforms, _format_feedback(feedback))
         self._launch(
-            f"{key} recurrent", 0, values, current, B, count_threads(N), count_shared_bytes(N, feedback)
+            key, 0, values, current, B, count_threads(N), count_shared_bytes(N, feedback), recurrent=True
         )
         return output, final, potentials
 
@@ -303,15 +303,16 @@ class Cupy(LayerKernels, Compiled):
             part: The rows.
         """
         key, steps, feedback, current, state = run.key, run.steps, run.feedback, run.current, run.state
-        T, inner, _, N = current.shape
+        T, _, _, N = current.shape
         rows, filtered = part.stop - part.start, feedback.decay is not None
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
-        # outputs and their gradients, from D inner steps before the first on
+        # outputs and their gradients, beginning D inner steps before the first step
         output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
         output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
         of_output[:D] = 0.0
         of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
-        # states and filtered current of the present step, and their gradients: after the last step first, before the first step at the end
+        # states and filtered current of the present step, and their gradients, which the kernel moves backwards in time: from after the
+        # last step to before the first
         now = current.new_empty(S + filtered, rows, N)
         grad_now = torch.zeros_like(now)
         if grad_last is not None:
@@ -333,7 +334,7 @@ class Cupy(LayerKernels, Compiled):
         values = build_arguments(pointers, current, steps, run.uniforms, others)
         gradient_bytes = 2 * 4 * N  # the gradient of I in the present and the previous step
         shared_bytes = max(count_shared_bytes(N, feedback), gradient_bytes)
-        self._launch(f"{key} recurrent", 1, values, current, rows, count_threads(N), shared_bytes)
+        self._launch(key, 1, values, current, rows, count_threads(N), shared_bytes, recurrent=True)
         of_weights = []
         for d in range(1, D + 1):
             past = output[D - d : D - d + count]
@@ -344,7 +345,7 @@ class Cupy(LayerKernels, Compiled):
         if state is not None:
             of_state = torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
         return (
-            of_current.sum(1, keepdim=True) if inner == 1 else of_current,
+            of_current.sum(1, keepdim=True) if current.shape[1] == 1 else of_current,
             of_state,
             None if of_params is None else of_params.sum(1),
             of_weights[0] if D == 1 else torch.cat(of_weights),
@@ -364,7 +365,7 @@ class Cupy(LayerKernels, Compiled):
         last = None if state is None else torch.empty_like(state)
         rows = B if activity is None else activity.shape[0]
         row_stride = 0 if activity is None else activity.stride(0)
-        # of an event in its row's mean; the mean over the rows is that over all samples and inner steps
+        # weight of an event in its row; the mean of the rows is then the mean over all samples and inner steps
         share = rows / max(T * steps * B, 1)
         values = build_arguments(
             (current, state, run.params, run.keep, offset, output, last, activity),
@@ -384,24 +385,24 @@ class Cupy(LayerKernels, Compiled):
         grad_last: Tensor | None,
         grad_activity: Tensor | None,
         last_step: bool,
-        of_state: bool,
-        of_sums: bool,
+        needs_state: bool,
+        needs_sums: bool,
         weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         current, state, steps = run.current, run.state, run.steps
         T, _, B, N = current.shape
         in_registers = self.count_register_steps(run) > 0
         floats_per_lane = 0 if in_registers else T * steps * programs.PROGRAMS[run.key].states
-        rows = count_rows(B, N, floats_per_lane) if of_sums or floats_per_lane else B
+        rows = count_rows(B, N, floats_per_lane) if needs_sums or floats_per_lane else B
         grad_current = torch.empty_like(current)
-        grad_state = None if state is None or not of_state else torch.empty_like(state)
+        grad_state = torch.empty_like(state) if needs_state and state is not None else None
         params = 0 if run.params is None else run.params.shape[0]
-        sums = current.new_empty(1 + params, rows, N) if of_sums else None
+        sums = current.new_empty(1 + params, rows, N) if needs_sums else None
         scratch = current.new_empty(floats_per_lane * rows * N) if floats_per_lane else None
         given = (grad_output, weight, grad_last, grad_activity)
         given = [None if x is None else x.contiguous() for x in given]
         pointers = [current, state, run.params, run.keep, *given, grad_current, grad_state, sums, scratch]
-        share = 1.0 / max(T * steps * B, 1)  # of an event in the mean over all samples and inner steps
+        share = 1.0 / max(T * steps * B, 1)  # weight of an event in the mean over all samples and inner steps
         others = _format_layer(last_step, rows * N, None, share)
         values = build_arguments(pointers, current, steps, run.uniforms, others)
         self._launch_layer(run, 1, values, rows * N, 0 if weight is None else weight.shape[0])
@@ -463,12 +464,13 @@ class Cupy(LayerKernels, Compiled):
         grid: int,
         block: int = BLOCK,
         shared_bytes: int = 0,
+        recurrent: bool = False,
     ) -> None:
-        """Launch one kernel on torch's current stream, because in autograd's backward threads CuPy's current stream is another one."""
+        """Launch the forward (``which`` 0) or backward (1) kernel of the neuron ``key``, with or without a ``recurrent`` loop."""
         if current.shape[2] * current.shape[3] == 0:
             return
-        device, neuron_key = current.device, key.removesuffix(" recurrent")
-        function = compile_kernels(neuron_key, device.index, recurrent=neuron_key != key)[which]
+        device = current.device
+        function = compile_kernels(key, device.index, recurrent=recurrent)[which]
         if shared_bytes > SHARED_BYTES:
             try:
                 # CuPy sets it for the kernel on its current device, which may not be that of the tensors
@@ -481,13 +483,15 @@ class Cupy(LayerKernels, Compiled):
                     f"network.recurrent: {current.shape[3]} neurons in this loop need {shared_bytes} bytes of shared memory per"
                     f" block, more than {device} has; use fewer neurons or delays, or network.backend: torch"
                 ) from error
-        label = key if which == 0 else f"{key} backward"
-        self._run(function, label, values, device, grid, block, shared_bytes)
+        label = f"{key} recurrent" if recurrent else key
+        self._run(
+            function, label if which == 0 else f"{label} backward", values, device, grid, block, shared_bytes
+        )
 
     def _launch_layer(
         self, run: KernelLaunch, which: int, values: tuple[np.generic | int, ...], threads: int, readers: int
     ) -> None:
-        """Launch the forward or backward kernel of a stack's layer."""
+        """Launch the forward (``which`` 0) or backward (1) kernel of a stack's layer."""
         if threads == 0:
             return
         device, steps = run.current.device, self.count_register_steps(run)
@@ -505,6 +509,7 @@ class Cupy(LayerKernels, Compiled):
         block: int,
         shared_bytes: int,
     ) -> None:
+        """Run ``function`` on torch's current stream, because in autograd's backward threads CuPy's current stream is another one."""
         index = device.index
         stream = wrap_stream(index, torch.cuda.current_stream(device).cuda_stream)
         if is_current_device(index):
@@ -590,12 +595,12 @@ def _format_layer(
 
 
 def count_register_floats(run: KernelLaunch) -> int:
-    """Return the number of floats per lane that the states of all inner steps of a control step of ``run`` take."""
+    """Return the number of floats that the states of one lane take, over all inner steps of a control step of ``run``."""
     return run.steps * programs.PROGRAMS[run.key].states
 
 
 def count_scratch_floats(device: torch.device) -> int:
-    """Return the size of the scratch memory of an adjoint on a ``device``, in floats.
+    """Return the size of the scratch memory of an adjoint on a ``device``, in floats, except for the layers of a stack.
 
     It follows the device's whole memory, not the free memory, so that equal runs on equal devices add in the same order.
     """
@@ -608,9 +613,9 @@ def get_device_memory(device: torch.device) -> int:
 
 
 def count_equal_part(count: int, limit: int, unit: int) -> int:
-    """Return the size of one part if ``count`` is divided into as few and as equal parts of at most ``limit`` as possible.
+    """Return the size of one part if ``count`` is divided into the fewest parts of at most ``limit``, as equal as possible.
 
-    The size is a multiple of ``unit``, and exceeds ``limit`` only if the limit is less than one unit.
+    The size is a multiple of ``unit``. It exceeds ``limit`` only if the limit is less than one unit.
     """
     largest = max(unit, limit // unit * unit)
     parts = max(1, _ceil_div(count, largest))
@@ -618,7 +623,7 @@ def count_equal_part(count: int, limit: int, unit: int) -> int:
 
 
 def count_rows(B: int, N: int, scratch_floats: int = 0) -> int:
-    """Return how many of ``B`` samples have a thread of their own for each of ``N`` neurons in a kernel that adds up over samples.
+    """Return the rows of ``N`` threads, one per neuron, that share the ``B`` samples in a kernel that adds up over samples.
 
     ``scratch_floats`` is the number of floats of scratch memory per thread.
     """

@@ -140,7 +140,7 @@ def _grow_pair(
 ) -> tuple[list[Individual], int]:
     """Return the individuals of a pair of rules, and the number of graphs grown for them.
 
-    As long as both graphs are invalid, all chromosomes of the pair are drawn again, in place; at most `ATTEMPTS` pairs are grown.
+    If both graphs are invalid, all chromosomes of the pair are drawn again, in place. At most `ATTEMPTS` pairs are grown.
     """
     individuals: list[Individual] = []
     for attempt in range(ATTEMPTS):
@@ -160,7 +160,10 @@ def _change_loser(
     fitness: float,
     generator: np.random.Generator,
 ) -> None:
-    """Recombine the chromosomes of the ``loser`` that were not part of a better individual than the winner, which has this ``fitness``."""
+    """Recombine the ``loser``'s chromosomes with the ``winner``'s, except those that were part of an individual better than ``fitness``.
+
+    ``fitness`` is the winner's.
+    """
     for mine, theirs in zip(loser, winner, strict=True):
         if mine.best_fitness >= fitness:
             _recombine(mine, theirs, generator)
@@ -173,12 +176,15 @@ def _draw_two(chromosomes: list[_Chromosome], generator: np.random.Generator) ->
 def _grow_individual(
     action: _Chromosome, state: _Chromosome, fitness: Fitness, limits: GraphLimits, scores: dict[bytes, float]
 ) -> Individual:
-    """Grow the graph of two chromosomes and measure its fitness; note it in the chromosomes and in ``scores``, by the graph's digest."""
+    """Grow the graph of two chromosomes and measure its fitness, and record it in the chromosomes.
+
+    ``scores`` holds the fitness of every graph by its digest, so that no graph is measured twice.
+    """
     rule = GrowthRule(action.layers, state.layers)
     cells = extract_largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
     value = math.inf
     if cells.size >= limits.min_size:
-        # the same rules meet in several tournaments and grow the same graph
+        # the same two chromosomes meet in several tournaments
         key = hashlib.sha256(cells.adjacency.tobytes() + cells.states.tobytes()).digest()
         if key not in scores:
             measured = fitness(cells)

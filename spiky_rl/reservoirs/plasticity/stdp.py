@@ -8,8 +8,8 @@
 A presynaptic spike before a postsynaptic one strengthens the synapse; the reverse order weakens it. Additive STDP alone is unstable:
 the bound and the constant sum of incoming weights, to which a weight may be scaled beyond the bound, make synapses compete, and
 intrinsic plasticity shifts each neuron's excitability so that its rate stays at the target. Homeostasis acts on a faster time
-scale than STDP. All environments share the synapses; the changes are averaged over at most ``environments`` of them and applied after
-every control step.
+scale than STDP. All environments share the synapses. Changes of weights are averaged over at most ``environments`` of them, changes of the
+excitability over all; both are applied after every control step.
 
 Inhibitory synapses do not change. Weights are in units of their initial mean, currents in rheobases.
 
@@ -77,7 +77,9 @@ class StdpPlasticity(Plasticity):
         """Initial sum of the plastic weights of every neuron, [N]."""
         self.limit = options.limit
         self._change: Tensor | None = None
-        self._excess: Tensor | None = None
+        """Change of the weights [N, N] since the last `adapt`, in `size`; None for none."""
+        self._shortfall: Tensor | None = None
+        """Spikes that each neuron lacks of its target since the last `adapt`, [N]."""
 
     @override
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -96,18 +98,18 @@ class StdpPlasticity(Plasticity):
         pairs = y.t() @ z
         change = self.potentiation * pairs - self.depression * pairs.t()
         change = change / min(spikes.shape[1], self.environments)
-        excess = (self.target - spikes.mean(1)).sum(0)
+        shortfall = (self.target - spikes.mean(1)).sum(0)
         self._change = change if self._change is None else self._change + change
-        self._excess = excess if self._excess is None else self._excess + excess
+        self._shortfall = shortfall if self._shortfall is None else self._shortfall + shortfall
         return after
 
     @override
     def adapt(self, weight: Tensor, bias: Tensor) -> None:
-        if self._change is None or self._excess is None:
+        if self._change is None or self._shortfall is None:
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # the ranks of a distributed run share one reservoir
-            for total in (self._change, self._excess):
+            for total in (self._change, self._shortfall):
                 torch.distributed.all_reduce(total)
                 total /= torch.distributed.get_world_size()
         changed = (weight + self.size * self._change).clamp(min=0.0)
@@ -117,8 +119,8 @@ class StdpPlasticity(Plasticity):
         scale = torch.where(sums > 0, self.sums / sums.clamp(min=1e-30), torch.ones_like(sums))
         changed = changed * scale
         weight.copy_(torch.where(self.plastic, changed, weight))
-        bias += self.intrinsic * self._excess
-        self._change = self._excess = None
+        bias += self.intrinsic * self._shortfall
+        self._change = self._shortfall = None
 
 
 class SpikeTrace(Neuron):
