@@ -13,6 +13,7 @@ import ast
 import difflib
 import importlib.metadata
 import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,8 @@ from spiky_rl.config.spec import flatten, strip_version
 if TYPE_CHECKING:
     from spiky_rl.config.spec import AgentSpec, TaskSpec
     from spiky_rl.learners.base import Learner
+
+log = logging.getLogger("spiky_rl")
 
 VIDEO = "video"
 """Ability to record videos of a robot."""
@@ -163,7 +166,14 @@ class HostTask(ABC):
         Raises:
             UserError: A condition is unknown, or not available on this task for this policy.
         """
-        return parse_nominal(names)
+        selected = parse_nominal(names)
+        if "stress" in names:
+            log.info(
+                "stress leaves out on %s: all but %s, because its simulator has no other conditions",
+                policy.task,
+                NOMINAL,
+            )
+        return selected
 
     def configure_conditions(self, names: Sequence[str]) -> None:
         """Prepare the task for an evaluation under conditions, before it is opened."""

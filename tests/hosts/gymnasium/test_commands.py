@@ -142,6 +142,24 @@ def test_conditions_of_robots_are_refused(command, conditions, tmp_path):
     assert code == 2 and "--conditions" in stderr and "nominal" in stderr
 
 
+def test_stress_says_that_it_measures_nominal_alone(command, tmp_path):
+    out = tmp_path / "result.json"
+    run = [
+        "--task",
+        "Pendulum-v1",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        "--episodes",
+        "1",
+        "--out",
+        out,
+    ]
+    code, _, stderr = command("evaluate", *run, "--conditions", "stress")
+    assert code == 0 and "stress leaves out on Pendulum-v1: all but nominal" in stderr
+
+
 def test_ids_are_read_from_gymnasiums_source_as_it_registers_them():
     """Without the ids that Gymnasium keeps only to say that they are gone, and its wrappers of old environments."""
     code = (
