@@ -213,11 +213,13 @@ def _take_run(argv: Sequence[str]) -> tuple[list[str], str]:
 
 
 def find_value(flag: str, argv: Sequence[str]) -> str | None:
-    """Return the value of ``flag`` in a command line; None if it is not given, empty if it has no value."""
-    words = [part for word in argv for part in word.split("=", 1)]
-    if flag not in words:
-        return None
-    return next(iter(words[words.index(flag) + 1 :]), "")
+    """Return the last value of ``flag`` in a command line; None if it is not given, empty if it has no value."""
+    value, words = None, iter(argv)
+    for word in words:
+        name, equals, rest = word.partition("=")
+        if name == flag:
+            value = rest if equals else next(words, "")
+    return value
 
 
 def find_run(name: str, argv: Sequence[str]) -> str:

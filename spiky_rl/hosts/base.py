@@ -316,4 +316,5 @@ def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTas
     close = difflib.get_close_matches(strip_version(name.rpartition(":")[2]), names, n=4, cutoff=0.5)
     files = ", ".join(registry.list_names("tasks"))
     hint = f"did you mean {', '.join(close)}?" if close else f"files of tasks/: {files}"
-    return UnknownTask(f"{key}: {name!r} is not registered; {hint}")
+    package = "" if ":" in name else "; a task of another package: PACKAGE:ID"
+    return UnknownTask(f"{key}: {name!r} is not registered; {hint}{package}")

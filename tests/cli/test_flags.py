@@ -132,7 +132,7 @@ def test_a_run_that_is_not_named_or_named_twice_is_refused(line, words):
 def test_the_name_of_a_run_is_found_below_the_folder_of_all_runs(tmp_path):
     run = tmp_path / "rsl_rl" / "ant" / "2026-11-29"
     run.mkdir(parents=True)
-    for root in (["--log_root", str(tmp_path)], [f"--log_root={tmp_path}"]):
+    for root in (["--log_root", str(tmp_path)], ["--log_root=elsewhere", f"--log_root={tmp_path}"]):
         args = train.parser().parse(["--task", "ant", "--resume", "--load_run", run.name, *root])
         assert args.checkpoint == str(run)
 
