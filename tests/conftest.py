@@ -76,6 +76,19 @@ def set_headless(value: bool | None) -> None:
         sys.modules["pyglet"].options["headless"] = bool(value)
 
 
+def matmul_precision() -> str | None:
+    """The precision of products; None where torch's newer switch says another than the older one, as after mjlab's own commands."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def set_matmul_precision(value: str | None) -> None:
+    if value is not None:
+        torch.set_float32_matmul_precision(value)
+
+
 STATE = [
     (headless, set_headless),
     (environment, set_environment),
@@ -88,7 +101,11 @@ STATE = [
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (matmul_precision, set_matmul_precision),
+    (
+        lambda: torch.backends.cudnn.fp32_precision,
+        lambda value: setattr(torch.backends.cudnn, "fp32_precision", value),
+    ),
 ]
 """What all tests of a process share: how it is read and how it is set."""
 

@@ -30,7 +30,7 @@ def state():
         draws, loggers, [os.environ.get(name) for name in ("SPIKY_RL_CACHE", "PATH")], os.getcwd(),
         list(sys.argv), list(sys.path), signal.getsignal(signal.SIGTERM), torch.get_default_dtype(),
         torch.get_num_threads(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(), headless(),
+        torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, headless(),
     )
 
 
@@ -54,6 +54,8 @@ def leave_everything_changed(folder):
     torch.set_grad_enabled(False)
     torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("medium")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"  # as another library that has torch's newer switches
+    torch.backends.cudnn.fp32_precision = "tf32"
     if pyglet is not None:
         import pyglet as drawing
         drawing.options["headless"] = True
