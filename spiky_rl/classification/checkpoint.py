@@ -129,7 +129,7 @@ def read(path: Path) -> LoadedCheckpoint:
             f"{path}: has no settings; it was written by an earlier version, so train again"
         )
     try:
-        content = Content.check("", {key: loaded.content[key] for key in tuple(Content.model_fields)})
+        content = Content.check("", {key: loaded.content[key] for key in Content.model_fields})
         if not content.history.loss:
             raise RegistryError("history.loss: [] has 0 values; it must have at least 1")
         for key in ("network", "best"):
@@ -145,9 +145,8 @@ def read(path: Path) -> LoadedCheckpoint:
         if not find_code(loaded.identity["spec"]):
             loaded.build_spec()
     except RegistryError as error:
-        raise CheckpointError(
-            str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"
-        ) from None
+        # an error of `build_spec` names the file already
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     return loaded
 
 
@@ -169,7 +168,7 @@ def _require_digests(learned: object) -> None:
 def _require_options(dataset: Mapping[str, Any]) -> None:
     """Raise RegistryError if a run's ``dataset`` has invalid options."""
     try:
-        configure_dataset(dataset["name"], {key: value for key, value in dataset.items() if key != "name"})
+        configure_dataset(dataset["name"], dataset)
     except RegistryError as error:
         raise RegistryError(f"{IDENTITY}.settings.{error}") from None
 
@@ -231,10 +230,8 @@ def _require_moments(moments: Mapping[str, object], weight: Tensor, where: str) 
 def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, available: int) -> None:
     """Raise CheckpointError if the network of a run's checkpoint, with the agent ``spec``, needs more than ``available`` bytes."""
     assert spec.network is not None
-    layers, connection = getattr(spec.network.options, "layers", ()), spec.network.parts.get("connection")
-    dense = isinstance(connection, registry.ComponentSpec) and connection.name == "linear"
-    inputs = loaded.identity["shape"]
-    weights = math.prod(inputs) * (layers[0] if dense and layers else 1)
+    layers, inputs = getattr(spec.network.options, "layers", ()), loaded.identity["shape"]
+    weights = math.prod(inputs) * (layers[0] if layers and memory_check.is_dense(spec.network) else 1)
     first_layer = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": memory_check.NUMBER * weights}
     try:
         memory_check.require_memory(

@@ -232,8 +232,7 @@ def _build_trained_dataset(
     trained: Mapping[str, Any], requested_options: Mapping[str, Any], folder: Path
 ) -> Dataset:
     """Return the dataset of a run in ``folder``, with its settings ``trained`` replaced by the ``requested_options``."""
-    options = {key: value for key, value in trained.items() if key != "name"}
-    return configure_dataset(trained["name"], {**options, **requested_options}).build(data=folder)
+    return configure_dataset(trained["name"], {**trained, **requested_options}).build(data=folder)
 
 
 def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:

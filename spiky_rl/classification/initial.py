@@ -25,7 +25,7 @@ from spiky_rl.reservoirs.calibration import bisect
 RATE = 0.1
 """Target of the mean share of a layer's neurons that spike in an inner step.
 
-If half of the share with the largest weights (`MAX_FACTOR`) is less, the target is that half.
+If the largest weights (`MAX_FACTOR`) give less than twice this share, the target is half of what they give.
 """
 MAX_FACTOR = 1e4
 """Maximum factor of a layer's weights; the minimum is its inverse."""

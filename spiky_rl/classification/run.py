@@ -174,7 +174,7 @@ def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) 
 
 
 def _require_patience(flags: ClassifyOptions, n_validation: int | None) -> None:
-    """Raise UserError if ``--patience`` is set but there are no validation recordings; ``n_validation`` is None if none are drawn yet."""
+    """Raise UserError if ``--patience`` is set without validation recordings; ``n_validation`` is None if their number is not known yet."""
     if flags.patience and n_validation == 0:
         raise UserError(
             f"--patience {flags.patience}: not available without validation recordings; pass --patience 0, or --validation K"
@@ -258,8 +258,7 @@ def _open_dataset(
     data = settings.flags.data
     folder = samples.get_data_folder(None if data is None else Path(data))
     settings.flags = settings.flags.with_changes(data=str(folder))
-    options = {key: value for key, value in settings.dataset.items() if key != "name"}
-    configured = configure_dataset(settings.dataset["name"], options)
+    configured = configure_dataset(settings.dataset["name"], settings.dataset)
     if fetch:
         download(configured, folder, open_progress)
     dataset = configured.build(data=folder)
@@ -419,6 +418,6 @@ class ClassificationRun:
         self, result: dict[str, Any], stop: StopRequest, open_progress: ProgressFactory = no_progress
     ) -> None:
         """With ``--ann mlp``, train an ANN on the same frames; add its entry to ``result`` and write ``result.json`` again."""
-        if self.settings.flags.ann == "mlp":
+        if self.settings.flags.ann == anns.NAME:
             result["ann"] = anns.train(self.trainer, self.settings.flags.seed, stop, open_progress)
             files.write_json(self.folder / results.RESULT, result)

@@ -246,11 +246,8 @@ class ClassificationSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return flags and dataset as plain data, as a checkpoint holds them."""
-        pairs = self.dataset.items()
-        return {
-            "flags": self.flags.model_dump(),
-            "dataset": {k: list(v) if isinstance(v, tuple) else v for k, v in pairs},
-        }
+        dataset = {k: list(v) if isinstance(v, tuple) else v for k, v in self.dataset.items()}
+        return {"flags": self.flags.model_dump(), "dataset": dataset}
 
 
 def make_settings(request: ClassifyRequest) -> ClassificationSettings:
@@ -378,7 +375,7 @@ def format_required_arguments(request: ClassifyRequest, settings: Classification
 
 
 def configure_dataset(name: str, options: Mapping[str, Any]) -> ComponentSpec:
-    """Return a dataset with options. Raises RegistryError for an unknown name or option."""
+    """Return a dataset with options, among which may be its name. Raises RegistryError for an unknown name or option."""
     try:
         return registry.configure("datasets", {"name": name, **options}, "dataset")
     except registry.RegistryError as error:

@@ -32,7 +32,7 @@ REFRESH_INTERVAL_S = 0.5
 """Seconds between two updates of the live table."""
 
 
-def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool = False) -> None:
+def print_plan(plan: StudyRun, is_dry_run: bool, every_cell: bool) -> None:
     """Print the design and its estimated time; a dry run prints the cells too.
 
     Cells are printed with their commands if they are few or ``every_cell``, otherwise a line per agent and task.
@@ -61,14 +61,14 @@ def print_groups(cells: Sequence[Cell], finished: Collection[str]) -> None:
         groups.setdefault((cell.task, cell.label), []).append(cell)
     rows = [("task", "agent", "cells", "finished", "time")]
     for (task, label), group in groups.items():
-        times = [cell.seconds for cell in group]
-        known_times = [seconds for seconds in times if seconds is not None]
-        time_text = format_duration(sum(known_times)) if len(known_times) == len(times) else "unknown"
+        times = [cell.seconds for cell in group if cell.seconds is not None]
+        time_text = format_duration(sum(times)) if len(times) == len(group) else "unknown"
         done = sum(cell.name in finished for cell in group)
         rows.append((task, label, str(len(group)), str(done), time_text))
-    print_columns(rows[: MAX_PLAN_LINES - 3])
-    if len(rows) > MAX_PLAN_LINES - 3:
-        print(f"and {len(rows) - MAX_PLAN_LINES + 3} more pairs of agent and task")
+    max_rows = MAX_PLAN_LINES - 3  # three lines follow
+    print_columns(rows[:max_rows])
+    if len(rows) > max_rows:
+        print(f"and {len(rows) - max_rows} more pairs of agent and task")
     print("\nevery cell with its commands: add --verbose")
 
 

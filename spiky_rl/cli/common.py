@@ -65,20 +65,18 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse ``argv`` and set up logging."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        args = self.parse_intermixed_args(translate_flags(argv, flags))
+        args = self.parse_intermixed_args(translate_flags(argv, self._option_string_actions))
         setup_logging(getattr(args, "verbose", False))
         return args
 
     def error(self, message: str) -> NoReturn:
         """Print the error in one line, with the nearest flag if one is unknown, and exit with code 2."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
         flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
         if flag in REPLACEMENTS:
             hint = f"; instead: {REPLACEMENTS[flag]}"
         else:
-            hint = suggest_name(flag, flags) if flag else ""
+            hint = suggest_name(flag, self._option_string_actions) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 

@@ -109,7 +109,7 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, 
 
 
 def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a line for nominal and for every condition with damage in mid-episode, if there is one."""
+    """Print a line for nominal and for every condition with damage in mid-episode; nothing if no condition does damage."""
     recoveries = {
         name: results["recovery"] for name, results in conditions.items() if results.get("recovery")
     }

@@ -25,13 +25,8 @@ class UnknownKey(RegistryError):
     def __init__(self, text: str, path: str, known: Iterable[str]) -> None:
         """Make the message from ``text``, the dotted ``path`` of the key, and the ``known`` keys of its section."""
         self.text, self.path, self.known = text, path, tuple(known)
-        super().__init__(
-            text
-            + (
-                suggest_name(path.rpartition(".")[2], self.known)
-                or f"; known: {', '.join(self.known) or 'none'}"
-            )
-        )
+        hint = suggest_name(path.rpartition(".")[2], self.known)
+        super().__init__(text + (hint or f"; known: {', '.join(self.known) or 'none'}"))
 
 
 def shorten(value: object) -> str:

@@ -16,6 +16,8 @@ from spiky_rl.config.schema import DEVICES, NETWORKS, AgentFile, RunnerSettings,
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOREIGN_NAME = {"type": "string", "pattern": ":", "description": "module:Class or path/file.py:Class"}
 """Schema of the name of a component outside the package."""
+EXTRA_KEYS = ("unit", "param", "transform", "flags", "metavar")
+"""Metadata of options that JSON Schema does not know."""
 
 
 def build_agent_schema() -> JsonSchemaValue:
@@ -60,10 +62,6 @@ def build_schema(settings: type[Settings]) -> JsonSchemaValue:
         part.pop("description", None)
         part["properties"] = {key: clean(value) for key, value in part.get("properties", {}).items()}
     return schema
-
-
-EXTRA_KEYS = ("unit", "param", "transform", "flags", "metavar")
-"""Metadata of options that JSON Schema does not know."""
 
 
 def reference_component(kind: str) -> JsonSchemaValue:

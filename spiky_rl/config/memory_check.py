@@ -52,7 +52,7 @@ def require_memory(parts: Mapping[str, int], available: int) -> None:
     """Raise UserError naming the largest part if the ``parts`` (name -> bytes) exceed the ``available`` bytes."""
     total = sum(parts.values())
     if total > available:
-        largest = max(parts, key=lambda name: parts[name])
+        largest = max(parts, key=parts.__getitem__)
         raise UserError(
             f"{largest}: needs at least {format_bytes(parts[largest])} of memory; available: {format_bytes(available)};"
             " reduce its size"
@@ -89,6 +89,12 @@ def compute_model_bytes(spec: AgentSpec, rows: str, count: int) -> dict[str, int
     return parts
 
 
+def is_dense(network: ComponentSpec) -> bool:
+    """Return whether the layers of a spiking ``network`` are densely connected."""
+    connection = network.parts.get("connection")
+    return isinstance(connection, ComponentSpec) and connection.name == "linear"
+
+
 def _count_weights(widths: Iterable[int]) -> int:
     """Return the number of weights and biases of dense layers, without the weights of the unknown inputs."""
     widths = list(widths)
@@ -111,10 +117,8 @@ def _count_ann(model: Mapping[str, Any]) -> tuple[int, int]:
 def _count_network(network: ComponentSpec) -> tuple[int, int]:
     """Return (trained weights, neurons) of a spiking network. A convolutional layer counts one neuron per channel, a lower bound."""
     layers, size = getattr(network.options, "layers", ()), getattr(network.options, "size", 0)
-    connection = network.parts.get("connection")
-    is_dense = isinstance(connection, ComponentSpec) and connection.name == "linear"
     recurrent = network.parts.get("recurrent")
-    weights = _count_weights(layers) if is_dense else sum(layers)
+    weights = _count_weights(layers) if is_dense(network) else sum(layers)
     if isinstance(recurrent, ComponentSpec) and recurrent.name == "recurrent":
         weights += sum(width * width for width in layers)
     return weights, sum(layers) + size

@@ -64,7 +64,9 @@ def choose_best_checkpoint(
         return None
     best = max(range(len(paths)), key=lambda i: (returns[i], -i))
     if paths[best].name != run_folders.BEST:
-        files.write_atomically(folder / run_folders.BEST, lambda beside: shutil.copyfile(paths[best], beside))
+        files.write_atomically(
+            folder / run_folders.BEST, lambda temporary: shutil.copyfile(paths[best], temporary)
+        )
     return {
         "checkpoint": paths[best].name,
         "returns": {path.name: value for path, value in zip(paths, returns, strict=True)},

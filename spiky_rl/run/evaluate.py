@@ -141,7 +141,7 @@ def measure_conditions(
         condition, or None if the cost is unknown.
     """
     env = groups.env
-    acting = _DisturbedPolicy(groups, policy)
+    acting = _PerturbedPolicy(groups, policy)
     recovery = RecoveryMeter(env.num_envs, int(env.max_episode_length), env.device)
     rows: list[dict[str, float]] = [{}] * env.num_envs
     obs = groups.restart()
@@ -164,7 +164,7 @@ def measure_conditions(
     return tables, _compute_cost(acting.activities[0], actions_per_second)
 
 
-class _DisturbedPolicy:
+class _PerturbedPolicy:
     """Policy under conditions, with its computing time and its activity by condition."""
 
     def __init__(self, groups: ConditionGroups, policy: InferencePolicy | None) -> None:

@@ -34,7 +34,7 @@ STREAM = 0xE7A1
 
 
 def require_available(plan: RunPlan) -> None:
-    """Raise UserError if a plan's evaluations need an environment beside the training's, which the host or the memory does not allow."""
+    """Raise UserError if a plan has evaluations, but the host allows no second simulation or the memory is too small for their environments."""
     if interval := plan.get_setting("evaluation_interval"):
         find_host(plan.request.task).require_ability(
             SECOND_SIMULATION, f"agent.evaluation_interval={interval}"

@@ -119,9 +119,9 @@ def list_labels(task: str) -> set[str]:
     if (task_spec := load_task(task)) is not None:
         return {task_spec.label}
     name = task.rpartition(":")[2]
-    known = [known for host in list_hosts() for known in get_host(host).list_tasks()]
-    versions = [] if name in known else [known_id for known_id in known if strip_version(known_id) == name]
-    latest = max(versions, key=lambda known_id: int(known_id.rpartition("-v")[2]), default=name)
+    ids = [task_id for host in list_hosts() for task_id in get_host(host).list_tasks()]
+    versions = [] if name in ids else [task_id for task_id in ids if strip_version(task_id) == name]
+    latest = max(versions, key=lambda task_id: int(task_id.rpartition("-v")[2]), default=name)
     return {name, strip_version(name), latest}
 
 
@@ -176,7 +176,7 @@ def provide_weights(policy: Policy, log_root: Path) -> Path:
     target = log_root / PRETRAINED / policy.name / policy.weights.name
     if not target.is_file() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(target, lambda beside: beside.write_bytes(content))
+        files.write_atomically(target, lambda temporary: temporary.write_bytes(content))
     return target
 
 

@@ -24,7 +24,9 @@ from spiky_rl.experiments.analysis.statistics import (
     aggregate_interval,
     check_scores,
     combine_intervals,
+    drop_seed_names,
     mean,
+    pair_scores,
 )
 from spiky_rl.experiments.design.planned import ALPHA, PERMUTATIONS, compute_min_p_value, count_deciding_seeds
 
@@ -92,7 +94,7 @@ def compare_agents(
     """
     agent_pairs = _list_pairs(scores, baseline)
     for agent, tasks in scores.items():
-        check_scores({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
+        check_scores(drop_seed_names(tasks), agent)
     comparisons = [
         compare_pair(scores, agent, other, len(agent_pairs), resamples=resamples)
         for agent, other in agent_pairs
@@ -114,12 +116,11 @@ def compare_pair(
     `PairedComparison.corrected` is nan, or 1 without pairs; `compare_agents` replaces it by Holm's correction.
     """
     agent_scores, baseline_scores = scores[agent], scores[baseline]
-    common_seeds: dict[str, list[int]] = {}
-    for task in sorted(agent_scores.keys() & baseline_scores.keys()):
-        seeds = sorted(agent_scores[task].keys() & baseline_scores[task].keys())
-        if seeds:
-            common_seeds[task] = seeds
-    pairs = sum(len(seeds) for seeds in common_seeds.values())
+    common_tasks = sorted(agent_scores.keys() & baseline_scores.keys())
+    paired = {task: pair_scores(agent_scores[task], baseline_scores[task]) for task in common_tasks}
+    first = {task: values for task, (values, _) in paired.items() if values.size}
+    second = {task: values for task, (_, values) in paired.items() if values.size}
+    pairs = sum(map(len, first.values()))
     total = sum(map(len, agent_scores.values())) + sum(map(len, baseline_scores.values()))
     unknown = Interval(math.nan, math.nan, math.nan)
     without_pairs = PairedComparison(
@@ -138,12 +139,7 @@ def compare_pair(
     )
     if not pairs:
         return without_pairs
-    first: dict[str, np.ndarray] = {}
-    second: dict[str, np.ndarray] = {}
-    for task, seeds in common_seeds.items():
-        first[task] = np.array([agent_scores[task][seed] for seed in seeds])
-        second[task] = np.array([baseline_scores[task][seed] for seed in seeds])
-    differences = {task: first[task] - second[task] for task in common_seeds}
+    differences = {task: first[task] - second[task] for task in first}
     effect = cohens_dz(differences)
     return replace(
         without_pairs,
@@ -152,7 +148,7 @@ def compare_pair(
         corrected=math.nan,
         effect=effect,
         improvement=probability_of_improvement(first, second),
-        seeds_needed=compute_seeds_needed(effect, len(common_seeds), comparisons),
+        seeds_needed=compute_seeds_needed(effect, len(first), comparisons),
     )
 
 
@@ -276,7 +272,7 @@ def compute_seeds_needed(effect: float, tasks: int = 1, comparisons: int = 1) ->
     def is_enough(seeds: int) -> bool:
         if math.isinf(effect):
             return True
-        # the other tail, a finding of the wrong sign, adds nothing, and nan for a large effect
+        # "larger" leaves out the other tail, a finding of the wrong sign: its power is almost 0, and nan for a large effect
         attained = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
         return bool(attained >= POWER)
 

@@ -16,8 +16,8 @@ MAX_POINTS = 100
 def compute_learning_curve(curves: Sequence[CurveRecord]) -> Band | None:
     """Return the interquartile mean of the ``curves`` of an agent's seeds on a task, with its intervals; None if a curve has no return.
 
-    It reaches in even steps from the first return of some run to the last of all runs. Curves are interpolated, not extrapolated. Where one
-    run has no return yet, because no episode has ended, there is no estimate: the mean of the others would be biased.
+    Its points are evenly spaced, from the earliest return of any run to the last step that every run reached. Curves are interpolated, not
+    extrapolated. Where one run has no return yet, because no episode has ended, there is no estimate: the mean of the others would be biased.
     """
     runs = []
     for curve in curves:

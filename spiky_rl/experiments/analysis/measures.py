@@ -6,9 +6,9 @@ A run that never reached the task's threshold is not left out: it counts as a ru
 from __future__ import annotations
 
 import math
-import statistics as plain
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.statistics import Interval
@@ -114,11 +114,6 @@ class RobustnessScore:
     """Mean over seeds of the score as a share of the undisturbed one; None if the undisturbed score of a seed is near or below zero."""
 
 
-def drop_seed_names(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
-    """Return the ``scores`` as lists, by task."""
-    return {task: list(seeds.values()) for task, seeds in scores.items()}
-
-
 def _mean_over_seeds(
     results: Sequence[CellResult], value: Callable[[CellResult], float | None]
 ) -> Interval | None:
@@ -156,7 +151,7 @@ def compute_row(
     normalised = None
     if can_normalise:
         by_seed = statistics.normalise(scores, random, reference)
-        normalised = statistics.aggregate_interval(drop_seed_names(by_seed))
+        normalised = statistics.aggregate_interval(statistics.drop_seed_names(by_seed))
 
     steps = _average_each(results, compute_step_energy, ENERGY_MODELS)
     episodes = _average_each(results, compute_episode_energy, ENERGY_MODELS)
@@ -165,7 +160,7 @@ def compute_row(
         task=first.task,
         by_seed=scores[first.task],
         mean=_require_interval(_mean_over_seeds(results, lambda r: r.score)),
-        iqm=statistics.aggregate_interval(drop_seed_names(scores), agent=first.label),
+        iqm=statistics.aggregate_interval(statistics.drop_seed_names(scores), agent=first.label),
         normalised=normalised,
         training=average_training("mean_return_final"),
         last_ten_evaluations=average_training("last_ten_evaluations"),
@@ -261,7 +256,7 @@ def find_steps_to_threshold(result: CellResult) -> int | None:
     window = min(WINDOW, len(returns))
     for end in range(window, len(returns) + 1):
         latest = [value for value in returns[end - window : end] if value is not None]
-        if latest and len(latest) == window and plain.fmean(latest) >= result.solved:
+        if latest and len(latest) == window and fmean(latest) >= result.solved:
             return result.curve.env_steps[end - 1]
     return None
 
@@ -270,11 +265,11 @@ def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | No
     if results[0].solved is None:
         return None
     steps = tuple(step for step in map(find_steps_to_threshold, results) if step is not None)
-    median = plain.median([*steps, *[math.inf] * (len(results) - len(steps))])
+    middle = median([*steps, *[math.inf] * (len(results) - len(steps))])
     return ThresholdSummary(
         runs=len(results),
         steps=steps,
-        median=None if math.isinf(median) else median,
+        median=None if math.isinf(middle) else middle,
         budget=max(result.training.env_steps for result in results if result.training is not None),
     )
 
@@ -287,7 +282,12 @@ def _compute_final_slope(result: CellResult) -> float | None:
     tenth = len(returns) // 10
     if not tenth:
         return None
-    return plain.fmean(returns[-tenth:]) - plain.fmean(returns[-2 * tenth : -tenth])
+    return fmean(returns[-tenth:]) - fmean(returns[-2 * tenth : -tenth])
+
+
+def can_share_score(result: CellResult, reference: float | None) -> bool:
+    """Return whether a share of the score has a meaning: it is above zero and above `MIN_SCORE_SHARE` of the baseline's mean ``reference``."""
+    return result.score > MIN_SCORE_SHARE * max(reference or 0.0, 0.0)
 
 
 def compute_robustness(
@@ -300,9 +300,8 @@ def compute_robustness(
     measured = [result for result in results if condition in result.conditions]
     if not measured or condition == "nominal":
         return None
-    min_score = MIN_SCORE_SHARE * max(reference or 0.0, 0.0)
     share = None
-    if all(result.score > min_score for result in measured):
+    if all(can_share_score(result, reference) for result in measured):
         share = _mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return / r.score)
     score = _require_interval(_mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return))
     return RobustnessScore(measured[0].conditions[condition].text, score, share)

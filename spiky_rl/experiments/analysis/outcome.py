@@ -29,10 +29,9 @@ from spiky_rl.experiments.analysis.measures import (
     compute_recovery,
     compute_robustness,
     compute_row,
-    drop_seed_names,
 )  # fmt: skip
 from spiky_rl.experiments.analysis.statistics import Band, Interval
-from spiky_rl.experiments.analysis.verdicts import Verdict, judge
+from spiky_rl.experiments.analysis.verdicts import Cells, Verdict, judge
 from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
@@ -83,7 +82,7 @@ class StudyAnalysis:
         return tuple(result for result in self.results if result.kind == "trained")
 
     @cached_property
-    def cells(self) -> Mapping[tuple[str, str], Sequence[CellResult]]:
+    def cells(self) -> Cells:
         """Results of trained agents by label and task, in the order of their seeds."""
         cells: dict[tuple[str, str], list[CellResult]] = {}
         for result in sorted(self.trained, key=lambda result: result.seed):
@@ -186,7 +185,7 @@ class StudyAnalysis:
     def overall(self) -> Mapping[str, Interval]:
         """Interquartile mean of `scores` over all tasks."""
         return {
-            label: statistics.aggregate_interval(drop_seed_names(by_task))
+            label: statistics.aggregate_interval(statistics.drop_seed_names(by_task))
             for label, by_task in self.scores.items()
         }
 
@@ -351,7 +350,7 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
 
 
 def _measure_conditions[T](
-    cells: Mapping[tuple[str, str], Sequence[CellResult]],
+    cells: Cells,
     conditions: Collection[str],
     measure: Callable[[Sequence[CellResult], str], T | None],
 ) -> dict[tuple[str, str, str], T]:
@@ -403,19 +402,18 @@ def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -
     spare = 0.03 * (max(values) - min(values)) or 0.5
     at = np.linspace(min(values) - spare, max(values) + spare, MAX_POINTS + 1).tolist()
     return {
-        label: statistics.performance_profile(drop_seed_names(tasks), at, agent=label)
+        label: statistics.performance_profile(statistics.drop_seed_names(tasks), at, agent=label)
         for label, tasks in scores.items()
     }
 
 
 def _compute_memory_dependence(full: AgentTaskRow, masked: AgentTaskRow) -> MemoryDependence | None:
     """Return the drop of an agent's score from its row on a task to its row on the twin; None without a common seed."""
-    seeds = sorted(full.by_seed.keys() & masked.by_seed.keys())
-    if not seeds:
+    first, second = statistics.pair_scores(full.by_seed, masked.by_seed)
+    if not first.size:
         return None
-    drops = {full.task: [full.by_seed[seed] - masked.by_seed[seed] for seed in seeds]}
-    drop = statistics.aggregate_interval(drops, statistics.mean, agent=full.label)
-    return MemoryDependence(full.label, full.task, masked.task, len(seeds), drop)
+    drop = statistics.aggregate_interval({full.task: first - second}, statistics.mean, agent=full.label)
+    return MemoryDependence(full.label, full.task, masked.task, len(first), drop)
 
 
 def _get_stem(task: str) -> str:

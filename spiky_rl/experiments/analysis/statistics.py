@@ -79,6 +79,17 @@ def check_scores(scores: Scores, agent: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def drop_seed_names(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+    """Return the ``scores`` as lists, by task."""
+    return {task: list(seeds.values()) for task, seeds in scores.items()}
+
+
+def pair_scores(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of the seeds that ``first`` and ``second`` have in common, in the order of seeds."""
+    seeds = sorted(first.keys() & second.keys())
+    return np.array([first[seed] for seed in seeds]), np.array([second[seed] for seed in seeds])
+
+
 def normalise[Seed](
     scores: Mapping[str, Mapping[Seed, float]], random: Mapping[str, float], reference: Mapping[str, float]
 ) -> dict[str, dict[Seed, float]]:
@@ -157,13 +168,6 @@ def compute_intervals(
     5 seeds of one task at skewness -1.4, 90 % at -2, and 88 to 91 % if one run in ten fails by five standard deviations, because many
     studies see no such run (interquartile mean: 96 to 97 %; more in `coverage.COVERAGE`). The interquartile mean of 5 seeds on tasks with
     levels many standard deviations apart reaches 90 to 94 %, because whole runs are cut: a fifth instead of a quarter.
-
-    Args:
-        values: Scores [..., runs].
-        sizes: Runs of each task.
-        statistic: Function of all runs' scores.
-        level: Confidence of the intervals.
-        seed: Seed of the resamples.
     """
     values, sizes = np.asarray(values, dtype=float), list(sizes)
     weights = _make_weights(sizes)

@@ -26,8 +26,8 @@ from spiky_rl.experiments.analysis.comparisons import (
     find_fewest,
     holm,
 )
-from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE, compute_energy_per_metre
-from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.analysis.measures import can_share_score, compute_energy_per_metre
+from spiky_rl.experiments.analysis.statistics import Interval, pair_scores
 from spiky_rl.experiments.design.planned import ALPHA, METRES, Endpoint, StudyPlan, count_deciding_seeds
 from spiky_rl.experiments.run.results import CellResult
 
@@ -74,11 +74,10 @@ class Verdict:
 def measure(result: CellResult, endpoint: Endpoint, reference: float | None = None) -> float | None:
     """Return the number of an ``endpoint`` in the ``result`` of a seed; None if it was not measured or is meaningless.
 
-    ``reference`` is the mean return of the study's baseline; seeds that return hardly a share of it have nothing to keep.
+    ``reference`` is the mean return of the study's baseline; a seed has nothing to keep if `can_share_score` is False.
     """
     if endpoint.kept:
-        missing = [name for name in endpoint.kept if name not in result.conditions]
-        if missing or result.score <= MIN_SCORE_SHARE * max(reference or 0.0, 0.0):
+        if not result.conditions.keys() >= set(endpoint.kept) or not can_share_score(result, reference):
             return None
         return float(np.mean([result.conditions[name].mean_return for name in endpoint.kept])) / result.score
     if endpoint.energy_per_metre:
@@ -129,11 +128,8 @@ def _judge_one(
 ) -> Verdict:
     agent, baseline = scores
     comparison = compare_pair(scores, agent, baseline, tests)
-    agent_scores, baseline_scores = scores[agent][task], scores[baseline][task]
-    seeds = sorted(agent_scores.keys() & baseline_scores.keys())
-    first = np.array([agent_scores[seed] for seed in seeds])
-    second = np.array([baseline_scores[seed] for seed in seeds])
-    reference = float(second.mean()) if seeds else math.nan
+    first, second = pair_scores(scores[agent][task], scores[baseline][task])
+    reference = float(second.mean()) if second.size else math.nan
     return Verdict(
         endpoint, task, comparison, reference, plan.margin,
         equivalence=compute_equivalence_p_value(first, second, plan.margin),

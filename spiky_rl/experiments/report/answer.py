@@ -35,9 +35,9 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
         return
     yield from build_reuse_notes(analysis)
     if analysis.skipped:
-        cells = len(analysis.results) + len(analysis.skipped)
+        count = len(analysis.results) + len(analysis.skipped)
         yield make_paragraph(
-            f"{format_count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
+            f"{format_count(len(analysis.skipped), 'cell')} of {count} gave no numbers; they are named below."
         )
     yield from build_first_screen(analysis)
     rows = {title: cells for title, cells in list_measures(analysis).items() if set(cells) != {NONE}}
@@ -56,10 +56,10 @@ def list_measures(analysis: StudyAnalysis) -> dict[str, list[str]]:
     baseline = [str(analysis.baseline)]
     spiking = [label for label in analysis.labels if label not in analysis.anns]
     rows: dict[str, Callable[[str], str]] = {
-        "runs that reached the threshold": lambda task: format_reached(analysis, task),
-        "steps to it, median of the baseline": lambda task: find_fastest(analysis, task, baseline),
-        "steps to it, lowest median": lambda task: find_fastest(analysis, task, analysis.labels),
-        "return that the baseline loses": lambda task: compute_memory_loss(analysis, task),
+        "runs that reached the threshold": partial(format_reached, analysis),
+        "steps to it, median of the baseline": partial(find_fastest, analysis, baseline),
+        "steps to it, lowest median": partial(find_fastest, analysis, analysis.labels),
+        "return that the baseline loses": partial(compute_memory_loss, analysis),
     }
     for model, kind in choose_energy_models(analysis.rows.values()).items():
         rows |= {
@@ -81,8 +81,8 @@ def format_reached(analysis: StudyAnalysis, task: str) -> str:
     return f"{reached} of {runs} (return {analysis.solved[task]:g})"
 
 
-def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> str:
-    """Return the lowest median of environment steps to a ``task``'s threshold among agents of these ``labels``."""
+def find_fastest(analysis: StudyAnalysis, labels: Iterable[str], task: str) -> str:
+    """Return, as text, the lowest median of environment steps to a ``task``'s threshold among agents of these ``labels``."""
     medians = {
         row.label: row.threshold.median
         for row in analysis.get_task_rows(task, labels)
@@ -93,7 +93,7 @@ def find_fastest(analysis: StudyAnalysis, task: str, labels: Iterable[str]) -> s
 
 
 def compute_memory_loss(analysis: StudyAnalysis, task: str) -> str:
-    """Return the score that the baseline loses on the twins of a ``task`` with hidden or late observations."""
+    """Return, as text, the score that the baseline loses on the twins of a ``task`` with hidden or late observations."""
     losses = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
     return "; ".join(f"{format_interval(m.drop)} ({m.masked})" for m in losses) or NONE
 
@@ -105,7 +105,7 @@ def describe_energy_models(rows: Iterable[AgentTaskRow]) -> str:
 
 
 def find_lowest_energy(analysis: StudyAnalysis, model: str, labels: Iterable[str], task: str) -> str:
-    """Return the lowest energy of a control step on a ``task`` under an energy ``model`` among agents of these ``labels``."""
+    """Return, as text, the lowest energy of a control step on a ``task`` under an energy ``model`` among agents of these ``labels``."""
     rows = [row for row in analysis.get_task_rows(task, labels) if model in row.energy]
     first = min(rows, key=lambda row: row.energy[model].step.estimate, default=None)
     if first is None:
@@ -117,5 +117,5 @@ def find_lowest_energy(analysis: StudyAnalysis, model: str, labels: Iterable[str
 
 
 def format_front(analysis: StudyAnalysis, model: str, task: str) -> str:
-    """Return the front of score and energy on a ``task`` under an energy ``model``."""
+    """Return the names of the agents at the front of score and energy on a ``task`` under an energy ``model``."""
     return join_names(analysis.get_pareto_front(task, model), MAX_LISTED) or NONE

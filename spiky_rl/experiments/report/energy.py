@@ -124,14 +124,13 @@ def make_counts_table(task: str, rows: Sequence[AgentTaskRow]) -> Block:
 
 def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Block]:
     """Yield the counts on a ``task``, and the energies of a control step and an episode under every energy model."""
-    names, models = [row.label for row in rows], dict.fromkeys(name for row in rows for name in row.energy)
-    titles = {name: name for name in models}
+    titles = {name: name for row in rows for name in row.energy}
     yield make_counts_table(task, rows)
-    yield Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in models])
+    yield Block("list", items=[(f"{name}.", ENERGY_MODELS[name].text) for name in titles])
     anns = {name: f"ANN {name}" for name in ANN_ENERGY_MODELS}
     yield make_table(
         f"Energy of a control step on {task}",
-        names,
+        [row.label for row in rows],
         *_make_columns(titles, "nJ", _list_step_energies(rows)),
         *_make_columns(anns, "nJ", [row.ann_energy for row in rows]),
     )

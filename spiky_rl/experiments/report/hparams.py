@@ -69,7 +69,7 @@ def _list_scalars(result: CellResult, analysis: StudyAnalysis) -> list[tuple[int
 
 
 def write_hparams(folder: Path, analysis: StudyAnalysis | None = None) -> Path:
-    """Write ``folder``/tensorboard anew and return it; ``analysis`` is the folder's, None makes it.
+    """Write ``folder``/tensorboard anew and return it; ``analysis`` is that of the folder, None if it is not made yet.
 
     Raises ResultsError if the folder has no study.
     """
@@ -101,7 +101,7 @@ def write_hparams(folder: Path, analysis: StudyAnalysis | None = None) -> Path:
 
 
 def get_metrics(result: CellResult, analysis: StudyAnalysis) -> dict[str, float | None]:
-    """Return the values of `METRICS` for the ``result`` of a cell; None if it has none."""
+    """Return the values of `METRICS` for the ``result`` of a cell; None for a value that it does not have."""
     cost, task = result.cost, result.task
     low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
     return {

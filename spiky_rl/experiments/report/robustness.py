@@ -21,14 +21,14 @@ UNMEASURED_TEXT = {
     "masked": "without velocities in the observation",
     "delayed": "with late observations",
 }
-"""Difference of a task's twin of that name."""
+"""Suffix of a task's twin -> what differs in the twin."""
 
 
 def build_robustness_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the scores under each condition."""
-    conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.remaining:
         return
+    conditions = [name for name in analysis.conditions if name != "nominal"]
     yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
     least = (
         f" or less than {100 * MIN_SCORE_SHARE:g} % of the baseline's mean score"
@@ -53,9 +53,9 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
     names = keep_known(analysis.labels, {label for label, _ in remaining})
     shares, scores = list[Column](), list[Column]()
     for condition in conditions:
-        left = [remaining.get((label, condition)) for label in names]
-        shares.append(Column(condition, [format_interval(s and s.share, 0, 100) for s in left], "%"))
-        scores.append(Column(condition, format_intervals([s and s.score for s in left])))
+        found = [remaining.get((label, condition)) for label in names]
+        shares.append(Column(condition, [format_interval(s and s.share, 0, 100) for s in found], "%"))
+        scores.append(Column(condition, format_intervals([s and s.score for s in found])))
     nominal = Column("nominal", format_intervals([row.mean for row in analysis.get_task_rows(task, names)]))
     return make_collapsible(
         f"Scores and shares on {task}",
@@ -69,7 +69,7 @@ def build_recovery_section(analysis: StudyAnalysis, task: str) -> Iterable[Block
     shares = _select_task(analysis.recovery, task)
     names = keep_known(analysis.labels, {label for label, _ in shares})
     conditions = keep_known(analysis.conditions, {condition for _, condition in shares})
-    if len(conditions) < 2:
+    if len(conditions) < 2:  # nominal alone: no condition does damage
         return
     columns = (
         Column(name, [format_interval(shares.get((label, name)), 0, 100) for label in names], "%")

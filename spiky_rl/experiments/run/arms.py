@@ -42,7 +42,10 @@ class ArmResult:
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
-    """Return the folder of an ``arm``'s study, whose path is relative to any folder that contains ``folder``. Raises StudyError if there is none."""
+    """Return the folder of an ``arm``'s study, whose path is relative to the nearest parent of ``folder`` that has it.
+
+    Raises StudyError if no parent has it.
+    """
     for parent in folder.absolute().parents:
         if (parent / arm.study / "study.json").is_file():
             return parent / arm.study
@@ -62,22 +65,25 @@ def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
                 yield ArmResult(arm, other, design, result)
 
 
-def find_conflict(
-    study: Study, ours: Iterable[Cell | CellResult], theirs: ArmResult
-) -> tuple[str, str, str] | None:
-    """Return (key, their value, our value) of the first difference that forbids a comparison; None if there is none.
+def find_conflict(study: Study, ours: Iterable[Cell | CellResult], theirs: ArmResult) -> str | None:
+    """Return the first difference that forbids a comparison, as text; None if there is none.
 
-    ``ours`` are cells of the ``study`` on the same task, of which one has to agree: agents of other algorithms have other numbers of
-    environments.
+    ``ours`` are cells of the ``study`` on the same task. It is enough that one of them agrees, because agents of different algorithms may
+    have different numbers of environments.
     """
     by_label = {cell.label: cell for cell in ours}  # seeds of an agent agree in everything that is compared
-    conflicts = [_find_conflict_with(study, cell, theirs) for cell in by_label.values()]
-    return None if None in conflicts else conflicts[0]
+    found = [_find_conflict_with(study, cell, theirs) for cell in by_label.values()]
+    conflicts = [conflict for conflict in found if conflict is not None]
+    if len(conflicts) < len(found):
+        return None
+    key, their_value, our_value = conflicts[0]
+    return f"{key}: {their_value}; here {our_value}"
 
 
 def _find_conflict_with(
     study: Study, ours: Cell | CellResult, theirs: ArmResult
 ) -> tuple[str, str, str] | None:
+    """Return (key, their value, our value) of the first difference between ``theirs`` and one of our cells; None if there is none."""
     result = theirs.result
     for key in EQUAL_ATTRIBUTES:
         their_value, our_value = str(getattr(result, key)), str(getattr(ours, key))
@@ -93,7 +99,7 @@ def _find_conflict_with(
 
 
 def _find_provenance_conflict(ours: Cell | CellResult, theirs: CellResult) -> tuple[str, str, str] | None:
-    """Return the first difference in kernels and deciding versions, as `find_conflict` does; a different number of threads is no conflict."""
+    """Return the first difference in kernels and deciding versions, like `_find_conflict_with`; the number of threads may differ."""
     if theirs.provenance is None or ours.provenance is None:
         their_value = "none" if theirs.provenance is None else "known"
         our_value = "none" if ours.provenance is None else "known"
@@ -120,10 +126,7 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
     arm_results = list(read_arms(folder, study))
     for theirs in arm_results:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):
-            key, their_value, our_value = conflict
-            raise StudyError(
-                f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {their_value}; here {our_value}"
-            )
+            raise StudyError(f"arms: {theirs.result.cell} of {theirs.arm.study}: {conflict}")
     _require_finished(study, list(ours), arm_results)
 
 
@@ -172,8 +175,7 @@ def take_arms(
         elif result.label in labels:
             reason = f"{result.label} is also an agent of this study"
         elif conflict := find_conflict(study, ours, theirs):
-            key, their_value, our_value = conflict
-            reason = f"{key}: {their_value}; here {our_value}"
+            reason = conflict
         else:
             taken.append(theirs)
             continue

@@ -33,6 +33,8 @@ SHARED_LOCK = "workers.lock"
 """Lock that the processes of a distributed training share, because torchrun does not pass on file descriptors."""
 VERSION = 1
 """Version of the format of ``result.json`` and of a tuning's file."""
+REMEDY = "choose another --out, or move that cell away to run it again"
+"""Remedy for a cell in the folder that differs from the plan."""
 
 
 def load_or_extend_study(folder: Path, study: Study) -> Study:
@@ -52,8 +54,8 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
 def keep_plan(folder: Path, existing: Study, study: Study) -> Study:
     """Return the ``study`` with the plan of the ``existing`` one in ``folder``, including its date and seeds.
 
-    A plan that does not have its seeds gets those of the existing study, so that a report names the ones that are added now. Raises
-    StudyError if the plans differ and a cell has begun: comparisons must be planned before that.
+    A plan without seeds gets those of the existing study, so that a report can name the seeds that were added later. Raises StudyError if
+    the plans differ and a cell has begun: comparisons must be planned before that.
     """
     if study.plan is None or study.plan.has_same_tests(existing.plan):
         plan = existing.plan
@@ -108,8 +110,7 @@ def _refuse_other_hash(folder: Path, cell: Cell) -> None:
         if existing is not None and existing.hash not in ("", cell.hash):
             refuse_other_provenance(path, existing, cell)
             raise StudyError(
-                f"{path}: hash: {existing.hash}, now {cell.hash}; agent, a file that it names, task or evaluation changed since; choose another"
-                " --out, or move that cell away to run it again"
+                f"{path}: hash: {existing.hash}, now {cell.hash}; agent, a file that it names, task or evaluation changed since; {REMEDY}"
             )
 
 
@@ -118,16 +119,16 @@ def refuse_other_provenance(path: Path, existing: CellIdentity, cell: Cell) -> N
 
     A ``cell`` without provenance does not require equal bits.
     """
-    remedy = "choose another --out, or move that cell away to run it again"
     if cell.provenance is None:
         return
     if existing.provenance is None:
         raise StudyError(
-            f"{path}: provenance: none, as in files of earlier versions; kernels or versions may have changed; {remedy}"
+            f"{path}: provenance: none, as in files of earlier versions; kernels or versions may have changed; {REMEDY}"
         )
     differing = find_differences(existing.provenance, existing.versions, cell.provenance, cell.versions)
     if differing:
         text = "; ".join(f"{key}: {before}, now {now}" for key, (before, now) in differing.items())
+        remedy = REMEDY
         if list(differing) == ["provenance.threads"]:
             remedy = f"set OMP_NUM_THREADS={existing.provenance.threads}"
         raise StudyError(f"{path}: computed with {text}; {remedy}")
@@ -136,7 +137,7 @@ def refuse_other_provenance(path: Path, existing: CellIdentity, cell: Cell) -> N
 def find_differences(
     theirs: Provenance, their_versions: Mapping[str, str], ours: Provenance, our_versions: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
-    """Return the kernels, threads and versions that differ, by key: (theirs, ours); our threads of None are not compared."""
+    """Return the kernels, threads and versions that differ, by key: (theirs, ours); threads are not compared if ours are None."""
     pairs = {"provenance.kernels": (theirs.kernels, ours.kernels)}
     if ours.threads is not None:
         pairs["provenance.threads"] = (str(theirs.threads), str(ours.threads))

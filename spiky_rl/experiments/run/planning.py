@@ -159,7 +159,7 @@ class AgentResolver:
         self.known: dict[tuple[str, str], RunPlan] = {}
 
     def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> RunPlan:
-        """Return the run plan of a training; the agent `RANDOM` takes any plan of the task.
+        """Return the run plan of a training; for the agent `RANDOM`, that of the study's first agent.
 
         Raises UserError if the combination is invalid, as ``train.py`` or ``evaluate.py`` would.
         """
@@ -172,14 +172,14 @@ class AgentResolver:
         return self.known[key]
 
     def _choose_num_envs(self, task: str) -> int | None:
-        """Return the study's number of environments; if it has none, the task's for a GPU in a plan for another machine, else None."""
-        if (
-            self.study.num_envs is None
-            and self.place.is_elsewhere
-            and (task_spec := load_task(task)) is not None
-        ):
-            return task_spec.num_envs["cuda"]
-        return self.study.num_envs
+        """Return the study's number of environments; None if the task's or the host's default applies.
+
+        A plan for the GPU of another machine sets the task's number for a GPU, because this machine's device would choose another default.
+        """
+        if self.study.num_envs is not None or not self.place.is_elsewhere:
+            return self.study.num_envs
+        task_spec = load_task(task)
+        return None if task_spec is None else task_spec.num_envs["cuda"]
 
     def _require_conditions(self, plan: RunPlan) -> None:
         """Raise UserError if the task of ``plan`` does not have a condition of the study or of its plan."""
@@ -225,7 +225,7 @@ class AgentResolver:
 
 
 def warn_of_undecidable_tests(study: Study) -> None:
-    """Warn if no result of a study could show a planned difference, with the numbers of seeds that could show it or equivalence."""
+    """Warn if a study has too few seeds to show any planned difference; name the seeds that a difference and equivalence need."""
     if (plan := study.plan) is None:
         return
     tests, pairs = plan.count_tests(len(study.tasks)), len(study.seeds)

@@ -19,8 +19,7 @@ from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Number, PlannedCell, StudyPlanFile, Texts
 from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
-from spiky_rl.experiments.run.cells import ERROR
-from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
+from spiky_rl.experiments.run.cells import ERROR, RESULT
 from spiky_rl.metrics.energy import InferenceCost, get_energy_model
 from spiky_rl.run.provenance import Provenance
 
@@ -266,7 +265,7 @@ class SkippedCell:
 
 
 def skip_cell(name: str, status: str, reason: str, cell: PlannedCell | CellResult | None) -> SkippedCell:
-    """Return the cell ``name`` as skipped; a ``cell`` of None means that nothing but its name is known."""
+    """Return the cell ``name`` as skipped; ``cell`` is None if only its name is known."""
     if cell is None:
         return SkippedCell(name, status, reason)
     return SkippedCell(name, status, reason, cell.label, cell.task, cell.seed, cell.variant)
@@ -320,7 +319,7 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
     ``planned`` is the cell's entry in the plan; None if it has no entry, or if there is no plan (``has_plan`` is False).
     """
     error = _read_last_error_lines(folder / ERROR)
-    if not (folder / RESULT_FILE).is_file():
+    if not (folder / RESULT).is_file():
         if error is not None:
             return skip_cell(folder.name, "failed", error or "error.txt is empty", planned)
         reason = "begun, not finished" if folder.is_dir() else "not begun"
@@ -348,9 +347,9 @@ def _read_last_error_lines(path: Path) -> str | None:
 
 def read_result(folder: Path) -> CellResult:
     """Return the result of the cell in ``folder``. Raises ResultsError if its result.json is invalid."""
-    result = _read(folder / RESULT_FILE, CellResult)
+    result = _read(folder / RESULT, CellResult)
     if result.cell != folder.name:
-        raise ResultsError(f"{folder / RESULT_FILE}: cell: {result.cell!r} is not the folder's name")
+        raise ResultsError(f"{folder / RESULT}: cell: {result.cell!r} is not the folder's name")
     return result
 
 
@@ -359,7 +358,7 @@ def parse_result(data: PlainMapping) -> CellResult:
     try:
         return CellResult.check("", data)
     except RegistryError as error:
-        raise ResultsError(f"{RESULT_FILE}: {error}") from None
+        raise ResultsError(f"{RESULT}: {error}") from None
 
 
 def _read[R: Settings](path: Path, kind: type[R]) -> R:

@@ -130,7 +130,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
 
 
 def count_env_steps(plan: RunPlan) -> int:
-    """Return the environment steps of a training of one process as its task file has it."""
+    """Return the environment steps of a training in one process with the number of iterations of ``plan``."""
     return plan.get_setting("max_iterations") * plan.num_envs * plan.get_setting("num_steps_per_env")
 
 
@@ -151,7 +151,7 @@ def require_iterations(design: TuningDesign, pair: AgentTask, plan: RunPlan, pla
 
 
 def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOptions) -> None:
-    """Raise UserError if the agent of a ``pair`` rejects an extreme or a choice of one of its dimensions, or has too long iterations."""
+    """Raise UserError if the agent of a ``pair`` rejects an extreme or a choice of one of its dimensions, or `require_iterations` does."""
     for i in range(max(len(d.extremes) for d in pair.dimensions)):
         extremes = ((d, d.extremes[min(i, len(d.extremes) - 1)]) for d in pair.dimensions)
         values = [text for dimension, value in extremes for text in dimension.make_overrides(value)]
