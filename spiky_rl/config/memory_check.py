@@ -109,7 +109,7 @@ def _count_ann(model: Mapping[str, Any]) -> tuple[int, int]:
         state = model.get("rnn_hidden_dim", ModelSettings.default("rnn_hidden_dim"))
         layers = model.get("rnn_num_layers", ModelSettings.default("rnn_num_layers"))
         gates = 3 if model.get("rnn_type", "gru") == "gru" else 4
-        weights += gates * state * (state * (2 * layers - 1) + 2)
+        weights += gates * state * (state * (2 * layers - 1) + 2 * layers)
         width += state * layers
     return weights, width
 
