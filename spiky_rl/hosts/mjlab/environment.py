@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 ROBOT = "robot"
 """Name of the entity whose distance is measured; the tasks of mjlab with a robot use it."""
+FRAME_HEIGHT = 480
+"""Height of a picture in pixels, that of the spike raster beside it."""
 LARGEST_ACTION = 1e5
 """If an absolute action exceeds this, the policy and not the simulation has caused non-finite values; normal actions are near 1."""
 
@@ -154,10 +156,16 @@ class MjlabCamera:
         self.env = env
 
     def render(self) -> np.ndarray:
-        """Return a picture, uint8 [height, width, 3]."""
+        """Return a picture, uint8 [480, W, 3] with an even width; the configured one is half as high by default."""
+        from PIL import Image
+
         frame = self.env.render()
         assert frame is not None
-        return frame
+        height, width, _ = frame.shape
+        even_width = round(width * FRAME_HEIGHT / height / 2) * 2
+        if (height, width) == (FRAME_HEIGHT, even_width):
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((even_width, FRAME_HEIGHT)))
 
     def close(self) -> None:
         """Do nothing: the environment closes its renderer."""

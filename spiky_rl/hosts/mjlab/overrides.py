@@ -49,12 +49,12 @@ def apply_overrides(env_cfg: ManagerBasedRlEnvCfg, overrides: Sequence[str]) -> 
 
 def apply_override(env_cfg: ManagerBasedRlEnvCfg, path: str, text: str) -> None:
     """Set the field at ``path``, which begins with ``env.``, to the YAML value in ``text``. Raises OverrideError."""
-    parents = path.split(".")[:-1]
     node: Any = env_cfg
-    for depth, name in enumerate(parents[1:], 1):
-        node = _get_field(node, name, ".".join(parents[:depth]))
-    leaf = path.rpartition(".")[2]
-    current = _get_field(node, leaf, ".".join(parents))
+    parent, leaf, rest = "env", *_split_key(env_cfg, path.removeprefix("env."))
+    while rest is not None:
+        node = _get_field(node, leaf, parent)
+        parent, (leaf, rest) = f"{parent}.{leaf}", _split_key(node, rest)
+    current = _get_field(node, leaf, parent)
     try:
         value = parse_yaml(text)
     except ReadingError as error:
@@ -62,7 +62,7 @@ def apply_override(env_cfg: ManagerBasedRlEnvCfg, path: str, text: str) -> None:
     if get_fields(current):
         if not (value is None and isinstance(node, dict)):
             raise OverrideError(
-                f"{path}: is a group; set one of its fields: {', '.join(get_fields(current))}"
+                f"{path}: is a group; set one of its fields: {', '.join(map(str, get_fields(current)))}"
             )
     else:
         value = _convert(path, value, current, _get_type(node, leaf, current))
@@ -74,7 +74,7 @@ def apply_override(env_cfg: ManagerBasedRlEnvCfg, path: str, text: str) -> None:
         setattr(node, leaf, value)
 
 
-def get_fields(node: object) -> Mapping[str, Any]:
+def get_fields(node: object) -> Mapping[Any, Any]:
     """Return the fields of ``node``, a configuration or a dict; empty for a plain value."""
     if isinstance(node, Mapping):
         return node
@@ -83,16 +83,28 @@ def get_fields(node: object) -> Mapping[str, Any]:
     return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
 
 
-def _get_field(node: object, name: str, parent: str) -> Any:
+def _split_key(node: object, path: str) -> tuple[Any, str | None]:
+    """Split a ``path`` below ``node`` into its first key and the rest, None at the end.
+
+    A key of a dict may be a number, or have dots, as patterns of joints do; the longest one counts.
+    """
+    keys = [key for key in get_fields(node) if f"{path}.".startswith(f"{key}.")]
+    key = max(keys, key=lambda key: len(str(key)), default=path.partition(".")[0])
+    rest = path[len(str(key)) :]
+    return key, rest[1:] if rest else None
+
+
+def _get_field(node: object, name: Any, parent: str) -> Any:
     """Return the field ``name`` of the ``node`` at the path ``parent``. Raises OverrideError if there is none."""
     fields = get_fields(node)
     if name not in fields:
-        hint = suggest_name(name, fields) or f"; it has {', '.join(fields) or 'none'}"
+        names = [str(field) for field in fields]
+        hint = suggest_name(name, names) or f"; it has {', '.join(names) or 'none'}"
         raise OverrideError(f"{parent}.{name}: {parent} has no field {name!r}{hint}")
     return fields[name]
 
 
-def _get_type(owner: object, leaf: str, current: object) -> Any:
+def _get_type(owner: object, leaf: Any, current: object) -> Any:
     """Return the declared type of the field ``leaf``, or the type of its ``current`` value if none can be resolved."""
     try:
         return typing.get_type_hints(type(owner))[leaf]

@@ -14,6 +14,7 @@ from spiky_rl.config.schema import TaskSpec
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
+from spiky_rl.metrics.video import RasterPanel, concat_frames
 from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
 CARTPOLE = "Mjlab-Cartpole-Balance"
@@ -140,6 +141,16 @@ def test_groups_of_environments_begin_in_the_same_states_and_broken_actions_are_
         ) as caught:
             env.step(actions)
         assert caught.value.blames_policy
+
+
+def test_a_picture_is_as_high_as_the_spike_raster_beside_it():
+    host = find_host(CARTPOLE)
+    host.resolve_task(CARTPOLE)
+    task = host.load_task(TaskRequest(CARTPOLE, get_learner(DEFAULT_LEARNER)))
+    with task.open("cpu", 1, SimulationOptions(seed=0, video=True)) as env:
+        env.reset()
+        frame = concat_frames(env.open_camera().render(), RasterPanel().frame())
+    assert frame.shape[0] == 480 and frame.shape[1] % 2 == 0
 
 
 @pytest.mark.slow

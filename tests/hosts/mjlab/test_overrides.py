@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -58,6 +58,18 @@ def test_values_reach_their_fields_with_the_declared_types():
     assert solver.gravity == (0.0, 0.0, -1.0) and isinstance(solver.gravity, tuple)
     assert cfg.rewards["upright"].weight == 2.0 and isinstance(cfg.rewards["upright"].weight, float)
     assert cfg.rewards["upright"].params["std"] == 0.25 and cfg.rewards["effort"] is None
+
+
+def test_a_key_may_have_dots_or_be_a_number():
+    cfg = Configuration()
+    scale: Any = {".*_hip": 0.3, ".*_hip.*": 0.5, "knee.1": Term(), 0: (0.0, 0.0)}
+    cfg.rewards["upright"].params["scale"] = scale
+    path = "env.rewards.upright.params.scale"
+    apply_overrides(cfg, [f"{path}..*_hip=0.4", f"{path}..*_hip.*=1", f"{path}.knee.1.weight=2", f"{path}.0=[-1, 1]"])  # type: ignore[arg-type]
+    assert (scale[".*_hip"], scale[".*_hip.*"], scale["knee.1"].weight, scale[0]) == (0.4, 1.0, 2.0, (-1, 1))
+    for bad in (f"{path}..*_hop=1", f"{path}.1=1", f"{path}=1", "env.decimation.=1"):
+        with pytest.raises(UserError, match=r"has no field|is a group"):
+            apply_overrides(cfg, [bad])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
