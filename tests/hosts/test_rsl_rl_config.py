@@ -106,3 +106,15 @@ def test_options_of_a_tasks_own_model_are_left_out_where_another_takes_its_place
 def test_an_option_that_a_spiking_model_lacks_is_refused_where_somebody_asks_for_it():
     with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; allowed: "):
         actor("lif_ppo", "agent.actor.rnn_type=gru")
+
+
+def test_an_ann_is_not_replaced_by_the_spiking_model_of_the_tasks_own_configuration():
+    host = config() | {"algorithm": {"class_name": "PPO"}}
+    for name in ("spiky_rl.learners.rsl_rl:SpikingModel", "spiky_rl.hosts.rsl_rl.model:SpikingModel"):
+        host["actor"] |= {"class_name": name, "network": {"name": "feedforward"}}
+        with pytest.raises(SpecError, match=f"agent.actor.class_name: .*{name}"):
+            make_runner_cfg(resolve_agent("mlp_ppo", "Isaac-Point", host))
+        actor = make_runner_cfg(
+            resolve_agent("mlp_ppo", "Isaac-Point", host, ["agent.actor.class_name=MLPModel"])
+        )["actor"]
+        assert actor["class_name"] == "MLPModel" and "network" not in actor
