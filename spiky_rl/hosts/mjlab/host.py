@@ -132,7 +132,8 @@ class Mjlab(Host):
 
     @override
     def list_tasks(self) -> Collection[str]:
-        return list_registered_ids()
+        registry = sys.modules.get("mjlab.tasks.registry")
+        return {*list_registered_ids(), *(registry.list_tasks() if registry else ())}
 
     @override
     def require_installed(self, video: bool = False) -> None:

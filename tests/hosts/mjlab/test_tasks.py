@@ -44,3 +44,16 @@ def test_an_unknown_id_answers_with_the_nearest():
         find_host("Mjlab-Cartpol-Balance")
     with pytest.raises(UnknownTask, match="Mjlab-Velocity-Flat-Unitree-Go1"):
         host.HOST.resolve_task("Mjlab-Velocity-Flat-Unitre-Go1")
+
+
+@with_mjlab
+def test_an_unknown_id_of_ones_own_module_answers_with_the_nearest_that_it_registers(tmp_path):
+    module = tmp_path / "own_balance.py"
+    module.write_text(
+        "from mjlab.tasks import registry\n"
+        "known = 'Mjlab-Cartpole-Balance'\n"
+        "registry.register_mjlab_task('own_pole', registry.load_env_cfg(known), registry.load_env_cfg(known, play=True),"
+        " registry.load_rl_cfg(known))\n"
+    )
+    with pytest.raises(UnknownTask, match="did you mean own_pole"):
+        find_host(f"{module}:own_pol")
