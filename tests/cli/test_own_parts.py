@@ -154,7 +154,7 @@ def test_it_trains_and_is_exported_or_refused(mine, tmp_path, capsys):
     policy.network.set_backend(REFERENCE)  # as in the file
     x = 5.0 * torch.randn(7, 4)
     assert torch.equal(policy(x), torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
-    with pytest.raises(UserError, match=r"parts\.py:Symlog'; pass its name in code"):
+    with pytest.raises(UserError, match=r"parts\.py:Symlog'.*; pass each name in code"):
         spiky_rl.load_policy(run, code=code[1:])
     with pytest.raises(
         UserError, match=r"agent\.network\.encoder\.name: .*parts\.py:Symlog given; allowed for c"
