@@ -154,6 +154,20 @@ def test_a_file_that_is_not_there_and_an_unknown_agent_are_named():
         resolve("lif_pppo")
 
 
+def test_an_own_agent_without_the_ending_of_its_file_is_told_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.yaml", "other.yml"):
+        (tmp_path / name).write_text("summary: mine", encoding="utf-8")
+    with pytest.raises(
+        SpecError, match="unknown agent 'mine'; known: .*, or a path .*; did you mean 'mine.yaml'?"
+    ):
+        resolve("mine")
+    with pytest.raises(
+        SpecError, match="agent 'other.yml' given; allowed: a path that ends in .yaml, or a name"
+    ):
+        resolve("other.yml")
+
+
 @pytest.mark.parametrize("text", ["5e-4", "5.0e-4", "5E-4", "0.0005"])
 def test_scientific_notation_is_a_number(text, agent):
     assert (

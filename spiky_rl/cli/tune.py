@@ -112,7 +112,8 @@ def print_plan(design: TuningDesign, pairs: Sequence[AgentTask], out: Path) -> N
     print(f"space {design.space.name}: {len(design.space.shared)} shared dimensions; each agent's own:")
     for pair in {pair.agent_name: pair for pair in pairs}.values():
         own_dimensions = pair.dimensions[len(design.space.shared) :]
-        print(f"  {pair.agent_name}: {', '.join(d.key.removeprefix('agent.') for d in own_dimensions)}")
+        keys = ", ".join(d.key.removeprefix("agent.") for d in own_dimensions)
+        print(f"  {pair.agent_name}: {keys or 'none'}")
     print(f"folder: {out}\n")
     if shortfall := find_shortfall(design.trials, len(design.study.seeds)):
         log.warning("--trials, --seeds: %s; with so few, chance decides as much as merit", shortfall)

@@ -29,9 +29,8 @@ def check_code_is_named(
     ``named`` are all texts from the user: flags, overrides, values of an agent file. ``remedy`` is the end of the message, which says how to
     name the code; for ``packages`` see `find_code`.
     """
-    for name in find_code(spec, packages):
-        if name not in named:
-            raise UserError(f"{file}: its run used the code {name!r}; {remedy}")
+    if missing := [repr(name) for name in dict.fromkeys(find_code(spec, packages)) if name not in named]:
+        raise UserError(f"{file}: its run used the code {', '.join(missing)}; {remedy}")
 
 
 def list_texts(tree: object) -> list[str]:

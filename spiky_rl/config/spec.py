@@ -128,7 +128,15 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
         path = registry.find_data_folder("agents") / f"{name}.yaml"
     else:
         known = registry.list_names("agents")
-        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{suggest_name(name, known)}")
+        if Path(name).is_file():
+            raise SpecError(
+                f"agent {name!r} given; allowed: a path that ends in .yaml, or a name of an agent"
+            )
+        file = f"{name}.yaml"
+        hint = f"; did you mean {file!r}?" if Path(file).is_file() else suggest_name(name, known)
+        raise SpecError(
+            f"unknown agent {name!r}; known: {', '.join(known)}, or a path that ends in .yaml{hint}"
+        )
     folder = path.parent.absolute()
     data: dict[str, Any] = {key: _resolve_paths(value, folder) for key, value in read_yaml(path).items()}
     _check_layer(data, path.name, AgentFile)

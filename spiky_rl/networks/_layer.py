@@ -61,8 +61,13 @@ class NeuronParameters(torch.nn.Module):
         stored, (low, high) = self.get_parameter(name), self.neuron.get_parameter_range(name)
         if _is_positive(param):
             top = MAX_LEARNED_VALUE if high is None else high
-            return _Clamp.apply(stored, math.log(low or 1.0), math.log(top)).exp()
-        return stored if low is None and high is None else _Clamp.apply(stored, low, high)
+            return _clamp(stored, math.log(low or 1.0), math.log(top)).exp()
+        return stored if low is None and high is None else _clamp(stored, low, high)
+
+
+def _clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """Return the clamped ``x``; a trace gets torch's own operation, since TorchScript cannot save a call of a Python function."""
+    return x.clamp(low, high) if torch.jit.is_tracing() else _Clamp.apply(x, low, high)
 
 
 class _Clamp(torch.autograd.Function):

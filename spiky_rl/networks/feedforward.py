@@ -32,6 +32,7 @@ from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.gpu_stack import ActivityPenalty, GpuStack
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
+from spiky_rl.networks import _own_parts
 from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.neurons.base import Neuron
@@ -225,6 +226,7 @@ class FeedForward(SpikingNetwork):
         self.surrogate = self.learning.choose_surrogate(surrogate.build())
         self._soft_spike = False
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
+        _own_parts.check_encoder(encoder.name, self.encoder, self.inputs, options.steps)
         self.backend, self.recompute = options.backend, options.recompute
         chosen_precision = options.gradient_precision
         self.bfloat16_gradient = chosen_precision == "bfloat16" or (
@@ -236,6 +238,7 @@ class FeedForward(SpikingNetwork):
         self.layers: Iterable[SpikingLayer] = torch.nn.ModuleList(layers)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=layers[-1].width, outputs=outputs)
         self.decoder.configure(options.backend, not layers[-1].neuron.graded, self.bfloat16_gradient)
+        _own_parts.check_decoder(decoder.name, self.decoder, options.steps, layers[-1].width, outputs)
         if options.quantize == "int8":
             quantize_weights(layers, self.decoder)
         self.state_sizes = self._list_state_sizes()
@@ -249,7 +252,9 @@ class FeedForward(SpikingNetwork):
                 raise RegistryError(
                     f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
                 )
-            self._set_penalty(sparsity.build())
+            penalty = sparsity.build()
+            _own_parts.check_penalty(sparsity.name, penalty, self.layer_sizes, self.fan_out)
+            self._set_penalty(penalty)
         self._can_use_stack = all(getattr(layer.connection, "is_plain", False) for layer in layers)
         """Whether the connections are linear and no spike channel is set, as a stack requires."""
         # for each linear map: the modules of its owner, its name among them, and its expected class

@@ -38,6 +38,7 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks import _own_parts
 from spiky_rl.networks._layer import NeuronParameters, run_neuron
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.reservoirs import calibration
@@ -164,6 +165,7 @@ class Reservoir(SpikingNetwork):
         self.backend = dispatch.AUTO
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
+        _own_parts.check_encoder(encoder.name, self.encoder, self.inputs, options.steps)
         self.neuron = neuron.build()
         self.parameters_of_neuron = NeuronParameters(self.neuron, options.size)
         self.surrogate = surrogate.build()

@@ -76,7 +76,7 @@ def _find_teacher_checkpoint(named: str, plan: RunPlan) -> Path:
 def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:
     """Raise UserError if the ``teacher`` in ``file`` names code that the user did not name."""
     named = {*options.teacher_code, *list_texts(plan.spec.to_dict())}
-    remedy = "pass --teacher_code with that name to allow the code"
+    remedy = "pass --teacher_code with each name, separated by commas, to allow the code"
     check_code_is_named(file, teacher.spec, named, remedy, list_trusted_packages())
 
 

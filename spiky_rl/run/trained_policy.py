@@ -69,7 +69,7 @@ class PolicyModule(SpikingModule):
 
     @property
     def network(self) -> SpikingNetwork | None:
-        """The spiking network; None for an ANN."""
+        """The spiking network, which takes normalised observations, ``normalizer(x)``; None for an ANN."""
         return self.body if isinstance(self.body, SpikingNetwork) else None
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
@@ -128,7 +128,7 @@ def load_policy(
     identity = get_identity(loaded)
     if not identity.get("spec"):
         raise CheckpointError(f"{path}: not written by train.py, so its network is unknown")
-    remedy = "pass its name in code to allow it"
+    remedy = "pass each name in code to allow it"
     check_code_is_named(path, identity["spec"], code, remedy, list_trusted_packages())
     learner = get_learner(library)
     learner.require_installed()

@@ -38,6 +38,84 @@ def test_the_surrogates_primitive_has_its_derivative(mine, slope, ratio):
     assert primitive[40].item() == pytest.approx(0.5) and gradient.min() < 0.0 < gradient.max()
 
 
+FAULTY = """
+import torch
+from parts import L1, Ramp, Symlog
+
+
+class NoWidth(Symlog):
+    def __init__(self, inputs, steps):
+        super().__init__(inputs, steps)
+        del self.width
+
+
+class NoInnerSteps(Symlog):
+    def forward(self, x):
+        return x
+
+
+class Twice(Symlog):
+    def forward(self, x):
+        return torch.cat([x, x], -1).unsqueeze(1)
+
+
+class Raises(Symlog):
+    def forward(self, x):
+        return x + self.missing
+
+
+class Alone(Ramp):
+    def forward(self, spikes, state, keep):
+        return super().forward(spikes, state, keep)[0]
+
+
+class Transposed(Ramp):
+    def forward(self, spikes, state, keep):
+        return super().forward(spikes, state, keep)[0].transpose(0, 1), ()
+
+
+class Vector(L1):
+    def compute(self, rates, fan_out):
+        return rates[0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [
+        ("encoder: NoWidth", "no width given; allowed: a number of channels"),
+        ("encoder: NoInnerSteps", "[2, 3, 5]; allowed: [2, 4, 3, 5] or [2, 1, 3, 5], [T, K or 1, B, width]"),
+        ("encoder: Twice", "[2, 1, 3, 10]; allowed: [2, 4, 3, 5] or [2, 1, 3, 5]"),
+        ("encoder: Raises", "fails on zeros"),
+        ("decoder: Alone", "returned a Tensor; allowed: a pair, features [T, B, F] and states"),
+        ("decoder: Transposed", "[3, 2, 2]; allowed: [2, 3, 2], features [T, B, F]"),
+        ("sparsity: Vector", "returned [16]; allowed: [] or [1], a scalar"),
+    ],
+)
+def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mine, part, fault, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine))
+    (mine / "faulty.py").write_text(FAULTY)
+    key, name = part.split(": ")
+    settings = {"name": "feedforward", "layers": [16], "steps": 4, key: f"{mine / 'faulty.py'}:{name}"}
+    with pytest.raises(UserError) as error:
+        registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
+    assert str(error.value).startswith(f"{key}: {mine / 'faulty.py'}:{name}"), error.value
+    assert fault in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_check_of_an_own_part_draws_no_number_of_the_network(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine))
+    noisy = "from parts import Symlog\nclass Noisy(Symlog):\n    def forward(self, x):\n        return super().forward(x + x.clone().normal_())\n"
+    (mine / "noisy.py").write_text(noisy)
+    weights = []
+    for encoder in (f"{mine / 'parts.py'}:Symlog", f"{mine / 'noisy.py'}:Noisy"):
+        torch.manual_seed(0)
+        settings = {"name": "feedforward", "layers": [16], "encoder": encoder}
+        net = registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
+        weights.append(net.layers[0].connection.weight)
+    assert torch.equal(*weights)
+
+
 def test_each_part_of_a_file_is_described_by_its_class(mine, capsys):
     assert show(["rules", f"{mine / 'parts.py'}:Damped"]) == 0
     described = capsys.readouterr().out
@@ -76,7 +154,7 @@ def test_it_trains_and_is_exported_or_refused(mine, tmp_path, capsys):
     policy.network.set_backend(REFERENCE)  # as in the file
     x = 5.0 * torch.randn(7, 4)
     assert torch.equal(policy(x), torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
-    with pytest.raises(UserError, match=r"parts\.py:Symlog'; pass its name in code"):
+    with pytest.raises(UserError, match=r"parts\.py:Symlog'.*; pass each name in code"):
         spiky_rl.load_policy(run, code=code[1:])
     with pytest.raises(
         UserError, match=r"agent\.network\.encoder\.name: .*parts\.py:Symlog given; allowed for c"

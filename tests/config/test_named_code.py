@@ -37,6 +37,12 @@ def test_code_outside_the_package_is_found(spec):
     check_code_is_named("model.pt", spec, [name], "pass it", ("rsl_rl",))
 
 
+def test_all_code_that_is_not_named_is_listed_once():
+    spec = {"neuron": ["own.py:A", "own.py:A"], "encoder": "own.py:B", "decoder": "own.py:C"}
+    with pytest.raises(UserError, match="used the code 'own.py:A', 'own.py:C'; pass it"):
+        check_code_is_named("model.pt", spec, ["own.py:B"], "pass it")
+
+
 @pytest.mark.parametrize("spec", NO_CODE, ids=str)
 def test_what_is_no_code_or_the_packages_own_is_not(spec):
     assert not find_code(spec, ("rsl_rl",))

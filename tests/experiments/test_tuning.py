@@ -532,6 +532,15 @@ def test_a_space_that_is_none_is_refused_by_name(case, tmp_path):
     assert all(word in str(error.value) for word in ["mine.yaml", *words]), str(error.value)
 
 
+def test_a_space_of_shared_dimensions_alone_fits_every_agent():
+    space = tuning_space.build_space("mine", {"shared": tunings.SPACE["shared"]})
+    space.require_equal(["lif_ppo", "agents/of_mine.yaml"])
+    assert [d.key for d in space.get_dimensions("agents/of_mine.yaml")] == ["agent.algorithm.learning_rate"]
+    assert space.select(["agents/of_mine.yaml"])["own"] == {"of_mine": {}}
+    with pytest.raises(StudyError, match=r"own.of_mine: nothing given; allowed: at least one dimension"):
+        tuning_space.build_space("empty", {}).get_dimensions("agents/of_mine.yaml")
+
+
 def test_agents_with_unequal_numbers_of_dimensions_and_those_without_any_are_refused():
     more = {
         **tunings.SPACE["own"],

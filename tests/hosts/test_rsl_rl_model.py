@@ -270,10 +270,11 @@ def test_learning_rate_floor_holds_under_the_adaptive_schedule():
     assert free.alg.learning_rate < 3e-4
 
 
-@pytest.mark.parametrize("stateful", [False, True])
-def test_torchscript_equals_the_live_policy_over_whole_episodes(stateful, tmp_path):
+@pytest.mark.parametrize("stateful, learn", [(False, []), (True, []), (True, ["tau", "threshold"])])
+def test_torchscript_equals_the_live_policy_over_whole_episodes(stateful, learn, tmp_path):
     """As `test_export_metadata` has it of ONNX."""
-    run = runner({**LIF, "stateful": stateful, "layers": [16, 12]}, num_envs=1)
+    neuron = {**LIF["neuron"], "learn": learn}
+    run = runner({**LIF, "neuron": neuron, "stateful": stateful, "layers": [16, 12]}, num_envs=1)
     perturb_learned_values(run.alg.actor.eval())
     run.alg.actor.network.set_backend("torch")  # the exports run the reference: bit for bit
     run.export_policy_to_jit(str(tmp_path))

@@ -4,7 +4,7 @@
     shared: {agent.algorithm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
     own: {lif_ppo: {agent.network.steps: {choices: [2, 4, 8]}}, mlp_ppo: {agent.actor.activation: {choices: [elu, relu]}}}
 
-The key of a dimension is an override of the agent; ``also`` lists further keys that take its value.
+The key of a dimension is an override of the agent; ``also`` lists further keys that take its value. A file without ``own`` fits every agent.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class SpaceFile(Settings):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Search space: the content of its file and the dimensions in it, those of its own by agent."""
+    """Search space: the content of its file, the shared dimensions, and each agent's own; without own ones it fits every agent."""
 
     name: str
     content: SpaceFile
@@ -127,14 +127,14 @@ class SearchSpace:
         return [format_override(key, value) for key, value in self.content.set.items()]
 
     def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
-        """Return the dimensions of an ``agent``. Raises StudyError if the space does not name the agent, or has no dimension for it."""
+        """Return the dimensions of an ``agent``. Raises StudyError if ``own`` names other agents only, or there is no dimension for it."""
         stem = Path(agent).stem
-        if stem not in self.own:
+        if self.own and stem not in self.own:
             raise StudyError(
-                f"--space {self.name}: own: no dimensions for {stem}; allowed: {', '.join(self.own) or 'no agent'}"
+                f"--space {self.name}: own: no dimensions for {stem}; allowed: {', '.join(self.own)}"
                 f"{suggest_name(stem, self.own)}"
             )
-        if not (dimensions := (*self.shared, *self.own[stem])):
+        if not (dimensions := (*self.shared, *self.own.get(stem, ()))):
             raise StudyError(
                 f"--space {self.name}: own.{stem}: nothing given; allowed: at least one dimension, or one in shared"
             )
@@ -149,7 +149,7 @@ class SearchSpace:
 
     def select(self, agents: Sequence[str]) -> dict[str, PlainMapping]:
         """Return the part of the search space for these ``agents`` as plain data."""
-        own = {Path(agent).stem: self.content.own[Path(agent).stem] for agent in agents}
+        own = {stem: self.content.own.get(stem, {}) for stem in (Path(agent).stem for agent in agents)}
         return {"set": self.content.set, "shared": self.content.shared, "own": own}
 
 

@@ -1,0 +1,76 @@
+"""Checks of encoders, decoders and penalties from outside the package, which run on zeros when a network is built.
+
+Without them a wrong shape appears in a kernel, far from the part that returned it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config.options import RegistryError
+from spiky_rl.config.registry import is_foreign, wrap_foreign_errors
+from spiky_rl.penalties.base import Penalty
+
+T, B = 2, 3
+"""Control steps and environments of a check: unequal, so that exchanged dimensions are found."""
+
+
+def check_encoder(name: str, encoder: Encoder, inputs: int, steps: int) -> None:
+    """Raise RegistryError if an own ``encoder`` has no ``width``, or returns a signal of another shape than [T, K or 1, B, width]."""
+    if not is_foreign(name):
+        return
+    if (width := getattr(encoder, "width", None)) is None:
+        raise RegistryError(
+            f"encoder: {name}: no width given; allowed: a number of channels, set in __init__"
+        )
+    with _run(name, "encoder"):
+        signal = copy.deepcopy(encoder)(torch.zeros(T, B, inputs))
+    _check_shape("encoder", name, signal, "[T, K or 1, B, width]", [T, steps, B, width], [T, 1, B, width])
+
+
+def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs: int) -> None:
+    """Raise RegistryError if an own ``decoder`` returns something other than features [T, B, F] and a tuple of states."""
+    if not is_foreign(name):
+        return
+    with _run(name, "decoder"):
+        result = copy.deepcopy(decoder)(torch.zeros(T, steps, B, inputs), None, None)
+    if not (isinstance(result, tuple) and len(result) == 2):
+        kind = type(result).__name__
+        raise RegistryError(
+            f"decoder: {name}: forward returned a {kind}; allowed: a pair, features [T, B, F] and states"
+        )
+    _check_shape("decoder", name, result[0], "features [T, B, F]", [T, B, outputs])
+
+
+def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: Sequence[float]) -> None:
+    """Raise RegistryError if an own ``penalty`` returns something other than a scalar; its elements would be summed silently."""
+    if not is_foreign(name):
+        return
+    with _run(name, "sparsity"):
+        term = penalty.compute([torch.zeros(width) for width in widths], fan_out)
+    _check_shape("sparsity", name, term, "a scalar", [], [1], method="compute")
+
+
+@contextmanager
+def _run(name: str, key: str) -> Iterator[None]:
+    """Run own code without gradients and without a change of the random generator; its exceptions become RegistryErrors."""
+    fault = f"{key}: {name} fails on zeros"
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), wrap_foreign_errors(name, fault):
+        yield
+
+
+def _check_shape(
+    key: str, name: str, value: object, meaning: str, *shapes: list[int], method: str = "forward"
+) -> None:
+    """Raise RegistryError if the ``value`` that ``method`` returned is not a tensor of one of the ``shapes``."""
+    given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if given not in shapes:
+        allowed = " or ".join(map(str, shapes))
+        raise RegistryError(f"{key}: {name}: {method} returned {given}; allowed: {allowed}, {meaning}")
