@@ -67,7 +67,8 @@ class NeuronParameters(torch.nn.Module):
 
 def _clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
     """Return the clamped ``x``; a trace gets torch's own operation, since TorchScript cannot save a call of a Python function."""
-    return x.clamp(low, high) if torch.jit.is_tracing() else _Clamp.apply(x, low, high)
+    is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return x.clamp(low, high) if is_tracing else _Clamp.apply(x, low, high)  # type: ignore[return-value]
 
 
 class _Clamp(torch.autograd.Function):
