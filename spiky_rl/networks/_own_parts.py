@@ -6,6 +6,7 @@ Without them a wrong shape appears in a kernel, far from the part that returned 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config.modules import format_exception
 from spiky_rl.config.options import RegistryError
-from spiky_rl.config.registry import is_foreign, wrap_foreign_errors
+from spiky_rl.config.registry import Component, is_foreign
 from spiky_rl.penalties.base import Penalty
 
 T, B = 2, 3
@@ -30,7 +32,7 @@ def check_encoder(name: str, encoder: Encoder, inputs: int, steps: int) -> None:
         raise RegistryError(
             f"encoder: {name}: no width given; allowed: a number of channels, set in __init__"
         )
-    with _run(name, "encoder"):
+    with _run(name, "encoder", encoder):
         signal = copy.deepcopy(encoder)(torch.zeros(T, B, inputs))
     _check_shape("encoder", name, signal, "[T, K or 1, B, width]", [T, steps, B, width], [T, 1, B, width])
 
@@ -39,7 +41,7 @@ def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs:
     """Raise RegistryError if an own ``decoder`` returns something other than features [T, B, F] and a tuple of states."""
     if not is_foreign(name):
         return
-    with _run(name, "decoder"):
+    with _run(name, "decoder", decoder):
         result = copy.deepcopy(decoder)(torch.zeros(T, steps, B, inputs), None, None)
     if not (isinstance(result, tuple) and len(result) == 2):
         kind = type(result).__name__
@@ -53,17 +55,20 @@ def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: S
     """Raise RegistryError if an own ``penalty`` returns something other than a scalar; its elements would be summed silently."""
     if not is_foreign(name):
         return
-    with _run(name, "sparsity"):
+    with _run(name, "sparsity", penalty):
         term = penalty.compute([torch.zeros(width) for width in widths], fan_out)
     _check_shape("sparsity", name, term, "a scalar", [], [1], method="compute")
 
 
 @contextmanager
-def _run(name: str, key: str) -> Iterator[None]:
-    """Run own code without gradients and without a change of the random generator; its exceptions become RegistryErrors."""
-    fault = f"{key}: {name} fails on zeros"
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), wrap_foreign_errors(name, fault):
-        yield
+def _run(name: str, key: str, part: Component) -> Iterator[None]:
+    """Run code of an own ``part`` without gradients and without a change of the random generator; its exceptions become RegistryErrors."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    except Exception as error:  # pylint: disable=broad-exception-caught  # any error of the user's code
+        line = format_exception(error, inspect.getsourcefile(type(part)))
+        raise RegistryError(f"{key}: {name} fails on zeros: {line}") from error
 
 
 def _check_shape(
@@ -72,5 +77,5 @@ def _check_shape(
     """Raise RegistryError if the ``value`` that ``method`` returned is not a tensor of one of the ``shapes``."""
     given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if given not in shapes:
-        allowed = " or ".join(map(str, shapes))
-        raise RegistryError(f"{key}: {name}: {method} returned {given}; allowed: {allowed}, {meaning}")
+        allowed = f"{meaning}, here {' or '.join(map(str, shapes))}"
+        raise RegistryError(f"{key}: {name}: {method} returned {given}; allowed: {allowed}")

@@ -84,12 +84,15 @@ class Vector(L1):
     ("part", "fault"),
     [
         ("encoder: NoWidth", "no width given; allowed: a number of channels"),
-        ("encoder: NoInnerSteps", "[2, 3, 5]; allowed: [2, 4, 3, 5] or [2, 1, 3, 5], [T, K or 1, B, width]"),
-        ("encoder: Twice", "[2, 1, 3, 10]; allowed: [2, 4, 3, 5] or [2, 1, 3, 5]"),
-        ("encoder: Raises", "fails on zeros"),
+        (
+            "encoder: NoInnerSteps",
+            "[2, 3, 5]; allowed: [T, K or 1, B, width], here [2, 4, 3, 5] or [2, 1, 3, 5]",
+        ),
+        ("encoder: Twice", "returned [2, 1, 3, 10]; allowed: "),
+        ("encoder: Raises", "fails on zeros: {file}, line 24: AttributeError: "),
         ("decoder: Alone", "returned a Tensor; allowed: a pair, features [T, B, F] and states"),
-        ("decoder: Transposed", "[3, 2, 2]; allowed: [2, 3, 2], features [T, B, F]"),
-        ("sparsity: Vector", "returned [16]; allowed: [] or [1], a scalar"),
+        ("decoder: Transposed", "returned [3, 2, 2]; allowed: features [T, B, F], here [2, 3, 2]"),
+        ("sparsity: Vector", "returned [16]; allowed: a scalar, here [] or [1]"),
     ],
 )
 def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mine, part, fault, monkeypatch):
@@ -100,7 +103,7 @@ def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mi
     with pytest.raises(UserError) as error:
         registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
     assert str(error.value).startswith(f"{key}: {mine / 'faulty.py'}:{name}"), error.value
-    assert fault in str(error.value) and "\n" not in str(error.value)
+    assert fault.format(file=mine / "faulty.py") in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_check_of_an_own_part_draws_no_number_of_the_network(mine, monkeypatch):
