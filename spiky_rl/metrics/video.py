@@ -15,6 +15,8 @@ from spiky_rl.config import files
 Frame = np.ndarray
 """uint8 [height, width, 3]."""
 
+FRAME_HEIGHT = 480
+"""Height in pixels of a frame of a robot and of the spike raster beside it."""
 BACKGROUND, INK, FAINT = 250, 25, 205
 MARGIN, LABEL, PIXEL = 12, 18, 2
 """Pixels: margin of the image and gap below a layer's band; height of a layer's label; width of an inner step."""
@@ -23,7 +25,7 @@ MARGIN, LABEL, PIXEL = 12, 18, 2
 class RasterPanel:
     """A moving spike raster with one band per layer; time runs to the right, and the present is at the right edge."""
 
-    def __init__(self, width: int = 640, height: int = 480, steps: int = 4) -> None:
+    def __init__(self, width: int = 640, height: int = FRAME_HEIGHT, steps: int = 4) -> None:
         """``steps`` is K, the inner steps per control step; the panel shows as many control steps as fit its width.
 
         If none fits, it shows the last inner steps of one.
@@ -73,6 +75,17 @@ class RasterPanel:
         for corner, text in labels:
             pen.text(corner, text, fill=(INK, INK, INK), font_size=13)
         return np.asarray(labelled)
+
+
+def scale_frame(frame: Frame) -> Frame:
+    """Return the ``frame`` of a simulator scaled to `FRAME_HEIGHT`, with an even width, which H.264 needs."""
+    from PIL import Image
+
+    height, width = frame.shape[:2]
+    even_width = round(width * FRAME_HEIGHT / height / 2) * 2
+    if (height, width) == (FRAME_HEIGHT, even_width):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((even_width, FRAME_HEIGHT)))
 
 
 def concat_frames(left: Frame, right: Frame) -> Frame:

@@ -19,12 +19,11 @@ from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.environment import HostEnvironment
 from spiky_rl.hosts.gymnasium.measures import EpisodeMeasures
+from spiky_rl.metrics.video import scale_frame
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.host import GymnasiumTask
 
-FRAME_HEIGHT = 480
-"""Height of a frame in pixels, as in a spike raster."""
 UNKNOWN_PERIOD = 1.0 / 30.0
 """Value of ``step_dt`` in s if the task does not tell its control period; videos and rsl_rl's reward scales read it."""
 
@@ -226,8 +225,6 @@ class GymnasiumCamera:
 
     def render(self) -> NDArray[np.uint8]:
         """Return a frame [480, W, 3] with an even width. Raises UserError if the task cannot be rendered."""
-        from PIL import Image
-
         try:
             frame: Any = self.env.render()
         except (gymnasium.error.DependencyNotInstalled, ImportError, AttributeError) as error:
@@ -239,11 +236,7 @@ class GymnasiumCamera:
             raise UserError(f"--video: {error}; allowed values of MUJOCO_GL: egl, osmesa, glfw") from error
         if not isinstance(frame, np.ndarray):
             raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
-        height, width = frame.shape[:2]
-        even_width = round(width * FRAME_HEIGHT / height / 2) * 2
-        if (width, height) == (even_width, FRAME_HEIGHT):
-            return frame
-        return np.asarray(Image.fromarray(frame).resize((even_width, FRAME_HEIGHT)))
+        return scale_frame(frame)
 
     def close(self) -> None:
         """Do nothing: the environment closes its own renderer."""

@@ -26,13 +26,12 @@ from spiky_rl.hosts.environment import (
     share_terrain,
 )
 from spiky_rl.hosts.robot_measures import RobotMeasures
+from spiky_rl.metrics.video import scale_frame
 
 log = logging.getLogger(__name__)
 
 ROBOT = "robot"
 """Name of the entity whose distance is measured; the tasks of mjlab with a robot use it."""
-FRAME_HEIGHT = 480
-"""Height of a picture in pixels, that of the spike raster beside it."""
 LARGEST_ACTION = 1e5
 """If an absolute action exceeds this, the policy and not the simulation has caused non-finite values; normal actions are near 1."""
 
@@ -157,15 +156,9 @@ class MjlabCamera:
 
     def render(self) -> np.ndarray:
         """Return a picture, uint8 [480, W, 3] with an even width; the configured one is half as high by default."""
-        from PIL import Image
-
         frame = self.env.render()
         assert frame is not None
-        height, width, _ = frame.shape
-        even_width = round(width * FRAME_HEIGHT / height / 2) * 2
-        if (height, width) == (FRAME_HEIGHT, even_width):
-            return frame
-        return np.asarray(Image.fromarray(frame).resize((even_width, FRAME_HEIGHT)))
+        return scale_frame(frame)
 
     def close(self) -> None:
         """Do nothing: the environment closes its renderer."""

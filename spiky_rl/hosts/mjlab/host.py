@@ -121,17 +121,14 @@ class Mjlab(Host):
     @override
     def owns(self, task: str) -> bool:
         registered_id = task.rpartition(":")[2]
-        # if mjlab is imported, a module of the user may have registered more tasks
-        registry = sys.modules.get("mjlab.tasks.registry")
-        if registry is not None and registered_id in registry.list_tasks():
+        if registered_id in self.list_tasks():
             return True
-        known = list_registered_ids()
-        if not known:  # mjlab is not installed
-            return registered_id.startswith(PREFIX)
-        return registered_id in known
+        # without mjlab, or with packages that register tasks, not all ids are known
+        return not list_registered_ids() and registered_id.startswith(PREFIX)
 
     @override
     def list_tasks(self) -> Collection[str]:
+        # if mjlab is imported, a module of the user may have registered more tasks
         registry = sys.modules.get("mjlab.tasks.registry")
         return {*list_registered_ids(), *(registry.list_tasks() if registry else ())}
 

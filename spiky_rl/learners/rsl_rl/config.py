@@ -108,7 +108,7 @@ def _set_model(role: str, model: dict[str, Any], network: ComponentSpec | None, 
     """Set class, network and burn-in in the group ``model`` of the ``role`` actor or critic. Raises SpecError."""
     if network is not None:
         model |= {"class_name": f"{CLASSES}:SpikingModel", "network": network.settings()}
-    elif is_own_spiking_model(model):
+    elif _is_own_spiking_model(model):
         raise SpecError(
             f"agent.{role}.class_name: the task's own configuration has {model['class_name']} where the agent has an ANN; set"
             f" agent.{role}.class_name=MLPModel"
@@ -125,7 +125,7 @@ def _set_model(role: str, model: dict[str, Any], network: ComponentSpec | None, 
         model["burn_in"] = burn_in
 
 
-def is_own_spiking_model(model: Mapping[str, object]) -> bool:
+def _is_own_spiking_model(model: Mapping[str, object]) -> bool:
     """Return whether the class of a ``model`` is `SpikingModel`, also by an older name."""
     package, _, name = str(model.get("class_name", "")).replace(":", ".").rpartition(".")
     return name == "SpikingModel" and package.partition(".")[0] == "spiky_rl"
