@@ -5,7 +5,8 @@
 psi is the network's surrogate (`triangle` in the paper), eps the trace of the input in the neuron's own states (an adaptive
 threshold included), and kappa * the convolution in time with the leak of the readout. No error passes from layer to layer, or
 through recurrent spikes. B of the last layer is the readout's weights (``feedback: symmetric``) or fixed and random; B of every
-other layer is fixed and random.
+other layer is fixed and random. Random weights are the initial ones of another decoder of the same kind: with `population_vector`
+they are not drawn, but its initial preferred values.
 
 The implementation needs no forward traces: BPTT within each layer, with the broadcast errors at its output, gives the same sums.
 

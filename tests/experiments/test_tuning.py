@@ -493,6 +493,7 @@ def test_a_storage_that_is_none_is_named_without_its_password(url):
 RATE = "agent.algorithm.learning_rate"
 REFUSED = {
     "unknown key": ({"sharde": {}}, ["sharde", "mean 'shared'"]),
+    "a dimension outside shared": ({RATE: {"low": 0.1, "high": 1}}, [RATE, "in shared, or in own"]),
     "unknown option": (
         {"shared": {"agent.algorithm.learnin_rate": {"low": 0.1, "high": 1}}},
         ["learnin_rate", "learning_rate"],
