@@ -60,6 +60,8 @@ class PolicyContract:
     """Names of the joints by action; empty if they are not known."""
     history: int = 1
     """Control steps in one observation of an environment that does not name its terms."""
+    image_shape: tuple[int, ...] = ()
+    """(C, H, W) of observations that are images of Gymnasium; empty for others."""
 
 
 def describe_contract(
@@ -78,6 +80,7 @@ def describe_contract(
         actions,
         joints,
         getattr(env, "history", 1),
+        getattr(env, "image_shape", ()),
     )
 
 
@@ -220,6 +223,9 @@ def format_contract(
         lines.append(
             f"observation[{inputs}]: the last {contract.history} observations of the task, of {count} values each."
         )
+    if contract.image_shape:
+        shape = ", ".join(map(str, contract.image_shape))
+        lines.append(f"observation[{inputs}]: an image [{shape}], channels first; bytes are divided by 255.")
     if contract.history > 1 or any(term.has_history for term in contract.observations):
         lines.append(HISTORY_TEXT)
     if contract.actions:

@@ -126,6 +126,11 @@ def test_the_header_has_the_history_of_an_environment_without_managers(tmp_path)
     assert HISTORY_TEXT not in lines
 
 
+def test_the_header_has_the_layout_of_an_image(tmp_path):
+    _, lines = describe_lines(SimpleNamespace(step_dt=0.1, image_shape=(3, 20, 16)), 960, tmp_path)
+    assert lines[-1] == "observation[960]: an image [3, 20, 16], channels first; bytes are divided by 255."
+
+
 def test_the_header_has_no_period_that_the_task_does_not_tell(tmp_path):
     for period, count in ((None, 0), (0.02, 1)):
         env = SimpleNamespace(step_dt=0.1, control_period=period, history=1)

@@ -94,6 +94,11 @@ class GymnasiumVecEnv(HostEnvironment):
         return torch.as_tensor(self.spaces.low), torch.as_tensor(self.spaces.high)
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) of an observation; empty if observations are vectors."""
+        return self.spaces.observation_shape if self.spaces.is_image else ()
+
+    @property
     def episode_length_buf(self) -> Tensor:
         """Control steps of the current episodes, [B]. Setting it has no effect: Gymnasium counts the steps itself."""
         return self._lengths

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 MIN_PIXELS = 16
-"""Smallest side of an image, which the default CNN can process; smaller boxes of three dimensions become vectors."""
+"""Smallest height and width of an image, which the default CNN can process; other boxes of three dimensions become vectors."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class TaskSpaces:
 
     observation_shape: tuple[int, ...]
     """Shape of an observation: (C, H, W) for an image, (O,) for any other space, whose values are in C order."""
+    has_channels_last: bool
+    """Whether observations are images [H, W, C] in Gymnasium; other images are [C, H, W]."""
     needs_flattening: bool
     """Whether the environments need Gymnasium's ``FlattenObservation``, because observations are no boxes."""
     num_actions: int
@@ -59,11 +61,12 @@ class TaskSpaces:
                 " gymnasium.wrappers.FlattenObservation flattens"
             )
         is_box = isinstance(observations, Box)
-        if is_box and len(observations.shape) == 3 and min(observations.shape[:2]) >= MIN_PIXELS:
-            height, width, channels = observations.shape
-            shape: tuple[int, ...] = (channels, height, width)
+        sides = observations.shape if is_box and len(observations.shape) == 3 else (0, 0, 0)
+        has_channels_last = min(sides[:2]) >= MIN_PIXELS
+        if has_channels_last:
+            shape: tuple[int, ...] = (sides[2], *sides[:2])
         else:
-            shape = (flatdim(observations),)
+            shape = sides if min(sides[1:]) >= MIN_PIXELS else (flatdim(observations),)
         if isinstance(actions, Discrete):
             low = high = np.zeros(0, np.float32)
             num_actions, start, action_shape = int(actions.n), int(actions.start), ()
@@ -76,6 +79,7 @@ class TaskSpaces:
             )
         return cls(
             observation_shape=shape,
+            has_channels_last=has_channels_last,
             needs_flattening=not is_box,
             num_actions=num_actions,
             is_discrete=isinstance(actions, Discrete),
@@ -144,7 +148,7 @@ class TaskSpaces:
         if not self.is_image:
             values = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
         else:
-            values = values.permute(0, 3, 1, 2)
+            values = values.permute(0, 3, 1, 2) if self.has_channels_last else values
             if values.dtype == torch.uint8:
                 return values.float() / 255.0
         # a copy, because Gymnasium may write the next observations into the same array

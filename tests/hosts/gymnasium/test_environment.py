@@ -146,7 +146,15 @@ def test_images_are_channels_first_in_zero_to_one():
         assert image[1, 2, 4, 3] == np.float32((4 * 16 + 3) * 3 + 2) / np.float32(255)
 
 
-@pytest.mark.parametrize("shape", [[], [2, 3], [2, 2, 3], [15, 16, 3], [2, 1, 1, 3]], ids=str)
+def test_images_with_channels_first_keep_their_order():
+    task = load(f"{SCRIPTS}Shaped-v0", "env.shape=[4, 16, 18]")
+    with task.open("cpu", 2, SimulationOptions(seed=0)) as env:
+        image, shape = env.get_observations()["policy"], env.image_shape
+    assert shape == (4, 16, 18)
+    assert torch.equal(image, torch.arange(4.0 * 16 * 18).reshape(4, 16, 18).expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("shape", [[], [2, 3], [2, 2, 3], [15, 16, 3], [4, 16, 15], [2, 1, 1, 3]], ids=str)
 def test_boxes_of_other_shapes_are_vectors_in_c_order(shape):
     size = int(np.prod(shape))
     task = load(f"{SCRIPTS}Shaped-v0", f"env.shape={shape}")
