@@ -123,7 +123,7 @@ class StudyAnalysis:
 
     @cached_property
     def anns(self) -> tuple[str, ...]:
-        """Labels of agents that never spiked."""
+        """Labels of agents without activity to count: their firing rate is 0 or unknown."""
         spiking = {result.label for result in self.trained if _has_spikes(result)}
         return tuple(label for label in self.labels if label not in spiking)
 

@@ -54,7 +54,7 @@ def build_summary(analysis: StudyAnalysis) -> Iterable[Block]:
 def list_measures(analysis: StudyAnalysis) -> dict[str, list[str]]:
     """Return the rows of the table of further measures: by title, the cell of each task."""
     baseline = [str(analysis.baseline)]
-    spiking = [label for label in analysis.labels if label not in analysis.anns]
+    sparse = [label for label in analysis.labels if label not in analysis.anns]
     rows: dict[str, Callable[[str], str]] = {
         "runs that reached the threshold": partial(format_reached, analysis),
         "steps to it, median of the baseline": partial(find_fastest, analysis, baseline),
@@ -64,8 +64,8 @@ def list_measures(analysis: StudyAnalysis) -> dict[str, list[str]]:
     for model, kind in choose_energy_models(analysis.rows.values()).items():
         rows |= {
             f"energy of the baseline, {kind}": partial(find_lowest_energy, analysis, model, baseline),
-            f"least energy of an agent that spikes, {kind}": partial(
-                find_lowest_energy, analysis, model, spiking
+            f"least energy of an agent with sparse activity, {kind}": partial(
+                find_lowest_energy, analysis, model, sparse
             ),
             f"front of score and energy, {kind}": partial(format_front, analysis, model),
         }
