@@ -84,7 +84,7 @@ def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action
     # a copy, because Isaac Lab later upgrades the object itself, which works only once
     defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
     merged = _merge_agent(task, agent, defaults, library, action)
-    require_algorithm(get_learner(library), merged.algorithm, agent)
+    require_algorithm(learner, merged.algorithm, agent)
     if isinstance(registered, Mapping):
         log.warning("spiky_rl: training %s with the runner of %s and the models of spiky_rl", agent, library)
         return learner.make_registered_cfg(merged, registered)

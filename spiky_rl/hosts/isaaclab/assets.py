@@ -6,6 +6,7 @@ not comparable with Isaac Lab's baselines.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import importlib.util
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spiky_rl.config.files import NoHomeError, cache_folder
@@ -92,23 +93,30 @@ def local_asset_root() -> Path:
     return make_cached_folder(f"isaaclab-assets-newton-{newton_version()}-layout-{FILE_VERSION}", build)
 
 
-def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
-    """Return the folder ``name`` in the cache, built atomically on first use; several processes may build it at once.
-
-    ``build_content`` writes the content into a given folder. Raises AssetError if the folder cannot be written.
-    """
+@contextlib.contextmanager
+def explain_write_errors() -> Iterator[None]:
+    """Raise AssetError with a remedy if the block cannot write to the cache."""
     try:
-        folder = cache_folder() / name
-        if folder.is_dir():
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield
     except OSError as error:
         raise AssetError(
             f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
         ) from None
     except NoHomeError as error:
         raise AssetError(f"cannot write robots: {error}") from None
+
+
+def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
+    """Return the folder ``name`` in the cache, built atomically on first use; several processes may build it at once.
+
+    ``build_content`` writes the content into a given folder. Raises AssetError if the folder cannot be written.
+    """
+    with explain_write_errors():
+        folder = cache_folder() / name
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         build_content(build)
         build.chmod(0o755)
@@ -192,10 +200,7 @@ def probe_url(address: str) -> str:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return ""
-    except (
-        OSError,
-        http.client.HTTPException,
-    ) as error:  # HTTPException: something answers that is no web server
+    except (OSError, http.client.HTTPException) as error:  # the latter if it is no web server that answers
         return str(error) or type(error).__name__
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from spiky_rl.config.files import NoHomeError, cache_folder, write_atomically
+from spiky_rl.config.files import cache_folder, write_atomically
+from spiky_rl.hosts.isaaclab.assets import explain_write_errors
 from spiky_rl.hosts.isaaclab.local_assets import (
     AssetError,
     copy_contact_parameters,
@@ -137,21 +138,15 @@ def get_usd_file(model: MjModel, source: Path) -> str:
 
     Raises AssetError if it cannot be written.
     """
-    try:
-        content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
-        mujoco.mj_saveModel(model, None, content)
-        digest = hashlib.sha256(content).hexdigest()[:16]
+    content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    with explain_write_errors():
         file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{FILE_VERSION}.usdc"
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
             stage = make_usd_stage(model)
             write_atomically(file, lambda temporary: export_stage(stage, temporary))
-    except OSError as error:
-        raise AssetError(
-            f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
-        ) from None
-    except NoHomeError as error:
-        raise AssetError(f"cannot write robots: {error}") from None
     return str(file)
 
 
