@@ -37,9 +37,8 @@ class WandbWriter(SummaryWriter):
         double_precision: bool = False,
     ) -> None:
         super().add_scalar(tag, scalar_value, global_step, walltime, new_style, double_precision)
-        if not tag.endswith(
-            "/time"
-        ):  # a curve over seconds; W&B drops steps that are smaller than its latest
+        # a curve over seconds is left out: W&B drops steps that are smaller than its latest
+        if not tag.endswith("/time"):
             self.run.log({tag: scalar_value}, step=global_step)
 
     def save_model(self, path: str) -> None:
