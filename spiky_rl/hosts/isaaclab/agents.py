@@ -127,7 +127,7 @@ def _change_cfg(registered: Any, config: PlainMapping) -> None:
 
 def _convert_model[T](cls: type[T], model: object) -> T:
     widened = cls()
-    widened.__dict__.update({**widened.__dict__, **model.__dict__})
+    widened.__dict__.update(model.__dict__)
     return widened
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
-import importlib.util
 import logging
 import os
 import re
@@ -17,11 +16,11 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.files import NoHomeError, cache_folder
 from spiky_rl.hosts.isaaclab.local_assets import (
     FILE_VERSION,
@@ -172,7 +171,7 @@ def require_not_imported(root: str) -> None:
 
 def get_asset_server() -> str:
     """Return Isaac Lab's default asset server, read from its settings without importing it."""
-    settings = package_folder("isaaclab") / "apps/isaaclab.python.kit"
+    settings = require_module("isaaclab", "isaaclab").parent / "apps/isaaclab.python.kit"
     pattern = r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"'
     server = re.search(pattern, settings.read_text(), re.MULTILINE)
     if server is None:
@@ -185,10 +184,9 @@ def is_reachable(address: str) -> bool:
     """Return whether the server at ``address`` serves the ground plane; cached and logged."""
     replies = []
     # in a thread, because the DNS look-up has no timeout
-    threading.Thread(target=lambda: replies.append(probe_url(f"{address}/{GROUND}")), daemon=True).start()
-    deadline = time.monotonic() + TIMEOUT_S
-    while not replies and time.monotonic() < deadline:
-        time.sleep(0.02)
+    probe = threading.Thread(target=lambda: replies.append(probe_url(f"{address}/{GROUND}")), daemon=True)
+    probe.start()
+    probe.join(TIMEOUT_S)
     reply = replies[0] if replies else f"no answer within {TIMEOUT_S:g} s"
     status = f"does not answer ({reply})" if reply else "answers"
     logger.debug("Isaac Lab's asset server %s: %s", status, address)
@@ -205,18 +203,10 @@ def probe_url(address: str) -> str:
 
 
 def newton_folder() -> Path:
-    """Return the folder of the installed Newton's example assets. Raises AssetError if it is missing."""
-    folder = package_folder("newton") / "examples/assets"
+    """Return the folder of the installed Newton's example assets. Raises UserError if it is missing."""
+    folder = require_module("newton", "isaaclab").parent / "examples/assets"
     if not folder.is_dir():
         raise AssetError(
             f"Newton {newton_version()} lacks its example assets: pip install --force-reinstall newton"
         )
     return folder
-
-
-def package_folder(name: str) -> Path:
-    """Return the folder of the installed package ``name`` without importing it. Raises AssetError if it is not installed."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise AssetError(f'{name} is not installed: pip install "spiky-rl[isaaclab]"')
-    return Path(spec.origin).parent
