@@ -23,12 +23,11 @@ from spiky_rl.config.memory_check import NUMBER, get_machine_memory, require_mem
 from spiky_rl.learners.common.activity import (
     SAMPLES,
     PolicyActivity,
-    compute_activity,
     draw_rollout_raster,
     write_figures,
 )
 from spiky_rl.learners.common.checkpoint_names import is_numbered
-from spiky_rl.learners.skrl.activity import compute_ann_activity
+from spiky_rl.learners.skrl.activity import compute_activity
 from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
 from spiky_rl.learners.skrl.models import Spaces
@@ -218,11 +217,8 @@ class ReplayRunner(SkrlBaseRunner):
 
     @override
     def _compute_activity(self) -> PolicyActivity:
-        policy = self.policy
         x = self.alg.normalize_observations(self._get_latest_observations())
-        if policy.network is None:
-            return compute_ann_activity(policy, x, None)
-        return compute_activity(policy.network, x, None, policy.ann_operations, self.meter)
+        return compute_activity(self.policy, x, None, self.meter)
 
     def _get_latest_observations(self) -> Tensor:
         """Return the observations of at most `SAMPLES` environments before the next control step."""
