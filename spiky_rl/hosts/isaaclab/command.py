@@ -22,6 +22,7 @@ from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP, translate_er
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 from spiky_rl.learners.base import EXPORTS
+from spiky_rl.learners.common.local_learning import caches_fixed_part
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -164,7 +165,7 @@ def require_exportable(agent: str, library: str, network: ComponentSpec | None) 
             f"--rl_library {library}: isaaclab leapp export would lose the hidden state of --agent {agent};"
             f" allowed: {', '.join(name for name in list_learners() if EXPORTS in get_learner(name).abilities)}"
         )
-    if network.cls.caches_fixed_part(network.options):  # type: ignore[attr-defined]
+    if caches_fixed_part(network):
         raise SpecError(
             f"--agent {agent}: isaaclab leapp export would lose the hidden state of a {network.name}; use spiky export --to onnx"
         )
