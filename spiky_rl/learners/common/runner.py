@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from spiky_rl.learners.common.activity import PolicyActivity, write_activity
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
+    DAMAGE,
     CheckpointError,
     get_random_state,
     get_runner_state,
@@ -66,6 +67,7 @@ class BaseRunner(ABC):
     figure_interval: int
     text_summaries: Mapping[str, str]
     on_iteration: Callable[[IterationSummary], None]
+    """Called after every iteration; may raise `StopTraining`."""
     current_learning_iteration: int
     alg: Any
     """The library's algorithm, which has an ``optimizer``."""
@@ -84,22 +86,20 @@ class BaseRunner(ABC):
         identity: Mapping[str, object] | None,
         picture_interval: int,
         notes: Mapping[str, str] | None,
-        on_iteration: Callable[[IterationSummary], None] | None,
     ) -> None:
-        """Initialise progress and callbacks of a new run.
+        """Initialise progress and checks of a new run.
 
         Args:
             identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
             picture_interval: Iterations between spike rasters.
             notes: Texts for TensorBoard, by name.
-            on_iteration: Called after every iteration; may raise `StopTraining`.
         """
         self.identity = identity or {}
         self.progress = TrainingProgress()
         self.figure_interval = picture_interval
         self.text_summaries = notes or {}
         self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
-        self.on_iteration = on_iteration or (lambda iteration: None)
+        self.on_iteration = lambda iteration: None
 
     @property
     @abstractmethod
@@ -382,6 +382,6 @@ def wrap_load_errors(path: str) -> Iterator[None]:
     """Turn a library's error about weights that do not fit into CheckpointError that names ``path``."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         detail = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: the networks do not fit this agent: {detail}") from None

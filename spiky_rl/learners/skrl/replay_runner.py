@@ -20,12 +20,7 @@ from skrl.resources.preprocessors.torch import RunningStandardScaler
 from torch import Tensor, nn
 
 from spiky_rl.config.memory_check import NUMBER, get_machine_memory, require_memory
-from spiky_rl.learners.common.activity import (
-    SAMPLES,
-    PolicyActivity,
-    draw_rollout_raster,
-    write_figures,
-)
+from spiky_rl.learners.common.activity import SAMPLES, PolicyActivity, draw_rollout_raster, write_figures
 from spiky_rl.learners.common.checkpoint_names import is_numbered
 from spiky_rl.learners.skrl.activity import compute_activity
 from spiky_rl.learners.skrl.ann import AnnModel
