@@ -318,7 +318,8 @@ def add_geom(
     shape.CreateDisplayColorAttr([to_usd_vector(colour[:3])])
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
-    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in list_body_geoms(model, number)):
+    is_visual = (model.geom_contype == 0) & (model.geom_conaffinity == 0)
+    if is_visual[model.geom_bodyid == model.geom_bodyid[number]].any():
         shape.CreatePurposeAttr("guide")  # the body has a separate visual shape
     UsdPhysics.CollisionAPI.Apply(shape.GetPrim())
     if kind == MESH:
@@ -350,12 +351,6 @@ def define_shape(stage: UsdStage, model: MjModel, number: int, path: str) -> Any
         name = model.geom(number).name or number
         raise AssetError(f"robot: the geom {name!r} is no sphere, capsule, cylinder, box or mesh")
     return shape
-
-
-def list_body_geoms(model: MjModel, number: int) -> range:
-    """Return the indices of all geoms of the body with geom ``number``."""
-    body = model.geom_bodyid[number]
-    return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
 
 
 def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
