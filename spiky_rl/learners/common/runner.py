@@ -52,8 +52,6 @@ class IterationSummary:
     losses: dict[str, float]
     steps_per_second: float
     """Environment steps per second of collecting and learning."""
-    seconds: float
-    """Duration of collecting and learning."""
 
 
 class BaseRunner(ABC):
@@ -359,7 +357,6 @@ class BaseRunner(ABC):
             self.return_check(index, progress.returns[-1], self._describe_blow_up)
             if self.network is not None:
                 self.silence_check(self.network, activity)
-        total = collecting + learning
         self.on_iteration(
             IterationSummary(
                 index=index,
@@ -367,8 +364,7 @@ class BaseRunner(ABC):
                 progress=progress,
                 activity=activity,
                 losses=losses,
-                steps_per_second=env_steps / total,
-                seconds=total,
+                steps_per_second=env_steps / (collecting + learning),
             )
         )
 

@@ -121,8 +121,5 @@ def draw_raster(agent: SpikingAgent) -> Figure | None:
 
 def _get_stored_state(agent: SpikingAgent, step: int, environments: slice) -> State | None:
     """Return the policy's states before control step ``step`` of the rollout, from the memory."""
-    names = [f"rnn_policy_{i}" for i in range(len(agent.policy.state_shapes))]
-    return (
-        tuple(tensor[step, environments].transpose(0, 1) for tensor in map(agent.get_rollout_tensor, names))
-        or None
-    )
+    tensors = [agent.get_rollout_tensor(f"rnn_policy_{i}") for i in range(len(agent.policy.state_shapes))]
+    return tuple(tensor[step, environments].transpose(0, 1) for tensor in tensors) or None
