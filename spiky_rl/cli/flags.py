@@ -62,11 +62,7 @@ REPLACEMENTS = {
 CHECKPOINT = "--checkpoint"
 SHIPPED = "--use_pretrained_checkpoint"
 """Foreign flag for the policy that comes with the task."""
-CHECKPOINT_NAMES = {
-    "--resume": "latest",
-    "--use_last_checkpoint": "latest",
-    SHIPPED: "pretrained",
-}
+CHECKPOINT_NAMES = {"--resume": "latest", "--use_last_checkpoint": "latest", SHIPPED: "pretrained"}
 """Foreign flag without a value -> value of `CHECKPOINT`."""
 HEADLESS = "--headless"
 """Foreign flag that is accepted and ignored, because nothing is rendered without a flag for it."""
