@@ -163,27 +163,32 @@ class TrainingDisplay(TerminalDisplay):
         return Panel(table, title=self.title, width=WIDTH)
 
 
-def show_iteration(display: TrainingDisplay, training_step: TrainingStep) -> None:
-    """Show an iteration of a reinforcement learning run."""
-    iteration = training_step.iteration
-    progress, activity = iteration.progress, iteration.activity
-    has_budget = training_step.initial_share is not None  # the number of iterations is then unknown
-    total = "" if has_budget else f"/{iteration.last + 1}"
-    layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
-    rows = [
-        DisplayRow("iteration", f"{iteration.index + 1:4d}{total}"),
-        DisplayRow("return", f"{format_number(progress.returns[-1]):>8}", format_sparkline(progress.returns)),
-        DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
-        *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
-        DisplayRow("effective ops/step", f"{activity.operations:7,.0f}"),
-        *(
-            [DisplayRow("resets", f"{progress.worlds_reset:,}", "worlds with failed physics")]
-            if progress.worlds_reset
-            else []
-        ),
-        DisplayRow("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
-    ]
-    display.show(training_step.share, rows, training_step.initial_share or 0.0)
+class IterationDisplay(TrainingDisplay):
+    """Display of a reinforcement learning run. Call it after every iteration."""
+
+    def __call__(self, training_step: TrainingStep) -> None:
+        """Show an iteration."""
+        iteration = training_step.iteration
+        progress, activity = iteration.progress, iteration.activity
+        has_budget = training_step.initial_share is not None  # the number of iterations is then unknown
+        total = "" if has_budget else f"/{iteration.last + 1}"
+        layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
+        rows = [
+            DisplayRow("iteration", f"{iteration.index + 1:4d}{total}"),
+            DisplayRow(
+                "return", f"{format_number(progress.returns[-1]):>8}", format_sparkline(progress.returns)
+            ),
+            DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
+            *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
+            DisplayRow("effective ops/step", f"{activity.operations:7,.0f}"),
+            *(
+                [DisplayRow("resets", f"{progress.worlds_reset:,}", "worlds with failed physics")]
+                if progress.worlds_reset
+                else []
+            ),
+            DisplayRow("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
+        ]
+        self.show(training_step.share, rows, training_step.initial_share or 0.0)
 
 
 def format_number(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, override
+from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
@@ -18,23 +18,15 @@ from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunPlan, RunRequest
 
 
-class EvaluateParser(common.Parser):
-    """Parser with the names of the conditions in its help."""
-
-    @override
-    def format_help(self) -> str:
-        conditions = {name: get_host(name).list_conditions() for name in list_hosts()}
-        self.epilog = "; ".join(
-            f"conditions of {host}: {', '.join(sets['conditions'])}; all: {', '.join(sets['all'])}"
-            for host, sets in conditions.items()
-        )
-        return super().format_help()
-
-
 def parser() -> common.Parser:
-    """Build the parser of the command."""
+    """Build the parser of the command, with the names of the conditions in its help."""
     about = "Evaluate a trained policy, undisturbed and under test conditions."
-    return EvaluateParser("evaluate.py", about, RunRequest, EvaluateOptions, **CHECKPOINT_FLAGS)
+    conditions = {name: get_host(name).list_conditions() for name in list_hosts()}
+    epilog = "; ".join(
+        f"conditions of {host}: {', '.join(sets['conditions'])}; all: {', '.join(sets['all'])}"
+        for host, sets in conditions.items()
+    )
+    return common.Parser("evaluate.py", about, RunRequest, EvaluateOptions, epilog=epilog, **CHECKPOINT_FLAGS)
 
 
 def evaluate(argv: list[str]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.config.command_line import find_value, remove_flag
 from spiky_rl.config.options import (
     OptionInfo,
     RegistryError,
@@ -61,11 +62,7 @@ REPLACEMENTS = {
 CHECKPOINT = "--checkpoint"
 SHIPPED = "--use_pretrained_checkpoint"
 """Foreign flag for the policy that comes with the task."""
-CHECKPOINT_NAMES = {
-    "--resume": "latest",
-    "--use_last_checkpoint": "latest",
-    SHIPPED: "pretrained",
-}
+CHECKPOINT_NAMES = {"--resume": "latest", "--use_last_checkpoint": "latest", SHIPPED: "pretrained"}
 """Foreign flag without a value -> value of `CHECKPOINT`."""
 HEADLESS = "--headless"
 """Foreign flag that is accepted and ignored, because nothing is rendered without a flag for it."""
@@ -178,7 +175,10 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     """
     if CHECKPOINT not in flags:
         return list(argv)
-    argv, run = _take_run(argv)
+    run = find_value(LOAD_RUN, argv)
+    if run is not None and (not run or run.startswith("-")):
+        raise UserError(f"{LOAD_RUN}: expected the name or the path of a run folder")
+    argv = remove_flag(LOAD_RUN, argv)
     words = [word for word in argv if word not in (*CHECKPOINT_NAMES, HEADLESS)]
     checkpoint = find_value(CHECKPOINT, words)
     names = [CHECKPOINT_NAMES[word] for word in argv if word in CHECKPOINT_NAMES]
@@ -195,31 +195,6 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
             )
         return [*words, CHECKPOINT, folder]
     return [*words, CHECKPOINT, names[0]] if names and checkpoint is None else words
-
-
-def _take_run(argv: Sequence[str]) -> tuple[list[str], str]:
-    """Return a command line without `LOAD_RUN`, and the flag's last value; empty if it is not given. Raises UserError if it has no value."""
-    words: list[str] = []
-    run, remaining = "", iter(argv)
-    for word in remaining:
-        flag, equals, value = word.partition("=")
-        if flag != LOAD_RUN:
-            words.append(word)
-            continue
-        run = value if equals else next(remaining, "")
-        if not run or run.startswith("-"):
-            raise UserError(f"{LOAD_RUN}: expected the name or the path of a run folder")
-    return words, run
-
-
-def find_value(flag: str, argv: Sequence[str]) -> str | None:
-    """Return the last value of ``flag`` in a command line; None if it is not given, empty if it has no value."""
-    value, words = None, iter(argv)
-    for word in words:
-        name, equals, rest = word.partition("=")
-        if name == flag:
-            value = rest if equals else next(words, "")
-    return value
 
 
 def find_run(name: str, argv: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.config.options import UserError
 from spiky_rl.learners import DEFAULT_LEARNER, list_learners
-from spiky_rl.learners.common.checkpoint_names import is_numbered, list_checkpoints
+from spiky_rl.learners.common.checkpoint_names import is_numbered, list_checkpoints, read_iteration
 
 EVALUATION = "evaluation.json"
 
@@ -69,12 +69,11 @@ def find_last_checkpoint(run: Path) -> Path:
         raise UserError(
             f"run: {run} has no checkpoint; allowed: a checkpoint, or a folder with the checkpoints of a run"
         )
-    if (
-        len(last_checkpoints) > 1 and not (run / CELL).is_file()
-    ):  # a cell's training may have resumed in another folder
+    # a cell's training may have resumed in another folder
+    if len(last_checkpoints) > 1 and not (run / CELL).is_file():
         runs = ", ".join(str(path.parent) for path in last_checkpoints[:3])
         raise UserError(f"run: {run} has {len(last_checkpoints)} runs; allowed: one of them, such as {runs}")
-    return max(last_checkpoints, key=lambda path: int(path.stem.partition("_")[2]))
+    return max(last_checkpoints, key=read_iteration)
 
 
 def find_study(checkpoint: Path) -> str | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.display import TrainingDisplay, show_iteration
+from spiky_rl.cli.display import IterationDisplay
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.learners import DEFAULT_LEARNER
@@ -54,7 +53,7 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
         processes.launch_processes(plan.device, options.processes, [*argv, *seed])
     run.make_folder()
     with handle_stop_signals("stopping once the simulator has started") as stop:
-        outcome = run.train(stop, lambda: open_display(plan))
+        outcome = run.train(stop, lambda: IterationDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0))
         if run.folder is not None:
             print_summary(run.write_result(outcome), run.plan, options, run.folder)
             print(run.folder / "result.json")
@@ -78,13 +77,6 @@ def plan_training(request: RunRequest, options: TrainOptions) -> tuple[RunPlan, 
 
     request, options = resume.restore_settings(plan, options)
     return make_plan(request), options
-
-
-@contextmanager
-def open_display(plan: RunPlan) -> Iterator[Any]:
-    """Open the display of a training; yield a function that shows an iteration."""
-    with TrainingDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
-        yield lambda step: show_iteration(display, step)
 
 
 def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOptions, folder: Path) -> None:

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -45,13 +46,17 @@ def get_error_text(error: BaseException) -> str:
         return f"its own text fails with {type(failure).__name__}"
 
 
-def require_module(module: str, extra: str, remedy: str = "") -> None:
-    """Raise UserError with a ``remedy`` if ``module`` is missing, by default the line that installs the ``extra`` of spiky-rl."""
+def require_module(module: str, extra: str, remedy: str = "") -> Path:
+    """Return the file of ``module`` without importing it.
+
+    Raises UserError with a ``remedy`` if the module is missing, by default the line that installs the ``extra`` of spiky-rl.
+    """
     spec = importlib.util.find_spec(module)
     # a folder without code, such as the wandb/ of earlier runs, has a spec without an origin
     if spec is None or spec.origin is None:
         remedy = remedy or f"install it with: pip install 'spiky-rl[{extra}]'"
         raise UserError(f"{module} is not installed; {remedy}")
+    return Path(spec.origin)
 
 
 def suggest_name(value: object, valid: Iterable[str]) -> str:

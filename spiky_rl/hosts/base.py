@@ -310,6 +310,14 @@ def require_obs_groups(used: Mapping[str, Sequence[str]], known: Collection[str]
                 )
 
 
+def find_latest_version(name: str, known: Collection[str]) -> str | None:
+    """Return ``name`` if it is one of the ``known`` ids, else its latest version among them, or None."""
+    if name in known:
+        return name
+    versions = [task for task in known if strip_version(task) == name]
+    return max(versions, key=lambda task: int(task.rpartition("-v")[2]), default=None)
+
+
 def make_unknown_task(key: str, name: str, known: Collection[str]) -> UnknownTask:
     """Return the error for the unknown task ``name`` of the flag or key ``key``, with the nearest ``known`` ids and files of tasks/."""
     names = {*known, *registry.list_names("tasks")}

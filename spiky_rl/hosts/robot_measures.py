@@ -34,16 +34,6 @@ class RobotMeasures:
         """Return a copy of the free bases' positions along x and y, [B, 2] in m."""
         return _to_tensor(self.robot.data.root_link_pos_w)[:, :2].clone()
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of an episode's measures.
-
-        ``upright`` [s]; ``distance`` [m] if the base is free; ``velocity_error`` [m/s] if the task commands a velocity: mean
-        distance of the velocity from the command along x and y.
-        """
-        free = ("distance",) if self.is_free else ()
-        return ("upright", *free, *(() if self.command is None else ("velocity_error",)))
-
     def reset(self) -> None:
         """Start new episodes in all environments at their present positions."""
         self.steps.zero_()
@@ -54,7 +44,11 @@ class RobotMeasures:
             self.commanded = self.command.command.clone()
 
     def step(self, dones: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes]."""
+        """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes].
+
+        ``upright`` [s]; ``distance`` [m] if the base is free; ``velocity_error`` [m/s] if the task commands a velocity: mean
+        distance of the velocity from the command along x and y.
+        """
         self.steps += 1
         ended = dones.bool()
         measures = {"upright": self.steps[ended] * self.env.step_dt}

@@ -111,18 +111,11 @@ class Learner(ABC):
         if torch.device(device).type != "cuda" or not self.uses_tf32:
             yield
             return
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        settings: list[tuple[Any, str, bool]] = [
-            (matmul, "allow_tf32", True),
-            (cudnn, "allow_tf32", True),
-            (cudnn, "deterministic", False),
-            (cudnn, "benchmark", True),
-        ]
-        before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
-        for owner, name, value in settings:
-            setattr(owner, name, value)
+        matmul: Any = torch.backends.cuda.matmul
+        cudnn: Any = torch.backends.cudnn
+        before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, True, False, True
         try:
             yield
         finally:
-            for owner, name, value in before:
-                setattr(owner, name, value)
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before

@@ -28,6 +28,7 @@ from spiky_rl.config.spec import (
     strip_version,
 )
 from spiky_rl.hosts import get_host, list_hosts
+from spiky_rl.hosts.base import find_latest_version
 from spiky_rl.run.run_plan import RunRequest, list_trusted_packages, split_overrides
 
 KIND = "policies"
@@ -120,9 +121,7 @@ def list_labels(task: str) -> set[str]:
         return {task_spec.label}
     name = task.rpartition(":")[2]
     ids = [task_id for host in list_hosts() for task_id in get_host(host).list_tasks()]
-    versions = [] if name in ids else [task_id for task_id in ids if strip_version(task_id) == name]
-    latest = max(versions, key=lambda task_id: int(task_id.rpartition("-v")[2]), default=name)
-    return {name, strip_version(name), latest}
+    return {name, strip_version(name), find_latest_version(name, ids) or name}
 
 
 def resolve_pretrained(request: RunRequest) -> RunRequest:

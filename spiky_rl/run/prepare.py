@@ -70,14 +70,14 @@ def make_plan(request: RunRequest) -> RunPlan:
 
     device = resolve_device(request.device, request.distributed)
     assets = host.configure_assets(request.assets)
-    registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
+    registered_id = host.resolve_task(get_task_id(request.task))
     host_task = host.load_task(TaskRequest(registered_id, learner, task_spec, env_overrides, assets))
     if request.video:
         host_task.require_video()
     if request.task.rpartition(":")[2].startswith(f"{registered_id}-v"):
         log_changed_meaning(request.task, host_task.description)
     label = task_spec.label if task_spec else registered_id
-    spec = request.spec or _merge_agent(request, host, host_task, registered_id, overrides, task_spec, tuned)
+    spec = request.spec or _merge_agent(request, host, host_task, overrides, task_spec, tuned)
     # the task's defaults or tuned values may have changed the algorithm for which the learner was chosen
     require_algorithm(learner, spec.algorithm, request.agent)
     host_task.check_agent(spec)
@@ -112,11 +112,10 @@ def list_policy_overrides(plan: RunPlan) -> list[str]:
     """
     if not any(origin.startswith(f"{policies.KIND}/") for origin in plan.spec.origins.values()):
         return []
-    request, task_spec, host = plan.request, plan.task_spec, find_host(plan.request.task)
-    registered_id = host.resolve_task(task_spec.id if task_spec else request.task)
+    request, host = plan.request, find_host(plan.request.task)
     overrides = split_overrides(request.overrides)[0]
     try:
-        from_file = _merge_agent(request, host, plan.host_task, registered_id, overrides, task_spec, None)
+        from_file = _merge_agent(request, host, plan.host_task, overrides, plan.task_spec, None)
     except UserError as error:  # the agent's file is missing, or has another network now
         log.warning("--checkpoint %s: the run cannot be resumed: %s", policies.PRETRAINED, error)
         return []
@@ -149,7 +148,6 @@ def _merge_agent(
     request: RunRequest,
     host: Host,
     host_task: HostTask,
-    registered_id: str,
     overrides: Sequence[str],
     task_spec: TaskSpec | None,
     tuned: TunedValuesFile | None,
@@ -157,10 +155,10 @@ def _merge_agent(
     """Return the agent of a request, merged for its task with all layers."""
     name, values, file = read_agent(request.agent)
     _check_agent_tasks(host, list_task_overrides(values), file)
-    label = task_spec.label if task_spec else registered_id
+    label = task_spec.label if task_spec else host_task.id
     tuned_layer = ("", {}) if tuned is None else tuned.get_layer(label, name)
     return resolve_agent(
-        request.agent, registered_id, host_task.agent_defaults, overrides, task_spec, tuned_layer, host.title
+        request.agent, host_task.id, host_task.agent_defaults, overrides, task_spec, tuned_layer, host.title
     )
 
 
@@ -266,7 +264,7 @@ def merge_agent_on_task(
     task_spec, host = load_task(task), find_host(task)
     check_without_simulator(host, task, agent, overrides, task_spec)
     host.require_installed()
-    registered_id = host.resolve_task(task_spec.id if task_spec else task)
+    registered_id = host.resolve_task(get_task_id(task))
     learner = select_learner(library, read_algorithm(agent, overrides), agent)
     host_task = host.load_task(TaskRequest(registered_id, learner))
     spec = resolve_agent(

@@ -129,7 +129,7 @@ def find_checkpoint(
     and the seed unless it is None. If no run has the seed, and it is not required, the newest run of any seed is used.
     """
     if name not in ("latest", "best"):
-        return _find_named_checkpoint(name, library)
+        return find_named_checkpoint(name, library)
     parent = root / library / experiment
     damaged, other_seeds = 0, set()
     for run, manifest in _iterate_runs(parent, library, task, agent):
@@ -150,6 +150,19 @@ def find_checkpoint(
         return find_checkpoint(name, root, experiment, task, agent, library)
     reason = _describe_missing(agent, task, parent, damaged, seed, other_seeds)
     raise CheckpointError(f"--checkpoint {name}: {reason}")
+
+
+def find_named_checkpoint(name: str, library: str) -> Path:
+    """Return the file ``name``, or the last readable checkpoint of the run folder ``name``. Raises CheckpointError."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    require_checkpoint(name)
+    checkpoints = list_checkpoints(path)
+    checkpoint = _find_latest_valid(checkpoints, library)
+    if checkpoint is None:
+        raise CheckpointError(f"--checkpoint {name}: {ALL_DAMAGED.format(len(checkpoints))}")
+    return checkpoint
 
 
 def _describe_missing(
@@ -178,19 +191,6 @@ def _list_candidates(run: Path, name: str) -> list[Path]:
     if name == "best" and (run / BEST).is_file():
         checkpoints.append(run / BEST)
     return checkpoints
-
-
-def _find_named_checkpoint(name: str, library: str) -> Path:
-    """Return the file ``name``, or the last readable checkpoint of the run folder ``name``. Raises CheckpointError."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    require_checkpoint(name)
-    checkpoints = list_checkpoints(path)
-    checkpoint = _find_latest_valid(checkpoints, library)
-    if checkpoint is None:
-        raise CheckpointError(f"--checkpoint {name}: {ALL_DAMAGED.format(len(checkpoints))}")
-    return checkpoint
 
 
 def _iterate_runs(

@@ -13,7 +13,7 @@ from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
-from spiky_rl.learners.common.checkpoint_names import list_checkpoints
+from spiky_rl.learners.common.checkpoint_names import has_checkpoint
 from spiky_rl.learners.common.checkpoints import read_checkpoint
 from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.run import run_folders
@@ -64,13 +64,12 @@ def _find_teacher_checkpoint(named: str, plan: RunPlan) -> Path:
     """Return the checkpoint of ``--teacher``. Raises UserError if it is neither a file nor a run folder with checkpoints."""
     if (weights := find_teacher_weights(named, plan.task, plan.request.log_root)) is not None:
         return weights
-    path = Path(named)
-    if not path.is_file() and not (path.is_dir() and list_checkpoints(path)):
+    if not has_checkpoint(Path(named)):
         raise UserError(
             f"--teacher {named}: not found; allowed: a checkpoint file, a run folder with checkpoints, or"
             f" {PRETRAINED}:AGENT"
         )
-    return run_folders.find_checkpoint(named, plan.request.log_root, plan.experiment, plan.task, plan.agent)
+    return run_folders.find_named_checkpoint(named, plan.library)
 
 
 def _check_code(teacher: Teacher, file: Path, plan: RunPlan, options: TrainOptions) -> None:

@@ -180,33 +180,26 @@ class TrainingRun:
                 recorder.finish()
             if self.folder is not None and outcome == "finished":
                 if self.teacher is not None:
-                    self.returns = self._compare_with_teacher(host_env)
-                # with evaluations during the training, best.pt is the best of them already
-                if options.choose_best and not self.has_evaluated:
-                    self.best = self._choose_best(host_env, self.folder, stop)
+                    self._compare_with_teacher(host_env)
+                # evaluations of this process have chosen best.pt; earlier ones are of checkpoints in another folder
+                if options.choose_best and not (self.evaluation and self.evaluation.has_evaluated):
+                    self._choose_best(host_env, self.folder, stop)
         return outcome
 
-    @property
-    def has_evaluated(self) -> bool:
-        """Whether this process has evaluated the policy; a resumed run's earlier evaluations are of checkpoints in another folder."""
-        return self.evaluation is not None and self.evaluation.has_evaluated
-
-    def _compare_with_teacher(self, env: Any) -> dict[str, Any] | None:
-        """Compare student and teacher; an error or interrupt only logs a warning."""
+    def _compare_with_teacher(self, env: Any) -> None:
+        """Set `returns`; an error or interrupt only logs a warning."""
         from spiky_rl.run.teacher import compare_with_teacher
 
         with _warn_of_failure("no returns of student and teacher without noise"):
-            return compare_with_teacher(self.runner, env, self.plan)
-        return None
+            self.returns = compare_with_teacher(self.runner, env, self.plan)
 
-    def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> dict[str, Any] | None:
-        """Choose the best checkpoint; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
+    def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> None:
+        """Choose the best checkpoint, and set `best`; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
         from spiky_rl.run.best_checkpoint import choose_best_checkpoint
 
         assert self.runner is not None
         with _warn_of_failure(f"{run_folders.BEST} stays the checkpoint of the highest mean return"):
-            return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
-        return None
+            self.best = choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
 
     def _make_runner(self, env: Any) -> BaseRunner:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""

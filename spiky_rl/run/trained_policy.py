@@ -156,7 +156,7 @@ def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
             f"source: {name!r} given; allowed: {', '.join(names)}, a checkpoint or a run folder with checkpoints{hint}"
         )
     library = _find_library(checkpoints)
-    return run_folders.find_checkpoint(name, Path(), "", "", None, library), library
+    return run_folders.find_named_checkpoint(name, library), library
 
 
 def _find_library(files: Sequence[Path]) -> str:

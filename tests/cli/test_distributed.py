@@ -12,7 +12,7 @@ import pytest
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
-from spiky_rl.learners.common.processes import remove_flag
+from spiky_rl.config.command_line import remove_flag
 from tests.ranks import PROBE, train_ranks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -342,7 +342,7 @@ def main(task, wanted):
         torch.inference_mode(),
     ):
         env = IsaacLabVecEnv(gym_env)
-        found |= {"actions": env.num_actions, "measures": env.make_measures().names}
+        found |= {"actions": env.num_actions, "measures": list(env.make_measures().step(torch.zeros(ENVS)))}
         sim = Simulation(env)
         partners, found["symmetry"] = mirror(sim.body)
         weight = 9.81 * float(sim.model.body_mass.sum())

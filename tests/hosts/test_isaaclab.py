@@ -26,11 +26,11 @@ try:
         total = torch.zeros(ENVS)
         for _ in range(STEPS):
             obs, rewards, dones, _ = env.step(torch.randn(ENVS, env.num_actions))
-            measures.step(dones)
+            ended = measures.step(dones)
             total += rewards
         result = {
             "task": task, "obs": list(obs["policy"].shape), "actions": env.num_actions, "finite": bool(total.isfinite().all()),
-            "seconds": env.seconds_simulation, "measures": measures.names, "assets": assets,
+            "seconds": env.seconds_simulation, "measures": list(ended), "assets": assets,
             "hidden": agent["actor"]["hidden_dims"]}
         open("/gone/run/model_1.pt")
 except Exception as error:

@@ -22,7 +22,7 @@ from spiky_rl.config.errors import require_module
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
-from spiky_rl.config.spec import AgentSpec, strip_version
+from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
     SECOND_SIMULATION,
     VIDEO,
@@ -30,6 +30,7 @@ from spiky_rl.hosts.base import (
     HostTask,
     SimulationOptions,
     TaskRequest,
+    find_latest_version,
     make_unknown_task,
 )
 from spiky_rl.hosts.gymnasium.defaults import NUM_ENVS, make_agent_defaults
@@ -141,11 +142,8 @@ class GymnasiumTask(HostTask):
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
         from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
 
-        env = GymnasiumVecEnv(self, device, num_envs, options)
-        try:
+        with closing(GymnasiumVecEnv(self, device, num_envs, options)) as env:
             yield env
-        finally:
-            env.close()
 
     @override
     def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
@@ -164,7 +162,7 @@ class Gymnasium(Host):
     @override
     def owns(self, task: str) -> bool:
         if importlib.util.find_spec("gymnasium") is not None:
-            return _find_id(task) is not None
+            return find_latest_version(task, _list_ids()) is not None
         # without Gymnasium, an id such as Hopper-v5 is taken for one of its tasks, to say that it must be installed
         has_version = re.search(r"-v\d+$", task) is not None
         return has_version and ":" not in task and not task.startswith("Isaac")
@@ -196,7 +194,7 @@ class Gymnasium(Host):
         module, _, registered_id = name.rpartition(":")
         if module:
             load_module(module)
-        task_id = _find_id(registered_id)
+        task_id = find_latest_version(registered_id, _list_ids())
         if task_id is None:
             raise make_unknown_task("task", name, self.list_tasks())
         return task_id
@@ -244,20 +242,6 @@ def _read_ids() -> tuple[str, ...]:
     assert package is not None and package.origin is not None
     text = (Path(package.origin).parent / "envs" / "__init__.py").read_text(encoding="utf-8")
     return tuple(re.findall(r"""^\s+id=["']([^"']+)["']""", text, re.MULTILINE))
-
-
-def _find_id(task: str) -> str | None:
-    """Return the registered id of a ``task`` (the latest version if it names none); None if there is no such id."""
-    ids = _list_ids()
-    if task in ids:
-        return task
-    versions = [known for known in ids if strip_version(known) == task]
-    return max(versions, key=_get_version) if versions else None
-
-
-def _get_version(name: str) -> int:
-    version = re.search(r"\d+$", name)
-    return int(version.group()) if version else -1
 
 
 def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:

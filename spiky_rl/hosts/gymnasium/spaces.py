@@ -14,6 +14,7 @@ from torch import Tensor
 from spiky_rl.config.options import UserError, error_path
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
+from spiky_rl.hosts.base import require_obs_groups
 from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 
 if TYPE_CHECKING:
@@ -109,12 +110,7 @@ class TaskSpaces:
     def check_agent(self, task: str, spec: AgentSpec) -> None:
         """Raise UserError if an agent's distribution, models, observation groups or network do not fit the spaces."""
         self._check_distribution(task, spec)
-        for role, groups in (spec.runner.get("obs_groups") or {}).items():
-            for group in groups:
-                if group != "policy":
-                    raise UserError(
-                        f"agent.obs_groups.{role}: {group!r} is not a group of {task}; allowed: policy"
-                    )
+        require_obs_groups(spec.runner.get("obs_groups") or {}, ("policy",))
         if self.is_image:
             self._check_image_agent(task, spec)
         self._check_network(spec)

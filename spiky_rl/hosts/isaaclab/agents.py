@@ -84,7 +84,7 @@ def make_agent_cfg(task: str, agent: str, library: str = DEFAULT_LEARNER, action
     # a copy, because Isaac Lab later upgrades the object itself, which works only once
     defaults = learner.read_registered_cfg(to_plain_dict(copy.deepcopy(registered)), task)
     merged = _merge_agent(task, agent, defaults, library, action)
-    require_algorithm(get_learner(library), merged.algorithm, agent)
+    require_algorithm(learner, merged.algorithm, agent)
     if isinstance(registered, Mapping):
         log.warning("spiky_rl: training %s with the runner of %s and the models of spiky_rl", agent, library)
         return learner.make_registered_cfg(merged, registered)
@@ -127,7 +127,7 @@ def _change_cfg(registered: Any, config: PlainMapping) -> None:
 
 def _convert_model[T](cls: type[T], model: object) -> T:
     widened = cls()
-    widened.__dict__.update({**widened.__dict__, **model.__dict__})
+    widened.__dict__.update(model.__dict__)
     return widened
 
 

@@ -6,9 +6,9 @@ not comparable with Isaac Lab's baselines.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
-import importlib.util
 import logging
 import os
 import re
@@ -16,11 +16,11 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from spiky_rl.config.errors import require_module
 from spiky_rl.config.files import NoHomeError, cache_folder
 from spiky_rl.hosts.isaaclab.local_assets import (
     FILE_VERSION,
@@ -92,23 +92,30 @@ def local_asset_root() -> Path:
     return make_cached_folder(f"isaaclab-assets-newton-{newton_version()}-layout-{FILE_VERSION}", build)
 
 
-def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
-    """Return the folder ``name`` in the cache, built atomically on first use; several processes may build it at once.
-
-    ``build_content`` writes the content into a given folder. Raises AssetError if the folder cannot be written.
-    """
+@contextlib.contextmanager
+def explain_write_errors() -> Iterator[None]:
+    """Raise AssetError with a remedy if the block cannot write to the cache."""
     try:
-        folder = cache_folder() / name
-        if folder.is_dir():
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield
     except OSError as error:
         raise AssetError(
             f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
         ) from None
     except NoHomeError as error:
         raise AssetError(f"cannot write robots: {error}") from None
+
+
+def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path:
+    """Return the folder ``name`` in the cache, built atomically on first use; several processes may build it at once.
+
+    ``build_content`` writes the content into a given folder. Raises AssetError if the folder cannot be written.
+    """
+    with explain_write_errors():
+        folder = cache_folder() / name
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         build_content(build)
         build.chmod(0o755)
@@ -164,7 +171,7 @@ def require_not_imported(root: str) -> None:
 
 def get_asset_server() -> str:
     """Return Isaac Lab's default asset server, read from its settings without importing it."""
-    settings = package_folder("isaaclab") / "apps/isaaclab.python.kit"
+    settings = require_module("isaaclab", "isaaclab").parent / "apps/isaaclab.python.kit"
     pattern = r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"'
     server = re.search(pattern, settings.read_text(), re.MULTILINE)
     if server is None:
@@ -177,10 +184,9 @@ def is_reachable(address: str) -> bool:
     """Return whether the server at ``address`` serves the ground plane; cached and logged."""
     replies = []
     # in a thread, because the DNS look-up has no timeout
-    threading.Thread(target=lambda: replies.append(probe_url(f"{address}/{GROUND}")), daemon=True).start()
-    deadline = time.monotonic() + TIMEOUT_S
-    while not replies and time.monotonic() < deadline:
-        time.sleep(0.02)
+    probe = threading.Thread(target=lambda: replies.append(probe_url(f"{address}/{GROUND}")), daemon=True)
+    probe.start()
+    probe.join(TIMEOUT_S)
     reply = replies[0] if replies else f"no answer within {TIMEOUT_S:g} s"
     status = f"does not answer ({reply})" if reply else "answers"
     logger.debug("Isaac Lab's asset server %s: %s", status, address)
@@ -192,26 +198,15 @@ def probe_url(address: str) -> str:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return ""
-    except (
-        OSError,
-        http.client.HTTPException,
-    ) as error:  # HTTPException: something answers that is no web server
+    except (OSError, http.client.HTTPException) as error:  # the latter if it is no web server that answers
         return str(error) or type(error).__name__
 
 
 def newton_folder() -> Path:
-    """Return the folder of the installed Newton's example assets. Raises AssetError if it is missing."""
-    folder = package_folder("newton") / "examples/assets"
+    """Return the folder of the installed Newton's example assets. Raises UserError if it is missing."""
+    folder = require_module("newton", "isaaclab").parent / "examples/assets"
     if not folder.is_dir():
         raise AssetError(
             f"Newton {newton_version()} lacks its example assets: pip install --force-reinstall newton"
         )
     return folder
-
-
-def package_folder(name: str) -> Path:
-    """Return the folder of the installed package ``name`` without importing it. Raises AssetError if it is not installed."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise AssetError(f'{name} is not installed: pip install "spiky-rl[isaaclab]"')
-    return Path(spec.origin).parent

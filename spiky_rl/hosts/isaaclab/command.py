@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spiky_rl.config.command_line import find_value
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import SpecError, load_task, merge_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
@@ -21,6 +22,7 @@ from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP, translate_er
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 from spiky_rl.learners.base import EXPORTS
+from spiky_rl.learners.common.local_learning import caches_fixed_part
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -45,13 +47,13 @@ def prepare_isaaclab_command(arguments: list[str], agents: Collection[str]) -> N
     """
     if not names_our_agent(arguments, agents):
         return
-    agent = get_option_value("--agent", arguments)
+    agent = find_value("--agent", arguments)
     log.warning("spiky_rl: assets for %s: %s", agent, configure_assets("auto"))
     if "--distributed" in arguments:
         return
     import torch
 
-    if get_option_value("--device", arguments) is None and not torch.cuda.is_available():
+    if find_value("--device", arguments) is None and not torch.cuda.is_available():
         arguments += ["--device", "cpu"]
         log.warning("spiky_rl: no CUDA device for %s: --device cpu", agent)
 
@@ -62,7 +64,7 @@ def names_our_agent(arguments: list[str], agents: Collection[str]) -> bool:
     of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
     known = of_isaaclab and any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
     is_worker = (program.parent.name, program.name) == WORKER
-    return (known or is_worker) and get_option_value("--agent", arguments) in agents
+    return (known or is_worker) and find_value("--agent", arguments) in agents
 
 
 def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
@@ -70,12 +72,8 @@ def add_physics_option(arguments: list[str], agents: Collection[str], tasks: Map
 
     ``arguments`` is the command line, and ``tasks`` gymnasium's registry.
     """
-    task = tasks.get(get_option_value("--task", arguments) or "")
-    if (
-        not names_our_agent(arguments, agents)
-        or task is None
-        or get_option_value("--device", arguments) != "cpu"
-    ):
+    task = tasks.get(find_value("--task", arguments) or "")
+    if not names_our_agent(arguments, agents) or task is None or find_value("--device", arguments) != "cpu":
         return
     with translate_errors():
         from isaaclab_mujoco.presets import add_preset
@@ -98,10 +96,10 @@ def set_observation_history(
 
     The arguments are those of `add_physics_option`.
     """
-    task = tasks.get(get_option_value("--task", arguments) or "")
+    task = tasks.get(find_value("--task", arguments) or "")
     if not names_our_agent(arguments, agents) or task is None:
         return
-    agent = str(get_option_value("--agent", arguments))
+    agent = str(find_value("--agent", arguments))
     _, settings, _ = merge_agent(agent, task.id, {}, task_spec=load_task(task.id), host=HOST.title)
     steps = settings.get("history", 1)
     if steps == 1:
@@ -131,16 +129,6 @@ def save_original_entry(task: EnvSpec, change: str) -> str:
     name = f"{task.id} without {change}"
     task.kwargs[name] = task.kwargs["env_cfg_entry_point"]
     return name
-
-
-def get_option_value(option: str, arguments: list[str]) -> str | None:
-    """Return the last value of ``option`` in ``arguments``, or None if it is absent."""
-    value = None
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, attached = argument.partition("=")
-        if name == option:
-            value = attached if equals else following
-    return value
 
 
 def get_calling_command() -> tuple[str, str]:
@@ -177,7 +165,7 @@ def require_exportable(agent: str, library: str, network: ComponentSpec | None) 
             f"--rl_library {library}: isaaclab leapp export would lose the hidden state of --agent {agent};"
             f" allowed: {', '.join(name for name in list_learners() if EXPORTS in get_learner(name).abilities)}"
         )
-    if network.cls.caches_fixed_part(network.options):  # type: ignore[attr-defined]
+    if caches_fixed_part(network):
         raise SpecError(
             f"--agent {agent}: isaaclab leapp export would lose the hidden state of a {network.name}; use spiky export --to onnx"
         )

@@ -135,12 +135,8 @@ def load_configs(
     for check in (check_bounds, check_solver_names, check_delays):
         check(env_cfg)  # type: ignore[arg-type]
     scene: Any = env_cfg.scene  # type: ignore[attr-defined]
-    removed_entities = set()
-    for key, _ in values:
-        name = key.removeprefix("env.scene.")
-        if name != key and getattr(scene, name, "") is None:
-            removed_entities.add(name)
-    check_scene(env_cfg, removed_entities)  # type: ignore[arg-type]
+    changed = [key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene.")]
+    check_scene(env_cfg, [name for name in changed if getattr(scene, name, "") is None])  # type: ignore[arg-type]
     return env_cfg, agent
 
 
@@ -417,10 +413,10 @@ class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
         """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
         env: Any = self.unwrapped
-        message, blames_policy = explain_non_finite(
-            env, actions, rewards, leaves, self.latest_observations, self.broken, self.is_trained
+        seen = self.latest_observations
+        raise NonFiniteError(
+            *explain_non_finite(env, actions, rewards, leaves, seen, self.broken, self.is_trained)
         )
-        raise NonFiniteError(message, blames_policy)
 
     def describe_blow_up(self) -> str:
         """Return a phrase with the physics settings if the latest observations are extremely large; empty otherwise."""

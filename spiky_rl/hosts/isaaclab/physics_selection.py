@@ -7,12 +7,11 @@ Only functions import `isaaclab_mujoco`, because names and results are read with
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spiky_rl.config.registry import UserError
+from spiky_rl.config.errors import UserError, require_module
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
 
 NATIVE, AUTO, WARP = "mujoco", "auto", "newton_mjwarp"
@@ -80,9 +79,5 @@ def list_sources() -> list[Path]:
 
 def find_package() -> Path:
     """Return the folder of `isaaclab_mujoco`, without an import of it. Raises UserError if it is not installed."""
-    spec = importlib.util.find_spec("isaaclab_mujoco")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "isaaclab_mujoco is not installed; install it in a clone with: pip install ./isaaclab_mujoco"
-        )
-    return Path(spec.origin).parent
+    remedy = "install it in a clone with: pip install ./isaaclab_mujoco"
+    return require_module("isaaclab_mujoco", "", remedy).parent

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from spiky_rl.config.files import NoHomeError, cache_folder, write_atomically
+from spiky_rl.config.files import cache_folder, write_atomically
+from spiky_rl.hosts.isaaclab.assets import explain_write_errors
 from spiky_rl.hosts.isaaclab.local_assets import (
     AssetError,
     copy_contact_parameters,
@@ -137,21 +138,15 @@ def get_usd_file(model: MjModel, source: Path) -> str:
 
     Raises AssetError if it cannot be written.
     """
-    try:
-        content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
-        mujoco.mj_saveModel(model, None, content)
-        digest = hashlib.sha256(content).hexdigest()[:16]
+    content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    with explain_write_errors():
         file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{FILE_VERSION}.usdc"
         if not file.is_file():
             logger.info("writing the robot of %s to %s", source, file)
             stage = make_usd_stage(model)
             write_atomically(file, lambda temporary: export_stage(stage, temporary))
-    except OSError as error:
-        raise AssetError(
-            f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
-        ) from None
-    except NoHomeError as error:
-        raise AssetError(f"cannot write robots: {error}") from None
     return str(file)
 
 
@@ -323,7 +318,8 @@ def add_geom(
     shape.CreateDisplayColorAttr([to_usd_vector(colour[:3])])
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
-    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in list_body_geoms(model, number)):
+    is_visual = (model.geom_contype == 0) & (model.geom_conaffinity == 0)
+    if is_visual[model.geom_bodyid == model.geom_bodyid[number]].any():
         shape.CreatePurposeAttr("guide")  # the body has a separate visual shape
     UsdPhysics.CollisionAPI.Apply(shape.GetPrim())
     if kind == MESH:
@@ -355,12 +351,6 @@ def define_shape(stage: UsdStage, model: MjModel, number: int, path: str) -> Any
         name = model.geom(number).name or number
         raise AssetError(f"robot: the geom {name!r} is no sphere, capsule, cylinder, box or mesh")
     return shape
-
-
-def list_body_geoms(model: MjModel, number: int) -> range:
-    """Return the indices of all geoms of the body with geom ``number``."""
-    body = model.geom_bodyid[number]
-    return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
 
 
 def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:

@@ -120,8 +120,7 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         if not torch.stack(finite).all():
             named = {"action": actions, "reward": rewards}
             named |= {f"observation {name}": part for name, part in iterate_terms(self.unwrapped, leaves)}
-            message, blames_policy = self._explain_non_finite(named)
-            raise NonFiniteError(message, blames_policy)
+            raise NonFiniteError(*self._explain_non_finite(named))
         self.stopwatch.stop()
         return observations, rewards, dones, extras
 

@@ -27,14 +27,14 @@ def read_iteration(path: Path) -> int:
     return int(path.stem.removeprefix("model_"))
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Return whether ``path`` is a file, or a run folder with checkpoints."""
+    return path.is_file() or bool(list_checkpoints(path))
+
+
 def require_checkpoint(name: str) -> None:
     """Raise CheckpointError unless ``name`` is ``latest``, ``best``, a file, or a run folder with checkpoints."""
-    path = Path(name)
-    if (
-        name not in ("latest", "best")
-        and not path.is_file()
-        and not (path.is_dir() and list_checkpoints(path))
-    ):
+    if name not in ("latest", "best") and not has_checkpoint(Path(name)):
         raise CheckpointError(
             f"--checkpoint {name!r}: not found; allowed: a file, a run folder with checkpoints, latest, best or"
             " pretrained"

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from spiky_rl.config.command_line import remove_flag
 from spiky_rl.config.registry import UserError
 
 log = logging.getLogger(__name__)
@@ -48,16 +49,6 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # the parent had already ended
         os._exit(LOST)
-
-
-def remove_flag(flag: str, arguments: Sequence[str]) -> list[str]:
-    """Return the ``arguments`` without ``flag`` and its value."""
-    remaining, is_value = [], False
-    for argument in arguments:
-        if not is_value and argument != flag and not argument.startswith(f"{flag}="):
-            remaining.append(argument)
-        is_value = not is_value and argument == flag
-    return remaining
 
 
 def setup_distributed_env(distributed: bool) -> None:

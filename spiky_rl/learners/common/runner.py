@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from spiky_rl.learners.common.activity import PolicyActivity, write_activity
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
+    DAMAGE,
     CheckpointError,
     get_random_state,
     get_runner_state,
@@ -51,8 +52,6 @@ class IterationSummary:
     losses: dict[str, float]
     steps_per_second: float
     """Environment steps per second of collecting and learning."""
-    seconds: float
-    """Duration of collecting and learning."""
 
 
 class BaseRunner(ABC):
@@ -66,6 +65,7 @@ class BaseRunner(ABC):
     figure_interval: int
     text_summaries: Mapping[str, str]
     on_iteration: Callable[[IterationSummary], None]
+    """Called after every iteration; may raise `StopTraining`."""
     current_learning_iteration: int
     alg: Any
     """The library's algorithm, which has an ``optimizer``."""
@@ -84,22 +84,20 @@ class BaseRunner(ABC):
         identity: Mapping[str, object] | None,
         picture_interval: int,
         notes: Mapping[str, str] | None,
-        on_iteration: Callable[[IterationSummary], None] | None,
     ) -> None:
-        """Initialise progress and callbacks of a new run.
+        """Initialise progress and checks of a new run.
 
         Args:
             identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
             picture_interval: Iterations between spike rasters.
             notes: Texts for TensorBoard, by name.
-            on_iteration: Called after every iteration; may raise `StopTraining`.
         """
         self.identity = identity or {}
         self.progress = TrainingProgress()
         self.figure_interval = picture_interval
         self.text_summaries = notes or {}
         self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
-        self.on_iteration = on_iteration or (lambda iteration: None)
+        self.on_iteration = lambda iteration: None
 
     @property
     @abstractmethod
@@ -359,7 +357,6 @@ class BaseRunner(ABC):
             self.return_check(index, progress.returns[-1], self._describe_blow_up)
             if self.network is not None:
                 self.silence_check(self.network, activity)
-        total = collecting + learning
         self.on_iteration(
             IterationSummary(
                 index=index,
@@ -367,8 +364,7 @@ class BaseRunner(ABC):
                 progress=progress,
                 activity=activity,
                 losses=losses,
-                steps_per_second=env_steps / total,
-                seconds=total,
+                steps_per_second=env_steps / (collecting + learning),
             )
         )
 
@@ -382,6 +378,6 @@ def wrap_load_errors(path: str) -> Iterator[None]:
     """Turn a library's error about weights that do not fit into CheckpointError that names ``path``."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         detail = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: the networks do not fit this agent: {detail}") from None

@@ -7,7 +7,7 @@ rsl_rl's distillation of a teacher before `SpikingPPO`.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,5 +31,4 @@ PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, cls = PLACES[name].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)
+    return pkgutil.resolve_name(f"{__name__}.{PLACES[name]}")

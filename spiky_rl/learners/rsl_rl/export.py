@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from spiky_rl.config import files
+from spiky_rl.config.plain_data import format_value
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite
 
@@ -72,7 +73,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         )  # fmt: skip
         graph = onnx.load(staged, load_external_data=False)
         clear_origin(graph)
-        onnx.helper.set_model_props(graph, {key: _format_value(value) for key, value in described.items()})
+        onnx.helper.set_model_props(graph, {key: format_value(value) for key, value in described.items()})
         onnx.save(graph, staged)
 
 
@@ -133,10 +134,6 @@ def make_metadata(
         "state": state,
         "episode_begins": begins if state else "nothing is carried from one control step to the next",
     }
-
-
-def _format_value(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from spiky_rl.learners.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
 from spiky_rl.learners.common.optimizers import keep_learning_rates
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, wrap_load_errors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -49,7 +49,6 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         identity: Mapping[str, object] | None = None,
         picture_interval: int = 25,
         notes: dict[str, str] | None = None,
-        on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
         """Initialise with the arguments of `OnPolicyRunner` and of `BaseRunner.setup_bookkeeping`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
@@ -66,7 +65,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
             super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
-        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.setup_bookkeeping(identity, picture_interval, notes)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
         self.logger = _QuietLogger(
             log_dir,

@@ -80,13 +80,19 @@ class SkrlInferencePolicy(InferencePolicy):
 
     @override
     def compute_ann_activity(self, obs: TensorDict, part: EnvSelection = ALL_ENVS) -> PolicyActivity:
-        return compute_ann_activity(
-            self.model, self.get_network_input(obs[part]), select_state(self._state, part)
-        )
+        x = self.get_network_input(obs[part])
+        return compute_activity(self.model, x, select_state(self._state, part), None)
 
 
-def compute_ann_activity(policy: SequenceModel, x: Tensor, state: State | None) -> PolicyActivity:
-    """Return the activity of an ANN for input ``x`` [B, O] in ``state`` (None for the zero state)."""
+def compute_activity(
+    policy: SequenceModel, x: Tensor, state: State | None, meter: CostMeter | None
+) -> PolicyActivity:
+    """Return the activity of a policy for input ``x`` [B, O] in ``state`` (None for the zero state).
+
+    ``meter`` is the network's cost meter; None for an ANN, or to make a new one.
+    """
+    if policy.network is not None:
+        return activity.compute_activity(policy.network, x, state, policy.ann_operations, meter)
     inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
     return activity.compute_ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
 
@@ -96,12 +102,8 @@ def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -
 
     ``meter`` is the network's cost meter; None to make a new one.
     """
-    policy = agent.policy
     x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :SAMPLES])
-    state = _get_stored_state(agent, -1, slice(SAMPLES))
-    if policy.network is None:
-        return compute_ann_activity(policy, x, state)
-    return activity.compute_activity(policy.network, x, state, policy.ann_operations, meter)
+    return compute_activity(agent.policy, x, _get_stored_state(agent, -1, slice(SAMPLES)), meter)
 
 
 def draw_raster(agent: SpikingAgent) -> Figure | None:
@@ -119,8 +121,5 @@ def draw_raster(agent: SpikingAgent) -> Figure | None:
 
 def _get_stored_state(agent: SpikingAgent, step: int, environments: slice) -> State | None:
     """Return the policy's states before control step ``step`` of the rollout, from the memory."""
-    names = [f"rnn_policy_{i}" for i in range(len(agent.policy.state_shapes))]
-    return (
-        tuple(tensor[step, environments].transpose(0, 1) for tensor in map(agent.get_rollout_tensor, names))
-        or None
-    )
+    tensors = [agent.get_rollout_tensor(f"rnn_policy_{i}") for i in range(len(agent.policy.state_shapes))]
+    return tuple(tensor[step, environments].transpose(0, 1) for tensor in tensors) or None

@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, override
 
@@ -23,7 +23,7 @@ from spiky_rl.learners.common.checkpoints import (
 )
 from spiky_rl.learners.common.interfaces import EnvSettings, VectorEnv
 from spiky_rl.learners.common.optimizers import keep_learning_rates
-from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, wrap_load_errors
+from spiky_rl.learners.common.runner import BaseRunner, wrap_load_errors
 from spiky_rl.learners.skrl.activity import SkrlInferencePolicy
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
@@ -51,7 +51,6 @@ class SkrlBaseRunner(BaseRunner):
         identity: Mapping[str, object] | None = None,
         picture_interval: int = 25,
         notes: dict[str, str] | None = None,
-        on_iteration: Callable[[IterationSummary], None] | None = None,
     ) -> None:
         """Initialise with the arguments of a run and of `BaseRunner.setup_bookkeeping`.
 
@@ -62,7 +61,7 @@ class SkrlBaseRunner(BaseRunner):
             device: Device of the models.
         """
         self.env, self.device, self.cfg = env, device, config
-        self.setup_bookkeeping(identity, picture_interval, notes, on_iteration)
+        self.setup_bookkeeping(identity, picture_interval, notes)
         bound = config.get("action_bound", math.inf)
         self.environment = SkrlEnv(env, config["obs_groups"], config["states"], bound)
         self.current_learning_iteration = 0

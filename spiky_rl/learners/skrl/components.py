@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any, override
 
@@ -27,9 +27,8 @@ class ComponentRunner(SkrlRunner):
     @override
     def _component(self, name: str) -> type:
         """Return the class for skrl's ``name`` or for ``module:Class``; with our models, PPO means our agents."""
-        module, colon, attribute = name.partition(":")
-        if colon:
-            return getattr(importlib.import_module(module), attribute)
+        if ":" in name:
+            return pkgutil.resolve_name(name)
         if name.lower() == "ppo" and any(":" in _get_class_name(m) for m in self._cfg["models"].values()):
             recurrent = any(model.stateful for model in self._models["agent"].values())  # type: ignore[union-attr]
             return SpikingRecurrentPPO if recurrent else SkrlSpikingPPO

@@ -32,12 +32,7 @@ class Skrl(Learner):
         "td3": ("policy", "target_policy", *CRITICS, "iter"),
         "sac": ("policy", *CRITICS, "entropy", "iter"),
     }
-    scaling_keys = (
-        "observation_preprocessor",
-        "state_preprocessor",
-        "value_preprocessor",
-        "reward_scaler",
-    )
+    scaling_keys = ("observation_preprocessor", "state_preprocessor", "value_preprocessor", "reward_scaler")
 
     @override
     def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:

@@ -20,15 +20,9 @@ from skrl.resources.preprocessors.torch import RunningStandardScaler
 from torch import Tensor, nn
 
 from spiky_rl.config.memory_check import NUMBER, get_machine_memory, require_memory
-from spiky_rl.learners.common.activity import (
-    SAMPLES,
-    PolicyActivity,
-    compute_activity,
-    draw_rollout_raster,
-    write_figures,
-)
+from spiky_rl.learners.common.activity import SAMPLES, PolicyActivity, draw_rollout_raster, write_figures
 from spiky_rl.learners.common.checkpoint_names import is_numbered
-from spiky_rl.learners.skrl.activity import compute_ann_activity
+from spiky_rl.learners.skrl.activity import compute_activity
 from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
 from spiky_rl.learners.skrl.models import Spaces
@@ -82,7 +76,8 @@ class ReplayRunner(SkrlBaseRunner):
         # the buffer takes its memory when a training starts, see `_start`
         memory = RandomMemory(memory_size=memory_size, num_envs=num_envs, device=device, replacement=True)
         is_td3 = config["algorithm"] == "td3"
-        cfg = (_make_td3_cfg if is_td3 else _make_sac_cfg)(config, spaces, num_envs)
+        values = _make_common_cfg(config, spaces, num_envs)
+        cfg = _make_td3_cfg(values, device) if is_td3 else SAC_CFG(**values)
         self.alg: SpikingTD3 | SpikingSAC = (SpikingTD3 if is_td3 else SpikingSAC)(
             models=models, memory=memory, cfg=cfg, **spaces,
             learning_starts=config["learning_starts"], updates_per_step=config["updates_per_step"],
@@ -217,11 +212,8 @@ class ReplayRunner(SkrlBaseRunner):
 
     @override
     def _compute_activity(self) -> PolicyActivity:
-        policy = self.policy
         x = self.alg.normalize_observations(self._get_latest_observations())
-        if policy.network is None:
-            return compute_ann_activity(policy, x, None)
-        return compute_activity(policy.network, x, None, policy.ann_operations, self.meter)
+        return compute_activity(self.policy, x, None, self.meter)
 
     def _get_latest_observations(self) -> Tensor:
         """Return the observations of at most `SAMPLES` environments before the next control step."""
@@ -231,18 +223,14 @@ class ReplayRunner(SkrlBaseRunner):
 
 def _make_models(config: Mapping[str, Any], spaces: Spaces) -> dict[str, Model]:
     """Return actor, critics and their targets."""
-    models: dict[str, Model] = {}
-    if config["algorithm"] == "td3":
-        models["policy"] = DeterministicActor(**config["policy"], **spaces)
-    else:
-        models["policy"] = SquashedGaussianActor(**config["policy"], **spaces)
+    is_td3 = config["algorithm"] == "td3"
+    policy_class = DeterministicActor if is_td3 else SquashedGaussianActor
+    models: dict[str, Model] = {"policy": policy_class(**config["policy"], **spaces)}
     models |= {name: ActionValue(**config["critic"], **spaces) for name in CRITICS}
     models |= {f"target_{name}": copy.deepcopy(models[name]) for name in CRITICS}
-    if config["algorithm"] != "td3":
-        return models
-    if config["target"] == "proxy":
+    if is_td3 and config["target"] == "proxy":
         models["target_policy"] = ProxyActor(**config["proxy"], ann={"activation": "relu"}, **spaces)
-    else:
+    elif is_td3:
         models["target_policy"] = copy.deepcopy(models["policy"])
     return models
 
@@ -262,17 +250,13 @@ def _make_common_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -
     return {**values, "learning_starts": 0, "experiment": {"write_interval": 0, "checkpoint_interval": 0}}
 
 
-def _make_td3_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -> TD3_CFG:
-    values = _make_common_cfg(config, spaces, num_envs)
+def _make_td3_cfg(values: dict[str, Any], device: str) -> TD3_CFG:
+    """Return the options of skrl's TD3; ``values`` are those of `_make_common_cfg`, with the noises as numbers."""
     for key, option in (
         ("exploration_noise", "exploration_noise"),
         ("smooth_regularization_noise", "smoothing_noise"),
     ):
         std = values.pop(option)
         values[key] = GaussianNoise if std else None
-        values[f"{key}_kwargs"] = {"mean": 0.0, "std": std, "device": spaces["device"]} if std else {}
+        values[f"{key}_kwargs"] = {"mean": 0.0, "std": std, "device": device} if std else {}
     return TD3_CFG(**values)
-
-
-def _make_sac_cfg(config: Mapping[str, Any], spaces: Spaces, num_envs: int) -> SAC_CFG:
-    return SAC_CFG(**_make_common_cfg(config, spaces, num_envs))

@@ -28,18 +28,11 @@ class WandbWriter(SummaryWriter):
 
     @override
     def add_scalar(
-        self,
-        tag: str,
-        scalar_value: Any,
-        global_step: int | None = None,
-        walltime: float | None = None,
-        new_style: bool = False,
-        double_precision: bool = False,
+        self, tag: str, scalar_value: Any, global_step: int | None = None, *arguments: Any, **options: Any
     ) -> None:
-        super().add_scalar(tag, scalar_value, global_step, walltime, new_style, double_precision)
-        if not tag.endswith(
-            "/time"
-        ):  # a curve over seconds; W&B drops steps that are smaller than its latest
+        super().add_scalar(tag, scalar_value, global_step, *arguments, **options)
+        # a curve over seconds is left out: W&B drops steps that are smaller than its latest
+        if not tag.endswith("/time"):
             self.run.log({tag: scalar_value}, step=global_step)
 
     def save_model(self, path: str) -> None:

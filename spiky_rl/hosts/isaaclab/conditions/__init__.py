@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from spiky_rl.config.registry import suggest_name
 from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
-from spiky_rl.hosts.isaaclab.conditions.base import (
-    ConditionError,
-    EnvGroup,
-    EvalCondition,
-    Nominal,
-)
+from spiky_rl.hosts.isaaclab.conditions.base import ConditionError, EnvGroup, EvalCondition, Nominal
 from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot
 from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, get_newton_solver
 from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
@@ -42,27 +36,23 @@ __all__ = [
 
 log = logging.getLogger("spiky_rl")
 
-ROBUSTNESS: Mapping[str, type[EvalCondition]] = MappingProxyType(
-    {
-        "nominal": Nominal,
-        "observation_noise": sensing.ObservationNoise,
-        "sensor_dropout": sensing.SensorDropout,
-        "sensor_loss": sensing.SensorLoss,
-        "push": Push,
-        "mass": Mass,
-        "friction": Friction,
-    }
-)
+ROBUSTNESS: Mapping[str, type[EvalCondition]] = {
+    "nominal": Nominal,
+    "observation_noise": sensing.ObservationNoise,
+    "sensor_dropout": sensing.SensorDropout,
+    "sensor_loss": sensing.SensorLoss,
+    "push": Push,
+    "mass": Mass,
+    "friction": Friction,
+}
 """Conditions for nearly every task, by name: the set ``all`` of the command line."""
-CONDITIONS: Mapping[str, type[EvalCondition]] = MappingProxyType(
-    {
-        **ROBUSTNESS,
-        **sensing.DELAY_CONDITIONS,
-        "observation_held": sensing.HeldObservations,
-        **damage.DAMAGES,
-        **faults.FAULTS,
-    }
-)
+CONDITIONS: Mapping[str, type[EvalCondition]] = {
+    **ROBUSTNESS,
+    **sensing.DELAY_CONDITIONS,
+    "observation_held": sensing.HeldObservations,
+    **damage.DAMAGES,
+    **faults.FAULTS,
+}
 """Conditions by name; a new condition needs a class, a line here and its name in `condition_names`."""
 CONDITION_SETS = ("all", "stress")
 """Names of sets: the conditions of `ROBUSTNESS`, and all others that task and agent support."""

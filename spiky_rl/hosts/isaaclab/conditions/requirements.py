@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
@@ -111,17 +110,15 @@ def check_neurons(subject: ConditionSubject) -> str | None:
     return None
 
 
-REQUIREMENTS: Mapping[str, Callable[[ConditionSubject], str | None]] = MappingProxyType(
-    {
-        "robot": check_robot,
-        "worlds": check_worlds,
-        "leg": check_leg,
-        "motors": check_motors,
-        "spikes": check_spikes,
-        "plain_spikes": check_binary_spikes,
-        "neurons": check_neurons,
-    }
-)
+REQUIREMENTS: Mapping[str, Callable[[ConditionSubject], str | None]] = {
+    "robot": check_robot,
+    "worlds": check_worlds,
+    "leg": check_leg,
+    "motors": check_motors,
+    "spikes": check_spikes,
+    "plain_spikes": check_binary_spikes,
+    "neurons": check_neurons,
+}
 """Requirements by name: each returns the reason why a task or an agent does not meet it, or None if it does."""
 
 

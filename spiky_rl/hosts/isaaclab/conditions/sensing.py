@@ -141,28 +141,18 @@ def format_delay(steps: int) -> str:
 
 
 DELAY_CONDITIONS: dict[str, type[EvalCondition]] = {
-    **{
-        f"action_delay_{steps}": type(
-            f"ActionDelay{steps}",
-            (ActionDelay,),
-            {
-                "delay": steps,
-                "text": f"actions take effect {format_delay(steps)} late; before the first one does, they are 0",
-            },
-        )
-        for steps in DELAYS
-    },
-    **{
-        f"observation_delay_{steps}": type(
-            f"ObservationDelay{steps}",
-            (ObservationDelay,),
-            {
-                "delay": steps,
-                "text": f"everything observed is {format_delay(steps)} old; in the first steps of an episode it is the first observation",
-            },
-        )
-        for steps in DELAYS
-    },
+    f"{name}_delay_{steps}": type(
+        f"{cls.__name__}{steps}", (cls,), {"delay": steps, "text": text.format(format_delay(steps))}
+    )
+    for name, cls, text in (
+        ("action", ActionDelay, "actions take effect {} late; before the first one does, they are 0"),
+        (
+            "observation",
+            ObservationDelay,
+            "everything observed is {} old; in the first steps of an episode it is the first observation",
+        ),
+    )
+    for steps in DELAYS
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -43,8 +43,7 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
             continue
         cfg: Any = next((cfg for cfg in there if cfg.visualizer_type == name), None)
         if cfg is None:
-            module, _, kind = CONFIGURATIONS[name].partition(":")
-            cfg = getattr(importlib.import_module(module), kind)()
+            cfg = pkgutil.resolve_name(CONFIGURATIONS[name])()
             there.append(cfg)
         cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{VIEWS[name]}")
         cfg.randomly_sample_visible_envs = False  # so that environment 0 is visible
@@ -54,9 +53,8 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
             cfg.bind_address = LOCAL
             # Isaac Lab would connect to whatever server uses an occupied port
             cfg.web_port, cfg.grpc_port = find_free_port(cfg.web_port), find_free_port(cfg.grpc_port)
-            cfg.keep_historical_data = (
-                True  # otherwise poses are static data, which rerun's server never drops
-            )
+            # otherwise poses are static data, which rerun's server never drops
+            cfg.keep_historical_data = True
     env_cfg.sim.visualizer_cfgs = there
 
 
