@@ -24,9 +24,17 @@ class HostEnvironment:
     checks_finite = True
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
 
-    def make_condition_groups(self, *arguments: Any) -> ConditionGroups:
-        """Divide the environments among conditions; `ConditionGroups` describes the ``arguments``."""
-        return self._get_condition_groups_class()(self, *arguments)
+    def make_condition_groups(
+        self,
+        names: Sequence[str],
+        episodes: int,
+        groups: Sequence[str],
+        seed: int,
+        leg: str = "",
+        adapting: bool = False,
+    ) -> ConditionGroups:
+        """Divide the environments among conditions; `ConditionGroups` describes the arguments."""
+        return self._get_condition_groups_class()(self, names, episodes, groups, seed, leg, adapting)
 
     def _get_condition_groups_class(self) -> type[ConditionGroups]:
         """Return the class with the conditions of the host."""
