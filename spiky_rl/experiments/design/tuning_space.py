@@ -169,7 +169,9 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
     """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
     for key in data:
         if "." in str(key):
-            raise StudyError(f"{key}: stands at the top; allowed: a dimension in shared, or in own of an agent")
+            raise StudyError(
+                f"{key}: stands at the top; allowed: a dimension in shared, or in own of an agent"
+            )
     content = SpaceFile.check("", data)
     shared = _parse_dimensions("shared", content.shared)
     own = {agent: _parse_dimensions(f"own.{agent}", value) for agent, value in content.own.items()}
