@@ -292,14 +292,9 @@ def format_energy(cost: InferenceCost, ann_operations: float = 0.0) -> str:
 
 def format_ann_energy(cost: InferenceCost) -> list[str]:
     """Return one line per energy model of `MAIN` with the energy of ``cost`` and of its equal-size ANN; no lines without that ANN."""
-    ann_energies = cost.get_ann_energies()
     lines = []
-    for name in MAIN:
-        if name in ann_energies:
-            model = ENERGY_MODELS[name]
-            own = cost.compute_energy(model) / 1000.0
-            ann = ann_energies[name]
-            lines.append(
-                f"{own:,.1f} nJ, an ANN of the same sizes that skips zeros {ann:,.1f} nJ ({model.text})"
-            )
+    for name in MAIN if cost.equal_ann is not None else ():
+        model, ann = ENERGY_MODELS[name], cost.get_ann_energies()[name]
+        own = cost.compute_energy(model) / 1000.0
+        lines.append(f"{own:,.1f} nJ, an ANN of the same sizes that skips zeros {ann:,.1f} nJ ({model.text})")
     return lines
