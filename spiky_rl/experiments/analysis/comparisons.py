@@ -6,6 +6,7 @@ are pairs. Estimates weigh all tasks equally, also with different numbers of pai
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -289,11 +290,5 @@ def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
         high *= 2
         if high > MAX_SEEDS:
             return None
-    low = max(fewest, high // 2)
-    while low < high:
-        middle = (low + high) // 2
-        if is_enough(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    candidates = range(max(fewest, high // 2), high + 1)
+    return candidates[bisect.bisect_left(candidates, True, key=is_enough)]
