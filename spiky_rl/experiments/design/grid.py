@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -329,14 +329,23 @@ class _SharedCellInputs:
         name: str,
         specification: CellSpecification,
         defining: PlainMapping,
-        named_files: Mapping[str, str],
+        named_files: dict[str, str],
         **own: Any,
     ) -> Cell:
-        """Return a cell from its ``own`` fields, its run plan and the data and files that define its hash."""
+        """Return a cell from its ``own`` fields and its run plan.
+
+        Its hash depends on the ``defining`` data, kernels, threads, versions and the digests of ``named_files``.
+        """
+        provenance = plan_provenance(plan, self.resources.threads)
+        versions = get_deciding_versions(plan.request.task, plan.library)
+        bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
+        if named_files:  # absent, so that the hashes of other agents are those of earlier versions
+            bits["files"] = named_files
         return Cell(
             cell=name, task=plan.task, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, assets=plan.assets,
             task_hash=hash_data(get_task_data(plan.task_spec)), specification=specification, budget=self.study.budget, library=specification.library,
-            **_make_hashes(defining, plan, self.resources.threads, named_files), **own,
+            hash=hash_data({**defining, **bits}), earlier_hash=hash_data(defining),
+            provenance=provenance, versions=versions, files=named_files, **own,
         )  # fmt: skip
 
 
@@ -404,24 +413,6 @@ def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
     on_gpu = plan.device.startswith("cuda")
     kernels = compute_kernels_digest(on_gpu, plan.request.task, plan.physics)
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
-
-
-def _make_hashes(
-    defining: PlainMapping, plan: RunPlan, threads: int | None, named_files: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return a cell's hashes with all that counts in them beside the ``defining`` data: kernels, ``threads``, versions, ``named_files``."""
-    provenance = plan_provenance(plan, threads)
-    versions = get_deciding_versions(plan.request.task, plan.library)
-    bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
-    if named_files:  # absent, so that the hashes of other agents are those of earlier versions
-        bits["files"] = dict(named_files)
-    return {
-        "hash": hash_data({**defining, **bits}),
-        "earlier_hash": hash_data(defining),
-        "provenance": provenance,
-        "versions": versions,
-        "files": dict(named_files),
-    }
 
 
 def _describe_measurement(inputs: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:

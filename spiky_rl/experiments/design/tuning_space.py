@@ -46,13 +46,6 @@ def _require_different(choices: tuple[str, ...]) -> tuple[str, ...]:
     return choices
 
 
-def _check_limits(low: float, high: float, log: bool) -> None:
-    """Raise RegistryError if the range is empty, or has no logarithm although ``log`` asks for it."""
-    if not low < high or (log and low <= 0):
-        above = " and low above 0" if log else ""
-        raise RegistryError(f"low {low} and high {high} given; allowed: low < high{above}")
-
-
 FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
 """Valid combinations of the keys of a dimension; ``also`` may join each."""
 Choices = Annotated[
@@ -80,8 +73,10 @@ class SearchDimension(Settings):
         if given_keys not in FORMS:
             given = ", ".join(sorted(given_keys)) or "nothing"
             raise RegistryError(f"{given} given; allowed: low and high (and log), or choices")
-        if self.low is not None and self.high is not None:
-            _check_limits(self.low, self.high, self.log)
+        low, high = self.low, self.high
+        if low is not None and high is not None and (low >= high or (self.log and low <= 0)):
+            above = " and low above 0" if self.log else ""
+            raise RegistryError(f"low {low} and high {high} given; allowed: low < high{above}")
         return self
 
     @property
@@ -169,7 +164,9 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
     """Return the space ``name`` from plain ``data``, with all checks that need no agent. Raises UserError."""
     for key in data:
         if "." in str(key):
-            raise StudyError(f"{key}: stands at the top; allowed: a dimension in shared, or in own of an agent")
+            raise StudyError(
+                f"{key}: stands at the top; allowed: a dimension in shared, or in own of an agent"
+            )
     content = SpaceFile.check("", data)
     shared = _parse_dimensions("shared", content.shared)
     own = {agent: _parse_dimensions(f"own.{agent}", value) for agent, value in content.own.items()}
