@@ -188,11 +188,8 @@ def move_damaged_runs(folder: Path, library: str) -> bool:
 
 def find_latest_checkpoint(folder: Path, library: str) -> Path | None:
     """Return the last valid checkpoint of ``library`` in a cell's ``folder``; None if there is none."""
-    for run in reversed(list_runs(folder)):
-        checkpoint = find_valid_checkpoint(run, library)
-        if checkpoint is not None:
-            return checkpoint
-    return None
+    checkpoints = (find_valid_checkpoint(run, library) for run in reversed(list_runs(folder)))
+    return next(filter(None, checkpoints), None)
 
 
 def find_teacher_checkpoint(cell: Cell, out: Path) -> Path:
