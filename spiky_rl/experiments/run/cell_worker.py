@@ -311,9 +311,8 @@ def build_result(
         cpu = read_mapping(folder / CPU, ("seconds",)) if attempts == 1 else None
         training = {**trained, "seconds_cpu": None if cpu is None else cpu["seconds"]}
         curve = trained["curve"]
-    from_evaluation = {key: evaluated[key] for key in EVALUATION_FIELDS}
-    if "registered" in evaluated:  # absent in files of earlier versions
-        from_evaluation["registered"] = evaluated["registered"]
+    # files of earlier versions lack `registered`
+    from_evaluation = {k: evaluated[k] for k in (*EVALUATION_FIELDS, "registered") if k in evaluated}
     data = {
         **cell.model_dump(by_alias=True),
         **from_evaluation,
