@@ -390,7 +390,7 @@ def _choose_comparisons(
     """
     testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
-        others = testable if baseline is None else testable[:1]
+        others = testable if baseline is None else testable[:1]  # the baseline comes first
         if not any(_count_shared_runs(family[label], family[other]) == 1 for other in others):
             testable.append(label)
     scores = {label: family[label] for label in family if label in testable}
