@@ -83,10 +83,7 @@ def _list_pairs(agents: Collection[str], baseline: str | None) -> list[tuple[str
 
 
 def compare_agents(
-    scores: Mapping[str, SeededScores],
-    baseline: str | None = None,
-    *,
-    resamples: int = RESAMPLES,
+    scores: Mapping[str, SeededScores], baseline: str | None = None, *, resamples: int = RESAMPLES
 ) -> list[PairedComparison]:
     """Return the comparison of every agent with the ``baseline``, or of all pairs of agents if it is None, in the given order.
 

@@ -357,9 +357,7 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
 
 
 def _measure_conditions[T](
-    cells: Cells,
-    conditions: Collection[str],
-    measure: Callable[[Sequence[CellResult], str], T | None],
+    cells: Cells, conditions: Collection[str], measure: Callable[[Sequence[CellResult], str], T | None]
 ) -> dict[tuple[str, str, str], T]:
     """Return the values of ``measure`` by label, task and condition, without values of None."""
     values = {(*key, name): measure(runs, name) for key, runs in cells.items() for name in conditions}

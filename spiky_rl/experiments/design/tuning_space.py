@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import (
-    RegistryError,
-    Settings,
-    UserError,
-    find_repeated,
-    shorten,
-    suggest_name,
-)
+from spiky_rl.config.options import RegistryError, Settings, UserError, find_repeated, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, format_value
 from spiky_rl.config.spec import parse_overrides, read_yaml
 from spiky_rl.experiments.design.grid import Number

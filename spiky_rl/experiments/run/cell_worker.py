@@ -180,8 +180,7 @@ def move_damaged_runs(folder: Path, library: str) -> bool:
         return True
     new_path = cells.move_away(folder / "run", "run.damaged")
     append_log(
-        folder,
-        f"no checkpoint is valid; the training starts again, its files are kept as {new_path.name}",
+        folder, f"no checkpoint is valid; the training starts again, its files are kept as {new_path.name}"
     )
     return False
 
