@@ -54,17 +54,17 @@ class Engine(ABC):
 
     def run(self, order: WorkOrder) -> dict[str, str]:
         """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""
-        cells = list(order.cells)
-        states = {cell.name: WAITING for cell in cells}
+        cells = {cell.name: cell for cell in order.cells}
+        states = dict.fromkeys(cells, WAITING)
         while True:
             is_stopping = order.stop_requested()
             if is_stopping:
                 self.stop()
             else:
-                more = order.more_cells(states)
-                cells += more
-                states |= {cell.name: WAITING for cell in more}
-                for cell in order.choose_next(cells, states):
+                more = {cell.name: cell for cell in order.more_cells(states)}
+                cells |= more
+                states |= dict.fromkeys(more, WAITING)
+                for cell in order.choose_next(cells.values(), states):
                     self.start(order, cell)
                     states[cell.name] = RUNNING
             order.on_change(states)
