@@ -30,7 +30,6 @@ from spiky_rl.experiments.analysis.measures import (
     ARITHMETIC_MODEL,
     MAIN,
     AgentTaskRow,
-    Energy,
     choose_energy_models,
 )
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
@@ -87,9 +86,9 @@ def format_number(value: float) -> str:
     return f"{round(value, places) + 0.0:.{places}f}"  # no -0.00
 
 
-def format_energy(energy: Energy) -> str:
+def format_energy(energy: Interval) -> str:
     """Return the energy of a control step in nJ, with three significant digits."""
-    return f"{float(f'{energy.step.estimate:.3g}'):,g}"
+    return f"{float(f'{energy.estimate:.3g}'):,g}"
 
 
 def format_interval(found: Interval) -> str:

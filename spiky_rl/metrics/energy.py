@@ -83,10 +83,10 @@ IN_DRAM = "weights in DRAM, states in SRAM"
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
 
 
-def _with_memory(price: EnergyModel, kind: str, bytes_per_value: int, where: str) -> EnergyModel:
-    """Return ``price``, of numbers of a ``kind``, with memory; ``where`` is `IN_SRAM`, `IN_LISTS` or `IN_DRAM`."""
+def _with_memory(model: EnergyModel, kind: str, bytes_per_value: int, where: str) -> EnergyModel:
+    """Return ``model``, of numbers of a ``kind``, with memory; ``where`` is `IN_SRAM`, `IN_LISTS` or `IN_DRAM`."""
     return dataclasses.replace(
-        price,
+        model,
         text=f"{kind} at 45 nm, {where}",
         bytes_per_value=bytes_per_value,
         has_dram=where == IN_DRAM,
@@ -170,29 +170,29 @@ class InferenceCost:
         """Synaptic operations of both kinds, also called EFLOPs, without encoder and neuron updates."""
         return self.effective_macs + self.effective_acs
 
-    def compute_energy(self, price: EnergyModel) -> float:
-        """Return the energy in pJ under the model ``price``. All operations of an encoder count as multiplications."""
+    def compute_energy(self, model: EnergyModel) -> float:
+        """Return the energy in pJ under the energy ``model``. All operations of an encoder count as multiplications."""
         return (
-            price.multiply_accumulate * self.effective_macs
-            + price.accumulate * self.effective_acs
-            + price.addition * self.additions
-            + price.multiplication * (self.multiplications + self.encoder_operations)
-            + price.transcendental * self.transcendental
-            + price.update * self.neuron_updates
-            + self.traffic(price)
+            model.multiply_accumulate * self.effective_macs
+            + model.accumulate * self.effective_acs
+            + model.addition * self.additions
+            + model.multiplication * (self.multiplications + self.encoder_operations)
+            + model.transcendental * self.transcendental
+            + model.update * self.neuron_updates
+            + self.traffic(model)
         )
 
-    def traffic(self, price: EnergyModel) -> float:
-        """Return the energy in pJ of the memory traffic under the model ``price``."""
-        stored_bytes = self.footprint_bytes * price.bytes_per_value / WORD
-        read_bytes = price.bytes_per_value * self.effective_operations
-        if price.has_lists:
-            stored_bytes = self.stored_values * price.bytes_per_value + self.index_bytes
+    def traffic(self, model: EnergyModel) -> float:
+        """Return the energy in pJ of the memory traffic under the energy ``model``."""
+        stored_bytes = self.footprint_bytes * model.bytes_per_value / WORD
+        read_bytes = model.bytes_per_value * self.effective_operations
+        if model.has_lists:
+            stored_bytes = self.stored_values * model.bytes_per_value + self.index_bytes
             read_bytes = read_bytes + self.index_reads
         # energies of an access to 8 bytes
-        weight_access = DRAM if price.has_dram else compute_access_energy(stored_bytes)
-        state_access = compute_access_energy(self.state_bytes * price.bytes_per_value / WORD)
-        return (weight_access * read_bytes + price.bytes_per_value * state_access * self.state_accesses) / 8
+        weight_access = DRAM if model.has_dram else compute_access_energy(stored_bytes)
+        state_access = compute_access_energy(self.state_bytes * model.bytes_per_value / WORD)
+        return (weight_access * read_bytes + model.bytes_per_value * state_access * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
         """Return the effective operations per second at a number of actions or samples ``per_second``."""
@@ -211,7 +211,7 @@ class InferenceCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a result file: all numbers, and ``energy_nj`` by energy model, also of the equal-size ANN."""
-        energies = {name: self.compute_energy(price) / 1000.0 for name, price in ENERGY_MODELS.items()}
+        energies = {name: self.compute_energy(model) / 1000.0 for name, model in ENERGY_MODELS.items()}
         data = {**self.counts(), "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.equal_ann is not None:
             data["ann_skipping_zeros"] = self.equal_ann.counts()
@@ -292,14 +292,9 @@ def format_energy(cost: InferenceCost, ann_operations: float = 0.0) -> str:
 
 def format_ann_energy(cost: InferenceCost) -> list[str]:
     """Return one line per energy model of `MAIN` with the energy of ``cost`` and of its equal-size ANN; no lines without that ANN."""
-    ann_energies = cost.get_ann_energies()
     lines = []
-    for name in MAIN:
-        if name in ann_energies:
-            model = ENERGY_MODELS[name]
-            own = cost.compute_energy(model) / 1000.0
-            ann = ann_energies[name]
-            lines.append(
-                f"{own:,.1f} nJ, an ANN of the same sizes that skips zeros {ann:,.1f} nJ ({model.text})"
-            )
+    for name in MAIN if cost.equal_ann is not None else ():
+        model, ann = ENERGY_MODELS[name], cost.get_ann_energies()[name]
+        own = cost.compute_energy(model) / 1000.0
+        lines.append(f"{own:,.1f} nJ, an ANN of the same sizes that skips zeros {ann:,.1f} nJ ({model.text})")
     return lines

@@ -36,11 +36,7 @@ class CostMeter:
         assert isinstance(network, FeedForward | Reservoir)
         self.updates, self.arithmetic, self.accesses = _count_updates(network)
         self.sparsity = synops.connection_sparsity(self.connections)
-        self.parameters, self.footprint, bytes_per_value = _measure_memory(network)
-        self.state = sum(network.state_sizes) * bytes_per_value
-        self.sparse_storage = _measure_sparse_storage(
-            network, [connection.stored for connection in self.connections]
-        )
+        self.memory = _measure_memory(network, [c.stored for c in self.connections], sum(network.state_sizes))
         self.equal_ann = _measure_equal_ann(network, self.connections)
 
     def __call__(self, record: ForwardRecord) -> InferenceCost:
@@ -55,11 +51,8 @@ class CostMeter:
             **vars(self.arithmetic),
             activation_sparsity=counts.activation_sparsity,
             connection_sparsity=self.sparsity,
-            parameters=self.parameters,
-            footprint_bytes=self.footprint,
-            state_bytes=self.state,
+            **self.memory,
             state_accesses=self.accesses,
-            **self.sparse_storage,
             index_reads=counts.index_reads,
             equal_ann=self.equal_ann,
         )
@@ -79,7 +72,6 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         run()
     weights = ann.get_weights(body)
     zeros = sum(int((w == 0).sum()) for w in weights)
-    parameters, footprint, bytes_per_value = _measure_memory(body)
     return InferenceCost(
         effective_macs=tally.macs / samples,
         effective_acs=tally.acs / samples,
@@ -89,12 +81,9 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         **vars(tally.arithmetic * (1.0 / samples)),
         activation_sparsity=tally.zeros / max(tally.updates, 1),
         connection_sparsity=zeros / max(sum(w.numel() for w in weights), 1),
-        parameters=parameters,
-        footprint_bytes=footprint,
-        state_bytes=ann.count_state_values(body) * bytes_per_value,
+        **_measure_memory(body, ann.get_weight_storage(body), ann.count_state_values(body)),
         # every output is written and read once
         state_accesses=2.0 * tally.updates / samples + ann.count_state_accesses(body),
-        **_measure_sparse_storage(body, ann.get_weight_storage(body)),
         index_reads=tally.index_reads / samples,
     )
 
@@ -164,7 +153,6 @@ def _measure_equal_ann(
         reads_encoder = connection.signal_index == 0
         size_factors.append(observations_per_channel if reads_encoder else 1.0)
         active_factors.append(observations_per_channel if reads_encoder else 1.0 - RELU_ZERO_SHARE)
-    weights = _sum_weighted(connections, size_factors, lambda c: c.weights)
     units = sum(network.layer_sizes)
     # a convolutional layer has a bias for every channel
     if isinstance(network, FeedForward):
@@ -172,7 +160,7 @@ def _measure_equal_ann(
     else:
         biases = units
     vectors = biases + network.readout.out_features
-    parameters = round(weights) + vectors
+    parameters = round(_sum_weighted(connections, size_factors, lambda c: c.weights)) + vectors
     return InferenceCost(
         effective_macs=_sum_weighted(connections, active_factors, lambda c: c.max_operations),
         effective_acs=0.0,
@@ -210,15 +198,24 @@ def _sum_weighted(
     return sum(value(connection) * share for connection, share in zip(connections, shares, strict=True))
 
 
-def _measure_sparse_storage(module: nn.Module, matrices: Sequence[WeightStorage]) -> dict[str, Any]:
-    """Return the number of stored values and the bytes of indices if the sparse ones of ``matrices`` are stored as lists."""
+def _measure_memory(
+    module: nn.Module, matrices: Sequence[WeightStorage], state_values: int
+) -> dict[str, Any]:
+    """Return the sizes of a deployed ``module`` with these weight ``matrices`` and ``state_values``, as fields of `InferenceCost`."""
+    parameters, buffers = _list_deployed_tensors(module)
     # a deployed network stores vectors, and fixed weights, whose buffers are named `weight`; other buffers of two dimensions are masks
     # and encoder noise
-    parameters, buffers = _list_deployed_tensors(module)
     fixed = [b for name, b in buffers.items() if b.ndim < 2 or name.endswith("weight")]
     values = sum(tensor.numel() for tensor in (*parameters.values(), *fixed))
-    values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)
-    return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
+    return {
+        "parameters": sum(p.numel() for p in parameters.values()),
+        "footprint_bytes": sum(
+            t.numel() * t.element_size() for t in (*parameters.values(), *buffers.values())
+        ),
+        "state_bytes": state_values * next(iter(parameters.values())).element_size(),
+        "stored_values": values - sum(m.inputs * m.neurons - m.values for m in matrices),
+        "index_bytes": sum(matrix.index_bytes for matrix in matrices),
+    }
 
 
 def _list_deployed_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -235,14 +232,4 @@ def _list_deployed_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[s
     return (
         {name: value for name, value in module.named_parameters() if is_deployed(name)},
         {name: value for name, value in module.named_buffers() if name in saved and is_deployed(name)},
-    )
-
-
-def _measure_memory(module: nn.Module) -> tuple[int, int, int]:
-    """Return the number of parameters, the bytes of parameters and buffers, and the bytes of one value, as deployed."""
-    parameters, buffers = _list_deployed_tensors(module)
-    return (
-        sum(p.numel() for p in parameters.values()),
-        sum(t.numel() * t.element_size() for t in (*parameters.values(), *buffers.values())),
-        next(iter(parameters.values())).element_size(),
     )

@@ -14,6 +14,9 @@ from spiky_rl.networks.base import ForwardRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MAX_NEURONS, MAX_TRACES = 48, 3
+"""Maximum numbers of neurons, and of membrane potentials, that `draw_raster` draws of a layer."""
+
 
 @dataclass(frozen=True)
 class LayerActivity:
@@ -69,17 +72,10 @@ def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], 
     return [flat(s) for s in record.layer_spikes], [flat(p) for p in record.potentials]
 
 
-def draw_raster(
-    spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, neurons: int = 48, traces: int = 3
-) -> Figure:
-    """Draw the spike raster and membrane traces of every layer.
+def draw_raster(spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int) -> Figure:
+    """Draw ``spikes`` of evenly spaced neurons and ``potentials`` of the most active ones of every layer, [time, N] each.
 
-    Args:
-        spikes: [time, N] per layer.
-        potentials: [time, N] per layer.
-        steps: K, inner steps per control step; a faint line marks each control step.
-        neurons: Maximum number of neurons drawn per layer, evenly spaced.
-        traces: Number of membrane traces per layer, of the most active drawn neurons.
+    ``steps`` is K, the inner steps per control step; a faint line marks each control step.
     """
     from matplotlib.figure import Figure
 
@@ -88,24 +84,19 @@ def draw_raster(
         2 * len(spikes), 1, sharex=True, height_ratios=[3, 1] * len(spikes), squeeze=False
     )[:, 0]
     for i, (fired, potential) in enumerate(zip(spikes, potentials, strict=True)):
-        shown = torch.linspace(0, fired.shape[1] - 1, min(neurons, fired.shape[1])).long()
+        shown = torch.linspace(0, fired.shape[1] - 1, min(MAX_NEURONS, fired.shape[1])).long()
         raster, potential_plot = axes[2 * i], axes[2 * i + 1]
         time, row = fired[:, shown].cpu().nonzero(as_tuple=True)
         raster.scatter(time, row, s=12, marker="|", color="black", linewidths=1.0)
         raster.set(
             ylabel=f"layer {i + 1}\n{len(shown)} of {fired.shape[1]}", ylim=(-1, len(shown)), yticks=[]
         )
-        busiest = shown[fired[:, shown].sum(0).cpu().topk(min(traces, len(shown))).indices]
+        busiest = shown[fired[:, shown].sum(0).cpu().topk(min(MAX_TRACES, len(shown))).indices]
         potential_plot.plot(potential[:, busiest].cpu(), linewidth=0.8)
         potential_plot.set(ylabel="potential")
         for axis in (raster, potential_plot):
-            axis.vlines(
-                torch.arange(0, fired.shape[0], steps),
-                *axis.get_ylim(),
-                color="0.85",
-                linewidth=0.4,
-                zorder=0,
-            )
+            starts = torch.arange(0, fired.shape[0], steps)
+            axis.vlines(starts, *axis.get_ylim(), color="0.85", linewidth=0.4, zorder=0)
             axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set(xlabel=f"inner step ({steps} per control step)", xlim=(-0.5, spikes[0].shape[0] - 0.5))
     return figure

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn import grad
 
-from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
@@ -82,13 +81,13 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     Raises RegistryError if ``network`` is of an unknown class.
     """
     if isinstance(network, FeedForward):
-        connections, count = [], 0
+        connections = []
         for i, layer in enumerate(network.layers):
             connections.append(make_connection_cost(layer.connection, i))
             if layer.recurrent is not None:
                 connections.append(make_connection_cost(layer.recurrent, i + 1))
-            count = i + 1
-        return [*connections, _make_readout_cost(network.decoder, count)]
+        weight, read = network.decoder.synapses().t(), network.decoder.select_events
+        return [*connections, _make_matrix_cost(weight, len(network.layers), read)]
     if isinstance(network, Reservoir):
         readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
         return [
@@ -141,24 +140,16 @@ def _make_matrix_cost(
 ) -> ConnectionCost:
     """Return the cost of the effective weights [C, N]; each weight has one of ``delays`` delays."""
     fan_out = (weight.detach() != 0).sum(1).float()
-
-    def effective(events: Tensor) -> Tensor:
-        return (events != 0).to(fan_out) @ fan_out
-
     matrix = WeightStorage(weight.shape[0], weight.shape[1], _count_zeros(weight), delays)
     return ConnectionCost(
         signal_index,
         weights=weight.numel(),
         zeros=matrix.zeros,
         dense=weight.numel(),
-        count=effective,
+        count=lambda events: (events != 0).to(fan_out) @ fan_out,
         read=read,
         matrix=matrix,
     )
-
-
-def _make_readout_cost(decoder: Decoder, signal_index: int) -> ConnectionCost:
-    return _make_matrix_cost(decoder.synapses().t(), signal_index, read=decoder.select_events)
 
 
 def _count_reached_weights(connection: Convolutional) -> Tensor:
@@ -208,16 +199,8 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     zeros = torch.stack([(s == 0).sum() for s in outputs]).sum()
     sparsity = zeros.double() / sum(s.numel() for s in outputs)
     # one transfer from the device for all numbers
-    macs, acs, activation_sparsity, read = torch.stack(
-        [multiplied, accumulated, sparsity, index_reads]
-    ).tolist()
-    return OperationCounts(
-        effective_macs=macs,
-        effective_acs=acs,
-        dense=dense,
-        activation_sparsity=activation_sparsity,
-        index_reads=read,
-    )
+    macs, acs, sparsity, index_reads = torch.stack([multiplied, accumulated, sparsity, index_reads]).tolist()
+    return OperationCounts(macs, acs, dense, sparsity, index_reads)
 
 
 def effective_operations(record: ForwardRecord) -> float:

@@ -155,8 +155,9 @@ def test_an_episode_takes_as_much_as_its_control_steps(analysis: StudyAnalysis):
     row = analysis.rows["lif_ppo", CARTPOLE]
     assert set(row.energy) == set(ENERGY_MODELS)
     for name, energy in row.energy.items():
-        assert energy.step.estimate == pytest.approx(np.mean([e[name] for e, _ in costs]), rel=1e-12)
-        assert energy.episode.estimate == pytest.approx(np.mean([e[name] * n for e, n in costs]), rel=1e-12)
+        assert energy.estimate == pytest.approx(np.mean([e[name] for e, _ in costs]), rel=1e-12)
+        episode = np.mean([e[name] * n for e, n in costs])
+        assert row.episode_energy[name].estimate == pytest.approx(episode, rel=1e-12)
     assert row.counts["arithmetic"].estimate == 3 * TRUTHS["lif_ppo"].updates
     assert row.counts["encoder_operations"].estimate == 16.0
 
@@ -167,7 +168,7 @@ def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: StudyAn
         points = {
             label: (
                 analysis.rows[label, task].mean.estimate,
-                analysis.rows[label, task].energy[price].step.estimate,
+                analysis.rows[label, task].energy[price].estimate,
             )
             for label in AGENTS
         }

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from spiky_rl.experiments.analysis.measures import Energy
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
@@ -85,7 +84,7 @@ def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_pa
         write_study(tmp_path / "study", ("mlp_ppo", "gru_ppo"), tasks=(CARTPOLE,), seeds=range(2))
     )
     near = {
-        key: replace(row, energy={"fp32": Energy(*[Interval(energy, energy, energy)] * 2)})
+        key: replace(row, energy={"fp32": Interval(energy, energy, energy)})
         for (key, row), energy in zip(analysis.rows.items(), (1200.0, 1500.0), strict=True)
     }
     vars(analysis)["rows"] = near  # in place of the computed rows

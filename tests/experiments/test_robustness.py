@@ -79,10 +79,9 @@ def test_a_metre_costs_an_episode_by_its_distance_and_the_ann_beside_is_that_of_
     assert {name: interval.estimate for name, interval in row.ann_energy.items()} == {
         name: pytest.approx(RIVAL.compute_energy(ENERGY_MODELS[name]) / 1000.0) for name in ANN_ENERGY_MODELS
     }
-    for name, energy in row.energy.items():
-        assert row.energy_per_metre[name].estimate == pytest.approx(
-            energy.episode.estimate / DISTANCE / 1000.0
-        )
+    assert row.episode_energy.keys() == row.energy.keys()
+    for name, energy in row.episode_energy.items():
+        assert row.energy_per_metre[name].estimate == pytest.approx(energy.estimate / DISTANCE / 1000.0)
     for name, energy in row.ann_energy.items():
         metre = energy.estimate * row.length.estimate / DISTANCE / 1000.0
         assert row.ann_energy_per_metre[name].estimate == pytest.approx(metre)

@@ -250,7 +250,7 @@ def test_the_ann_beside_a_convolution_has_its_parameters_and_all_its_positions()
 
 def test_what_serves_training_alone_is_not_in_the_memory_of_a_policy():
     paid, free = (CostMeter(built(sparsity=penalty)) for penalty in ("rate", None))
-    assert (paid.footprint, paid.sparse_storage) == (free.footprint, free.sparse_storage)
+    assert paid.memory == free.memory
 
 
 @pytest.mark.parametrize("rule", ["eprop", "superspike"])
@@ -260,9 +260,7 @@ def test_weights_that_carry_errors_alone_are_not_in_the_memory_of_a_policy(rule)
     assert sum(t.numel() for t in network.state_dict().values()) > 4 + sum(
         t.numel() for t in built(layers=[3, 3]).state_dict().values()
     )
-    meter = CostMeter(network)
-    for name in ("parameters", "footprint", "sparse_storage"):
-        assert getattr(meter, name) == getattr(plain, name)
+    assert CostMeter(network).memory == plain.memory
 
 
 def test_a_reservoir_s_synapses_and_traces_are_states_too():

@@ -6,6 +6,7 @@ are pairs. Estimates weigh all tasks equally, also with different numbers of pai
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -82,10 +83,7 @@ def _list_pairs(agents: Collection[str], baseline: str | None) -> list[tuple[str
 
 
 def compare_agents(
-    scores: Mapping[str, SeededScores],
-    baseline: str | None = None,
-    *,
-    resamples: int = RESAMPLES,
+    scores: Mapping[str, SeededScores], baseline: str | None = None, *, resamples: int = RESAMPLES
 ) -> list[PairedComparison]:
     """Return the comparison of every agent with the ``baseline``, or of all pairs of agents if it is None, in the given order.
 
@@ -289,11 +287,5 @@ def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
         high *= 2
         if high > MAX_SEEDS:
             return None
-    low = max(fewest, high // 2)
-    while low < high:
-        middle = (low + high) // 2
-        if is_enough(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    candidates = range(max(fewest, high // 2), high + 1)
+    return candidates[bisect.bisect_left(candidates, True, key=is_enough)]

@@ -51,16 +51,6 @@ class ThresholdSummary:
 
 
 @dataclass(frozen=True)
-class Energy:
-    """Energy in nJ under one energy model."""
-
-    step: Interval
-    """Per control step."""
-    episode: Interval
-    """Per undisturbed episode."""
-
-
-@dataclass(frozen=True)
 class AgentTaskRow:
     """Measures of one agent on one task; intervals are over seeds."""
 
@@ -94,8 +84,10 @@ class AgentTaskRow:
     """`COUNTS` per control step; empty if nothing was counted."""
     episode_operations: Interval | None
     """Effective synaptic operations of an undisturbed episode."""
-    energy: Mapping[str, Energy]
-    """By energy model."""
+    energy: Mapping[str, Interval]
+    """Energy in nJ of a control step, by energy model."""
+    episode_energy: Mapping[str, Interval]
+    """Energy in nJ of an undisturbed episode, by energy model."""
     ann_energy: Mapping[str, Interval]
     """Energy in nJ of a control step of the equal-size ANN that skips zeros, by energy model; empty for an ANN, and without its counts."""
     energy_per_metre: Mapping[str, Interval]
@@ -153,8 +145,6 @@ def compute_row(
         by_seed = statistics.normalise(scores, random, reference)
         normalised = statistics.aggregate_interval(statistics.drop_seed_names(by_seed))
 
-    steps = _average_each(results, compute_step_energy, ENERGY_MODELS)
-    episodes = _average_each(results, compute_episode_energy, ENERGY_MODELS)
     return AgentTaskRow(
         label=first.label,
         task=first.task,
@@ -176,7 +166,8 @@ def compute_row(
         episode_operations=_mean_over_seeds(
             results, lambda r: _sum_counts(r, "effective_operations", steps=r.nominal.mean_length)
         ),
-        energy={name: Energy(step, episodes[name]) for name, step in steps.items()},
+        energy=_average_each(results, compute_step_energy, ENERGY_MODELS),
+        episode_energy=_average_each(results, compute_episode_energy, ENERGY_MODELS),
         ann_energy=_average_each(results, compute_ann_energy, ANN_ENERGY_MODELS),
         energy_per_metre=_average_each(results, compute_energy_per_metre, ENERGY_MODELS),
         ann_energy_per_metre=_average_each(

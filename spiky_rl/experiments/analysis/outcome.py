@@ -201,7 +201,15 @@ class StudyAnalysis:
     @cached_property
     def profiles(self) -> Mapping[str, Band]:
         """Performance profile of each agent's `scores`."""
-        return _compute_profiles(self.scores)
+        values = [v for tasks in self.scores.values() for seeds in tasks.values() for v in seeds.values()]
+        if not values:
+            return {}
+        spare = 0.03 * (max(values) - min(values)) or 0.5
+        at = np.linspace(min(values) - spare, max(values) + spare, MAX_POINTS + 1).tolist()
+        return {
+            label: statistics.performance_profile(statistics.drop_seed_names(tasks), at, agent=label)
+            for label, tasks in self.scores.items()
+        }
 
     @cached_property
     def families(self) -> Mapping[str, Mapping[str, SeededScores]]:
@@ -295,14 +303,13 @@ class StudyAnalysis:
 
     def get_task_rows(self, task: str, labels: Iterable[str] | None = None) -> list[AgentTaskRow]:
         """Return the rows on a ``task``, of all agents in the study's order, or of the given ``labels`` in theirs."""
-        if labels is None:
-            labels = self.labels
-        return [self.rows[label, task] for label in labels if (label, task) in self.rows]
+        shown = self.labels if labels is None else labels
+        return [self.rows[label, task] for label in shown if (label, task) in self.rows]
 
     def get_energy_and_score(self, task: str, model: str) -> dict[str, tuple[float, Interval]]:
         """Return (energy of a control step in nJ under an energy ``model``, score) on a ``task`` by label, of agents that have both."""
         rows = [row for row in self.get_task_rows(task) if model in row.energy]
-        return {row.label: (row.energy[model].step.estimate, row.mean) for row in rows}
+        return {row.label: (row.energy[model].estimate, row.mean) for row in rows}
 
     def get_pareto_front(self, task: str, model: str) -> tuple[str, ...]:
         """Return the agents on a ``task`` that no other agent beats in both score and energy under an energy ``model``."""
@@ -350,9 +357,7 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
 
 
 def _measure_conditions[T](
-    cells: Cells,
-    conditions: Collection[str],
-    measure: Callable[[Sequence[CellResult], str], T | None],
+    cells: Cells, conditions: Collection[str], measure: Callable[[Sequence[CellResult], str], T | None]
 ) -> dict[tuple[str, str, str], T]:
     """Return the values of ``measure`` by label, task and condition, without values of None."""
     values = {(*key, name): measure(runs, name) for key, runs in cells.items() for name in conditions}
@@ -383,7 +388,7 @@ def _choose_comparisons(
     """
     testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
-        others = testable if baseline is None else testable[:1]
+        others = testable if baseline is None else testable[:1]  # the baseline comes first
         if not any(_count_shared_runs(family[label], family[other]) == 1 for other in others):
             testable.append(label)
     scores = {label: family[label] for label in family if label in testable}
@@ -393,18 +398,6 @@ def _choose_comparisons(
 def _count_shared_runs(first: SeededScores, second: SeededScores) -> int:
     """Return the number of tasks and seeds that both have."""
     return sum(len(first[task].keys() & second[task].keys()) for task in first.keys() & second.keys())
-
-
-def _compute_profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
-    values = [v for tasks in scores.values() for seeds in tasks.values() for v in seeds.values()]
-    if not values:
-        return {}
-    spare = 0.03 * (max(values) - min(values)) or 0.5
-    at = np.linspace(min(values) - spare, max(values) + spare, MAX_POINTS + 1).tolist()
-    return {
-        label: statistics.performance_profile(statistics.drop_seed_names(tasks), at, agent=label)
-        for label, tasks in scores.items()
-    }
 
 
 def _compute_memory_dependence(full: AgentTaskRow, masked: AgentTaskRow) -> MemoryDependence | None:

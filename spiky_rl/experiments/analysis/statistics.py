@@ -176,6 +176,7 @@ def compute_intervals(
         return estimate, np.full_like(estimate, -np.inf), np.full_like(estimate, np.inf)
     rows, flat = values.reshape(-1, values.shape[-1]), estimate.reshape(-1)
     index = _draw_resamples(sizes, resamples, seed)
+    # how often each resample drew each run, minus 1, the expected number
     places = index + np.arange(resamples)[:, None] * index.shape[1]
     counts = np.bincount(places.ravel(), minlength=places.size).reshape(index.shape) - 1.0
     bounds = np.empty((2, len(rows)))

@@ -20,7 +20,6 @@ from scipy import stats
 from spiky_rl.experiments.analysis.comparisons import (
     POWER,
     PairedComparison,
-    SeededScores,
     compare_pair,
     compute_tails,
     find_fewest,
@@ -95,14 +94,23 @@ def judge(
     """
     tests = plan.count_tests(len(tasks))
     verdicts = []
-    for pair, task, endpoint in itertools.product(plan.comparisons, tasks, plan.endpoints):
-        runs = {label: cells.get((label, task), ()) for label in pair}
+    for (agent, baseline), task, endpoint in itertools.product(plan.comparisons, tasks, plan.endpoints):
+        runs = {label: cells.get((label, task), ()) for label in (agent, baseline)}
         scores = {
             label: {task: _measure_by_seed(own, endpoint, reference.get(task))} for label, own in runs.items()
         }
         common = set.intersection(*({result.seed for result in own} for own in runs.values()))
-        verdict = _judge_one(plan, endpoint, task, scores, tests, is_planned)
-        verdicts.append(replace(verdict, unmeasured=len(common) - verdict.comparison.pairs))
+        comparison = compare_pair(scores, agent, baseline, tests)
+        first, second = pair_scores(scores[agent][task], scores[baseline][task])
+        mean = float(second.mean()) if second.size else math.nan
+        verdicts.append(
+            Verdict(
+                endpoint, task, comparison, mean, plan.margin,
+                equivalence=compute_equivalence_p_value(first, second, plan.margin),
+                seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(mean), tests),
+                is_planned=is_planned, unmeasured=len(common) - comparison.pairs,
+            )
+        )  # fmt: skip
     if plan.family == "all":
         return tuple(_correct_family(verdicts))
     # the endpoints alternate, so each family is every count-th verdict
@@ -116,26 +124,6 @@ def _measure_by_seed(
 ) -> dict[int, float]:
     measured = {result.seed: measure(result, endpoint, reference) for result in results}
     return {seed: value for seed, value in measured.items() if value is not None}
-
-
-def _judge_one(
-    plan: StudyPlan,
-    endpoint: Endpoint,
-    task: str,
-    scores: Mapping[str, SeededScores],
-    tests: int,
-    is_planned: bool,
-) -> Verdict:
-    agent, baseline = scores
-    comparison = compare_pair(scores, agent, baseline, tests)
-    first, second = pair_scores(scores[agent][task], scores[baseline][task])
-    reference = float(second.mean()) if second.size else math.nan
-    return Verdict(
-        endpoint, task, comparison, reference, plan.margin,
-        equivalence=compute_equivalence_p_value(first, second, plan.margin),
-        seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(reference), tests),
-        is_planned=is_planned,
-    )  # fmt: skip
 
 
 def _correct_family(family: Sequence[Verdict]) -> list[Verdict]:

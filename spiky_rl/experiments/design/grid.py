@@ -9,18 +9,12 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainSerializer,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import AfterValidator, Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
 
 from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.plain_data import PlainMapping, format_override, get_section
@@ -308,15 +302,22 @@ class _SharedCellInputs:
     resources: CellResources
     title: str
 
+    @property
+    def environment_overrides(self) -> list[str]:
+        """Overrides of the study that are not of an agent."""
+        return [text for text in self.study.overrides if not text.startswith("agent.")]
+
     def make_specification(
         self, task: str, agent: str, plan: RunPlan, seed: int, overrides: Sequence[str]
     ) -> CellSpecification:
         """Return a cell's specification; it names the physics of ``plan``, so that the cell's machine chooses no other."""
         study = self.study
+        # the study's library may lack the agent's algorithm
+        library = choose_library(study.library, plan.spec.algorithm) or plan.library
         names_physics = any(text.startswith("physics=") for text in overrides)
         physics = [] if names_physics or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
         return CellSpecification(
-            task=task, agent=agent, library=_get_library(study, plan), assets=self.resources.assets,
+            task=task, agent=agent, library=library, assets=self.resources.assets,
             device=self.resources.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
             overrides=(*overrides, *physics), tuned=find_copy(study.tuning, agent), episodes=study.episodes,
@@ -329,14 +330,29 @@ class _SharedCellInputs:
         name: str,
         specification: CellSpecification,
         defining: PlainMapping,
-        named_files: Mapping[str, str],
+        named_files: dict[str, str],
         **own: Any,
     ) -> Cell:
-        """Return a cell from its ``own`` fields, its run plan and the data and files that define its hash."""
+        """Return a cell from its ``own`` fields and its run plan.
+
+        Its hash depends on the ``defining`` data, environment, evaluation, kernels, threads, versions and digests of ``named_files``.
+        """
+        task_data = get_task_data(plan.task_spec)
+        defining = {
+            **defining, "environment": self.environment_overrides, "task": plan.task, "task_file": task_data,
+            "assets": specification.assets, "library": specification.library,
+            "episodes": specification.episodes, "conditions": list(specification.conditions),
+        }  # fmt: skip
+        provenance = plan_provenance(plan, self.resources.threads)
+        versions = get_deciding_versions(plan.request.task, plan.library)
+        bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
+        if named_files:  # absent, so that the hashes of other agents are those of earlier versions
+            bits["files"] = named_files
         return Cell(
             cell=name, task=plan.task, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, assets=plan.assets,
-            task_hash=hash_data(get_task_data(plan.task_spec)), specification=specification, budget=self.study.budget, library=specification.library,
-            **_make_hashes(defining, plan, self.resources.threads, named_files), **own,
+            task_hash=hash_data(task_data), specification=specification, budget=self.study.budget, library=specification.library,
+            hash=hash_data({**defining, **bits}), earlier_hash=hash_data(defining),
+            provenance=provenance, versions=versions, files=named_files, **own,
         )  # fmt: skip
 
 
@@ -358,19 +374,17 @@ def _build_trained_cell(
         if study.budget is None
         else study.budget.to_iterations(per_iteration)
     )
+    name = name_cell(plan.task, label, seed)
+    specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     defining = {
         "spec": plan.spec.to_dict(for_digest=True),
-        "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
         "num_envs": plan.num_envs,
         "processes": processes,
-        "budget": None if study.budget is None else str(study.budget),
-        **_describe_measurement(inputs, plan),
+        "budget": specification.budget,
     }
     if teacher is not None:
         defining["teacher"] = teacher.hash
-    name = name_cell(plan.task, label, seed)
-    specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
     teacher_name = "" if teacher is None else teacher.name
     return inputs.make_cell(
         plan, name, specification, defining, hash_named_files(specification.spec),
@@ -381,22 +395,15 @@ def _build_trained_cell(
 
 
 def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> Cell:
-    study = inputs.study
-    overrides = [text for text in study.overrides if not text.startswith("agent.")]
-    defining = {"environment": overrides, **_describe_measurement(inputs, plan)}
     # the agent does not act, so any one of the study will do
-    specification = inputs.make_specification(task, study.agents[0], plan, 0, overrides)
+    agent = inputs.study.agents[0]
+    specification = inputs.make_specification(task, agent, plan, 0, inputs.environment_overrides)
     name = make_folder_name(f"{plan.task}.{RANDOM}")
     return inputs.make_cell(
-        plan, name, specification, defining, {},
+        plan, name, specification, {}, {},
         agent=RANDOM, label=RANDOM, variant={}, seed=0, kind="random", spec_hash=None, env_steps=0, processes=1,
         commands=format_commands(specification, name, RANDOM),
     )  # fmt: skip
-
-
-def _get_library(study: Study, plan: RunPlan) -> str:
-    """Return the name of the study's library, or of the plan's if the study's lacks the agent's algorithm."""
-    return choose_library(study.library, plan.spec.algorithm) or plan.library
 
 
 def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
@@ -404,35 +411,6 @@ def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
     on_gpu = plan.device.startswith("cuda")
     kernels = compute_kernels_digest(on_gpu, plan.request.task, plan.physics)
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
-
-
-def _make_hashes(
-    defining: PlainMapping, plan: RunPlan, threads: int | None, named_files: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return a cell's hashes with all that counts in them beside the ``defining`` data: kernels, ``threads``, versions, ``named_files``."""
-    provenance = plan_provenance(plan, threads)
-    versions = get_deciding_versions(plan.request.task, plan.library)
-    bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
-    if named_files:  # absent, so that the hashes of other agents are those of earlier versions
-        bits["files"] = dict(named_files)
-    return {
-        "hash": hash_data({**defining, **bits}),
-        "earlier_hash": hash_data(defining),
-        "provenance": provenance,
-        "versions": versions,
-        "files": dict(named_files),
-    }
-
-
-def _describe_measurement(inputs: _SharedCellInputs, plan: RunPlan) -> dict[str, Any]:
-    return {
-        "task": plan.task,
-        "task_file": get_task_data(plan.task_spec),
-        "assets": inputs.resources.assets,
-        "library": _get_library(inputs.study, plan),
-        "episodes": inputs.study.episodes,
-        "conditions": list(inputs.study.conditions),
-    }
 
 
 def get_task_data(task: TaskSpec | None) -> dict[str, Any]:

@@ -151,15 +151,11 @@ def list_missing_lines(folder: Path, study: Study, use: str = TESTING) -> list[s
     if (path := find_file(folder)) is None:
         return []
     name, uses = folder.absolute().relative_to(path.parent).as_posix(), read_uses(path)
-    lines = []
+    lines, seeds = [], format_seeds(study.seeds)
+    if "," in seeds:  # YAML would take it for several entries of the mapping
+        seeds = f'"{seeds}"'
     for task in label_tasks(study):
         known = {seed for own in uses.get(task, ()) if own.study == name for seed in own.seeds}
         if set(study.seeds) - known:
-            lines.append(f"{task}: - {{study: {name}, use: {use}, seeds: {_format_as_yaml(study.seeds)}}}")
+            lines.append(f"{task}: - {{study: {name}, use: {use}, seeds: {seeds}}}")
     return lines
-
-
-def _format_as_yaml(seeds: Iterable[int]) -> str:
-    """Return ``seeds`` as YAML in a flow mapping: quoted if they have a comma."""
-    text = format_seeds(tuple(seeds))
-    return f'"{text}"' if "," in text else text

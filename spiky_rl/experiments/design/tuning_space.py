@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import (
-    RegistryError,
-    Settings,
-    UserError,
-    find_repeated,
-    shorten,
-    suggest_name,
-)
+from spiky_rl.config.options import RegistryError, Settings, UserError, find_repeated, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override, format_value
 from spiky_rl.config.spec import parse_overrides, read_yaml
 from spiky_rl.experiments.design.grid import Number
@@ -44,13 +37,6 @@ def _require_different(choices: tuple[str, ...]) -> tuple[str, ...]:
             f"{shorten(list(choices))} given; allowed: at least two different ones, each once"
         )
     return choices
-
-
-def _check_limits(low: float, high: float, log: bool) -> None:
-    """Raise RegistryError if the range is empty, or has no logarithm although ``log`` asks for it."""
-    if not low < high or (log and low <= 0):
-        above = " and low above 0" if log else ""
-        raise RegistryError(f"low {low} and high {high} given; allowed: low < high{above}")
 
 
 FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
@@ -80,8 +66,10 @@ class SearchDimension(Settings):
         if given_keys not in FORMS:
             given = ", ".join(sorted(given_keys)) or "nothing"
             raise RegistryError(f"{given} given; allowed: low and high (and log), or choices")
-        if self.low is not None and self.high is not None:
-            _check_limits(self.low, self.high, self.log)
+        low, high = self.low, self.high
+        if low is not None and high is not None and (low >= high or (self.log and low <= 0)):
+            above = " and low above 0" if self.log else ""
+            raise RegistryError(f"low {low} and high {high} given; allowed: low < high{above}")
         return self
 
     @property

@@ -107,10 +107,10 @@ def describe_energy_models(rows: Iterable[AgentTaskRow]) -> str:
 def find_lowest_energy(analysis: StudyAnalysis, model: str, labels: Iterable[str], task: str) -> str:
     """Return, as text, the lowest energy of a control step on a ``task`` under an energy ``model`` among agents of these ``labels``."""
     rows = [row for row in analysis.get_task_rows(task, labels) if model in row.energy]
-    first = min(rows, key=lambda row: row.energy[model].step.estimate, default=None)
+    first = min(rows, key=lambda row: row.energy[model].estimate, default=None)
     if first is None:
         return NONE
-    text = f"{format_intervals([first.energy[model].step], each=True)[0]} nJ"
+    text = f"{format_intervals([first.energy[model]], each=True)[0]} nJ"
     if model in first.energy_per_metre:
         text += f", {format_intervals([first.energy_per_metre[model]], each=True)[0]} µJ per metre"
     return f"{text} ({first.label})"

@@ -11,13 +11,7 @@ from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_c
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
-from spiky_rl.experiments.report.blocks import (
-    Block,
-    Column,
-    format_fixed,
-    join_names,
-    make_table,
-)
+from spiky_rl.experiments.report.blocks import Block, Column, format_fixed, join_names, make_table
 
 
 def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:

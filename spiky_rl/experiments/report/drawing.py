@@ -60,6 +60,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": SIZE,
 }
+DOT: Mapping[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.8}
 DOTTED: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 
@@ -122,15 +123,7 @@ def draw_interval(axes: Axes, y: float, interval: Interval, colour: str) -> None
     """Draw a dot at the estimate of an ``interval`` along x and, if it has bounds, a line between them, at height ``y``."""
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.plot(
-        [interval.estimate],
-        [y],
-        "o",
-        color=colour,
-        markersize=6,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
-    )
+    axes.plot([interval.estimate], [y], "o", color=colour, **DOT)
 
 
 def add_legend(figure: Figure, bold: Sequence[str] = ()) -> None:

@@ -88,7 +88,7 @@ def make_step_table(
     return make_table(
         f"A control step on {task}",
         [row.label for row in rows],
-        *_make_columns(titles, "nJ", _list_step_energies(rows), [row.ann_energy for row in rows]),
+        *_make_columns(titles, "nJ", [row.energy for row in rows], [row.ann_energy for row in rows]),
         note=" ".join(note for note, applies in notes.items() if applies),
     )
 
@@ -131,7 +131,7 @@ def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Bloc
     yield make_table(
         f"Energy of a control step on {task}",
         [row.label for row in rows],
-        *_make_columns(titles, "nJ", _list_step_energies(rows)),
+        *_make_columns(titles, "nJ", [row.energy for row in rows]),
         *_make_columns(anns, "nJ", [row.ann_energy for row in rows]),
     )
     yield make_episode_table(task, rows, titles)
@@ -140,25 +140,19 @@ def make_detail_blocks(task: str, rows: Sequence[AgentTaskRow]) -> Iterable[Bloc
 def make_episode_table(task: str, rows: Sequence[AgentTaskRow], titles: Mapping[str, str]) -> Block:
     """Return the table of the energies of an episode on a ``task``. See `make_step_table`."""
     operations = format_intervals([row.episode_operations for row in rows], 1e-3, each=True)
-    episodes = [{name: energy.episode for name, energy in row.energy.items()} for row in rows]
     return make_table(
         f"An episode on {task}",
         [row.label for row in rows],
         Column("length", format_intervals([row.length for row in rows]), "control steps"),
         Column("synaptic", operations, "thousand operations"),
-        *_make_columns(titles, "µJ", episodes, scale=1e-3),
+        *_make_columns(titles, "µJ", [row.episode_energy for row in rows], scale=1e-3),
     )
-
-
-def _list_step_energies(rows: Iterable[AgentTaskRow]) -> list[dict[str, Interval]]:
-    """Return the energies of a control step by energy model, row by row."""
-    return [{name: energy.step for name, energy in row.energy.items()} for row in rows]
 
 
 def _differs(rows: Iterable[AgentTaskRow], plain: str, lists: str) -> bool:
     """Return whether a network has another energy under the energy model ``lists`` than under ``plain``."""
     pairs = [(row.energy[lists], row.energy[plain]) for row in rows if {lists, plain} <= row.energy.keys()]
-    return any(abs(a.step.estimate - b.step.estimate) > MIN_DIFFERENCE * b.step.estimate for a, b in pairs)
+    return any(abs(a.estimate - b.estimate) > MIN_DIFFERENCE * b.estimate for a, b in pairs)
 
 
 def _make_columns(

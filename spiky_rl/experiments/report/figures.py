@@ -16,6 +16,7 @@ from spiky_rl.experiments.analysis.measures import ThresholdSummary
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, keep_known, sort_by_estimate
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
+    DOT,
     DOTTED,
     LINE,
     MUTED,
@@ -282,8 +283,7 @@ def draw_pareto(analysis: StudyAnalysis, task: str, model: str) -> Figure | None
     for label, (x, y) in sorted(points.items(), key=lambda item: item[1][0]):
         if math.isfinite(y.low):
             axes.plot([x, x], [y.low, y.high], color=colours[label], linewidth=1.0, alpha=0.5)
-        style: dict[str, Any] = {"color": colours[label], "label": fit_label(label)}
-        axes.plot([x], [y.estimate], "o", markersize=6, markeredgecolor="white", markeredgewidth=0.8, **style)
+        axes.plot([x], [y.estimate], "o", color=colours[label], label=fit_label(label), **DOT)
     energies = [x for x, _ in points.values()]
     ends = min(energies) / 10**0.15, max(energies) * 10**0.15
     steps = sorted((points[label][0], points[label][1].estimate) for label in front)

@@ -52,20 +52,13 @@ def write_pages(
 
 
 def _write_figures(folder: Path, figures: Mapping[str, str]) -> None:
-    """Write the ``figures``, by file stem, and remove those of the last report that are not among them."""
-    for stem in _list_last_figures(folder):
-        if stem not in figures:
-            (folder / FIGURES / f"{stem}.svg").unlink(missing_ok=True)
+    """Write the ``figures``, by file stem, and remove the others that the last report's Markdown page names."""
+    page = folder / MARKDOWN
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    for stem in set(FIGURE_LINE.findall(text)) - figures.keys():
+        (folder / FIGURES / f"{stem}.svg").unlink(missing_ok=True)
     for stem, svg in figures.items():
         files.write_text(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
-
-
-def _list_last_figures(folder: Path) -> list[str]:
-    """Return the file stems of the figures in the last report in ``folder``, from its Markdown page."""
-    path = folder / MARKDOWN
-    if not path.is_file():
-        return []
-    return FIGURE_LINE.findall(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def escape_text(text: str) -> str:

@@ -17,10 +17,7 @@ from spiky_rl.experiments.report.blocks import (
     make_table,
 )
 
-UNMEASURED_TEXT = {
-    "masked": "without velocities in the observation",
-    "delayed": "with late observations",
-}
+UNMEASURED_TEXT = {"masked": "without velocities in the observation", "delayed": "with late observations"}
 """Suffix of a task's twin -> what differs in the twin."""
 
 

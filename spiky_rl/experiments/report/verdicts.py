@@ -28,6 +28,7 @@ from spiky_rl.experiments.report.blocks import (
 )
 from spiky_rl.experiments.report.drawing import DOTTED, INK, RULE, draw_interval, fit_label
 from spiky_rl.experiments.report.threats import list_additions
+from spiky_rl.metrics.energy import MAIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +37,6 @@ NARROW = 5.4
 """Width of the picture in inches; its text is legible on a phone."""
 ROW, HEADING = 0.27, 0.5
 """Inches of a comparison, and of an endpoint's name with its axis."""
-TABLE_MODELS = ("fp32_sram", "int8_sram")
-"""Energy models of the first table."""
 
 
 def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
@@ -228,9 +227,7 @@ def compute_advantage(verdict: Verdict) -> Interval:
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of the agents on a ``task``: seeds, return and energy per metre."""
     rows = analysis.get_task_rows(task)
-    energies = {
-        m: format_intervals([row.energy_per_metre.get(m) for row in rows], each=True) for m in TABLE_MODELS
-    }
+    energies = {m: format_intervals([row.energy_per_metre.get(m) for row in rows], each=True) for m in MAIN}
     return make_table(
         f"Agents on {task}",
         [row.label for row in rows],

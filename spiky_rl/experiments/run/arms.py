@@ -127,13 +127,8 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
     for theirs in arm_results:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):
             raise StudyError(f"arms: {theirs.result.cell} of {theirs.arm.study}: {conflict}")
-    _require_finished(study, list(ours), arm_results)
-
-
-def _require_finished(study: Study, tasks: Sequence[str], arm_results: Sequence[ArmResult]) -> None:
-    """Raise StudyError if an agent of an arm has no finished cell on one of the ``tasks``."""
     finished = [(theirs.arm, theirs.result.agent, theirs.result.task) for theirs in arm_results]
-    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in tasks]
+    required = [(arm, agent, task) for arm in study.arms for agent in arm.agents for task in ours]
     for arm, agent, task in required:
         if (arm, agent, task) not in finished:
             raise StudyError(f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds")

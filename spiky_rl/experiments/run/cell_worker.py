@@ -180,19 +180,15 @@ def move_damaged_runs(folder: Path, library: str) -> bool:
         return True
     new_path = cells.move_away(folder / "run", "run.damaged")
     append_log(
-        folder,
-        f"no checkpoint is valid; the training starts again, its files are kept as {new_path.name}",
+        folder, f"no checkpoint is valid; the training starts again, its files are kept as {new_path.name}"
     )
     return False
 
 
 def find_latest_checkpoint(folder: Path, library: str) -> Path | None:
     """Return the last valid checkpoint of ``library`` in a cell's ``folder``; None if there is none."""
-    for run in reversed(list_runs(folder)):
-        checkpoint = find_valid_checkpoint(run, library)
-        if checkpoint is not None:
-            return checkpoint
-    return None
+    checkpoints = (find_valid_checkpoint(run, library) for run in reversed(list_runs(folder)))
+    return next(filter(None, checkpoints), None)
 
 
 def find_teacher_checkpoint(cell: Cell, out: Path) -> Path:
@@ -314,9 +310,8 @@ def build_result(
         cpu = read_mapping(folder / CPU, ("seconds",)) if attempts == 1 else None
         training = {**trained, "seconds_cpu": None if cpu is None else cpu["seconds"]}
         curve = trained["curve"]
-    from_evaluation = {key: evaluated[key] for key in EVALUATION_FIELDS}
-    if "registered" in evaluated:  # absent in files of earlier versions
-        from_evaluation["registered"] = evaluated["registered"]
+    # files of earlier versions lack `registered`
+    from_evaluation = {k: evaluated[k] for k in (*EVALUATION_FIELDS, "registered") if k in evaluated}
     data = {
         **cell.model_dump(by_alias=True),
         **from_evaluation,

@@ -251,6 +251,14 @@ def read_error(folder: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
+def read_error_lines(folder: Path) -> list[str] | None:
+    """Return the lines of the error of the cell in ``folder``, without empty ones; None if it left no error."""
+    path = folder / ERROR
+    if not path.is_file():
+        return None
+    return [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+
+
 @contextmanager
 def lock_cell(folder: Path, wait: bool = True) -> Iterator[int]:
     """Hold the lock of the cell in ``folder``, created if needed; yield its file descriptor, for children to inherit.

@@ -19,7 +19,7 @@ from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Number, PlannedCell, StudyPlanFile, Texts
 from spiky_rl.experiments.design.study import OptionalBudget, StudyFile
-from spiky_rl.experiments.run.cells import ERROR, RESULT
+from spiky_rl.experiments.run.cells import RESULT, read_error_lines
 from spiky_rl.metrics.energy import InferenceCost, get_energy_model
 from spiky_rl.run.provenance import Provenance
 
@@ -318,9 +318,10 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
 
     ``planned`` is the cell's entry in the plan; None if it has no entry, or if there is no plan (``has_plan`` is False).
     """
-    error = _read_last_error_lines(folder / ERROR)
+    error_lines = read_error_lines(folder)
+    error = "\n".join((error_lines or [])[-ERROR_LINES:])
     if not (folder / RESULT).is_file():
-        if error is not None:
+        if error_lines is not None:
             return skip_cell(folder.name, "failed", error or "error.txt is empty", planned)
         reason = "begun, not finished" if folder.is_dir() else "not begun"
         return skip_cell(folder.name, "missing", reason, planned)
@@ -335,14 +336,6 @@ def _read_cell(folder: Path, planned: PlannedCell | None, has_plan: bool) -> Cel
     if planned is None and has_plan:
         return skip_cell(folder.name, "stale", "it is not in plan.json", result)
     return result
-
-
-def _read_last_error_lines(path: Path) -> str | None:
-    """Return the last lines of the error in ``path``; None if there is no such file."""
-    if not path.is_file():
-        return None
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return "\n".join(lines[-ERROR_LINES:])
 
 
 def read_result(folder: Path) -> CellResult:

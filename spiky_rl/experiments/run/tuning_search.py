@@ -24,11 +24,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design.grid import Cell, hash_data
 from spiky_rl.experiments.run.cells import (
-    ERROR,
     RESULT,
     TrainingOutcome,
     is_finished,
     lock_cell,
+    read_error_lines,
     read_if_valid,
 )
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
@@ -252,7 +252,8 @@ class TuningSearch:
 
     def on_cells_failed(self, trial: RunningTrial, unfinished: Sequence[Cell]) -> Sequence[Cell]:
         """End a trial with ``unfinished`` cells: as diverged, or to be tried again by the next command; return no cells."""
-        reason = self.get_failure_reason(unfinished[0])
+        lines = read_error_lines(self.out / "cells" / unfinished[0].name) or ["it left no message"]
+        reason = lines[-1]
         if any(self.has_diverged(cell) for cell in unfinished):
             return self.end_bad_trial(trial, reason)
         self.broken[trial.title] = reason
@@ -292,22 +293,12 @@ class TuningSearch:
         """Return whether a ``cell`` has its result."""
         return is_finished(self.out / "cells" / cell.name, cell.hash)
 
-    def read_error_lines(self, cell: Cell) -> list[str]:
-        """Return the lines of the error of a ``cell``, without empty ones."""
-        path = self.out / "cells" / cell.name / ERROR
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        return [line for line in text.split("\n") if line.strip()]
-
-    def get_failure_reason(self, cell: Cell) -> str:
-        """Return the last line of the error of a ``cell``."""
-        return (self.read_error_lines(cell) or ["it left no message"])[-1]
-
     def has_diverged(self, cell: Cell) -> bool:
         """Return whether training or evaluation of a ``cell`` ended with non-finite values."""
-        paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
-        outcomes = (read_if_valid(path, TrainingOutcome) for path in paths)
+        folder = self.out / "cells" / cell.name
+        outcomes = (read_if_valid(path, TrainingOutcome) for path in folder.glob(f"run/*/*/*/{RESULT}"))
         return any(outcome and DIVERGED_TRAINING.match(outcome.outcome) for outcome in outcomes) or any(
-            map(DIVERGED_EVALUATION.match, self.read_error_lines(cell))
+            map(DIVERGED_EVALUATION.match, read_error_lines(folder) or ())
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,25 +42,11 @@ class WorkOrder:
     processes: int = 1
     """Number of processes of a cell's training; they share the cell's cores."""
 
-    def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
-        """Add further cells to ``waiting`` and ``states``; return whether a cell is left to begin, False after a stop."""
-        for cell in () if self.stop_requested() else self.more_cells(states):
-            waiting.append(cell)
-            states[cell.name] = WAITING
-        return bool(waiting) and not self.stop_requested()
-
-    def can_start(self, waiting: Sized, running: Sized) -> bool:
-        """Return whether one of the ``waiting`` cells may start beside the ``running`` ones."""
-        return bool(waiting) and len(running) < self.parallel and not self.stop_requested()
-
-    @staticmethod
-    def take_next(waiting: list[Cell], states: Mapping[str, str]) -> Cell | None:
-        """Remove the first ``waiting`` cell whose teacher has ended, and return it; None if there is none."""
-        for cell in waiting:
-            if states.get(cell.teacher) not in (WAITING, RUNNING):
-                waiting.remove(cell)
-                return cell
-        return None
+    def choose_next(self, cells: Iterable[Cell], states: Mapping[str, str]) -> list[Cell]:
+        """Return the waiting ``cells`` to begin now: the first ones whose teacher has ended, beside the running ones."""
+        free = self.parallel - list(states.values()).count(RUNNING)
+        waiting = [cell for cell in cells if states[cell.name] == WAITING]
+        return [cell for cell in waiting if states.get(cell.teacher) not in (WAITING, RUNNING)][:free]
 
 
 class Engine(ABC):
@@ -68,21 +54,23 @@ class Engine(ABC):
 
     def run(self, order: WorkOrder) -> dict[str, str]:
         """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""
-        states = {cell.name: WAITING for cell in order.cells}
-        waiting, running = list(order.cells), set[str]()
-        while order.has_more(waiting, states) or running:
-            while order.can_start(waiting, running) and (cell := order.take_next(waiting, states)):
-                self.start(order, cell)
-                running.add(cell.name)
-                states[cell.name] = RUNNING
-            if order.stop_requested():
+        cells = {cell.name: cell for cell in order.cells}
+        states = dict.fromkeys(cells, WAITING)
+        while True:
+            is_stopping = order.stop_requested()
+            if is_stopping:
                 self.stop()
+            else:
+                more = {cell.name: cell for cell in order.more_cells(states)}
+                cells |= more
+                states |= dict.fromkeys(more, WAITING)
+                for cell in order.choose_next(cells.values(), states):
+                    self.start(order, cell)
+                    states[cell.name] = RUNNING
             order.on_change(states)
-            ended = self.wait(order)
-            states |= ended
-            running -= ended.keys()
-        order.on_change(states)
-        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+            if RUNNING not in states.values() and (is_stopping or WAITING not in states.values()):
+                return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+            states |= self.wait(order)
 
     @abstractmethod
     def start(self, order: WorkOrder, cell: Cell) -> None:
