@@ -45,6 +45,8 @@ CompileMode = Literal["default", "max-autotune-no-cudagraphs"]
 """Modes of torch.compile that work with rsl_rl: those without CUDA graphs."""
 Layers = Annotated[Widths, Field(min_length=1, max_length=MAX_LAYERS, strict=False)]
 """Hidden layers, at least one."""
+Choices = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)]
+"""Numbers of choices."""
 Groups = Annotated[Names, Field(min_length=1, strict=False)]
 """Names of observation groups, at least one."""
 
@@ -81,6 +83,9 @@ class Distribution(Settings):
     std_range: Range = option((), "lowest and highest standard deviation; empty: rsl_rl's")
     learn_std: bool = option(True, "whether the standard deviation is learned")
     action_range: Range = option((), "range of the actions of a bounded distribution")
+    choices: Choices = option(
+        (), "with several discrete actions: number of choices of each, as the task has them; set by the task"
+    )
 
     @field_validator("std_range")
     @classmethod

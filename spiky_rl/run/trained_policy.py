@@ -19,7 +19,12 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
-from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
+from spiky_rl.learners.common.action_bounds import (
+    ActionBounds,
+    LargestChoice,
+    list_choices,
+    round_inwards,
+)
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
     CheckpointError,
@@ -86,19 +91,6 @@ class PolicyModule(SpikingModule):
         return f"agent={self.spec.name}, inputs={self.inputs[0]}, stateful={bool(self.state_sizes)}"
 
 
-class ChooseLargest(nn.Module):
-    """The index of the largest of A numbers, as a discrete action."""
-
-    def __init__(self, start: int) -> None:
-        """Initialise with the first action of the task."""
-        super().__init__()
-        self.start = start
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return actions [...] for ``x`` [..., A]."""
-        return self.start + x.argmax(dim=-1)
-
-
 def load_policy(
     source: str | os.PathLike[str],
     action_space: gymnasium.Space | None = None,
@@ -116,7 +108,7 @@ def load_policy(
 
     Args:
         source: Name of a policy that ``spiky show policies`` lists, run folder, or checkpoint.
-        action_space: The task's action space in Gymnasium: actions are then in its bounds, or the chosen index if they are discrete.
+        action_space: The task's action space in Gymnasium: actions are then in its bounds, or the chosen indices if they are discrete.
             None for the policy's own actions, as the environments of Isaac Lab and mjlab take them, or for logits.
         code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``.
 
@@ -169,25 +161,28 @@ def _find_library(files: Sequence[Path]) -> str:
 
 def _check_action_space(space: gymnasium.Space, spec: AgentSpec, num_actions: int | None) -> None:
     """Raise UserError unless the policy of an agent ``spec`` acts in ``space``; None for an unknown ``num_actions``."""
-    from gymnasium.spaces import Box, Discrete
+    from gymnasium.spaces import Box
 
-    if isinstance(space, Discrete):
-        size: int = int(space.n)
-    elif isinstance(space, Box) and len(space.shape) == 1:
-        size = space.shape[0]
-    else:
-        raise UserError(f"action_space: {space} given; allowed: Discrete, or Box of one dimension")
-    is_discrete = (spec.runner["actor"].get("distribution_cfg") or {}).get("class_name") == CATEGORICAL
-    if isinstance(space, Discrete) != is_discrete or num_actions not in (None, size):
-        allowed = f"Discrete({num_actions})" if is_discrete else f"Box of shape ({num_actions},)"
+    choices, _ = list_choices(space)
+    if not choices and not (isinstance(space, Box) and len(space.shape) == 1):
+        raise UserError(
+            f"action_space: {space} given; allowed: Discrete, MultiDiscrete, MultiBinary, or Box of one dimension"
+        )
+    distribution = spec.runner["actor"].get("distribution_cfg") or {}
+    is_discrete = distribution.get("class_name") == CATEGORICAL
+    size = sum(choices) or math.prod(space.shape or ())
+    known = tuple(distribution.get("choices") or ()) or choices[:1]
+    if bool(choices) != is_discrete or num_actions not in (None, size) or choices != known:
+        if len(known) > 1:
+            allowed = f"{', '.join(map(str, known))} choices"
+        else:
+            allowed = f"Discrete({num_actions})" if is_discrete else f"Box of shape ({num_actions},)"
         raise UserError(f"action_space: {space} given, which is not the policy's; allowed: {allowed}")
 
 
 def _make_action_map(space: Any, clip: float | None) -> nn.Module:
     """Return the module that maps a policy's output [..., A] to actions in a ``space``; ``clip`` is the agent's ``clip_actions``."""
-    from gymnasium.spaces import Discrete
-
-    if isinstance(space, Discrete):
-        return ChooseLargest(int(space.start))
+    if list_choices(space)[0]:
+        return LargestChoice(space)
     low, high = round_inwards(space.low, math.inf), round_inwards(space.high, -math.inf)
     return ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)

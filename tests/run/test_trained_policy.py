@@ -12,6 +12,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.kernels.dispatch import REFERENCE
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.run.policies import list_policies
+from tests.hosts.gymnasium import scripted
 
 gymnasium = pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
 SMALL = ["--task", "CartPole-v1", "--device", "cpu", "--num_envs", "32", "--max_iterations", "1"]
@@ -140,10 +141,21 @@ def test_a_run_folder_is_loaded_past_a_damaged_checkpoint(tmp_path):
         spiky_rl.load_policy(tmp_path)
 
 
+def test_a_policy_of_several_choices_gives_one_index_for_each(tmp_path):
+    run = train_once("lif_ppo", tmp_path, "--task", f"{scripted.__name__}:Scripted/Choices-v0")
+    space, x = gymnasium.spaces.MultiDiscrete([2, 3], start=[0, 5]), torch.randn(7, 1)
+    first, second = spiky_rl.load_policy(run)(x).split([2, 3], -1)
+    wanted = torch.stack([first.argmax(-1), 5 + second.argmax(-1)], -1)
+    assert torch.equal(spiky_rl.load_policy(run, space)(x), wanted)
+    with pytest.raises(UserError, match=r"action_space: .* not the policy's; allowed: 2, 3 choices"):
+        spiky_rl.load_policy(run, gymnasium.spaces.MultiDiscrete([3, 2]))
+
+
 @pytest.mark.parametrize(
     ("name", "space", "allowed"),
     [
         ("CartPole-v1.lif_ppo", gymnasium.spaces.Discrete(3), r"Discrete\(2\)"),
+        ("CartPole-v1.lif_ppo", gymnasium.spaces.MultiDiscrete([1, 1]), r"Discrete\(2\)"),
         ("CartPole-v1.lif_ppo", gymnasium.spaces.Box(-1.0, 1.0, (2,)), r"Discrete\(2\)"),
         ("CartPole-v1.mlp_matched_ppo", gymnasium.spaces.Box(-1.0, 1.0, (4,)), r"Discrete\(2\)"),
         ("InvertedPendulum-v5.lif_ppo", gymnasium.spaces.Discrete(1), r"Box of shape \(1,\)"),
@@ -175,8 +187,8 @@ def test_what_is_no_policy_of_vectors_is_refused_by_name(tmp_path):
         UserError, match=r"source: 'CartPole-v1\.lif_pp' given; .* mean 'CartPole-v1\.lif_ppo'"
     ):
         spiky_rl.load_policy("CartPole-v1.lif_pp")
-    with pytest.raises(UserError, match=r"action_space: MultiDiscrete.* given; allowed: Discrete, or Box"):
-        spiky_rl.load_policy("CartPole-v1.lif_ppo", gymnasium.spaces.MultiDiscrete([2, 2]))
+    with pytest.raises(UserError, match=r"action_space: Text.* given; allowed: Discrete, .* or Box"):
+        spiky_rl.load_policy("CartPole-v1.lif_ppo", gymnasium.spaces.Text(3))
     run = train_once("gru_ppo", tmp_path / "rsl_rl")
     with pytest.raises(
         UserError, match="as a module: .*class_name: RNNModel given; allowed: spiking networks"

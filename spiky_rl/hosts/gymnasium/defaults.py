@@ -31,6 +31,10 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
     fixed learning rate. Scaled rewards matter on all tasks: the clipped value loss moves a value by at most 0.2 per update.
     """
     distribution: dict[str, Any] = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}
+    if spaces.is_discrete:
+        distribution = {"class_name": CATEGORICAL}
+        if len(spaces.choices) > 1:
+            distribution["choices"] = list(spaces.choices)
     model: dict[str, Any] = {"class_name": "MLPModel", "hidden_dims": [64, 64], "activation": "tanh"}
     if spaces.is_image:
         model |= {"class_name": "CNNModel", "hidden_dims": [128], "activation": "elu", "cnn_cfg": CNN}
@@ -44,10 +48,7 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
         "save_interval": 50,
         "init_at_random_ep_len": False,
         "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
-        "actor": {
-            **model,
-            "distribution_cfg": {"class_name": CATEGORICAL} if spaces.is_discrete else distribution,
-        },
+        "actor": {**model, "distribution_cfg": distribution},
         "critic": model,
         "algorithm": {
             "class_name": "PPO",

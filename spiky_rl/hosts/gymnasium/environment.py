@@ -91,7 +91,8 @@ class GymnasiumVecEnv(HostEnvironment):
         """Smallest and largest action in the task's units, [A] each; None for discrete actions."""
         if self.spaces.is_discrete:
             return None
-        return torch.as_tensor(self.spaces.low), torch.as_tensor(self.spaces.high)
+        low, high = self.spaces.bounds
+        return torch.as_tensor(low), torch.as_tensor(high)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,12 @@ from spiky_rl.config.options import UserError, error_path
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import require_obs_groups
-from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
+from spiky_rl.learners.common.action_bounds import (
+    ActionBounds,
+    LargestChoice,
+    list_choices,
+    round_inwards,
+)
 
 if TYPE_CHECKING:
     import gymnasium
@@ -35,25 +41,14 @@ class TaskSpaces:
     """Whether observations are images [H, W, C] in Gymnasium; other images are [C, H, W]."""
     needs_flattening: bool
     """Whether the environments need Gymnasium's ``FlattenObservation``, because observations are no boxes."""
-    num_actions: int
-    """A: number of components of an action, or of choices if actions are discrete."""
-    is_discrete: bool
-    low: NDArray[np.float32]
-    """Smallest action, [A]; empty for discrete actions."""
-    high: NDArray[np.float32]
-    """Largest action, [A]; empty for discrete actions."""
-    start: int
-    """First discrete action."""
-    action_shape: tuple[int, ...]
-    action_dtype: np.dtype
-    """Type of an action's components in Gymnasium."""
+    action_space: gymnasium.Space
     control_period: float | None
     """Seconds from one control step to the next; None if the task does not tell."""
 
     @classmethod
     def read(cls, task: str, env: gymnasium.Env) -> Self:
         """Return the spaces of an environment. Raises UserError for spaces that are not available."""
-        from gymnasium.spaces import Box, Discrete, flatdim
+        from gymnasium.spaces import Box, flatdim
 
         observations, actions = env.observation_space, env.action_space
         if not _is_flattenable(observations):
@@ -68,29 +63,32 @@ class TaskSpaces:
             shape: tuple[int, ...] = (sides[2], *sides[:2])
         else:
             shape = sides if min(sides[1:]) >= MIN_PIXELS else (flatdim(observations),)
-        if isinstance(actions, Discrete):
-            low = high = np.zeros(0, np.float32)
-            num_actions, start, action_shape = int(actions.n), int(actions.start), ()
-        elif isinstance(actions, Box):
-            low, high = round_inwards(actions.low, np.inf), round_inwards(actions.high, -np.inf)
-            num_actions, start, action_shape = low.size, 0, actions.shape
-        else:
+        if not isinstance(actions, Box) and not list_choices(actions)[0]:
             raise UserError(
-                f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box and Discrete"
+                f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box, Discrete, MultiDiscrete and MultiBinary"
             )
-        return cls(
-            observation_shape=shape,
-            has_channels_last=has_channels_last,
-            needs_flattening=not is_box,
-            num_actions=num_actions,
-            is_discrete=isinstance(actions, Discrete),
-            low=low,
-            high=high,
-            start=start,
-            action_shape=action_shape,
-            action_dtype=np.dtype(actions.dtype),
-            control_period=_read_control_period(env),
-        )
+        return cls(shape, has_channels_last, not is_box, actions, _read_control_period(env))
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Number of choices of each component of a discrete action; empty for continuous actions."""
+        return list_choices(self.action_space)[0]
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether actions are choices."""
+        return bool(self.choices)
+
+    @property
+    def num_actions(self) -> int:
+        """A: number of components of an action, or of choices of all components if actions are discrete."""
+        return sum(self.choices) or math.prod(self.action_space.shape or ())
+
+    @functools.cached_property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Smallest and largest continuous action, [A] each."""
+        space: Any = self.action_space
+        return round_inwards(space.low, np.inf), round_inwards(space.high, -np.inf)
 
     @property
     def is_image(self) -> bool:
@@ -98,13 +96,19 @@ class TaskSpaces:
         return len(self.observation_shape) == 3
 
     def _check_distribution(self, task: str, spec: AgentSpec) -> None:
-        name = (spec.runner["actor"].get("distribution_cfg") or {}).get("class_name", "")
+        distribution = spec.runner["actor"].get("distribution_cfg") or {}
+        name, choices = distribution.get("class_name", ""), list(distribution.get("choices") or ())
         kind, allowed = (
             ("discrete", CATEGORICAL) if self.is_discrete else ("continuous", "GaussianDistribution")
         )
         if self.is_discrete != (name == CATEGORICAL):
             raise UserError(
                 f"agent.actor.distribution_cfg.class_name: {name} given, but {task} has {kind} actions; allowed: {allowed}"
+            )
+        wanted = [*self.choices] if len(self.choices) > 1 else []
+        if choices != wanted:
+            raise UserError(
+                f"agent.actor.distribution_cfg.choices: {choices} given; allowed on {task}: {wanted}"
             )
 
     def check_agent(self, task: str, spec: AgentSpec) -> None:
@@ -154,23 +158,29 @@ class TaskSpaces:
         """Return a policy's ``actions`` [B, A] in the form that Gymnasium's environments take.
 
         Components are clipped to [-1, 1] and mapped to the task's bounds, unless they are ``in_task_units`` already; a component
-        without bounds stays as it is. They are rounded if the task takes whole numbers. A discrete action is the index of the
-        largest component, counted from the first action.
+        without bounds stays as it is. They are rounded if the task takes whole numbers. A component of a discrete action is the index
+        of its largest number, counted from its first choice.
         """
-        values = actions.detach().to("cpu", torch.float32)
+        values, dtype = actions.detach().to("cpu", torch.float32), self.action_space.dtype
         if self.is_discrete:
-            return self.start + values.argmax(dim=-1).numpy()
+            return self._choose(values).numpy().astype(dtype)
+        low, high = self.bounds
         if not in_task_units:
-            values = self._bounds(values)
-        clipped = np.clip(values.numpy(), self.low, self.high).reshape(len(values), *self.action_shape)
-        if np.issubdtype(self.action_dtype, np.integer):
+            values = self._mapping(values)
+        clipped = np.clip(values.numpy(), low, high).reshape(len(values), *self.action_space.shape or ())
+        if np.issubdtype(dtype, np.integer):
             clipped = np.rint(clipped)
         # float32 stays unless the task's type cannot hold it
-        return clipped if np.can_cast(clipped.dtype, self.action_dtype) else clipped.astype(self.action_dtype)
+        return clipped if np.can_cast(clipped.dtype, dtype) else clipped.astype(dtype)
 
     @functools.cached_property
-    def _bounds(self) -> ActionBounds:
-        return ActionBounds(torch.as_tensor(self.low), torch.as_tensor(self.high))
+    def _choose(self) -> LargestChoice:
+        return LargestChoice(self.action_space)
+
+    @functools.cached_property
+    def _mapping(self) -> ActionBounds:
+        low, high = self.bounds
+        return ActionBounds(torch.as_tensor(low), torch.as_tensor(high))
 
 
 def _is_flattenable(space: gymnasium.Space) -> bool:

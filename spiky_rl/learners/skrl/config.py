@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "actor.distribution_cfg.class_name": ("GaussianDistribution", CATEGORICAL),
     "actor.distribution_cfg.std_type": ("log",),
     "actor.distribution_cfg.action_range": ((), []),
+    "actor.distribution_cfg.choices": ((), []),
     "algorithm.class_name": ("PPO",),
     "algorithm.optimizer": ("adam",),
     "algorithm.normalize_advantage_per_mini_batch": (False,),

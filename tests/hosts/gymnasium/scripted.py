@@ -147,9 +147,26 @@ class Series(Script):
 
 
 class Choices(Script):
-    """MultiDiscrete actions."""
+    """Actions of two choices, the second from 5 on; the reward has both as digits."""
 
-    action_space = spaces.MultiDiscrete([2, 3])
+    action_space = spaces.MultiDiscrete([2, 3], start=[0, 5])
+
+    def step(self, action):
+        observed, _, *others = super().step(action)
+        first, second = action.ravel()
+        return observed, float(10 * first + second), *others
+
+
+class Switches(Choices):
+    """Actions of 2 x 1 switches."""
+
+    action_space = spaces.MultiBinary([2, 1])
+
+
+class Words(Script):
+    """Actions of text."""
+
+    action_space = spaces.Text(3)
 
 
 class Broken(Script):
@@ -187,6 +204,8 @@ for name, cls, limit in (
     ("Groups-v0", Groups, 5),
     ("Series-v0", Series, 5),
     ("Choices-v0", Choices, 5),
+    ("Switches-v0", Switches, 5),
+    ("Words-v0", Words, 5),
     ("Broken-v0", Broken, 5),
     ("Filmed-v0", Filmed, 5),
 ):

@@ -78,7 +78,15 @@ def test_the_same_seed_gives_the_same_run(command, tmp_path):
     [
         (["--task", "HalfCheeta-v5"], ["--task", "'HalfCheeta-v5'", "HalfCheetah-v5"]),
         (["--task", f"{SCRIPTS}Series-v0"], ["Series-v0", "Sequence observations", "allowed: Box"]),
-        (["--task", f"{SCRIPTS}Choices-v0"], ["Choices-v0", "MultiDiscrete actions", "Box and Discrete"]),
+        (["--task", f"{SCRIPTS}Words-v0"], ["Words-v0", "Text actions", "allowed: Box, Discrete"]),
+        (
+            ["--task", f"{SCRIPTS}Choices-v0", "agent.actor.distribution_cfg.choices=[3,2]"],
+            ["distribution_cfg.choices", "[3, 2]", "allowed", "[2, 3]"],
+        ),
+        (
+            ["--task", f"{SCRIPTS}Choices-v0", "--rl_library", "skrl"],
+            ["distribution_cfg.choices", "[2, 3]", "allowed"],
+        ),
         (
             ["--task", f"{SCRIPTS}Picture-v0", "--agent", "mlp_ppo", "agent.actor.class_name=MLPModel"],
             ["agent.actor.class_name", "MLPModel", "images", "CNNModel"],

@@ -133,6 +133,19 @@ def test_the_largest_component_is_the_choice_of_a_discrete_action():
         assert env.step(torch.eye(4) * 2.0 - 5.0)[1].tolist() == [3.0, 4.0, 5.0, 6.0]
 
 
+@pytest.mark.parametrize(
+    ("task", "scores", "rewards"),
+    [
+        ("Choices-v0", [[0.0, 1.0, 0.0, 2.0, 1.0], [3.0, 1.0, -1.0, -2.0, -3.0]], [16.0, 5.0]),
+        ("Switches-v0", [[0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]], [10.0, 1.0]),
+    ],
+)
+def test_every_component_of_a_discrete_action_has_the_largest_of_its_own_numbers(task, scores, rewards):
+    with open_env(f"{SCRIPTS}{task}", 2) as env:
+        assert env.num_actions == len(scores[0]) and env.action_bounds is None
+        assert env.step(torch.tensor(scores))[1].tolist() == rewards
+
+
 def test_a_bound_of_actions_does_not_change_a_choice():
     task = load(f"{SCRIPTS}Turn-v0")
     with task.open("cpu", 4, SimulationOptions(seed=0, clip_actions=1.0)) as env:

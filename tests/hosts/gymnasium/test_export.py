@@ -134,4 +134,18 @@ def test_a_discrete_policy_is_exported_as_one_number_per_choice(tmp_path):
         policy = make_policy(plan, env)
         (found,) = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"])).values()
     assert found.mismatches == 0
-    assert "one number per choice" in (tmp_path / "policy.h").read_text()
+    assert "one number per choice; the largest one is chosen" in read_header(tmp_path)
+
+
+def test_a_policy_of_several_choices_is_exported_with_their_numbers(tmp_path):
+    task = f"{scripted.__name__}:Scripted/Choices-v0"
+    plan = make_plan(RunRequest(task=task, agent="lif_ppo", device="cpu", num_envs=32))
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        (found,) = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"])).values()
+    assert found.mismatches == 0
+    assert "one number per choice, in groups of 2, 3; the largest one of a group" in read_header(tmp_path)
+
+
+def read_header(folder):
+    return (folder / "policy.h").read_text().replace("\n// ", " ")

@@ -206,6 +206,25 @@ def test_a_categorical_distribution_is_torchs():
     torch.testing.assert_close(ours.sample().mean(0), theirs.probs[0], atol=0.015, rtol=0.0)
 
 
+def test_several_choices_are_independent_ones_of_torch():
+    sizes, ours, logits = [2, 3], CategoricalDistribution(5, [2, 3]), torch.randn(6, 5)
+    theirs = [OneHotCategorical(logits=part) for part in logits.split(sizes, -1)]
+    ours.update(logits)
+    actions, before = ours.sample(), ours.params
+    parts = actions.split(sizes, -1)
+    assert all(torch.equal(part.sum(-1), torch.ones(6)) for part in parts)
+    torch.testing.assert_close(
+        ours.log_prob(actions), sum(d.log_prob(part) for d, part in zip(theirs, parts, strict=True))
+    )
+    torch.testing.assert_close(ours.entropy, sum(d.entropy() for d in theirs))
+    torch.testing.assert_close(ours.std, torch.cat([d.variance.sqrt() for d in theirs], -1))
+    ours.update(logits.flip(0))
+    flipped = [OneHotCategorical(logits=part.flip(0)) for part in logits.split(sizes, -1)]
+    torch.testing.assert_close(
+        ours.kl_divergence(before, ours.params), sum(map(kl_divergence, theirs, flipped))
+    )
+
+
 def train_once(command, agent, task, tmp_path, *options):
     argv = ["--task", task, "--agent", agent, "--device", "cpu", "--log_root", tmp_path, *options]
     code, _, stderr = command("train", *argv, "--max_iterations", 1, "--num_envs", 32, *SMALL)
