@@ -87,7 +87,7 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
             if layer.recurrent is not None:
                 connections.append(make_connection_cost(layer.recurrent, i + 1))
         weight, read = network.decoder.synapses().t(), network.decoder.select_events
-        return [*connections, _make_matrix_cost(weight, len(network.layers), read)]
+        return [*connections, _make_matrix_cost(weight, len(network.layer_sizes), read)]
     if isinstance(network, Reservoir):
         readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
         return [

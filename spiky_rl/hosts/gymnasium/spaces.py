@@ -161,17 +161,18 @@ class TaskSpaces:
         without bounds stays as it is. They are rounded if the task takes whole numbers. A component of a discrete action is the index
         of its largest number, counted from its first choice.
         """
-        values, dtype = actions.detach().to("cpu", torch.float32), self.action_space.dtype
+        values = actions.detach().to("cpu", torch.float32)
+        space: Any = self.action_space
         if self.is_discrete:
-            return self._choose(values).numpy().astype(dtype)
+            return self._choose(values).numpy().astype(space.dtype)
         low, high = self.bounds
         if not in_task_units:
             values = self._mapping(values)
-        clipped = np.clip(values.numpy(), low, high).reshape(len(values), *self.action_space.shape or ())
-        if np.issubdtype(dtype, np.integer):
+        clipped = np.clip(values.numpy(), low, high).reshape(len(values), *space.shape)
+        if np.issubdtype(space.dtype, np.integer):
             clipped = np.rint(clipped)
         # float32 stays unless the task's type cannot hold it
-        return clipped if np.can_cast(clipped.dtype, dtype) else clipped.astype(dtype)
+        return clipped if np.can_cast(clipped.dtype, space.dtype) else clipped.astype(space.dtype)
 
     @functools.cached_property
     def _choose(self) -> LargestChoice:

@@ -140,19 +140,25 @@ def format_delay(steps: int) -> str:
     return f"{steps} control step" if steps == 1 else f"{steps} control steps"
 
 
-DELAY_CONDITIONS: dict[str, type[EvalCondition]] = {
-    f"{name}_delay_{steps}": type(
-        f"{cls.__name__}{steps}", (cls,), {"delay": steps, "text": text.format(format_delay(steps))}
-    )
-    for name, cls, text in (
-        ("action", ActionDelay, "actions take effect {} late; before the first one does, they are 0"),
-        (
-            "observation",
-            ObservationDelay,
-            "everything observed is {} old; in the first steps of an episode it is the first observation",
-        ),
-    )
-    for steps in DELAYS
+def make_delay_conditions(name: str, base: type[Delay], text: str) -> dict[str, type[EvalCondition]]:
+    """Return a subclass of ``base`` for each of `DELAYS`, by the name of its condition; ``text`` has a place for the delay."""
+    return {
+        f"{name}_delay_{steps}": type(
+            f"{base.__name__}{steps}", (base,), {"delay": steps, "text": text.format(format_delay(steps))}
+        )
+        for steps in DELAYS
+    }
+
+
+DELAY_CONDITIONS = {
+    **make_delay_conditions(
+        "action", ActionDelay, "actions take effect {} late; before the first one does, they are 0"
+    ),
+    **make_delay_conditions(
+        "observation",
+        ObservationDelay,
+        "everything observed is {} old; in the first steps of an episode it is the first observation",
+    ),
 }
 
 
