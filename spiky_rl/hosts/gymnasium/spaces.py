@@ -41,7 +41,8 @@ class TaskSpaces:
     """Whether observations are images [H, W, C] in Gymnasium; other images are [C, H, W]."""
     needs_flattening: bool
     """Whether the environments need Gymnasium's ``FlattenObservation``, because observations are no boxes."""
-    action_space: gymnasium.Space
+    action_space: Any
+    """Gymnasium's space of an action: a Box, Discrete, MultiDiscrete or MultiBinary."""
     control_period: float | None
     """Seconds from one control step to the next; None if the task does not tell."""
 
@@ -82,13 +83,12 @@ class TaskSpaces:
     @property
     def num_actions(self) -> int:
         """A: number of components of an action, or of choices of all components if actions are discrete."""
-        return sum(self.choices) or math.prod(self.action_space.shape or ())
+        return sum(self.choices) or math.prod(self.action_space.shape)
 
     @functools.cached_property
     def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Smallest and largest continuous action, [A] each."""
-        space: Any = self.action_space
-        return round_inwards(space.low, np.inf), round_inwards(space.high, -np.inf)
+        return round_inwards(self.action_space.low, np.inf), round_inwards(self.action_space.high, -np.inf)
 
     @property
     def is_image(self) -> bool:
@@ -161,8 +161,7 @@ class TaskSpaces:
         without bounds stays as it is. They are rounded if the task takes whole numbers. A component of a discrete action is the index
         of its largest number, counted from its first choice.
         """
-        values = actions.detach().to("cpu", torch.float32)
-        space: Any = self.action_space
+        values, space = actions.detach().to("cpu", torch.float32), self.action_space
         if self.is_discrete:
             return self._choose(values).numpy().astype(space.dtype)
         low, high = self.bounds

@@ -28,9 +28,15 @@ class WandbWriter(SummaryWriter):
 
     @override
     def add_scalar(
-        self, tag: str, scalar_value: Any, global_step: int | None = None, *arguments: Any, **options: Any
+        self,
+        tag: str,
+        scalar_value: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        new_style: bool = False,
+        double_precision: bool = False,
     ) -> None:
-        super().add_scalar(tag, scalar_value, global_step, *arguments, **options)
+        super().add_scalar(tag, scalar_value, global_step, walltime, new_style, double_precision)
         # a curve over seconds is left out: W&B drops steps that are smaller than its latest
         if not tag.endswith("/time"):
             self.run.log({tag: scalar_value}, step=global_step)
