@@ -19,12 +19,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
-from spiky_rl.learners.common.action_bounds import (
-    ActionBounds,
-    LargestChoice,
-    list_choices,
-    round_inwards,
-)
+from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
     CheckpointError,
@@ -33,6 +28,7 @@ from spiky_rl.learners.common.checkpoints import (
     read_checkpoint,
     read_mapping,
 )
+from spiky_rl.learners.common.discrete_actions import LargestChoice, list_choices
 from spiky_rl.learners.common.inference_policy import clamp_observations
 from spiky_rl.networks.base import SpikingNetwork, State
 from spiky_rl.run import policies, run_folders

@@ -33,8 +33,8 @@ def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
     distribution: dict[str, Any] = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}
     if spaces.is_discrete:
         distribution = {"class_name": CATEGORICAL}
-        if len(spaces.choices) > 1:
-            distribution["choices"] = list(spaces.choices)
+        if spaces.component_choices:
+            distribution["choices"] = spaces.component_choices
     model: dict[str, Any] = {"class_name": "MLPModel", "hidden_dims": [64, 64], "activation": "tanh"}
     if spaces.is_image:
         model |= {"class_name": "CNNModel", "hidden_dims": [128], "activation": "elu", "cnn_cfg": CNN}

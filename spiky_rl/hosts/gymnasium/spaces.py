@@ -16,12 +16,8 @@ from spiky_rl.config.options import UserError, error_path
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import require_obs_groups
-from spiky_rl.learners.common.action_bounds import (
-    ActionBounds,
-    LargestChoice,
-    list_choices,
-    round_inwards,
-)
+from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
+from spiky_rl.learners.common.discrete_actions import LargestChoice, list_choices
 
 if TYPE_CHECKING:
     import gymnasium
@@ -76,6 +72,11 @@ class TaskSpaces:
         return list_choices(self.action_space)[0]
 
     @property
+    def component_choices(self) -> list[int]:
+        """Setting ``choices`` of the action distribution: `choices` of several components; empty for a single one, which needs none."""
+        return list(self.choices) if len(self.choices) > 1 else []
+
+    @property
     def is_discrete(self) -> bool:
         """Whether actions are choices."""
         return bool(self.choices)
@@ -105,10 +106,9 @@ class TaskSpaces:
             raise UserError(
                 f"agent.actor.distribution_cfg.class_name: {name} given, but {task} has {kind} actions; allowed: {allowed}"
             )
-        wanted = [*self.choices] if len(self.choices) > 1 else []
-        if choices != wanted:
+        if choices != self.component_choices:
             raise UserError(
-                f"agent.actor.distribution_cfg.choices: {choices} given; allowed on {task}: {wanted}"
+                f"agent.actor.distribution_cfg.choices: {choices} given; allowed on {task}: {self.component_choices}"
             )
 
     def check_agent(self, task: str, spec: AgentSpec) -> None:

@@ -1,17 +1,13 @@
-"""Mapping of a policy's actions to the action space of a task of Gymnasium: its bounds, or its choices."""
+"""Mapping of a policy's actions to the bounds of a task."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    import gymnasium
 
 LARGEST_BOUND = 1e30
 """Absolute value from which a bound counts as none: tasks write the largest float, about 3.4e38, for no bound."""
@@ -56,31 +52,3 @@ class ActionBounds(nn.Module):
         """Return actions in the task's units."""
         values = self.middle + self.scale * torch.minimum(torch.maximum(actions, -self.limit), self.limit)
         return torch.minimum(torch.maximum(values, self.low), self.high) if self.clips else values
-
-
-def list_choices(space: gymnasium.Space) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the number of choices and the first choice of every component of a discrete ``space``; nothing for any other space."""
-    from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
-
-    if isinstance(space, Discrete):
-        return (int(space.n),), (int(space.start),)
-    if isinstance(space, MultiDiscrete):
-        return tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist())
-    size = math.prod(space.shape) if isinstance(space, MultiBinary) else 0
-    return (2,) * size, (0,) * size
-
-
-class LargestChoice(nn.Module):
-    """Mapping of scores [..., A], one per choice, to actions [..., *shape] of a discrete space: each component's largest score is chosen."""
-
-    def __init__(self, space: gymnasium.Space) -> None:
-        super().__init__()
-        self.choices, first = list_choices(space)
-        self.register_buffer("first", torch.tensor(first), persistent=False)
-        self.first: Tensor
-        self.shape = space.shape or ()
-
-    def forward(self, scores: Tensor) -> Tensor:
-        """Return the chosen actions."""
-        chosen = [part.argmax(dim=-1) for part in scores.split(self.choices, dim=-1)]
-        return (torch.stack(chosen, dim=-1) + self.first).reshape(scores.shape[:-1] + self.shape)
