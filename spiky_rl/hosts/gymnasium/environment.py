@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, NoReturn, override
 
 import gymnasium
 import numpy as np
@@ -66,7 +66,7 @@ class GymnasiumVecEnv(HostEnvironment):
             # a task's own vector class would have an autoreset of its own
             vectorization_mode=task.vectorization_mode,
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            wrappers=[*flattening, CopiedObservations],
+            wrappers=[*flattening, CheckedTask],
             **settings,
         )
         self.latest_infos: Mapping[str, Any] = {}
@@ -215,12 +215,33 @@ class GymnasiumVecEnv(HostEnvironment):
             raise NonFiniteError(f"{name} of {self.task_id} is not finite", blames_policy=False)
 
 
-class CopiedObservations(gymnasium.ObservationWrapper):
-    """Task with copied observations: a task that resets into the array of its last observation would change the final observation."""
+class CheckedTask(gymnasium.Wrapper):
+    """Task whose observations have the declared shape and are copied: a task may reset into the array of its last observation."""
 
     @override
-    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
-        return np.array(observation)
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observation, infos = self.env.reset(seed=seed, options=options)
+        return self._copy(observation), infos
+
+    @override
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, infos = self.env.step(action)
+        if np.ndim(reward) > 0:
+            self._refuse(f"a reward has shape {np.shape(reward)}; allowed: a number")
+        return self._copy(observation), reward, terminated, truncated, infos
+
+    def _copy(self, observation: Any) -> NDArray[Any]:
+        copied, declared = np.array(observation), self.observation_space.shape
+        if copied.shape != declared:
+            self._refuse(
+                f"an observation has shape {copied.shape}; allowed: {declared}, the shape of its observation space"
+            )
+        return copied
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise UserError(f"--task {self.spec.id if self.spec else self.env}: {reason}")
 
 
 class GymnasiumCamera:

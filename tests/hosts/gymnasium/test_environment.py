@@ -341,6 +341,22 @@ def test_an_observation_that_is_not_finite_is_refused_wherever_it_stands_in_an_e
         assert not refused.value.blames_policy
 
 
+@pytest.mark.filterwarnings("ignore:.*(obs|reward) returned by")
+def test_an_observation_or_reward_of_another_shape_than_the_task_declares_is_refused(monkeypatch):
+    task = f"{SCRIPTS}Script-v0"
+    with open_env(task, 2) as env:
+        env.vector_env.envs[1].unwrapped.observed = np.zeros(2)
+        with pytest.raises(UserError, match=r"Script-v0: an observation has shape \(2,\); allowed: \(1,\)"):
+            env.step(torch.zeros(2, 2))
+    results = np.zeros(1), np.zeros(1), False, False, {}
+    monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
+    with open_env(task, 2) as env, pytest.raises(UserError, match=r"a reward has shape \(1,\)"):
+        env.step(torch.zeros(2, 2))
+    monkeypatch.setattr(scripted.Script, "reset", lambda *_, **_settings: (np.zeros((1, 1)), {}))
+    with pytest.raises(UserError, match=r"an observation has shape \(1, 1\)"), open_env(task, 2):
+        pass
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "2.5", "many"])
 def test_a_time_limit_that_is_none_is_refused(value):
     with pytest.raises(UserError, match="env.max_episode_steps"):
