@@ -1,4 +1,4 @@
-"""Checks of encoders, decoders and penalties from outside the package, which run on zeros when a network is built.
+"""Checks of encoders, decoders, penalties and learning rules from outside the package, which run on zeros when a network is built.
 
 Without them a wrong shape appears in a kernel, far from the part that returned it.
 """
@@ -9,6 +9,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from spiky_rl.config.modules import format_exception
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.registry import Component, is_foreign
 from spiky_rl.penalties.base import Penalty
+
+if TYPE_CHECKING:
+    from spiky_rl.networks._layer import SpikingLayer
 
 T, B = 2, 3
 """Control steps and environments of a check: unequal, so that exchanged dimensions are found."""
@@ -43,12 +47,7 @@ def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs:
         return
     with _run(name, "decoder", decoder):
         result = copy.deepcopy(decoder)(torch.zeros(T, steps, B, inputs), None, None)
-    if not (isinstance(result, tuple) and len(result) == 2):
-        kind = type(result).__name__
-        raise RegistryError(
-            f"decoder: {name}: forward returned a {kind}; allowed: a pair, features [T, B, F] and states"
-        )
-    _check_shape("decoder", name, result[0], "features [T, B, F]", [T, B, outputs])
+    _check_features("decoder", name, result, "forward", [T, B, outputs])
 
 
 def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: Sequence[float]) -> None:
@@ -58,6 +57,43 @@ def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: S
     with _run(name, "sparsity", penalty):
         term = penalty.compute([torch.zeros(width) for width in widths], fan_out)
     _check_shape("sparsity", name, term, "a scalar", [], [1], method="compute")
+
+
+def check_rule(
+    name: str,
+    rule: Any,
+    layers: Sequence[SpikingLayer],
+    encoder: Encoder,
+    decoder: Decoder,
+    sizes: Sequence[int],
+) -> None:
+    """Raise RegistryError if a hook of an own learning ``rule`` returns another shape than it is given; ``sizes`` are O, K and F."""
+    if not (is_foreign(name) and rule.has_hooks):
+        return
+    (inputs, steps, outputs), rule = sizes, copy.deepcopy(rule)
+    signal, results = copy.deepcopy(encoder)(torch.zeros(T, B, inputs)), []
+    for layer in layers:
+        with _run(name, "learning", rule):
+            given = rule.on_layer_input(signal)
+        _check_shape("learning", name, given, "the signal's shape", [*signal.shape], method="on_layer_input")
+        zeros = torch.zeros(T, steps, B, layer.width)
+        with _run(name, "learning", rule):
+            signal = rule.on_layer_output(layer, signal, zeros, zeros, None)
+        _check_shape("learning", name, signal, "[T, K, B, N]", [*zeros.shape], method="on_layer_output")
+        results.append(signal)
+    with _run(name, "learning", rule):
+        result = rule.decode(copy.deepcopy(decoder), results, None, None)
+    _check_features("learning", name, result, "decode", [T, B, outputs])
+
+
+def _check_features(key: str, name: str, result: object, method: str, shape: list[int]) -> None:
+    """Raise RegistryError if the ``result`` of ``method`` is not a pair of features of that ``shape`` and states."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        kind = type(result).__name__
+        raise RegistryError(
+            f"{key}: {name}: {method} returned a {kind}; allowed: a pair, features [T, B, F] and states"
+        )
+    _check_shape(key, name, result[0], "features [T, B, F]", shape, method=method)
 
 
 @contextmanager

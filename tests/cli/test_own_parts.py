@@ -40,7 +40,7 @@ def test_the_surrogates_primitive_has_its_derivative(mine, slope, ratio):
 
 FAULTY = """
 import torch
-from parts import L1, Ramp, Symlog
+from parts import L1, Damped, Ramp, Symlog
 
 
 class NoWidth(Symlog):
@@ -77,6 +77,21 @@ class Transposed(Ramp):
 class Vector(L1):
     def compute(self, rates, fan_out):
         return rates[0]
+
+
+class Halved(Damped):
+    def on_layer_input(self, signal):
+        return signal[..., ::2]
+
+
+class Summed(Damped):
+    def on_layer_output(self, layer, signal, current, output, keep):
+        return output.sum(1)
+
+
+class Unpaired(Damped):
+    def decode(self, decoder, outputs, state, keep):
+        return decoder(outputs[-1], state, keep)[0]
 """
 
 
@@ -93,6 +108,15 @@ class Vector(L1):
         ("decoder: Alone", "returned a Tensor; allowed: a pair, features [T, B, F] and states"),
         ("decoder: Transposed", "returned [3, 2, 2]; allowed: features [T, B, F], here [2, 3, 2]"),
         ("sparsity: Vector", "returned [16]; allowed: a scalar, here [] or [1]"),
+        (
+            "learning: Halved",
+            "on_layer_input returned [2, 1, 3, 3]; allowed: the signal's shape, here [2, 1, 3, 5]",
+        ),
+        (
+            "learning: Summed",
+            "on_layer_output returned [2, 3, 16]; allowed: [T, K, B, N], here [2, 4, 3, 16]",
+        ),
+        ("learning: Unpaired", "decode returned a Tensor; allowed: a pair"),
     ],
 )
 def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mine, part, fault, monkeypatch):
