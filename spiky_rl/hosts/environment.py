@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +17,11 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.hosts.condition_groups import ConditionGroups
+
+log = logging.getLogger(__name__)
+
+NO_GPU = "Could not find or load the NVIDIA CUDA driver"
+"""Part of Warp's warning on a machine without a GPU."""
 
 type Leaves = Mapping[str | tuple[str, ...], Tensor]
 """Observations by their nested names, [B, ...] each."""
@@ -184,3 +193,21 @@ def iterate_terms(env: Any, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
         widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
         for term, part in zip(manager.active_terms[name], values.split(widths, dim=1), strict=True):
             yield f"{name}.{term}", part
+
+
+def initialise_warp() -> None:
+    """Initialise Warp, and send its native warning about a missing GPU from stderr to the debug log."""
+    import warp
+
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as output:
+        sys.stderr.flush()
+        os.dup2(output.fileno(), 2)
+        try:
+            warp.init()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        output.seek(0)
+        for line in output.read().decode(errors="replace").splitlines():
+            log.log(logging.DEBUG if NO_GPU in line else logging.WARNING, "%s", line)

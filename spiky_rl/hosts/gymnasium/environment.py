@@ -227,9 +227,10 @@ class CheckedTask(gymnasium.Wrapper):
 
     @override
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        reward: Any
         observation, reward, terminated, truncated, infos = self.env.step(action)
-        if np.ndim(reward) > 0:
-            self._refuse(f"a reward has shape {np.shape(reward)}; allowed: a number")
+        if shape := np.shape(reward):
+            self._refuse(f"a reward has shape {shape}; allowed: a number")
         return self._copy(observation), reward, terminated, truncated, infos
 
     def _copy(self, observation: Any) -> NDArray[Any]:

@@ -9,7 +9,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, override
@@ -26,6 +25,7 @@ from spiky_rl.hosts.environment import (
     Stopwatch,
     TimedEnvironment,
     get_leaves,
+    initialise_warp,
     seed_torch,
     share_terrain,
 )
@@ -57,8 +57,6 @@ PACKAGES = {"isaaclab_tasks": ("isaaclab", "Isaac Lab"), "spiky_rl": ("spiky_rl"
 """Distribution and display name by the package that registers a task."""
 NOISY_LOGGERS = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn about normal conditions while a scene is built, such as a fixed root."""
-NO_GPU = "Could not find or load the NVIDIA CUDA driver"
-"""Warp's warning that it will run on the CPU."""
 
 
 def resolve_task(name: str) -> str:
@@ -226,7 +224,8 @@ def open_simulation(
     Raises:
         AssetError: A robot's file is not available.
     """
-    _initialise_warp()  # before importing Isaac Lab's environments, which also initialise Warp
+    with silence_isaaclab():
+        initialise_warp()  # before importing Isaac Lab's environments, which also initialise Warp
 
     from argparse import Namespace
 
@@ -273,24 +272,6 @@ def open_simulation(
         stream = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
         with contextlib.redirect_stderr(stream):
             launched.__exit__(*failure)
-
-
-def _initialise_warp() -> None:
-    """Initialise Warp, and send its native warning about a missing GPU from stderr to the debug log."""
-    import warp
-
-    saved = os.dup(2)
-    with silence_isaaclab(), tempfile.TemporaryFile() as output:
-        sys.stderr.flush()
-        os.dup2(output.fileno(), 2)
-        try:
-            warp.init()
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-        output.seek(0)
-        for line in output.read().decode(errors="replace").splitlines():
-            logger.log(logging.DEBUG if NO_GPU in line else logging.WARNING, "%s", line)
 
 
 @contextlib.contextmanager

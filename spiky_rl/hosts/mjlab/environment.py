@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import warp
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 from mjlab.rl import RslRlVecEnvWrapper
 from mjlab.utils.random import seed_rng
@@ -21,6 +22,7 @@ from spiky_rl.hosts.environment import (
     Stopwatch,
     TimedEnvironment,
     get_leaves,
+    initialise_warp,
     iterate_terms,
     seed_torch,
     share_terrain,
@@ -57,7 +59,11 @@ def open_environment(
     A request for deterministic kernels makes only torch's deterministic; MuJoCo Warp has none.
     """
     log.info("building the worlds; the first time on a machine, Warp compiles its kernels for minutes")
+    if not log.isEnabledFor(logging.DEBUG):
+        # Warp announces every kernel that it loads, also during a training
+        warp.config.log_level = warp.LOG_WARNING
     with silence_mjlab():
+        initialise_warp()
         if options.deterministic:
             seed_rng(env_cfg.seed or 0, torch_deterministic=True)
         env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if options.video else None)
