@@ -12,9 +12,11 @@ from statsmodels.stats.power import TTestPower
 
 from spiky_rl.experiments.analysis import comparisons
 from spiky_rl.experiments.analysis.comparisons import (
+    MAX_SEEDS,
     cohens_dz,
     compare_agents,
     compute_seeds_needed,
+    find_fewest,
     holm,
     probability_of_improvement,
     sign_flip_test,
@@ -282,6 +284,12 @@ def test_seeds_needed_are_never_fewer_than_a_test_can_use():
         assert compute_seeds_needed(effect) == 6 and compute_min_p_value(6) < ALPHA <= compute_min_p_value(5)
         assert compute_seeds_needed(effect, tasks=2) == 3
         assert compute_seeds_needed(effect, comparisons=15) == 10
+
+
+def test_a_number_of_seeds_is_found_up_to_the_largest_one():
+    for least in (7, 800_000, MAX_SEEDS):
+        assert find_fewest(6, least.__le__) == least
+    assert find_fewest(6, MAX_SEEDS.__lt__) is None
 
 
 def test_no_number_of_seeds_finds_nothing():

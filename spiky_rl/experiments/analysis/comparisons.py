@@ -284,8 +284,8 @@ def find_fewest(fewest: int, is_enough: Callable[[int], bool]) -> int | None:
     """
     high = fewest
     while not is_enough(high):
-        high *= 2
-        if high > MAX_SEEDS:
+        if high >= MAX_SEEDS:
             return None
+        high = min(2 * high, MAX_SEEDS)
     candidates = range(max(fewest, high // 2), high + 1)
     return candidates[bisect.bisect_left(candidates, True, key=is_enough)]
