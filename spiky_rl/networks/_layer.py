@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -222,11 +223,6 @@ class SpikingLayer(torch.nn.Module):
         return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
-def has_trainable_parameters(*modules: torch.nn.Module) -> bool:
-    """Return whether any parameter of the ``modules`` requires a gradient."""
-    return any(p.requires_grad for module in modules for p in module.parameters())
-
-
 def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, with a common scale for weights to the same neuron."""
     for layer in layers:
@@ -257,10 +253,12 @@ def run_neuron(
 
     ``loop`` is ``feedback`` of `dispatch.unroll` and ``recorded_potentials`` is ``trace``; the other arguments have the same names.
     """
+    unroll = partial(
+        dispatch.unroll, backend, neuron, ops,
+        params=params, trace=recorded_potentials, feedback=loop, synapses=synapses,
+    )  # fmt: skip
     if channel is None or loop is None:
-        output, new = dispatch.unroll(
-            backend, neuron, ops, current, steps, state, params, keep, recorded_potentials, loop, synapses
-        )
+        output, new = unroll(current, steps, state, keep=keep)
         return output if channel is None else channel(output), new
     if current.shape[0] != 1:
         raise ValueError(
@@ -274,20 +272,7 @@ def run_neuron(
     outputs = []
     for k in range(steps):
         step_current = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
-        step_keep = keep if k == 0 else None
-        output, new = dispatch.unroll(
-            backend,
-            neuron,
-            ops,
-            step_current,
-            1,
-            state,
-            params,
-            step_keep,
-            recorded_potentials,
-            loop,
-            synapses,
-        )
+        output, new = unroll(step_current, 1, state, keep=keep if k == 0 else None)
         output = channel(output)
         outputs.append(output)
         state = (*new[:latest_output], output[0, 0], *new[latest_output + 1 :])

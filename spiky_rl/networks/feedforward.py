@@ -33,7 +33,7 @@ from spiky_rl.kernels.gpu_stack import ActivityPenalty, GpuStack
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
 from spiky_rl.networks import _own_parts
-from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
+from spiky_rl.networks._layer import SpikingLayer, quantize_weights
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
@@ -250,7 +250,7 @@ class FeedForward(SpikingNetwork):
         """Mean number of synapses that an event of each layer reaches, for the penalty."""
         self.sparsity: Penalty | None = None
         if sparsity is not None:
-            if not has_trainable_parameters(self.encoder, *layers):
+            if not any(p.requires_grad for part in (self.encoder, *layers) for p in part.parameters()):
                 raise RegistryError(
                     f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
                 )

@@ -35,6 +35,7 @@ from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.connections.base import Shape, count_values
 from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
@@ -153,7 +154,7 @@ class Reservoir(SpikingNetwork):
         neuron: ComponentSpec,
         surrogate: ComponentSpec,
         plasticity: ComponentSpec | None,
-        inputs: int | tuple[int, ...],
+        inputs: Shape | int,
         outputs: int,
     ) -> None:
         """Build the network from options and parts; ``inputs`` is O, ``outputs`` is F."""
@@ -163,7 +164,7 @@ class Reservoir(SpikingNetwork):
         self.steps, self.size, self.train_input = options.steps, options.size, options.train_input
         # for the calibration on the CPU, before a learner moves the network to its device
         self.backend = dispatch.AUTO
-        self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
+        self.inputs = count_values(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         _own_parts.check_encoder(encoder.name, self.encoder, self.inputs, options.steps)
         self.neuron = neuron.build()
