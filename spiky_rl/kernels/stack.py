@@ -7,6 +7,7 @@ next ones: signals between two layers stay in the cache, and a rollout step of o
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -389,14 +390,10 @@ class _Run(torch.autograd.Function):
         if offset is not None:
             _check_tensor("bias", offset, (stack.stages[-1].map.out_features,))
             offset = offset.contiguous()
-        for i, stage in enumerate(stack.stages):
-            at = _PER_STAGE * i
-            _, _, params, state, _ = tensors[at : at + _PER_STAGE]
-            if state is not None or params is not None or keep is not None:
-                width = stage.map.out_features
-                operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
-            if state is not None:
-                tensors[at + 3] = state.contiguous()
+        for stage, part in zip(stack.stages, itertools.batched(tensors, _PER_STAGE), strict=True):
+            _, _, params, state, _ = part
+            width = stage.map.out_features
+            operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
         layers, _kept_alive = stack.fill_layers(request.calls, tensors)
         last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
@@ -419,9 +416,7 @@ class _Run(torch.autograd.Function):
         rates = []
         if request.counted:
             rows = T * steps * B
-            rates = [
-                _compute_rates(stack.core, layer.bits, rows, layer.C, x) for layer in layers[1 : len(layers)]
-            ]
+            rates = [_compute_rates(stack.core, layer.bits, rows, layer.C, x) for layer in layers[1:]]
         if needs_backward:
             ctx.set_materialize_grads(False)
             ctx.request, ctx.layout, ctx.shape, ctx.states = request, layout, x.shape, len(last)
@@ -437,7 +432,7 @@ class _Run(torch.autograd.Function):
         x, keep, memory, offset, *tensors = ctx.saved_tensors
         grad_output, grad_last, grad_rates = grads[0], grads[1 : 1 + ctx.states], grads[1 + ctx.states :]
         T, K, B, _ = ctx.shape
-        like, empty_like, contiguous = tensors[0], torch.empty_like, torch.contiguous_format
+        like = tensors[0]
         layers, kept_alive = stack.fill_layers(request.calls, tensors)
         ctx.layout.fill(layers, stack.stages, memory.data_ptr())
         if grad_output is None:
@@ -445,25 +440,23 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros((T, request.steps, B, width) if offset is None else (T, B, width))
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        for i in range(len(stack.stages)):
+        for i, part in enumerate(itertools.batched(tensors, _PER_STAGE)):
             layer = layers[i]
-            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            if state is not None and grad_last[i] is not None:
+            if grad_last and grad_last[i] is not None:
                 kept_alive.append(grad := grad_last[i].contiguous())
                 layer.grad_last = grad.data_ptr()
             if i > 0 and grad_rates and grad_rates[i - 1] is not None:
                 per_event = grad_rates[i - 1] / (T * request.steps * B)
                 kept_alive.append(per_event := per_event.contiguous())
                 layer.charge = per_event.data_ptr()
-            grad_weight = empty_like(weight, memory_format=contiguous)
-            grad_bias, grad_params, grad_state, grad_synapses = (
-                None if t is None else empty_like(t, memory_format=contiguous)
-                for t in (bias, params, state, synapses)
-            )
-            layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), get_pointer(grad_bias)
-            layer.grad_params, layer.grad_state = get_pointer(grad_params), get_pointer(grad_state)
-            layer.within.grad_weight = get_pointer(grad_synapses)
-            gradients += [grad_weight, grad_bias, grad_params, grad_state, grad_synapses]
+            of_part = [
+                None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+                for t in part
+            ]
+            pointers = map(get_pointer, of_part)
+            layer.grad_weight, layer.grad_bias, layer.grad_params, layer.grad_state, of_synapses = pointers
+            layer.within.grad_weight = of_synapses
+            gradients += of_part
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
         c = structures.StackStruct(ctypes.addressof(layers), get_pointer(x), get_pointer(keep))
         if offset is None:
