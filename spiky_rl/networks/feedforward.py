@@ -338,12 +338,11 @@ class FeedForward(SpikingNetwork):
 
     def _can_split(self, x: Tensor) -> bool:
         """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
-        return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
-
-    def _has_independent_samples(self) -> bool:
-        """Return whether the batch may be split, because no sample's gradient depends on the other samples."""
+        if x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
+            return False
+        # the gradient of a sample must not depend on the other samples
         return not torch.is_grad_enabled() or (
-            self.learning.has_independent_samples and not self._has_penalty
+            self.learning.has_independent_samples and self.sparsity is None
         )
 
     def _forward_truncated(
