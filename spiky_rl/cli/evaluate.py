@@ -9,8 +9,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import MEASURE_TITLES, print_table
-from spiky_rl.config import files
-from spiky_rl.deploy._targets import make_integer_target
+from spiky_rl.config import files, registry
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.policies import resolve_pretrained
@@ -43,7 +42,7 @@ def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     if request.checkpoint not in (None, RANDOM):
         require_checkpoint(request.checkpoint)
     bits = options.quantize
-    target = None if bits is None else make_integer_target(bits)
+    target = None if bits is None else registry.configure("targets", f"c_{bits}", "--quantize").build()
     if target is not None and (early_values := merge_agent_without_simulator(request)) is not None:
         target.check_network(early_values)
 

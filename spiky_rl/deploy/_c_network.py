@@ -49,9 +49,8 @@ def _write_connection(w: CWriter, path: str, connection: Any, signal: Signal) ->
     name, block = "current", w.step
     if signal.constant:
         name, block = f"{path}_current", w.once
-    current = w.add_scratch(name, connection.width, "current of a layer's neurons")
-    if signal.constant:
         w.comment(f"{path}: its current is the same in all inner steps", block)
+    current = w.add_scratch(name, connection.width, "current of a layer's neurons")
     if type(connection) is LinearConnection:
         w.write_product(block, f"{path}_weight", connection.synapses(), connection.bias, signal, current)
     elif type(connection) is Convolutional:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import ProgressCallback
 from spiky_rl.learners.common.inference_policy import clamp_observations
 from spiky_rl.networks.base import ForwardRecord
 
@@ -51,7 +51,7 @@ class ValueRanges:
 
 
 def record_rollout(
-    model: MLPModel, env: IsaacLabVecEnv, report_progress: Callable[[float], None]
+    model: MLPModel, env: IsaacLabVecEnv, report_progress: ProgressCallback
 ) -> CalibrationRollout:
     """Record the observations of up to `ROBOTS` environments until the first environment's episode ends.
 

@@ -40,11 +40,6 @@ def check_expressible(targets: Iterable[Target], agent: PlainMapping) -> None:
         target.check_network(agent)
 
 
-def make_integer_target(bits: str) -> Target:
-    """Build the target that quantises a network to weights of ``bits``: ``int8``."""
-    return registry.configure("targets", f"c_{bits}", "--quantize").build()
-
-
 def require_chip(chip: str, targets: Iterable[Target]) -> None:
     """Raise UserError if ``chip`` is unknown, its compiler is missing, or no target writes C."""
     if chip not in _footprint.CHIPS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from spiky_rl.config.progress import ProgressCallback
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._commands import read_commands
 from spiky_rl.deploy.base import Session, Target
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 MAX_MEAN_ERROR = 0.1
 """If a quantised policy's actions differ by more than this share of their standard deviation, on average, a warning is given."""
-
-type Progress = Callable[[float], None]
 
 
 @dataclass
@@ -66,12 +65,8 @@ class VerificationResult:
         worst = float(np.max([np.abs(a - b).max() for a, b in zip(returned, expected, strict=False)]))
         self.largest = max(self.largest, float(np.abs(expected[0]).max()) / scale)
         unit = self.largest if target.has_relative_tolerance else 1.0
-        self.add(worst, target.get_tolerance(model) * scale * unit)
-
-    def add(self, worst: float, allowed: float) -> None:
-        """Add a control step with the largest difference ``worst``; up to ``allowed`` it counts as equal."""
         self.steps += 1
-        if worst <= allowed:
+        if worst <= target.get_tolerance(model) * scale * unit:
             self.max_accepted_error = max(self.max_accepted_error, worst)
         else:
             self.mismatches += 1
@@ -110,7 +105,7 @@ def verify_targets(
     model: MLPModel,
     env: IsaacLabVecEnv,
     targets: Mapping[Path, Target],
-    progress: Progress,
+    progress: ProgressCallback,
     command_model: MLPModel | None = None,
 ) -> dict[Path, VerificationResult]:
     """Compare files with the policy that they were written from, over an episode of the first environment.
@@ -187,7 +182,7 @@ def _run_episode(
     model: MLPModel,
     env: IsaacLabVecEnv,
     checks: list[_FileCheck],
-    progress: Progress,
+    progress: ProgressCallback,
     command_model: MLPModel | None,
 ) -> None:
     """Let ``model`` act until the first environment's episode ends, and compare every file in each control step."""

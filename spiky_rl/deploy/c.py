@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import os
 import re
-import shlex
-import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -24,6 +22,7 @@ import numpy as np
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.deploy.base import ANNS, Session, Target
+from spiky_rl.kernels.compiler import find_command
 
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel
@@ -180,14 +179,9 @@ def open_c_session(path: Path, flags: tuple[str, ...] = FLAGS) -> Session:
     return step
 
 
-def find_compiler() -> list[str]:
+def find_compiler() -> Sequence[str]:
     """Return the command of the C compiler: CC, or else cc, gcc or clang; empty if none is installed."""
-    try:
-        words = shlex.split(os.environ.get("CC", ""))
-    except ValueError:  # an unclosed quote
-        return []
-    words = words or [next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")]
-    return words if shutil.which(words[0]) else []
+    return find_command("CC", "cc", "gcc", "clang") or ()
 
 
 def require_compiler(target: str) -> None:

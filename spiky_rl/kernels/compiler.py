@@ -52,17 +52,20 @@ class CompileError(UserError):
     """Compilation failed: no compiler, an error in the text, or a timeout."""
 
 
+def find_command(variable: str, *names: str) -> tuple[str, ...] | None:
+    """Return the command in the environment ``variable``, or else the first of ``names`` that exists; None without any."""
+    try:
+        words = shlex.split(os.environ.get(variable, ""))
+    except ValueError:  # an unclosed quote
+        return None
+    words = words or [name for name in names if shutil.which(name)][:1]
+    return tuple(words) if words and shutil.which(words[0]) else None
+
+
 @cache
 def find_compiler() -> tuple[str, ...] | None:
-    """Return the compiler command: $CXX if set, else the first of g++, clang++ and c++ that exists; None without any."""
-    if chosen := os.environ.get("CXX", "").strip():
-        try:
-            words = tuple(shlex.split(chosen))
-        except ValueError:  # an unclosed quote
-            return None
-        return words if shutil.which(words[0]) else None
-    first = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
-    return (first,) if first else None
+    """Return the command of the C++ compiler: $CXX if set, else g++, clang++ or c++; None without any."""
+    return find_command("CXX", "g++", "clang++", "c++")
 
 
 def get_missing_message() -> str:

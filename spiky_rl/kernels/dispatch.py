@@ -192,10 +192,15 @@ def unroll(
 
     ``name`` is the name of a backend, or ``auto``; the other arguments are the fields of `NeuronRun`. Raises as `check_steps`.
     """
-    check_steps(current, steps)
     run = NeuronRun(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
-    chosen = choose_backend(name, current, ops)
-    return chosen.run_neuron(run) if feedback is None else chosen.run_recurrent(run)
+    return run_neuron(name, run)
+
+
+def run_neuron(name: str, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Call `unroll` with the fields of ``run``."""
+    check_steps(run.current, run.steps)
+    chosen = choose_backend(name, run.current, run.ops)
+    return chosen.run_neuron(run) if run.feedback is None else chosen.run_recurrent(run)
 
 
 def linear(

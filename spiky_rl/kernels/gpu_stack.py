@@ -18,7 +18,6 @@ from torch import Tensor
 from spiky_rl.kernels import dispatch, operators, programs
 from spiky_rl.kernels.launch import KernelLaunch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.surrogates.base import Surrogate
 
 if TYPE_CHECKING:
     from spiky_rl.kernels.stack import StackStage
@@ -107,8 +106,6 @@ class GpuStack:
         self.kernels, self.stages = kernels, tuple(stages)
         self.inputs = stages[0].map.in_features
         self.states = sum(stage.states for stage in stages)
-        self._calls: list[tuple[Surrogate, float, programs.NeuronCall] | None] = [None] * len(stages)
-        """The last call of every stage's neuron, with its surrogate and slope; None if neurons have parameters of their own."""
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a GpuStack cannot be copied or pickled; build a new one")
@@ -149,25 +146,16 @@ class GpuStack:
         if offset is not None:
             operators.check_device("bias", offset, x.device)
         calls, tensors, first = [], [], 0
-        for i, stage in enumerate(self.stages):
-            calls.append(self._prepare_call(i, stage, stage.ops or ops))
+        for stage in self.stages:
+            calls.append(call := stage.prepare_call(ops))
             state = None if states is None else _stack_states(states[first : first + stage.states], x)
             first += stage.states
-            params = None if calls[-1].params is None else calls[-1].params.to(x.dtype)
-            tensors += [stage.weight, stage.map.bias if stage.biased else None, params, state]
+            params = None if call.params is None else call.params.to(x.dtype)
+            tensors += [stage.weight, stage.bias, params, state]
         # read the gradient mode here: inside of the autograd function it is always off
         request = _Request(self, calls, steps, torch.is_grad_enabled(), penalty)
         output, *last = _Run.apply(request, x, keep, offset, *tensors)  # type: ignore[misc]
         return output, [s for layer in last for s in layer.unbind(0)]
-
-    def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
-        """Return the call of a stage's neuron, the last one if ``ops`` are the same and no neuron has parameters of its own."""
-        known = self._calls[i]
-        if known is not None and known[0] is ops.surrogate and known[1] == ops.slope:
-            return known[2]
-        call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
-        self._calls[i] = (ops.surrogate, ops.slope, call) if call.params is None else None
-        return call
 
 
 def _stack_states(states: Sequence[Tensor], like: Tensor) -> Tensor:

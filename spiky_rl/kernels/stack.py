@@ -7,9 +7,10 @@ next ones: signals between two layers stay in the cache, and a rollout step of o
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from spiky_rl.kernels import dispatch, operators, programs, structures
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.structures import LayerStruct
+from spiky_rl.kernels.structures import LayerStruct, get_pointer
 from spiky_rl.neurons.base import Neuron
+from spiky_rl.surrogates.base import Surrogate
 
 _PER_STAGE = 5
 """Number of tensors per stage that may have a gradient: weight, bias, params, state, synapses."""
@@ -30,7 +32,7 @@ _ALIGNMENT = 64
 """Bytes; vectors do not cross cache lines."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StackStage:
     """One layer of a stack."""
 
@@ -51,6 +53,20 @@ class StackStage:
     """Settings of the recurrent loop, None without one."""
     synapses: Callable[[], Tensor] | None = None
     """Returns the weights of the recurrent loop, [D N, N]."""
+    _last_call: tuple[Surrogate, float, programs.NeuronCall] | None = field(default=None, init=False)
+    """The last call with its surrogate and slope; None if neurons have parameters of their own."""
+
+    def prepare_call(self, ops: TorchOps) -> programs.NeuronCall:
+        """Return the call of the neuron, with the network's ``ops`` unless the stage has its own.
+
+        It stays the same until surrogate or slope change, unless neurons have parameters of their own.
+        """
+        ops, known = self.ops or ops, self._last_call
+        if known is not None and known[0] is ops.surrogate and known[1] == ops.slope:
+            return known[2]
+        call = programs.prepare_call(self.neuron, ops, self.parameters(), self.map.out_features)
+        self._last_call = (ops.surrogate, ops.slope, call) if call.params is None else None
+        return call
 
     @property
     def masked(self) -> bool:
@@ -104,7 +120,6 @@ class LayerStack:
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
         self.supports_penalty = all(stage.binary for stage in stages[1:])
-        self._calls: list[tuple[TorchOps, programs.NeuronCall] | None] = [None] * len(stages)
         self._template: _Template | None = None
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
         # pylint: disable-next=protected-access
@@ -147,8 +162,8 @@ class LayerStack:
         if states is not None and len(states) < self.states:
             raise _make_shape_error("states", len(states), self.states)
         calls, tensors, remaining = [], [offset], None if states is None else list(states)
-        for i, stage in enumerate(self.stages):
-            calls.append(call := self._prepare_call(i, stage, stage.ops or ops))
+        for stage in self.stages:
+            calls.append(call := stage.prepare_call(ops))
             state = None
             if remaining is not None:
                 count = stage.states
@@ -180,7 +195,7 @@ class LayerStack:
         filled_for, layers, kept_alive = self._rollout
         if key != filled_for:
             _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
-            calls = [self._prepare_call(i, stage, stage.ops or ops) for i, stage in enumerate(self.stages)]
+            calls = [stage.prepare_call(ops) for stage in self.stages]
             tensors = []
             for stage, call in zip(self.stages, calls, strict=True):
                 tensors += [stage.weight, stage.bias, call.params, None, None]
@@ -213,15 +228,6 @@ class LayerStack:
         if x.shape[-1] != self.inputs:
             raise _make_shape_error("channels", x.shape[-1], self.inputs)
 
-    def _prepare_call(self, i: int, stage: StackStage, ops: TorchOps) -> programs.NeuronCall:
-        """Return the call of stage ``i``; it stays the same until the slope changes, unless neurons have parameters of their own."""
-        known = self._calls[i]
-        if known is not None and known[0].slope == ops.slope and known[0].surrogate is ops.surrogate:
-            return known[1]
-        call = programs.prepare_call(stage.neuron, ops, stage.parameters(), stage.map.out_features)
-        self._calls[i] = (ops, call) if call.params is None else None
-        return call
-
     def fill_layers(
         self, calls: Sequence[programs.NeuronCall], tensors: Sequence[Any]
     ) -> tuple[Any, list[Any]]:
@@ -250,8 +256,7 @@ class LayerStack:
             if params is not None:
                 kept_alive.append(params := params.detach().contiguous())
                 layer.params, layer.parameters = params.data_ptr(), params.shape[0]
-            if state is not None:
-                layer.state = state.data_ptr()
+            layer.state = get_pointer(state)
             if stage.feedback is not None and synapses is not None:
                 _check_tensor("synapses", synapses, (stage.feedback.delays * N, N))
                 kept_alive.append(synapses := synapses.detach().contiguous())
@@ -277,13 +282,9 @@ class _Template:
     def __init__(self, stack: LayerStack, calls: Sequence[programs.NeuronCall]) -> None:
         self.key = [(call.key, call.numbers) for call in calls]
         self._layers = (LayerStruct * len(calls))()
-        self._numbers = []
+        self._numbers = []  # the layers point to them
         for layer, stage, call in zip(self._layers, stack.stages, calls, strict=True):
-            library, uniforms = stack.load_kernels(call.key), call.uniforms
-            self._numbers.append(numbers := (ctypes.c_float * max(1, len(uniforms)))(*uniforms))
-            layer.uniforms = ctypes.addressof(numbers)
-            layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
-            layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
+            self._numbers.append(layer.set_neuron(stack.load_kernels(call.key), call.uniforms))
             layer.N, layer.C = stage.map.out_features, stage.map.in_features
             layer.states = len(stage.neuron.states)
             layer.binary, layer.output_major = stage.binary, stage.output_major
@@ -367,10 +368,6 @@ def _has_openmp(core: ctypes.CDLL) -> bool:
     return hasattr(core, "omp_get_thread_num")
 
 
-def _get_pointer(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
 def _compute_rates(core: ctypes.CDLL, bits: int, rows: int, neurons: int, like: Tensor) -> Tensor:
     """Return the mean number of events [N] in the ``rows`` of words at the address ``bits``."""
     counts = like.new_zeros(neurons, dtype=torch.long)
@@ -393,14 +390,10 @@ class _Run(torch.autograd.Function):
         if offset is not None:
             _check_tensor("bias", offset, (stack.stages[-1].map.out_features,))
             offset = offset.contiguous()
-        for i, stage in enumerate(stack.stages):
-            at = _PER_STAGE * i
-            _, _, params, state, _ = tensors[at : at + _PER_STAGE]
-            if state is not None or params is not None or keep is not None:
-                width = stage.map.out_features
-                operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
-            if state is not None:
-                tensors[at + 3] = state.contiguous()
+        for stage, part in zip(stack.stages, itertools.batched(tensors, _PER_STAGE), strict=True):
+            _, _, params, state, _ = part
+            width = stage.map.out_features
+            operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
         layers, _kept_alive = stack.fill_layers(request.calls, tensors)
         last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
@@ -410,7 +403,7 @@ class _Run(torch.autograd.Function):
         layout.fill(layers, stack.stages, memory.data_ptr())
         width = stack.stages[-1].map.out_features
         output = x.new_empty((T, steps, B, width) if offset is None else (T, B, width))
-        c = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), _get_pointer(keep))
+        c = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), get_pointer(keep))
         if offset is None:
             c.output = output.data_ptr()
         else:
@@ -423,9 +416,7 @@ class _Run(torch.autograd.Function):
         rates = []
         if request.counted:
             rows = T * steps * B
-            rates = [
-                _compute_rates(stack.core, layer.bits, rows, layer.C, x) for layer in layers[1 : len(layers)]
-            ]
+            rates = [_compute_rates(stack.core, layer.bits, rows, layer.C, x) for layer in layers[1:]]
         if needs_backward:
             ctx.set_materialize_grads(False)
             ctx.request, ctx.layout, ctx.shape, ctx.states = request, layout, x.shape, len(last)
@@ -441,7 +432,7 @@ class _Run(torch.autograd.Function):
         x, keep, memory, offset, *tensors = ctx.saved_tensors
         grad_output, grad_last, grad_rates = grads[0], grads[1 : 1 + ctx.states], grads[1 + ctx.states :]
         T, K, B, _ = ctx.shape
-        like, empty_like, contiguous = tensors[0], torch.empty_like, torch.contiguous_format
+        like = tensors[0]
         layers, kept_alive = stack.fill_layers(request.calls, tensors)
         ctx.layout.fill(layers, stack.stages, memory.data_ptr())
         if grad_output is None:
@@ -449,38 +440,30 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros((T, request.steps, B, width) if offset is None else (T, B, width))
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        for i in range(len(stack.stages)):
+        for i, part in enumerate(itertools.batched(tensors, _PER_STAGE)):
             layer = layers[i]
-            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
-            if state is not None and grad_last[i] is not None:
+            if grad_last and grad_last[i] is not None:
                 kept_alive.append(grad := grad_last[i].contiguous())
                 layer.grad_last = grad.data_ptr()
             if i > 0 and grad_rates and grad_rates[i - 1] is not None:
                 per_event = grad_rates[i - 1] / (T * request.steps * B)
                 kept_alive.append(per_event := per_event.contiguous())
                 layer.charge = per_event.data_ptr()
-            grad_weight = empty_like(weight, memory_format=contiguous)
-            grad_bias, grad_params, grad_state, grad_synapses = (
-                None if t is None else empty_like(t, memory_format=contiguous)
-                for t in (bias, params, state, synapses)
-            )
-            layer.grad_weight = grad_weight.data_ptr()
-            if grad_bias is not None:
-                layer.grad_bias = grad_bias.data_ptr()
-            if grad_params is not None:
-                layer.grad_params = grad_params.data_ptr()
-            if grad_state is not None:
-                layer.grad_state = grad_state.data_ptr()
-            if grad_synapses is not None:
-                layer.within.grad_weight = grad_synapses.data_ptr()
-            gradients += [grad_weight, grad_bias, grad_params, grad_state, grad_synapses]
+            of_part = [
+                None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+                for t in part
+            ]
+            pointers = map(get_pointer, of_part)
+            layer.grad_weight, layer.grad_bias, layer.grad_params, layer.grad_state, of_synapses = pointers
+            layer.within.grad_weight = of_synapses
+            gradients += of_part
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
-        c = structures.StackStruct(ctypes.addressof(layers), _get_pointer(x), _get_pointer(keep))
+        c = structures.StackStruct(ctypes.addressof(layers), get_pointer(x), get_pointer(keep))
         if offset is None:
             c.grad_output = grad_output.data_ptr()
         else:
             c.grad_last_step = grad_output.data_ptr()
-        c.grad_x = _get_pointer(grad_x)
+        c.grad_x = get_pointer(grad_x)
         c.count, c.T, c.K, c.B = len(layers), T, request.steps, B
         c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, count_threads(stack.core)
         if B == 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +14,11 @@ POINTERS = (
     *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),
     *("grad_output", "grad_last", "grad_current", "grad_state", "grad_params", "scratch"),
 )
+
+
+def get_pointer(x: Tensor | None) -> int | None:
+    """Return the address of ``x``; None, the null pointer, if it is None."""
+    return None if x is None else x.data_ptr()
 
 
 class JobStruct(ctypes.Structure):
@@ -61,6 +68,14 @@ class LayerStruct(ctypes.Structure):
         ("padded", ctypes.c_void_p),
         ("charge", ctypes.c_void_p),
     ]
+
+    def set_neuron(self, library: ctypes.CDLL, uniforms: Sequence[float]) -> Any:
+        """Set the functions and numbers of the neuron; return the array of the numbers, which must outlive this struct."""
+        numbers = (ctypes.c_float * max(1, len(uniforms)))(*uniforms)
+        self.uniforms = ctypes.addressof(numbers)
+        self.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
+        self.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
+        return numbers
 
 
 class StackStruct(ctypes.Structure):

@@ -15,7 +15,7 @@ from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.checkpointing import run_with_recomputation
-from spiky_rl.kernels.launch import RecurrentFeedback
+from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import StackStage
 from spiky_rl.networks.base import SpikeChannel
@@ -169,9 +169,7 @@ class SpikingLayer(torch.nn.Module):
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
             rule_input = self.rule.on_layer_input(signal) if self.rule.has_hooks else signal
             current = self.connection(rule_input, self.backend, self.binary, self.bfloat16_gradient)
-            output, new = run_neuron(
-                self.backend,
-                self.channel,
+            neuron_run = NeuronRun(
                 self.neuron,
                 ops,
                 current,
@@ -179,10 +177,11 @@ class SpikingLayer(torch.nn.Module):
                 state=state if is_stateful else None,
                 params=self.parameters_of_neuron(),
                 keep=keep,
-                recorded_potentials=recorded_potentials,
-                loop=self.loop,
+                trace=recorded_potentials,
+                feedback=self.loop,
                 synapses=None if self.recurrent is None else self.recurrent.synapses(),
             )
+            output, new = run_neuron(self.backend, self.channel, neuron_run)
             if self.rule.has_hooks:
                 output = self.rule.on_layer_output(self, signal, current, output, keep)
             return output, *new
@@ -222,11 +221,6 @@ class SpikingLayer(torch.nn.Module):
         return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
-def has_trainable_parameters(*modules: torch.nn.Module) -> bool:
-    """Return whether any parameter of the ``modules`` requires a gradient."""
-    return any(p.requires_grad for module in modules for p in module.parameters())
-
-
 def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, with a common scale for weights to the same neuron."""
     for layer in layers:
@@ -240,58 +234,31 @@ def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
 
 
 def run_neuron(
-    backend: str,
-    channel: SpikeChannel | None,
-    neuron: Neuron,
-    ops: TorchOps,
-    current: Tensor,
-    steps: int,
-    state: tuple[Tensor, ...] | None,
-    params: tuple[Tensor | float, ...],
-    keep: Tensor | None,
-    recorded_potentials: list[Tensor] | None,
-    loop: RecurrentFeedback | None,
-    synapses: Tensor | None,
+    backend: str, channel: SpikeChannel | None, run: NeuronRun
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Call `dispatch.unroll` and apply ``channel`` to the output, and to recurrent spikes before they return to the layer.
-
-    ``loop`` is ``feedback`` of `dispatch.unroll` and ``recorded_potentials`` is ``trace``; the other arguments have the same names.
-    """
-    if channel is None or loop is None:
-        output, new = dispatch.unroll(
-            backend, neuron, ops, current, steps, state, params, keep, recorded_potentials, loop, synapses
-        )
+    """Call `dispatch.run_neuron`; apply ``channel`` to the output, and to recurrent spikes before they return to the layer."""
+    if channel is None or run.feedback is None:
+        output, new = dispatch.run_neuron(backend, run)
         return output if channel is None else channel(output), new
+    current, state = run.current, run.state
     if current.shape[0] != 1:
         raise ValueError(
             f"a recurrent layer with a spike channel needs one control step per call, not {current.shape[0]}"
         )
-    is_stateful = state is not None
     # the loop's states follow the neuron's, and the first one is the latest output
-    latest_output = len(neuron.states)
+    latest_output = len(run.neuron.states)
     if state is None:
-        state = (current.new_zeros(current.shape[2:]),) * (latest_output + loop.states)
+        state = (current.new_zeros(current.shape[2:]),) * (latest_output + run.feedback.states)
     outputs = []
-    for k in range(steps):
+    for k in range(run.steps):
         step_current = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
-        step_keep = keep if k == 0 else None
-        output, new = dispatch.unroll(
-            backend,
-            neuron,
-            ops,
-            step_current,
-            1,
-            state,
-            params,
-            step_keep,
-            recorded_potentials,
-            loop,
-            synapses,
-        )
+        step_keep = run.keep if k == 0 else None
+        step = run._replace(current=step_current, steps=1, state=state, keep=step_keep)
+        output, new = dispatch.run_neuron(backend, step)
         output = channel(output)
         outputs.append(output)
         state = (*new[:latest_output], output[0, 0], *new[latest_output + 1 :])
-    return torch.cat(outputs, 1), state if is_stateful else ()
+    return torch.cat(outputs, 1), () if run.state is None else state
 
 
 def _is_positive(param: OptionInfo) -> bool:

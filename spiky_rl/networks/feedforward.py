@@ -33,7 +33,7 @@ from spiky_rl.kernels.gpu_stack import ActivityPenalty, GpuStack
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
 from spiky_rl.networks import _own_parts
-from spiky_rl.networks._layer import SpikingLayer, has_trainable_parameters, quantize_weights
+from spiky_rl.networks._layer import SpikingLayer, quantize_weights
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
@@ -250,7 +250,7 @@ class FeedForward(SpikingNetwork):
         """Mean number of synapses that an event of each layer reaches, for the penalty."""
         self.sparsity: Penalty | None = None
         if sparsity is not None:
-            if not has_trainable_parameters(self.encoder, *layers):
+            if not any(p.requires_grad for part in (self.encoder, *layers) for p in part.parameters()):
                 raise RegistryError(
                     f"sparsity: {learning.name!r} trains no weights by gradients that change rates"
                 )
@@ -338,12 +338,11 @@ class FeedForward(SpikingNetwork):
 
     def _can_split(self, x: Tensor) -> bool:
         """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
-        return x.shape[1] > CPU_ROWS and x.device.type == "cpu" and self._has_independent_samples()
-
-    def _has_independent_samples(self) -> bool:
-        """Return whether the batch may be split, because no sample's gradient depends on the other samples."""
+        if x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
+            return False
+        # the gradient of a sample must not depend on the other samples
         return not torch.is_grad_enabled() or (
-            self.learning.has_independent_samples and not self._has_penalty
+            self.learning.has_independent_samples and self.sparsity is None
         )
 
     def _forward_truncated(

@@ -176,11 +176,6 @@ class Nir(FeedForward):
         self._set_readout(content)
 
     @override
-    @classmethod
-    def is_recurrent(cls, options: Options) -> bool:  # type: ignore[override]
-        return options.stateful
-
-    @override
     def _build_layers(self, *_: object) -> list[SpikingLayer]:
         layers: list[SpikingLayer] = []
         binary = self.encoder.binary

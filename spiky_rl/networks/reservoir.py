@@ -35,8 +35,9 @@ from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.connections.base import Shape, count_values
 from spiky_rl.kernels import dispatch, neuron_checks
-from spiky_rl.kernels.launch import RecurrentFeedback
+from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks import _own_parts
 from spiky_rl.networks._layer import NeuronParameters, run_neuron
@@ -153,7 +154,7 @@ class Reservoir(SpikingNetwork):
         neuron: ComponentSpec,
         surrogate: ComponentSpec,
         plasticity: ComponentSpec | None,
-        inputs: int | tuple[int, ...],
+        inputs: Shape | int,
         outputs: int,
     ) -> None:
         """Build the network from options and parts; ``inputs`` is O, ``outputs`` is F."""
@@ -163,7 +164,7 @@ class Reservoir(SpikingNetwork):
         self.steps, self.size, self.train_input = options.steps, options.size, options.train_input
         # for the calibration on the CPU, before a learner moves the network to its device
         self.backend = dispatch.AUTO
-        self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
+        self.inputs = count_values(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         _own_parts.check_encoder(encoder.name, self.encoder, self.inputs, options.steps)
         self.neuron = neuron.build()
@@ -199,23 +200,18 @@ class Reservoir(SpikingNetwork):
         # states [B, N]: the neuron's, the recurrent loop's (latest spikes, synaptic current), then one per trace
         states = len(self.neuron.states) + self.feedback.states + len(options.traces)
         self.state_sizes = self.encoder.state_sizes + (options.size,) * states
-        self._calibrate(
-            options.control, options.target_rate, options.gain, options.spectral_radius, generator
-        )
+        self._calibrate(options, generator)
         if plasticity is not None:
-            inhibitory = torch.from_numpy(self.wiring.inhibitory)
             rule: Plasticity = plasticity.build(
                 weight=self.weight,
                 bias=self.bias,
-                inhibitory=inhibitory,
+                inhibitory=torch.from_numpy(self.wiring.inhibitory),
                 unit=self.rheobase,
                 dt=self.neuron.dt,
             )
-            rule.backend = options.backend
             self.plasticity = rule
             self.state_sizes += rule.state_sizes
-        self.backend = options.backend
-        self.encoder.set_backend(options.backend)
+        self.set_backend(options.backend)
 
     @override
     def forward(
@@ -277,10 +273,7 @@ class Reservoir(SpikingNetwork):
         record: ForwardRecord | None,
         plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
-        if state is None:
-            old_states = [s.squeeze(0) for s in self.zero_state(x.shape[1], x)]
-        else:
-            old_states = [s.squeeze(0) for s in state]
+        old_states = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         encoder_states = len(self.encoder.state_sizes)
         encoder_state, states = tuple(old_states[:encoder_states]), old_states[encoder_states:]
         signal, new_encoder_state = self.encoder.encode_stateful(x, encoder_state or None, keep)
@@ -341,9 +334,7 @@ class Reservoir(SpikingNetwork):
         traces_end = loop_end + len(self.trace_decays)
         neuron_state, old_traces = tuple(states[:loop_end]), states[loop_end:traces_end]
         plastic_state = states[traces_end:]
-        spikes, new = run_neuron(
-            self.backend,
-            self.channel,
+        run = NeuronRun(
             self.neuron,
             self.ops,
             current,
@@ -351,10 +342,11 @@ class Reservoir(SpikingNetwork):
             state=neuron_state,
             params=self.parameters_of_neuron(),
             keep=keep,
-            recorded_potentials=potentials,
-            loop=self.feedback,
+            trace=potentials,
+            feedback=self.feedback,
             synapses=self.weight,
         )
+        spikes, new = run_neuron(self.backend, self.channel, run)
         traces, new_states = [], [*new]
         for old_trace, decay in zip(old_traces, self.trace_decays, strict=True):
             filtered, last = dispatch.unroll(
@@ -395,31 +387,29 @@ class Reservoir(SpikingNetwork):
         """Number of outputs of each linear map of the readout."""
         return [module.out_features for module in self.decoder if isinstance(module, nn.Linear)]
 
-    def _calibrate(
-        self, control: str, target: float, gain: float, radius: float, generator: torch.Generator
-    ) -> None:
+    def _calibrate(self, options: Options, generator: torch.Generator) -> None:
         """Scale the recurrent weights, then measure the mean and standard deviation that standardise the traces."""
         drawn = self.get_buffer("weight")
         synapses_per_neuron = (drawn != 0).sum(0).float().mean().clamp(min=1.0)
         weight = drawn / synapses_per_neuron.sqrt()
         x = calibration.make_observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
-        if control == "rate":
+        if options.control == "rate":
 
             def measure_rate(drives: calibration.Drives) -> float:
                 self.bias, self.input_weight.data, self.weight = drives
                 return self._measure_rate(x)
 
             start = calibration.Drives(self.bias.clone(), self.input_weight.detach().clone(), weight)
-            calibrated = calibration.calibrate_rate(start, self.rheobase, target, measure_rate)
+            calibrated = calibration.calibrate_rate(start, self.rheobase, options.target_rate, measure_rate)
             self.bias, self.input_weight.data, self.weight = calibrated
-        elif control == "gain":
-            self.weight = gain * weight
-        elif control == "spectral_radius":
+        elif options.control == "gain":
+            self.weight = options.gain * weight
+        else:
             largest = np.abs(np.linalg.eigvals(weight.double().numpy() / self.rheobase)).max()
             if largest < 1e-9:
                 raise RegistryError("control: spectral_radius needs a graph with cycles; this graph has none")
-            self.weight = float(radius / largest) * weight
+            self.weight = float(options.spectral_radius / largest) * weight
         # [CONTROL_STEPS, SERIES, N x traces]
         traces, _ = self.compute_fixed_part(x, self.zero_state(SERIES, x))
         traces = traces[WARM_UP:].flatten(0, 1)

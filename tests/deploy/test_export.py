@@ -274,13 +274,10 @@ def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_actio
     assert wrong.mismatches > 10, "and an error of one in ten thousand is found"
 
 
-def test_numbers_that_are_none_are_no_agreement():
-    agreement = VerificationResult()
-    agreement.add(math.nan, 1.0)
-    assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)
-
-
-def test_a_state_that_is_no_number_is_no_agreement_beside_an_action_that_is_right():
+@pytest.mark.parametrize("broken", [0, 1], ids=["action", "state"])
+def test_an_action_or_a_state_that_is_no_number_is_no_agreement(broken):
     agreement, action = VerificationResult(), np.zeros((1, 2), np.float32)
-    agreement.compare([action, action * np.nan], [action, action], Onnx(), trained("lif_ppo"))
+    returned = [action, action]
+    returned[broken] = action * np.nan
+    agreement.compare(returned, [action, action], Onnx(), trained("lif_ppo"))
     assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)

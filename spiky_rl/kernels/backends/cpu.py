@@ -17,7 +17,7 @@ from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
 from spiky_rl.kernels.stack import LayerStack, StackStage, count_threads
-from spiky_rl.kernels.structures import JobStruct, LayerStruct
+from spiky_rl.kernels.structures import JobStruct, LayerStruct, get_pointer
 
 
 @cache
@@ -196,7 +196,7 @@ class Cpu(Compiled):
         y = weight.new_empty(rows, weight.shape[0])
         x, bias = (None if t is None else t.contiguous() for t in (x, bias))
         failed = load_core_kernels().spiky_linear(
-            *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
+            *map(get_pointer, (x, bits, inputs_major, bias, y)),
             rows,
             weight.shape[1],
             weight.shape[0],
@@ -239,7 +239,7 @@ class Cpu(Compiled):
         kept_alive = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
         failed = load_convolution_kernels().spiky_convolution(
             (ctypes.c_long * len(shape))(*shape),
-            *(None if t is None else t.data_ptr() for t in kept_alive),
+            *map(get_pointer, kept_alive),
             x.shape[0],
             torch.get_num_threads(),
         )
@@ -262,7 +262,7 @@ class Cpu(Compiled):
         kept_alive = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
         failed = load_convolution_kernels().spiky_convolution_gradient(
             (ctypes.c_long * len(shape))(*shape),
-            *(None if t is None else t.data_ptr() for t in kept_alive),
+            *map(get_pointer, kept_alive),
             grad_x.data_ptr() if grad_x.numel() else None,
             place.shape[0],
             int(bfloat16),
@@ -292,15 +292,10 @@ def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct
     T, inner, B, N = run.current.shape
     x, own = run.current.contiguous(), run.synapses.contiguous()
     others = [None if t is None else t.to(x.dtype).contiguous() for t in (run.state, run.params, run.keep)]
-    numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
-    library = load_kernels(run.key)
-    layer = LayerStruct(
-        C=N, N=N, states=programs.PROGRAMS[run.key].states, uniforms=ctypes.addressof(numbers)
-    )
-    layer.state, layer.params, at_start = (None if t is None else t.data_ptr() for t in others)
+    layer = LayerStruct(C=N, N=N, states=programs.PROGRAMS[run.key].states)
+    numbers = layer.set_neuron(load_kernels(run.key), run.uniforms)
+    layer.state, layer.params, at_start = map(get_pointer, others)
     layer.parameters = 0 if run.params is None else run.params.shape[0]
-    layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
-    layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
     layer.within.fill(run.feedback, own)
     stack = structures.StackStruct(
         ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B

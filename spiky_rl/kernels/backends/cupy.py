@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from typing import Any, override
 
 import numpy as np
@@ -108,20 +108,18 @@ def get_reinstall_remedy() -> str:
 
 
 @cache
-def compile_kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
+def compile_kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, ...]:
     """Compile and load forward and backward of the neuron ``key`` on a ``device``, with or without a ``recurrent`` loop."""
     name = "spiky_recurrent" if recurrent else "spiky"
     names = (f"{name}_forward", f"{name}_backward")
-    forward, backward = load_functions(build_source(key, recurrent), names, device)
-    return forward, backward
+    return load_functions(build_source(key, recurrent), names, device)
 
 
 @cache
-def load_layer_kernels(key: str, register_steps: int, readers: int, device: int) -> tuple[Any, Any]:
+def load_layer_kernels(key: str, register_steps: int, readers: int, device: int) -> tuple[Any, ...]:
     """Compile and load forward and backward of a stack's layer of the neuron ``key`` on a ``device``."""
     names = ("spiky_layer_forward", "spiky_layer_backward")
-    forward, backward = load_functions(build_layer_source(key, register_steps, readers), names, device)
-    return forward, backward
+    return load_functions(build_layer_source(key, register_steps, readers), names, device)
 
 
 @cache
@@ -131,7 +129,7 @@ def load_bit_kernels(device: int) -> dict[str, Any]:
     return dict(zip(names, load_functions(programs.read_header("bits_gpu"), names, device), strict=True))
 
 
-def load_functions(code: str, names: Sequence[str], device: int) -> list[Any]:
+def load_functions(code: str, names: Sequence[str], device: int) -> tuple[Any, ...]:
     """Compile ``code`` for a ``device`` and load the kernels called ``names``.
 
     Raises `CompileError` if CuPy, its libraries or the driver fail.
@@ -142,7 +140,7 @@ def load_functions(code: str, names: Sequence[str], device: int) -> list[Any]:
             raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
         try:
             module = cupy.RawModule(code=code, options=OPTIONS, backend="nvrtc")
-            return [module.get_function(name) for name in names]
+            return tuple(module.get_function(name) for name in names)
         except Exception as error:
             # missing headers, a device or driver that does not support NVRTC's code, an unwritable cache
             raise compiler.CompileError(
@@ -277,8 +275,8 @@ class Cupy(LayerKernels, Compiled):
         return (
             _concat_parts(of_currents, 2),
             current.new_empty(0) if state is None else _concat_parts(of_states, 1),
-            current.new_empty(0) if params is None else _sum_parts(all_params),
-            _sum_parts(all_weights),
+            current.new_empty(0) if params is None else reduce(torch.add, all_params),
+            reduce(torch.add, all_weights),
         )
 
     def _backward_rows(
@@ -434,9 +432,10 @@ class Cupy(LayerKernels, Compiled):
 
     def pack(self, x: Tensor, bits: Tensor | None = None) -> Tensor:
         """Run `Backend.pack`; write into ``bits`` if given."""
-        packed = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
-        self._run_bit_kernel("spiky_pack", x.contiguous(), packed, x.shape)
-        return packed
+        if bits is None:
+            bits = x.new_empty(x.shape[0], programs.count_words(x.shape[1]), dtype=torch.int64)
+        self._run_bit_kernel("spiky_pack", x.contiguous(), bits, x.shape)
+        return bits
 
     @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
@@ -649,14 +648,6 @@ def _ceil_div(count: int, size: int) -> int:
 def _concat_parts(parts: Sequence[Tensor], dim: int) -> Tensor:
     """Return ``parts`` concatenated along ``dim``."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
-
-
-def _sum_parts(parts: Sequence[Tensor]) -> Tensor:
-    """Return the sum of ``parts``, added from the first to the last."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 def _reverse_delays(past: Tensor) -> Tensor:

@@ -20,48 +20,36 @@ class Torch(Backend):
 
     @override
     def run_neuron(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
-        neuron, ops, current, steps, state, params, keep, trace, *_ = run
-        outputs, is_stateful = [], state is not None
+        neuron, ops, current, steps, state, params, keep, trace, loop, synapses = run
         step, named, values = get_reference_step(neuron), neuron.named_states, neuron.named_params(*params)
-        if state is None:
-            state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
-        for t in range(current.shape[0]):
-            if keep is not None:
-                state = tuple(s * keep[t].unsqueeze(-1) for s in state)
-            for k in range(steps):
-                drive = current[t, k if current.shape[1] > 1 else 0]
-                output, state = step(ops, drive, named(*state), values)
-                outputs.append(output)
-                if trace is not None:
-                    trace.append(state[0])
-        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return whole, state if is_stateful else ()
-
-    @override
-    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
-        neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
-        assert feedback is not None and synapses is not None
-        count, D, outputs = len(neuron.states), feedback.delays, []
-        step, named, values = get_reference_step(neuron), neuron.named_states, neuron.named_params(*params)
-        rest = torch.zeros_like(current[0, 0])
-        states = (rest,) * (count + feedback.states) if state is None else state
+        count, outputs = len(neuron.states), []
+        delays, loop_states = (0, 0) if loop is None else (loop.delays, loop.states)
+        states = (torch.zeros_like(current[0, 0]),) * (count + loop_states) if state is None else state
         for t in range(current.shape[0]):
             if keep is not None:
                 states = tuple(s * keep[t].unsqueeze(-1) for s in states)
             for k in range(steps):
-                own, past, arrived = states[:count], states[count : count + D], states[count + D :]
-                arriving = torch.cat(past, -1) @ synapses
-                if feedback.decay is not None:
-                    arriving = feedback.decay * arrived[0] + arriving
-                    arrived = (arriving,)
-                drive = current[t, k if current.shape[1] > 1 else 0] + arriving
+                own, past, arrived = states[:count], states[count : count + delays], states[count + delays :]
+                drive = current[t, k if current.shape[1] > 1 else 0]
+                if loop is not None and synapses is not None:
+                    arriving = torch.cat(past, -1) @ synapses
+                    if loop.decay is not None:
+                        arriving = loop.decay * arrived[0] + arriving
+                        arrived = (arriving,)
+                    drive = drive + arriving
                 output, own = step(ops, drive, named(*own), values)
                 outputs.append(output)
                 if trace is not None:
                     trace.append(own[0])
-                states = (*own, output.detach() if feedback.cut else output, *past[:-1], *arrived)
+                if loop is not None:
+                    past = (output.detach() if loop.cut else output, *past[:-1])
+                states = (*own, *past, *arrived)
         whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
         return whole, () if state is None else states
+
+    @override
+    def run_recurrent(self, run: NeuronRun) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.run_neuron(run)
 
     @override
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
