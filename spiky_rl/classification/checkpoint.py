@@ -37,7 +37,6 @@ REQUIRED_FLAGS = ("epochs", "data", "batch_size", "shift", "rotation")
 """Flags that have a value in every run."""
 UPDATE_COUNT, OLD_UPDATE_COUNT = "_extra_state", "updates"
 """Key of a network's number of updates in its state dict, and the key in older checkpoints."""
-FIRST_MOMENT, SECOND_MOMENT, STEP = "exp_avg", "exp_avg_sq", "step"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
@@ -220,7 +219,7 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
 
 def _require_moments(moments: Mapping[str, object], weight: Tensor, where: str) -> None:
     """Raise CheckpointError if the optimiser's ``moments`` do not fit their ``weight``; ``where`` is their file and key."""
-    for key, shape in {STEP: (), FIRST_MOMENT: weight.shape, SECOND_MOMENT: weight.shape}.items():
+    for key, shape in {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}.items():
         value = moments.get(key)
         if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
             text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"

@@ -346,13 +346,14 @@ class Trainer:
         `restore` continues from it with the same bits. Inference reads ``learned``, the hashes of the recordings in the training and
         validation sets, to find the recordings that the network was not trained with.
         """
+        learned = self.samples.digests[np.concatenate([self.split.train, self.split.validation])]
         return {
             "network": self.network.state_dict(),
             "best": self.best_weights,
             "optimizer": self.optimiser.state_dict(),
             "history": self.history.model_dump(),
             "random": get_random_state(self.device),
-            "learned": torch.from_numpy(hash_training_recordings(self.samples, self.split)),
+            "learned": torch.from_numpy(np.sort(learned.view(np.int64))),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -367,11 +368,6 @@ class Trainer:
 def spread_out(indices: np.ndarray, count: int) -> np.ndarray:
     """Return evenly spaced elements of ``indices``: at least ``count``, fewer than twice as many; all of them if there are fewer."""
     return indices[:: max(1, len(indices) // count)]
-
-
-def hash_training_recordings(samples: Samples, split: Split) -> np.ndarray:
-    """Return the hashes of all recordings of the training and validation sets, int64."""
-    return np.sort(samples.digests[np.concatenate([split.train, split.validation])].view(np.int64))
 
 
 def iterate_batches(
