@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -172,22 +172,16 @@ def _require_options(dataset: Mapping[str, Any]) -> None:
         raise RegistryError(f"{IDENTITY}.settings.{error}") from None
 
 
-def _require_same_names(weights: Collection[str], own: Collection[str], where: str) -> None:
-    """Raise CheckpointError unless the ``weights`` at ``where`` have the names of the network's ``own``."""
-    for name in own:
-        if name not in weights:
-            raise CheckpointError(f"{where}: missing {name}{suggest_name(name, weights)}")
-    for name in weights:
-        if name not in own:
-            raise CheckpointError(f"{where}.{name}: no such weight{suggest_name(name, own)}")
-
-
 def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], where: str) -> None:
     """Raise CheckpointError if ``weights`` do not fit ``network``; ``where`` is their file and key."""
     renamed = {UPDATE_COUNT if name == OLD_UPDATE_COUNT else name: value for name, value in weights.items()}
     own = network.state_dict()
-    _require_same_names(renamed, own, where)
+    for name in own:
+        if name not in renamed:
+            raise CheckpointError(f"{where}: missing {name}{suggest_name(name, renamed)}")
     for name, tensor in renamed.items():
+        if name not in own:
+            raise CheckpointError(f"{where}.{name}: no such weight{suggest_name(name, own)}")
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(
                 f"{where}.{name}: {_describe(tensor)}; this network's is {_describe(own[name])}"

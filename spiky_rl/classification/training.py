@@ -381,7 +381,9 @@ def iterate_batches(
 
     def gather(indices: np.ndarray) -> tuple[Any, Any]:
         event_indices, labels = samples.gather_event_indices(indices), samples.labels[indices]
-        return (_pin(event_indices), _pin(labels)) if pinned else (event_indices, labels)
+        if not pinned:
+            return event_indices, labels
+        return torch.from_numpy(event_indices).pin_memory(), torch.from_numpy(labels).pin_memory()
 
     def move(batch: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         event_indices = torch.as_tensor(batch[0]).to(device, non_blocking=pinned)
@@ -400,10 +402,6 @@ def iterate_batches(
             if i + 1 < len(batches):
                 gathering = pool.submit(gather, batches[i + 1])
             yield move(batch)
-
-
-def _pin(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values).pin_memory()
 
 
 def compute_probabilities(
