@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -37,7 +37,6 @@ REQUIRED_FLAGS = ("epochs", "data", "batch_size", "shift", "rotation")
 """Flags that have a value in every run."""
 UPDATE_COUNT, OLD_UPDATE_COUNT = "_extra_state", "updates"
 """Key of a network's number of updates in its state dict, and the key in older checkpoints."""
-FIRST_MOMENT, SECOND_MOMENT, STEP = "exp_avg", "exp_avg_sq", "step"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
@@ -173,22 +172,16 @@ def _require_options(dataset: Mapping[str, Any]) -> None:
         raise RegistryError(f"{IDENTITY}.settings.{error}") from None
 
 
-def _require_same_names(weights: Collection[str], own: Collection[str], where: str) -> None:
-    """Raise CheckpointError unless the ``weights`` at ``where`` have the names of the network's ``own``."""
-    for name in own:
-        if name not in weights:
-            raise CheckpointError(f"{where}: missing {name}{suggest_name(name, weights)}")
-    for name in weights:
-        if name not in own:
-            raise CheckpointError(f"{where}.{name}: no such weight{suggest_name(name, own)}")
-
-
 def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], where: str) -> None:
     """Raise CheckpointError if ``weights`` do not fit ``network``; ``where`` is their file and key."""
     renamed = {UPDATE_COUNT if name == OLD_UPDATE_COUNT else name: value for name, value in weights.items()}
     own = network.state_dict()
-    _require_same_names(renamed, own, where)
+    for name in own:
+        if name not in renamed:
+            raise CheckpointError(f"{where}: missing {name}{suggest_name(name, renamed)}")
     for name, tensor in renamed.items():
+        if name not in own:
+            raise CheckpointError(f"{where}.{name}: no such weight{suggest_name(name, own)}")
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(
                 f"{where}.{name}: {_describe(tensor)}; this network's is {_describe(own[name])}"
@@ -220,7 +213,7 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
 
 def _require_moments(moments: Mapping[str, object], weight: Tensor, where: str) -> None:
     """Raise CheckpointError if the optimiser's ``moments`` do not fit their ``weight``; ``where`` is their file and key."""
-    for key, shape in {STEP: (), FIRST_MOMENT: weight.shape, SECOND_MOMENT: weight.shape}.items():
+    for key, shape in {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}.items():
         value = moments.get(key)
         if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
             text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"

@@ -72,7 +72,7 @@ def load_classifier(
     spec = loaded.build_spec()
     checkpoint.require_memory(loaded, spec, get_memory(device))
     loaded_samples, other_parts = _load_samples(request, identity, only_tests, open_progress)
-    frame_mode = spec.runner.get("frames", "turn")
+    frame_mode = spec.get_setting("frames")
     _, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
     assert spec.network is not None
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)

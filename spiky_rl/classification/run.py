@@ -228,7 +228,7 @@ def _make_trainer(
         settings.spec = load_agent(dataset.agent, settings.dataset["name"], settings.pending_overrides)
         _require_memory(settings, device)
     loaded_samples = _load_samples(settings, dataset, folder, open_progress)
-    frame_mode = settings.spec.runner.get("frames", "turn")
+    frame_mode = settings.spec.get_setting("frames")
     steps, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
     require_state(settings.spec, steps)
     flags = settings.flags

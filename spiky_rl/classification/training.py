@@ -346,13 +346,14 @@ class Trainer:
         `restore` continues from it with the same bits. Inference reads ``learned``, the hashes of the recordings in the training and
         validation sets, to find the recordings that the network was not trained with.
         """
+        learned = self.samples.digests[np.concatenate([self.split.train, self.split.validation])]
         return {
             "network": self.network.state_dict(),
             "best": self.best_weights,
             "optimizer": self.optimiser.state_dict(),
             "history": self.history.model_dump(),
             "random": get_random_state(self.device),
-            "learned": torch.from_numpy(hash_training_recordings(self.samples, self.split)),
+            "learned": torch.from_numpy(np.sort(learned.view(np.int64))),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -369,11 +370,6 @@ def spread_out(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[:: max(1, len(indices) // count)]
 
 
-def hash_training_recordings(samples: Samples, split: Split) -> np.ndarray:
-    """Return the hashes of all recordings of the training and validation sets, int64."""
-    return np.sort(samples.digests[np.concatenate([split.train, split.validation])].view(np.int64))
-
-
 def iterate_batches(
     samples: Samples, batches: Sequence[np.ndarray], device: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -385,7 +381,9 @@ def iterate_batches(
 
     def gather(indices: np.ndarray) -> tuple[Any, Any]:
         event_indices, labels = samples.gather_event_indices(indices), samples.labels[indices]
-        return (_pin(event_indices), _pin(labels)) if pinned else (event_indices, labels)
+        if not pinned:
+            return event_indices, labels
+        return torch.from_numpy(event_indices).pin_memory(), torch.from_numpy(labels).pin_memory()
 
     def move(batch: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         event_indices = torch.as_tensor(batch[0]).to(device, non_blocking=pinned)
@@ -404,10 +402,6 @@ def iterate_batches(
             if i + 1 < len(batches):
                 gathering = pool.submit(gather, batches[i + 1])
             yield move(batch)
-
-
-def _pin(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values).pin_memory()
 
 
 def compute_probabilities(

@@ -40,9 +40,7 @@ def check_light(kind: str, settings: PlainValue, path: str) -> None:
         return
     for key, (part_kind, default) in registry.read_parts(kind, name).items():
         for part_path, part in _iterate_part(f"{path}.{key}", mapping.get(key)):
-            if isinstance(part, Mapping) and "name" not in part and default is not None:
-                part = {**({"name": default} if isinstance(default, str) else default), **part}
-            check_light(part_kind, part, part_path)
+            check_light(part_kind, registry.merge_default(part, default), part_path)
 
 
 def _iterate_part(path: str, settings: PlainValue) -> Iterator[tuple[str, PlainValue]]:

@@ -54,10 +54,7 @@ def write_atomically(path: Path, write_content: Callable[[Path], object], durabl
         durable: Synchronise file and folder to disk, so that the same holds after a power failure.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # processes in two containers may share the folder and have the same process number
-    temporary = path.with_name(
-        f".{path.name}.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
-    )
+    temporary = _make_temporary_path(path)
     try:
         write_content(temporary)
         if durable:
@@ -74,6 +71,13 @@ def write_atomically(path: Path, write_content: Callable[[Path], object], durabl
         temporary.unlink(missing_ok=True)
 
 
+def _make_temporary_path(path: Path) -> Path:
+    """Return a new hidden path beside ``path``, of the form of `TEMPORARY_PATTERN`."""
+    # processes in two containers may share the folder and have the same process number
+    writer = f"{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{writer}.part")
+
+
 @contextmanager
 def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary folder; when the block ends, move all its files into ``folder``, or none if the block raises.
@@ -87,7 +91,7 @@ def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    temporary = folder / f".files.{get_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    temporary = _make_temporary_path(folder / "files")
     new, old = temporary / "new", temporary / "old"
     try:
         with _name_final_paths(new, folder):
@@ -197,10 +201,8 @@ def is_abandoned(path: Path, namespace: str | None, process: int) -> bool:
         return time.time() - path.stat().st_mtime > ABANDONED_AGE_S
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:  # another user's process may not be signalled, but it runs
+        return isinstance(error, ProcessLookupError)
     return False
 
 

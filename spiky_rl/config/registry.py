@@ -328,13 +328,17 @@ def _configure_parts(cls: type[Component], mapping: PlainMapping, path: str) -> 
 def _configure_part(
     kind: str, settings: PlainValue, default: str | PlainMapping | None, path: str
 ) -> ComponentSpec | None:
-    """Check the settings of a part; None if an optional part is absent. Settings without a name are merged over the default."""
+    """Check the settings of a part; None if an optional part is absent."""
     if settings is None and default is None:
         return None
-    if isinstance(settings, Mapping) and default is not None and "name" not in settings:
-        default_settings = {"name": default} if isinstance(default, str) else default
-        settings = {**default_settings, **settings}
-    return configure(kind, settings, path)
+    return configure(kind, merge_default(settings, default), path)
+
+
+def merge_default(settings: PlainValue, default: str | PlainMapping | None) -> PlainValue:
+    """Return a part's ``settings``; if they are options without a name, merged over the part's ``default``."""
+    if not isinstance(settings, Mapping) or "name" in settings or default is None:
+        return settings
+    return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
 @contextmanager

@@ -131,8 +131,7 @@ class CustomDataset(Dataset):
     options: Options
 
     def __init__(self, options: Options, data: Path) -> None:
-        self.unit, self.time = options.unit, options.time
-        self.classes, self.others = options.names, options.others
+        self.time, self.classes = options.time, options.names
         super().__init__(options, data)
 
     @override
@@ -172,7 +171,7 @@ class CustomDataset(Dataset):
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
         required_shape = getattr(self, "shape", None)  # not set while `_infer_layout` measures the recordings
-        events = decode_events(data, path, UNITS[self.unit], required_shape)
+        events = decode_events(data, path, UNITS[self.options.unit], required_shape)
         time = to_time_unit(events.steps)
         if self.time and self.time != time:
             raise EventFileError(
@@ -182,12 +181,13 @@ class CustomDataset(Dataset):
 
     def settings(self) -> Mapping[str, Any]:
         layout = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
-        return {**super().settings(), **layout, "unit": self.unit, "time": self.time, "names": self.classes}
+        times = {"unit": self.options.unit, "time": self.time}
+        return {**super().settings(), **layout, **times, "names": self.classes}
 
     def _check_unknown_classes(self, unknown_classes: list[str]) -> None:
         """Raise MissingData for unknown classes, or log that their recordings are unlabelled, by the option ``others``."""
         name, known = unknown_classes[0], ", ".join(self.classes)
-        if self.others == "refused":
+        if self.options.others == "refused":
             raise MissingData(
                 f"{self.data}: unknown class {name!r}; allowed: {known}{suggest_name(name, self.classes)}; dataset.others=unlabelled"
                 " takes its recordings without a class"
@@ -223,7 +223,7 @@ class CustomDataset(Dataset):
         ]
         set_keys = ("rows", "columns") if self.options.sensor else ()
         set_keys += ("end",) if self.options.window else ()
-        request = f"{MEASUREMENT_VERSION} {self.data.resolve()} {self.unit} {self.time} {set_keys}"
+        request = f"{MEASUREMENT_VERSION} {self.data.resolve()} {self.options.unit} {self.time} {set_keys}"
         key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
 
         def measure() -> Needs:

@@ -120,16 +120,12 @@ class _Packed:
         self.path, self.store = path, RecordingStore(path.parent)
         self.labels, self.ids = self._read_arrays("label", "id")
 
-    def _read_present(self, *keys: str) -> dict[str, np.ndarray]:
-        """Read the arrays called ``keys``; ``id`` may be absent."""
-        with self.store.open(self.path.name) as file:
-            present = [key for key in keys if key != "id" or key in list_arrays(file)]
-            return read_arrays(file, present, most=LARGEST)
-
     def _read_arrays(self, *keys: str) -> list[np.ndarray]:
-        """Read lists of whole numbers; ids default to 1, 2, ... Raises UserError."""
+        """Read lists of whole numbers; an absent ``id`` is 1, 2, ... Raises UserError."""
         try:
-            arrays_by_key = self._read_present("label", *keys)
+            with self.store.open(self.path.name) as file:
+                present = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
+                arrays_by_key = read_arrays(file, present, most=LARGEST)
         except OSError as error:
             raise make_read_error(self.path, error) from None
         except DAMAGE as error:

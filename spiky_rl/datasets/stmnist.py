@@ -41,9 +41,8 @@ def decode(data: bytes, path: str) -> Events:
     _check_whole(data, path)
     try:
         train = loadmat(io.BytesIO(data), variable_names=["spiketrain"]).get("spiketrain")
-    except (
-        Exception
-    ) as error:  # pylint: disable=broad-exception-caught  # a damaged file trips scipy anywhere
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # a damaged file trips scipy anywhere
         raise EventFileError(f"{path}: byte {HEADER} and after: no readable MATLAB 5 data: {error}") from None
     if not isinstance(train, np.ndarray) or train.ndim != 2 or train.shape[0] != SIDE * SIDE + 1:
         shape = "absent" if train is None else train.shape

@@ -140,12 +140,10 @@ def solve_network(
         raise UserError(
             f"neuron: {type(neuron).__name__.removesuffix('Neuron')!r} is not an ODE with a threshold and a reset; see Ode in spiky_rl/neurons/base.py"
         )
-    for name, value, fits, allowed in (
-        ("duration", duration, 0.0 <= duration < math.inf, "0 ms or more, and finite"),
-        ("tolerance", tolerance, 0.0 < tolerance < math.inf, "above 0, and finite"),
-    ):
-        if not fits:
-            raise UserError(f"{name}: {value!r} is out of range; allowed: {allowed}")
+    if not 0.0 <= duration < math.inf:
+        raise UserError(f"duration: {duration!r} is out of range; allowed: 0 ms or more, and finite")
+    if not 0.0 < tolerance < math.inf:
+        raise UserError(f"tolerance: {tolerance!r} is out of range; allowed: above 0, and finite")
     width = _count("weights", weights)
     if not width:
         raise UserError("weights: no neuron given; allowed: a row for each of at least one neuron")
@@ -276,8 +274,7 @@ class _Backward:
                 )
             dense = stepper.dense_output()
             pieces.append((stepper.t, stepper.t_old, lambda t, dense=dense: dense(t)[:size]))
-        for piece in reversed(pieces):
-            segment.add(*piece)
+        segment.pieces = pieces[::-1]
         self.adjoint = stepper.y[:size].reshape(self.adjoint.shape)
         self.parameters = stepper.y[size : size + self.parameters.size].reshape(self.parameters.shape)
         self.taus = stepper.y[size + self.parameters.size :]

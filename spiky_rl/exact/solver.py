@@ -20,7 +20,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ Integrand = Callable[..., Tensor]
 """A function to integrate over time: (time in ms, one tensor [N] per state) -> a scalar tensor."""
 Function = Callable[[Array], Array]
 """A function of states and currents: [S + 1, ..., N] -> [..., N]."""
+Interpolant = Callable[..., Array]
+"""A piece of a solution: time in ms -> all values in one row; several times -> one column each."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,17 @@ class SpikeEvent:
     time: float
 
 
+@dataclass
 class Trajectory:
-    """A solution between two events, as interpolants in order of time."""
+    """A solution between two events."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.pieces: list[tuple[float, float, Callable[[float], Array]]] = []
-        self._starts: list[float] = []
-
-    def add(self, start: float, end: float, interpolant: Callable[[float], Array]) -> None:
-        """Append a piece from ``start`` to ``end``, in ms; its ``interpolant`` returns the values at a time."""
-        self.pieces.append((start, end, interpolant))
-        self._starts.append(start)
+    shape: tuple[int, ...]
+    pieces: list[tuple[float, float, Interpolant]] = field(default_factory=list)
+    """(start, end, interpolant) in order of time, in ms."""
 
     def __call__(self, time: float) -> Array:
         """Return the values at a ``time`` in ms, in ``shape``."""
-        index = max(0, bisect.bisect_right(self._starts, time) - 1)
+        index = max(0, bisect.bisect_right(self.pieces, time, key=lambda piece: piece[0]) - 1)
         _, _, interpolant = self.pieces[index]
         return interpolant(time).reshape(self.shape)
 
@@ -138,10 +135,11 @@ class EventSolver:
 
     def run(self) -> None:
         """Fill ``events`` and ``segments``: one segment before each event and one after the last."""
-        arrivals = []
-        for source, times in enumerate(self.problem.inputs):
-            for number, time in enumerate(times):
-                arrivals.append((time, source, number))
+        arrivals = (
+            (time, source, number)
+            for source, times in enumerate(self.problem.inputs)
+            for number, time in enumerate(times)
+        )
         for time, source, number in sorted(arrivals):
             self._advance(float(time))
             after = self.values.copy()
@@ -189,7 +187,7 @@ class EventSolver:
                 )
             start, interpolant = float(stepper.t_old or 0.0), stepper.dense_output()
             event, time = self._find_first_event(start, float(stepper.t), interpolant)
-            segment.add(start, time, interpolant)
+            segment.pieces.append((start, time, interpolant))
             if event is not None:
                 self.time, self.values = time, interpolant(time).reshape(shape)
                 return event
@@ -197,7 +195,7 @@ class EventSolver:
         return None
 
     def _find_first_event(
-        self, start: float, end: float, interpolant: Callable[..., Array]
+        self, start: float, end: float, interpolant: Interpolant
     ) -> tuple[int | None, float]:
         """Return the first event of a step, as in `_solve_until_event`, and its time."""
         times = np.linspace(start, end, PROBES + 1)
@@ -227,14 +225,12 @@ class EventSolver:
                 return SILENT_RESET, float(times[i + 1])
         return None, end
 
-    def _evaluate(
-        self, function: Function, neuron: int, interpolant: Callable[[float], Array], time: float
-    ) -> float:
+    def _evaluate(self, function: Function, neuron: int, interpolant: Interpolant, time: float) -> float:
         """Return a function of a neuron's values at a time within a step."""
         return float(function(interpolant(time).reshape(self.values.shape))[neuron])
 
     def _find_root(
-        self, function: Function, neuron: int, interpolant: Callable[[float], Array], low: float, high: float
+        self, function: Function, neuron: int, interpolant: Interpolant, low: float, high: float
     ) -> float:
         """Return the time between ``low`` and ``high`` at which the ``function`` of a neuron changes its sign."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Self, override
 
 import torch
@@ -33,7 +34,7 @@ class NeuronWrapper(Neuron):
     def __reduce__(self) -> tuple[Any, ...]:
         # pickle cannot store the types of a wrapper's states and parameters, which are made for this instance
         own = {name: self.chosen[name] for name in self.own_values}
-        return _build_wrapper, (type(self), self.inner, own)
+        return partial(type(self), **own), (self.inner,)
 
     @override
     @classmethod
@@ -125,8 +126,3 @@ class GradientThroughReset(NeuronWrapper):
         return self.named_states(
             *(ops.detach(value) + (x - ops.detach(x)) for value, x in zip(after, s, strict=True))
         )
-
-
-def _build_wrapper(cls: type[NeuronWrapper], inner: Ode, own: dict[str, float]) -> NeuronWrapper:
-    """Build a wrapper that was pickled."""
-    return cls(inner, **own)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.random import default_rng
 from scipy.sparse import csgraph, csr_array
 
 from spiky_rl.config import registry
@@ -107,11 +108,11 @@ def compute_measures(net: SpikingReservoir) -> Rows:
     """Return computational measures of the spiking reservoir, with inputs standardised like its observations."""
     drive = memory.standardize_drive(net.drive, -1.0, 1.0)
     states = net.size * net.traces
-    kernel = memory.kernel_rank(drive, make_generator(0), series=states)
-    generalisation = memory.generalisation_rank(drive, make_generator(1), series=states)
-    capacity = memory.memory_capacity(drive, make_generator(2), DELAYS, washout=WASHOUT, series=SERIES)
-    exponent = memory.compute_lyapunov(drive, make_generator(3), perturbation=PERTURBATION)
-    separation = memory.compute_separation(drive, make_generator(4))
+    kernel = memory.kernel_rank(drive, default_rng(0), series=states)
+    generalisation = memory.generalisation_rank(drive, default_rng(1), series=states)
+    capacity = memory.memory_capacity(drive, default_rng(2), DELAYS, washout=WASHOUT, series=SERIES)
+    exponent = memory.compute_lyapunov(drive, default_rng(3), perturbation=PERTURBATION)
+    separation = memory.compute_separation(drive, default_rng(4))
     rows = [
         ("features", f"{states}: {net.traces} trace(s) of every neuron, read once a control step"),
         ("kernel rank", f"{kernel.value} of {kernel.size} ({kernel.fraction:.2f})"),
@@ -139,7 +140,7 @@ def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
     spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
     errors_by_network = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, ECHO_STATE_SIZE]):
-        drives = [draw_echo_state(size, make_generator(seed)) for seed in SEEDS]
+        drives = [draw_echo_state(size, default_rng(seed)) for seed in SEEDS]
         errors_by_network[f"echo state, N = {size}"] = errors(drives)
     return errors_by_network
 
@@ -161,9 +162,4 @@ def evaluate_narma(drive: Drive, order: int, seed: int) -> narma_task.NarmaScore
         order: Order of the NARMA system, 10 or 30.
         seed: Seed of the series.
     """
-    return narma_task.evaluate_narma(drive, make_generator(100 + seed), order, washout=WASHOUT, series=SERIES)
-
-
-def make_generator(seed: int) -> np.random.Generator:
-    """Return a random generator; each measure has its own."""
-    return np.random.default_rng(seed)
+    return narma_task.evaluate_narma(drive, default_rng(100 + seed), order, washout=WASHOUT, series=SERIES)

@@ -36,7 +36,7 @@ def compute_spring_layout(synapses: np.ndarray) -> np.ndarray:
     parts = sorted(
         (sorted(part) for part in networkx.connected_components(graph)), key=lambda p: (-len(p), p)
     )
-    width = max(1.3 * np.sqrt(len(synapses)), 1.3 * np.sqrt(len(parts[0])))
+    width = 1.3 * np.sqrt(len(synapses))
     left = floor = height = 0.0
     for part in parts:
         side = 1.3 * np.sqrt(len(part))

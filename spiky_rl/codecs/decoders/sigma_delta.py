@@ -33,11 +33,11 @@ class SigmaDeltaDecoder(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        weight, bias = self.synapses(), self.readout.bias
+        bias = self.readout.bias
+        # the bias is added last, so that an episode's first control step has the same bits with and without a state
+        changes = dispatch.linear(self.backend, spikes.sum(1), self.synapses(), None)
         if state is None:
-            # add the bias last, as below, so that an episode's first control step has the same bits with and without a state
-            return dispatch.linear(self.backend, spikes.sum(1), weight, None) + bias, ()
-        changes = dispatch.linear(self.backend, spikes.sum(1), weight, None)
+            return changes + bias, ()
         if len(changes) == 1:  # a control step of a rollout or an exported policy: no loop over time
             total = (state[0] if keep is None else state[0] * keep[0].unsqueeze(-1)) + changes[0]
             return total.unsqueeze(0) + bias, (total,)

@@ -85,11 +85,6 @@ class IntegrateAndFire(Neuron):
 
     states = ("v",)
 
-    class Options(Neuron.Options):
-        pass
-
-    options: Options
-
     @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         v = s.v + current

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +126,9 @@ def evolve(
                 best = individual
         winner = 1 if individuals[1].fitness < individuals[0].fitness else 0
         if individuals[winner].is_valid:
-            _change_loser(pair[1 - winner], pair[winner], individuals[winner].fitness, generator)
+            for mine, theirs in zip(pair[1 - winner], pair[winner], strict=True):
+                if mine.best_fitness >= individuals[winner].fitness:
+                    _recombine(mine, theirs, generator)
         progress(EvolutionProgress(tournament, growths, len(scores), best, best is not old_best))
     return best
 
@@ -152,21 +154,6 @@ def _grow_pair(
         if any(individual.is_valid for individual in individuals):
             return individuals, 2 * (attempt + 1)
     return individuals, 2 * ATTEMPTS
-
-
-def _change_loser(
-    loser: Iterable[_Chromosome],
-    winner: Iterable[_Chromosome],
-    fitness: float,
-    generator: np.random.Generator,
-) -> None:
-    """Recombine the ``loser``'s chromosomes with the ``winner``'s, except those that were part of an individual better than ``fitness``.
-
-    ``fitness`` is the winner's.
-    """
-    for mine, theirs in zip(loser, winner, strict=True):
-        if mine.best_fitness >= fitness:
-            _recombine(mine, theirs, generator)
 
 
 def _draw_two(chromosomes: list[_Chromosome], generator: np.random.Generator) -> list[_Chromosome]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 
 import numpy as np
 import torch
@@ -33,9 +32,9 @@ def evolve_graph(request: GrowRequest, open_progress: ProgressFactory = no_progr
         def save_best(progress: EvolutionProgress) -> None:
             nonlocal written
             best, status = progress.best, "no valid graph yet"
-            if best is not None and math.isfinite(best.fitness):
+            if best is not None:
                 status = f"{unit} {best.fitness:.4f} with {best.cells.size} nodes"
-            if progress.improved and best is not None:
+            if best is not None and progress.improved:
                 write(request.out, make_graph_file(best.cells, best.rule, score, best.fitness))
                 written = True
                 label = f"tournament {progress.tournament:4d}/{request.tournaments}"
