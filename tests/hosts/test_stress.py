@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -182,9 +181,7 @@ REAL = [
 def real(request) -> dict:
     """What stress did to a robot that is free to go, by both physics, and to one with a fixed base."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    done = processes.run("-m", "tests.hosts.stress_case", *request.param)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    found = processes.run_case("stress", *request.param)
     arrays = {key: torch.tensor(found[key]) for key in ("true", "seen", "joints", "wanted", "sent", "effort")}
     models = {key: {name: torch.tensor(v) for name, v in found[key].items()} for key in ("before", "after")}
     return {**found, **arrays, **models, "free": request.param[0] == "ant", "asked": request.param[1]}
