@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +13,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
     ROBUSTNESS,
     ConditionError,
     ConditionSubject,
-    EnvGroup,
     find_unavailable,
-    map_values_to_sensors,
     parse_conditions,
     require_conditions,
 )  # fmt: skip
@@ -23,15 +22,11 @@ from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILIT
 from spiky_rl.hosts.isaaclab.history import HistoryLayout
 from spiky_rl.run.recovery import RecoveryMeter
 from tests import processes
+from tests.hosts import test_conditions
+from tests.hosts.test_conditions import SENSORS
 
-SEED, EPISODES, SENSORS, STEPS = 3, 40, 5, 30
-INPUTS, OUTPUTS = 6, 2
-
-
-def condition(name: str, episodes: int = EPISODES, seed: int = SEED):
-    """A condition that needs no simulation."""
-    sensors = map_values_to_sensors(((SENSORS,),))
-    return CONDITIONS[name](EnvGroup(None, torch.arange(episodes), seed, sensors, torch.ones(SENSORS)))
+EPISODES, STEPS = 40, 30
+condition = partial(test_conditions.condition, episodes=EPISODES)
 
 
 def values(width: int = SENSORS) -> torch.Tensor:
