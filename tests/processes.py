@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
 import multiprocessing
 import os
 import runpy
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = [
@@ -109,6 +110,13 @@ def run(*line: object, cwd: Path = ROOT, stdin: str = "", **variables: str) -> s
     """A `Command` from its start to its end."""
     with Command(*line, cwd=cwd, stdin=stdin, variables=variables) as command:
         return command.finished()
+
+
+def run_case(name: str, *arguments: object) -> dict[str, Any]:
+    """Run the module ``tests.hosts.NAME_case``, which has a process for the one simulation that it holds; return what it found."""
+    done = run("-m", f"tests.hosts.{name}_case", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.rpartition("RESULT")[2])
 
 
 def _fork(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[Path]) -> None:

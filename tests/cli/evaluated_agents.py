@@ -25,23 +25,9 @@ NAMES += ["action_delay_2", "weights_4_bits", "dead_neurons"]
 
 
 def planned(library, logs, agent):
-    line = [
-        "--task",
-        "cartpole",
-        "--agent",
-        agent,
-        "--device",
-        "cpu",
-        "--assets",
-        "local",
-        "--log_root",
-        logs,
-    ]
-    return make_plan(
-        parse_settings(
-            RunRequest, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.0"])
-        )
-    )
+    line = "--task cartpole --device cpu --assets local env.episode_length_s=1.0".split()
+    line += ["--agent", agent, "--rl_library", library, "--log_root", logs]
+    return make_plan(parse_settings(RunRequest, parser().parse_args(line)))
 
 
 def parts(policy, env, groups):

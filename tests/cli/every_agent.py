@@ -25,19 +25,8 @@ ONCE = "agent.algorithm.num_learning_epochs=1"
 
 
 def planned(library, logs, task, agent):
-    line = [
-        "--task",
-        task,
-        "--agent",
-        agent,
-        "--device",
-        "cpu",
-        "--assets",
-        "local",
-        "--num_envs",
-        "16",
-    ]
-    line += ["--rl_library", library, "--log_root", logs, "--seed", "0", ONCE]
+    line = ["--task", task, "--agent", agent, "--rl_library", library, "--log_root", logs]
+    line += [*"--device cpu --assets local --num_envs 16 --seed 0".split(), ONCE]
     return make_plan(parse_settings(RunRequest, parser().parse_args(line)))
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import sys
 
-from spiky_rl.cli import common
+from tests.cli.refusals import run_command
 
 
 def main():
@@ -19,9 +19,7 @@ def main():
         stderr = io.StringIO()
         with contextlib.redirect_stderr(stderr):
             try:
-                code = common.run(command, argv)
-            except SystemExit as end:
-                code = end.code
+                code = run_command(command, argv)
             except Exception as error:  # pylint: disable=broad-exception-caught  # the test shows it
                 code = 1
                 print("Traceback:", repr(error), file=stderr)

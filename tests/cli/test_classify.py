@@ -17,10 +17,10 @@ import torch
 from spiky_rl.classification import result as classify_result
 from spiky_rl.classification import training as classify_training
 from spiky_rl.classification.training import augment, compute_logits, to_sequence, training_step
-from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config import registry
 from spiky_rl.datasets import nmnist_synthetic
+from tests.cli.refusals import run_command
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 pytestmark = pytest.mark.skipif(
@@ -34,28 +34,21 @@ load_digits_once = functools.cache(nmnist_synthetic.load_mnist_like)
 
 
 @pytest.fixture(autouse=True)
-def quiet(tmp_path_factory, monkeypatch):
-    """Our own cache, digits that are enlarged once for all tests, and the loggers as they were."""
+def shared_data(tmp_path_factory, monkeypatch):
+    """Our own cache, and digits that are enlarged once for all tests."""
     monkeypatch.setattr(nmnist_synthetic, "load_mnist_like", load_digits_once)
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    log = common.log
-    before = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate, log.level = before
 
 
 def run(logs, *argv):
     """Exit code and, of a run that ended well, what result.json says."""
-    try:
-        code = common.run(classify, [*map(str, argv), "--log_root", str(logs)])
-    except SystemExit as end:
-        code = end.code
+    code = run_command(classify, [*argv, "--log_root", logs])
     results = sorted(Path(logs).glob("classify/*/*/result.json"), key=lambda p: p.stat().st_mtime_ns)
     return code, json.loads(results[-1].read_text()) if results and code == 0 else None
 
 
-def weights(logs, pattern="model_*.pt"):
-    newest = max(Path(logs).glob(f"classify/*/*/{pattern}"), key=lambda p: p.stat().st_mtime_ns)
+def weights(logs):
+    newest = max(Path(logs).glob("classify/*/*/model_*.pt"), key=lambda p: p.stat().st_mtime_ns)
     return torch.load(newest, weights_only=True)["network"]
 
 
@@ -78,18 +71,7 @@ def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path,
     for i in range(10):
         (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i % 2))
-    line = [
-        "--dataset",
-        "custom",
-        "--data",
-        tmp_path / "data",
-        "--bins",
-        "2",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-    ]
+    line = ["--data", tmp_path / "data", *"--dataset custom --bins 2 --epochs 1 --device cpu".split()]
     code, result = run(tmp_path, *line, "agent.algorithm.learning_rate=0.25")
     assert code == 0 and result["agent"] == "lif_conv_small_classifier"
     assert result["settings"]["learning_rate"] == 0.25

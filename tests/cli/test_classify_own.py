@@ -8,7 +8,6 @@ import pytest
 
 from spiky_rl.classification import ann as ann_beside
 from spiky_rl.classification.settings import load_agent
-from spiky_rl.cli import common
 from spiky_rl.cli.classify import describe_ann
 from spiky_rl.config import memory_check
 from tests.cli.test_classify_use import LINE, folder, newest, run
@@ -17,10 +16,6 @@ from tests.cli.test_classify_use import LINE, folder, newest, run
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
-    log = common.log
-    before = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate, log.level = before
 
 
 @pytest.mark.slow

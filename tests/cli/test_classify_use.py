@@ -17,6 +17,7 @@ from spiky_rl.classification import inference
 from spiky_rl.classification import training as classify_training
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
+from tests.cli.refusals import run_command
 from tests.recorded import bars, encoded
 
 CLASSES = ("row", "column", "diagonal")
@@ -28,10 +29,6 @@ LINE += ["agent.network.layers=[32]", "agent.network.backend=torch", "agent.algo
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    log = common.log
-    before = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate, log.level = before
 
 
 def folder(path, count, seed, part=""):
@@ -47,10 +44,7 @@ def folder(path, count, seed, part=""):
 
 def run(tmp_path, *argv):
     """Exit code of a command whose runs lie in the test's folder."""
-    try:
-        return common.run(classify, [*map(str, argv), "--log_root", str(tmp_path / "logs")])
-    except SystemExit as end:
-        return end.code
+    return run_command(classify, [*argv, "--log_root", tmp_path / "logs"])
 
 
 def newest(tmp_path):
@@ -83,22 +77,8 @@ def test_own_recordings_are_learned_and_new_ones_are_told_apart_with_a_row_for_e
     # chance is a third; measured here with seeds 0 to 3: 0.89 to 1.0
     assert result["accuracy"] > 0.7 and result["classes"] == sorted(CLASSES)
     others = folder(tmp_path / "others", 10, 7)
-    out = tmp_path / "out.csv"
-    assert (
-        run(
-            tmp_path,
-            "--predict",
-            "--checkpoint",
-            run_folder,
-            "--data",
-            others,
-            "--out",
-            out,
-            "--device",
-            "cpu",
-        )
-        == 0
-    )
+    out, line = tmp_path / "out.csv", ["--checkpoint", run_folder, "--data", others, "--device", "cpu"]
+    assert run(tmp_path, "--predict", *line, "--out", out) == 0
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 30 and {row["seen"] for row in rows} == {"no"}
     assert all(row["recording"].startswith(f"{row['label']}/") for row in rows)
@@ -108,7 +88,7 @@ def test_own_recordings_are_learned_and_new_ones_are_told_apart_with_a_row_for_e
         assert sum(scores.values()) == pytest.approx(1.0, abs=1e-4)
     assert np.mean([row["label"] == row["predicted"] for row in rows]) > 0.7
     capsys.readouterr()
-    assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", others, "--device", "cpu") == 0
+    assert run(tmp_path, "--evaluate", *line) == 0
     (written,) = run_folder.glob("evaluation_*.json")
     evaluation = json.loads(written.read_text())
     assert evaluation["accuracy"] == pytest.approx(

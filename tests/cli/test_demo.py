@@ -20,9 +20,7 @@ def asked(monkeypatch, tmp_path):
     for name in ("SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    yield found
-    log = logging.getLogger("spiky_rl")
-    log.handlers = [handler for handler in log.handlers if not isinstance(handler, demo._BrowserOpener)]
+    return found
 
 
 def make_viewable(monkeypatch, viewable=True):

@@ -56,19 +56,8 @@ def result_of(run: Path) -> dict:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """One real training, long enough to learn."""
-    root = tmp_path_factory.mktemp("logs")
-    return train(
-        root,
-        "--agent",
-        "lif_ppo",
-        "--num_envs",
-        ENVS,
-        "--max_iterations",
-        ITERATIONS,
-        "--run_name",
-        "e2e",
-        start=alone,
-    )
+    line = ["--agent", "lif_ppo", "--num_envs", ENVS, "--max_iterations", ITERATIONS, "--run_name", "e2e"]
+    return train(tmp_path_factory.mktemp("logs"), *line, start=alone)
 
 
 def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
@@ -278,18 +267,8 @@ def test_agent_reaches_its_bar_on_cartpole(agent, least, seed, tmp_path):
 
 @pytest.mark.slow
 def test_training_films_itself_and_still_starts_at_random_points_of_episodes(tmp_path):
-    run = train(
-        tmp_path,
-        "--agent",
-        "lif_ppo",
-        "--num_envs",
-        "16",
-        "--max_iterations",
-        "3",
-        "--video",
-        "--video_length",
-        "20",
-    )
+    line = "--agent lif_ppo --num_envs 16 --max_iterations 3 --video --video_length 20".split()
+    run = train(tmp_path, *line)
     assert list((run / "videos" / "train").glob("*.mp4"))
     assert (
         result_of(run)["mean_length_final"] is not None

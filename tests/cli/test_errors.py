@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -12,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.cli import common
 from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from spiky_rl.learners import list_learners
 from spiky_rl.learners.common.checkpoints import get_random_state
-from tests import processes
+from tests.agents import mark_slow
+from tests.cli.refusals import run_command, run_lines
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -32,14 +31,7 @@ CARTPOLE = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
 def command(capsys):
     """Runs a command in this process; returns its exit code and what it wrote to stderr."""
 
-    def run(name: str, *argv: object) -> tuple[int, str]:
-        try:
-            code = common.run(COMMANDS[name], [str(argument) for argument in argv])
-        except SystemExit as end:
-            code = end.code
-        return code, capsys.readouterr().err
-
-    return run
+    return lambda name, *argv: (run_command(COMMANDS[name], argv), capsys.readouterr().err)
 
 
 def assert_refused(code: int, stderr: str, *words: str) -> None:
@@ -416,16 +408,12 @@ def outcomes(tmp_path_factory):
             for case, (name, arguments, _) in HEAVY.items()
             if (case in SLOW) == slow
         }
-        done = processes.run("-m", "tests.cli.refused", stdin=json.dumps(lines))
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.rpartition("RESULTS")[2])
+        return run_lines(lines)
 
     return run, files, logs
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in HEAVY]
-)
+@pytest.mark.parametrize("case", mark_slow(HEAVY, HEAVY.keys() - SLOW))
 def test_what_isaac_lab_must_say_is_refused_before_a_simulator_starts(case, outcomes):
     run, files, logs = outcomes
     assert_refused(*run(case in SLOW)[case], *(word.format(**files) for word in HEAVY[case][2]))

@@ -7,11 +7,11 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.config import registry, spec
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
 from tests import processes
+from tests.cli.refusals import run_command, run_lines
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
@@ -48,17 +48,8 @@ def run(tmp_path_factory) -> Path:
 
 def of(run: Path) -> list[object]:
     """Arguments that name the run."""
-    return [
-        "--task",
-        "cartpole",
-        "--agent",
-        "lif_ppo",
-        "--log_root",
-        run.parents[2],
-        "--episodes",
-        EPISODES,
-        SHORT,
-    ]
+    agent = ["--task", "cartpole", "--agent", "lif_ppo"]
+    return [*agent, "--log_root", run.parents[2], "--episodes", EPISODES, SHORT]
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +127,9 @@ def test_a_condition_is_measured_the_same_whatever_is_measured_beside_it(run, wh
 
 
 def test_random_actions_have_returns_and_no_cost(tmp_path):
-    out = tmp_path / "random.json"
-    arguments = [
-        "--task",
-        "cartpole_masked",
-        "--agent",
-        "mlp_ppo",
-        "--log_root",
-        tmp_path,
-        "--checkpoint",
-        "random",
-    ]
-    found, _ = evaluated(*arguments, "--out", out, "--episodes", EPISODES, "--conditions", "push", SHORT)
+    arguments = "--task cartpole_masked --agent mlp_ppo --checkpoint random --conditions push".split()
+    arguments += ["--log_root", tmp_path, "--out", tmp_path / "random.json", "--episodes", EPISODES, SHORT]
+    found, _ = evaluated(*arguments)
     assert (found["checkpoint"], found["task"], found["cost"]) == ("random", "cartpole_masked", None)
     for condition in found["conditions"].values():
         assert condition["firing_rate"] is None and condition["operations"] is None
@@ -253,10 +235,7 @@ def test_a_bad_command_line_is_refused_in_one_line(case, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     arguments, words = ([text.format(folder=tmp_path, file=file) for text in part] for part in LIGHT[case])
-    try:
-        code = common.run(evaluate, ["--task", "cartpole", "--log_root", str(tmp_path / "logs"), *arguments])
-    except SystemExit as end:
-        code = end.code
+    code = run_command(evaluate, ["--task", "cartpole", "--log_root", tmp_path / "logs", *arguments])
     stderr = capsys.readouterr().err
     assert code == 2 and len(stderr.splitlines()) == 1
     assert all(word in stderr for word in words), stderr
@@ -298,9 +277,7 @@ def refusals(tmp_path_factory) -> dict[str, tuple[int, str]]:
     with pytest.MonkeyPatch.context() as patch:
         # the local assets would be refused first: they lack the robots of most of these tasks
         patch.setenv("ISAACSIM_ASSET_ROOT", logs)
-        done = processes.run("-m", "tests.cli.refused", stdin=json.dumps(lines))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.rpartition("RESULTS")[2])
+        return run_lines(lines)
 
 
 @pytest.mark.parametrize("case", HEAVY)

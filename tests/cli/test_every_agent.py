@@ -11,8 +11,8 @@ import re
 import pytest
 
 from spiky_rl.config import registry, spec
-from spiky_rl.learners.common.local_learning import get_local_rule
 from tests import processes
+from tests.agents import mark_slow, refused_by_skrl, takes_images
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
@@ -20,29 +20,13 @@ pytestmark = pytest.mark.timeout(900)
 LIBRARIES = ["rsl_rl", pytest.param("skrl", marks=pytest.mark.slow)]
 
 
-def takes_vectors(agent: str) -> bool:
-    """Whether an agent is for observations that are vectors; one whose first connection is a convolution takes images."""
-    connection = (spec.read_agent(agent)[1].get("network") or {}).get("connection")
-    return not isinstance(connection, list)
-
-
-def refused_by_skrl(agent: str) -> bool:
-    """Whether a network is plastic or has a local rule, a teacher comes first, or novelty is rewarded
-    (tests/hosts/test_skrl_config.py, test_local_rules.py, test_distillation.py)."""
-    if {"distillation_cfg", "rnd_cfg"} & set(spec.read_agent(agent)[1].get("algorithm") or {}):
-        return True
-    network = registry.configure("networks", spec.read_agent(agent)[1].get("network") or "feedforward", agent)
-    return network.parts.get("plasticity") is not None or get_local_rule(network) is not None
-
-
 AGENTS = [
     name
     for name in registry.list_names("agents")
-    if takes_vectors(name) and spec.read_algorithm(name) == "ppo"
+    if not takes_images(name) and spec.read_algorithm(name) == "ppo"
 ]
 FAST = ("alif_recurrent_ppo", "gru_ppo", "lif_plastic_reservoir_ppo", "lif_rstdp", "lif_spikeprop_ppo")
 """One of each kind: recurrent layers, an ANN with a state, a reservoir with plasticity, a local rule, the times of spikes."""
-EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in AGENTS]
 SPIKING = [name for name in AGENTS if "network" in spec.read_agent(name)[1]]
 
 
@@ -79,7 +63,7 @@ def test_enough_agents_are_shipped():
     assert len(AGENTS) >= 16 and set(FAST) <= set(AGENTS)
 
 
-@pytest.mark.parametrize("agent", EACH)
+@pytest.mark.parametrize("agent", mark_slow(AGENTS, FAST))
 def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
     rows = trained(agent in FAST)
     if library == "skrl" and refused_by_skrl(agent):
@@ -96,9 +80,7 @@ def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
 
 
 TARGETS = "c,c_int8,onnx,torchscript,nir"
-IMAGES = [
-    name for name in registry.list_names("agents") if not takes_vectors(name) and "classifier" not in name
-]
+IMAGES = [name for name in registry.list_names("agents") if takes_images(name) and "classifier" not in name]
 UNROLLED = ("hodgkin_huxley_ppo",)
 """Agents of so many operations that an ONNX graph of them takes minutes; all other files are made of them too."""
 GROUPS = {

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.cli import common
 from spiky_rl.cli.grow import grow
 from spiky_rl.cli.show import show
 from spiky_rl.config import registry
@@ -21,6 +20,7 @@ from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.growth import scoring
 from spiky_rl.reservoirs.growth.settings import TASKS
 from spiky_rl.reservoirs.picture import compute_spring_layout
+from tests.cli.refusals import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--tournaments", "1", "--population", "2", "--min_size", "5", "--max_size", "40"]
@@ -30,7 +30,7 @@ drawing = pytest.mark.skipif(
 
 
 def run(command, *argv):
-    return common.run(command, [str(argument) for argument in argv])
+    return run_command(command, argv)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +61,7 @@ def test_the_same_seed_grows_the_same_file(file, tmp_path, capsys):
 @pytest.mark.slow
 def test_an_interruption_keeps_the_best_so_far(tmp_path):
     path = tmp_path / "kept.json"
-    command = [
-        sys.executable,
-        "scripts/grow.py",
-        "--out",
-        str(path),
-        "--tournaments",
-        "5000",
-        "--max_size",
-        "40",
-    ]
+    command = [sys.executable, *"scripts/grow.py --tournaments 5000 --max_size 40 --out".split(), str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 200.0
@@ -110,11 +101,7 @@ def test_limits_that_nothing_fits_are_told_of(tmp_path, capsys):
 )
 def test_a_bad_command_line_is_refused(argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    try:
-        code = run(grow, *argv)
-    except SystemExit as end:
-        code = end.code
-    assert code == 2
+    assert run(grow, *argv) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ import pytest
 from spiky_rl.classification.split import split
 from spiky_rl.classification.training import Trainer, TrainerSettings
 from spiky_rl.config import registry, spec
+from tests.agents import mark_slow
 from tests.hosts import syncs
 from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.recorded import of_frames
@@ -17,9 +18,7 @@ SETTINGS = TrainerSettings(1, BATCH, 1e-3, "cosine", 0.1, shift=1.0, rotation=5.
 HERE = "spiky_rl.classification."
 
 
-@pytest.mark.parametrize(
-    "agent", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CLASSIFIERS]
-)
+@pytest.mark.parametrize("agent", mark_slow(CLASSIFIERS, FAST))
 def test_every_classifier_trains(agent):
     labels = np.arange(COUNT, dtype=np.int64) % 10
     seen = of_frames(np.ones((COUNT, 2, 2, 34, 34), np.int64), labels)

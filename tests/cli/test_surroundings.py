@@ -179,17 +179,14 @@ def test_a_full_disk_in_a_writers_thread_is_told_once(number, said, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        with pytest.raises(KeyboardInterrupt), handle_stop_signals("stopping") as asked:
-            assert not asked() and asked.exit_code == 0
-            os.kill(os.getpid(), number)
-            assert asked() and asked.exit_code == 128 + number
-            os.kill(os.getpid(), number)
-            raise AssertionError("the second one stops")
-        assert signal.getsignal(number) == signal.SIG_DFL
-    finally:
-        signal.signal(number, before)
+    signal.signal(number, signal.SIG_DFL)
+    with pytest.raises(KeyboardInterrupt), handle_stop_signals("stopping") as asked:
+        assert not asked() and asked.exit_code == 0
+        os.kill(os.getpid(), number)
+        assert asked() and asked.exit_code == 128 + number
+        os.kill(os.getpid(), number)
+        raise AssertionError("the second one stops")
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -200,11 +197,8 @@ def test_a_command_that_a_second_signal_stops_has_the_exit_code_of_the_first(num
                 os.kill(os.getpid(), sent)
         return 0
 
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        assert common.run(command, []) == 128 + number
-    finally:
-        signal.signal(number, before)
+    signal.signal(number, signal.SIG_DFL)
+    assert common.run(command, []) == 128 + number
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -229,13 +223,10 @@ def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and
 
 
 def test_nohup_is_respected():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with handle_stop_signals("stopping") as asked:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked()
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with handle_stop_signals("stopping") as asked:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not asked()
 
 
 HANGUP = """
@@ -261,9 +252,8 @@ def test_a_terminal_that_hangs_up_ends_a_command_in_good_order(tmp_path):
 
     def begin():
         os.login_tty(theirs)
-        signal.signal(
-            signal.SIGHUP, signal.SIG_DFL
-        )  # who runs the tests may ignore it, and a process inherits that
+        # who runs the tests may ignore it, and a process inherits that
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     with subprocess.Popen(
         [sys.executable, "-c", HANGUP, str(tmp_path / "file")], env=HERE, start_new_session=True,
@@ -284,13 +274,8 @@ def test_a_step_of_a_cell_that_was_stopped_by_itself_goes_on_another_time(code, 
         )
 
 
-TORCHRUN = {
-    "WORLD_SIZE": "2",
-    "RANK": "1",
-    "LOCAL_RANK": "1",
-    "MASTER_ADDR": "localhost",
-    "MASTER_PORT": "29500",
-}
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+TORCHRUN |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
 def with_variables(monkeypatch, variables):
@@ -311,7 +296,6 @@ STALE = [
 
 @pytest.mark.parametrize("variables", STALE, ids=str)
 def test_what_a_batch_job_left_is_taken_from_a_process_that_runs_alone(variables, monkeypatch, caplog):
-    monkeypatch.setattr(common.log, "propagate", True)
     caplog.set_level("INFO")
     with_variables(monkeypatch, variables)
     processes.setup_distributed_env(distributed=False)
@@ -320,7 +304,6 @@ def test_what_a_batch_job_left_is_taken_from_a_process_that_runs_alone(variables
 
 
 def test_a_process_alone_in_its_job_is_told_nothing(monkeypatch, caplog):
-    monkeypatch.setattr(common.log, "propagate", True)
     caplog.set_level("INFO")
     with_variables(monkeypatch, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"})
     processes.setup_distributed_env(distributed=False)

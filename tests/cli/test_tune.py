@@ -27,9 +27,7 @@ SPACE = {
     "shared": {"agent.algorithm.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
     "own": {"lif_ppo": {"agent.network.steps": {"low": 1, "high": 2}}},
 }
-SMALL = [
-    *("--tasks", "cartpole", "--num_envs", "64", "--device", "cpu", "--assets", "local", "--episodes", "2")
-]
+SMALL = "--tasks cartpole --num_envs 64 --device cpu --assets local --episodes 2".split()
 GIVEN = ["--agents", "lif_ppo", *SMALL, "--trials", "2", "--seeds", "90000", "--budget", "env_steps=96000"]
 CELL = "Isaac-Cartpole.lif_ppo.trial{}.rung{}.seed90000"
 
@@ -41,16 +39,18 @@ def space(tmp_path):
     return path
 
 
+def write_tuned(folder, agent, algorithm):
+    head = {"version": 1, "tuning": "mine", "trials": 2, "seeds": [90000], "budget": "some"}
+    tasks = {"Isaac-Cartpole": {agent: {"agent": {"algorithm": algorithm}}}}
+    (folder / "tuned.yaml").write_text(yaml.safe_dump({**head, "tasks": tasks}))
+
+
 def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
     given = {"agents": "lif_ppo", "tasks": ["cartpole"], "num_envs": 64}
     place, robots = ExecutionOptions(device="cpu", assets="local", dry_run=True).resolve_assets("cartpole")
     asked = tuning_plan.make_tuning_design({**given, "seeds": "90000"}, tuning_plan.TuneOptions(trials=2))
     checked = tuning_plan.check_tuning(asked, place, robots)
-    values = {"agent": {"algorithm": {"learning_rate": 0.002}}}
-    head = {"version": 1, "tuning": "mine", "trials": 2, "seeds": [90000], "budget": "some"}
-    (tmp_path / "tuned.yaml").write_text(
-        yaml.safe_dump({**head, "tasks": {"Isaac-Cartpole": {"lif_ppo": values}}})
-    )
+    write_tuned(tmp_path, "lif_ppo", {"learning_rate": 0.002})
     more = {"seeds": "0", "tuning": str(tmp_path), "vary": {"agent.network.steps": [2, 3]}}
     cells = plan_study(study.build_study("mine", {**given, **more}), tmp_path / "study", place).cells
     trained = [cell for cell in cells if cell.trains_agent]
@@ -61,20 +61,14 @@ def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
     assert [cell.base_hash for cell in cells if not cell.trains_agent] == [None]
 
 
+GAMMAS = {"lif_ppo": 0.97, "gru_ppo": 0.96}
+
+
 def test_a_cell_is_trained_with_the_values_of_its_agents_own_tuning_and_its_commands_name_the_copy(tmp_path):
-    for agent, gamma in (("lif_ppo", 0.97), ("gru_ppo", 0.96)):
-        tasks = {"Isaac-Cartpole": {agent: {"agent": {"algorithm": {"gamma": gamma}}}}}
-        head = {
-            "version": 1,
-            "tuning": "mine",
-            "trials": 2,
-            "seeds": [90000],
-            "budget": "some",
-            "tasks": tasks,
-        }
+    for agent, gamma in GAMMAS.items():
         (tmp_path / agent).mkdir()
-        (tmp_path / agent / "tuned.yaml").write_text(yaml.safe_dump(head))
-    tuning = {agent: str(tmp_path / agent) for agent in ("lif_ppo", "gru_ppo")}
+        write_tuned(tmp_path / agent, agent, {"gamma": gamma})
+    tuning = {agent: str(tmp_path / agent) for agent in GAMMAS}
     given = {"agents": ["mlp_ppo", *tuning], "tasks": ["cartpole"], "num_envs": 64, "seeds": "0"}
     place = ExecutionOptions(device="cpu", assets="local", dry_run=True)
     plan = plan_study(study.build_study("mine", {**given, "tuning": tuning}), tmp_path / "study", place)
@@ -90,10 +84,7 @@ def test_a_cell_is_trained_with_the_values_of_its_agents_own_tuning_and_its_comm
         if copy:
             source = tmp_path / cell.agent / "tuned.yaml"
             assert (tmp_path / "study" / copy).read_bytes() == source.read_bytes()
-            gamma = yaml.safe_load(source.read_text())["tasks"]["Isaac-Cartpole"][cell.agent]["agent"][
-                "algorithm"
-            ]["gamma"]
-            assert cell.specification.spec["algorithm"]["gamma"] == gamma
+            assert cell.specification.spec["algorithm"]["gamma"] == GAMMAS[cell.agent]
             assert cell.base_hash == before[cell.name].spec_hash != cell.spec_hash
         else:
             assert (cell.base_hash, cell.hash) == (None, before[cell.name].hash)
@@ -222,16 +213,7 @@ def test_a_first_rung_of_one_iteration_and_one_in_seconds_are_planned(tmp_path):
 
 
 def test_by_default_a_tuning_has_trials_and_seeds_enough(tmp_path, capsys):
-    few = [
-        "--agents",
-        "lif_ppo",
-        *SMALL,
-        "--budget",
-        "env_steps=96000",
-        "--dry-run",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert tune(few) == 0
+    few = ["--agents", "lif_ppo", *SMALL, "--budget", "env_steps=96000", "--dry-run"]
+    assert tune([*few, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "30 trials, seeds 90000, 90001" in said.out and "fewer than" not in said.out + said.err

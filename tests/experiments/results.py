@@ -157,6 +157,12 @@ def change(folder: Path, cell: str, path: str, value: Any) -> None:
     dump(file, data)
 
 
+def redesign(study: Path, **changed: Any) -> None:
+    """Change keys of a study's design."""
+    path = study / "study.json"
+    dump(path, {**json.loads(path.read_text(encoding="utf-8")), **changed})
+
+
 def generator(*key: Any) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
@@ -307,7 +313,7 @@ TUNED = {
 
 def tuned(study: Path) -> None:
     """As a study that names a tuning has its design, its plan and its copy of the tuned values."""
-    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "tuning": "logs/tune/mine"})
+    redesign(study, tuning="logs/tune/mine")
     plan = json.loads((study / "plan.json").read_text())
     cells = [{**cell, "base_hash": NOW} for cell in plan["cells"]]
     dump(study / "plan.json", {**plan, "cells": cells})

@@ -1,6 +1,5 @@
 """Arms from other studies stand in a study where all that must agree does, and are refused by key where it does not."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from spiky_rl.experiments.run.arms import refuse_other_arms
 from spiky_rl.experiments.run.comparison import StudyRun, warn_of_missing_controls
 from spiky_rl.experiments.run.results import read_plan
 from tests.experiments.plans import plan
-from tests.experiments.results import ITERATIONS, STEPS, change, dump, write_study
+from tests.experiments.results import CARTPOLE, ITERATIONS, STEPS, change, dump, redesign, write_study
 from tests.experiments.test_provenance import told
 
 ARM = {"study": "studies/theirs", "agents": ["gru_ppo"]}
@@ -57,24 +56,13 @@ def set_origin(folder: Path, **changed) -> None:
 @pytest.fixture
 def folder(tmp_path):
     """Our study, beside which theirs lies."""
-    theirs = write_study(
-        tmp_path / "studies/theirs",
-        ["gru_ppo", "lif_ppo"],
-        ["Isaac-Cartpole"],
-        range(1, 6),
-        conditions=["nominal", "push"],
-    )
-    ours = write_study(
-        tmp_path / "studies/ours",
-        ["mlp_ppo", "lif_ppo"],
-        ["Isaac-Cartpole"],
-        range(3),
-        conditions=["nominal"],
-    )
+    root, tasks = tmp_path / "studies", [CARTPOLE]
+    both = ["nominal", "push"]
+    theirs = write_study(root / "theirs", ["gru_ppo", "lif_ppo"], tasks, range(1, 6), conditions=both)
+    ours = write_study(root / "ours", ["mlp_ppo", "lif_ppo"], tasks, range(3), conditions=both[:1])
     for each in (theirs, ours):
         set_origin(each)
-    design = json.loads((ours / "study.json").read_text())
-    dump(ours / "study.json", {**design, "tasks": ["Isaac-Cartpole-v0"], "arms": [ARM]})
+    redesign(ours, tasks=["Isaac-Cartpole-v0"], arms=[ARM])
     return ours
 
 
@@ -90,12 +78,11 @@ def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folde
 
 
 def test_a_plan_of_the_day_of_an_arm_may_have_been_made_after_its_results(folder):
-    design = json.loads((folder / "study.json").read_text())
     plan_of_day = {"comparisons": [["lif_ppo", "gru_ppo"]], "seeds": [0, 1, 2]}
     for cell in (folder.parent / "theirs/cells").iterdir():
         change(folder.parent / "theirs", cell.name, "date", "2026-11-20")
     for date, expected in (("2026-11-19", True), ("2026-11-20", False)):
-        dump(folder / "study.json", {**design, "plan": {**plan_of_day, "date": date}})
+        redesign(folder, plan={**plan_of_day, "date": date})
         assert analyze_study(folder).is_planned == expected, date
 
 

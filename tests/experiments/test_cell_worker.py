@@ -404,15 +404,8 @@ def test_a_training_gets_one_stop_signal_however_the_command_is_stopped(tmp_path
 
 def begun(folder: Path, **more) -> subprocess.Popen:
     """The worker of a cell, at work."""
-    line = [
-        sys.executable,
-        "-m",
-        "spiky_rl.experiments.run.cell_worker",
-        str(folder),
-        str(folder.parent),
-        str(os.getpid()),
-    ]
-    return subprocess.Popen(line, cwd=ROOT, **more)
+    line = [sys.executable, "-m", "spiky_rl.experiments.run.cell_worker", folder, folder.parent]
+    return subprocess.Popen([*map(str, line), str(os.getpid())], cwd=ROOT, **more)
 
 
 def waits_for_a_lock(pid: int) -> bool:

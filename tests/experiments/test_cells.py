@@ -18,6 +18,7 @@ from spiky_rl.experiments.run.results import parse_result, read_design
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 
+ASKED = study.build_study("mine", GIVEN)
 ROBOTS = "robots"
 """Of the plans in `tests.experiments.plans`."""
 
@@ -25,7 +26,7 @@ ROBOTS = "robots"
 @pytest.fixture
 def folder(tmp_path):
     """With a study and its plan."""
-    cells.write_plan(tmp_path, study.build_study("mine", GIVEN), planned())
+    cells.write_plan(tmp_path, ASKED, planned())
     return tmp_path
 
 
@@ -37,14 +38,9 @@ def test_the_plan_names_every_cell_with_its_commands_and_hashes(folder):
 
 
 def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(folder):
-    same = study.build_study("mine", GIVEN)
-    assert cells.load_or_extend_study(folder, same).to_dict() == same.to_dict()
-    assert cells.load_or_extend_study(folder, study.build_study("mine", {**GIVEN, "seeds": "5"})).seeds == (
-        0,
-        1,
-        2,
-        5,
-    )
+    assert cells.load_or_extend_study(folder, ASKED).to_dict() == ASKED.to_dict()
+    more = study.build_study("mine", {**GIVEN, "seeds": "5"})
+    assert cells.load_or_extend_study(folder, more).seeds == (0, 1, 2, 5)
     with pytest.raises(StudyError, match="budget"):
         cells.load_or_extend_study(folder, study.build_study("mine", {**GIVEN, "budget": "wall=3"}))
     with pytest.raises(StudyError, match="name"):
@@ -54,14 +50,14 @@ def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(
 def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(folder):
     (folder / "study.json").write_text("{}")
     with pytest.raises(StudyError, match="study.json: missing version, name, .*not a study of this version"):
-        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
+        cells.load_or_extend_study(folder, ASKED)
     (folder / "study.json").unlink()
     os.mkfifo(folder / "study.json")
     with pytest.raises(PermissionError, match="it is not a regular file"):
-        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
+        cells.load_or_extend_study(folder, ASKED)
     (folder / "study.json").unlink()
     with pytest.raises(StudyError, match="without study.json"):
-        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
+        cells.load_or_extend_study(folder, ASKED)
 
 
 def test_a_result_of_another_specification_is_not_written_over(folder):
@@ -70,19 +66,19 @@ def test_a_result_of_another_specification_is_not_written_over(folder):
     files.write_json(folder / "cells" / cell.name / "result.json", {**held, "hash": "0" * 16})
     before = (folder / "plan.json").read_text()
     with pytest.raises(StudyError, match=f"{cell.name}.*hash: .*--out"):
-        cells.write_plan(folder, study.build_study("mine", GIVEN), planned())
+        cells.write_plan(folder, ASKED, planned())
     assert (folder / "plan.json").read_text() == before
 
 
 def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
-    asked, (cell, *_) = study.build_study("mine", GIVEN), planned()
+    cell, *_ = planned()
     changed = [cell.model_copy(update={"hash": "0" * 16})]
-    cells.write_plan(folder, asked, changed)  # it has not begun: it will as what it is now
-    cells.write_plan(folder, asked, planned())
+    cells.write_plan(folder, ASKED, changed)  # it has not begun: it will as what it is now
+    cells.write_plan(folder, ASKED, planned())
     (folder / "cells" / cell.name / "run").mkdir()
-    cells.write_plan(folder, asked, planned())
+    cells.write_plan(folder, ASKED, planned())
     with pytest.raises(StudyError, match=f"{cell.name}/cell.json: hash: "):
-        cells.write_plan(folder, asked, changed)
+        cells.write_plan(folder, ASKED, changed)
 
 
 def test_an_evaluation_of_random_actions_is_not_taken_for_another_one(folder):
@@ -123,27 +119,21 @@ def test_a_cell_is_held_by_one_process_and_by_all_that_inherit_it(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 def test_a_damaged_study_file_is_written_anew(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
-    asked = study.build_study("mine", GIVEN)
-    assert cells.load_or_extend_study(tmp_path, asked) == asked
-    cells.write_plan(tmp_path, asked, planned())
-    assert json.loads((tmp_path / "study.json").read_text()) == asked.to_dict()
+    assert cells.load_or_extend_study(tmp_path, ASKED) == ASKED
+    cells.write_plan(tmp_path, ASKED, planned())
+    assert json.loads((tmp_path / "study.json").read_text()) == ASKED.to_dict()
 
 
 def test_cells_of_two_physics_do_not_stand_in_one_study(folder):
     done, *others = planned()
     held = {"hash": done.hash, "assets": ROBOTS}  # of a version that did not say what stepped its worlds
     files.write_json(folder / "cells" / done.name / "result.json", held)
-    asked = study.build_study("mine", GIVEN)
-    cells.write_plan(folder, asked, planned())
+    cells.write_plan(folder, ASKED, planned())
     native = [cell.model_copy(update={"physics": "mujoco"}) for cell in planned()]
-    with pytest.raises(
-        StudyError, match=f"{done.name}: physics: 'newton_mjwarp'.*'mujoco'; choose another --out"
-    ):
-        cells.write_plan(folder, asked, native)
-    assert (
-        json.loads((folder / "cells" / others[0].name / "cell.json").read_text())["physics"]
-        == "newton_mjwarp"
-    )
+    said = f"{done.name}: physics: 'newton_mjwarp'.*'mujoco'; choose another --out"
+    with pytest.raises(StudyError, match=said):
+        cells.write_plan(folder, ASKED, native)
+    assert cells.read_cell(folder / "cells" / others[0].name).physics == "newton_mjwarp"
 
 
 def derive(found):
@@ -155,15 +145,14 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     begun, done, *others = planned()
     files.write_json(folder / "cells" / done.name / "result.json", {"hash": done.hash, "assets": ROBOTS})
     (folder / "cells" / begun.name / "run").mkdir()
-    asked = study.build_study("mine", GIVEN)
-    cells.write_plan(folder, asked, planned())
+    cells.write_plan(folder, ASKED, planned())
     before = (folder / "cells" / begun.name / "cell.json").read_text()
     for cell in (done, begun):
         with pytest.raises(StudyError, match=f"{cell.name}: robots: '{ROBOTS}'.* --out") as error:
-            cells.write_plan(folder, asked, derive([cell, *others]))
+            cells.write_plan(folder, ASKED, derive([cell, *others]))
         assert "'robots of version 4'" in str(error.value)
     assert (folder / "cells" / begun.name / "cell.json").read_text() == before
-    cells.write_plan(folder, asked, derive([done]))  # nothing is left to run, so nothing is mixed
+    cells.write_plan(folder, ASKED, derive([done]))  # nothing is left to run, so nothing is mixed
 
 
 def test_a_study_of_two_simulators_goes_on_though_each_has_its_robots(folder):
@@ -172,7 +161,7 @@ def test_a_study_of_two_simulators_goes_on_though_each_has_its_robots(folder):
         files.write_json(
             folder / "cells" / task.name / "result.json", {"hash": task.hash, "assets": task.task}
         )
-    cells.write_plan(folder, study.build_study("mine", GIVEN), own)
+    cells.write_plan(folder, ASKED, own)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +181,7 @@ def test_a_study_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key,
     files.write_json(path, held | ({} if value is None else {key: value}))
     before = path.read_text()
     with pytest.raises(StudyError) as refused:
-        cells.load_or_extend_study(folder, study.build_study("mine", GIVEN))
+        cells.load_or_extend_study(folder, ASKED)
     assert str(refused.value).startswith(f"{path}: {said}") and "--out" in str(refused.value)
     assert path.read_text() == before
 

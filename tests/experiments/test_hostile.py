@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
 from spiky_rl.experiments.analysis.outcome import analyze_study
@@ -19,6 +18,7 @@ from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import build_threats_section
 from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
+from tests.cli.refusals import run_command
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"
@@ -36,11 +36,7 @@ def small(folder: Path) -> Path:
 
 def run(command, argv, capsys) -> tuple[object, list[str]]:
     """The exit code, and the lines of stderr."""
-    try:
-        code = common.run(command, [str(argument) for argument in argv])
-    except SystemExit as end:
-        code = end.code
-    return code, capsys.readouterr().err.splitlines()
+    return run_command(command, argv), capsys.readouterr().err.splitlines()
 
 
 def test_names_of_html_tex_and_markdown_are_shown_as_they_are(tmp_path: Path):

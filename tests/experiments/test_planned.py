@@ -14,7 +14,7 @@ from spiky_rl.config.options import RegistryError
 from spiky_rl.experiments.analysis.comparisons import sign_flip_test
 from spiky_rl.experiments.analysis.outcome import analyze_study
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.analysis.verdicts import compute_equivalence_p_value, count_seeds_to_equate
+from spiky_rl.experiments.analysis.verdicts import Verdict, compute_equivalence_p_value, count_seeds_to_equate
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.planned import (
     StudyPlan,
@@ -30,7 +30,7 @@ from spiky_rl.experiments.report.verdicts import describe_plan, describe_verdict
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import merge_study
 from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
-from tests.experiments.results import CARTPOLE, MASKED, change, dump, write_study
+from tests.experiments.results import CARTPOLE, MASKED, change, dump, redesign, write_study
 from tests.experiments.test_report import DATE, section
 
 PAIRS = [["lif_ppo", "mlp_ppo"], ["lif_rstdp", "mlp_ppo"]]
@@ -78,8 +78,7 @@ def planned(tmp_path: Path, plan: dict = PLAN, **design) -> Path:
     study = write_study(
         tmp_path / "study", ("mlp_ppo", "lif_ppo", "lif_rstdp"), (CARTPOLE,), range(10), **design
     )
-    data = json.loads((study / "study.json").read_text())
-    dump(study / "study.json", {**data, "plan": plan})
+    redesign(study, plan=plan)
     for path in study.glob("cells/*/result.json"):
         result = json.loads(path.read_text())
         nominal = result["evaluation"]["conditions"]["nominal"]
@@ -93,16 +92,17 @@ def spell_out(interval: Interval | None) -> float:
     return interval.estimate
 
 
-def texts(study: Path) -> dict[tuple[str, str], str]:
-    return {(v.comparison.agent, v.endpoint.label): v.text for v in analyze_study(study).verdicts}
+def verdicts_of(study: Path) -> dict[tuple[str, str], Verdict]:
+    """By agent and endpoint."""
+    return {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
 
 
 def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_path: Path):
     study = planned(tmp_path, PLAN | {"margin": 0.1})
-    found = texts(study)
-    assert len(found) == 6
-    assert found["lif_rstdp", "return"] == "worse" and found["lif_ppo", "return"] == "equivalent"
-    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
+    verdicts = verdicts_of(study)
+    assert len(verdicts) == 6
+    assert verdicts["lif_rstdp", "return"].text == "worse"
+    assert verdicts["lif_ppo", "return"].text == "equivalent"
     energy = verdicts["lif_rstdp", "energy per metre, fp32_sram"]
     assert energy.comparison.difference.estimate > 0 and energy.text == "worse"
     assert all(v.is_planned and v.comparison.comparisons == 6 for v in verdicts.values())
@@ -166,7 +166,7 @@ def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
 def test_a_study_that_goes_on_corrects_for_the_tasks_to_come(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_rstdp"), (CARTPOLE, MASKED), range(6))
     plan = PLAN | {"comparisons": PAIRS[1:], "endpoints": ["return"], "seeds": list(range(6))}
-    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "plan": plan})
+    redesign(study, plan=plan)
     done = analyze_study(study).verdicts
     for folder in (study / "cells").glob(f"{MASKED}*"):
         shutil.rmtree(folder)
@@ -183,7 +183,7 @@ def test_a_study_that_goes_on_corrects_for_the_tasks_to_come(tmp_path: Path):
 def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
     study = planned(tmp_path)
     change(study, f"{CARTPOLE}.lif_ppo.seed3", "evaluation.conditions.nominal.mean_return", 0.01)
-    pushed = next(v for v in analyze_study(study).verdicts if v.endpoint.label == "pushed")
+    pushed = verdicts_of(study)["lif_ppo", "pushed"]
     assert (pushed.comparison.pairs, pushed.comparison.left_out) == (9, 1)
 
 
@@ -193,7 +193,7 @@ def test_a_verdict_tells_the_seeds_that_its_number_leaves_out(tmp_path: Path):
     for seed in (3, 4):
         for agent in ("lif_ppo", "mlp_ppo"):  # neither has a partner, so no score is left out
             change(study, f"{CARTPOLE}.{agent}.seed{seed}", backwards, -2.0)
-    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
+    verdicts = verdicts_of(study)
     energy = verdicts["lif_ppo", "energy per metre, fp32_sram"]
     assert (energy.comparison.pairs, energy.comparison.left_out, energy.unmeasured) == (8, 0, 2)
     assert describe_verdict(energy).endswith(", without 2 seeds that lack the number)")
@@ -201,8 +201,7 @@ def test_a_verdict_tells_the_seeds_that_its_number_leaves_out(tmp_path: Path):
     assert "without" not in describe_verdict(verdicts["lif_ppo", "return"])
     for seed in range(10):
         change(study, f"{CARTPOLE}.lif_ppo.seed{seed}", backwards, 0.0)
-    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyze_study(study).verdicts}
-    standing = describe_verdict(verdicts["lif_ppo", "energy per metre, fp32_sram"])
+    standing = describe_verdict(verdicts_of(study)["lif_ppo", "energy per metre, fp32_sram"])
     assert standing == "undecided (no seed has the number of both)"
 
 
@@ -299,7 +298,7 @@ def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path)
 def test_seeds_too_few_for_a_difference_may_be_enough_for_equivalence(tmp_path: Path):
     study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(5))
     plan = PLAN | {"comparisons": PAIRS[:1], "endpoints": ["return"], "margin": 0.1}
-    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "plan": plan})
+    redesign(study, plan=plan)
     analysis = analyze_study(study)
     assert [verdict.text for verdict in analysis.verdicts] == ["equivalent"]
     assert "With 5 seeds no test can find a difference; 6 can. Equivalence needs 5." in describe_plan(

@@ -12,7 +12,7 @@ from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import build_reuse_notes
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.results import read_design
-from tests.experiments.results import dump, write_study
+from tests.experiments.results import redesign, write_study
 from tests.experiments.test_provenance import told
 
 ROOT = Path(__file__).resolve().parents[2] / "studies"
@@ -108,10 +108,7 @@ def test_a_report_says_which_seeds_were_used_before_and_why(root):
     folder = write_study(
         root / "new", ["mlp_ppo", "lif_ppo"], ["Isaac-Cartpole"], (1, 3), conditions=["nominal"]
     )
-    dump(
-        folder / "study.json",
-        {**yaml.safe_load((folder / "study.json").read_text()), "reused_seeds": "so it is"},
-    )
+    redesign(folder, reused_seeds="so it is")
     found = told(folder)
     assert found["Seeds used for choosing"] == "3 of Isaac-Cartpole: choosing in chosen (a rate); so it is"
     assert found["Seeds tested before"] == "1 of Isaac-Cartpole: early"

@@ -17,9 +17,7 @@ class PointEnv(VecEnv):
         self.cfg: dict = {}
         self.generator = torch.Generator(device).manual_seed(seed)
         self.state = self._draw(num_envs)
-        self.limit = torch.randint(
-            3, max_episode_length, (num_envs,), generator=self.generator, device=device
-        )
+        self.limit = self._draw_limits()
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long, device=device)
 
     @property
@@ -29,6 +27,10 @@ class PointEnv(VecEnv):
 
     def _draw(self, count: int) -> torch.Tensor:
         return torch.randn(count, 4, generator=self.generator, device=self.device)
+
+    def _draw_limits(self) -> torch.Tensor:
+        size = (self.num_envs,)
+        return torch.randint(3, self.max_episode_length, size, generator=self.generator, device=self.device)
 
     def get_observations(self) -> TensorDict:
         return TensorDict({"policy": self.state.clone()}, batch_size=[self.num_envs])
@@ -42,20 +44,10 @@ class PointEnv(VecEnv):
         dones = (self.episode_length_buf >= self.limit).long()
         fresh = dones.bool()
         self.state = torch.where(fresh[:, None], self._draw(self.num_envs), self.state)
-        self.limit = torch.where(
-            fresh,
-            torch.randint(
-                3, self.max_episode_length, self.limit.shape, generator=self.generator, device=self.device
-            ),
-            self.limit,
-        )
+        self.limit = torch.where(fresh, self._draw_limits(), self.limit)
         self.episode_length_buf[fresh] = 0
-        return (
-            self.get_observations(),
-            rewards,
-            dones,
-            {"time_outs": torch.zeros(self.num_envs, device=self.device)},
-        )
+        extras = {"time_outs": torch.zeros(self.num_envs, device=self.device)}
+        return self.get_observations(), rewards, dones, extras
 
 
 def config(network: dict | None = None, steps: int = 24, critic: dict | None = None, **algorithm) -> dict:
@@ -64,16 +56,10 @@ def config(network: dict | None = None, steps: int = 24, critic: dict | None = N
     gaussian = {"class_name": "GaussianDistribution", "init_std": 1.0}
     actor = {**mlp, "distribution_cfg": gaussian}
     value = dict(mlp)
-    if network is not None:
-        actor |= {
-            "class_name": "spiky_rl.learners.rsl_rl:SpikingModel",
-            "network": {"name": "feedforward", **network},
-        }
-    if critic is not None:
-        value |= {
-            "class_name": "spiky_rl.learners.rsl_rl:SpikingModel",
-            "network": {"name": "feedforward", **critic},
-        }
+    for model, spiking in ((actor, network), (value, critic)):
+        if spiking is not None:
+            model["class_name"] = "spiky_rl.learners.rsl_rl:SpikingModel"
+            model["network"] = {"name": "feedforward", **spiking}
     return {
         "num_steps_per_env": steps,
         "save_interval": 100,

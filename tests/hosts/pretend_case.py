@@ -1,50 +1,27 @@
 """Every agent on a pretended CUDA device: an environment that is there, a writer, and the agents' configurations."""
 
-import pytest
 import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
-from spiky_rl.config import registry, spec
-from spiky_rl.learners.common.local_learning import get_local_rule
-from tests.agents import is_ppo
+from spiky_rl.config import registry
+from tests.agents import is_ppo, network_of
 from tests.hosts.pretend_cuda import DEVICE
 
 ENVIRONMENTS, OBSERVATIONS, ACTIONS, STEPS = 6, 5, 2, 4
 IMAGE = (2, 34, 34)
 AGENTS = [name for name in registry.list_names("agents") if is_ppo(name)]
 """Agents that PPO trains, and classifiers."""
-FAST = ("lif_ppo", "alif_recurrent_ppo", "lif_eprop")
-"""Agents of the fast tests: without a state, recurrent, and with a local rule."""
 
 
-def mark_slow(agents, fast=FAST):
-    """Return ``agents`` as parameters of a test; those that are not in ``fast`` are slow."""
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in agents]
-
-
-def network_of(agent: str):
-    """An agent's network, or None for an ANN."""
-    settings = spec.read_agent(agent)[1].get("network")
-    if settings is None:
-        return None
-    return registry.configure("networks", spec.add_default_layers(settings, [6, 5]), agent)
-
-
-def takes_images(agent: str) -> bool:
+def check_trained(agent: str, launches, scalars, iterations: int) -> None:
+    """Assert that a training wrote its curves, and that its network's spikes and gradients came from kernels."""
+    assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
     network = network_of(agent)
-    connection = None if network is None else network.parts.get("connection")
-    return isinstance(connection, tuple) and connection[0].name == "convolutional"
-
-
-def refused_by_skrl(agent: str) -> bool:
-    """Whether a network is plastic or has a local rule, a teacher comes first, or novelty is rewarded."""
-    if {"distillation_cfg", "rnd_cfg"} & set(spec.read_agent(agent)[1].get("algorithm") or {}):
-        return True
-    network = network_of(agent)
-    return network is not None and (
-        network.parts.get("plasticity") is not None or get_local_rule(network) is not None
-    )
+    forward = launches["spiky_forward"] + launches["spiky_layer_forward"]
+    assert (forward >= iterations * STEPS) == (network is not None)
+    learns = network is not None and not network.cls.caches_fixed_part(network.options)
+    assert (launches["spiky_backward"] + launches["spiky_layer_backward"] > 0) == learns
 
 
 class World(VecEnv):

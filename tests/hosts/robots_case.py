@@ -280,9 +280,8 @@ def reflect(env, sim, partners):
     order = [numbers.index(partners[i][0]) for i in numbers]
     signs = torch.tensor([partners[i][1] for i in numbers])
     back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(
-        len(order)
-    )  # joint k of the image is joint back[k] of the original
+    # joint k of the image is joint back[k] of the original
+    back[torch.tensor(order)] = torch.arange(len(order))
     half, data = env.num_envs // 2, sim.robot.data
     place, speed = data.joint_pos.torch.clone(), data.joint_vel.torch.clone()
     for values in (place, speed):

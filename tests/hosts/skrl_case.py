@@ -60,8 +60,8 @@ def runner(
     return run
 
 
-def rollout(run: SkrlRunner, observations=None, update=False):
-    """One rollout as the runner makes it, without its update unless asked for; the observations that follow."""
+def rollout(run: SkrlRunner, observations=None):
+    """One rollout as the runner makes it, without its update; the observations that follow."""
     agent, environment = run.alg, run.environment
     agent.enable_training_mode(True)
     observations = environment.reset()[0] if observations is None else observations
@@ -76,6 +76,4 @@ def rollout(run: SkrlRunner, observations=None, update=False):
                 next_states=environment.state(), terminated=terminated, truncated=truncated, infos=extras, **clock,
             )  # fmt: skip
         observations = following
-        if update:
-            agent.post_interaction(**clock)
     return observations

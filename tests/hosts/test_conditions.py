@@ -1,6 +1,5 @@
 """Conditions do what their text says, to their own environments alone."""
 
-import json
 import math
 
 import pytest
@@ -175,9 +174,7 @@ REAL = [
 def real(request) -> dict:
     """What the conditions did to a robot with a fixed base, and to one that is free to go."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    done = processes.run("-m", "tests.hosts.conditions_case", *request.param)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    found = processes.run_case("conditions", *request.param)
     arrays = {key: torch.tensor(found[key]) for key in ("start", "end", "pushed", "velocity")}
     models = {key: {name: torch.tensor(v) for name, v in found[key].items()} for key in ("before", "after")}
     return {**found, **arrays, **models, "free": "slide" in found}

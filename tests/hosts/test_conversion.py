@@ -7,14 +7,13 @@ import torch
 from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.learners.common.checkpoints import read_checkpoint
-from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student
+from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.learners.rsl_rl.actor import build_actor
 from spiky_rl.learners.rsl_rl.conversion import Converter
 from spiky_rl.learners.rsl_rl.teacher import build_teacher
 from spiky_rl.networks.base import ForwardRecord
 from tests.deploy.perturbed import perturb_learned_values
-from tests.hosts.test_distillation import changed, losses_of, merged, runner_of, weights_of
+from tests.hosts.test_distillation import changed, load, losses_of, merged, phases_of, runner_of, weights_of
 
 STUDENT = "sigma_delta_converted"
 SIZES = "agent.actor.hidden_dims=[24,16]"
@@ -37,13 +36,7 @@ def a_teacher(*overrides, agent="mlp_ppo", train=2):
 
 
 def student_of(teacher, *overrides, folder=None):
-    run = runner_of(
-        STUDENT,
-        *SHORT,
-        *([] if any("hidden_dims" in o for o in overrides) else [SIZES]),
-        *overrides,
-        folder=folder,
-    )
+    run = runner_of(STUDENT, *SHORT, SIZES, *overrides, folder=folder)
     run.set_teacher(teacher)
     return run
 
@@ -56,11 +49,11 @@ def drive(model, seen):
         return torch.stack([model(x) for x in seen])
 
 
-def episode(run, steps=30):
+def episode(run):
     """Observations in which few values change from one step to the next."""
     obs = run.env.get_observations()
     generator, seen = torch.Generator().manual_seed(1), []
-    for _ in range(steps):
+    for _ in range(30):
         obs = obs.clone()
         obs["policy"] = obs["policy"] + 0.1 * torch.randn(obs["policy"].shape, generator=generator)
         seen.append(obs)
@@ -140,23 +133,14 @@ def count_events(model, seen):
 
 
 def test_first_the_conversion_then_the_critic_then_both():
-    run = student_of(a_teacher())
-    phases = []
-    for part in (3, 1, 1):
-        actor, critic = weights_of(run.alg.actor), weights_of(run.alg.critic)
-        run.learn(part)
-        run.current_learning_iteration += 1
-        phases.append((changed(actor, run.alg.actor), changed(critic, run.alg.critic)))
-    assert phases == [(True, False), (False, True), (True, True)]
+    phases = phases_of(student_of(a_teacher()), 3, 1, 1)
+    assert list(phases) == [(True, False), (False, True), (True, True)]
 
 
 def test_a_run_goes_on_with_what_was_converted(tmp_path):
     run = student_of(a_teacher(), folder=tmp_path)
     run.learn(4)
-    path = tmp_path / "model_3.pt"
-    again = runner_of(STUDENT, *SHORT, SIZES, seed=3)
-    again.set_teacher(load_teacher_from_student(read_checkpoint(str(path)), path))
-    again.load(str(path))
+    again = load(runner_of(STUDENT, *SHORT, SIZES, seed=3), tmp_path / "model_3.pt")
     assert not changed(weights_of(run.alg.actor), again.alg.actor)
     (losses,) = losses_of(again, 1)
     assert "behavior" not in losses
@@ -165,10 +149,7 @@ def test_a_run_goes_on_with_what_was_converted(tmp_path):
 def test_a_conversion_goes_on_with_all_that_was_recorded(tmp_path):
     run = student_of(a_teacher(), folder=tmp_path)
     run.learn(2)
-    path = tmp_path / "model_1.pt"
-    again = runner_of(STUDENT, *SHORT, SIZES, seed=3)
-    again.set_teacher(load_teacher_from_student(read_checkpoint(str(path)), path))
-    again.load(str(path))
+    again = load(runner_of(STUDENT, *SHORT, SIZES, seed=3), tmp_path / "model_1.pt")
     before, after = run.alg.converter, again.alg.converter
     assert after.count == before.count > 0
     assert all(torch.equal(a, b) for a, b in zip(before.sums, after.sums, strict=True))

@@ -1,6 +1,5 @@
 """Tasks whose observations come late and agents that see several of them, on the real simulator."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +17,7 @@ DELAY, HISTORY, OVER = 4, 8, 30
 def case(task: str, agent: str) -> dict[str, torch.Tensor]:
     """What was observed [steps, environments, values], and what there was to observe."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    done = processes.run("-m", "tests.hosts.delays_case", task, agent)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    found = processes.run_case("delays", task, agent)
     assert found["step"] == pytest.approx(1 / 60), "so that 4 control steps are 67 ms"
     arrays = {key: torch.tensor(found[key]) for key in ("seen", "true", "held", "ends")}
     assert arrays["ends"].nonzero()[:, 0].tolist() == [OVER - 1] * arrays["ends"].shape[1]

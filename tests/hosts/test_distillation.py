@@ -66,6 +66,13 @@ def student_of(teacher, *overrides, folder=None):
     return run
 
 
+def load(run, path):
+    """A run that goes on from a student's checkpoint, which holds its teacher."""
+    run.set_teacher(load_teacher_from_student(read_checkpoint(str(path)), path))
+    run.load(str(path))
+    return run
+
+
 def losses_of(run, iterations):
     found = []
     run.on_iteration = lambda iteration: found.append(iteration.losses)
@@ -134,6 +141,15 @@ def changed(before, model):
     return any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
 
 
+def phases_of(run, *parts):
+    """After each part of a training: whether it has changed actor and critic."""
+    for part in parts:
+        actor, critic = weights_of(run.alg.actor), weights_of(run.alg.critic)
+        run.learn(part)
+        run.current_learning_iteration += 1
+        yield changed(actor, run.alg.actor), changed(critic, run.alg.critic)
+
+
 @pytest.mark.parametrize(
     "overrides", [(), ("agent.network.learning=rstdp",)], ids=["gradients", "a local rule"]
 )
@@ -142,13 +158,7 @@ def test_first_the_student_then_the_critic_then_both(overrides):
     run = student_of(a_teacher(), *overrides)
     teacher = weights_of(run.alg.distillation.teacher)
     learned = [parameter.requires_grad for parameter in run.alg.actor.parameters()]
-    phases = []
-    for part in (ITERATIONS, 2, 1):
-        actor, critic = weights_of(run.alg.actor), weights_of(run.alg.critic)
-        run.learn(part)
-        run.current_learning_iteration += 1
-        phases.append((changed(actor, run.alg.actor), changed(critic, run.alg.critic)))
-    assert phases == [(True, False), (False, True), (True, True)]
+    assert list(phases_of(run, ITERATIONS, 2, 1)) == [(True, False), (False, True), (True, True)]
     assert not changed(teacher, run.alg.distillation.teacher)
     assert [parameter.requires_grad for parameter in run.alg.actor.parameters()] == learned
 
@@ -159,11 +169,8 @@ def test_a_run_goes_on_in_the_part_that_it_was_in_without_its_teachers(done, tmp
     run = student_of(a_teacher(), "agent.network.stateful=true", folder=tmp_path)
     run.learn(done)
     path = tmp_path / f"model_{done - 1}.pt"
-    again = runner_of(
-        "lif_distilled", "agent.network.layers=[32]", SHORT, "agent.network.stateful=true", seed=3
-    )
-    again.set_teacher(load_teacher_from_student(read_checkpoint(str(path)), path))
-    again.load(str(path))
+    overrides = ("agent.network.layers=[32]", SHORT, "agent.network.stateful=true")
+    again = load(runner_of("lif_distilled", *overrides, seed=3), path)
     assert again.alg.updates == done and again.current_learning_iteration == done
     assert not changed(weights_of(run.alg.actor), again.alg.actor)
     assert not changed(weights_of(run.alg.distillation.teacher), again.alg.distillation.teacher)
@@ -184,18 +191,13 @@ def test_a_checkpoint_is_an_agents_as_any_other(tmp_path):
 
 
 def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
-    with pytest.raises(CheckpointError, match="the teacher does not fit"):
-        student_of(
-            Teacher(
-                "teacher.pt",
-                "mlp_ppo",
-                merged("mlp_ppo", "agent.actor.hidden_dims=[7]").to_dict(),
-                a_teacher().weights,
-            )
-        )
-    with pytest.raises(CheckpointError, match="observation groups walls, which the task does not have"):
-        tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").to_dict()
-        student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
+    for override, said in (
+        ("agent.actor.hidden_dims=[7]", "the teacher does not fit"),
+        ("agent.obs_groups.actor=[walls]", "observation groups walls, which the task does not have"),
+    ):
+        tree = merged("mlp_ppo", override).to_dict()
+        with pytest.raises(CheckpointError, match=said):
+            student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
     with pytest.raises(UserError, match="distribution_cfg.std_type: log given; allowed: scalar"):
         student_of(a_teacher(), "agent.actor.distribution_cfg.std_type=log")
     run = runner_of("mlp_ppo", folder=tmp_path)

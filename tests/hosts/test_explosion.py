@@ -1,6 +1,5 @@
 """Training warns once of returns that nothing can earn, though they are finite; and of no others."""
 
-import logging
 import math
 
 import pytest
@@ -23,14 +22,9 @@ class Scaled(PointEnv):
 
 
 @pytest.fixture(name="lines")
-def _lines():
-    """What is logged, whoever has set up logging before."""
-    handler = logging.Handler()
-    handler.lines = []
-    handler.emit = lambda record: handler.lines.append(record.getMessage())
-    return_check.log.addHandler(handler)
-    yield handler.lines
-    return_check.log.removeHandler(handler)
+def _lines(caplog):
+    """Gives what is logged of returns."""
+    return lambda: [record.getMessage() for record in caplog.records if record.name == return_check.__name__]
 
 
 @pytest.mark.parametrize(("unit", "warnings"), [(1.0, 0), (1e7, 0), (1e14, 1)])
@@ -39,8 +33,8 @@ def test_finite_returns_that_nothing_can_earn_are_warned_of_once(unit, warnings,
     env = Scaled()
     env.unit = unit
     RslRlRunner(env, config(), str(tmp_path)).learn(3)
-    assert len(lines) == warnings
-    for line in lines:
+    assert len(lines()) == warnings
+    for line in lines():
         assert line.startswith("iteration 0: the mean return is -") and "e+1" in line
         assert "lower agent.algorithm.learning_rate or set agent.clip_actions" in line
 
@@ -66,7 +60,8 @@ def test_a_simulation_that_has_blown_up_is_blamed_and_not_the_learning_rate(line
     assert "learning_rate" not in str(caught.value) and not env.is_trained
     env.unit = 1e14
     RslRlRunner(env, config(), str(tmp_path)).learn(1)
-    assert "env.sim.dt=0.5" in lines[0] and "learning_rate" not in lines[0] and env.is_trained
+    (line,) = lines()
+    assert "env.sim.dt=0.5" in line and "learning_rate" not in line and env.is_trained
 
 
 def test_worlds_that_broke_are_counted_over_a_resumed_training_and_written_into_its_result(tmp_path):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from tests.agents import mark_slow
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 
 CONTROL_STEPS, TOLERANCE = 60, 1e-5
 GRU = {"class_name": "RNNModel", "rnn_type": "gru", "rnn_hidden_dim": 8, "rnn_num_layers": 1}
 LSTM = {**GRU, "rnn_type": "lstm"}
-SLOW = ("stateless", "MLP", "GRU")
 CASES = {
     "stateful": ({**LIF, "stateful": True, "layers": [16, 12]}, {}, 1),
     "stateless": ({**LIF, "layers": [16, 12]}, {}, 0),
@@ -55,9 +55,7 @@ def stranger(path):
     return act, state, said
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
-)
+@pytest.mark.parametrize("case", mark_slow(CASES, ["stateful", "LSTM"]))
 def test_who_knows_the_metadata_alone_runs_the_policy_through_its_episodes(case, tmp_path):
     network, actor, states = CASES[case]
     run = runner(network, actor)

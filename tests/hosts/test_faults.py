@@ -1,14 +1,13 @@
 """Faults of a policy's own network do what their texts say, to a copy of it alone."""
 
 import copy
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 from torch import nn
 
 from spiky_rl.config import registry
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, EnvGroup, map_values_to_sensors
 from spiky_rl.hosts.isaaclab.conditions.faults import (
     DEAD_FRACTION,
     LOST_FRACTION,
@@ -18,14 +17,10 @@ from spiky_rl.hosts.isaaclab.conditions.faults import (
     quantize,
 )
 from spiky_rl.networks.base import ForwardRecord
+from tests.hosts import test_conditions
 
-SEED, EPISODES, INPUTS, OUTPUTS = 3, 40, 6, 2
-
-
-def condition(name: str, episodes: int = EPISODES, seed: int = SEED):
-    """A condition that needs no simulation."""
-    sensors = map_values_to_sensors(((INPUTS,),))
-    return CONDITIONS[name](EnvGroup(None, torch.arange(episodes), seed, sensors, torch.ones(INPUTS)))
+SEED, EPISODES, INPUTS, OUTPUTS = test_conditions.SEED, 40, 6, 2
+condition = partial(test_conditions.condition, episodes=EPISODES)
 
 
 def network(**settings):

@@ -32,13 +32,10 @@ def agent_runner(agent: str, *overrides: str) -> RslRlRunner:
     host.pop("save_interval")
     has_own_network = any(text.startswith("agent.network=") for text in overrides)
     small = ["agent.network.layers=[6,8,16]"] if images and not has_own_network else []
-    small += ["agent.network.control=gain"] * (
-        "reservoir" in agent
-    )  # the search for a rate takes ten seconds
-    merged = resolve_agent(agent, "Isaac-Point", host, [*small, *overrides])
-    return RslRlRunner(
-        (ImageEnv if images else PointEnv)(ENVS), make_runner_cfg(merged) | {"save_interval": 100}
-    )
+    if "reservoir" in agent:
+        small += ["agent.network.control=gain"]  # the search for a rate takes ten seconds
+    settings = make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [*small, *overrides]))
+    return RslRlRunner((ImageEnv if images else PointEnv)(ENVS), settings | {"save_interval": 100})
 
 
 def first_ratios(run: RslRlRunner) -> torch.Tensor:

@@ -31,9 +31,7 @@ def wheel():
 
 @pytest.fixture(scope="module")
 def probes(wheel):
-    done = processes.run("-m", "tests.hosts.go1_case")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.rpartition("RESULT")[2])
+    return processes.run_case("go1")
 
 
 @pytest.mark.slow
@@ -89,15 +87,7 @@ def test_wheel_that_cannot_be_had_is_said_before_a_simulator_starts(tmp_path, mo
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(MJLAB.variable, str(damaged))
     # a process of its own: another cache is another place of the robots, which Isaac Lab reads at its import
-    line = [
-        sys.executable,
-        "scripts/train.py",
-        *TASK,
-        "--agent",
-        "mlp_ppo",
-        "--log_root",
-        str(tmp_path / "logs"),
-    ]
+    line = [sys.executable, "scripts/train.py", *TASK, "--agent", "mlp_ppo", "--log_root", tmp_path / "logs"]
     done = subprocess.run(line, cwd=processes.ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert (done.returncode, len(errors)) == (2, 1) and done.stderr.endswith(errors[0] + "\n"), done.stderr

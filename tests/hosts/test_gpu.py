@@ -5,9 +5,9 @@ import torch
 
 from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from tests.agents import mark_slow
 from tests.devices import device  # noqa: F401  # a fixture
 from tests.hosts.point_env import PointEnv, config
-from tests.hosts.pretend_case import mark_slow
 from tests.hosts.ratio_case import (
     ENVIRONMENTS,
     FLIPPED,

@@ -7,17 +7,9 @@ import pytest
 import torch
 
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from tests.agents import mark_slow, network_of, refused_by_skrl, takes_images
 from tests.devices import device, made_by_the_cpu  # noqa: F401  # a fixture
-from tests.hosts.pretend_case import (
-    AGENTS,
-    STEPS,
-    World,
-    Writer,
-    mark_slow,
-    network_of,
-    refused_by_skrl,
-    takes_images,
-)
+from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer
 from tests.hosts.test_pretend_cuda_launches import DOCS, SPIKING, minibatch, network
 from tests.hosts.test_pretend_cuda_rsl_rl import settings
 from tests.kernels.cases import CUPY
@@ -62,9 +54,8 @@ def test_a_minibatch_launches_what_the_docs_say(agent, device, record_property):
     [kernels] = re.findall(rf"^\| `{agent}` \| (\d+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     torch.manual_seed(0)
     with made_by_the_cpu():
-        given = network(
-            agent, device, samples=64
-        )  # the count is that of any number that scratch memory is enough for
+        # the count is that of any number that scratch memory is enough for
+        given = network(agent, device, samples=64)
     count = launched(lambda: minibatch(*given))
     record_property(f"launches of {agent}", count)
     assert count == int(kernels)

@@ -22,6 +22,7 @@ from spiky_rl.hosts.isaaclab import command
 from tests import processes
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_first_minibatch import agent_runner
+from tests.hosts.test_runner import Attack
 
 AGENTS = ("lif_ppo", "mlp_ppo")
 ROOT = Path(__file__).parents[2]
@@ -260,16 +261,6 @@ def perturb_actor(checkpoint: Path) -> None:
         if value.is_floating_point() and "normalizer" not in name:
             value += 0.1 * value.abs().mean() * torch.randn_like(value)
     torch.save(state, checkpoint)
-
-
-class Attack:
-    """Opens a file when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return open, (self.marker, "w")
 
 
 def attack(path: Path, marker: Path, library: str) -> None:

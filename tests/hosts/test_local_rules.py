@@ -40,12 +40,12 @@ def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
         configure("learning", f"{path}:Mine", "learning")
 
 
-def runner(rule, stateful, critic=None, encoder="direct", **changes) -> RslRlRunner:
+def runner(rule, stateful, encoder="direct") -> RslRlRunner:
     torch.manual_seed(0)
     network = {**NETWORK, "stateful": stateful, "learning": rule, "encoder": encoder}
-    settings = config(network, critic=critic)
+    settings = config(network)
     settings["actor"]["obs_normalization"] = True
-    return RslRlRunner(PointEnv(8), settings | changes)
+    return RslRlRunner(PointEnv(8), settings)
 
 
 POISSON = {"name": "population", "mode": "poisson", "fields": 4}
@@ -58,9 +58,8 @@ def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, enco
     network = run.alg.actor.network
     network.set_backend("torch")
     network._can_use_stack = False  # layer by layer, so that the hooks are called
-    for _ in range(
-        2
-    ):  # the second rollout starts in the middle of episodes, with a normalisation that has moved
+    for _ in range(2):
+        # the second rollout starts in the middle of episodes, with a normalisation that has moved
         signals: list[list[torch.Tensor]] = [[], [], []]
 
         def watch(layer, arguments, results, index):
@@ -77,9 +76,8 @@ def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, enco
         advantages, dones = run.alg.storage.advantages.clone(), run.alg.storage.dones.clone()
         mean = run.alg.actor.obs_normalizer.mean.clone()
         run.alg.update()
-        assert not torch.equal(
-            mean, run.alg.actor.obs_normalizer.mean
-        ), "the update moves what the rollout saw"
+        moved = run.alg.actor.obs_normalizer.mean
+        assert not torch.equal(mean, moved), "the update moves what the rollout saw"
     layers, seen, credit, keep = network.learning.seen
     assert len(layers) == 2 and len(seen) == 3
     for watched, found in zip(signals, seen, strict=True):
@@ -147,9 +145,8 @@ def test_a_rule_that_is_interrupted_leaves_the_weights_that_acted():
 def test_a_rule_learns_where_torch_compile_wraps_the_actor():
     run = runner({"name": "rstdp", "layers": [1]}, False)
     rollout(run)
-    run.alg.actor = torch.compile(
-        run.alg.actor, backend="eager"
-    )  # as PPO.compile, without minutes of a compiler
+    # as PPO.compile, without minutes of a compiler
+    run.alg.actor = torch.compile(run.alg.actor, backend="eager")
     weight = run.alg.get_policy().network.layers[1].connection.weight
     before = weight.clone()
     run.alg.update()
@@ -161,12 +158,9 @@ def test_a_rule_learns_where_torch_compile_wraps_the_actor():
 def test_ppo_moves_the_readout_and_the_rule_the_layers_it_names(rule, stateful):
     run = runner({"name": rule, "layers": [1]}, stateful)
     names = ("layers.0.connection.weight", "layers.1.connection.weight", "decoder.readout.weight")
-    before = {k: v.clone() for k, v in run.alg.actor.network.named_parameters() if k in names}
-    assert [p.requires_grad for k, p in run.alg.actor.network.named_parameters() if k in names] == [
-        True,
-        False,
-        True,
-    ]
+    weights = {k: v for k, v in run.alg.actor.network.named_parameters() if k in names}
+    before = {k: v.clone() for k, v in weights.items()}
+    assert [weight.requires_grad for weight in weights.values()] == [True, False, True]
     rollout(run)
     rule_alone = run.alg.actor.network.apply_local_rules
     calls = []

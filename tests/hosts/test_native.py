@@ -1,7 +1,6 @@
 """Our commands take native physics on a CPU unless another is named, and so does Isaac Lab's own command for our agents."""
 
 import importlib.util
-import logging
 import os
 
 import pytest
@@ -19,7 +18,6 @@ from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
 
 MANAGERS = isaaclab_mujoco.selection.MANAGERS
-LOG = logging.getLogger("isaaclab_mujoco")
 
 
 def test_the_names_of_physics_are_the_packages():
@@ -46,8 +44,7 @@ def configured(*overrides, device="cpu", task="Isaac-Ant"):
         (("physics=isaacsim_physx",), "cuda:0", "physx"),
     ],
 )
-def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, name, monkeypatch, caplog):
-    monkeypatch.setattr(LOG, "propagate", True)
+def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, name, caplog):
     found, cfg = configured(*overrides, device=device)
     assert found == name
     kind = selection.NATIVE if "physics=mujoco" in overrides else selection.AUTO

@@ -36,18 +36,8 @@ gymnasium.register(
     id="Held-Up", entry_point=known.entry_point, disable_env_checker=True, kwargs={**known.kwargs, "env_cfg_entry_point": held_up}
 )
 '''
-LINE = [
-    "--task",
-    "held_up.py:Held-Up",
-    "--agent",
-    "mlp_ppo",
-    "--device",
-    "cpu",
-    "--assets",
-    "local",
-    "--num_envs",
-    8,
-]
+LINE = "--task held_up.py:Held-Up --agent mlp_ppo --device cpu --assets local".split()
+TRAIN = ["--num_envs", 8, "--max_iterations", 1]
 
 
 @pytest.fixture(name="folder")
@@ -62,7 +52,7 @@ def command(name, folder, *arguments):
 
 @pytest.mark.timeout(900)
 def test_what_a_run_says_of_its_physics_is_what_it_really_had(folder):
-    done = command("train", folder, "--max_iterations", 1)
+    done = command("train", folder, *TRAIN)
     assert done.returncode == 0, done.stderr[-2000:]
     reason = "gravity compensation of a robot that was made without"
     assert done.stderr.count(reason) == 1
@@ -77,11 +67,9 @@ def test_what_a_run_says_of_its_physics_is_what_it_really_had(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_playback_and_evaluation_name_the_physics_that_they_really_had(folder):
-    assert command("train", folder, "--max_iterations", 1).returncode == 0
-    assert command("play", folder, "--episodes", 2).returncode == 0
-    line = [text for text in LINE if text not in ("--num_envs", 8)]
-    script = processes.ROOT / "scripts" / "evaluate.py"
-    done = processes.run(script, *line, "--episodes", 2, "--conditions", "nominal", cwd=folder)
+    assert command("train", folder, *TRAIN).returncode == 0
+    assert command("play", folder, "--num_envs", 8, "--episodes", 2).returncode == 0
+    done = command("evaluate", folder, "--episodes", 2, "--conditions", "nominal")
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("playback.json", "evaluation.json"):
         (result,) = folder.rglob(name)
@@ -91,7 +79,7 @@ def test_playback_and_evaluation_name_the_physics_that_they_really_had(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_what_is_asked_for_by_name_is_not_replaced(folder):
-    done = command("train", folder, "--max_iterations", 1, "physics=mujoco")
+    done = command("train", folder, *TRAIN, "physics=mujoco")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "error: " + (
         "physics=mujoco: gravity compensation of a robot that was made without; use physics=newton_mjwarp"

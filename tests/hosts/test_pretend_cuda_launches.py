@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from spiky_rl.config import spec
+from tests.agents import network_of, takes_images
 from tests.hosts import point_env
-from tests.hosts.pretend_case import AGENTS, IMAGE, OBSERVATIONS, network_of, takes_images
+from tests.hosts.pretend_case import AGENTS, IMAGE, OBSERVATIONS
 from tests.hosts.pretend_cuda import DEVICE, converted, pretended
 
 CONTROL_STEPS, BATCH, OUTPUTS = 24, 8, 2

@@ -7,9 +7,10 @@ import pytest
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from tests.agents import mark_slow, takes_images
 from tests.hosts import syncs
 from tests.hosts.point_env import config
-from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, mark_slow, network_of, takes_images
+from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, check_trained
 from tests.hosts.pretend_cuda import DEVICE, pretended
 
 ITERATIONS = 2
@@ -41,15 +42,7 @@ def trained(agent: str):
 @pytest.mark.parametrize("agent", mark_slow(AGENTS, ["alif_recurrent_ppo", "lif_eprop"]))
 def test_every_agent_trains(agent):
     _, launches, scalars = trained(agent)
-    assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
-    network = network_of(agent)
-    assert ((launches["spiky_forward"] + launches["spiky_layer_forward"]) >= ITERATIONS * STEPS) == (
-        network is not None
-    )
-    learns = network is not None and not network.cls.caches_fixed_part(network.options)
-    assert (
-        (launches["spiky_backward"] + launches["spiky_layer_backward"]) > 0
-    ) == learns, "gradients come from kernels too"
+    check_trained(agent, launches, scalars, ITERATIONS)
 
 
 @pytest.mark.slow

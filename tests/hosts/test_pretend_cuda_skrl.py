@@ -9,17 +9,9 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.learners.skrl.config import make_runner_cfg, to_agent_layout
 from spiky_rl.learners.skrl.runner import SkrlRunner
+from tests.agents import mark_slow, refused_by_skrl, takes_images
 from tests.hosts import syncs
-from tests.hosts.pretend_case import (
-    AGENTS,
-    STEPS,
-    World,
-    Writer,
-    mark_slow,
-    network_of,
-    refused_by_skrl,
-    takes_images,
-)
+from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, check_trained
 from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.hosts.skrl_case import RAW
 
@@ -49,15 +41,7 @@ def trained(agent: str):
 @pytest.mark.parametrize("agent", mark_slow(TAKEN, ["alif_recurrent_ppo"]))
 def test_every_agent_trains(agent):
     _, launches, scalars = trained(agent)
-    assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
-    network = network_of(agent)
-    assert ((launches["spiky_forward"] + launches["spiky_layer_forward"]) >= ITERATIONS * STEPS) == (
-        network is not None
-    )
-    learns = network is not None and not network.cls.caches_fixed_part(network.options)
-    assert (
-        (launches["spiky_backward"] + launches["spiky_layer_backward"]) > 0
-    ) == learns, "gradients come from kernels too"
+    check_trained(agent, launches, scalars, ITERATIONS)
 
 
 @pytest.mark.slow

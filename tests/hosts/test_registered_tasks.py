@@ -43,10 +43,7 @@ def test_only_registered_versions_of_a_task_are_accepted():
 @pytest.mark.parametrize(
     ("name", "lines"), [("Isaac-Ant-v0", 1), ("Isaac-Ant", 0), ("ant", 0), ("cartpole_masked", 0)]
 )
-def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
-    name, lines, monkeypatch, caplog
-):
-    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
+def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(name, lines, caplog):
     with caplog.at_level(logging.INFO, "spiky_rl"):
         log_changed_meaning.cache_clear()
         for _ in range(2):

@@ -431,9 +431,8 @@ class TestReplayFiles:
         for name, tensor in first.tensors.items():
             assert torch.equal(second.tensors[name][:60], tensor[:60]), name
         assert other.alg.is_learning and other.alg.counters == run.alg.counters
-        if (
-            agent == "lif_td3"
-        ):  # one in each of 60 control steps, but in the first 7, before `learning_starts`
+        # one in each of 60 control steps, but in the first 7, before `learning_starts`
+        if agent == "lif_td3":
             assert other.alg.counters.critic_updates == 53
 
     def test_an_older_checkpoint_has_the_transitions_up_to_it(self, six):

@@ -8,6 +8,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.learners.rsl_rl import SpikingModel
 from spiky_rl.learners.rsl_rl.activity import compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
+from tests.agents import mark_slow
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
 
@@ -28,12 +29,7 @@ def runner(actor, critic=None, num_envs=8, **kwargs) -> RslRlRunner:
     return RslRlRunner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
 
 
-SLOW_CASES = ("both", "hidden readout", "delta encoder")
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW_CASES else case for case in CASES]
-)
+@pytest.mark.parametrize("case", mark_slow(CASES, ["actor", "plastic", "beside a recurrent critic"]))
 def test_cached_features_give_the_stored_log_probabilities(case):
     run = runner(*CASES[case])
     assert not run.alg.actor.is_recurrent
@@ -53,7 +49,7 @@ def test_a_ppo_that_keeps_no_features_is_answered_by_the_one_that_does():
         run.learn(1)
 
 
-@pytest.mark.parametrize("case", ["actor", pytest.param("both", marks=pytest.mark.slow), "plastic"])
+@pytest.mark.parametrize("case", mark_slow(["actor", "both", "plastic"], ["actor", "plastic"]))
 def test_every_epoch_trains_on_the_features_of_the_rollout(case):
     run = runner(*CASES[case], num_envs=16)
     actor = run.alg.actor
@@ -62,9 +58,8 @@ def test_every_epoch_trains_on_the_features_of_the_rollout(case):
     rollout(run)
     kept = run.alg.storage.observations["actor_features"].clone()
     calls = []
-    actor.network.compute_fixed_part = lambda *args, **kwargs: calls.append(
-        args
-    )  # would break, were it called
+    # would break, were it called
+    actor.network.compute_fixed_part = lambda *args, **kwargs: calls.append(args)
     run.alg.update()
     assert calls == []
     assert kept.abs().sum() > 0
@@ -129,19 +124,7 @@ def test_to_look_at_a_plastic_reservoir_does_not_change_it():
     assert torch.equal(run.alg.actor.network.weight, weight)
 
 
-def test_an_episodes_end_puts_its_reservoir_at_rest_and_no_other():
-    run = runner(RESERVOIR)
-    rollout(run)
-    model = run.alg.actor
-    dones = torch.tensor([1, 0, 0, 1, 0, 0, 0, 0])
-    before = model.state
-    model.reset(dones)
-    for old, new in zip(before, model.state, strict=True):
-        assert (new[:, dones.bool()] == 0).all()
-        assert torch.equal(new[:, ~dones.bool()], old[:, ~dones.bool()])
-
-
-@pytest.mark.parametrize("case", ["actor", pytest.param("plastic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", mark_slow(["actor", "plastic"], ["actor"]))
 def test_training_brings_a_reservoir_forward(case):
     run = runner(*CASES[case], num_envs=64, num_learning_epochs=5, num_mini_batches=4, learning_rate=3e-3)
     rewards = []

@@ -1,7 +1,5 @@
 """The look-alike robots stand on the ground, weigh what NVIDIA's models weigh, and are the same on the left and on the right."""
 
-import json
-
 import pytest
 
 from tests import processes
@@ -42,9 +40,7 @@ DIFFERENT = {
 )
 def probes(request):
     task, physics = request.param
-    done = processes.run("-m", "tests.hosts.robots_case", task, physics)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    found = processes.run_case("robots", task, physics)
     assert found["physics"] == physics
     return found
 

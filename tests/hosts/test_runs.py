@@ -14,9 +14,8 @@ from spiky_rl.run import run_folders
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
+def said(caplog):
     """What the package says while a test runs."""
-    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     caplog.set_level(logging.INFO)
     return caplog
 

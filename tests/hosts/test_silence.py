@@ -1,7 +1,5 @@
 """Training warns of a layer that stays silent or saturated, once, with the keys that mend it; and of nothing else."""
 
-import logging
-
 import pytest
 import torch
 
@@ -28,31 +26,20 @@ def skrl(network, folder):
     return skrl_case.runner("agent.num_steps_per_env=4", network=network, folder=folder)
 
 
-class Lines(logging.Handler):
-    """Keeps what is logged, whoever has set up logging before."""
+@pytest.fixture(name="warned")
+def _warned(tmp_path, caplog):
+    """Gives the lines about layers of a short training."""
 
-    def __init__(self):
-        super().__init__()
-        self.lines = []
+    def lines(network, host=rsl_rl, iterations=WARN_AFTER_ITERATIONS + 2):
+        host({**LAYERS, **network}, tmp_path).learn(iterations)
+        return [record.getMessage() for record in caplog.records if record.name == silent_layers.__name__]
 
-    def emit(self, record):
-        self.lines.append(record.getMessage())
-
-
-def warned(network, folder, host=rsl_rl, iterations=WARN_AFTER_ITERATIONS + 2):
-    """The lines of a short training."""
-    handler = Lines()
-    silent_layers.log.addHandler(handler)
-    try:
-        host({**LAYERS, **network}, folder).learn(iterations)
-    finally:
-        silent_layers.log.removeHandler(handler)
-    return handler.lines
+    return lines
 
 
 @pytest.mark.parametrize("host", [rsl_rl, skrl])
-def test_a_silent_layer_is_warned_of_once_with_the_keys_that_mend_it(host, tmp_path):
-    (line,) = warned({"neuron": [LIF["neuron"], DEAF]}, tmp_path, host)
+def test_a_silent_layer_is_warned_of_once_with_the_keys_that_mend_it(host, warned):
+    (line,) = warned({"neuron": [LIF["neuron"], DEAF]}, host)
     assert line.startswith(
         f"layer 2 of the actor is silent: for {WARN_AFTER_ITERATIONS} iterations its firing rate has been 0.0 %"
     )
@@ -60,15 +47,15 @@ def test_a_silent_layer_is_warned_of_once_with_the_keys_that_mend_it(host, tmp_p
     assert line.endswith(f"; raise {keys}, or lower agent.network.neuron.threshold")
 
 
-def test_a_saturated_layer_is_warned_of(tmp_path):
-    (line,) = warned({"connection": [LIF["connection"], {"offset": 50.0}]}, tmp_path)
+def test_a_saturated_layer_is_warned_of(warned):
+    (line,) = warned({"connection": [LIF["connection"], {"offset": 50.0}]})
     assert (
         line.startswith("layer 2 of the actor is saturated") and "lower agent.network.connection.gain" in line
     )
 
 
-def test_nothing_is_said_before_it_has_lasted(tmp_path):
-    assert not warned({"neuron": DEAF}, tmp_path, iterations=WARN_AFTER_ITERATIONS - 1)
+def test_nothing_is_said_before_it_has_lasted(warned):
+    assert not warned({"neuron": DEAF}, iterations=WARN_AFTER_ITERATIONS - 1)
 
 
 QUIET = {
@@ -83,8 +70,8 @@ QUIET = {
 
 
 @pytest.mark.parametrize("case", QUIET)
-def test_nothing_is_said_of(case, tmp_path):
-    assert not warned(QUIET[case], tmp_path)
+def test_nothing_is_said_of(case, warned):
+    assert not warned(QUIET[case])
 
 
 def built(**settings):

@@ -12,7 +12,7 @@ from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from spiky_rl.learners.skrl.config import make_runner_cfg
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 from spiky_rl.learners.skrl.runner import SkrlRunner
-from tests.agents import PPO_AGENTS
+from tests.agents import PPO_AGENTS, mark_slow, refused_by_skrl, takes_images
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import PLAIN, SPIKING, rollout, runner, specification
 
@@ -113,19 +113,11 @@ def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
     assert run.alg.memory.get_tensor_by_name("terminated").sum() > 4
 
 
-REFUSED = ("conv", "cnn", "distilled", "plastic", "stdp", "rnd")
-VECTORS = [name for name in PPO_AGENTS if not any(part in name for part in REFUSED)]
-"""Images, teachers, plasticity, local rules and random network distillation are refused."""
+VECTORS = [name for name in PPO_AGENTS if not takes_images(name) and not refused_by_skrl(name)]
 
 
-@pytest.mark.parametrize(
-    "agent",
-    [
-        # its network is the other reservoirs', its graph is read from a file
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "lif_grown_reservoir_ppo"))
-        for name in VECTORS
-    ],
-)
+# the slow one's network is the other reservoirs', its graph is read from a file
+@pytest.mark.parametrize("agent", mark_slow(VECTORS, {*VECTORS} - {"lif_grown_reservoir_ppo"}))
 def test_every_agent_on_vectors_trains_and_is_replayed_exactly(agent):
     run = runner(agent=agent)
     rollout(run, rollout(run))

@@ -13,24 +13,9 @@ from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import SPIKING, runner
+from tests.hosts.test_runner import IDENTITY, RANDOM, equal, parameters, saved
 
-IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}
-RANDOM = {
-    **SPIKING,
-    "encoder": {"name": "population", "mode": "poisson", "fields": 4},
-    "surrogate": {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]},
-}
 NORMALISED = {"state_preprocessor": "RunningStandardScaler", "value_preprocessor": "RunningStandardScaler"}
-
-
-def parameters(run):
-    return {
-        f"{i}.{k}": v.clone() for i, model in enumerate(run.models) for k, v in model.state_dict().items()
-    }
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 RATES = {
@@ -53,7 +38,7 @@ def test_a_resumed_run_learns_at_the_rates_of_its_settings_unless_a_schedule_cha
 
 @pytest.mark.parametrize("schedule", RATES)
 def test_a_resumed_run_goes_on_bit_for_bit(schedule, tmp_path):
-    settings = {"network": RANDOM, **NORMALISED}
+    settings = {"network": {**SPIKING, **RANDOM}, **NORMALISED}
     whole = runner(*RATES[schedule], **settings)
     whole.learn(6)
     env = PointEnv()
@@ -119,10 +104,6 @@ def test_a_checkpoint_of_the_other_library_or_of_another_agent_is_refused(tmp_pa
         runner(network={**SPIKING, "layers": [5]}).load(path)
     with pytest.raises(CheckpointError, match="only this agent has a observation_preprocessor"):
         runner(network=SPIKING, **NORMALISED).load(path)
-
-
-def saved(folder):
-    return sorted(path.name for path in folder.glob("*.pt"))
 
 
 def test_a_stop_saves_the_iteration_at_hand(tmp_path):

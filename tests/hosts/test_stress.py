@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import json
+from functools import partial
 
 import pytest
 import torch
@@ -13,9 +13,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
     ROBUSTNESS,
     ConditionError,
     ConditionSubject,
-    EnvGroup,
     find_unavailable,
-    map_values_to_sensors,
     parse_conditions,
     require_conditions,
 )  # fmt: skip
@@ -24,15 +22,11 @@ from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILIT
 from spiky_rl.hosts.isaaclab.history import HistoryLayout
 from spiky_rl.run.recovery import RecoveryMeter
 from tests import processes
+from tests.hosts import test_conditions
+from tests.hosts.test_conditions import SENSORS
 
-SEED, EPISODES, SENSORS, STEPS = 3, 40, 5, 30
-INPUTS, OUTPUTS = 6, 2
-
-
-def condition(name: str, episodes: int = EPISODES, seed: int = SEED):
-    """A condition that needs no simulation."""
-    sensors = map_values_to_sensors(((SENSORS,),))
-    return CONDITIONS[name](EnvGroup(None, torch.arange(episodes), seed, sensors, torch.ones(SENSORS)))
+EPISODES, STEPS = 40, 30
+condition = partial(test_conditions.condition, episodes=EPISODES)
 
 
 def values(width: int = SENSORS) -> torch.Tensor:
@@ -182,9 +176,7 @@ REAL = [
 def real(request) -> dict:
     """What stress did to a robot that is free to go, by both physics, and to one with a fixed base."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    done = processes.run("-m", "tests.hosts.stress_case", *request.param)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    found = processes.run_case("stress", *request.param)
     arrays = {key: torch.tensor(found[key]) for key in ("true", "seen", "joints", "wanted", "sent", "effort")}
     models = {key: {name: torch.tensor(v) for name, v in found[key].items()} for key in ("before", "after")}
     return {**found, **arrays, **models, "free": request.param[0] == "ant", "asked": request.param[1]}

@@ -1,6 +1,5 @@
 """Parts that are compared begin on the same terrain, where a simulator gives terrain to environments by their indices."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -79,9 +78,7 @@ def test_without_a_generated_terrain_nothing_changes(terrain):
 @pytest.mark.slow
 def test_parts_of_isaac_lab_begin_in_the_same_states_on_a_generated_terrain():
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    done = processes.run("-m", "tests.hosts.terrain_case")
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    found = processes.run_case("terrain")
     for name in ("first", "again"):
         for key, values in found[name].items():
             assert values[0] == values[1] == values[2], key

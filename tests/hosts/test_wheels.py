@@ -40,8 +40,8 @@ def zoo(tmp_path, monkeypatch):
     return Wheel("robotzoo", "1.0", hashlib.sha256(file.read_bytes()).hexdigest(), VARIABLE), file
 
 
-def published(tmp_path, file, content=None):
-    (tmp_path / "index" / file.name).write_bytes(file.read_bytes() if content is None else content)
+def published(tmp_path, file):
+    (tmp_path / "index" / file.name).write_bytes(file.read_bytes())
 
 
 def left(tmp_path):

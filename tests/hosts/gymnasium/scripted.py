@@ -7,6 +7,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+SCRIPTS = f"{__name__}:Scripted/"
+"""What the names of these tasks begin with."""
+
 
 class Script(gymnasium.Env):
     """Step n has reward n and observation n, after a start at a random tenth. ``ends`` at that step, if the limit is not before."""

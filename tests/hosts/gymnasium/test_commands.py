@@ -8,10 +8,8 @@ import sys
 import pytest
 
 from spiky_rl.run.run_folders import MANIFEST
-from tests.hosts.gymnasium import scripted
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
-SCRIPTS = f"{scripted.__name__}:Scripted/"
 SMALL = ["--device", "cpu", "--num_envs", 32, "agent.num_steps_per_env=8"]
 
 
@@ -129,17 +127,8 @@ def test_unsupported_input_is_refused_in_one_line(command, arguments, words, tmp
 
 
 def test_a_network_that_does_not_take_the_observations_is_refused_before_a_run_begins(command, tmp_path):
-    run = [
-        "--task",
-        "Pendulum-v1",
-        "--agent",
-        "lif_conv_ppo",
-        "--device",
-        "cpu",
-        "--log_root",
-        tmp_path / "logs",
-    ]
-    code, _, stderr = command("train", *run)
+    run = "--task Pendulum-v1 --agent lif_conv_ppo --device cpu --log_root".split()
+    code, _, stderr = command("train", *run, tmp_path / "logs")
     assert code == 2 and "error: agent.network: convolutional: the signal is a vector of 3 " in stderr
     assert not (tmp_path / "logs").exists()
 
@@ -151,20 +140,8 @@ def test_conditions_of_robots_are_refused(command, conditions, tmp_path):
 
 
 def test_stress_says_that_it_measures_nominal_alone(command, tmp_path):
-    out = tmp_path / "result.json"
-    run = [
-        "--task",
-        "Pendulum-v1",
-        "--checkpoint",
-        "random",
-        "--device",
-        "cpu",
-        "--episodes",
-        "1",
-        "--out",
-        out,
-    ]
-    code, _, stderr = command("evaluate", *run, "--conditions", "stress")
+    run = "--task Pendulum-v1 --checkpoint random --device cpu --episodes 1 --conditions stress --out".split()
+    code, _, stderr = command("evaluate", *run, tmp_path / "result.json")
     assert code == 0 and "stress leaves out on Pendulum-v1: all but nominal" in stderr
 
 

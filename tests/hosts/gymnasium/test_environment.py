@@ -18,8 +18,7 @@ from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.reward_scaling import CLIP, RewardScaler
 from tests.hosts.gymnasium import scripted
-
-SCRIPTS = f"{scripted.__name__}:Scripted/"
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
 
 def load(task, *overrides):
@@ -46,9 +45,8 @@ def test_ends_time_limits_and_final_observations_are_those_of_the_script(task):
                 assert extras["time_outs"].tolist() == [cut and place == length] * 2
                 assert env.episode_length_buf.tolist() == [place % length] * 2
                 assert ("final_observations" in extras) == (place == length)
-                if (
-                    place == length
-                ):  # the successor of the last observation, not the first one of the next episode
+                if place == length:
+                    # the successor of the last observation, not the first one of the next episode
                     final = extras["final_observations"]["policy"]
                     torch.testing.assert_close(final, before + 1.0)
                     assert (obs["policy"] < 0.1).all() and not torch.equal(obs["policy"], start)

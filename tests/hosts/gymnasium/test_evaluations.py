@@ -12,10 +12,8 @@ from spiky_rl.hosts.base import SECOND_SIMULATION
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run import run_folders
-from tests.hosts.gymnasium import scripted
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
-SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
 REPLAY = [
     *("agent.critic.hidden_dims=[16]", "agent.algorithm.batch_size=16", "agent.algorithm.replay_size=1000"),
     *("agent.algorithm.learning_starts=30", "agent.algorithm.random_steps=20", "agent.num_steps_per_env=20"),
@@ -66,7 +64,7 @@ def test_values_are_mean_returns_of_whole_episodes_and_stand_in_results_and_tens
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     every = ["agent.evaluation_interval=500", "agent.evaluation_episodes=3", "--max_iterations", 6]
-    folder, result, out = run(command, tmp_path, *ROLLOUTS, *every, task=SCRIPT)
+    folder, result, out = run(command, tmp_path, *ROLLOUTS, *every, task=f"{SCRIPTS}Script-v0")
     # 256 steps per iteration: multiples of 500 are passed by the second, fourth and sixth iteration
     assert result["evaluations"] == {"env_steps": [512, 1024, 1536], "mean_return": [15.0] * 3}
     assert result["last_ten_evaluations"] == result["max_evaluation"] == 15.0
@@ -122,16 +120,12 @@ def test_a_resumed_training_without_a_new_evaluation_has_a_best_checkpoint_too(c
 
 def test_means_are_of_the_last_ten_and_the_maximum_is_of_all():
     returns = [float(value) for value in (50, *range(12))]
-    progress = TrainingProgress(evaluations=returns, evaluation_steps=range_of(13))
+    progress = TrainingProgress(evaluations=returns, evaluation_steps=list(range(13)))
     found = run_folders.summarize_evaluations(progress)
     assert found["last_ten_evaluations"] == sum(range(2, 12)) / 10 and found["max_evaluation"] == 50.0
     assert run_folders.summarize_evaluations(TrainingProgress()) == {}
     with pytest.raises(ValidationError, match="per evaluation"):
         TrainingProgress(evaluations=[1.0], evaluation_steps=[])
-
-
-def range_of(count):
-    return [5000 * (index + 1) for index in range(count)]
 
 
 def test_a_host_without_a_second_simulation_is_refused_by_the_key():

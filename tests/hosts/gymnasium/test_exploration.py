@@ -5,35 +5,20 @@ import json
 import pytest
 import torch
 
-from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.simulate import open_env
-from tests.hosts.gymnasium import scripted
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+from tests.hosts.gymnasium.planned import make_runner, plan_of
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
-SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
-SMALL = [
-    "agent.num_steps_per_env=10",
-    "agent.algorithm.num_learning_epochs=2",
-    "agent.algorithm.num_mini_batches=4",
-]
+SCRIPT = f"{SCRIPTS}Script-v0"
+SMALL = ["agent.num_steps_per_env=10"]
+SMALL += ["agent.algorithm.num_learning_epochs=2", "agent.algorithm.num_mini_batches=4"]
 PLAIN = ["agent.algorithm.rnd_cfg.reward_normalization=false", "agent.algorithm.reward_normalization=false"]
 
 
-def make_runner(task, *overrides):
-    plan = make_plan(
-        RunRequest(task=task, agent="lif_rnd_ppo", device="cpu", num_envs=32, overrides=overrides)
-    )
-    torch.manual_seed(0)
-    return plan, lambda env: plan.learner.get_runner_class("ppo")(
-        env, plan.config, None, "cpu", identity=plan.identity
-    )
-
-
 def test_ppo_learns_from_the_task_and_the_intrinsic_reward():
-    plan, make = make_runner(SCRIPT, *SMALL, *PLAIN)
+    plan = plan_of(SCRIPT, "lif_rnd_ppo", *SMALL, *PLAIN)
     with open_env(plan) as env, torch.inference_mode():
-        alg = make(env).alg
+        alg = make_runner(plan, env).alg
         obs = env.get_observations()
         for step in range(4):  # before the time limit, where a value is added
             obs, rewards, dones, extras = env.step(alg.act(obs))
@@ -45,9 +30,9 @@ def test_ppo_learns_from_the_task_and_the_intrinsic_reward():
 
 @pytest.mark.slow
 def test_the_predictor_learns_and_what_is_known_is_rewarded_less():
-    plan, make = make_runner("Pendulum-v1", *SMALL, *PLAIN)
+    plan = plan_of("Pendulum-v1", "lif_rnd_ppo", *SMALL, *PLAIN)
     with open_env(plan) as env:
-        runner = make(env)
+        runner = make_runner(plan, env)
         rnd, losses, seen = runner.alg.rnd, [], env.get_observations()
         target = [p.clone() for p in rnd.target.parameters()]
         assert rnd.initial_weight == pytest.approx(env.step_dt)

@@ -9,18 +9,15 @@ from spiky_rl.deploy import _targets
 from spiky_rl.deploy._export import _map_to_bounds, write_and_verify
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.c import C
-from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.simulate import open_env
 from tests.hosts.gymnasium import scripted
-
-SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
+from tests.hosts.gymnasium.planned import make_runner, plan_of
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
 
 def make_policy(plan, env):
     """Perturbed values, as if trained, and actions beyond their bounds."""
-    runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", identity=plan.identity)
-    policy = runner.alg.get_policy()
+    policy = make_runner(plan, env).alg.get_policy()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in policy.parameters():
@@ -38,7 +35,7 @@ def make_policy(plan, env):
 )
 def test_an_exported_policy_gives_what_the_task_takes(agent, task, tmp_path):
     """The C file in closed loop on a bare environment, with nothing of ours between them."""
-    plan = make_plan(RunRequest(task=task, agent=agent, device="cpu", num_envs=32))
+    plan = plan_of(task, agent)
     with open_env(plan) as env:
         policy = make_policy(plan, env)
         names = ["c", "torchscript", *([] if agent == "mlp_ppo" else ["c_int8"])]
@@ -64,15 +61,14 @@ def test_an_exported_policy_gives_what_the_task_takes(agent, task, tmp_path):
 
 def test_bounds_are_where_the_policy_acts():
     """A device without values stands for a GPU, on which the policy acts to calibrate int8."""
-    plan = make_plan(RunRequest(task="InvertedPendulum-v5", agent="mlp_ppo", device="cpu", num_envs=32))
+    plan = plan_of("InvertedPendulum-v5", "mlp_ppo")
     with open_env(plan) as env:
         policy = _map_to_bounds(make_policy(plan, env).to("meta"), env, {})
         assert policy(env.get_observations().to("meta")).shape == (32, 1)
 
 
 def test_an_exported_policy_keeps_single_bounds(tmp_path):
-    task = f"{scripted.__name__}:Scripted/OneSided-v0"
-    plan = make_plan(RunRequest(task=task, agent="mlp_ppo", device="cpu", num_envs=32))
+    plan = plan_of(f"{SCRIPTS}OneSided-v0", "mlp_ppo")
     with open_env(plan) as env:
         written = write_and_verify(
             make_policy(plan, env), env, tmp_path, _targets.make_targets(["c", "torchscript", "onnx"])
@@ -87,12 +83,7 @@ def test_an_exported_policy_keeps_single_bounds(tmp_path):
 
 def test_an_exported_policy_keeps_the_bound_of_the_agents_actions(tmp_path):
     """``clip_actions`` cuts actions before they are mapped to the task's bounds; the file gives what the task then takes."""
-    task = SCRIPT.replace("Script-v0", "OneSided-v0")
-    plan = make_plan(
-        RunRequest(
-            task=task, agent="mlp_ppo", device="cpu", num_envs=32, overrides=("agent.clip_actions=0.25",)
-        )
-    )
+    plan = plan_of(f"{SCRIPTS}OneSided-v0", "mlp_ppo", "agent.clip_actions=0.25")
     with open_env(plan) as env:
         policy = make_policy(plan, env)
         with torch.no_grad():  # beyond every bound
@@ -116,7 +107,7 @@ def test_an_exported_policy_keeps_the_bound_of_the_agents_actions(tmp_path):
 
 
 def test_targets_without_bounds_are_refused_or_raw(tmp_path):
-    plan = make_plan(RunRequest(task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=32))
+    plan = plan_of(f"{SCRIPTS}Script-v0", "lif_ppo")
     with open_env(plan) as env:
         policy = make_policy(plan, env)
         pytest.importorskip("nir")
@@ -128,24 +119,17 @@ def test_targets_without_bounds_are_refused_or_raw(tmp_path):
         assert len(written) == 2 and not env.takes_task_units
 
 
-def test_a_discrete_policy_is_exported_as_one_number_per_choice(tmp_path):
-    plan = make_plan(RunRequest(task="CartPole-v1", agent="lif_ppo", device="cpu", num_envs=32))
+@pytest.mark.parametrize(
+    "task, said",
+    [
+        ("CartPole-v1", "one number per choice; the largest one is chosen"),
+        (f"{SCRIPTS}Choices-v0", "one number per choice, in groups of 2, 3; the largest one of a group"),
+    ],
+)
+def test_a_discrete_policy_is_exported_as_one_number_per_choice(task, said, tmp_path):
+    plan = plan_of(task, "lif_ppo")
     with open_env(plan) as env:
         policy = make_policy(plan, env)
         (found,) = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"])).values()
     assert found.mismatches == 0
-    assert "one number per choice; the largest one is chosen" in read_header(tmp_path)
-
-
-def test_a_policy_of_several_choices_is_exported_with_their_numbers(tmp_path):
-    task = f"{scripted.__name__}:Scripted/Choices-v0"
-    plan = make_plan(RunRequest(task=task, agent="lif_ppo", device="cpu", num_envs=32))
-    with open_env(plan) as env:
-        policy = make_policy(plan, env)
-        (found,) = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c"])).values()
-    assert found.mismatches == 0
-    assert "one number per choice, in groups of 2, 3; the largest one of a group" in read_header(tmp_path)
-
-
-def read_header(folder):
-    return (folder / "policy.h").read_text().replace("\n// ", " ")
+    assert said in (tmp_path / "policy.h").read_text().replace("\n// ", " ")

@@ -13,14 +13,12 @@ from spiky_rl.config.spec import read_agent, read_algorithm
 from spiky_rl.learners.common.checkpoint_names import CheckpointError
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
-from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.simulate import open_env
 from spiky_rl.run.train import LOAD_WITHOUT_OPTIMIZER
-from tests.hosts.gymnasium import scripted
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+from tests.hosts.gymnasium.planned import make_runner, plan_of
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
-SCRIPT = f"{scripted.__name__}:Scripted/Script-v0"
+SCRIPT = f"{SCRIPTS}Script-v0"
 AGENTS = [
     name
     for name in registry.list_names("agents")
@@ -32,11 +30,8 @@ SLOW_AGENTS = [pytest.param(name, marks=pytest.mark.slow) for name in ("mlp_ppo"
 SMALL = ["agent.num_steps_per_env=8", "agent.algorithm.num_learning_epochs=1"]
 
 
-def make_runner(agent, env, plan):
-    torch.manual_seed(0)
-    return plan.learner.get_runner_class(plan.spec.algorithm)(
-        env, plan.config, None, "cpu", identity=plan.identity
-    )
+def scale_rewards(scales):
+    return f"agent.algorithm.reward_normalization={str(scales).lower()}"
 
 
 @pytest.mark.parametrize(
@@ -45,17 +40,9 @@ def make_runner(agent, env, plan):
 @pytest.mark.parametrize("scales", [False, True])
 def test_a_time_limit_adds_the_value_of_the_final_observation(agent, scales):
     """The script of 5 steps is only ever cut; the reward of step n is n."""
-    plan = make_plan(
-        RunRequest(
-            task=SCRIPT,
-            agent=agent,
-            device="cpu",
-            num_envs=32,
-            overrides=(*SMALL, f"agent.algorithm.reward_normalization={str(scales).lower()}"),
-        )
-    )
+    plan = plan_of(SCRIPT, agent, *SMALL, scale_rewards(scales))
     with open_env(plan) as env, torch.inference_mode():
-        alg = make_runner(agent, env, plan).alg
+        alg = make_runner(plan, env).alg
         scaler = RewardScaler(32, alg.gamma)
         obs = env.get_observations()
         for step in range(8):
@@ -74,14 +61,9 @@ def test_a_time_limit_adds_the_value_of_the_final_observation(agent, scales):
 @pytest.mark.parametrize("library", ["rsl_rl", "skrl"])
 def test_an_end_by_the_task_adds_no_value(library):
     """The script ends at step 3, before its time limit."""
-    overrides = (*SMALL, "agent.algorithm.reward_normalization=false", "env.ends=3")
-    plan = make_plan(
-        RunRequest(
-            task=SCRIPT, agent="lif_ppo", device="cpu", num_envs=32, library=library, overrides=overrides
-        )
-    )
+    plan = plan_of(SCRIPT, "lif_ppo", *SMALL, scale_rewards(False), "env.ends=3", library=library)
     with open_env(plan) as env:
-        runner = make_runner("lif_ppo", env, plan)
+        runner = make_runner(plan, env)
         if library == "skrl":
             runner.alg.post_interaction = lambda **_: None  # no update, which would reset the rollout
             runner._start()
@@ -101,17 +83,8 @@ def test_an_end_by_the_task_adds_no_value(library):
 @pytest.mark.parametrize("scales", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, tmp_path):
     def make_scaling_runner(scaling):
-        options = f"agent.algorithm.reward_normalization={str(scaling).lower()}"
-        request = RunRequest(
-            task=SCRIPT,
-            agent="lif_ppo",
-            device="cpu",
-            num_envs=8,
-            library=library,
-            overrides=(*SMALL, options),
-        )
-        plan = make_plan(request)
-        return make_runner("lif_ppo", envs.enter_context(open_env(plan)), plan)
+        plan = plan_of(SCRIPT, "lif_ppo", *SMALL, scale_rewards(scaling), num_envs=8, library=library)
+        return make_runner(plan, envs.enter_context(open_env(plan)))
 
     path = str(tmp_path / "model_0.pt")
     with contextlib.ExitStack() as envs:
@@ -127,14 +100,9 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
 @pytest.mark.parametrize("agent", ["lif_ppo", *SLOW_AGENTS])
 @pytest.mark.parametrize("scales", [False, True])
 def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
-    options = f"agent.algorithm.reward_normalization={str(scales).lower()}"
-    plan = make_plan(
-        RunRequest(
-            task=SCRIPT, agent=agent, device="cpu", num_envs=32, library="skrl", overrides=(*SMALL, options)
-        )
-    )
+    plan = plan_of(SCRIPT, agent, *SMALL, scale_rewards(scales), library="skrl")
     with open_env(plan) as env:
-        runner = make_runner(agent, env, plan)
+        runner = make_runner(plan, env)
         alg, scaler, added = runner.alg, RewardScaler(32, 0.99), {}
         alg.post_interaction = lambda **_: None  # no update, which would reset the rollout
         values = alg._compute_values
@@ -181,9 +149,9 @@ def test_skrl_trains(command, agent, task, tmp_path):
 
 def test_the_runner_refuses_minibatches_without_two_environments():
     """Without the guard the value loss is not a number after the first update."""
-    plan = make_plan(RunRequest(task=SCRIPT, agent="lif_stateful_ppo", device="cpu", num_envs=8))
+    plan = plan_of(SCRIPT, "lif_stateful_ppo", num_envs=8)
     with open_env(plan) as env:
-        runner = make_runner("lif_stateful_ppo", env, plan)
+        runner = make_runner(plan, env)
         with pytest.raises(UserError, match="num_mini_batches: 16.*at most 4"):
             runner.learn(1)
 
@@ -239,14 +207,7 @@ def needs_images_or_teacher(agent: str) -> bool:
     return "distillation_cfg" in content.get("algorithm", {}) or isinstance(connections, list)
 
 
-@pytest.mark.parametrize(
-    "agent",
-    [
-        "lif_rstdp",
-        "mlp_history_ppo",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lif_stateful_ppo", "lif_reservoir_ppo")),
-    ],
-)
+@pytest.mark.parametrize("agent", ["lif_rstdp", "mlp_history_ppo"])
 def test_agents_train(command, agent, tmp_path):
     result = train_once(command, agent, "Pendulum-v1", tmp_path)
     assert (result["task"], result["outcome"], result["physics"]) == ("Pendulum-v1", "finished", "gymnasium")
@@ -266,5 +227,5 @@ def test_every_agent_trains_on_every_kind_of_task(command, agent, task, tmp_path
 def test_images_train_convolutional_networks(command, agent, tmp_path):
     layers = "agent.network.connection=[{name: convolutional, kernel: 3, padding: 1}, {name: linear}]"
     options = [] if agent == "mlp_ppo" else [layers, "agent.network.layers=[4, 8]"]
-    picture = f"{scripted.__name__}:Scripted/Picture-v0"
-    assert train_once(command, agent, picture, tmp_path, *options)["outcome"] == "finished"
+    result = train_once(command, agent, f"{SCRIPTS}Picture-v0", tmp_path, *options)
+    assert result["outcome"] == "finished"

@@ -8,7 +8,6 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
 SMALL = [
     *("agent.critic.hidden_dims=[16]", "agent.algorithm.batch_size=16", "agent.algorithm.replay_size=1000"),

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from spiky_rl.config.spec import SpecError
-from spiky_rl.run.prepare import make_plan
-from spiky_rl.run.run_plan import RunRequest
 from spiky_rl.run.simulate import open_env
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+from tests.hosts.gymnasium.planned import make_runner, plan_of
 
 pytest.importorskip("mujoco", reason="the gymnasium extra is not installed")
 
@@ -24,13 +22,9 @@ UNUSED = [f"{SYMMETRY}.use_data_augmentation=false", f"{SYMMETRY}.use_mirror_los
 
 def train(iterations, overrides=(), watch=lambda alg: None):
     """Return the losses on symmetry of every iteration; ``watch`` gets the algorithm before the training."""
-    plan = make_plan(
-        RunRequest(task=TASK, agent=str(AGENT), device="cpu", num_envs=ENVS, overrides=(*SMALL, *overrides))
-    )
-    losses = []
+    plan, losses = plan_of(TASK, str(AGENT), *SMALL, *overrides), []
     with open_env(plan) as env:
-        torch.manual_seed(0)
-        runner = plan.learner.get_runner_class("ppo")(env, plan.config, None, "cpu", identity=plan.identity)
+        runner = make_runner(plan, env)
         watch(runner.alg)
         runner.on_iteration = lambda iteration: losses.append(iteration.losses["symmetry"])
         runner.learn(iterations)

@@ -7,10 +7,9 @@ import sys
 import pytest
 
 from spiky_rl.config.errors import UserError, require_module
-from tests.hosts.gymnasium import scripted
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
+from tests.hosts.gymnasium.scripted import SCRIPTS
 
-RUN = ["--task", f"{scripted.__name__}:Scripted/Script-v0", "--device", "cpu", "--num_envs", 32]
+RUN = ["--task", f"{SCRIPTS}Script-v0", "--device", "cpu", "--num_envs", 32]
 RUN += ["--max_iterations", 2, "agent.num_steps_per_env=8", "agent.algorithm.num_learning_epochs=1"]
 CURVES = {
     "Train/mean_reward",
@@ -20,8 +19,6 @@ CURVES = {
     "Spikes/rate",
 }
 AGENTS = {"rsl_rl": "lif_ppo", "skrl": "lif_ppo", "replay": "lif_td3"}
-
-
 BLOCK, HEADER = 2**15, 7
 """Bytes of a block and of a header in W&B's files, which have the format of LevelDB's logs."""
 

@@ -15,7 +15,6 @@ from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.metrics.video import RasterPanel, concat_frames
-from tests.hosts.gymnasium.commands import command  # noqa: F401  # pylint: disable=unused-import
 
 CARTPOLE = "Mjlab-Cartpole-Balance"
 GO1 = "Mjlab-Velocity-Flat-Unitree-Go1"
@@ -121,10 +120,10 @@ def test_a_task_file_takes_out_a_term_and_a_cell_of_a_study_names_the_physics():
     assert task.env_cfg.rewards["smooth_reward"] is None and task.env_cfg.decimation == 4
 
 
-def open_task(name, *overrides, num_envs=4):
+def open_task(name, *overrides):
     task = find_host(name).load_task(TaskRequest(name, get_learner(DEFAULT_LEARNER), overrides=overrides))
-    task.configure("cpu", num_envs, 0)
-    return task.open("cpu", num_envs, SimulationOptions(seed=0))
+    task.configure("cpu", 4, 0)
+    return task.open("cpu", 4, SimulationOptions(seed=0))
 
 
 def test_groups_of_environments_begin_in_the_same_states_and_broken_actions_are_named():
@@ -156,15 +155,8 @@ def test_a_picture_is_as_high_as_the_spike_raster_beside_it():
 @pytest.mark.slow
 def test_go1_walks_a_few_steps_with_measures_of_its_aim(command, tmp_path):
     run = ["--task", GO1, "--agent", "lif_ppo", "--log_root", tmp_path, "env.episode_length_s=0.2"]
-    small = [
-        "--device",
-        "cpu",
-        "--num_envs",
-        4,
-        "agent.num_steps_per_env=4",
-        "agent.algorithm.num_mini_batches=1",
-    ]
-    code, _, err = command("train", *run, *small, "--max_iterations", 1)
+    small = ["agent.num_steps_per_env=4", "agent.algorithm.num_mini_batches=1"]
+    code, _, err = command("train", *run, *small, "--device", "cpu", "--num_envs", 4, "--max_iterations", 1)
     assert code == 0, err
     (folder,) = tmp_path.glob("rsl_rl/*/*")
     code, _, err = command("play", *run, "--checkpoint", folder, "--device", "cpu", "--episodes", 2)
