@@ -47,11 +47,12 @@ def format_os_error(error: OSError) -> str:
 def write_atomically(path: Path, write_content: Callable[[Path], object], durable: bool = True) -> None:
     """Write a temporary file beside ``path``, then rename it: a crash leaves the old file or the new one, never a part.
 
-    Creates the folder, and removes leftovers of killed writers from it. An OSError names ``path``.
+    Creates the folder. An OSError names ``path``.
 
     Args:
         write_content: Writes the file at the path that it gets.
-        durable: Synchronise file and folder to disk, so that the same holds after a power failure.
+        durable: Synchronise file and folder to disk, so that the same holds after a power failure, and remove leftovers of killed
+            writers from the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _make_temporary_path(path)

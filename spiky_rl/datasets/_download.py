@@ -115,6 +115,8 @@ class DatasetArchive:
                     of = f" of {size // 10**6}" if size > done else ""
                     report_progress(done / size if size else 0.0, f"{done // 10**6}{of} MB")
             file.flush()
+            if not done:
+                raise _NetError("the server sent no data")
             if done < size:
                 raise _NetError(f"the connection ended after {done} of {size} bytes")
         except _NetError as error:

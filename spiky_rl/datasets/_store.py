@@ -77,7 +77,8 @@ class RecordingStore:
             names = self._listing[0]
         else:
             names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
-        return sorted(self.prefix + name for name in names if not _is_hidden(name))
+        # an archive may hold a name twice; as in an unpacked folder, it is one file, the last
+        return sorted({self.prefix + name for name in names if not _is_hidden(name)})
 
     def match_names(self, pattern: str) -> list[tuple[re.Match[str], str]]:
         """Return the match and the name of every file whose name contains the regular expression ``pattern``, sorted by name."""

@@ -392,8 +392,9 @@ class _Run(torch.autograd.Function):
             offset = offset.contiguous()
         for stage, part in zip(stack.stages, itertools.batched(tensors, _PER_STAGE), strict=True):
             _, _, params, state, _ = part
-            width = stage.map.out_features
-            operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
+            if state is not None or params is not None or keep is not None:
+                width = stage.map.out_features
+                operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
         layers, _kept_alive = stack.fill_layers(request.calls, tensors)
         last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
@@ -453,9 +454,10 @@ class _Run(torch.autograd.Function):
                 None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
                 for t in part
             ]
-            pointers = map(get_pointer, of_part)
+            pointers = [None if t is None else t.data_ptr() for t in of_part]
             layer.grad_weight, layer.grad_bias, layer.grad_params, layer.grad_state, of_synapses = pointers
-            layer.within.grad_weight = of_synapses
+            if of_synapses is not None:
+                layer.within.grad_weight = of_synapses
             gradients += of_part
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
         c = structures.StackStruct(ctypes.addressof(layers), get_pointer(x), get_pointer(keep))

@@ -250,6 +250,19 @@ def test_an_archive_is_read_as_a_folder_with_or_without_one_around_all(tmp_path)
         assert found.classes == ("cat", "dog") and listed(found.read_events(found.recordings[1])) == EVENTS
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_an_archive_holds_twice_is_one_recording(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for name, content in (
+            ("cat/1.bin", b""),
+            ("dog/2.bin", encoded(EVENTS)),
+            ("cat/1.bin", encoded(EVENTS)),
+        ):
+            archive.writestr(name, content)
+    found = dataset("custom", tmp_path / "data.zip")
+    assert len(found.recordings) == 2 and listed(found.read_events(found.recordings[0])) == EVENTS
+
+
 def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stands(
     tmp_path, caplog, monkeypatch
 ):

@@ -109,6 +109,8 @@ class Breaking(Quiet):
         self.asked.append(self.headers["Range"])
         if self.way == "error":
             return self.send_error(503)
+        if self.way == "empty":
+            return self.send_response(200) or self.end_headers()
         start = int((self.headers["Range"] or "bytes=0-")[len("bytes=") : -1])
         if start >= len(CONTENT):
             return self.send_error(416)
@@ -168,10 +170,13 @@ def test_what_an_earlier_download_left_is_taken_only_if_the_whole_is_right(break
     assert (tmp_path / "train.zip").read_bytes() == CONTENT and not (tmp_path / "train.zip.partial").exists()
 
 
-def test_a_server_that_refuses_is_named_and_leaves_nothing(breaking, tmp_path):
+@pytest.mark.parametrize(
+    ("way", "reason"), [("error", "503 Service Unavailable"), ("empty", "the server sent no data")]
+)
+def test_a_server_that_refuses_or_sends_nothing_is_named_and_leaves_nothing(breaking, tmp_path, way, reason):
     archive, server = breaking
-    server.way = "error"
-    with pytest.raises(DownloadError, match="cannot download .*: 503 Service Unavailable; download it"):
+    server.way = way
+    with pytest.raises(DownloadError, match=f"cannot download .*: {reason}; download it"):
         archive.fetch(tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())
 
