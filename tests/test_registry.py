@@ -153,6 +153,10 @@ WRONG_SETTINGS = {
     "text for a number": ({"name": "lif", "tau": "slow"}, r"n\.tau: expected a number, got 'slow'"),
     "truth for a number": ({"name": "lif", "tau": True}, r"n\.tau: expected a number, got True"),
     "nothing for a number": ({"name": "lif", "tau": None}, r"n\.tau: expected a number, got nothing"),
+    "nothing for a choice": (
+        {"name": "lif", "input_gain": None},
+        r"n\.input_gain: expected one of ode, unit, got nothing$",
+    ),
     "number for a truth": ({"name": "lif", "detach_reset": 1}, r"n\.detach_reset: expected true or false"),
     "text for a list": ({"name": "lif", "learn": "tau"}, r"n\.learn: expected a list, got 'tau'"),
     "zero": ({"name": "lif", "tau": 0}, r"n\.tau: 0.0 is out of range; it must be between 0.001 and"),

@@ -365,6 +365,8 @@ def _format_reason(error: Mapping[str, Any], declared: FieldInfo | None, is_elem
         return reason
     if kind == "literal_error" and field is not None:
         names = ", ".join(name or "''" for name in field.choices)
+        if value is None:
+            return f"expected one of {names}, got nothing"
         return f"{shorten(value)} is not allowed; choose from {names}{suggest_name(value, field.choices)}"
     if kind in EXPECTED:
         return f"expected {EXPECTED[kind][is_element]}, got {'nothing' if value is None else shorten(value)}"
