@@ -1,4 +1,4 @@
-"""Parts of the environments of all hosts: conditions, timing, random numbers and observations term by term."""
+"""Parts of the hosts' environments: conditions, timing, random numbers, observations term by term, and the start of Warp."""
 
 from __future__ import annotations
 

@@ -454,7 +454,7 @@ class _Run(torch.autograd.Function):
                 None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
                 for t in part
             ]
-            pointers = [None if t is None else t.data_ptr() for t in of_part]
+            pointers = map(get_pointer, of_part)
             layer.grad_weight, layer.grad_bias, layer.grad_params, layer.grad_state, of_synapses = pointers
             if of_synapses is not None:
                 layer.within.grad_weight = of_synapses

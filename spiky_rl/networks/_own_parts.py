@@ -9,7 +9,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from spiky_rl.config.registry import Component, is_foreign
 from spiky_rl.penalties.base import Penalty
 
 if TYPE_CHECKING:
-    from spiky_rl.networks._layer import SpikingLayer
+    from spiky_rl.networks.feedforward import FeedForward
 
 T, B = 2, 3
 """Control steps and environments of a check: unequal, so that exchanged dimensions are found."""
@@ -59,30 +59,24 @@ def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: S
     _check_shape("sparsity", name, term, "a scalar", [], [1], method="compute")
 
 
-def check_rule(
-    name: str,
-    rule: Any,
-    layers: Sequence[SpikingLayer],
-    encoder: Encoder,
-    decoder: Decoder,
-    sizes: Sequence[int],
-) -> None:
-    """Raise RegistryError if a hook of an own learning ``rule`` returns another shape than it is given; ``sizes`` are O, K and F."""
-    if not (is_foreign(name) and rule.has_hooks):
+def check_rule(name: str, network: FeedForward, outputs: int) -> None:
+    """Raise RegistryError if a hook of the own learning rule of a ``network`` with F = ``outputs`` returns another shape than it should."""
+    if not (is_foreign(name) and network.learning.has_hooks):
         return
-    (inputs, steps, outputs), rule = sizes, copy.deepcopy(rule)
-    signal, results = copy.deepcopy(encoder)(torch.zeros(T, B, inputs)), []
-    for layer in layers:
+    rule, results = copy.deepcopy(network.learning), []
+    with _run(name, "learning", rule):
+        signal = copy.deepcopy(network.encoder)(torch.zeros(T, B, network.inputs))
+    for layer in network.layers:
         with _run(name, "learning", rule):
             given = rule.on_layer_input(signal)
         _check_shape("learning", name, given, "the signal's shape", [*signal.shape], method="on_layer_input")
-        zeros = torch.zeros(T, steps, B, layer.width)
+        zeros = torch.zeros(T, network.steps, B, layer.width)
         with _run(name, "learning", rule):
             signal = rule.on_layer_output(layer, signal, zeros, zeros, None)
         _check_shape("learning", name, signal, "[T, K, B, N]", [*zeros.shape], method="on_layer_output")
         results.append(signal)
     with _run(name, "learning", rule):
-        result = rule.decode(copy.deepcopy(decoder), results, None, None)
+        result = rule.decode(copy.deepcopy(network.decoder), results, None, None)
     _check_features("learning", name, result, "decode", [T, B, outputs])
 
 

@@ -243,8 +243,7 @@ class FeedForward(SpikingNetwork):
             quantize_weights(layers, self.decoder)
         self.state_sizes = self._list_state_sizes()
         self.learning.setup(layers, decoder, outputs)
-        sizes = self.inputs, options.steps, outputs
-        _own_parts.check_rule(learning.name, self.learning, layers, self.encoder, self.decoder, sizes)
+        _own_parts.check_rule(learning.name, self, outputs)
         readers = [*(layer.connection for layer in layers[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(layers, readers, strict=True)]
         """Mean number of synapses that an event of each layer reaches, for the penalty."""

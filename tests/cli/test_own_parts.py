@@ -130,17 +130,19 @@ def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mi
     assert fault.format(file=mine / "faulty.py") in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_check_of_an_own_part_draws_no_number_of_the_network(mine, monkeypatch):
+def test_checks_of_own_parts_draw_no_number_of_the_network(mine, monkeypatch):
     monkeypatch.syspath_prepend(str(mine))
     noisy = "from parts import Symlog\nclass Noisy(Symlog):\n    def forward(self, x):\n        return super().forward(x + x.clone().normal_())\n"
     (mine / "noisy.py").write_text(noisy)
-    weights = []
+    weights, drawn_next = [], []
     for encoder in (f"{mine / 'parts.py'}:Symlog", f"{mine / 'noisy.py'}:Noisy"):
         torch.manual_seed(0)
-        settings = {"name": "feedforward", "layers": [16], "encoder": encoder}
+        learning = f"{mine / 'parts.py'}:Damped"
+        settings = {"name": "feedforward", "layers": [16], "encoder": encoder, "learning": learning}
         net = registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
         weights.append(net.layers[0].connection.weight)
-    assert torch.equal(*weights)
+        drawn_next.append(torch.rand(3))
+    assert torch.equal(*weights) and torch.equal(*drawn_next)
 
 
 def test_each_part_of_a_file_is_described_by_its_class(mine, capsys):
