@@ -35,6 +35,7 @@ from spiky_rl.config import files, memory_check, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.config.safe_loading import ReadingError, parse_json, read_file
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
@@ -159,10 +160,12 @@ def _prepare_resume(
 
 
 def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) -> None:
-    """Raise UserError if a resumed run has no epochs left."""
+    """Raise UserError if a resumed run has no epochs left and has its result; it may have been killed before that was written."""
     history, flags = History(**loaded.content["history"]), settings.flags
     done = len(history.loss)
     assert flags.epochs is not None
+    if not _has_result(loaded.path.parent, flags.ann):
+        return
     if done >= flags.epochs:
         raise UserError(
             f"--epochs {flags.epochs}: {loaded.path} has done {done} epochs; --epochs is the total number"
@@ -171,6 +174,17 @@ def _require_epochs(settings: ClassificationSettings, loaded: LoadedCheckpoint) 
         raise UserError(
             f"--patience {flags.patience}: {loaded.path} ended early by it after {done} epochs; a larger value or 0 resumes it"
         )
+
+
+def _has_result(folder: Path, ann: str | None) -> bool:
+    """Return whether the run in ``folder`` has a readable result, with its ``ann`` if the training ended and has one."""
+    try:
+        result = read_file(folder / results.RESULT, parse_json)
+    except ReadingError:
+        return False
+    if not isinstance(result, dict):
+        return False
+    return result.get("outcome") != "finished" or ann != anns.NAME or result.get("ann") is not None
 
 
 def _require_patience(flags: ClassifyOptions, n_validation: int | None) -> None:
@@ -376,6 +390,9 @@ class ClassificationRun:
         ``display`` is called after every epoch.
         """
         try:
+            if done := len(self.trainer.history.loss):  # resumed; perhaps no epoch is left
+                self.latest = self.folder / f"model_{done - 1}.pt"
+                results.save(self.latest, self.trainer, self.identity)
             for epoch in self.trainer.run_epochs():
                 path = self.folder / f"model_{epoch.index}.pt"
                 results.save(path, self.trainer, self.identity)

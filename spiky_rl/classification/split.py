@@ -140,15 +140,21 @@ def read_id_list(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
 
 
 def _read_rows(ids: Path) -> list[dict[str, str]]:
-    """Return the rows of a list of recordings by column; without a header the only column is ``recording``. Raises UserError."""
+    """Return the rows of a list of recordings by column; without a header the only column is ``recording``. Raises UserError.
+
+    Rows that begin with ``#`` are comments, except below a header, where they may be names.
+    """
     try:
         rows = [*csv.reader(read_regular(ids).decode("utf-8-sig").splitlines())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--ids {str(ids)!r}: cannot be read: {reason}") from None
-    rows = [[cell.strip() for cell in row] for row in rows if row and not row[0].startswith("#")]
-    header = rows.pop(0) if rows and "recording" in rows[0] else ["recording"]
-    return [dict(zip(header, row, strict=False)) for row in rows]
+    rows = [[cell.strip() for cell in row] for row in rows if row]
+    names = [row for row in rows if not row[0].startswith("#")]
+    if not names or "recording" not in names[0]:
+        return [{"recording": row[0]} for row in names]
+    header, below = names[0], rows[rows.index(names[0]) + 1 :]
+    return [dict(zip(header, row, strict=False)) for row in below]
 
 
 def _index_by_name(recordings: Sequence[Recording]) -> dict[str, Recording]:

@@ -13,7 +13,13 @@ from spiky_rl.config import files
 from spiky_rl.config.options import UserError, get_options
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.run.comparison import merge_study, plan_study, warn_of_missing_controls, write_plan
+from spiky_rl.experiments.run.comparison import (
+    merge_study,
+    plan_study,
+    warn_of_missing_controls,
+    warn_of_other_code,
+    write_plan,
+)
 from spiky_rl.experiments.run.engines.base import BROKEN
 from spiky_rl.experiments.run.planning import (
     ExecutionOptions,
@@ -70,6 +76,7 @@ def compare(argv: list[str]) -> int:
     warn_of_unequal_steps(plan.study, plan.cells)
     warn_of_undecidable_tests(plan.study)
     warn_of_missing_controls(plan)
+    warn_of_other_code(plan)
     if engine is None:
         return 0
     with handle_stop_signals("stopping; running cells keep a checkpoint") as stop, CellTable(plan) as table:

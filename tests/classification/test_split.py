@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.classification.settings import ClassifyRequest, make_settings
+from spiky_rl.classification.result import write_csv
 from spiky_rl.classification.split import select_subset, split
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets.base import Dataset, Recording
@@ -92,6 +93,15 @@ def test_a_list_chooses_recordings_by_name_and_may_say_what_each_is(tmp_path):
             ("train/0/000", "validation"),
             ("train/1/001", "test"),
         ]
+
+
+def test_below_a_header_a_name_may_begin_with_the_sign_of_a_comment(tmp_path):
+    own = [Recording(name, 0, "train") for name in ("#1/a", "#1/b", "two/a")]
+    written = tmp_path / "recordings.csv"
+    write_csv(written, [("recording", "label", "part"), *((r.name, "0", "train") for r in own)])
+    assert select_subset(own, None, written) == own
+    written.write_text("# mine\n" + written.read_text())
+    assert select_subset(own, None, written) == own
 
 
 BAD_LISTS = {

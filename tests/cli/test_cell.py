@@ -3,6 +3,7 @@
 import json
 import shlex
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,6 +78,22 @@ def planned(request, tmp_path_factory):
             by_hand[cell.name] = {script: (asked, make_plan(asked[0])) for script, asked in given.items()}
         (folder / "mine.yaml").unlink()
         yield folder, by_hand
+
+
+@pytest.mark.parametrize("budget", [None, "env_steps=1000"])
+def test_a_training_that_resumes_ends_at_the_steps_of_its_plan(tmp_path, monkeypatch, budget):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(MINE)
+    asked = study.build_study("study", {**GIVEN, "budget": budget})
+    place = ExecutionOptions(device="cpu", assets="local")
+    _, cell = grid.build_cells(asked, AgentResolver(asked, place), grid.CellResources("cpu", "local"))
+    assert cell.trains_agent and cell.env_steps
+    write_cell(tmp_path, cell)
+    folder = tmp_path / "cells" / cell.name
+    _, anew = cell_requests.make_training_request(folder, None, None, False)
+    _, resumed = cell_requests.make_training_request(folder, "latest", None, False)
+    assert str(anew.budget) == str(budget)
+    assert str(resumed.budget) == (budget or f"env_steps={cell.env_steps}")
 
 
 def test_a_cells_requests_are_those_of_its_commands_with_the_agent_as_it_was_when_planned(planned):

@@ -121,6 +121,23 @@ def test_the_same_seed_trains_the_same_weights_and_a_resumed_run_those_of_one_th
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+@pytest.mark.parametrize("lost", ["result", "ann"])
+def test_a_run_that_was_killed_after_its_last_epoch_gets_its_result(tmp_path, lost):
+    line = [*SYNTHETIC, "--epochs", "2"]
+    _, whole = run(tmp_path, *line, *(["--ann", "mlp"] if lost == "ann" else []))
+    (path,) = tmp_path.glob("classify/*/*/result.json")
+    if lost == "result":
+        path.unlink()
+    else:
+        path.write_text(json.dumps(whole | {"ann": None}))
+    code, again = run(tmp_path, *line, "--checkpoint", "latest")
+    assert code == 0
+    for key in ("accuracy", "epochs", "history", "confusion", "outcome", "epoch"):
+        assert again[key] == whole[key]
+    assert (again["ann"] is None) == (lost == "result")
+    assert run(tmp_path, *line, "--checkpoint", "latest")[0] == 2, "it has its result now"
+
+
 def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, capsys):
     assert run(tmp_path, *SYNTHETIC, "--epochs", "1")[0] == 0
     latest = ["--epochs", "2", "--checkpoint", "latest"]

@@ -66,10 +66,12 @@ def starts(out, cell, what):
 
 CELL = "Isaac-Cartpole.lif_ppo.seed0"
 BUDGET = ("--budget", "env_steps=40000")
+ITERATIONS = ("agent.max_iterations=40",)
+"""The same length without a budget."""
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+@pytest.fixture(scope="module", params=[BUDGET, ITERATIONS], ids=["budget", "iterations"])
+def killed(tmp_path_factory, request):
     """A comparison that was killed in the middle of a training, and run to its end with an agent more, which breaks.
 
     Folder, exit code, output.
@@ -79,9 +81,9 @@ def killed(tmp_path_factory):
     agent = "network: {name: feedforward, layers: [8], decoder: 'broken.py:Broken'}\n"
     (folder / "broken.yaml").write_text(agent)
     out = folder / "out"
-    with started(out, "lif_ppo", *BUDGET) as command:
+    with started(out, "lif_ppo", *request.param) as command:
         command.until(lambda: 0.0 < share(out, CELL) < 0.9)
-    return out, *finished(out, f"lif_ppo,{folder / 'broken.yaml'}", *BUDGET)
+    return out, *finished(out, f"lif_ppo,{folder / 'broken.yaml'}", *request.param)
 
 
 @pytest.mark.slow

@@ -44,7 +44,9 @@ def test_a_figure_of_the_table_is_simulated_again():
 def test_most_intervals_of_few_seeds_that_miss_the_truth_saw_no_poor_seed():
     share, seeds = POOR["one seed in five is poor"], 5
     unseen = (1 - share) ** seeds
-    assert 100 * (1 - unseen) == pytest.approx(COVERAGE["mean"]["one seed in five is poor"][2], abs=5.0)
+    assert 100 * (1 - unseen) == pytest.approx(
+        COVERAGE["mean"]["one seed in five is poor"][SIZES.index(seeds)], abs=5.0
+    )
 
 
 @pytest.mark.slow  # a minute
@@ -62,7 +64,7 @@ def test_the_table_is_whole_and_a_study_of_many_seeds_has_the_last_figure():
     assert COVERAGE.keys() == STATISTICS.keys()
     assert all(own.keys() == POOR.keys() for own in COVERAGE.values())
     assert all(len(shares) == len(SIZES) for own in COVERAGE.values() for shares in own.values())
-    assert find_coverage("mean", 2) is None and find_coverage("mean", 50) == find_coverage("mean", SIZES[-1])
+    assert find_coverage("mean", 1) is None and find_coverage("mean", 50) == find_coverage("mean", SIZES[-1])
 
 
 @pytest.mark.parametrize("share", POOR.values())
@@ -76,6 +78,7 @@ def test_the_true_values_are_those_of_a_large_sample(share):
 
 
 def test_a_report_tells_the_coverage_at_the_study_s_number_of_seeds():
+    assert "over 2 seeds" in describe_coverage(2)
     assert "over 5 seeds" in describe_coverage(5)
     assert "71 % if one seed in five is poor" in describe_coverage(5)
-    assert "over 20 seeds" in describe_coverage(25) and describe_coverage(2) == ""
+    assert "over 20 seeds" in describe_coverage(25) and describe_coverage(1) == ""

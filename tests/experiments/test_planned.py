@@ -26,7 +26,7 @@ from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.blocks import format_p_value
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import describe_late_plan
-from spiky_rl.experiments.report.verdicts import describe_plan, describe_verdict
+from spiky_rl.experiments.report.verdicts import describe_plan, format_difference
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import merge_study
 from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
@@ -118,10 +118,16 @@ def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_compari
     text, page = section(study, "answer"), (study / "report.html").read_text()
     assert "2 comparisons in 3 endpoints planned before the first cell (2026-01-01), for 10 seeds" in text
     assert "not planned" not in text
-    verdict = r"(better|worse|undecided|equivalent within 5 %) \([^)]*\)"
+    share = r"\(−?\d+ %\)"
+    assert "Advantage over mlp_ppo in %" in text
     for agent in ("lif_ppo", "lif_rstdp"):
-        sentence = rf"{agent} against mlp_ppo: return {verdict}; pushed {verdict}; energy per metre, fp32_sram {verdict}\."
-        assert re.search(sentence, text)
+        (sentence,) = re.findall(rf"{agent}: ([^.]*)\.", text)
+        assert re.match(r"(better|worse|equivalent within 5 %|undecided) in ", sentence)
+        for endpoint in ("return", "pushed", "energy per metre, fp32_sram"):
+            assert len(re.findall(rf"{endpoint} {share}", sentence)) == 1
+    numbers = analyze_study(study).verdicts
+    assert text.count("lif_ppo − mlp_ppo") == text.count("lif_rstdp − mlp_ppo") == 3
+    assert all(format_difference(verdict) in text for verdict in numbers)
     assert page.index('id="figure-verdicts"') < page.index("<table>") and 'class="narrow"' in page
     assert "hardest" not in text and 'id="figure-ladder_isaac_cartpole"' in page
     ladder = (study / "figures" / "ladder_isaac_cartpole.svg").read_text()
@@ -177,7 +183,9 @@ def test_a_study_that_goes_on_corrects_for_the_tasks_to_come(tmp_path: Path):
     ]
     assert begun[0].comparison.corrected == done[0].comparison.corrected
     write_report(study, DATE)
-    assert f"return on {MASKED} undecided (no seed has results of both)" in section(study, "answer")
+    answer = section(study, "answer")
+    assert f"undecided in return on {CARTPOLE} (" in answer and f" and return on {MASKED}." in answer
+    assert re.search(rf"lif_rstdp − mlp_ppo return on {MASKED} undecided 0 – – 1.00 –", answer)
 
 
 def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
@@ -196,13 +204,13 @@ def test_a_verdict_tells_the_seeds_that_its_number_leaves_out(tmp_path: Path):
     verdicts = verdicts_of(study)
     energy = verdicts["lif_ppo", "energy per metre, fp32_sram"]
     assert (energy.comparison.pairs, energy.comparison.left_out, energy.unmeasured) == (8, 0, 2)
-    assert describe_verdict(energy).endswith(", without 2 seeds that lack the number)")
     assert verdicts["lif_ppo", "return"].unmeasured == 0
-    assert "without" not in describe_verdict(verdicts["lif_ppo", "return"])
+    write_report(study, DATE)
+    assert re.search(r"lif_ppo − mlp_ppo energy per metre, fp32_sram \w+ 8 2 ", section(study, "answer"))
     for seed in range(10):
         change(study, f"{CARTPOLE}.lif_ppo.seed{seed}", backwards, 0.0)
-    standing = describe_verdict(verdicts_of(study)["lif_ppo", "energy per metre, fp32_sram"])
-    assert standing == "undecided (no seed has the number of both)"
+    standing = verdicts_of(study)["lif_ppo", "energy per metre, fp32_sram"]
+    assert (standing.text, standing.comparison.pairs, standing.unmeasured) == ("undecided", 0, 10)
 
 
 def test_seeds_that_are_added_to_a_plan_without_seeds_are_told(tmp_path: Path):
@@ -359,5 +367,9 @@ def test_an_ann_of_equal_widths_and_rates_is_a_control():
     faster = spec(hidden=[128, 128], rate=1e-2)
     assert find_uncontrolled({"lif": lif, "mlp": faster}) == {"lif": "128-128"}
     assert find_uncontrolled({"lif": lif, "mlp": faster}, ["lif", "mlp"]) == {}, "both were tuned"
+    relu = {"lif": lif, "relu": spec(layers=[128, 128])}
+    assert find_uncontrolled(relu, anns=["relu"]) == {}
+    assert find_uncontrolled({"lif": spec(layers=[64]), "relu": relu["relu"]}, anns=["relu"]) == {"lif": "64"}
+    assert find_uncontrolled(relu) == {"lif": "128-128", "relu": "128-128"}
     assert find_uncontrolled({"reservoir": spec(name="reservoir"), "mlp": spec()}) == {}
     assert find_uncontrolled({"mlp": spec()}) == {}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.threats import build_threats_section
 from spiky_rl.experiments.run import cell_requests, cell_worker, cells, tuning
+from spiky_rl.experiments.run.comparison import StudyRun, warn_of_other_code
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from spiky_rl.experiments.run.results import read_results
 from spiky_rl.run import provenance
@@ -91,6 +93,30 @@ def test_a_build_of_the_same_version_and_another_commit_are_gone_on_with(tmp_pat
     versions = {name: f"{version}+cu130" for name, version in held["versions"].items()}
     finish(tmp_path, cell, provenance={**held["provenance"], "commit": "c" * 40}, versions=versions)
     cells.write_plan(tmp_path, ASKED, planned())
+
+
+def test_finished_cells_of_another_commit_or_compiler_are_warned_of_while_cells_remain(
+    tmp_path, caplog: pytest.LogCaptureFixture
+):
+    first, *others = planned()
+    finish(
+        tmp_path,
+        first,
+        provenance={"kernels": "", "commit": "c" * 40, "compiler": provenance.find_compiler()},
+    )
+    place: Any = None
+    run = StudyRun(ASKED, tmp_path, place, place, [first, *others], {first.name})
+    warn_of_other_code(run)
+    assert f"{'c' * 40} in finished cells" in caplog.text and "compiler:" not in caplog.text
+    caplog.clear()
+    finish(
+        tmp_path, first, provenance={"kernels": "", "commit": provenance.find_commit(), "compiler": "cc 1"}
+    )
+    warn_of_other_code(run)
+    assert "cc 1 in finished cells" in caplog.text and "commit:" not in caplog.text
+    caplog.clear()
+    warn_of_other_code(dataclasses.replace(run, cells=[first]))
+    assert not caplog.text, "nothing is mixed"
 
 
 def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):

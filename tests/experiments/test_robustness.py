@@ -180,3 +180,12 @@ def test_a_task_with_delayed_observations_is_its_own_s_twin(tmp_path: Path):
     found = StudyAnalysis(read_design(study), (*results, *late), tuple(skipped))
     assert {(m.task, m.masked) for m in found.memory} == {(CARTPOLE, "cartpole_delayed")}
     assert "late observations" in str(next(iter(build_memory_section(found))))
+
+
+@pytest.mark.parametrize("twin", ["Isaac-Cartpole-Masked", "Isaac-Cartpole-Masked-v3"])
+def test_a_registered_twin_is_told_as_one_of_a_task_file(tmp_path: Path, twin):
+    study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
+    results, skipped = read_results(study)
+    masked = [r.model_copy(update={"task": twin, "cell": f"masked.{r.cell}"}) for r in results]
+    found = StudyAnalysis(read_design(study), (*results, *masked), tuple(skipped))
+    assert f"{twin} is {CARTPOLE} without velocities" in str(next(iter(build_memory_section(found))))

@@ -371,6 +371,13 @@ def test_another_tuning_in_the_same_folder_is_refused(tmp_path, change, words):
     assert (tmp_path / "tuning.json").read_text() == before
 
 
+def test_a_tuning_with_seeds_in_any_order_goes_on_with_the_order_that_it_began_with(tmp_path):
+    for seeds in ("90001,90000", "90001,90000", "90000,90001"):
+        merged = tuning.load_or_extend_tuning(tmp_path, tunings.asked(seeds=seeds))
+        again = tunings.search(tmp_path, merged).tuning  # as the command, which checks the same again
+        assert merged.study.seeds == again.study.seeds == (90001, 90000)
+
+
 def test_another_space_of_an_agent_that_the_folder_alone_has_is_refused(tmp_path):
     also = {"agent.network.steps": {"low": 1, "high": 8, "also": ["agent.network.neuron.delay"]}}
     tunings.search(tmp_path, tunings.asked())

@@ -264,7 +264,7 @@ class StudyAnalysis:
         pairs = [
             (self.rows[label, task], self.rows[label, twin])
             for task, twin in itertools.permutations(self.tasks, 2)
-            if _get_stem(twin) in (f"{_get_stem(task)}_masked", f"{_get_stem(task)}_delayed")
+            if get_stem(twin) in (f"{get_stem(task)}_masked", f"{get_stem(task)}_delayed")
             for label in self.labels
             if {(label, task), (label, twin)} <= self.rows.keys()
         ]
@@ -409,6 +409,6 @@ def _compute_memory_dependence(full: AgentTaskRow, masked: AgentTaskRow) -> Memo
     return MemoryDependence(full.label, full.task, masked.task, len(first), drop)
 
 
-def _get_stem(task: str) -> str:
+def get_stem(task: str) -> str:
     """Return the name of a ``task`` without its package and version, in the spelling of task files."""
     return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from spiky_rl.config.options import RegistryError, Settings, find_repeated, option, shorten, suggest_name
-from spiky_rl.config.plain_data import PlainMapping, get_section
+from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.metrics.energy import ENERGY_MODELS
 
 RETURN, METRES = "return", "metres"
@@ -212,25 +212,31 @@ def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:
             )
 
 
-def find_uncontrolled(specs: Mapping[str, PlainMapping], tuned: Collection[str] = ()) -> dict[str, str]:
+def find_uncontrolled(
+    specs: Mapping[str, PlainMapping], tuned: Collection[str] = (), anns: Collection[str] = ()
+) -> dict[str, str]:
     """Return the spiking agents without a control among the others, with the widths that a control would have.
 
     Any ANN controls a network without layers of its own, such as a reservoir. ``specs`` are merged specifications on one task by label; the
-    rates of ``tuned`` agents may differ.
+    rates of ``tuned`` agents may differ. Agents without a network are ANNs, and those named in ``anns``.
     """
-    anns = {label: spec for label, spec in specs.items() if not spec.get("network")}
+    anns = [label for label, spec in specs.items() if label in anns or not spec.get("network")]
+
+    def get_widths(label: str) -> PlainValue:
+        network = get_section(specs[label], "network")
+        return network.get("layers") if network else get_section(specs[label], "actor").get("hidden_dims")
 
     def controls(ann: str, label: str) -> bool:
-        layers = get_section(specs[label], "network").get("layers")
-        widths_agree = layers is None or get_section(anns[ann], "actor").get("hidden_dims") == layers
+        layers = get_widths(label)
+        widths_agree = layers is None or get_widths(ann) == layers
         first, second = (get_section(specs[name], "algorithm") for name in (ann, label))
         rates_agree = {ann, label} <= {*tuned} or all(
             first.get(key) == second.get(key) for key in CONTROLLED_KEYS
         )
-        return widths_agree and rates_agree and "rnn_type" not in get_section(anns[ann], "actor")
+        return widths_agree and rates_agree and "rnn_type" not in get_section(specs[ann], "actor")
 
     def name_widths(label: str) -> str:
-        layers = get_section(specs[label], "network").get("layers")
+        layers = get_widths(label)
         return "-".join(map(str, layers)) if isinstance(layers, Sequence) else "any"
 
     spiking = [label for label in specs if label not in anns]

@@ -173,6 +173,12 @@ class Study(Settings):
         " policy of its teacher with the same task and seed",
         flags=[],
     )
+    anns: tuple[str, ...] = option(
+        (),
+        "agents of the study that are ANNs although their file has a network, such as one of ReLU units: controls of spiking agents of"
+        " equal widths",
+        flags=[],
+    )
     reused_seeds: Line = option(
         "",
         "reason for testing on seeds that were used for tuning or choosing; see studies/seeds.yaml",
@@ -214,7 +220,7 @@ class Study(Settings):
 
 
 KEYS = tuple(key for key in get_options(Study) if key != "name")
-OPTIONAL_KEYS = ("tuning", "plan", "arms", "teachers", "reused_seeds")
+OPTIONAL_KEYS = ("tuning", "plan", "arms", "teachers", "anns", "reused_seeds")
 """Keys that a file omits if they are empty; studies of earlier versions have none of them."""
 
 
@@ -292,6 +298,9 @@ def check_study(study: Study) -> None:
         )
     _check_arms(study)
     _check_teachers(study)
+    for ann in study.anns:
+        if ann not in stems:
+            raise StudyError(f"anns: {ann!r} given; allowed: {', '.join(stems)}{suggest_name(ann, stems)}")
     _check_tuned(study, labels)
     for key, values in study.vary.items():
         for value in values:
@@ -423,6 +432,7 @@ def merge_studies(old: Study, study: Study) -> Study:
         reused_seeds=study.reused_seeds or old.reused_seeds,
         arms=_merge_arms(old.arms, study.arms),
         teachers={**old.teachers, **study.teachers},
+        anns=_unite(old.anns, study.anns),
         agents=_unite(old.agents, study.agents),
         tasks=_unite(old.tasks, study.tasks),
         seeds=tuple(sorted(_unite(old.seeds, study.seeds))),

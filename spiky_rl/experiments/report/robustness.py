@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from spiky_rl.experiments.analysis.measures import MIN_SCORE_SHARE
-from spiky_rl.experiments.analysis.outcome import StudyAnalysis, keep_known
+from spiky_rl.experiments.analysis.outcome import StudyAnalysis, get_stem, keep_known
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
     Block,
@@ -112,6 +112,6 @@ def build_memory_section(analysis: StudyAnalysis) -> Iterable[Block]:
             [m.label for m in losses],
             Column("n", [str(m.seeds) for m in losses], "seeds"),
             Column("loss", format_intervals([m.drop for m in losses], least=2), "return"),
-            note=f"{masked} is {task} {UNMEASURED_TEXT[masked.rpartition('_')[2]]}. An agent that scores as well there has remembered the"
+            note=f"{masked} is {task} {UNMEASURED_TEXT[get_stem(masked).rpartition('_')[2]]}. An agent that scores as well there has remembered the"
             " missing information or does not need it: the loss of an agent without memory shows how much it is needed.",
         )

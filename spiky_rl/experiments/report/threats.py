@@ -355,6 +355,10 @@ THREATS: Mapping[str, tuple[str, Check]] = {
         "Cells ran different kernels: the same specification may give other numbers.",
         make_difference_check(lambda r: {"sources": format_provenance(r, "kernels")}),
     ),
+    "Compilers": (
+        "Last digits may differ.",
+        make_difference_check(lambda r: {"cells": format_provenance(r, "compiler")}),
+    ),
     "Threads": (
         "Sums were computed in different orders: the same specification gives other numbers.",
         make_difference_check(lambda r: {"cells": format_provenance(r, "threads")}),

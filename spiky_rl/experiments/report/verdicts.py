@@ -17,11 +17,15 @@ from spiky_rl.experiments.analysis.verdicts import Verdict
 from spiky_rl.experiments.design.planned import ALPHA, count_deciding_seeds
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import (
+    NONE,
     Block,
     Column,
     format_fixed,
     format_intervals,
     format_p_value,
+    join_names,
+    list_cells,
+    make_collapsible,
     make_figure,
     make_paragraph,
     make_table,
@@ -37,18 +41,25 @@ NARROW = 5.4
 """Width of the picture in inches; its text is legible on a phone."""
 ROW, HEADING = 0.27, 0.5
 """Inches of a comparison, and of an endpoint's name with its axis."""
+VERDICTS = ("better", "worse", "equivalent", "undecided")
+"""The order of verdicts in a sentence."""
+VERDICTS_NOTE = (
+    "Differences: mean of paired seeds; share: of the second agent's mean. p: two-sided sign-flip test, of an equivalence two one-sided"
+    " ones, corrected by Holm. Seeds to decide: for a power of 80 % if the effect is as large as observed, or, for equivalence, if there is none."
+)
 
 
 def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Yield the verdicts, their picture, and the returns of agents."""
+    """Yield the picture of the verdicts, a sentence for each pair, and the returns of agents; then the plan, and the verdicts in numbers."""
     if analysis.verdicts:
-        yield make_paragraph(describe_plan(analysis))
         margin = max(verdict.margin for verdict in analysis.verdicts)
         band = f" Shaded: the margin of {100 * margin:g} %." if margin else ""
+        baseline = find_only_baseline(analysis.verdicts)
         yield from make_figure(
-            "verdicts", "Advantage of the first agent in % of the second",
-            f"Differences of paired seeds in % of the second agent's mean, with uncorrected {100 * LEVEL:g} % intervals; right of the"
-            f" line the first agent is better, also if lower is better.{band}",
+            "verdicts",
+            f"Advantage over {baseline} in %" if baseline else "Advantage of the first agent in % of the second",
+            f"Differences of paired seeds in % of the {'baseline' if baseline else 'second agent'}'s mean, with uncorrected"
+            f" {100 * LEVEL:g} % intervals; right of the line the {'' if baseline else 'first '}agent is better, also if lower is better.{band}",
             lambda: draw_verdicts(analysis.verdicts, figures.get_colors(analysis)),
         )  # fmt: skip
         yield Block("list", items=list(list_sentences(analysis)))
@@ -56,6 +67,9 @@ def build_first_screen(analysis: StudyAnalysis) -> Iterable[Block]:
         yield make_paragraph("Nothing is compared.")
     for task in analysis.tasks:
         yield make_agents_table(analysis, task)
+    if analysis.verdicts:
+        yield make_paragraph(describe_plan(analysis))
+        yield make_collapsible("The verdicts in numbers", make_verdicts_table(analysis))
 
 
 def describe_plan(analysis: StudyAnalysis) -> str:
@@ -66,7 +80,7 @@ def describe_plan(analysis: StudyAnalysis) -> str:
     tests = verdicts[0].comparison.comparisons
     pairs = max(v.comparison.pairs for v in verdicts)
     is_powerless = min(v.comparison.min_p_value for v in verdicts) >= ALPHA
-    commit = f" at commit {plan.commit[:10]}" if plan.commit else ""
+    commit = f", begun at commit {plan.commit[:10]}" if plan.commit else ""
     when = "before the first cell" if verdicts[0].is_planned else "after results were known"
     text = (
         f"{format_count(len(plan.comparisons), 'comparison')} in {format_count(len(plan.endpoints), 'endpoint')} planned {when}"
@@ -83,11 +97,25 @@ def describe_plan(analysis: StudyAnalysis) -> str:
     return text
 
 
+def find_only_baseline(verdicts: Iterable[Verdict]) -> str | None:
+    """Return the baseline of all ``verdicts``; None if they have several."""
+    baselines = {verdict.comparison.baseline for verdict in verdicts}
+    return baselines.pop() if len(baselines) == 1 else None
+
+
 def list_sentences(analysis: StudyAnalysis) -> Iterable[tuple[str, str]]:
-    """Yield each compared pair of agents, and the sentence of its verdicts."""
+    """Yield each compared pair of agents, without the baseline if all have the same, and a sentence of its verdicts with differences in %."""
+    has_one_baseline = find_only_baseline(analysis.verdicts) is not None
     for (agent, baseline), verdicts in group_verdicts(analysis).items():
-        parts = [f"{name} {describe_verdict(verdict)}" for name, verdict in verdicts.items()]
-        yield f"{agent} against {baseline}:", "; ".join(parts) + "."
+        endpoints = defaultdict[str, list[str]](list)
+        for name, verdict in verdicts.items():
+            share = format_relative_difference(verdict)
+            endpoints[format_verdict(verdict)].append(f"{name} ({share})" if share else name)
+        words = sorted(endpoints, key=lambda word: VERDICTS.index(word.partition(" ")[0]))
+        yield (
+            f"{agent}:" if has_one_baseline else f"{agent} against {baseline}:",
+            "; ".join(f"{word} in {join_names(endpoints[word], len(verdicts))}" for word in words) + ".",
+        )
 
 
 def group_verdicts(analysis: StudyAnalysis) -> dict[tuple[str, str], dict[str, Verdict]]:
@@ -107,21 +135,29 @@ def _name_endpoint(verdict: Verdict, with_task: bool) -> str:
     return f"{verdict.endpoint.label} on {verdict.task}" if with_task else verdict.endpoint.label
 
 
-def describe_verdict(verdict: Verdict) -> str:
-    """Return a ``verdict`` as text: ``better (8.1 [3.2, 12.4], 12 %, p 0.010)``; if undecided, with the seeds that could decide it."""
-    unmeasured = verdict.unmeasured
-    if not verdict.comparison.pairs:
-        missing = "the number of both" if unmeasured else "results of both"
-        return f"undecided (no seed has {missing})"
-    left_out = f"without {format_count(unmeasured, 'seed')} that lack the number" if unmeasured else ""
-    need = _describe_need(verdict) if verdict.text == "undecided" else ""
-    parts = (
-        format_difference(verdict),
-        format_relative_difference(verdict),
-        f"p {format_verdict_p(verdict)}{need}",
-        left_out,
+def make_verdicts_table(analysis: StudyAnalysis) -> Block:
+    """Return the table of all verdicts: difference, p-value, and of an undecided one the seeds that would decide it."""
+    rows = [
+        (f"{agent} − {baseline}", name, verdict)
+        for (agent, baseline), verdicts in group_verdicts(analysis).items()
+        for name, verdict in verdicts.items()
+    ]
+    verdicts = [verdict for *_, verdict in rows]
+    without = [verdict.unmeasured for verdict in verdicts]
+    return make_table(
+        "Verdicts",
+        [pair for pair, *_ in rows],
+        Column("endpoint", [name for _, name, _ in rows], is_text=True),
+        Column("verdict", list(map(format_verdict, verdicts)), is_text=True),
+        Column("pairs", list_cells((verdict.comparison for verdict in verdicts), "pairs")),
+        Column("pairs left out", list(map(str, without)) if any(without) else [NONE] * len(rows)),
+        Column("difference", list(map(format_difference, verdicts))),
+        Column("share", [format_relative_difference(verdict) or NONE for verdict in verdicts]),
+        Column("p", list(map(format_verdict_p, verdicts))),
+        Column("seeds", list(map(format_seeds_needed, verdicts)), "to decide", True),
+        first="comparison",
+        note=VERDICTS_NOTE,
     )
-    return f"{format_verdict(verdict)} ({', '.join(filter(None, parts))})"
 
 
 def format_verdict(verdict: Verdict) -> str:
@@ -130,8 +166,10 @@ def format_verdict(verdict: Verdict) -> str:
 
 
 def format_difference(verdict: Verdict) -> str:
-    """Return the mean difference of paired seeds with its interval and unit."""
+    """Return the mean difference of paired seeds with its interval and unit; a dash without pairs."""
     endpoint = verdict.endpoint
+    if not verdict.comparison.pairs:
+        return NONE
     text = format_intervals([verdict.comparison.difference], endpoint.scale, least=1)[0]
     return f"{text} {endpoint.unit}" if endpoint.unit else text
 
@@ -148,13 +186,13 @@ def format_verdict_p(verdict: Verdict) -> str:
     return format_p_value(p)
 
 
-def _describe_need(verdict: Verdict) -> str:
-    """Return the seeds that would decide an undecided ``verdict`` if the observed numbers are true; empty if unknown."""
-    if abs(verdict.relative.estimate) < verdict.margin:
-        seeds, claim = verdict.seeds_to_equate, "show it to be within the margin"
-    else:
-        seeds, claim = verdict.comparison.seeds_needed, "decide"
-    return "" if seeds is None else f"; about {format_count(seeds, 'seed')} would {claim}"
+def format_seeds_needed(verdict: Verdict) -> str:
+    """Return the seeds that would decide an undecided ``verdict`` if the observed numbers are true; a dash if none or no known number would."""
+    if verdict.text != "undecided":
+        return NONE
+    is_small = abs(verdict.relative.estimate) < verdict.margin
+    seeds = verdict.seeds_to_equate if is_small else verdict.comparison.seeds_needed
+    return NONE if seeds is None else f"{seeds}{' (equivalence)' if is_small else ''}"
 
 
 def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Figure | None:
@@ -166,7 +204,7 @@ def draw_verdicts(verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> Fi
             panels[_name_endpoint(verdict, several)].append(verdict)
     if not panels:
         return None
-    has_one_baseline = len({verdict.comparison.baseline for verdict in verdicts}) == 1
+    has_one_baseline = find_only_baseline(verdicts) is not None
     row = ROW if has_one_baseline else 1.4 * ROW
     heights = [row * len(rows) for rows in panels.values()]
     figure = Figure(figsize=(NARROW, sum(heights) + HEADING * len(panels)))
@@ -225,13 +263,14 @@ def compute_advantage(verdict: Verdict) -> Interval:
 
 
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
-    """Return the table of the agents on a ``task``: seeds, return and energy per metre."""
+    """Return the table of the agents on a ``task``: return, energy per metre in fp32, and seeds."""
     rows = analysis.get_task_rows(task)
-    energies = {m: format_intervals([row.energy_per_metre.get(m) for row in rows], each=True) for m in MAIN}
+    model = next(iter(MAIN))
+    energies = format_intervals([row.energy_per_metre.get(model) for row in rows], each=True)
     return make_table(
         f"Agents on {task}",
         [row.label for row in rows],
-        Column("seeds", [str(len(row.by_seed)) for row in rows]),
         Column("return", format_intervals([row.mean for row in rows]), "mean"),
-        *(Column(f"energy, {model}", cells, "µJ/m") for model, cells in energies.items()),
+        Column(f"energy, {model}", energies, "µJ/m"),
+        Column("seeds", [str(len(row.by_seed)) for row in rows]),
     )

@@ -144,13 +144,17 @@ def find_uncontrolled_agents(
     agents = [(cell, study, specs) for cell in cells if cell.trains_agent]
     agents += [(theirs.result, theirs.design, theirs.read_specs()) for theirs in arms]
     specs_by_task = defaultdict[str, dict[str, PlainMapping]](dict)
-    tuned = defaultdict[str, set[str]](set)
+    tuned, anns = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for cell, design, known_specs in agents:
         if (spec := known_specs.get(str(cell.spec_hash))) is not None:
             specs_by_task[cell.task][cell.label] = spec
             if find_tuning(design.tuning, cell.agent):
                 tuned[cell.task].add(cell.label)
-    return {task: find_uncontrolled(by_label, tuned[task]) for task, by_label in specs_by_task.items()}
+            if cell.agent in design.anns:
+                anns[cell.task].add(cell.label)
+    return {
+        task: find_uncontrolled(by_label, tuned[task], anns[task]) for task, by_label in specs_by_task.items()
+    }
 
 
 def take_arms(

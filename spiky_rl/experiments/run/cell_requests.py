@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spiky_rl.config.budget import parse_budget
+from spiky_rl.config.budget import Budget, parse_budget
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import build_agent_spec, load_task
 from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification, get_task_data, hash_data
@@ -26,8 +26,12 @@ def make_training_request(
 
     ``distributed`` says whether this is one of several processes. Raises UserError like `read_checked_cell`.
     """
-    specification = read_checked_cell(folder).specification
+    cell = read_checked_cell(folder)
+    specification = cell.specification
     budget = None if specification.budget is None else parse_budget(specification.budget, "budget")
+    if budget is None and checkpoint is not None and cell.env_steps is not None:
+        # without a budget, a resumed training would do the task's number of iterations once more
+        budget = Budget("env_steps", cell.env_steps)
     request = _make_request(
         folder,
         specification,

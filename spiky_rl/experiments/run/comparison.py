@@ -31,7 +31,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_arms, refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
-from spiky_rl.run.provenance import find_commit
+from spiky_rl.run.provenance import Provenance, find_commit, find_compiler
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,21 @@ def warn_of_missing_controls(plan: StudyRun) -> None:
             log.warning("%s on %s: the study has no ANN of its widths (%s) and rates", label, task, widths)
 
 
+def warn_of_other_code(plan: StudyRun) -> None:
+    """Warn if finished cells of a study with remaining ones ran at another commit or with another compiler than those will."""
+    paths = (
+        [plan.folder / "cells" / name / folders.RESULT for name in plan.finished] if plan.remaining else []
+    )
+    results = (folders.read_if_valid(path, CellOrigin) for path in paths)
+    origins = [
+        result.provenance for result in results if result is not None and result.provenance is not None
+    ]
+    for key, here in (("commit", find_commit()), ("compiler", find_compiler())):
+        others = {str(getattr(origin, key)) for origin in origins} - {str(here)}
+        if others:
+            log.warning("%s: %s here, %s in finished cells", key, here, ", ".join(sorted(others)))
+
+
 def merge_study(study: Study, out: Path) -> Study:
     """Return the ``study`` merged with the one in the folder ``out``, with baseline, and with date, commit and seeds of its plan.
 
@@ -199,6 +214,12 @@ class TrainingSeconds(FileRecord):
     """The duration of a training in its result."""
 
     seconds_total: float
+
+
+class CellOrigin(FileRecord):
+    """The key of a cell's result that tells with which code it ran."""
+
+    provenance: Provenance | None = None
 
 
 class FinishedCell(FileRecord):

@@ -185,16 +185,17 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     study = merge_studies(existing.study, design.study)
     design.space.require_equal(study.agents)
     new_values: dict[str, Any] = {"activity": design.minimized_activity, "storage": design.storage}
-    new_values |= {"seeds": list(design.study.seeds), "space": design.space.select(existing.study.agents)}
+    new_values |= {"seeds": sorted(design.study.seeds), "space": design.space.select(existing.study.agents)}
     old_values: dict[str, Any] = existing.model_dump(include={"activity", "storage", "space"})
     old_values["storage"] = redact_url(existing.storage)
-    old_values["seeds"] = list(existing.study.seeds)
+    old_values["seeds"] = sorted(existing.study.seeds)
     old, new = flatten(old_values), flatten(new_values)
     for key in {**old, **new}:
         if old.get(key) != new.get(key):
             raise StudyError(
                 f"{key}: {new.get(key)!r} given; the tuning in {folder} has {old.get(key)!r}; choose another --out"
             )
+    study = study.with_changes(seeds=existing.study.seeds)  # their order decides the sampler's draws
     return replace(design, study=study, trials=max(design.trials, existing.trials), id=existing.id)
 
 
