@@ -55,6 +55,19 @@ def test_results_state_no_energy_and_no_difference_that_no_result_file_backs(nam
     )
 
 
+def test_every_training_of_a_study_has_the_steps_of_its_plan():
+    """An agent with more experience than planned is not compared fairly; a budget in other units gives no number."""
+    checked = 0
+    for plan in sorted((ROOT / "studies").glob("*/plan.json")):
+        planned = {cell["cell"]: cell.get("env_steps") for cell in json.loads(plan.read_text())["cells"]}
+        for path in plan.parent.glob("cells/*/result.json"):
+            training = json.loads(path.read_text())["training"]
+            if training is not None and planned[path.parent.name] is not None:
+                assert training["env_steps"] == planned[path.parent.name], path
+                checked += 1
+    assert checked > 500
+
+
 def test_a_figure_that_differs_from_its_files_is_seen():
     text = f"<!-- score {ANT} lif_ppo -->76.4 [72.4, 84.2]<!-- end -->"
     assert results.fill_figures(text) == f"<!-- score {ANT} lif_ppo -->76.3 [72.4, 84.2]<!-- end -->"

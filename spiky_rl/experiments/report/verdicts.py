@@ -76,7 +76,7 @@ def describe_plan(analysis: StudyAnalysis) -> str:
     """Return the date and the terms of the planned comparisons."""
     plan, verdicts = analysis.design.plan, analysis.verdicts
     if plan is None:
-        return "No comparison was planned; the following ones were chosen after the results were known."
+        return "No comparison was planned; these were chosen after the results were known."
     tests = verdicts[0].comparison.comparisons
     pairs = max(v.comparison.pairs for v in verdicts)
     is_powerless = min(v.comparison.min_p_value for v in verdicts) >= ALPHA
