@@ -17,13 +17,15 @@ from torch.distributions.transforms import TanhTransform
 from spiky_rl.cli.publish import find_last_checkpoint
 from spiky_rl.config import memory_check
 from spiky_rl.config.options import UserError
-from spiky_rl.config.spec import SpecError, read_algorithm, resolve_agent
+from spiky_rl.config.spec import NOISE_BOUNDS, SpecError, read_algorithm, resolve_agent
 from spiky_rl.learners import select_learner
 from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.skrl.config import to_agent_layout
 from spiky_rl.learners.skrl.learner import LEARNER
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor
 from spiky_rl.learners.skrl.replay_runner import ReplayRunner
 from tests.hosts.point_env import LIF, PointEnv
+from tests.hosts.skrl_case import RAW
 from tests.hosts.skrl_case import runner as ppo_runner
 
 ISAAC = {
@@ -611,6 +613,31 @@ class TestSettings:
         LEARNER.make_runner_cfg(resolve_agent(agent, "Isaac-Point", host))
         with pytest.raises(SpecError, match=f"{path}.{key}"):
             LEARNER.make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [f"{path}.{key}={value}"]))
+
+    @pytest.mark.parametrize("agent", ["lif_sac", "mlp_sac"])
+    def test_bounds_of_the_hosts_ppo_are_not_those_of_sac_but_the_agents_own_are(self, agent, tmp_path):
+        def get_bounds(name, *overrides):
+            host = to_agent_layout(RAW, "Isaac-Point")
+            assert host["actor"]["distribution_cfg"]["std_range"] == [math.exp(-20.0), math.exp(2.0)]
+            spec = resolve_agent(name, "Isaac-Point", host, overrides, host="Isaac Lab")
+            return LEARNER.make_runner_cfg(spec)["policy"]["std_range"], spec.origins.get(NOISE_BOUNDS)
+
+        assert get_bounds(agent) == ([], None)
+        override = "agent.actor.distribution_cfg.std_range=[0.01,1.0]"
+        assert get_bounds(agent, override) == ([0.01, 1.0], "command line")
+        low = "agent.actor.distribution_cfg.std_range=[0.01,0.5]"  # below the host's init_std, which is PPO's too
+        assert get_bounds(agent, low) == ([0.01, 0.5], "command line")
+        path = tmp_path / "mine.yaml"
+        path.write_text(
+            "actor: {distribution_cfg: {std_range: [0.01, 1.0]}, hidden_dims: [8]}\nalgorithm: {class_name: SAC}"
+        )
+        assert get_bounds(str(path)) == ([0.01, 1.0], "mine.yaml")
+
+    def test_bounds_of_the_hosts_ppo_stay_with_ppo(self):
+        host = to_agent_layout(RAW, "Isaac-Point")
+        spec = resolve_agent("lif_ppo", "Isaac-Point", host, host="Isaac Lab")
+        bounds = LEARNER.make_runner_cfg(spec)["models"]["policy"]["std_range"]
+        assert bounds == [math.exp(-20.0), math.exp(2.0)]
 
     def test_a_proxy_of_an_ann_is_refused(self):
         with pytest.raises(SpecError, match="agent.algorithm.target"):
