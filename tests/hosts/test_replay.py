@@ -459,6 +459,11 @@ class TestReplayFiles:
         memory = self.resume(folder / "model_5.pt", env=CutEnv(2)).alg.memory
         assert len(memory) == 240
         assert torch.equal(memory.tensors["observations"][:120].view(240, -1), newest)
+        # each file has 40 or 80 rows, fewer than a control step of all environments
+        other = self.resume(folder / "model_5.pt", env=CutEnv(100))
+        assert len(other.alg.memory) == 0 and other.alg.counters == run.alg.counters
+        other.learn(1)
+        assert len(other.alg.memory) == 400, "as full as it gets"
         memory = self.resume(folder / "model_5.pt", "agent.algorithm.replay_size=100").alg.memory
         rows = memory.tensors["observations"].roll(-memory.memory_index, 0)
         assert len(memory) == 100 and torch.equal(rows.view(100, -1), newest[-100:])
