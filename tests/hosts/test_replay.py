@@ -494,6 +494,24 @@ class TestReplayFiles:
         with pytest.raises(CheckpointError, match="replay/transitions_1.pt"):
             self.resume(tmp_path / "model_1.pt")
 
+    @pytest.mark.parametrize("reason", ["damage", "memory"])
+    def test_a_resumption_that_fails_before_its_first_step_leaves_no_checkpoint(
+        self, reason, two, tmp_path, monkeypatch
+    ):
+        old, new = tmp_path / "old", tmp_path / "new"
+        shutil.copytree(two, old)
+        new.mkdir()
+        if reason == "damage":
+            (old / "replay/transitions_1.pt").write_bytes(b"torn")
+        else:
+            monkeypatch.setattr("spiky_rl.learners.skrl.replay_runner.get_machine_memory", lambda: 1)
+        other = runner("lif_td3", folder=new)
+        other.load(str(old / "model_1.pt"))
+        with pytest.raises((CheckpointError, UserError)):
+            other.learn(1)
+        assert not [*new.rglob("*.pt")]
+        assert other.writer is None, "closed"
+
     def test_no_file_counts_as_a_checkpoint(self, two):
         assert find_last_checkpoint(two) == two / "model_1.pt"
 
