@@ -662,6 +662,14 @@ class TestSettings:
         bounds = LEARNER.make_runner_cfg(spec)["models"]["policy"]["std_range"]
         assert bounds == [math.exp(-20.0), math.exp(2.0)]
 
+    @pytest.mark.parametrize("role", ["actor", "critic"])
+    def test_a_batch_of_one_sample_which_has_no_variance_is_refused_with_normalisation(self, role):
+        one, normalised = "agent.algorithm.batch_size=1", f"agent.{role}.obs_normalization=true"
+        with pytest.raises(SpecError, match=r"agent\.algorithm\.batch_size: 1 given; allowed .*: at least 2"):
+            LEARNER.make_runner_cfg(specification("lif_td3", one, normalised))
+        LEARNER.make_runner_cfg(specification("lif_td3", one))
+        runner("lif_td3", "agent.algorithm.batch_size=2", normalised).learn(1)  # raises if a loss is not finite
+
     def test_a_proxy_of_an_ann_is_refused(self):
         with pytest.raises(SpecError, match="agent.algorithm.target"):
             LEARNER.make_runner_cfg(

@@ -15,7 +15,7 @@ from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
 from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.run.simulate import open_env
-from spiky_rl.run.train import LOAD_WITHOUT_OPTIMIZER, TrainingRun
+from spiky_rl.run.train import LOAD_WITHOUT_OPTIMIZER, TrainingRun, create_training_run
 from tests.hosts.gymnasium.planned import make_runner, plan_of
 from tests.hosts.gymnasium.scripted import SCRIPTS
 
@@ -177,6 +177,13 @@ def test_the_runner_refuses_minibatches_without_two_environments():
         runner = make_runner(plan, env)
         with pytest.raises(UserError, match="num_mini_batches: 16.*at most 4"):
             runner.learn(1)
+
+
+def test_skrls_minibatches_of_one_sample_are_refused_before_a_simulator_starts():
+    """Without the check the first loss is not a number: Gymnasium's PPO normalises observations, in 16 minibatches."""
+    plan = plan_of(SCRIPT, "lif_ppo", *SMALL, num_envs=2, library="skrl")
+    with pytest.raises(UserError, match=r"num_mini_batches: 16 .* 16 samples .* at most 8,"):
+        create_training_run(plan, TrainOptions())
 
 
 def test_a_categorical_distribution_is_torchs():
