@@ -121,7 +121,8 @@ def test_the_meter_of_rounded_weights_counts_their_present_zeros():
     run = RslRlRunner(PointEnv(), config({**NETWORK, "quantize": "int8"}, steps=3))
     zeros = run.meter.sparsity
     with torch.no_grad():
-        run.network.layers[0].connection.weight[1:] *= 1e-4  # less than half of a multiple, so they are rounded to 0
+        # less than half of a multiple of the scale, so that they are rounded to 0
+        run.network.layers[0].connection.weight[1:] *= 1e-4
     assert run.meter.sparsity == CostMeter(run.network).sparsity > zeros + 0.1
 
 

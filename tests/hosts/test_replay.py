@@ -668,7 +668,8 @@ class TestSettings:
         with pytest.raises(SpecError, match=r"agent\.algorithm\.batch_size: 1 given; allowed .*: at least 2"):
             LEARNER.make_runner_cfg(specification("lif_td3", one, normalised))
         LEARNER.make_runner_cfg(specification("lif_td3", one))
-        runner("lif_td3", "agent.algorithm.batch_size=2", normalised).learn(1)  # raises if a loss is not finite
+        # raises if a loss is not finite
+        runner("lif_td3", "agent.algorithm.batch_size=2", normalised).learn(1)
 
     def test_a_proxy_of_an_ann_is_refused(self):
         with pytest.raises(SpecError, match="agent.algorithm.target"):

@@ -120,7 +120,7 @@ def test_minibatches_of_one_sample_which_has_no_variance_are_refused_with_normal
     changes = {**PLAIN, **normalised}
     overrides = ["agent.num_steps_per_env=8", *changes.pop("overrides", [])]
     spec = specification(*overrides, **changes)
-    with pytest.raises(UserError, match=r"agent\.algorithm\.num_mini_batches: 16 .* 16 samples .* at most 8,"):
+    with pytest.raises(UserError, match=r"agent\.algorithm\.num_mini_batches: 16 .* at most 8,"):
         LEARNER.check_minibatches(spec, num_envs=2, batches=16)
     LEARNER.check_minibatches(specification("agent.num_steps_per_env=8", **PLAIN), num_envs=2, batches=16)
     LEARNER.check_minibatches(spec, num_envs=2, batches=8)

@@ -100,7 +100,8 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
 
 @pytest.mark.parametrize("agent", ["lif_ppo", "lif_td3"])
 def test_a_resumed_training_has_other_episodes_than_its_beginning(agent, tmp_path):
-    plan, path = plan_of("Pendulum-v1", agent, "agent.num_steps_per_env=8", num_envs=4), tmp_path / "model_0.pt"
+    plan = plan_of("Pendulum-v1", agent, "agent.num_steps_per_env=8", num_envs=4)
+    path = tmp_path / "model_0.pt"
 
     def begin(checkpoint=None):
         """Return a training's runner and its first observations."""
