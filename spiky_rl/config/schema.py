@@ -472,7 +472,9 @@ def check_combination(runner: PlainMapping) -> None:
         )
     limits = _list_numbers(distribution.get("std_range"))
     init_std = _list_numbers(distribution.get("init_std"))  # empty or one number
-    if limits and init_std and not limits[0] <= init_std[0] <= limits[1]:
+    # other algorithms ignore the host's init_std, which is PPO's
+    is_ppo = get_algorithm(algorithm) == "ppo"
+    if is_ppo and limits and init_std and not limits[0] <= init_std[0] <= limits[1]:
         raise RegistryError(
             f"agent.actor.distribution_cfg.init_std: {init_std[0]} is out of std_range: {limits}"
         )

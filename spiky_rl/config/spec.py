@@ -44,6 +44,8 @@ DEFAULT = "default"
 """Origin of values that no layer sets."""
 SECTIONS = ("actor", "critic", "algorithm")
 """Sections without which no agent can be built."""
+NOISE_BOUNDS = "actor.distribution_cfg.std_range"
+"""Path of the least and the largest standard deviation of the actions."""
 
 
 class SpecError(RegistryError):
@@ -285,8 +287,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge (origin, values) layers, later over earlier; return the values and dotted path -> origin of every leaf.
 
-    If a later layer changes the ``name`` of a component, or the algorithm, the options of earlier layers are dropped. Raises SpecError for
-    options without a name over a list of components: they would drop it.
+    If a later layer changes the ``name`` of a component, or the algorithm, the options of earlier layers are dropped; with the algorithm,
+    also the bounds of its action noise. Raises SpecError for options without a name over a list of components: they would drop it.
     """
     tree: dict[str, PlainValue] = {}
     origins: dict[str, str] = {}
@@ -316,8 +318,18 @@ def merge(layers: Iterable[tuple[str, PlainMapping]]) -> tuple[dict[str, Any], d
             put(earlier, value, f"{path}.", origin)
 
     for origin, layer in layers:
+        if _replaces("algorithm", get_section(tree, "algorithm"), get_section(layer, "algorithm")):
+            _drop_noise_bounds(tree, origins)
         put(tree, layer, "", origin)
     return tree, origins
+
+
+def _drop_noise_bounds(tree: PlainMapping, origins: dict[str, str]) -> None:
+    """Delete the bounds of the action noise from ``tree`` and ``origins`` if host or task set them, for their own algorithm."""
+    origin = origins.get(NOISE_BOUNDS, "")
+    if origin and not is_agent_origin(origin):
+        distribution: Any = get_section(get_section(tree, "actor"), "distribution_cfg")
+        del distribution["std_range"], origins[NOISE_BOUNDS]
 
 
 def _replaces(path: str, earlier: PlainMapping, later: PlainMapping) -> bool:

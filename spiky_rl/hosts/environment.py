@@ -49,6 +49,13 @@ class HostEnvironment:
         """Return the class with the conditions of the host."""
         return ConditionGroups
 
+    def reseed(self, seed: int, env_steps: int) -> None:
+        """Seed the environments' own random generators for a training with ``seed`` that is resumed after ``env_steps``.
+
+        Otherwise they would give the episodes of the training's beginning again. By default it does nothing: a simulation draws from
+        torch's generators, which a checkpoint restores.
+        """
+
     def get_live_views(self) -> Sequence[Any]:
         """Return the live views that can show the spikes of a policy."""
         return ()

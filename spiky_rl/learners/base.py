@@ -101,7 +101,7 @@ class Learner(ABC):
 
     @abstractmethod
     def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
-        """Raise UserError if recurrent rollouts of ``num_envs`` environments cannot be split into ``batches`` minibatches."""
+        """Raise UserError if the library cannot learn from rollouts of ``num_envs`` environments in ``batches`` minibatches."""
 
     @contextlib.contextmanager
     def use_torch_settings(self, device: str) -> Iterator[None]:

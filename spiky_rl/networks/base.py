@@ -78,6 +78,8 @@ class SpikingNetwork(Component, torch.nn.Module):
     """Width of every state tensor."""
     has_local_rules: bool = False
     """Whether a learner must call `apply_local_rules` after every rollout."""
+    is_quantized: bool = False
+    """Whether every pass rounds the weights, so that small ones are zero."""
     fixed_size: int | None = None
     """Number of outputs of `compute_fixed_part`; None if no part of the network is fixed."""
     updates: int = 0

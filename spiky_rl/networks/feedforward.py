@@ -239,7 +239,8 @@ class FeedForward(SpikingNetwork):
         self.decoder: Decoder = decoder.build(inputs=layers[-1].width, outputs=outputs)
         self.decoder.configure(options.backend, not layers[-1].neuron.graded, self.bfloat16_gradient)
         _own_parts.check_decoder(decoder.name, self.decoder, options.steps, layers[-1].width, outputs)
-        if options.quantize == "int8":
+        self.is_quantized = options.quantize == "int8"
+        if self.is_quantized:
             quantize_weights(layers, self.decoder)
         self.state_sizes = self._list_state_sizes()
         self.learning.setup(layers, decoder, outputs)

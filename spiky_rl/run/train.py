@@ -218,6 +218,8 @@ class TrainingRun:
         if self.checkpoint is not None:
             load_cfg = None if self.options.resume_optimizer_state else LOAD_WITHOUT_OPTIMIZER
             runner.load(str(self.checkpoint), load_cfg, map_location=plan.device)
+            if runner.progress.env_steps:
+                env.reseed(seed, runner.progress.env_steps)
             log.info("resumed from %s at iteration %d", self.checkpoint, runner.current_learning_iteration)
         return runner
 

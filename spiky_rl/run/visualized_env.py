@@ -42,7 +42,7 @@ class VisualizedEnv(EnvWrapper):
         """Return the observations. They are read once, before the first step, so the raster is told that an episode begins."""
         obs = self.env.get_observations()
         if self.picture is not None:
-            self.picture.add(obs, episode_starts=torch.ones(1))
+            self.picture.add(obs, episode_starts=torch.ones(1, device=self.env.device))
         return obs
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:

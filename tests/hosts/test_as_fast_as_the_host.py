@@ -117,6 +117,15 @@ def test_the_meter_is_made_once_in_a_training(monkeypatch):
     assert len(made) == 2, "what was loaded in between may have other zeros"
 
 
+def test_the_meter_of_rounded_weights_counts_their_present_zeros():
+    run = RslRlRunner(PointEnv(), config({**NETWORK, "quantize": "int8"}, steps=3))
+    zeros = run.meter.sparsity
+    with torch.no_grad():
+        # less than half of a multiple of the scale, so that they are rounded to 0
+        run.network.layers[0].connection.weight[1:] *= 1e-4
+    assert run.meter.sparsity == CostMeter(run.network).sparsity > zeros + 0.1
+
+
 def flags():
     return (
         torch.backends.cuda.matmul.allow_tf32,

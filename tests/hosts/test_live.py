@@ -14,6 +14,8 @@ from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.run.spike_raster import SpikeRaster
 from tests.hosts.point_env import LIF, PointEnv, config
+from tests.hosts.pretend_case import World
+from tests.hosts.pretend_cuda import DEVICE, pretended
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
@@ -219,6 +221,35 @@ def test_a_training_that_is_watched_learns_the_same_bit_for_bit(view, stateful):
     assert len(view.shown) > STEPS, "pictures were drawn"
     assert (view.shown[-1][1] != view.shown[-2][1]).any()
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
+class SeenWorld(World):
+    """A world on a pretended CUDA device that a live view shows."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.view = view
+
+    def get_live_views(self):
+        return [self.view]
+
+    def set_default_camera(self, follows=False):
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_the_first_picture_of_a_run_on_a_gpu_is_drawn(stateful):
+    view = SimpleNamespace(picture=None)
+    with pretended() as cuda, cuda.pretence.setting_up():  # a picture waits for the device
+        torch.manual_seed(0)
+        settings = config({**LIF, "layers": [8], "stateful": stateful})
+        settings["obs_groups"] = {"actor": ["policy"], "critic": ["policy"]}
+        env = VisualizedEnv(SeenWorld(view))
+        env.set_policy(RslRlRunner(env, settings, None, DEVICE).get_inference_policy())
+        env.get_observations()
+        env.step(torch.zeros(env.num_envs, env.num_actions, device=DEVICE))
+        assert view.picture().ndim == 3
+    assert len(view.picture.panel.past) == 2
 
 
 def test_an_ann_has_no_spikes_to_show(view):

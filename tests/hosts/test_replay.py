@@ -17,13 +17,15 @@ from torch.distributions.transforms import TanhTransform
 from spiky_rl.cli.publish import find_last_checkpoint
 from spiky_rl.config import memory_check
 from spiky_rl.config.options import UserError
-from spiky_rl.config.spec import SpecError, read_algorithm, resolve_agent
+from spiky_rl.config.spec import NOISE_BOUNDS, SpecError, read_algorithm, resolve_agent
 from spiky_rl.learners import select_learner
 from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.skrl.config import to_agent_layout
 from spiky_rl.learners.skrl.learner import LEARNER
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor
 from spiky_rl.learners.skrl.replay_runner import ReplayRunner
 from tests.hosts.point_env import LIF, PointEnv
+from tests.hosts.skrl_case import RAW
 from tests.hosts.skrl_case import runner as ppo_runner
 
 ISAAC = {
@@ -457,6 +459,11 @@ class TestReplayFiles:
         memory = self.resume(folder / "model_5.pt", env=CutEnv(2)).alg.memory
         assert len(memory) == 240
         assert torch.equal(memory.tensors["observations"][:120].view(240, -1), newest)
+        # each file has 40 or 80 rows, fewer than a control step of all environments
+        other = self.resume(folder / "model_5.pt", env=CutEnv(100))
+        assert len(other.alg.memory) == 0 and other.alg.counters == run.alg.counters
+        other.learn(1)
+        assert len(other.alg.memory) == 400, "as full as it gets"
         memory = self.resume(folder / "model_5.pt", "agent.algorithm.replay_size=100").alg.memory
         rows = memory.tensors["observations"].roll(-memory.memory_index, 0)
         assert len(memory) == 100 and torch.equal(rows.view(100, -1), newest[-100:])
@@ -486,6 +493,24 @@ class TestReplayFiles:
             path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(CheckpointError, match="replay/transitions_1.pt"):
             self.resume(tmp_path / "model_1.pt")
+
+    @pytest.mark.parametrize("reason", ["damage", "memory"])
+    def test_a_resumption_that_fails_before_its_first_step_leaves_no_checkpoint(
+        self, reason, two, tmp_path, monkeypatch
+    ):
+        old, new = tmp_path / "old", tmp_path / "new"
+        shutil.copytree(two, old)
+        new.mkdir()
+        if reason == "damage":
+            (old / "replay/transitions_1.pt").write_bytes(b"torn")
+        else:
+            monkeypatch.setattr("spiky_rl.learners.skrl.replay_runner.get_machine_memory", lambda: 1)
+        other = runner("lif_td3", folder=new)
+        other.load(str(old / "model_1.pt"))
+        with pytest.raises((CheckpointError, UserError)):
+            other.learn(1)
+        assert not [*new.rglob("*.pt")]
+        assert other.writer is None, "closed"
 
     def test_no_file_counts_as_a_checkpoint(self, two):
         assert find_last_checkpoint(two) == two / "model_1.pt"
@@ -611,6 +636,40 @@ class TestSettings:
         LEARNER.make_runner_cfg(resolve_agent(agent, "Isaac-Point", host))
         with pytest.raises(SpecError, match=f"{path}.{key}"):
             LEARNER.make_runner_cfg(resolve_agent(agent, "Isaac-Point", host, [f"{path}.{key}={value}"]))
+
+    @pytest.mark.parametrize("agent", ["lif_sac", "mlp_sac"])
+    def test_bounds_of_the_hosts_ppo_are_not_those_of_sac_but_the_agents_own_are(self, agent, tmp_path):
+        def get_bounds(name, *overrides):
+            host = to_agent_layout(RAW, "Isaac-Point")
+            assert host["actor"]["distribution_cfg"]["std_range"] == [math.exp(-20.0), math.exp(2.0)]
+            spec = resolve_agent(name, "Isaac-Point", host, overrides, host="Isaac Lab")
+            return LEARNER.make_runner_cfg(spec)["policy"]["std_range"], spec.origins.get(NOISE_BOUNDS)
+
+        assert get_bounds(agent) == ([], None)
+        override = "agent.actor.distribution_cfg.std_range=[0.01,1.0]"
+        assert get_bounds(agent, override) == ([0.01, 1.0], "command line")
+        low = "agent.actor.distribution_cfg.std_range=[0.01,0.5]"  # below the host's init_std, which is PPO's too
+        assert get_bounds(agent, low) == ([0.01, 0.5], "command line")
+        path = tmp_path / "mine.yaml"
+        path.write_text(
+            "actor: {distribution_cfg: {std_range: [0.01, 1.0]}, hidden_dims: [8]}\nalgorithm: {class_name: SAC}"
+        )
+        assert get_bounds(str(path)) == ([0.01, 1.0], "mine.yaml")
+
+    def test_bounds_of_the_hosts_ppo_stay_with_ppo(self):
+        host = to_agent_layout(RAW, "Isaac-Point")
+        spec = resolve_agent("lif_ppo", "Isaac-Point", host, host="Isaac Lab")
+        bounds = LEARNER.make_runner_cfg(spec)["models"]["policy"]["std_range"]
+        assert bounds == [math.exp(-20.0), math.exp(2.0)]
+
+    @pytest.mark.parametrize("role", ["actor", "critic"])
+    def test_a_batch_of_one_sample_which_has_no_variance_is_refused_with_normalisation(self, role):
+        one, normalised = "agent.algorithm.batch_size=1", f"agent.{role}.obs_normalization=true"
+        with pytest.raises(SpecError, match=r"agent\.algorithm\.batch_size: 1 given; allowed .*: at least 2"):
+            LEARNER.make_runner_cfg(specification("lif_td3", one, normalised))
+        LEARNER.make_runner_cfg(specification("lif_td3", one))
+        # raises if a loss is not finite
+        runner("lif_td3", "agent.algorithm.batch_size=2", normalised).learn(1)
 
     def test_a_proxy_of_an_ann_is_refused(self):
         with pytest.raises(SpecError, match="agent.algorithm.target"):

@@ -10,9 +10,10 @@ import torch
 from skrl.agents.torch.ppo import PPO
 from skrl.utils.runner import torch as runners
 
+from spiky_rl.config import registry
 from spiky_rl.config.spec import SpecError
 from spiky_rl.learners.skrl.components import ComponentRunner, register_components
-from spiky_rl.learners.skrl.config import make_registered_cfg
+from spiky_rl.learners.skrl.config import COMMAND_ALLOWED, check_allowed, make_registered_cfg
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
 from tests.hosts.point_env import PointEnv
@@ -78,3 +79,20 @@ def test_the_runner_takes_the_place_of_skrls_where_isaac_lab_imports_it(monkeypa
 def test_what_the_command_does_not_show_a_network_is_refused_by_name(override, key, allowed):
     with pytest.raises(SpecError, match=rf"agent\.obs_groups\.{key}: .* allowed: {re.escape(str(allowed))}"):
         make_registered_cfg(specification(override), raw())
+
+
+@pytest.mark.parametrize(
+    ("override", "refused"),
+    [
+        ("agent.algorithm.reward_normalization=true", r"agent\.algorithm\.reward_normalization: True: .* allowed: False"),
+        ("agent.clip_actions=1.0", r"agent\.clip_actions: 1\.0: .* allowed: None"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_the_command_would_ignore_is_refused_by_name(override, refused):
+    with pytest.raises(SpecError, match=f"command line: {refused}"):
+        make_registered_cfg(specification(override), raw())
+
+
+@pytest.mark.parametrize("agent", registry.list_names("agents"))
+def test_no_shipped_agent_has_a_setting_that_the_command_would_ignore(agent):
+    check_allowed(specification(agent=agent), COMMAND_ALLOWED, "the command")

@@ -7,12 +7,14 @@ import pytest
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 
+from spiky_rl.config.options import UserError
 from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
+from spiky_rl.learners.skrl.learner import LEARNER
 from tests.hosts.point_env import PointEnv, config
-from tests.hosts.skrl_case import SPIKING, runner
+from tests.hosts.skrl_case import PLAIN, SPIKING, runner, specification
 from tests.hosts.test_runner import IDENTITY, RANDOM, equal, parameters, saved
 
 NORMALISED = {"state_preprocessor": "RunningStandardScaler", "value_preprocessor": "RunningStandardScaler"}
@@ -104,6 +106,26 @@ def test_a_checkpoint_of_the_other_library_or_of_another_agent_is_refused(tmp_pa
         runner(network={**SPIKING, "layers": [5]}).load(path)
     with pytest.raises(CheckpointError, match="only this agent has a observation_preprocessor"):
         runner(network=SPIKING, **NORMALISED).load(path)
+
+
+@pytest.mark.parametrize(
+    "normalised",
+    [
+        {"state_preprocessor": "RunningStandardScaler"},  # the actor's and the critic's
+        {"overrides": ["agent.critic.obs_normalization=true"]},
+    ],
+    ids=["actor", "critic"],
+)
+def test_minibatches_of_one_sample_which_has_no_variance_are_refused_with_normalisation(normalised):
+    changes = {**PLAIN, **normalised}
+    overrides = ["agent.num_steps_per_env=8", *changes.pop("overrides", [])]
+    spec = specification(*overrides, **changes)
+    with pytest.raises(UserError, match=r"agent\.algorithm\.num_mini_batches: 16 .* at most 8,"):
+        LEARNER.check_minibatches(spec, num_envs=2, batches=16)
+    LEARNER.check_minibatches(specification("agent.num_steps_per_env=8", **PLAIN), num_envs=2, batches=16)
+    LEARNER.check_minibatches(spec, num_envs=2, batches=8)
+    # raises if a loss is not finite
+    runner(*overrides, "agent.algorithm.num_mini_batches=8", num_envs=2, **changes).learn(1)
 
 
 def test_a_stop_saves_the_iteration_at_hand(tmp_path):

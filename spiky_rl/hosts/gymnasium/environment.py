@@ -118,6 +118,11 @@ class GymnasiumVecEnv(HostEnvironment):
         self._begin(observations)
         return self.get_observations(), infos
 
+    @override
+    def reseed(self, seed: int, env_steps: int) -> None:
+        observations, _ = self.vector_env.reset(seed=draw_seeds([seed, env_steps], self.num_envs))
+        self._begin(observations)
+
     def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
         """Begin an episode in every environment and return the first observations.
 
@@ -270,6 +275,6 @@ class GymnasiumCamera:
         """Do nothing: the environment closes its own renderer."""
 
 
-def draw_seeds(seed: int, count: int) -> list[int]:
+def draw_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     """Return ``count`` independent seeds, so that two runs with different seeds have no seed in common."""
     return [int(value) for value in np.random.SeedSequence(seed).generate_state(count, np.uint32)]

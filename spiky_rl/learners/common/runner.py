@@ -279,12 +279,13 @@ class BaseRunner(ABC):
     def meter(self) -> CostMeter | None:
         """Cost meter of the actor's network; None for an ANN or a foreign network.
 
-        It is made once per training. If local rules or plasticity may set weights to zero, it is made anew in every call.
+        It is made once per training. If local rules, plasticity or rounding may set weights to zero, it is made anew in every call.
         """
         network = self.network
         if network is None:
             return None
-        if self._meter is None or network.has_local_rules or getattr(network, "plasticity", None) is not None:
+        has_plasticity = getattr(network, "plasticity", None) is not None
+        if self._meter is None or network.has_local_rules or network.is_quantized or has_plasticity:
             self._meter = make_meter(network)
         return self._meter
 

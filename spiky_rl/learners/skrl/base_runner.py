@@ -103,6 +103,7 @@ class SkrlBaseRunner(BaseRunner):
         if self.folder is not None:
             self._writer = self._open_writer(self.folder)
         try:
+            self._start()  # if it fails, such as for a damaged replay file, there is nothing new to save
             with self.save_on_exit():
                 self.write_text_summaries()
                 self._learn(iterations, init_at_random_ep_len)
@@ -130,7 +131,6 @@ class SkrlBaseRunner(BaseRunner):
             self.env.episode_length_buf = torch.randint_like(
                 self.env.episode_length_buf, high=int(self.env.max_episode_length)
             )
-        self._start()
         first = self.current_learning_iteration
         observations, _ = self.environment.reset()
         for index in range(first, first + iterations):
@@ -144,7 +144,7 @@ class SkrlBaseRunner(BaseRunner):
 
     @abstractmethod
     def _start(self) -> None:
-        """Prepare the agent for training."""
+        """Prepare the agent for training. Raises UserError or CheckpointError before anything is trained."""
 
     @abstractmethod
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:

@@ -36,6 +36,11 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "algorithm.distillation_cfg": (None,),
 }
 """Options of rsl_rl that skrl does not have, and their allowed values, which have no effect."""
+COMMAND_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "algorithm.reward_normalization": (False,),
+    "clip_actions": (None,),
+}
+"""Options that Isaac Lab's own skrl command would ignore, and their allowed values, which have no effect."""
 AGENT_KEYS = {
     "learning_epochs": "num_learning_epochs",
     "mini_batches": "num_mini_batches",
@@ -209,9 +214,10 @@ def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, An
     """Return the configuration of an agent for Isaac Lab's own skrl command.
 
     ``raw`` is Isaac Lab's for the task, with the command's seed, trainer and run folder. Raises SpecError if the command's environment
-    wrapper does not provide the agent's observation groups.
+    wrapper does not provide the agent's observation groups, or the command would ignore a setting.
     """
     config = make_runner_cfg(spec)
+    check_allowed(spec, COMMAND_ALLOWED, "Isaac Lab's own skrl command")
     critic_groups = ["critic"] if config["states"] else ["policy"]
     for role, groups in (("actor", ["policy"]), ("critic", critic_groups)):
         if config["obs_groups"][role] != groups:

@@ -83,8 +83,16 @@ class Skrl(Learner):
 
     @override
     def check_minibatches(self, spec: AgentSpec, num_envs: int, batches: int) -> None:
-        from spiky_rl.learners.skrl.config import is_recurrent
+        from spiky_rl.learners.skrl.config import is_recurrent, make_input_cfg
 
+        samples = num_envs * spec.get_setting("num_steps_per_env")
+        _, scalers, _ = make_input_cfg(spec)
+        # skrl's scaler takes the variance of every minibatch; that of one sample is nan
+        if samples < 2 * batches and any(scalers.values()):
+            raise UserError(
+                f"agent.algorithm.num_mini_batches: {batches} given for the {samples} samples of a rollout; allowed with"
+                f" obs_normalization in skrl: at most {samples // 2}, two samples per minibatch"
+            )
         if is_recurrent(spec) and num_envs % batches:
             raise UserError(
                 f"--num_envs {num_envs}: a recurrent agent needs a multiple of {batches} with --rl_library skrl, whose"

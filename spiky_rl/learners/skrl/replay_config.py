@@ -70,6 +70,8 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
             _check_network(key, network, name.upper())
     actor, critic = get_section(spec.runner, "actor"), get_section(spec.runner, "critic")
     values, (inputs, scalers, critic_source) = get_algorithm_settings(spec), make_input_cfg(spec)
+    if values["batch_size"] == 1 and any(scalers.values()):  # skrl's scaler takes the variance of every batch
+        raise SpecError("agent.algorithm.batch_size: 1 given; allowed with obs_normalization: at least 2")
     if values.get("target") == "proxy" and spec.network is None:
         raise SpecError("agent.algorithm.target: proxy given without agent.network; allowed: spiking")
     policy = make_model_cfg(actor, spec.network)

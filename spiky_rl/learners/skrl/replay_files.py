@@ -98,7 +98,7 @@ class ReplayFiles:
         latest = torch.arange(max(memory.memory_index, end - memory.memory_size), end)
         for name, tensor in memory.tensors.items():
             rows = transitions[name].reshape(-1, widths[name])[: steps * memory.num_envs]
-            rows = rows.view(steps, memory.num_envs, -1)[steps - len(latest) :]
+            rows = rows.view(steps, memory.num_envs, widths[name])[steps - len(latest) :]
             tensor[(latest % memory.memory_size).to(tensor.device)] = rows.to(tensor.device)
         memory.filled = memory.filled or end >= memory.memory_size
         memory.memory_index = end % memory.memory_size

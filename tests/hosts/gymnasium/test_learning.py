@@ -13,8 +13,9 @@ from spiky_rl.config.spec import read_agent, read_algorithm
 from spiky_rl.learners.common.checkpoint_names import CheckpointError
 from spiky_rl.learners.common.reward_scaling import RewardScaler
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
+from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.run.simulate import open_env
-from spiky_rl.run.train import LOAD_WITHOUT_OPTIMIZER
+from spiky_rl.run.train import LOAD_WITHOUT_OPTIMIZER, TrainingRun, create_training_run
 from tests.hosts.gymnasium.planned import make_runner, plan_of
 from tests.hosts.gymnasium.scripted import SCRIPTS
 
@@ -97,6 +98,29 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
         make_scaling_runner(not scales).load(path, {"actor": True})
 
 
+@pytest.mark.parametrize("agent", ["lif_ppo", "lif_td3"])
+def test_a_resumed_training_has_other_episodes_than_its_beginning(agent, tmp_path):
+    plan = plan_of("Pendulum-v1", agent, "agent.num_steps_per_env=8", num_envs=4)
+    path = tmp_path / "model_0.pt"
+
+    def begin(checkpoint=None):
+        """Return a training's runner and its first observations."""
+        env = envs.enter_context(open_env(plan))
+        runner = TrainingRun(plan, TrainOptions(), checkpoint)._make_runner(env)
+        return runner, env.get_observations()["policy"].clone()
+
+    with contextlib.ExitStack() as envs:
+        runner, first = begin()
+        runner.save(str(path))
+        _, unused = begin(path)
+        assert torch.equal(unused, first), "nothing has been simulated yet"
+        runner.learn(1)
+        runner.save(str(path))
+        (_, resumed), (_, again) = begin(path), begin(path)
+        assert torch.equal(resumed, again)
+        assert len({tuple(row) for row in torch.cat([first, resumed]).tolist()}) == 8
+
+
 @pytest.mark.parametrize("agent", ["lif_ppo", *SLOW_AGENTS])
 @pytest.mark.parametrize("scales", [False, True])
 def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
@@ -154,6 +178,13 @@ def test_the_runner_refuses_minibatches_without_two_environments():
         runner = make_runner(plan, env)
         with pytest.raises(UserError, match="num_mini_batches: 16.*at most 4"):
             runner.learn(1)
+
+
+def test_skrls_minibatches_of_one_sample_are_refused_before_a_simulator_starts():
+    """Without the check the first loss is not a number: Gymnasium's PPO normalises observations, in 16 minibatches."""
+    plan = plan_of(SCRIPT, "lif_ppo", *SMALL, num_envs=2, library="skrl")
+    with pytest.raises(UserError, match=r"num_mini_batches: 16 .* 16 samples .* at most 8,"):
+        create_training_run(plan, TrainOptions())
 
 
 def test_a_categorical_distribution_is_torchs():
