@@ -31,11 +31,11 @@ def list_default_contenders(networks: Sequence[str]) -> list[str]:
     return [name for name in list_contenders(networks) if CONTENDERS[name].quick]
 
 
-def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
-    """Return the contenders to run, with their references; None as ``names`` takes `list_default_contenders`.
+def choose_contenders(names: Sequence[str] | None, networks: Sequence[str], device: str) -> list[str]:
+    """Return the contenders to run on ``device``, with their references; None as ``names`` takes `list_default_contenders`.
 
-    Raises UserError for a contender that is unknown, needs another network, or is named but not installed, and for a network without
-    contenders.
+    Raises UserError for a contender that is unknown, needs another network, or is named but not installed or for the CPU only, and for a
+    network without contenders.
     """
     allowed, named = list_contenders(networks), set(names or ())
     for name in names or ():
@@ -44,7 +44,11 @@ def choose_contenders(names: Sequence[str] | None, networks: Sequence[str]) -> l
         candidates = list_default_contenders(networks)
     else:
         candidates = allowed if "all" in named else names
-    chosen = {name for name in sorted(candidates) if is_installed(name, required=name in named)}
+    chosen = {
+        name
+        for name in sorted(candidates)
+        if runs_on(name, device, required=name in named) and is_installed(name, required=name in named)
+    }
     chosen |= {REFERENCES[CONTENDERS[name].kind] for name in chosen}
     _require_networks(networks, chosen)
     return [name for name in CONTENDERS if name in chosen]
@@ -77,16 +81,28 @@ def _check_contender(name: str, allowed: Sequence[str]) -> None:
         raise UserError(f"--contenders: {name!r} needs --networks {needed}")
 
 
+def runs_on(name: str, device: str, required: bool) -> bool:
+    """Return whether a contender runs on ``device``. If a ``required`` one does not, raise UserError; otherwise write to stderr."""
+    if not CONTENDERS[name].cpu_only or device == "cpu":
+        return True
+    _leave_out(f"{name!r} runs with --device cpu only", required)
+    return False
+
+
 def is_installed(name: str, required: bool) -> bool:
     """Return whether the package of a contender is installed. If a ``required`` one is not, raise UserError; otherwise write to stderr."""
     package = CONTENDERS[name].package
     if not package or _is_importable(package):
         return True
-    missing = f"{name!r} is not installed; install it with: pip install {package}"
-    if required:
-        raise UserError(f"--contenders: {missing}")
-    sys.stderr.write(f"left out: {missing}\n")
+    _leave_out(f"{name!r} is not installed; install it with: pip install {package}", required)
     return False
+
+
+def _leave_out(reason: str, required: bool) -> None:
+    """Write to stderr that a contender is left out. Raise UserError instead if it is ``required``."""
+    if required:
+        raise UserError(f"--contenders: {reason}")
+    sys.stderr.write(f"left out: {reason}\n")
 
 
 def _is_importable(package: str) -> bool:

@@ -51,6 +51,8 @@ class Entry:
     """One of `FORMS`."""
     quick: bool = True
     """Whether it runs by default."""
+    cpu_only: bool = False
+    """Whether it runs on the CPU only. On another device it is left out."""
     note: str = ""
     """Remark below the table."""
 
@@ -93,7 +95,7 @@ CONTENDERS = {
     ),
     "compiled_spikingjelly": Entry(_make_compiled_builder(build=_spikingjelly), "spikingjelly", **_COMPILED),
     "compiled_snntorch": Entry(_make_compiled_builder(build=_snntorch), "snntorch", **_COMPILED, note=_LATE),
-    "jax": Entry(JaxLoop, "jax", form="JAX", note="jax.jit of the plain loop's mathematics"),
+    "jax": Entry(JaxLoop, "jax", form="JAX", cpu_only=True, note="jax.jit of the plain loop's mathematics"),
     "dense_floor": Entry(DenseFloor, form="other work", note="matrix products only, no neurons"),
     "autograd_floor": Entry(
         AutogradFloor,
@@ -107,6 +109,7 @@ CONTENDERS = {
         "spyx",
         form="other work",
         quick=False,
+        cpu_only=True,
         note="spikes before it receives its current: one step of delay per layer, so that XLA drops products",
     ),
     "brainpy": Entry(
@@ -114,6 +117,7 @@ CONTENDERS = {
         "brainpy.state",
         form="other work",
         quick=False,
+        cpu_only=True,
         note="own dynamics: exponential Euler, reset one step later, gradients through the reset",
     ),
     "torch_neuron": Entry(partial(Alone, backend="torch"), kind="neuron", quick=False),
@@ -156,7 +160,12 @@ CONTENDERS = {
         note=_NO_ADAPTATION,
     ),
     "jax_recurrent": Entry(
-        JaxRecurrent, "jax", "recurrent", form="JAX", note="jax.jit, a scan over all inner steps per layer"
+        JaxRecurrent,
+        "jax",
+        "recurrent",
+        form="JAX",
+        cpu_only=True,
+        note="jax.jit, a scan over all inner steps per layer",
     ),
     "plain_reservoir": Entry(PlainReservoir, kind="reservoir"),
     "spiky_rl_reservoir": Entry(OurReservoir, kind="reservoir", form="spiky_rl"),

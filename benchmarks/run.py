@@ -362,7 +362,7 @@ def bench(argv: list[str]) -> int:
     args.networks = list(dict.fromkeys(args.networks))
     compared = build_settings(args, device)
     jax_contenders.limit_threads(args.threads)  # the search for some peers imports JAX
-    names = choose_contenders(vars(args).get("contenders"), args.networks)
+    names = choose_contenders(vars(args).get("contenders"), args.networks, device)
     require_usual_neurons(vars(args).get("contenders"), compared)
     if "train" not in args.modes and all(CONTENDERS[name].kind == "neuron" for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")

@@ -113,7 +113,7 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
             )
     device = next(policy.parameters()).device  # where the policy acts to calibrate targets
     to_task_units = ActionBounds(*bounds, clip=getattr(env, "clip_actions", None)).to(device)
-    env.takes_task_units = True
+    env.unwrapped.takes_task_units = True  # a wrapper forwards reads only
     return convert_actions(policy, to_task_units, len(bounds[0]))
 
 

@@ -319,7 +319,8 @@ class Int8QuadraticLayer(Int8Layer):
         excess = op.name(above - op.multiply(below, c.peak, REAL_BITS, most), "excess")
         floor = op.name(op.select(op.is_at_least(below, self.least), below, self.least), "divisor")
         inside = op.divide(above, floor, REAL_BITS, WIDE_LIMIT)
-        moved = op.name(op.select(op.is_below(excess, 0), inside, excess + c.peak), "moved")
+        # beyond the peak the neuron is reset, so the exact value does not matter, and adding the excess could overflow
+        moved = op.name(op.select(op.is_below(excess, 0), inside, c.peak), "moved")
         spike = op.name(op.is_at_least(moved, c.peak), "spike")
         return spike, [op.clamp(op.select(spike, c.reset, moved), WIDE_LIMIT)]
 

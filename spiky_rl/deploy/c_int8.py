@@ -9,11 +9,20 @@ Source: Jacob et al. (2018), integer-arithmetic-only inference; Davies et al. (2
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain_data import PlainMapping, get_section
-from spiky_rl.deploy.base import WHOLE_SPIKES, ExportError, Session, Target, describe_model, find_values
+from spiky_rl.deploy.base import (
+    WHOLE_SPIKES,
+    ExportError,
+    Session,
+    Target,
+    describe_model,
+    find_parts,
+    find_values,
+)
 from spiky_rl.deploy.c import DECODERS, ENCODERS, format_equality, open_c_session, require_compiler
 
 if TYPE_CHECKING:
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
 
 GRADED = ("sigma_delta",)
 """Neurons with graded events, which have no recurrent int8 implementation."""
+MAX_POTENTIAL = 32767
+"""Largest size of a quadratic neuron's peak and reset: 32 bits have 16 below the unit, see `_int8_layers.REAL_BITS`."""
 
 
 class CInt8(Target):
@@ -58,6 +69,11 @@ class CInt8(Target):
                 if neuron in GRADED:
                     binary = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
                     raise self.refusal(key, f"{neuron} beside agent.network.recurrent", binary)
+        for key, neuron in find_parts(agent, "network.neuron"):
+            for name in ("peak", "reset"):
+                value = neuron.get(name) if isinstance(neuron, Mapping) else None
+                if isinstance(value, int | float) and abs(value) > MAX_POTENTIAL:
+                    raise self.refusal(f"{key}.{name}", f"{value}", [f"-{MAX_POTENTIAL} to {MAX_POTENTIAL}"])
 
     @override
     def calibrate(self, rollout: CalibrationRollout) -> None:

@@ -130,7 +130,7 @@ class GpuStack:
             ops: The network's op vocabulary.
             states: States before the first step, [B, N] each. With None the run starts from the zero state and returns no states.
             keep: [T, B]; 0 where an episode begins with this step.
-            penalty: The backward pass adds its gradient to the gradient of the outputs. None without a penalty.
+            penalty: A backward pass through the output adds its gradient to the gradient of the layers' outputs. None without a penalty.
             offset: [N], added to the output of the last stage; None for the outputs of all inner steps.
         """
         dispatch.check_steps(x, steps)
@@ -159,9 +159,30 @@ class GpuStack:
 
 
 def _stack_states(states: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Return ``states`` [B, N] as one contiguous tensor [S, B, N] in the type of ``like``."""
-    stacked = states[0].unsqueeze(0) if len(states) == 1 else torch.stack(list(states))
+    """Return ``states`` [B, N] as one contiguous tensor [S, B, N] in the type of ``like``.
+
+    With gradients it is a copy, because the backward pass reads it: the caller may reset the states in place before, and a state of a
+    rollout in inference mode cannot be kept for it.
+    """
+    if len(states) == 1 and not torch.is_grad_enabled():
+        stacked = states[0].unsqueeze(0)
+    else:
+        stacked = torch.stack(list(states))
     return stacked.to(like.dtype).contiguous()
+
+
+def _compute_penalty_gradient(penalty: ActivityPenalty, rates: Tensor) -> Tensor:
+    """Return the penalty's gradient [M] for the ``rates`` [M], in their type.
+
+    Raises `ValueError` or `TypeError` if a kernel would read out of bounds or another device's memory.
+    """
+    gradient = penalty.compute_gradient(rates)
+    operators.check_device("sparsity: compute_gradient", gradient, rates.device)
+    if gradient.shape != rates.shape:
+        raise ValueError(
+            f"sparsity: compute_gradient: shape {[*gradient.shape]} given; expected: {[*rates.shape]}"
+        )
+    return gradient.to(rates.dtype)
 
 
 def _multiply_weights(stage: StackStage, weight: Tensor, signal: Tensor, bias: Tensor | None) -> Tensor:
@@ -231,7 +252,7 @@ class _Run(torch.autograd.Function):
             ctx.mark_non_differentiable(*without_gradient)
             grad_activity = None
             if request.penalty is not None and activity is not None:
-                grad_activity = request.penalty.compute_gradient(activity.mean(0))
+                grad_activity = _compute_penalty_gradient(request.penalty, activity.mean(0))
             ctx.request, ctx.has_offset = request, offset is not None
             ctx.save_for_backward(keep, grad_activity, *tensors, *signals, *currents)
         return signal, *last
@@ -247,6 +268,8 @@ class _Run(torch.autograd.Function):
         _, needs_x, _, needs_offset, *needs = ctx.needs_input_grad
         grad, *grad_last = grads
         grad_offset = grad.sum((0, 1)) if needs_offset and grad is not None else None
+        # a backward pass through the states alone adds no penalty
+        grad_activity = None if grad is None else grad_activity
         layer_gradients = _split_columns(grad_activity, request.penalty_widths, n)
         launches = [
             KernelLaunch(call.key, current, state, params, keep, call.uniforms, request.steps)

@@ -19,7 +19,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.modules import format_exception
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.registry import Component, is_foreign
-from spiky_rl.penalties.base import Penalty
+from spiky_rl.penalties.base import Penalty, expand_factors
 
 if TYPE_CHECKING:
     from spiky_rl.networks.feedforward import FeedForward
@@ -51,12 +51,23 @@ def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs:
 
 
 def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: Sequence[float]) -> None:
-    """Raise RegistryError if an own ``penalty`` returns something other than a scalar; its elements would be summed silently."""
+    """Raise RegistryError if an own ``penalty`` returns a cost that is no scalar, or its own gradient in another shape than the rates.
+
+    Elements of a cost would be summed silently, and a kernel reads the gradient by its address.
+    """
     if not is_foreign(name):
         return
     with _run(name, "sparsity", penalty):
         term = penalty.compute([torch.zeros(width) for width in widths], fan_out)
     _check_shape("sparsity", name, term, "a scalar", [], [1], method="compute")
+    if type(penalty).compute_gradient is Penalty.compute_gradient:
+        return
+    with _run(name, "sparsity", penalty):
+        factors = expand_factors(penalty, widths, fan_out)
+        gradient = penalty.compute_gradient(torch.zeros(sum(widths)), factors, widths, fan_out)
+    _check_shape(
+        "sparsity", name, gradient, "the shape of rates [M]", [sum(widths)], method="compute_gradient"
+    )
 
 
 def check_rule(name: str, network: FeedForward, outputs: int) -> None:

@@ -36,7 +36,7 @@ from spiky_rl.networks import _own_parts
 from spiky_rl.networks._layer import SpikingLayer, quantize_weights
 from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates
+from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates, expand_factors
 from spiky_rl.surrogates.base import Surrogate
 
 CPU_ROWS = 2048
@@ -309,9 +309,7 @@ class FeedForward(SpikingNetwork):
     def _set_penalty(self, penalty: Penalty) -> None:
         """Set the penalty, and its factor for each neuron."""
         self.sparsity = penalty
-        sizes = self.layer_sizes
-        factors = torch.tensor(penalty.compute_factors(sizes, self.fan_out))
-        factors = factors.repeat_interleave(torch.tensor(sizes))
+        factors = expand_factors(penalty, self.layer_sizes, self.fan_out)
         self.register_buffer("penalty_factors", factors, persistent=False)
         self.penalty_factors: Tensor
 

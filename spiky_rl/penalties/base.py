@@ -65,6 +65,12 @@ class Penalty(Component):
         return torch.autograd.grad(cost, leaf)[0]
 
 
+def expand_factors(penalty: Penalty, widths: Sequence[int], fan_out: Sequence[float]) -> Tensor:
+    """Return the factor [M] of each neuron for `Penalty.compute_gradient`."""
+    factors = torch.tensor(penalty.compute_factors(widths, fan_out))
+    return factors.repeat_interleave(torch.tensor(widths))
+
+
 def compute_rates(output: Tensor) -> Tensor:
     """Return the mean absolute ``output`` [T, K, B, N] of every neuron, [N]; the firing rate if the output consists of spikes.
 

@@ -18,6 +18,8 @@ from benchmarks.entries import CONTENDERS, FORMS, REFERENCES, Entry
 from spiky_rl.cli import common
 from spiky_rl.config.registry import UserError
 
+JAX_MODULE = "benchmarks.jax_contenders"
+"""Its contenders compute on the CPU."""
 STEPS, BATCHES = 3, (2, 64)
 FEEDFORWARD = [name for name, entry in CONTENDERS.items() if entry.kind in FeedforwardSetting.kinds]
 PEERS = [name for name, entry in CONTENDERS.items() if entry.package]
@@ -196,10 +198,25 @@ def test_bad_input_is_refused_before_anything_is_timed(case, capsys):
 def test_a_peer_that_is_not_installed_is_refused_where_it_was_asked_for(monkeypatch):
     monkeypatch.setattr(bench_choice.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="'norse' is not installed; install it with: pip install norse"):
-        bench_choice.choose_contenders(["norse"], ["feedforward"])
-    everything = bench_choice.choose_contenders(None, ["feedforward", "recurrent", "reservoir"])
+        bench_choice.choose_contenders(["norse"], ["feedforward"], "cpu")
+    everything = bench_choice.choose_contenders(None, ["feedforward", "recurrent", "reservoir"], "cpu")
     assert not set(everything) & set(PEERS), "the default goes on without"
     assert {"plain_loop", "plain_recurrent", "spiky_rl_reservoir"} <= set(everything)
+
+
+def test_a_contender_for_the_cpu_alone_is_left_out_on_a_gpu_and_refused_where_it_was_asked_for(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(bench_choice.importlib.util, "find_spec", lambda name: object())
+    networks = ["feedforward", "recurrent", "reservoir"]
+    on_cpu, on_gpu = (
+        set(bench_choice.choose_contenders(["all"], networks, device)) for device in ("cpu", "cuda:0")
+    )
+    of_jax = {name for name in on_cpu if getattr(CONTENDERS[name].build, "__module__", "") == JAX_MODULE}
+    assert len(of_jax) == 4 and on_gpu == on_cpu - of_jax
+    assert "left out: 'jax' runs with --device cpu only" in capsys.readouterr().err.splitlines()
+    with pytest.raises(UserError, match="^--contenders: 'spyx' runs with --device cpu only$"):
+        bench_choice.choose_contenders(["spyx"], networks, "cuda:0")
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.4])
@@ -256,6 +273,5 @@ def test_gradient_steps_of_ppo_and_td3_are_timed_in_turns(tmp_path, monkeypatch)
 
 
 def test_without_a_word_the_feedforward_network_is_compared():
-    assert set(bench_choice.choose_contenders(None, bench.parser().parse_args([]).networks)) <= set(
-        FEEDFORWARD
-    )
+    networks = bench.parser().parse_args([]).networks
+    assert set(bench_choice.choose_contenders(None, networks, "cpu")) <= set(FEEDFORWARD)

@@ -79,6 +79,11 @@ class Vector(L1):
         return rates[0]
 
 
+class PerLayer(L1):
+    def compute_gradient(self, rates, factors, widths, fan_out):
+        return torch.stack([part.mean() for part in rates.split(widths)])
+
+
 class Halved(Damped):
     def on_layer_input(self, signal):
         return signal[..., ::2]
@@ -108,6 +113,10 @@ class Unpaired(Damped):
         ("decoder: Alone", "returned a Tensor; allowed: a pair, features [T, B, F] and states"),
         ("decoder: Transposed", "returned [3, 2, 2]; allowed: features [T, B, F], here [2, 3, 2]"),
         ("sparsity: Vector", "returned [16]; allowed: a scalar, here [] or [1]"),
+        (
+            "sparsity: PerLayer",
+            "compute_gradient returned [1]; allowed: the shape of rates [M], here [16]",
+        ),
         (
             "learning: Halved",
             "on_layer_input returned [2, 1, 3, 3]; allowed: the signal's shape, here [2, 1, 3, 5]",

@@ -53,6 +53,7 @@ CASES = {
         "encoder=rate",
         "recurrent=lateral",
     ),
+    "quadratic, highest": ("quadratic_ppo", "neuron.peak=3e4", "neuron.reset=2e3"),
     "trained on 8 bits": ("alif_recurrent_ppo", "quantize=int8"),
 }
 """An agent each, and what of its network is changed: every neuron, codec, kind of connection and width of state."""
@@ -335,6 +336,18 @@ def test_what_has_no_form_in_integers_is_refused_by_name_before_anything_is_writ
     target.calibrate(rollout_of(policy_of("lif")))
     with pytest.raises(ExportError, match=re.escape(f"agent.{REFUSED[agent]}")):
         target.write(policy, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, value", [("peak", 32768.0), ("reset", -40000.0)])
+def test_a_quadratic_neuron_beyond_32_bits_is_refused_by_its_key(name, value, tmp_path):
+    policy, target = trained("quadratic_ppo", f"{NET}neuron.{name}={value}"), c_int8.CInt8()
+    target.calibrate(rollout_of(policy))
+    said = f"agent.network.neuron.{name}: {value} given; allowed for c_int8: -32767 to 32767"
+    with pytest.raises(ExportError, match=re.escape(said)):
+        target.write(policy, tmp_path)
+    with pytest.raises(ExportError, match=re.escape(said)):
+        target.get_reference_model(policy)  # which an evaluation measures
     assert not list(tmp_path.iterdir())
 
 

@@ -105,6 +105,17 @@ def test_torchscript_without_a_state_takes_any_batch(written, case):
     assert together.std(0).min() > 0.0
 
 
+@pytest.mark.parametrize("agent", FAST["torchscript"])
+def test_torchscript_keeps_no_graph_from_one_control_step_to_the_next(written, agent):
+    policy, _, path = written("torchscript", agent)
+    scripted = torch.jit.load(path)
+    for x in walk(policy)[:2]:
+        assert not scripted(x).requires_grad
+    assert not any(value.requires_grad for value in (*scripted.parameters(), *scripted.buffers()))
+    weights = [p for name, p in policy.named_parameters() if name.endswith("weight")]
+    assert weights and all(weight.requires_grad for weight in weights), "the policy can be trained on"
+
+
 @pytest.mark.parametrize("name", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_file_without_a_state_begins_every_control_step_as_the_policy_does(name, written):
     """With a state, even a zero one, this encoder would take the observation for the reference and send nothing."""

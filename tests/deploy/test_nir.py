@@ -22,6 +22,8 @@ from spiky_rl.networks.base import ForwardRecord
 from tests import processes
 from tests.deploy.perturbed import perturb_learned_values
 from tests.deploy.test_c import live, walk
+from tests.hosts import test_first_minibatch
+from tests.hosts.point_env import PointEnv
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 
 nir = pytest.importorskip("nir", reason="nir is not installed (pip install nir)")
@@ -144,6 +146,18 @@ def test_every_agent_that_is_exported_acts_as_before(agent, tmp_path):
 )
 def test_every_way_to_build_a_network_acts_as_before(way, tmp_path):
     assert_equal(policy_of(*WAYS[way]), tmp_path)
+
+
+@pytest.mark.parametrize("decoder", ["rate", "linear", "population_vector"])
+def test_one_action_of_8_bits_acts_as_before(decoder, tmp_path, monkeypatch):
+    class OneAction(PointEnv):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.num_actions = 1
+
+    monkeypatch.setattr(test_first_minibatch, "PointEnv", OneAction)
+    settings = (WIDE, "agent.network.quantize=int8", f"agent.network.decoder={decoder}")
+    assert_equal(policy_of("lif_ppo", *settings), tmp_path)
 
 
 @pytest.mark.parametrize("agent", REFUSED)

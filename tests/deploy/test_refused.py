@@ -37,6 +37,11 @@ LINES = {
         ["--quantize", "int8", NET + "neuron=izhikevich"],
         NET + "neuron.name: izhikevich given; allowed for c_int8: alif, lif, quadratic, sigma_delta",
     ),
+    "measured, of 32 bits": (
+        "evaluate",
+        ["--quantize", "int8", "--agent", "quadratic_ppo", NET + "neuron.peak=40000"],
+        NET + "neuron.peak: 40000 given; allowed for c_int8: -32767 to 32767",
+    ),
 }
 """Command, what is given to it, and how its line begins."""
 CPU_SECONDS = 1.5
@@ -55,7 +60,7 @@ def spent():
     return used.ru_utime + used.ru_stime
 
 
-LIKE_ANOTHER = ("checkpoint, evaluated", "ANN", "decoder", "agent's neuron")
+LIKE_ANOTHER = ("checkpoint, evaluated", "ANN", "decoder", "agent's neuron", "measured, of 32 bits")
 """What other lines have too; they are slow, for each is a process."""
 
 

@@ -163,6 +163,14 @@ def test_shapes_of_a_robot_touch_each_other_where_their_masks_let_them(tmp_path)
     assert found == {("shape0", "shape2"), ("shape1", "shape2")}
 
 
+def test_bodies_without_a_name_have_joints_of_different_names(tmp_path):
+    foot = '<body pos="0.1 0 0"><geom type="sphere" size="0.05"/></body>'
+    text = f'<mujoco><worldbody><body name="trunk"><freejoint/><geom size="0.1"/>{foot}{foot}</body></worldbody></mujoco>'
+    stage = make_usd_stage(robot(tmp_path, text))
+    joints = [prim.GetName() for prim in stage.GetPrimAtPath("/robot/joints").GetChildren()]
+    assert joints == ["body_2_fixed", "body_3_fixed"]
+
+
 def test_root_is_free_where_the_file_says_so_and_fixed_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
     (tmp_path / "robot.xml").write_text(ROBOT)

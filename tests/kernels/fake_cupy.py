@@ -62,18 +62,38 @@ class Cupy:
         self.sources: list[str] = []
         """Of the modules that were loaded."""
         self.devices: list[int | None] = []
+        """Of the guards that are entered, the innermost last."""
+        self.restored: list[int | None] = []
+        """Devices that CuPy's guard made current again on exit: it creates a context on each."""
         self.current_device: int | None = 0
         self.current_stream = STREAM
         self.memory = 80 << 30
         """Bytes that the device has: an H100."""
         self.module = make_module(self)
 
+    def find_device(self) -> int | None:
+        """The device that is current: torch and CuPy follow each other's guards."""
+        return self.devices[-1] if self.devices else self.current_device
+
+
+def make_torch_guard(record: Cupy) -> type:
+    """Make ``torch.cuda.device``, which creates no context on exit."""
+
+    class TorchGuard:
+        def __init__(self, device: int) -> None:
+            self.idx = device
+
+        def __enter__(self) -> None:
+            record.devices.append(self.idx)
+
+        def __exit__(self, *_) -> None:
+            record.devices.pop()
+
+    return TorchGuard
+
 
 def make_module(record: Cupy) -> types.ModuleType:
     """Make the module ``cupy`` that keeps ``record``."""
-
-    def current_device() -> int | None:
-        return record.devices[-1] if record.devices else record.current_device
 
     class Device:
         def __init__(self, device: int) -> None:
@@ -85,6 +105,7 @@ def make_module(record: Cupy) -> types.ModuleType:
 
         def __exit__(self, *_) -> None:
             record.devices.pop()
+            record.restored.append(record.find_device())
 
     class Stream:
         ptr: int
@@ -121,14 +142,14 @@ def make_module(record: Cupy) -> types.ModuleType:
         @max_dynamic_shared_size_bytes.setter
         def max_dynamic_shared_size_bytes(self, value: int) -> None:
             # CuPy's kernel is one per device: on another one it is compiled anew, and this one's limit stays
-            assert current_device() == self._module._devices[-1], f"{self.name}: set on its module's device"
+            assert record.find_device() == self._module._devices[-1], f"{self.name}: set on its module's device"
             if value > MOST_SHARED:
                 raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
             self._bytes = value
 
         def __call__(self, grid, block, args, *, shared_mem=0, stream=None) -> None:
             name, module = self.name, self._module
-            assert current_device() == module._devices[-1], f"{name} runs on its module's device"
+            assert record.find_device() == module._devices[-1], f"{name} runs on its module's device"
             assert (
                 type(stream) is Stream and stream.ptr == record.current_stream
             ), f"{name} runs on torch's current stream"
@@ -174,7 +195,7 @@ def make_module(record: Cupy) -> types.ModuleType:
     nvrtc.getVersion = lambda: (13, 0)
     cuda.Device, cuda.Stream, cuda.nvrtc = Device, Stream, nvrtc
     cuda.runtime = types.ModuleType("cupy_backends.cuda.api.runtime")
-    cuda.runtime.getDevice = current_device
+    cuda.runtime.getDevice = record.find_device
     cupy.cuda, cupy.RawModule, cupy.RawKernel = cuda, RawModule, RawKernel
     cupy.is_available = lambda: True
     return cupy
@@ -210,7 +231,8 @@ def installed(executes: bool = True):
         put_in_place(patch, cupy.module)
         patch.setattr(CUPY, "get_unavailable_reason", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-        patch.setattr(torch.cuda, "current_device", lambda: cupy.current_device)
+        patch.setattr(torch.cuda, "current_device", cupy.find_device)
+        patch.setattr(torch.cuda, "device", make_torch_guard(cupy))
         patch.setattr(cupy_backend, "get_device_memory", lambda device: cupy.memory)
         patch.setattr(
             torch.cuda,

@@ -58,7 +58,7 @@ def compiling(cache: str | Path, architecture: str = ARCHITECTURE):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-        patch.setattr(cupy.cuda, "Device", lambda index: contextlib.nullcontext())
+        patch.setattr(cupy_backend, "DeviceGuard", contextlib.nullcontext)
         patch.setattr(cupy, "RawModule", RawModule)
         patch.setattr(function, "Module", Module)
         patch.setattr(compiler, "_get_arch", lambda: architecture)

@@ -229,10 +229,21 @@ def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
 def test_a_device_that_is_not_current_is_made_current():
     job = KernelLaunch(*call())
     with fake_cupy.on_the_host() as cupy:
-        CUPY.forward(job, True)
         cupy.current_device = 1
         CUPY.forward(job, True)
+        CUPY.forward(job, True)
+        assert cupy.devices == []
     assert cupy.launches == {"spiky_forward": 2}
+    assert cupy.restored == [], "CuPy's guard would create a context on the device that was current"
+
+
+def test_a_cupy_that_does_not_follow_torch_is_told_of_the_device(monkeypatch):
+    job = KernelLaunch(*call())
+    with fake_cupy.on_the_host() as cupy:
+        monkeypatch.setattr(cupy.module.cuda.runtime, "getDevice", lambda: 1)
+        for count in (3, 4):  # module, stream and launch, then a launch
+            CUPY.forward(job, True)
+            assert cupy.restored == [None] * count and cupy.devices == []
 
 
 def test_a_device_that_is_taken_for_the_current_one_is_caught(monkeypatch):

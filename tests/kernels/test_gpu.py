@@ -7,6 +7,8 @@ CuPy, NumPy, PyYAML, pytest and pydantic with its own three packages, pydantic_c
 """
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -184,6 +186,20 @@ def test_a_device_that_is_not_the_current_one_is_launched_on():
     for device in ("cuda:1", "cuda:0", "cuda:1"):
         assert torch.cuda.current_device() == 0
         compare(run("cupy", neuron, parameters, tensors, device=device), expected, TOLERANCE)
+
+
+def test_a_training_on_the_second_device_creates_no_context_on_the_first():
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"it takes two CUDA devices, torch sees {torch.cuda.device_count()}")
+    code = (
+        "import torch; from tests.kernels.cases import network\n"
+        "made, x = network('cupy', stateful=True).to('cuda:1'), torch.ones(2, 5, 19, device='cuda:1')\n"
+        "for _ in range(2): made(x, made.zero_state(5, x))[0].sum().backward()\n"
+        "torch.cuda.synchronize(1)\n"
+        "print([torch._C._cuda_hasPrimaryContext(index) for index in (0, 1)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[False, True]"
 
 
 @pytest.mark.parametrize("gradients_on", [False, True])

@@ -12,6 +12,7 @@ from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.launch import KernelLaunch
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.networks.nir import FileParameters
+from spiky_rl.penalties.base import expand_factors
 from tests.kernels import fake_cupy, host_device
 from tests.kernels.cases import CPU, CUPY, configured, distinct, near, network, vocabulary
 
@@ -255,6 +256,70 @@ def test_a_tensor_on_another_device_is_refused_where_a_kernel_would_read_its_add
     assert cupy.launches.total() == before
 
 
+@pytest.mark.parametrize("neuron", ["lif", "alif"])
+def test_training_starts_from_a_state_that_a_rollout_left_or_that_is_reset_before_the_backward_pass(neuron):
+    x = torch.randn(TIME, BATCH, 19, generator=torch.Generator().manual_seed(1))
+    with fake_cupy.on_the_host() as cupy:
+        made = network("cupy", stateful=True, neuron={**LIF, "name": neuron})
+        with torch.inference_mode():
+            _, after = made(x, made.zero_state(BATCH, x))
+        found = []
+        for reset in (False, True):
+            state = tuple(s.clone() for s in after) if reset else after
+            features, _ = made(x, state)
+            if reset:
+                torch._foreach_zero_(state)
+            found.append(torch.autograd.grad(features.sum(), list(made.parameters())))
+        before = cupy.launches.total()
+        made.set_backend("torch")
+        features, _ = made(x, tuple(s.clone() for s in after))
+        expected = torch.autograd.grad(features.sum(), list(made.parameters()))
+        assert cupy.launches.total() == before
+    for grads in found:
+        assert all(near(a, b, TOLERANCE) and b.any() for a, b in zip(grads, expected, strict=True))
+
+
+@pytest.mark.parametrize("features_have_a_loss", [True, False])
+def test_only_a_backward_pass_through_the_features_adds_the_penalty(features_have_a_loss):
+    x, found = torch.randn(TIME, BATCH, 19, generator=torch.Generator().manual_seed(1)), []
+    for backend, sparsity in (("torch", SYNOPS), ("cupy", SYNOPS), ("cupy", None)):
+        with fake_cupy.on_the_host():
+            made = network(backend, stateful=True, sparsity=sparsity)
+            features, last = made(x, made.zero_state(BATCH, x))
+            loss = sum(s.sum() for s in last) + (0.0 * features.sum() if features_have_a_loss else 0.0)
+            found.append(torch.autograd.grad(loss, [layer.connection.weight for layer in made.layers]))
+    for expected, paid, free in zip(*found, strict=True):
+        assert near(paid, expected, TOLERANCE)
+        assert near(free, expected, TOLERANCE) == (not features_have_a_loss)
+
+
+def test_a_penaltys_gradient_is_converted_to_the_type_that_a_kernel_reads(monkeypatch):
+    expected = results(network("torch", sparsity=SYNOPS), False, 1)[1]
+    kind = registry.resolve("penalties", "synops")
+    own = kind.compute_gradient
+    monkeypatch.setattr(kind, "compute_gradient", lambda *arguments: own(*arguments).double())
+    with fake_cupy.on_the_host():
+        found = results(network("cupy", sparsity=SYNOPS), False, 1)[1]
+    assert all(near(a, b, TOLERANCE) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda gradient: gradient[1:], r"shape \[102\] given; expected: \[103\]"),
+        (lambda gradient: gradient.mean(), r"shape \[\] given; expected: \[103\]"),
+        (lambda gradient: gradient.to("meta"), "on meta given; expected: on cpu"),
+    ],
+)
+def test_a_penaltys_gradient_that_a_kernel_would_misread_is_refused(change, message, monkeypatch):
+    kind = registry.resolve("penalties", "synops")
+    own = kind.compute_gradient
+    monkeypatch.setattr(kind, "compute_gradient", lambda *arguments: change(own(*arguments)))
+    with fake_cupy.on_the_host(), pytest.raises((TypeError, ValueError), match=message) as error:
+        network("cupy", sparsity=SYNOPS)(torch.zeros(1, BATCH, 19), None)
+    assert str(error.value).startswith("sparsity: compute_gradient: ")
+
+
 def test_a_rollout_has_the_features_of_the_update():
     x = torch.randn(1, BATCH, 19, generator=torch.Generator().manual_seed(1))
     with fake_cupy.on_the_host() as cupy:
@@ -287,9 +352,7 @@ def test_a_penalty_without_a_closed_form_is_differentiated():
     rates = torch.rand(7, generator=g)
     found = []
     for penalty in (rate, Half(rate.options)):
-        factors = torch.tensor(penalty.compute_factors(widths, fan_out)).repeat_interleave(
-            torch.tensor(widths)
-        )
+        factors = expand_factors(penalty, widths, fan_out)
         found.append(penalty.compute_gradient(rates, factors, widths, fan_out))
     assert near(*found, 1e-6) and found[0].any()
 

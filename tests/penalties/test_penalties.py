@@ -5,7 +5,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.networks.feedforward import CPU_ROWS
-from spiky_rl.penalties.base import add_penalty_gradient, compute_rates
+from spiky_rl.penalties.base import add_penalty_gradient, compute_rates, expand_factors
 
 K, BATCH = 4, 6
 PENALTIES = {
@@ -191,7 +191,7 @@ def test_a_closed_form_is_the_gradient_that_autograd_finds(name, options):
     widths, fan_out = [5, 3], [3.0, 7.0]
     rates = torch.rand(8, generator=torch.Generator().manual_seed(1)).requires_grad_()
     expected = torch.autograd.grad(made.compute(rates.split(widths), fan_out), rates)[0]
-    factors = torch.tensor(made.compute_factors(widths, fan_out)).repeat_interleave(torch.tensor(widths))
+    factors = expand_factors(made, widths, fan_out)
     found = made.compute_gradient(rates.detach(), factors, widths, fan_out)
     assert torch.allclose(found, expected, rtol=1e-6, atol=0.0)
     assert bool(found.any()) == (options.get("upper") != 0.9)

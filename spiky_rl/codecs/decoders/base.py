@@ -78,9 +78,10 @@ class Decoder(Component, torch.nn.Module):
     def synapses(self) -> Tensor:
         """Return the readout's weights [F, N], rounded if they are quantised."""
         weights = self.unrounded_weights()
-        if self.quantiser is not None:
-            weights = self.quantiser(weights)
-        return weights.t()
+        if self.quantiser is None:
+            return weights.t()
+        # in the readout's memory layout: for one output, BLAS would add in another order than for the weights of a file
+        return self.quantiser(weights).t().clone(memory_format=torch.contiguous_format)
 
     def unrounded_weights(self) -> Tensor:
         """Return the readout's float weights [N, F]."""

@@ -54,7 +54,7 @@ type UsdTransformable = Any
 
 logger = logging.getLogger(__name__)
 
-FILE_VERSION = 2
+FILE_VERSION = 3
 """Version of the written files; increases with every change of this module that changes them."""
 USD_SUFFIXES = (".usd", ".usda", ".usdc", ".usdz")
 FREE, BALL, SLIDE, HINGE = range(4)
@@ -209,9 +209,14 @@ def list_masked_pairs(model: MjModel) -> list[tuple[int, int]]:
     ]
 
 
+def get_body_name(model: MjModel, body: int) -> str:
+    """Return the name of a ``model``'s ``body``, given by index; one with the index if the file gives none."""
+    return model.body(body).name or f"body_{body}"
+
+
 def get_prim_path(model: MjModel, body: int) -> str:
     """Return the path on the stage of a ``model``'s ``body``, given by index."""
-    return f"/robot/{to_usd_identifier(model.body(body).name or f'body_{body}')}"
+    return f"/robot/{to_usd_identifier(get_body_name(model, body))}"
 
 
 def get_geom_path(model: MjModel, number: int) -> str:
@@ -262,7 +267,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
     # MuJoCo has no fixed joints: a body that is fixed to its parent has the joint number -1
     if number < 0:
-        kind, schema, name = None, UsdPhysics.FixedJoint, f"{model.body(body).name}_fixed"
+        kind, schema, name = None, UsdPhysics.FixedJoint, f"{get_body_name(model, body)}_fixed"
     else:
         kind, name = model.jnt_type[number], model.joint(number).name
         schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint

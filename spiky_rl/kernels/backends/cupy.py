@@ -135,7 +135,7 @@ def load_functions(code: str, names: Sequence[str], device: int) -> tuple[Any, .
     Raises `CompileError` if CuPy, its libraries or the driver fail.
     """
     cupy = _load_cupy()
-    with cupy.cuda.Device(device):
+    with DeviceGuard(device):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
         try:
@@ -473,7 +473,7 @@ class Cupy(LayerKernels, Compiled):
         if shared_bytes > SHARED_BYTES:
             try:
                 # CuPy sets it for the kernel on its current device, which may not be that of the tensors
-                with _load_cupy().cuda.Device(device.index):
+                with DeviceGuard(device.index):
                     function.max_dynamic_shared_size_bytes = shared_bytes
             except RuntimeError as error:  # CuPy's error for a failed driver call
                 if "CUDA_ERROR_INVALID_VALUE" not in str(error):
@@ -514,7 +514,7 @@ class Cupy(LayerKernels, Compiled):
         if is_current_device(index):
             function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
         else:
-            with _load_cupy().cuda.Device(index):
+            with DeviceGuard(index):
                 function((grid,), (block,), values, shared_mem=shared_bytes, stream=stream)
         self.launches[label] += 1
 
@@ -691,12 +691,36 @@ def is_current_device(index: int | None) -> bool:
     return torch.cuda.current_device() == index and _load_cupy().cuda.runtime.getDevice() == index
 
 
+class DeviceGuard:
+    """Context in which torch and CuPy launch on device ``index``.
+
+    It is torch's guard, which on exit creates no context (hundreds of MB) on the earlier device. CuPy's guard would, so it is entered only
+    if CuPy does not follow torch. A generator function in place of the class would add a microsecond to a launch.
+    """
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.torch_guard, self.cupy_guard = torch.cuda.device(index), None
+
+    def __enter__(self) -> None:
+        self.torch_guard.__enter__()
+        cupy = _load_cupy()
+        if cupy.cuda.runtime.getDevice() != self.index:
+            self.cupy_guard = cupy.cuda.Device(self.index)
+            self.cupy_guard.__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        if self.cupy_guard is not None:
+            self.cupy_guard.__exit__(*exception)
+        self.torch_guard.__exit__(*exception)
+
+
 @cache
 def wrap_stream(device: int, handle: int) -> Any:
     """Return torch's stream with this ``handle`` as a stream of CuPy. Torch never destroys a stream, so a handle stays valid."""
     cupy = _load_cupy()
-    # inside the device context, because CuPy assigns a stream to the current device
-    with cupy.cuda.Device(device):
+    # inside the guard, because CuPy assigns a stream to the current device
+    with DeviceGuard(device):
         return cupy.cuda.Stream.from_external(_Stream(handle))
 
 

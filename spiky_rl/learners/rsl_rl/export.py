@@ -89,8 +89,10 @@ def clear_origin(message: Any) -> None:
 
 def write_torchscript(model: MLPModel, path: Path) -> None:
     """Write any model of rsl_rl or ours as TorchScript, described in the attribute ``about``, without traces of the source files."""
+    # a copy; without requires_grad_ its state would keep the autograd graph of all earlier control steps
+    policy = model.as_jit().to("cpu").eval().requires_grad_(False)
     script = io.BytesIO()
-    torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), script)
+    torch.jit.save(torch.jit.script(policy), script)
 
     def write_content(temporary: Path) -> None:
         with zipfile.ZipFile(script) as archive, zipfile.ZipFile(temporary, "w") as file:

@@ -1,5 +1,7 @@
 """Gymnasium's environments as rsl_rl's: against scripted episodes, bare environments and Gymnasium's own wrappers."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
-from spiky_rl.hosts.gymnasium.environment import draw_seeds
+from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv, draw_seeds
 from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 from spiky_rl.learners import get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds
@@ -384,3 +386,12 @@ def test_environments_are_closed_if_the_first_picture_fails(monkeypatch):
 def test_a_camera_that_follows_is_not_asked_of_a_class_without_cameras():
     with open_env(f"{SCRIPTS}Filmed-v0", 1, video=True) as env:
         assert env.open_camera().render().shape == (480, 720, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "camera_id"), [([], 0), (["env.camera_name=track"], 0), (["env.camera_id=-1"], -1)], ids=str
+)
+def test_a_camera_of_the_users_takes_the_place_of_the_one_that_follows(overrides, camera_id, monkeypatch):
+    monkeypatch.setattr(GymnasiumVecEnv, "open_camera", lambda _: SimpleNamespace(render=lambda: None))
+    with open_env("Hopper-v5", 1, *overrides, video=True) as env:
+        assert env.vector_env.envs[0].unwrapped.mujoco_renderer.camera_id == camera_id

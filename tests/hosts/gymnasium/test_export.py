@@ -9,7 +9,7 @@ from spiky_rl.deploy import _targets
 from spiky_rl.deploy._export import _map_to_bounds, write_and_verify
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.c import C
-from spiky_rl.run.simulate import open_env
+from spiky_rl.run.simulate import open_env, wrap_for_visualizer
 from tests.hosts.gymnasium import scripted
 from tests.hosts.gymnasium.planned import make_runner, plan_of
 from tests.hosts.gymnasium.scripted import SCRIPTS
@@ -104,6 +104,19 @@ def test_an_exported_policy_keeps_the_bound_of_the_agents_actions(tmp_path):
     found = np.concatenate([session(x, [])[0] for x in observations])
     np.testing.assert_allclose(found, np.stack(taken), rtol=1e-5)
     assert np.abs(found[:, 2]).max() == 0.25, "the component without bounds"
+
+
+def test_an_environment_to_watch_takes_actions_in_the_tasks_units_too():
+    """As in ``play.py --export --real-time``."""
+    plan = plan_of(f"{SCRIPTS}OneSided-v0", "mlp_ppo")
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        with torch.no_grad():  # beyond every bound
+            policy.mlp[-1].bias.fill_(30.0)
+        watched = wrap_for_visualizer(env, None, real_time=True)
+        actions = _map_to_bounds(policy, watched, {})(watched.get_observations()).detach()
+        watched.step(actions)
+        np.testing.assert_array_equal(env.latest_infos["action"][0], actions[0].numpy())
 
 
 def test_targets_without_bounds_are_refused_or_raw(tmp_path):
