@@ -58,3 +58,16 @@ def test_its_kernel_is_the_reference_up_to_the_last_bits_of_exp(activation, lear
         assert torch.equal(found, expected)
     else:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_gradient_is_the_activations_before_the_first_event_too(activation, backend):
+    current = torch.tensor([-1e-3, 0.0, 1e-3]).view(1, 1, 1, 3).requires_grad_()
+    unit, ops = unit_of(activation), TorchOps(registry.configure("surrogates", "arctangent", "s").build())
+    dispatch.unroll(backend, unit, ops, current, 1, None, (0.25, 0.0))[0].sum().backward()
+    expected = current.detach().flatten().requires_grad_()
+    ACTIVATIONS[activation](expected).sum().backward()
+    if activation == "relu":  # at its kink any number from 0 to 1 is a subgradient: torch's module takes 0, the unit 1
+        expected.grad[1] = 1.0
+    torch.testing.assert_close(current.grad.flatten(), expected.grad)
