@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.registry import Component, ComponentSpec
-from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks._layer import OutputHook, SpikingLayer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
@@ -94,6 +94,13 @@ class LearningRule(Component, torch.nn.Module):
             keep: [T, B]; 0 where an episode begins with this step.
         """
         return output
+
+    def get_output_hook(self) -> OutputHook:
+        """Return `on_layer_output` for one forward pass, with the settings that the rule has now.
+
+        With ``recompute`` a layer calls the function again in the backward pass, when a setting may have another value.
+        """
+        return self.on_layer_output
 
     def decode(
         self,
