@@ -36,7 +36,7 @@ class ExactGradientRule(LearningRule):
 
     has_independent_samples = False
     counts_have_gradient = False
-    decoders_without_gradient = ("rate", "population_vector")
+    decoders_without_gradient = ("rate", "population_vector", "sigma_delta")
     timed: ClassVar[type[ExactSpikeNeuron]]
     """Wrapper of neurons that locates spikes within the step."""
 

@@ -278,7 +278,7 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     assert once.sum().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("decoder", ["rate", "population_vector"])
+@pytest.mark.parametrize("decoder", ["rate", "population_vector", "sigma_delta"])
 def test_a_readout_that_counts_is_refused_because_counts_have_no_gradient(decoder):
     settings = {"name": "feedforward", "layers": [8], "learning": "eventprop", "decoder": decoder}
     with pytest.raises(
