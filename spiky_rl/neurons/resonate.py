@@ -5,9 +5,14 @@
 
 The neuron responds to input near its own frequency and ignores other input. There is no reset: the refractory variable q
 raises threshold and damping, and u and v continue to oscillate. A step is one of forward Euler, which by itself makes an
-oscillation grow. Adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped oscillation exactly on the boundary of divergence,
-|1 + dt (p + i omega)| = 1, and a damped one inside. This needs dt omega < 1. The oscillation is then faster than omega: it
-turns by the angle of 1 + dt (b + i omega) per step.
+oscillation grow. Adding p = (-1 + c) / dt with c = sqrt(1 - (dt omega)^2) to b puts an undamped oscillation exactly on the boundary
+of divergence, |1 + dt (p + i omega)| = 1. This needs dt omega < 1. The oscillation is then faster than omega: it turns by the angle
+of 1 + dt (p + b + i omega) per step.
+
+Damping moves that factor to c - dt (damping + q) + i dt omega. It is inside the unit circle up to damping + q = 2 c / dt; beyond,
+a step jumps over 0 so far that the oscillation grows. So damping + refractory, the sum after a spike at rest, may be at most
+2 c / dt, and learned values of omega, damping and refractory stay where it is. Each further spike before q has decayed needs a u
+above threshold + q.
 
 Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the default
 threshold. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the comparison with the
@@ -19,6 +24,7 @@ Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
+import math
 from typing import Self
 
 from pydantic import model_validator
@@ -29,6 +35,14 @@ from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, p
 SECOND_MS = 1000.0
 LEARNED_SHARE = 0.99
 """Upper bound of a learned omega, as a share of the bound 1 / dt."""
+DAMPING = ("damping", "refractory")
+"""Parameters whose sum is bounded."""
+
+
+def _compute_max_damping(omega: float, dt: float) -> float:
+    """Return the largest damping + q, in 1/s, at which the oscillation does not grow; ``dt`` is in ms."""
+    h = dt / SECOND_MS
+    return 2.0 * math.sqrt(1.0 - (h * omega) ** 2) / h
 
 
 class Resonate(Ode):
@@ -58,13 +72,32 @@ class Resonate(Ode):
                 raise RegistryError(
                     f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
                 )
+            max_damping = _compute_max_damping(self.omega, self.dt)
+            if self.damping + self.refractory > max_damping:
+                name = max(DAMPING, key=lambda each: getattr(self, each))
+                raise RegistryError(
+                    f"{name}: {getattr(self, name)!r} is out of range; with an omega of {self.omega!r} and a dt of {self.dt} ms"
+                    f" damping + refractory must be at most {max_damping:g}"
+                )
             return self
 
     options: Options
 
     def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         low, high = super().get_parameter_range(name)
-        return (low, LEARNED_SHARE * SECOND_MS / self.dt) if name == "omega" else (low, high)
+        total, omega = self.options.damping + self.options.refractory, self.options.omega
+        if "omega" in self.learn:
+            # where `_compute_max_damping` is the total
+            share = math.sqrt(1.0 - (0.5 * total * self.dt / SECOND_MS) ** 2)
+            omega = min(LEARNED_SHARE, share) * SECOND_MS / self.dt
+        if name == "omega":
+            return low, omega
+        if name in DAMPING:
+            spare = max(_compute_max_damping(omega, self.dt) - total, 0.0)
+            if all(each in self.learn for each in DAMPING):
+                spare /= 2.0
+            return low, min(high or math.inf, getattr(self.options, name) + spare)
+        return low, high
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         b = -p.damping - s.q

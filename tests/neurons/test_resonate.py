@@ -92,4 +92,41 @@ def test_frequency_that_the_step_cannot_resolve_is_refused_and_not_learned():
     neuron = build("resonate", dt=5.0, omega=150.0, learn=["omega"])
     assert isinstance(neuron, Resonate)
     assert neuron.get_parameter_range("omega")[1] == pytest.approx(198.0)
-    assert neuron.get_parameter_range("damping") == (0.0, 1e6)
+    assert neuron.get_parameter_range("threshold") == (1e-3, 1e6)
+
+
+@pytest.mark.parametrize("omega", [1.0, 40.0, 99.0])
+def test_damping_that_makes_an_oscillation_grow_is_refused_with_its_bound(omega):
+    h = DT / 1000
+    bound = 2.0 * math.sqrt(1.0 - (h * omega) ** 2) / h
+    options = {"omega": omega, "refractory": 0.0}
+    for damping, grows in ((0.99 * bound, False), (1.01 * bound, True)):
+        strength = torch.tensor([damping], dtype=torch.float64)
+        _, u = run("resonate", impulse(1000), instead={"damping": strength}, **options)
+        assert (u[-20:].abs().max() > u[0].abs().max()) == grows
+    assert build("resonate", **{**options, "damping": 0.999 * bound})
+    for name, other in (("damping", "refractory"), ("refractory", "damping")):
+        assert build("resonate", omega=omega, **{name: 0.999 * bound - 1.0, other: 1.0})
+        refused = rf"neuron.{name}: .* is out of range; .* omega of {omega} .* must be at most {bound:g}"
+        with pytest.raises(RegistryError, match=refused):
+            build("resonate", omega=omega, **{name: 1.001 * bound - 1.0, other: 1.0})
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [["damping"], ["refractory"], ["omega"], ["damping", "refractory"], ["omega", "damping", "refractory"]],
+)
+@pytest.mark.parametrize("damping", [1.0, 100.0])
+def test_learned_values_at_the_ends_of_their_ranges_do_not_diverge(learn, damping):
+    neuron = build("resonate", omega=40.0, damping=damping, learn=learn)
+    ends = {name: neuron.chosen[name] for name in ("omega", "damping", "refractory")}
+    ends |= {name: neuron.get_parameter_range(name)[1] for name in learn}
+    assert all(ends[name] >= neuron.chosen[name] for name in learn)
+    h = DT / 1000
+    bound = 2.0 * math.sqrt(1.0 - (h * ends["omega"]) ** 2) / h
+    assert ends["damping"] + ends["refractory"] <= bound * (1.0 + 1e-9)
+    instead = {name: torch.tensor([value], dtype=torch.float64) for name, value in ends.items()}
+    _, u = run("resonate", impulse(1000), omega=40.0, damping=damping, instead=instead)
+    assert u.isfinite().all() and u[-20:].abs().max() <= u.abs().max()
+    if damping == 1.0 and "omega" in learn:
+        assert ends["omega"] == 99.0, "the default damping takes nothing from omega's range"
