@@ -68,6 +68,6 @@ def test_the_gradient_is_the_activations_before_the_first_event_too(activation, 
     dispatch.unroll(backend, unit, ops, current, 1, None, (0.25, 0.0))[0].sum().backward()
     expected = current.detach().flatten().requires_grad_()
     ACTIVATIONS[activation](expected).sum().backward()
-    if activation == "relu":  # at its kink any number from 0 to 1 is a subgradient: torch's module takes 0, the unit 1
+    if activation == "relu":  # any number from 0 to 1 is a subgradient at 0: torch takes 0, the unit 1
         expected.grad[1] = 1.0
     torch.testing.assert_close(current.grad.flatten(), expected.grad)
