@@ -90,7 +90,8 @@ class SpikingModule(nn.Module):
             y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].squeeze(0).unflatten(0, (steps, batch))
             after: State = ()
         else:
-            if before is None and (returns_state or steps > 1):
+            if before is None:
+                # a network without a state runs as a stateless one, whose encoder may send other events
                 before = self._make_zero_state(x)
             y, after = self._run(x, before, keep)
         y = y.squeeze(0) if is_step else y
