@@ -49,6 +49,8 @@ class LearningRule(Component, torch.nn.Module):
     """Whether spike counts have a gradient; if not, only spike times have one."""
     decoders_without_gradient: ClassVar[tuple[str, ...]] = ()
     """Names of decoders that have no gradient under this rule."""
+    trains_encoder: ClassVar[bool] = True
+    """Whether the parameters of an encoder get a gradient; if not, networks refuse an encoder that has some."""
     is_local: ClassVar[bool] = False
     """Whether `apply_weight_change` must be called after every rollout, for weights without a gradient."""
     truncate: int = 0
