@@ -24,6 +24,7 @@ class SigmaDeltaUnit(Neuron):
     """Unit of an ANN with graded events."""
 
     graded = True
+    constant_inputs = ("bias",)
     states = ("s", "sent")
 
     class Options(Neuron.Options):

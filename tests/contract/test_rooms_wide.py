@@ -137,7 +137,11 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
 WIRED = [
     *({"encoder": name} for name in registry.list_names("encoders")),
     *({"decoder": name} for name in registry.list_names("decoders")),
-    *({"connection": name} for name in CONNECTIONS if not registry.resolve("connections", name).is_intra_layer),
+    *(
+        {"connection": name}
+        for name in CONNECTIONS
+        if not registry.resolve("connections", name).is_intra_layer
+    ),
     {"connection": {"name": "linear", "density": 0.5, "dale": True}},
     *({"recurrent": name} for name in CONNECTIONS if registry.resolve("connections", name).is_intra_layer),
     {"recurrent": {"name": "recurrent", "delays": 3, "density": 0.5, "dale": True}},

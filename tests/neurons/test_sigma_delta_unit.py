@@ -9,6 +9,7 @@ from torch import nn
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.base import ForwardRecord
 
 ACTIVATIONS = {"elu": nn.ELU(), "relu": nn.ReLU(), "tanh": nn.Tanh(), "identity": nn.Identity()}
 STEPS, BATCH, WIDTH = 40, 6, 9
@@ -58,6 +59,22 @@ def test_its_kernel_is_the_reference_up_to_the_last_bits_of_exp(activation, lear
         assert torch.equal(found, expected)
     else:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [0.5, -0.5])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_episode_begins_with_the_event_of_the_bias(activation, bias):
+    settings = {
+        "name": "feedforward", "layers": [3], "steps": 1, "stateful": True,
+        "encoder": "sigma_delta", "decoder": "sigma_delta", "connection": {"name": "linear", "bias": False},
+        "neuron": {"name": "sigma_delta_unit", "activation": activation, "bias": bias},
+    }  # fmt: skip
+    network = registry.configure("networks", settings, "network").build(inputs=2, outputs=1)
+    record, x = ForwardRecord(), torch.zeros(2, BATCH, 2)
+    network(x, network.zero_state(BATCH, x), record=record)
+    first, second = record.layer_spikes[0]
+    torch.testing.assert_close(first, ACTIVATIONS[activation](torch.full_like(first, bias)))
+    assert not second.any()
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
