@@ -10,9 +10,8 @@ of divergence, |1 + dt (p + i omega)| = 1. This needs dt omega < 1. The oscillat
 of 1 + dt (p + b + i omega) per step.
 
 Damping moves that factor to c - dt (damping + q) + i dt omega. It is inside the unit circle up to damping + q = 2 c / dt; beyond,
-a step jumps over 0 so far that the oscillation grows. So damping + refractory, the sum after a spike at rest, may be at most
-2 c / dt, and learned values of omega, damping and refractory stay where it is. Each further spike before q has decayed needs a u
-above threshold + q.
+a step jumps over 0 so far that the oscillation grows. A neuron that spikes in every step has the largest q, refractory /
+(exp(dt / tau_refractory) - 1). With it damping + q may be at most 2 c / dt, for learned values too, so no input makes u diverge.
 
 Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the default
 threshold. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the comparison with the
@@ -35,14 +34,22 @@ from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, p
 SECOND_MS = 1000.0
 LEARNED_SHARE = 0.99
 """Upper bound of a learned omega, as a share of the bound 1 / dt."""
-DAMPING = ("damping", "refractory")
-"""Parameters whose sum is bounded."""
+BOUNDED = ("omega", "damping", "refractory", "tau_refractory")
+"""Parameters on which it depends whether u diverges."""
+MIN_ACCUMULATION = 1e-30
+"""Lower bound of a number by which others are divided."""
 
 
 def _compute_max_damping(omega: float, dt: float) -> float:
     """Return the largest damping + q, in 1/s, at which the oscillation does not grow; ``dt`` is in ms."""
     h = dt / SECOND_MS
     return 2.0 * math.sqrt(1.0 - (h * omega) ** 2) / h
+
+
+def _compute_accumulation(tau_refractory: float, dt: float) -> float:
+    """Return the largest q of a neuron that rises by 1 per spike, as it enters a step; both arguments are in ms."""
+    decay = math.exp(-dt / tau_refractory)
+    return max(decay / (1.0 - decay), MIN_ACCUMULATION)
 
 
 class Resonate(Ode):
@@ -73,11 +80,18 @@ class Resonate(Ode):
                     f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
                 )
             max_damping = _compute_max_damping(self.omega, self.dt)
-            if self.damping + self.refractory > max_damping:
-                name = max(DAMPING, key=lambda each: getattr(self, each))
+            accumulation = _compute_accumulation(self.tau_refractory, self.dt)
+            largest_q = accumulation * self.refractory
+            if self.damping + largest_q > max_damping:
+                if self.damping >= largest_q:
+                    name, bound = "damping", max_damping - largest_q
+                else:
+                    name, bound = "refractory", (max_damping - self.damping) / accumulation
+                others = ", ".join(
+                    f"{key}: {getattr(self, key):g}" for key in (*BOUNDED, "dt") if key != name
+                )
                 raise RegistryError(
-                    f"{name}: {getattr(self, name)!r} is out of range; with an omega of {self.omega!r} and a dt of {self.dt} ms"
-                    f" damping + refractory must be at most {max_damping:g}"
+                    f"{name}: {getattr(self, name)!r} is out of range; with {others} it must be at most {max(bound, 0.0):g}, or u diverges"
                 )
             return self
 
@@ -85,19 +99,37 @@ class Resonate(Ode):
 
     def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
         low, high = super().get_parameter_range(name)
-        total, omega = self.options.damping + self.options.refractory, self.options.omega
+        if name in self.learn and name in BOUNDED:
+            return low, min(high or math.inf, self._compute_upper_bounds()[name])
+        return low, high
+
+    def _compute_upper_bounds(self) -> dict[str, float]:
+        """Return the upper bounds of learned parameters, by name; u does not diverge even if all of them are at their bounds."""
+        options, dt = self.options, self.dt
+        tau, refractory = options.tau_refractory, options.refractory
+        accumulation = _compute_accumulation(tau, dt)
+        largest_q = accumulation * refractory
+        total, omega = options.damping + largest_q, options.omega
         if "omega" in self.learn:
             # where `_compute_max_damping` is the total
-            share = math.sqrt(1.0 - (0.5 * total * self.dt / SECOND_MS) ** 2)
-            omega = min(LEARNED_SHARE, share) * SECOND_MS / self.dt
-        if name == "omega":
-            return low, omega
-        if name in DAMPING:
-            spare = max(_compute_max_damping(omega, self.dt) - total, 0.0)
-            if all(each in self.learn for each in DAMPING):
-                spare /= 2.0
-            return low, min(high or math.inf, getattr(self.options, name) + spare)
-        return low, high
+            share = math.sqrt(1.0 - (0.5 * total * dt / SECOND_MS) ** 2)
+            omega = min(LEARNED_SHARE, share) * SECOND_MS / dt
+        # the other learned parameters get equal shares of the damping that is left
+        others = [name for name in BOUNDED if name in self.learn and name != "omega"]
+        spare = max(_compute_max_damping(omega, dt) - total, 0.0) / max(len(others), 1)
+        if "tau_refractory" in others and refractory > 0.0:
+            largest_q += spare
+            accumulation = max(largest_q / refractory, MIN_ACCUMULATION)
+            # the inverse of `_compute_accumulation`
+            tau = dt / math.log1p(1.0 / accumulation)
+        if "refractory" in others:
+            refractory = (largest_q + spare) / accumulation
+        return {
+            "omega": omega,
+            "damping": options.damping + spare,
+            "refractory": refractory,
+            "tau_refractory": tau,
+        }
 
     def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         b = -p.damping - s.q

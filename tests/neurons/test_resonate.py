@@ -104,29 +104,46 @@ def test_damping_that_makes_an_oscillation_grow_is_refused_with_its_bound(omega)
         strength = torch.tensor([damping], dtype=torch.float64)
         _, u = run("resonate", impulse(1000), instead={"damping": strength}, **options)
         assert (u[-20:].abs().max() > u[0].abs().max()) == grows
-    assert build("resonate", **{**options, "damping": 0.999 * bound})
-    for name, other in (("damping", "refractory"), ("refractory", "damping")):
-        assert build("resonate", omega=omega, **{name: 0.999 * bound - 1.0, other: 1.0})
-        refused = rf"neuron.{name}: .* is out of range; .* omega of {omega} .* must be at most {bound:g}"
+    # a neuron that spikes in every step has this q for each of its refractory
+    times = 1.0 / math.expm1(DT / 95.0)
+    for name, value in (("damping", bound - times), ("refractory", (bound - 1.0) / times)):
+        assert build("resonate", omega=omega, **{name: 0.999 * value})
+        refused = (
+            rf"neuron.{name}: .* is out of range; with omega: {omega:g}, .* it must be at most {value:g}, or"
+        )
         with pytest.raises(RegistryError, match=refused):
-            build("resonate", omega=omega, **{name: 1.001 * bound - 1.0, other: 1.0})
+            build("resonate", omega=omega, **{name: 1.001 * value})
 
 
 @pytest.mark.parametrize(
     "learn",
-    [["damping"], ["refractory"], ["omega"], ["damping", "refractory"], ["omega", "damping", "refractory"]],
+    [
+        ["omega"],
+        ["damping"],
+        ["refractory"],
+        ["tau_refractory"],
+        ["damping", "refractory"],
+        ["omega", "damping", "refractory", "tau_refractory"],
+    ],
 )
 @pytest.mark.parametrize("damping", [1.0, 100.0])
-def test_learned_values_at_the_ends_of_their_ranges_do_not_diverge(learn, damping):
+def test_learned_values_at_the_ends_of_their_ranges_do_not_diverge_whatever_the_input(learn, damping):
     neuron = build("resonate", omega=40.0, damping=damping, learn=learn)
-    ends = {name: neuron.chosen[name] for name in ("omega", "damping", "refractory")}
+    ends = {name: neuron.chosen[name] for name in ("omega", "damping", "refractory", "tau_refractory")}
     ends |= {name: neuron.get_parameter_range(name)[1] for name in learn}
     assert all(ends[name] >= neuron.chosen[name] for name in learn)
     h = DT / 1000
     bound = 2.0 * math.sqrt(1.0 - (h * ends["omega"]) ** 2) / h
-    assert ends["damping"] + ends["refractory"] <= bound * (1.0 + 1e-9)
-    instead = {name: torch.tensor([value], dtype=torch.float64) for name, value in ends.items()}
-    _, u = run("resonate", impulse(1000), omega=40.0, damping=damping, instead=instead)
-    assert u.isfinite().all() and u[-20:].abs().max() <= u.abs().max()
+    largest_q = ends["refractory"] / math.expm1(DT / ends["tau_refractory"])
+    assert ends["damping"] + largest_q <= bound * (1.0 + 1e-9)
     if damping == 1.0 and "omega" in learn:
         assert ends["omega"] == 99.0, "the default damping takes nothing from omega's range"
+    noise = torch.randn(600, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for size in (1.0, 10.0, 100.0):
+        _, u = run("resonate", size * noise, omega=40.0, damping=damping, instead=ends)
+        assert u.abs().max() < 100.0 * size
+
+
+def test_a_refractory_variable_without_decay_left_has_a_range_too():
+    neuron = build("resonate", tau_refractory=1e-3, learn=["refractory"])
+    assert neuron.get_parameter_range("refractory") == (0.0, 1e6)
