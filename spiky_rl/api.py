@@ -50,6 +50,8 @@ class SpikingModule(nn.Module):
     """Shape of one sample: (O,), or (channels, height, width)."""
     state_sizes: tuple[int, ...]
     """Width of every state tensor [1, B, width]; empty if a call leaves no state."""
+    encoder_has_state: bool = False
+    """Whether a step from a state of zero differs from one without a state, as with the encoder ``delta``."""
 
     if TYPE_CHECKING:
 
@@ -90,7 +92,7 @@ class SpikingModule(nn.Module):
             y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].squeeze(0).unflatten(0, (steps, batch))
             after: State = ()
         else:
-            if before is None and (returns_state or steps > 1):
+            if before is None and (returns_state or steps > 1 or self.encoder_has_state):
                 before = self._make_zero_state(x)
             y, after = self._run(x, before, keep)
         y = y.squeeze(0) if is_step else y
@@ -137,6 +139,7 @@ class NetworkModule(SpikingModule):
         self.network = spiking
         self.inputs, self.outputs = inputs, outputs
         self.state_sizes = spiking.state_sizes if spiking.stateful else ()
+        self.encoder_has_state = bool(spiking.encoder.state_sizes)
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         return self.network(x, state, keep)

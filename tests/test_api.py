@@ -86,6 +86,21 @@ def test_a_sequence_gives_the_outputs_of_single_steps(options):
         assert not torch.equal(net(x[-1]), y[-1]), "the state matters"
 
 
+CODECS = [
+    *({"encoder": name} for name in registry.list_names("encoders")),
+    {"encoder": {"name": "delta", "start": "first"}},
+    *({"decoder": name} for name in registry.list_names("decoders")),
+]
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+def test_an_omitted_state_is_a_state_of_zero(codec):
+    net, x = spiky_rl.network(OBS, F, layers=[16], stateful=True, **codec), torch.randn(T, B, OBS)
+    y = net(x[0])
+    torch.testing.assert_close(y, net(x[0], None)[0])
+    torch.testing.assert_close(y, net(x)[0])
+
+
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 def test_keep_resets_the_state_of_an_episode_that_begins(options):
     net = spiky_rl.network(OBS, F, **options)

@@ -44,7 +44,7 @@ class Lateral(IntraLayerConnection):
         place = torch.arange(size)
         distance = (place[:, None] - place).abs()
         distance = torch.minimum(distance, size - distance)
-        mask = ((distance > 0) & (distance <= (options.radius or size))).float()
+        mask = ((distance > 0) & (distance <= (options.radius or size))).to(torch.get_default_dtype())
         self.sign = -1.0 if options.strength >= 0 else 1.0
         weight = mask * abs(options.strength) / mask.sum(0)
         self.weight = torch.nn.Parameter(weight, requires_grad=options.learned)

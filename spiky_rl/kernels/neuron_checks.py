@@ -53,7 +53,7 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     - a docstring with an equation, and a unit for each parameter;
     - functions that take states and parameters by name;
     - a step within the op vocabulary that returns an output and every state;
-    - silence at rest: without input the zero state is a fixed point, because episodes begin there;
+    - silence at rest: without input, its own ``constant_inputs`` included, the zero state is a fixed point, because episodes begin there;
     - outputs of 0 and 1 unless it is graded, because kernels keep a spike as one bit;
     - an `integrate` that follows `flow`, if it defines both.
     """
@@ -125,7 +125,9 @@ def _locate(neuron: Neuron, function: str) -> str:
 
 def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
     zero = torch.zeros(1, dtype=torch.float64)
-    params = neuron.named_params(*map(neuron.get_step_value, neuron.params))
+    inputs = neuron.source_neuron.constant_inputs
+    values = (0.0 if name in inputs else neuron.get_step_value(name) for name in neuron.params)
+    params = neuron.named_params(*values)
     rest = neuron.named_states(*(zero for _ in neuron.states))
     output, states = trace.call_function(
         neuron, get_reference_step(neuron), TorchOps(surrogate), zero, rest, params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, override
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from spiky_rl.config.options import Settings, option
 from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron
 from spiky_rl.learning.base import LearningRule
-from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks._layer import OutputHook, SpikingLayer
 from spiky_rl.neurons.base import Neuron
 
 
@@ -35,7 +36,7 @@ class ExactGradientRule(LearningRule):
 
     has_independent_samples = False
     counts_have_gradient = False
-    decoders_without_gradient = ("rate", "population_vector")
+    decoders_without_gradient = ("rate", "population_vector", "sigma_delta")
     timed: ClassVar[type[ExactSpikeNeuron]]
     """Wrapper of neurons that locates spikes within the step."""
 
@@ -60,11 +61,23 @@ class ExactGradientRule(LearningRule):
 
     @override
     def on_layer_output(
-        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+        self,
+        layer: SpikingLayer,
+        signal: Tensor,
+        current: Tensor,
+        output: Tensor,
+        keep: Tensor | None,
+        regularization: float | None = None,
     ) -> Tensor:
-        if not self.regularization or not current.requires_grad:
+        """Return ``output``, with the correction of ``regularization``; if that is None, of the rule's own strength."""
+        strength = self.regularization if regularization is None else regularization
+        if not strength or not current.requires_grad:
             return output
-        return _RateBand.apply(output, current, self.regularization, self.lowest, self.highest)  # type: ignore[return-value]
+        return _RateBand.apply(output, current, strength, self.lowest, self.highest)  # type: ignore[return-value]
+
+    @override
+    def get_output_hook(self) -> OutputHook:
+        return functools.partial(self.on_layer_output, regularization=self.regularization)
 
 
 class _RateBand(torch.autograd.Function):

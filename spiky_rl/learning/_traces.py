@@ -378,7 +378,8 @@ class LocalRule(LearningRule):
         )
         delta = self.learning_rate * size * _all_reduce_mean(delta) * exists
         if self.normalisation == "subtractive":
-            fan_in = (exists * torch.ones_like(delta)).sum(0)
+            # a neuron may have no synapse, as one of a NIR file with a row of zeros
+            fan_in = (exists * torch.ones_like(delta)).sum(0).clamp(min=1.0)
             delta = (delta - delta.sum(0) / fan_in) * exists
         weights = (weights + delta).clamp(low, high)
         if self.normalisation == "multiplicative":

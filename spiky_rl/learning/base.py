@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.registry import Component, ComponentSpec
-from spiky_rl.networks._layer import SpikingLayer
+from spiky_rl.networks._layer import OutputHook, SpikingLayer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
@@ -49,6 +49,8 @@ class LearningRule(Component, torch.nn.Module):
     """Whether spike counts have a gradient; if not, only spike times have one."""
     decoders_without_gradient: ClassVar[tuple[str, ...]] = ()
     """Names of decoders that have no gradient under this rule."""
+    trains_encoder: ClassVar[bool] = True
+    """Whether the parameters of an encoder get a gradient; if not, networks refuse an encoder that has some."""
     is_local: ClassVar[bool] = False
     """Whether `apply_weight_change` must be called after every rollout, for weights without a gradient."""
     truncate: int = 0
@@ -94,6 +96,13 @@ class LearningRule(Component, torch.nn.Module):
             keep: [T, B]; 0 where an episode begins with this step.
         """
         return output
+
+    def get_output_hook(self) -> OutputHook:
+        """Return `on_layer_output` for one forward pass, with the settings that the rule has now.
+
+        With ``recompute`` a layer calls the function again in the backward pass, when a setting may have another value.
+        """
+        return self.on_layer_output
 
     def decode(
         self,

@@ -3,10 +3,10 @@
     dL/dw_ji = sum_t L_j(t) (kappa * e_ji)(t),   e_ji(t) = psi_j(t) eps_i(t),   L_j = sum_k B_jk dL/dy_k
 
 psi is the network's surrogate (`triangle` in the paper), eps the trace of the input in the neuron's own states (an adaptive
-threshold included), and kappa * the convolution in time with the leak of the readout. No error passes from layer to layer, or
-through recurrent spikes. B of the last layer is the readout's weights (``feedback: symmetric``) or fixed and random; B of every
-other layer is fixed and random. Random weights are the initial ones of another decoder of the same kind: with `population_vector`
-they are not drawn, but its initial preferred values.
+threshold included), and kappa * the convolution in time with the leak of the readout. No error passes from layer to layer, through
+recurrent spikes, or to the encoder, so an encoder with learned weights is refused. B of the last layer is the readout's weights
+(``feedback: symmetric``) or fixed and random; B of every other layer is fixed and random. Random weights are the initial ones of
+another decoder of the same kind: with `population_vector` they are not drawn, but its initial preferred values.
 
 The implementation needs no forward traces: BPTT within each layer, with the broadcast errors at its output, gives the same sums.
 
@@ -38,6 +38,7 @@ class Eprop(LearningRule):
         )
 
     cut_recurrent = True
+    trains_encoder = False
 
     def __init__(self, options: Options) -> None:
         super().__init__()

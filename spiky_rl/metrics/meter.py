@@ -213,7 +213,7 @@ def _measure_memory(
             t.numel() * t.element_size() for t in (*parameters.values(), *buffers.values())
         ),
         "state_bytes": state_values * next(iter(parameters.values())).element_size(),
-        "stored_values": values - sum(m.inputs * m.neurons - m.values for m in matrices),
+        "stored_values": values - sum(matrix.omitted_values for matrix in matrices),
         "index_bytes": sum(matrix.index_bytes for matrix in matrices),
     }
 

@@ -23,6 +23,9 @@ class WeightStorage:
     zeros: int
     delays: int = 1
     """Number of possible spike delays in inner steps; an input has one list per delay."""
+    held: int | None = None
+    """Number of weights that the network's module holds; None if it holds the matrix. The module of a NIR file's delayed feedback
+    holds a matrix per delay, most of them zeros."""
 
     @property
     def bytes_per_index(self) -> int:
@@ -42,6 +45,11 @@ class WeightStorage:
     def values(self) -> int:
         """Number of weights in memory."""
         return self.inputs * self.neurons - (self.zeros if self.has_lists else 0)
+
+    @property
+    def omitted_values(self) -> int:
+        """Number of weights that the module holds and memory does not."""
+        return (self.inputs * self.neurons if self.held is None else self.held) - self.values
 
     @property
     def index_bytes(self) -> int:

@@ -108,7 +108,9 @@ def make_connection_cost(connection: Connection, signal_index: int = 0) -> Conne
         most = max(1, int((delayed != 0).sum(0).max()))
         largest = delayed.abs().topk(most, dim=0).values  # [most, N, N]
         matrix = largest.transpose(0, 1).flatten(1)
-        return _make_matrix_cost(matrix, signal_index, delays=connection.delays)
+        weight = getattr(connection, "weight", None)  # a user's own connection may have none
+        held = weight.numel() if isinstance(weight, Tensor) else None
+        return _make_matrix_cost(matrix, signal_index, delays=connection.delays, held=held)
     if isinstance(connection, LinearConnection):
         return _make_matrix_cost(connection.synapses(), signal_index)
     if isinstance(connection, Convolutional):
@@ -137,10 +139,11 @@ def _make_matrix_cost(
     signal_index: int,
     read: Callable[[Tensor], Tensor] = lambda signal: signal,
     delays: int = 1,
+    held: int | None = None,
 ) -> ConnectionCost:
-    """Return the cost of the effective weights [C, N]; each weight has one of ``delays`` delays."""
+    """Return the cost of the effective weights [C, N]; each weight has one of ``delays`` delays. ``held`` is as in `WeightStorage`."""
     fan_out = (weight.detach() != 0).sum(1).float()
-    matrix = WeightStorage(weight.shape[0], weight.shape[1], _count_zeros(weight), delays)
+    matrix = WeightStorage(weight.shape[0], weight.shape[1], _count_zeros(weight), delays, held)
     return ConnectionCost(
         signal_index,
         weights=weight.numel(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -86,6 +86,10 @@ class _Clamp(torch.autograd.Function):
         return grad[0].masked_fill(excess * grad[0] < 0.0, 0.0), None, None
 
 
+type OutputHook = Callable[[SpikingLayer, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Function of a learning rule with the arguments of `LayerRule.on_layer_output`."""
+
+
 class LayerRule(Protocol):
     """The members of `spiky_rl.learning.base.LearningRule` that a layer uses; a protocol, because networks may not import learning."""
 
@@ -97,6 +101,8 @@ class LayerRule(Protocol):
     def on_layer_output(
         self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
     ) -> Tensor: ...
+
+    def get_output_hook(self) -> OutputHook: ...
 
 
 class SpikingLayer(torch.nn.Module):
@@ -165,6 +171,8 @@ class SpikingLayer(torch.nn.Module):
             recorded_potentials: List to which the neuron's first state is appended after every inner step, or None.
         """
         is_stateful = state is not None
+        # taken before `run`, which a recomputed layer calls again in the backward pass
+        on_layer_output = self.rule.get_output_hook()
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
             rule_input = self.rule.on_layer_input(signal) if self.rule.has_hooks else signal
@@ -183,7 +191,7 @@ class SpikingLayer(torch.nn.Module):
             )
             output, new = run_neuron(self.backend, self.channel, neuron_run)
             if self.rule.has_hooks:
-                output = self.rule.on_layer_output(self, signal, current, output, keep)
+                output = on_layer_output(self, signal, current, output, keep)
             return output, *new
 
         old_states = state or ()

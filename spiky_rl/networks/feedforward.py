@@ -232,6 +232,11 @@ class FeedForward(SpikingNetwork):
         self.bfloat16_gradient = chosen_precision == "bfloat16" or (
             chosen_precision == "auto" and precision.has_fast_bfloat16()
         )
+        if not self.learning.trains_encoder and any(p.requires_grad for p in self.encoder.parameters()):
+            raise RegistryError(
+                f"encoder: {encoder.name!r} is learned, and {learning.name!r} gives it no gradient; allowed: an encoder without"
+                " weights, such as direct or rate"
+            )
         self.encoder.set_backend(options.backend)
         shape = get_signal_shape(self.encoder, inputs)
         layers = self._build_layers(options.layers, connection, recurrent, neuron, shape)

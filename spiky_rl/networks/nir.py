@@ -165,13 +165,13 @@ class Nir(FeedForward):
         for name, values in zip(
             ("input_mean", "input_scale"), content.normaliser or (None, None), strict=True
         ):
-            self.register_buffer(name, None if values is None else _to_float32(values))
+            self.register_buffer(name, None if values is None else _to_tensor(values))
         self.input_mean: Tensor | None
         self.input_scale: Tensor | None
         if content.encoder_state:
             state = self.encoder.state_dict()
             self.encoder.load_state_dict(
-                {key: _to_float32(content.encoder_state[key]).view_as(value) for key, value in state.items()}
+                {key: _to_tensor(content.encoder_state[key]).view_as(value) for key, value in state.items()}
             )
         self._set_readout(content)
 
@@ -200,8 +200,8 @@ class Nir(FeedForward):
             return
         weight, bias = content.readout or (np.eye(readout.in_features), None)
         with torch.no_grad():
-            readout.weight.copy_(_to_float32(weight))
-            readout.bias.copy_(torch.zeros_like(readout.bias) if bias is None else _to_float32(bias))
+            readout.weight.copy_(_to_tensor(weight))
+            readout.bias.copy_(torch.zeros_like(readout.bias) if bias is None else _to_tensor(bias))
 
     @override
     def forward(
@@ -236,7 +236,7 @@ class FileParameters(NeuronParameters):
         for i, value in enumerate(values):
             uniform = not np.ptp(value)
             self._numbers.append(float(value[0]) if uniform else None)
-            self.register_buffer(f"value_{i}", None if uniform else _to_float32(value))
+            self.register_buffer(f"value_{i}", None if uniform else _to_tensor(value))
 
     def forward(self) -> tuple[Tensor | float, ...]:
         """Return the values for the step, in the order of the neuron's parameters: numbers or [N] tensors."""
@@ -254,8 +254,8 @@ class FileFeedback(IntraLayerConnection):
         super().__init__()
         width = weight.shape[1]
         self.shape, self.delays = (width,), len(weight) // width
-        self.weight = torch.nn.Parameter(_to_float32(weight))
-        self.register_buffer("mask", (self.weight.detach() != 0).float())
+        self.weight = torch.nn.Parameter(_to_tensor(weight))
+        self.register_buffer("mask", (self.weight.detach() != 0).to(self.weight))
         self.mask: Tensor
 
     @override
@@ -320,7 +320,7 @@ def _to_tau(decay: float, dt: float) -> float:
 
 
 def _make_connection(layer: NirLayer) -> Connection:
-    weight = _to_float32(layer.weight)
+    weight = _to_tensor(layer.weight)
     has_bias, geometry = layer.bias is not None, layer.geometry
     # initial weights are drawn and replaced; later draws must not depend on them
     with torch.random.fork_rng(devices=[]):
@@ -329,7 +329,7 @@ def _make_connection(layer: NirLayer) -> Connection:
             link: Any = LinearConnection(LinearConnection.Options(bias=has_bias), inputs, outputs)
             weight = weight.t()
             if 0 < int(torch.count_nonzero(weight)) < weight.numel():
-                link.mask = (weight != 0).float().contiguous()
+                link.mask = (weight != 0).to(weight).contiguous()
         else:
             outputs, _, kernel, _ = weight.shape
             options = Convolutional.Options(
@@ -343,9 +343,10 @@ def _make_connection(layer: NirLayer) -> Connection:
             link.bias.requires_grad_(has_bias)
     with torch.no_grad():
         link.weight.copy_(weight)
-        link.bias.copy_(torch.zeros_like(link.bias) if layer.bias is None else _to_float32(layer.bias))
+        link.bias.copy_(torch.zeros_like(link.bias) if layer.bias is None else _to_tensor(layer.bias))
     return link
 
 
-def _to_float32(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float32, order="C"))
+def _to_tensor(values: np.ndarray) -> Tensor:
+    """Return the ``values``, rounded to float32, in torch's default type."""
+    return torch.from_numpy(np.array(values, np.float32, order="C")).to(torch.get_default_dtype())

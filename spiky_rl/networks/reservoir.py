@@ -187,7 +187,8 @@ class Reservoir(SpikingNetwork):
         )
         bias_noise = 2.0 * torch.rand(options.size, generator=generator) - 1.0
         self.register_buffer("bias", (options.bias + options.spread * bias_noise) * self.rheobase)
-        self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.rheobase)
+        weight = torch.from_numpy(self.wiring.weights).to(torch.get_default_dtype())
+        self.register_buffer("weight", weight * self.rheobase)
         self.register_buffer("mean", torch.zeros(options.size * len(options.traces)))
         self.register_buffer("deviation", torch.ones(options.size * len(options.traces)))
         self.bias: Tensor
@@ -261,7 +262,7 @@ class Reservoir(SpikingNetwork):
 
         One time step is one control step. For the metrics of reservoirs.
         """
-        x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight.device)
+        x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight)
         traces, _ = self.compute_fixed_part(x, self.zero_state(x.shape[1], x))
         return traces.transpose(0, 1).cpu().numpy()
 

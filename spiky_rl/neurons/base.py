@@ -226,6 +226,8 @@ class Neuron(Component):
     """Options declared with `parameter`."""
     graded: ClassVar[bool] = False
     """Whether outputs are real numbers instead of 0 and 1."""
+    constant_inputs: ClassVar[tuple[str, ...]] = ()
+    """Parameters that act as a constant input; the check that a neuron is silent at rest takes 0 for them."""
     substeps: int = 1
     """Number of sub-steps in a step. If it is more than 1, a step is `substep` that many times, then `finish_step`."""
 

@@ -5,9 +5,14 @@
 
 The neuron responds to input near its own frequency and ignores other input. There is no reset: the refractory variable q
 raises threshold and damping, and u and v continue to oscillate. A step is one of forward Euler, which by itself makes an
-oscillation grow. Adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped oscillation exactly on the boundary of divergence,
-|1 + dt (p + i omega)| = 1, and a damped one inside. This needs dt omega < 1. The oscillation is then faster than omega: it
-turns by the angle of 1 + dt (b + i omega) per step.
+oscillation grow. Adding p = (-1 + c) / dt with c = sqrt(1 - (dt omega)^2) to b puts an undamped oscillation exactly on the boundary
+of divergence, |1 + dt (p + i omega)| = 1. This needs dt omega < 1. The oscillation is then faster than omega: it turns by the angle
+of 1 + dt (p + b + i omega) per step.
+
+Damping moves that factor to c - dt (damping + q) + i dt omega. It is inside the unit circle up to damping + q = 2 c / dt; beyond,
+a step jumps over 0 so far that the oscillation grows. A neuron that spikes in every step has the largest q, refractory /
+(exp(dt / tau_refractory) - 1). With it damping + q may be at most 2 c / dt, so no input makes u diverge; values that learning
+changes later are not checked for that.
 
 Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the default
 threshold. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the comparison with the
@@ -19,6 +24,7 @@ Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
+import math
 from typing import Self
 
 from pydantic import model_validator
@@ -57,6 +63,19 @@ class Resonate(Ode):
             if self.omega >= highest:
                 raise RegistryError(
                     f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
+                )
+            h = self.dt / SECOND_MS
+            bound = 2.0 * math.sqrt(1.0 - (h * self.omega) ** 2) / h
+            decay = math.exp(-self.dt / self.tau_refractory)
+            largest_q = self.refractory * decay / (1.0 - decay)
+            if self.damping + largest_q > bound:
+                name, highest = "damping", bound - largest_q
+                if self.damping < largest_q:
+                    name, highest = "refractory", (bound - self.damping) * (1.0 - decay) / decay
+                keys = ("omega", "damping", "refractory", "tau_refractory", "dt")
+                others = ", ".join(f"{key}: {getattr(self, key):g}" for key in keys if key != name)
+                raise RegistryError(
+                    f"{name}: {getattr(self, name)!r} is out of range; with {others} it must be at most {max(highest, 0.0):g}, or u diverges"
                 )
             return self
 

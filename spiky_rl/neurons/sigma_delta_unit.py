@@ -8,7 +8,8 @@ the same weights, biases and activation f does, with an error below the threshol
 an episode begins with the event f(bias). There is no equation in time: dt has no effect, and a constant value causes no operations.
 
 Events are graded, so synaptic operations are multiplications. The gradient passes straight through the threshold, as if every
-change were sent; the gradient of the threshold itself is the surrogate's at |d| - threshold. States are in units of y.
+change were sent; the gradient of the threshold itself is the surrogate's at |d| - threshold. At u = s + bias = 0, where every unit
+without a bias starts, relu has the gradient 1 (torch's has 0; both are subgradients). States are in units of y.
 
 Source: O'Connor & Welling (2016); elu: Clevert et al. (2016).
 """
@@ -23,6 +24,7 @@ class SigmaDeltaUnit(Neuron):
     """Unit of an ANN with graded events."""
 
     graded = True
+    constant_inputs = ("bias",)
     states = ("s", "sent")
 
     class Options(Neuron.Options):
@@ -36,7 +38,8 @@ class SigmaDeltaUnit(Neuron):
         total = s.s + current
         u, activation = total + p.bias, self.options.activation
         if activation == "elu":
-            y = ops.max(u, 0.0) + (ops.exp(ops.min(u, 0.0)) - 1.0)
+            # not a sum of max(u, 0) and min(u, 0): at 0 each of them passes the whole gradient on
+            y = ops.where(u > 0.0, u, ops.exp(ops.min(u, 0.0)) - 1.0)
         elif activation == "relu":
             y = ops.max(u, 0.0)
         else:

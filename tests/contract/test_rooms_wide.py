@@ -134,6 +134,54 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
     assert weight.isfinite().all() and bias.isfinite().all()
 
 
+WIRED = [
+    *({"encoder": name} for name in registry.list_names("encoders")),
+    *({"decoder": name} for name in registry.list_names("decoders")),
+    *(
+        {"connection": name}
+        for name in CONNECTIONS
+        if not registry.resolve("connections", name).is_intra_layer
+    ),
+    {"connection": {"name": "linear", "density": 0.5, "dale": True}},
+    *({"recurrent": name} for name in CONNECTIONS if registry.resolve("connections", name).is_intra_layer),
+    {"recurrent": {"name": "recurrent", "delays": 3, "density": 0.5, "dale": True}},
+]
+"""Every part of a feed-forward network with weights or states of its own."""
+
+
+@pytest.fixture
+def float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("part", WIRED, ids=str)
+def test_networks_take_torchs_default_type(part):
+    settings = {"name": "feedforward", "layers": [8], "stateful": True, "backend": "torch", **part}
+    built = registry.configure("networks", settings, "n").build(inputs=MAPS, outputs=2)
+    x = torch.randn(2, BATCH, int(np.prod(MAPS)))
+    features, state = built(x, built.zero_state(BATCH, x))
+    features.square().sum().backward()
+    assert {y.dtype for y in (features, *state, *built.parameters())} == {torch.float64}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "part", [*({"graph": name} for name in GRAPHS), *({"plasticity": name} for name in PLASTICITIES)], ids=str
+)
+def test_reservoirs_take_torchs_default_type(part):
+    settings = {"name": "reservoir", "size": 24, "seed": 1, "backend": "torch", **part}
+    built = registry.configure("networks", settings, "n").build(inputs=3, outputs=2)
+    x = torch.randn(2, BATCH, 3)
+    traces, state = built.compute_fixed_part(x, built.zero_state(BATCH, x), adapt=True)
+    features = built.apply_readout(traces)
+    assert {y.dtype for y in (features, *state, built.weight)} == {torch.float64}
+    assert built.compute_traces(np.zeros((1, 2, 3))).dtype == np.float64
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_dataset_declares_what_it_is_and_whom_it_is_classified_by(dataset):
     cls = registry.resolve("datasets", dataset)

@@ -142,7 +142,9 @@ def make_module(record: Cupy) -> types.ModuleType:
         @max_dynamic_shared_size_bytes.setter
         def max_dynamic_shared_size_bytes(self, value: int) -> None:
             # CuPy's kernel is one per device: on another one it is compiled anew, and this one's limit stays
-            assert record.find_device() == self._module._devices[-1], f"{self.name}: set on its module's device"
+            assert (
+                record.find_device() == self._module._devices[-1]
+            ), f"{self.name}: set on its module's device"
             if value > MOST_SHARED:
                 raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
             self._bytes = value

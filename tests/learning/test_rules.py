@@ -360,6 +360,21 @@ def test_a_learned_parameter_is_allowed_if_a_gradient_reaches_it(rule):
     assert all(p.grad.any() for p in net.layers[0].parameters_of_neuron.parameters())
 
 
+@pytest.mark.parametrize("encoder", ["population", {"name": "concat", "first": "population"}], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_learned_encoder_gets_a_gradient_or_is_refused(rule, encoder):
+    if rule == "eprop":
+        with pytest.raises(
+            registry.RegistryError, match=r"encoder: .* is learned, and 'eprop' .*; allowed: .* direct"
+        ):
+            network(learning=rule, encoder=encoder)
+        return
+    _, gradients = run(network(learning=rule, encoder=encoder))
+    found = [gradient for name, gradient in gradients.items() if name.startswith("encoder.")]
+    assert len(found) == 2
+    assert all(gradient is not None and gradient.any() for gradient in found)
+
+
 WITHOUT_RESET = ("cuba_lif", "sigma_delta", "sigma_delta_unit")
 """Neurons without a threshold and a reset of their own, which rules that change the reset refuse."""
 

@@ -263,6 +263,20 @@ def test_normalisation_keeps_the_sum_of_a_neurons_weights_or_of_their_sizes(wiri
         assert (link.weight - start).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize("normalisation", ["none", "subtractive", "multiplicative"])
+def test_a_neuron_without_synapses_keeps_weights_of_zero(normalisation):
+    net = network(
+        {"name": "stdp", "normalisation": normalisation}, connection={"name": "linear", "density": 0.5}
+    )
+    link = net.layers[0].connection
+    with torch.no_grad():
+        link.mask[:, 2], link.weight[:, 2], link.bias[2] = 0.0, 0.0, 1.5
+    _, hidden, _ = learn(net)[0]
+    assert hidden[..., 2].mean() > 0.5, "its bias makes it fire"
+    assert link.weight.isfinite().all()
+    assert (link.weight[:, 2] == 0.0).all()
+
+
 def test_a_checkpoint_keeps_the_bounds_of_the_first_weights():
     net, other = network("stdp"), network("stdp", seed=5)
     assert not torch.equal(net.learning.sizes, other.learning.sizes)

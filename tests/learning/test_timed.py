@@ -9,6 +9,7 @@ from spiky_rl.config import registry
 from spiky_rl.exact.adjoint import solve_network
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.learners.common.penalties import leave_out_penalty
 from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron, SingleSpikeNeuron
 from spiky_rl.networks.feedforward import CPU_ROWS
 
@@ -233,6 +234,26 @@ def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
         assert 1.0 < busy < 8.0, "and lowers this one"
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("rule", ["eventprop", "spikeprop"])
+def test_a_pass_without_penalty_has_no_correction_though_its_backward_pass_comes_later(rule, recompute):
+    gradients = []
+    for regularization, is_left_out in ((0.0, False), (0.05, True), (0.05, False)):
+        torch.manual_seed(0)
+        settings = {
+            "name": "feedforward", "layers": [16, 12], "steps": 8, "recompute": recompute,
+            "learning": {"name": rule, "regularization": regularization},
+        }  # fmt: skip
+        net = registry.configure("networks", settings, "net").build(inputs=4, outputs=2)
+        with leave_out_penalty(net if is_left_out else None):
+            features, _ = net(torch.randn(1, 32, 4), None)
+        (1e-3 * features.square().mean()).backward()
+        gradients.append(net.layers[0].connection.weight.grad)
+    without, left_out, corrected = gradients
+    assert torch.equal(left_out, without)
+    assert not torch.allclose(corrected, without)
+
+
 @pytest.mark.slow
 def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_the_paper():
     """Inputs at 0, 2 and 4 ms, alpha functions of 7 ms; in continuous time the spike comes at 4.642210282230."""
@@ -257,7 +278,7 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     assert once.sum().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("decoder", ["rate", "population_vector"])
+@pytest.mark.parametrize("decoder", ["rate", "population_vector", "sigma_delta"])
 def test_a_readout_that_counts_is_refused_because_counts_have_no_gradient(decoder):
     settings = {"name": "feedforward", "layers": [8], "learning": "eventprop", "decoder": decoder}
     with pytest.raises(

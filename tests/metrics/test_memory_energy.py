@@ -1,7 +1,9 @@
 """What memory costs, an ANN that skips zeros beside, and a metre: against numbers worked by hand for tiny networks."""
 
 import dataclasses
+import itertools
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -155,6 +157,40 @@ def test_a_spike_reads_a_list_for_every_delay():
     settings = {"recurrent": {"name": "recurrent", "delays": 3, "density": 0.1}, "layers": [60]}
     cost = of_network(built(**settings, stateful=True), X)
     assert cost.index_bytes == 60 * 6 + (3 * 60 + 1) * 4
+
+
+@pytest.mark.parametrize("density", [0.05, 1.0])
+def test_the_delay_of_a_nir_files_feedback_adds_no_weight(density, tmp_path):
+    nir = pytest.importorskip("nir", reason="nir is not installed (pip install nir)")
+    size, rng = 64, numpy.random.default_rng(0)
+    feedback = rng.normal(size=(size, size)) * (rng.random((size, size)) < density)
+    costs = []
+    for delay in (0.0, 9e-4):
+        nodes = {
+            "in": nir.Input(numpy.array([2])),
+            "map": nir.Linear(rng.normal(size=(size, 2))),
+            "neurons": nir.LIF(
+                tau=numpy.full(size, 2e-4),
+                r=numpy.full(size, 2.0),
+                v_leak=numpy.zeros(size),
+                v_threshold=numpy.ones(size),
+            ),
+            "delay": nir.Delay(numpy.full(size, delay)),
+            "feedback": nir.Linear(feedback),
+            "readout": nir.Linear(rng.normal(size=(1, size))),
+            "out": nir.Output(numpy.array([1])),
+        }
+        chain = ["in", "map", "neurons", "readout", "out"]
+        loop = ["neurons", "delay", "feedback", "neurons"]
+        edges = [*itertools.pairwise(chain), *itertools.pairwise(loop)]
+        file = tmp_path / f"{delay}.nir"
+        nir.write(file, nir.NIRGraph(nodes, edges))
+        settings = {"name": "nir", "file": str(file), "stateful": True}
+        network = registry.configure("networks", settings, "network").build(inputs=2, outputs=1)
+        costs.append(CostMeter(network).memory)
+    at_once, later = costs
+    assert later["state_bytes"] > at_once["state_bytes"], "of the spikes under way"
+    assert later["stored_values"] == at_once["stored_values"]
 
 
 def test_a_pruned_ann_s_layers_are_lists_too():

@@ -360,6 +360,19 @@ def test_weights_of_zero_are_no_synapses_and_stay_zero(tmp_path):
     assert float(network.layers[0].connection.operations(torch.ones(OBSERVED))) == 18.0
 
 
+def test_a_graph_takes_torchs_default_type(file):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = network_of(file, 2, stateful=True, backend="torch")
+        x = torch.randn(2, BATCH, OBSERVED)
+        features, _ = network(x, network.zero_state(BATCH, x))
+        features.square().sum().backward()
+        assert {y.dtype for y in (features, *network.parameters())} == {torch.float64}
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 def test_a_carried_state_is_one_long_observation(file, backend):
     network, x = network_of(file, 2, backend=backend, stateful=True), observations()

@@ -93,3 +93,23 @@ def test_frequency_that_the_step_cannot_resolve_is_refused_and_not_learned():
     assert isinstance(neuron, Resonate)
     assert neuron.get_parameter_range("omega")[1] == pytest.approx(198.0)
     assert neuron.get_parameter_range("damping") == (0.0, 1e6)
+
+
+@pytest.mark.parametrize("omega", [1.0, 40.0, 99.0])
+def test_damping_that_makes_an_oscillation_grow_is_refused_with_its_bound(omega):
+    h = DT / 1000
+    bound = 2.0 * math.sqrt(1.0 - (h * omega) ** 2) / h
+    options = {"omega": omega, "refractory": 0.0}
+    for damping, grows in ((0.99 * bound, False), (1.01 * bound, True)):
+        strength = torch.tensor([damping], dtype=torch.float64)
+        _, u = run("resonate", impulse(1000), instead={"damping": strength}, **options)
+        assert (u[-20:].abs().max() > u[0].abs().max()) == grows
+    # a neuron that spikes in every step has this q for each of its refractory
+    times = 1.0 / math.expm1(DT / 95.0)
+    for name, value in (("damping", bound - times), ("refractory", (bound - 1.0) / times)):
+        assert build("resonate", omega=omega, **{name: 0.999 * value})
+        refused = (
+            rf"neuron.{name}: .* is out of range; with omega: {omega:g}, .* it must be at most {value:g}, or"
+        )
+        with pytest.raises(RegistryError, match=refused):
+            build("resonate", omega=omega, **{name: 1.001 * value})
