@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from torch import Tensor, nn
 
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.errors import RegistryError, UnknownKey, UserError
 from spiky_rl.config.options import check_number
 from spiky_rl.config.registry import configure
@@ -139,7 +140,8 @@ class NetworkModule(SpikingModule):
         self.network = spiking
         self.inputs, self.outputs = inputs, outputs
         self.state_sizes = spiking.state_sizes if spiking.stateful else ()
-        self.encoder_has_state = bool(spiking.encoder.state_sizes)
+        encoder = getattr(spiking, "encoder", None)  # a network of one's own may have none
+        self.encoder_has_state = isinstance(encoder, Encoder) and bool(encoder.state_sizes)
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         return self.network(x, state, keep)
