@@ -172,7 +172,7 @@ class SpikingLayer(torch.nn.Module):
         """
         is_stateful = state is not None
         # taken before `run`, which a recomputed layer calls again in the backward pass
-        on_layer_output = self.rule.get_output_hook()
+        on_layer_output = self.rule.get_output_hook() if self.rule.has_hooks else None
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
             rule_input = self.rule.on_layer_input(signal) if self.rule.has_hooks else signal
@@ -190,7 +190,7 @@ class SpikingLayer(torch.nn.Module):
                 synapses=None if self.recurrent is None else self.recurrent.synapses(),
             )
             output, new = run_neuron(self.backend, self.channel, neuron_run)
-            if self.rule.has_hooks:
+            if on_layer_output is not None:
                 output = on_layer_output(self, signal, current, output, keep)
             return output, *new
 
