@@ -14,7 +14,7 @@ from tests.experiments.test_report import AGENTS, DATE, page_of, section, writte
 def verdicts(study: Path) -> dict[str, str]:
     """Better and worse agents, as the answer's sentences have them."""
     text = (study / "report.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\* \*\*(\w+):\*\* (better|worse|undecided) in [^;]*\.$", text, re.MULTILINE)
+    found = re.findall(r"^\* \*\*(\w+):\*\* (better|worse|undecided) in [^;\n]*\.$", text, re.MULTILINE)
     assert found
     return {agent: verdict for agent, verdict in found if verdict != "undecided"}
 
