@@ -71,7 +71,12 @@ ITERATIONS = ("agent.max_iterations=40",)
 
 
 @pytest.fixture(scope="module", params=[BUDGET, ITERATIONS], ids=["budget", "iterations"])
-def killed(tmp_path_factory, request):
+def length(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, length):
     """A comparison that was killed in the middle of a training, and run to its end with an agent more, which breaks.
 
     Folder, exit code, output.
@@ -81,9 +86,9 @@ def killed(tmp_path_factory, request):
     agent = "network: {name: feedforward, layers: [8], decoder: 'broken.py:Broken'}\n"
     (folder / "broken.yaml").write_text(agent)
     out = folder / "out"
-    with started(out, "lif_ppo", *request.param) as command:
+    with started(out, "lif_ppo", *length) as command:
         command.until(lambda: 0.0 < share(out, CELL) < 0.9)
-    return out, *finished(out, f"lif_ppo,{folder / 'broken.yaml'}", *request.param)
+    return out, *finished(out, f"lif_ppo,{folder / 'broken.yaml'}", *length)
 
 
 @pytest.mark.slow
@@ -134,9 +139,9 @@ def test_a_cell_that_raises_is_reported_with_its_last_lines_and_the_exit_code_sa
 
 
 @pytest.mark.slow
-def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
+def test_finished_cells_are_skipped_and_more_seeds_are_added(killed, length):
     out = killed[0]
-    code, said = finished(out, "lif_ppo", *BUDGET, "--dry-run", "--seeds", "0-1")
+    code, said = finished(out, "lif_ppo", *length, "--dry-run", "--seeds", "0-1")
     assert code == 0 and "2 finished" in said
     assert "Isaac-Cartpole.lif_ppo.seed1" in said and "Isaac-Cartpole.broken.seed1" in said
 
