@@ -191,7 +191,9 @@ def _format_cell(verdict: Verdict | None) -> str:
     mark = "" if verdict.text == "undecided" else "**"
     words = ", ".join(filter(None, (format_verdict(verdict), format_relative_difference(verdict))))
     cell = f"{mark}{words}{mark}<br>{format_difference(verdict)}<br>p {format_verdict_p(verdict)}"
-    return cell.replace(" %", "\u00a0%").replace(" µJ", "\u00a0µJ")  # a narrow cell keeps number and unit on one line
+    return cell.replace(" %", "\u00a0%").replace(
+        " µJ", "\u00a0µJ"
+    )  # a narrow cell keeps number and unit on one line
 
 
 def headline(*studies: str) -> str:
