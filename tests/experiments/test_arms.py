@@ -108,6 +108,19 @@ def test_an_arm_may_be_the_ann_of_equal_widths_of_a_spiking_agent(folder, caplog
     assert not missing or "lif_ppo (128-128)" in told(folder)["No ANN of equal size"]
 
 
+@pytest.mark.parametrize("anns", [[], ["gru_ppo"]])
+def test_an_ann_with_a_network_is_a_control_if_its_study_names_it(folder, anns):
+    theirs = folder.parent / "theirs"
+    redesign(theirs, anns=anns)
+    spec = {"algorithm": {"learning_rate": 1e-3}, "network": {"layers": [128, 128]}}
+    for each in (theirs, folder):
+        for cell in read_plan(each):
+            if cell.agent in ("lif_ppo", "gru_ppo"):
+                dump(each / f"specs/{cell.spec_hash}.yaml", spec)
+    missing = analyze_study(folder).uncontrolled["Isaac-Cartpole"]
+    assert missing == ({} if anns else {"lif_ppo": "128-128", "gru_ppo": "128-128"})
+
+
 CELL = "Isaac-Cartpole.gru_ppo.seed1"
 OTHERS = {
     "budget": ("budget", {"kind": "env_steps", "amount": 5}, "budget: env_steps=5; here env_steps="),
