@@ -17,7 +17,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import CATEGORICAL
-from spiky_rl.config.spec import AgentSpec, build_agent_spec
+from spiky_rl.config.spec import AgentSpec, build_agent_spec, follow_moved_files
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
@@ -106,7 +106,8 @@ def load_policy(
         source: Name of a policy that ``spiky show policies`` lists, run folder, or checkpoint.
         action_space: The task's action space in Gymnasium: actions are then in its bounds, or the chosen indices if they are discrete.
             None for the policy's own actions, as the environments of Isaac Lab and mjlab take them, or for logits.
-        code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``.
+        code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``. A file that has moved since
+            the training is found by its new path here, and so is a ``.json`` or ``.nir`` file of the agent.
 
     Raises:
         UserError: The file is missing, damaged or of another kind, or names other code.
@@ -116,11 +117,12 @@ def load_policy(
     identity = get_identity(loaded)
     if not identity.get("spec"):
         raise CheckpointError(f"{path}: not written by train.py, so its network is unknown")
+    values = follow_moved_files(identity["spec"], code)
     remedy = "pass each name in code to allow it"
-    check_code_is_named(path, identity["spec"], code, remedy, list_trusted_packages())
+    check_code_is_named(path, values, code, remedy, list_trusted_packages())
     learner = get_learner(library)
     learner.require_installed()
-    spec = build_agent_spec(identity["agent"], identity["spec"], {})
+    spec = build_agent_spec(identity["agent"], values, {})
     try:
         model = learner.load_actor(spec, loaded)
     except (RuntimeError, ValueError) as error:
