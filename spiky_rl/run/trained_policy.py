@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.api import SpikingModule
+from spiky_rl.api import SpikingModule, has_encoder_state
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
@@ -67,15 +67,20 @@ class PolicyModule(SpikingModule):
         self.inputs = (model.obs_dim,)
         network = self.network
         self.state_sizes = network.state_sizes if network is not None and network.stateful else ()
+        self.encoder_has_state = has_encoder_state(self.body)
 
     @property
     def network(self) -> SpikingNetwork | None:
         """The spiking network, which takes normalised observations, ``normalizer(x)``; None for an ANN."""
         return self.body if isinstance(self.body, SpikingNetwork) else None
 
-    def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
+    def _to_sequence(self, x: Tensor) -> tuple[Tensor, bool]:
+        x, is_step = super()._to_sequence(x)
         # many tasks of Gymnasium observe in double precision
-        x, after = self.normalizer(x.to(next(self.body.parameters()).dtype)), ()
+        return x.to(next(self.body.parameters()).dtype), is_step
+
+    def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
+        x, after = self.normalizer(x), ()
         if self.network is None:
             features = self.body(x)
         else:
