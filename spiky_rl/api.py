@@ -131,6 +131,12 @@ class SpikingModule(nn.Module):
             _check_shape(f"state[{i}]", part.shape, (1, batch, size))
 
 
+def has_encoder_state(network: nn.Module) -> bool:
+    """Return whether the encoder of a ``network`` has a state; False without an encoder, as in an ANN or a network of one's own."""
+    encoder = getattr(network, "encoder", None)
+    return isinstance(encoder, Encoder) and bool(encoder.state_sizes)
+
+
 class NetworkModule(SpikingModule):
     """Spiking network as a torch module: x [B, O] -> y [B, F], or [T, B, O] -> [T, B, F]."""
 
@@ -140,8 +146,7 @@ class NetworkModule(SpikingModule):
         self.network = spiking
         self.inputs, self.outputs = inputs, outputs
         self.state_sizes = spiking.state_sizes if spiking.stateful else ()
-        encoder = getattr(spiking, "encoder", None)  # a network of one's own may have none
-        self.encoder_has_state = isinstance(encoder, Encoder) and bool(encoder.state_sizes)
+        self.encoder_has_state = has_encoder_state(spiking)
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         return self.network(x, state, keep)

@@ -364,7 +364,7 @@ def test_the_estimate_is_no_more_than_what_runs_need():
 
 COUNTS = {
     "train": (train.train, ["--task", "cartpole"], ["--num_envs", "--max_iterations", "--video_length"]),
-    "evaluate": (evaluate.evaluate, ["--task", "cartpole"], ["--episodes", "--num_envs"]),
+    "evaluate": (evaluate.evaluate, ["--task", "cartpole"], ["--episodes"]),
     "play": (play.play, ["--task", "cartpole"], ["--episodes", "--video_length"]),
     "compare": (compare.compare, [], ["--episodes", "--num_envs", "--parallel"]),
     "classify": (classify.classify, ["--dataset", "digits"], ["--epochs", "--batch_size"]),

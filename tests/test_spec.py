@@ -488,3 +488,21 @@ def test_a_task_file_is_read_again_after_a_change_and_what_is_returned_is_ones_o
     (folder / "another.yaml").symlink_to(tmp_path / "nothing")
     with pytest.raises(SpecError, match="another"):
         spec.load_task("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/a/parts.py:Mine", "/b/parts.py:Mine"),
+        ("/a/graph.json", "/b/graph.json"),
+        ("/a/policy.nir", "nets/policy.nir"),
+        ("/a/parts.py:Other", "/a/parts.py:Other"),
+        ("/a/twice.json", "/a/twice.json"),
+        ("/c/twice.json", "/c/twice.json"),
+        ("/a/lif", "/a/lif"),
+    ],
+)
+def test_a_file_that_has_moved_is_followed_where_only_one_has_its_name(text, expected):
+    texts = ["/b/parts.py:Mine", "/b/graph.json", "nets/policy.nir", "/b/twice.json", "/c/twice.json", "lif"]
+    followed = spec.follow_moved_files({"network": {"layers": [text, 8]}, "tau": 2.0}, texts)
+    assert followed == {"network": {"layers": [expected, 8]}, "tau": 2.0}

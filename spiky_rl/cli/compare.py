@@ -89,7 +89,7 @@ def compare(argv: list[str]) -> int:
 
 def read_study(args: argparse.Namespace) -> Study:
     """Build the study from the study file and the flags. Raises UserError."""
-    if args.study is not None and "=" in args.study:  # an override, not a study file
+    if args.study is not None and "=" in args.study and not Path(args.study).is_file():  # an override
         args.overrides.insert(0, args.study)
         args.study = None
     flags = get_given_values(Study, args)

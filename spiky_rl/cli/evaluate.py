@@ -25,7 +25,10 @@ def parser() -> common.Parser:
         f"conditions of {host}: {', '.join(sets['conditions'])}; all: {', '.join(sets['all'])}"
         for host, sets in conditions.items()
     )
-    return common.Parser("evaluate.py", about, RunRequest, EvaluateOptions, epilog=epilog, **CHECKPOINT_FLAGS)
+    # an evaluation has one environment per episode, and records no videos
+    without = (*CHECKPOINT_FLAGS["without"], "num_envs", "video", "video_length")
+    flags = {**CHECKPOINT_FLAGS, "without": without, "epilog": epilog}
+    return common.Parser("evaluate.py", about, RunRequest, EvaluateOptions, **flags)
 
 
 def evaluate(argv: list[str]) -> int:

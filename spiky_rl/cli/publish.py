@@ -98,4 +98,6 @@ def find_evaluation(args: argparse.Namespace, checkpoint: Path) -> Path:
         if (folder / EVALUATION).is_file():
             return folder / EVALUATION
     evaluate = f"{common.program('evaluate')} --task TASK --agent AGENT --checkpoint {checkpoint} --conditions nominal"
-    raise UserError(f"--evaluation: {checkpoint} has none; make one with: {evaluate}")
+    raise UserError(
+        f"--evaluation: {checkpoint} has none; make one, with the training's overrides of the environment: {evaluate}"
+    )

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+MAX_DURATION_S = 86_400 * datetime.timedelta.max.days
+"""Longest duration that `format_duration` can show, in seconds."""
+
 
 def format_duration(seconds: float) -> str:
-    """Format seconds as ``0:00:05`` or ``1 day, 2:03:04``."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+    """Format seconds as ``0:00:05`` or ``1 day, 2:03:04``; a longer time than `MAX_DURATION_S` as that time."""
+    return str(datetime.timedelta(seconds=round(min(seconds, MAX_DURATION_S))))
 
 
 def format_count(number: int, noun: str) -> str:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from spiky_rl.config.schema import (
     check_combination,
     get_algorithm,
 )
+
+log = logging.getLogger(__name__)
 
 COMMAND_LINE = "command line"
 """Origin of overrides."""
@@ -414,6 +417,25 @@ def _resolve_path(text: str, folder: Path) -> str:
     if text.endswith((".json", ".nir")) and not in_package and os.path.isfile(folder / text):
         return str(folder / text)
     return text
+
+
+def follow_moved_files(node: PlainValue, texts: Collection[str]) -> Any:
+    """Return plain data with ``file.py:Class``, ``file.json`` and ``file.nir`` replaced by the path of that file in ``texts``.
+
+    A path is replaced only if ``texts`` has exactly one with the same file name (and class), so that checkpoints of a project whose folder
+    has moved can still be used. The change is logged.
+    """
+    if isinstance(node, Mapping):
+        return {key: follow_moved_files(value, texts) for key, value in node.items()}
+    if isinstance(node, list):
+        return [follow_moved_files(element, texts) for element in node]
+    if not isinstance(node, str) or not re.search(r"\.py:\w+$|\.(json|nir)$", node):
+        return node
+    paths = {text for text in texts if Path(text).name == Path(node).name}
+    if len(paths) != 1 or node in paths:
+        return node
+    log.info("%s: in another folder now: %s", node, *paths)
+    return paths.pop()
 
 
 def _load_task_file(path: Path) -> TaskSpec:

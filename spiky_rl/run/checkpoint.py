@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.config import registry
+from spiky_rl.config.named_code import list_texts
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import format_override
 from spiky_rl.config.schema import ANN_KEYS
-from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.config.spec import AgentSpec, flatten, follow_moved_files
 from spiky_rl.learners.common import checkpoints
 from spiky_rl.run import run_folders
 from spiky_rl.run.run_plan import RunPlan
@@ -29,14 +31,16 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
     trained_spec = checkpoints.get_identity(loaded).get("spec")
     if trained_spec is None:
         return
-    old, new = get_function_values(trained_spec), get_function_values(spec.to_dict())
+    present_spec = spec.to_dict()
+    trained_spec = follow_moved_files(trained_spec, list_texts(present_spec))
+    old, new = get_function_values(trained_spec), get_function_values(present_spec)
     # the default of an option that the file does not have yet equals the earlier behaviour
     ignored = {path for path, _, origin in spec.list_values() if origin == "default"} - old.keys()
     # without groups in the specification, the host chooses them
     ignored |= {path for path in old.keys() ^ new.keys() if path.startswith(GROUPS)}
     for path in {**old, **new}:
         may_differ = path in ignored or (resume and path.endswith(TRAINING_ONLY_KEYS))
-        if not may_differ and old.get(path) != new.get(path):
+        if not may_differ and not registry.is_same_entry(old.get(path), new.get(path)):
             remedy = f"; pass {format_override(f'agent.{path}', old[path])}" if path in old else ""
             raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 

@@ -116,6 +116,7 @@ def evaluate(
     return {
         "version": 1,
         **plan.description,
+        "overrides": list(plan.request.overrides),
         "checkpoint": str(checkpoint or RANDOM),
         "episodes": episodes,
         "conditions": tables[0],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,20 @@ def publish_policy(
             f"{checkpoint}: its agent names the code {code[0]!r}; allowed: agents without code of their own"
         )
     folder = checkpoint.parent
-    score = compute_score(_read_evaluation(evaluation, checkpoint, {**identity, "library": library}))
+    result = _read_evaluation(evaluation, checkpoint, {**identity, "library": library})
+    overrides = split_overrides(_read_record(folder / SETTINGS_FILE)["overrides"])[1]
+    # results of earlier versions lack their overrides; a study's cell has always been evaluated with those of its training
+    evaluated_overrides = split_overrides(result.get("overrides", overrides if study else ()))[1]
+    if _get_values(evaluated_overrides) != _get_values(overrides):
+        raise UserError(
+            f"{evaluation}: overrides of the environment: {' '.join(evaluated_overrides) or 'none'} recorded; allowed:"
+            f" {' '.join(overrides) or 'none'}, as in the training; evaluate again"
+        )
+    score = compute_score(result)
     commit = _read_record(folder / PROVENANCE).get("commit")
     if commit is None or DIRTY in commit:
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
-    overrides = split_overrides(_read_record(folder / SETTINGS_FILE)["overrides"])[1]
-    name = f"{identity['task']}.{identity['agent']}".replace(":", "_")
+    name = re.sub(r"[^\w.+-]", "_", f"{identity['task']}.{identity['agent']}")
     progress = loaded["infos"]["spiky_rl"]["progress"]
     weights = registry.find_data_folder(KIND) / f"{name}.pt"
     learner = get_learner(library)
@@ -98,12 +107,17 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _get_values(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the value of every key in ``overrides``; of a repeated key, the last value."""
+    return dict(text.split("=", 1) for text in overrides)
+
+
 def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is another one's, or no such result."""
     result = _read_record(evaluation)
-    for key in ("task", "agent", "library"):
-        if result.get(key) != identity[key]:
-            raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity[key]}")
+    for key in ("task", "agent", "library", "assets"):
+        if result.get(key) != identity.get(key):
+            raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity.get(key)}")
     # many runs have a model_49.pt, so the run folder's name counts too; folders above it may have moved
     evaluated = Path(result["checkpoint"]).parts[-2:]
     if checkpoint.absolute().parts[-len(evaluated) :] != evaluated:

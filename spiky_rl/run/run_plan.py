@@ -320,13 +320,6 @@ class EvaluateOptions(Settings):
 
     def check_request(self, request: RunRequest) -> None:
         """Raise UserError for options that conflict with each other or with the ``request``."""
-        if request.num_envs is not None:
-            raise UserError(
-                f"--num_envs {request.num_envs}: not available; an evaluation has one environment per episode and condition; use"
-                " --episodes"
-            )
-        if request.video:
-            raise UserError("--video: not available with evaluate.py; use play.py")
         if self.quantize_flag:
             request.learner.require_ability(EXPORTS, self.quantize_flag)
             if request.checkpoint == RANDOM:

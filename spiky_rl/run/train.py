@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
 """File of the progress in a run folder, written after every iteration."""
-UNLIMITED_ITERATIONS = 1_000_000
-"""Number of iterations of a run whose budget counts something else, such as wall time."""
+UNLIMITED_ITERATIONS = 10**15
+"""Number of iterations of a run whose budget counts something else, such as wall time: more than any run can make."""
 LOAD_WITHOUT_OPTIMIZER = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
 """Parts of a checkpoint to load if the optimiser starts anew, in rsl_rl's form."""
 
@@ -236,8 +236,7 @@ class TrainingRun:
             with display() as callback.show:
                 runner.on_iteration = callback
                 # a stop request during the simulator's start may have reached one rank only
-                stop.signal = _max_over_ranks(stop.signal, plan.device)
-                if stop():
+                if _agree_on_stop(stop, plan.device):
                     raise StopTraining
                 if callback.iterations > 0:  # a resumed run may have spent its budget already
                     runner.learn(callback.iterations, plan.get_setting("init_at_random_ep_len"))
@@ -355,8 +354,9 @@ class _IterationCallback:
                 self.runner.save(str(run.folder / run_folders.BEST))
             _write_heartbeat(run.folder, iteration, share)
         self.budget_spent = self.budget is not None and bool(_max_over_ranks(used >= 1.0, device))
-        self.stop.signal = _max_over_ranks(self.stop.signal, device)
-        if self.budget_spent or self.stop():
+        is_stopped = _agree_on_stop(self.stop, device)
+        # after the last iteration, the training has finished whatever the request
+        if self.budget_spent or (is_stopped and iteration.index < iteration.last):
             raise StopTraining
 
     def _evaluate_policy(self, iteration: IterationSummary) -> bool:
@@ -393,6 +393,17 @@ def _write_heartbeat(folder: Path, iteration: IterationSummary, share: float) ->
         "steps_per_second": iteration.steps_per_second,
     }
     files.write_json(folder / PROGRESS, heartbeat, durable=False)
+
+
+def _agree_on_stop(stop: StopRequest, device: str) -> bool:
+    """Return whether a stop request has reached any rank, the same on all ranks; then all ranks have it.
+
+    A request that arrives meanwhile counts in the next call.
+    """
+    signal = _max_over_ranks(stop.signal, device)
+    if signal:
+        stop.signal = signal
+    return bool(signal)
 
 
 def _max_over_ranks(number: int, device: str) -> int:

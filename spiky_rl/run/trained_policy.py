@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.api import SpikingModule
+from spiky_rl.api import SpikingModule, has_encoder_state
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import CATEGORICAL
-from spiky_rl.config.spec import AgentSpec, build_agent_spec
+from spiky_rl.config.spec import AgentSpec, build_agent_spec, follow_moved_files
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
@@ -67,15 +67,20 @@ class PolicyModule(SpikingModule):
         self.inputs = (model.obs_dim,)
         network = self.network
         self.state_sizes = network.state_sizes if network is not None and network.stateful else ()
+        self.encoder_has_state = has_encoder_state(self.body)
 
     @property
     def network(self) -> SpikingNetwork | None:
         """The spiking network, which takes normalised observations, ``normalizer(x)``; None for an ANN."""
         return self.body if isinstance(self.body, SpikingNetwork) else None
 
-    def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
+    def _to_sequence(self, x: Tensor) -> tuple[Tensor, bool]:
+        x, is_step = super()._to_sequence(x)
         # many tasks of Gymnasium observe in double precision
-        x, after = self.normalizer(x.to(next(self.body.parameters()).dtype)), ()
+        return x.to(next(self.body.parameters()).dtype), is_step
+
+    def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
+        x, after = self.normalizer(x), ()
         if self.network is None:
             features = self.body(x)
         else:
@@ -106,7 +111,8 @@ def load_policy(
         source: Name of a policy that ``spiky show policies`` lists, run folder, or checkpoint.
         action_space: The task's action space in Gymnasium: actions are then in its bounds, or the chosen indices if they are discrete.
             None for the policy's own actions, as the environments of Isaac Lab and mjlab take them, or for logits.
-        code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``.
+        code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``. A file that has moved since
+            the training is found by its new path here, and so is a ``.json`` or ``.nir`` file of the agent.
 
     Raises:
         UserError: The file is missing, damaged or of another kind, or names other code.
@@ -116,11 +122,12 @@ def load_policy(
     identity = get_identity(loaded)
     if not identity.get("spec"):
         raise CheckpointError(f"{path}: not written by train.py, so its network is unknown")
+    values = follow_moved_files(identity["spec"], code)
     remedy = "pass each name in code to allow it"
-    check_code_is_named(path, identity["spec"], code, remedy, list_trusted_packages())
+    check_code_is_named(path, values, code, remedy, list_trusted_packages())
     learner = get_learner(library)
     learner.require_installed()
-    spec = build_agent_spec(identity["agent"], identity["spec"], {})
+    spec = build_agent_spec(identity["agent"], values, {})
     try:
         model = learner.load_actor(spec, loaded)
     except (RuntimeError, ValueError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.cli import common, display
-from spiky_rl.cli.display import ProgressBar
+from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay
 
 ROOT = Path(__file__).parents[2]
 WORK = """
@@ -85,3 +85,12 @@ def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(logged, mo
             bar(i / 10)
     assert logged[0] == "playing: 40 %, 0:01:00 left  16 episodes"
     assert len(logged) == 2 and capsys.readouterr().out == ""
+
+
+def test_a_share_that_is_almost_none_leaves_a_time_that_can_be_shown(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    with TrainingDisplay("training") as shown:
+        now = 86_500.0  # a day
+        shown.show(8.6e-12, [DisplayRow("iteration", "1")])
+    assert capsys.readouterr().out == "iteration 1  999999999 days, 0:00:00 left\n"

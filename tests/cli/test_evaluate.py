@@ -206,6 +206,7 @@ LIGHT = {
     "no episodes": (["--episodes", "0"], ["--episodes: 0", "between 1 and"]),
     "environments": (["--num_envs", "8"], ["--num_envs", "--episodes"]),
     "film": (["--video"], ["--video", "play.py"]),
+    "length of a film": (["--video_length", "8"], ["--video_length", "play.py"]),
     "nowhere to write": (["--checkpoint", "random"], ["--checkpoint random", "--out"]),
     "a folder": (["--out", "{folder}"], ["--out", "is a folder"]),
     "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "not a folder"]),

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from spiky_rl.cli import classify, common, compare, export, flags, grow, play, train, tune
+from spiky_rl.cli import classify, common, compare, evaluate, export, flags, grow, play, train, tune
 from spiky_rl.config.options import Settings, UserError, get_options, option
 
 COMMANDS = (classify, compare, export, grow, play, train, tune)
@@ -81,6 +81,10 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
         (train, "--livestream", "--visualizer viser"),
         (export, "--viz", "--visualizer viser"),
         (export, "--video", "play.py --video"),
+        (evaluate, "--num_envs", "evaluate.py --episodes N"),
+        (evaluate, "--num_envs=8", "evaluate.py --episodes N"),
+        (evaluate, "--video", "play.py --video"),
+        (evaluate, "--video_length", "play.py --video --video_length N"),
         (play, "--logger", "train.py --logger"),
         (play, "--experiment", "did you mean '--experiment_name'"),
     ],
@@ -170,3 +174,23 @@ def test_bounds_of_a_number_that_may_not_be_reached_are_declared_too():
     assert get_options(Walk)["pace"].bounds_text == "at least 0.0 and below 1.0"
     with pytest.raises(UserError, match="pace: 1.0 is out of range; it must be at least 0.0 and below 1.0"):
         Walk.check("", {"where": "hill", "pace": 1.0})
+
+
+def test_help_offers_only_what_a_command_line_can_give():
+    offered = evaluate.parser().format_help()
+    assert "--episodes" in offered
+    assert not any(f"{flag} " in offered for flag in ("--num_envs", "--video", "--video_length"))
+    offered = " ".join(compare.parser().format_help().split())
+    assert "its folder (in a study file also {agent: file or folder}" in offered
+
+
+def test_a_study_file_in_a_folder_with_an_equals_sign_is_no_override(tmp_path):
+    (folder := tmp_path / "lr=1e-3").mkdir()
+    (folder / "study.yaml").write_text("{agents: [lif_ppo], tasks: [CartPole-v1]}")
+    line = [str(folder / "study.yaml"), "env.x=1"]
+    asked = compare.read_study(compare.parser().parse(line))
+    assert asked.agents == ("lif_ppo",) and asked.overrides == ("env.x=1",)
+    with pytest.raises(
+        UserError, match="'network.neuron.tau=2' is not an override; .*mean 'agent.network.neuron.tau'"
+    ):
+        compare.read_study(compare.parser().parse(["network.neuron.tau=2", "--agents", "lif_ppo"]))

@@ -194,6 +194,12 @@ def test_it_trains_and_is_exported_or_refused(mine, tmp_path, capsys):
     assert torch.equal(policy(x), torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
     with pytest.raises(UserError, match=r"parts\.py:Symlog'.*; pass each name in code"):
         spiky_rl.load_policy(run, code=code[1:])
+    (moved := tmp_path / "moved").mkdir()
+    (mine / "parts.py").rename(moved / "parts.py")
+    policy = spiky_rl.load_policy(run, code=[name.replace(str(mine), str(moved)) for name in code])
+    policy.network.set_backend(REFERENCE)
+    assert torch.equal(policy(x), torch.jit.load(tmp_path / "exported" / "policy.pt")(x))
+    (moved / "parts.py").rename(mine / "parts.py")
     with pytest.raises(
         UserError, match=r"agent\.network\.encoder\.name: .*parts\.py:Symlog given; allowed for c"
     ):

@@ -220,6 +220,18 @@ def test_a_cells_step_runs_in_its_own_folder_too(folder, monkeypatch):
     assert (request.log_root, options.out) == (Path("run"), Path("evaluation.json"))
 
 
+def test_a_cell_is_evaluated_in_the_environment_of_its_training(folder):
+    cell = planned()[0].model_copy(update={"provenance": None})
+    overrides = ("agent.network.steps=2", "env.wind=1", "physics=mujoco")
+    specification = cell.specification.model_copy(update={"overrides": overrides})
+    cells.write_cell(folder, cell.model_copy(update={"specification": specification}))
+    path = folder / "cells" / cell.name
+    training, _ = cell_requests.make_training_request(path, None, None, distributed=False)
+    evaluation, _ = cell_requests.make_evaluation_request(path)
+    assert training.overrides == evaluation.overrides == overrides
+    assert training.assets == evaluation.assets
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

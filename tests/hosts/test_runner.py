@@ -321,6 +321,13 @@ def test_a_stop_saves_the_iteration_at_hand(tmp_path):
     assert equal(parameters(other), parameters(run))
 
 
+def test_a_run_may_have_any_number_of_iterations(tmp_path):
+    run = runner(folder=tmp_path)
+    run.on_iteration = at(1, stop)
+    with pytest.raises(StopTraining):
+        run.learn(10**18)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run of four iterations and its folder."""

@@ -1,20 +1,28 @@
 """A checkpoint whose weights fit is still refused where its network would compute something else."""
 
+import json
+import shutil
+
 import pytest
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.run.checkpoint import check_network
 from tests.hosts.point_env import config
+from tests.processes import ROOT
 
 
-def make_spec(groups=None, overrides=()):
+def make_spec(groups=None, overrides=(), agent="mlp_ppo"):
     host = config()
     host["algorithm"] = {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 2}
     host.pop("obs_groups", None)
-    return resolve_agent(
-        "mlp_ppo", "Isaac-Point", host | ({"obs_groups": groups} if groups else {}), overrides
-    )
+    return resolve_agent(agent, "Isaac-Point", host | ({"obs_groups": groups} if groups else {}), overrides)
+
+
+def check_renamed(trained, old, new, now, folder):
+    """Compare the specification ``now`` with a checkpoint of ``trained`` in which ``old`` is called ``new``."""
+    before = json.loads(json.dumps(trained.to_dict()).replace(old, new))
+    check_network({"infos": {"spiky_rl": {"identity": {"spec": before}}}}, now, folder)
 
 
 def check(before, after, folder):
@@ -58,3 +66,28 @@ def test_another_bound_of_actions_is_refused_unless_a_training_resumes(trained, 
     with pytest.raises(UserError, match=rf"not 2\.0; pass agent\.clip_actions={remedy}$"):
         check_network(loaded, other, tmp_path)
     check_network(loaded, other, tmp_path, resume=True)
+
+
+def test_a_checkpoint_may_have_the_old_name_of_a_component(tmp_path):
+    delta = "{name: delta, threshold: 0.005, start: first}"
+    encoder = f"agent.network.encoder={{name: concat, first: direct, second: {delta}}}"
+    spec = make_spec(overrides=[encoder], agent="lif_reservoir_ppo")
+    check_renamed(spec, '"concat"', '"beside"', spec, tmp_path)
+    with pytest.raises(UserError, match=r"network\.encoder\.name=population, not concat"):
+        check_renamed(spec, '"concat"', '"population"', spec, tmp_path)
+
+
+def test_a_project_may_move_with_its_parts_but_not_have_others(tmp_path, caplog):
+    specs = []
+    for folder in (tmp_path / "before", tmp_path / "now"):
+        folder.mkdir()
+        for name in ("parts.py", "parts_ppo.yaml"):
+            shutil.copy(ROOT / "examples" / name, folder)
+        specs.append(make_spec(agent=str(folder / "parts_ppo.yaml")))
+    before, now = specs
+    with caplog.at_level("INFO"):
+        check_renamed(before, "", "", now, tmp_path)
+    assert f"{tmp_path}/before/parts.py:Symlog: in another folder now: {tmp_path}/now/parts.py" in caplog.text
+    for old, new in (("parts.py:Symlog", "others.py:Symlog"), ("parts.py:Symlog", "parts.py:Another")):
+        with pytest.raises(UserError, match=rf"trained with network\.encoder\.name=.*{new}, not"):
+            check_renamed(before, old, new, now, tmp_path)

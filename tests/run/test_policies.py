@@ -21,7 +21,13 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.safe_loading import ReadingError
 from spiky_rl.config.spec import load_task
-from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
+from spiky_rl.learners.common.checkpoints import (
+    get_identity,
+    get_random_state,
+    read_checkpoint,
+    write_checkpoint,
+)
+from spiky_rl.learners.common.progress import TrainingProgress
 from spiky_rl.run import policies
 from spiky_rl.run.publish import publish_policy
 from spiky_rl.run.run_plan import RunRequest
@@ -143,12 +149,88 @@ def assert_other_results_leave_the_policy_as_it_is(run, own):
         },
         "conditions: missing": {key: value for key, value in good.items() if key != "conditions"},
         "--episodes: 1": {**good, "episodes": 1},
+        "assets: another source": {**good, "assets": "another source"},
     }
     for words, result in others.items():
         (other := run / "other.json").write_text(json.dumps(result))
         with pytest.raises(UserError, match=words):
             publish([str(run), "--evaluation", str(other)])
         assert earlier.read_bytes() == b"earlier weights"
+
+
+@pytest.fixture
+def run(own, tmp_path):
+    """The folder of a run with the weights of a shipped policy, and its evaluation; of a task whose name has a slash."""
+    loaded = torch.load(own / "CartPole-v1.lif_ppo.pt", weights_only=True)
+    state = loaded["infos"]["spiky_rl"]
+    state["identity"] |= {"task": "Scripted/Choices-v0", "assets": "none"}
+    state["progress"] = vars(TrainingProgress(iterations=1, env_steps=100))
+    state["random"] = get_random_state("cpu")
+    del state["weights_only"]
+    (folder := tmp_path / "run").mkdir()
+    write_checkpoint(folder / "model_0.pt", {**loaded, "optimizer_state_dict": {}})
+    write_record(folder, "params/provenance.json", {"kernels": "k", "commit": "0" * 40})
+    write_record(folder, "settings.json", {"overrides": []})
+    results = {"conditions": {"nominal": {"mean_return": 5.0, "std_return": 1.0}}, "episodes": 4, "seed": 42}
+    described = {"task": "Scripted/Choices-v0", "agent": "lif_ppo", "library": "rsl_rl", "assets": "none"}
+    checkpoint = str(folder / "model_0.pt")
+    write_record(folder, "evaluation.json", {**described, **results, "checkpoint": checkpoint})
+    return folder
+
+
+def write_record(folder, name, values):
+    """Write ``values`` into a JSON file of a run, over those that it has."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **values}))
+
+
+def test_a_task_whose_name_has_a_slash_has_a_policy_that_is_found(run, own):
+    policy, path = publish_policy(run / "model_0.pt", run / "evaluation.json", None)
+    assert path == own / "Scripted_Choices-v0.lif_ppo.yaml" and policy.weights.is_file()
+    assert policies.find_policy("Scripted/Choices-v0", "lif_ppo", "--checkpoint pretrained") == policy
+
+
+SUTTON, WIND = "env.sutton_barto_reward=true", "env.wind=1"
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "study"),
+    [
+        ([SUTTON, "agent.algorithm.gamma=0.9"], [SUTTON], None),
+        ([SUTTON, WIND], [WIND, SUTTON], None),
+        (["env.wind=0", WIND], [WIND], None),
+        ([], None, None),
+        ([], ["agent.algorithm.gamma=0.9"], None),
+        ([SUTTON], None, "a study, whose cells are evaluated with their overrides"),
+        ([SUTTON], [SUTTON], "a study"),
+    ],
+)
+def test_a_score_from_the_environment_of_the_training_is_published(trained, evaluated, study, run):
+    write_record(run, "settings.json", {"overrides": trained})
+    if evaluated is not None:
+        write_record(run, "evaluation.json", {"overrides": evaluated})
+    policy, _ = publish_policy(run / "model_0.pt", run / "evaluation.json", study)
+    assert policy.overrides == tuple(text for text in trained if text.startswith("env."))
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "words"),
+    [
+        ([SUTTON], [], f"none recorded; allowed: {SUTTON}, as in the training"),
+        ([SUTTON], None, f"none recorded; allowed: {SUTTON}, as in the training"),
+        ([], [WIND], f"{WIND} recorded; allowed: none, as in the training"),
+        ([WIND], ["env.wind=2"], f"env.wind=2 recorded; allowed: {WIND}, as in the training"),
+        (["physics=mujoco"], [], "none recorded; allowed: physics=mujoco, as in the training"),
+    ],
+)
+def test_a_score_from_another_environment_is_refused(trained, evaluated, words, run, own):
+    write_record(run, "settings.json", {"overrides": trained})
+    if evaluated is not None:
+        write_record(run, "evaluation.json", {"overrides": evaluated})
+    with pytest.raises(UserError, match=f"overrides of the environment: {re.escape(words)}"):
+        publish_policy(run / "model_0.pt", run / "evaluation.json", None)
+    assert not list(own.glob("Scripted*"))
 
 
 def assert_entries_are_in_the_guide(files):
@@ -182,6 +264,7 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
     with pytest.raises(UserError, match="--evaluation"):
         publish([str(run)])
     assert evaluate([*where, "--agent", "mlp_ppo", "--conditions", "nominal", "--episodes", "4"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["overrides"] == []
     assert_other_results_leave_the_policy_as_it_is(run, own)
     (cell := tmp_path / "toy" / "cells" / "a_cell").mkdir(parents=True)
     (cell / "cell.json").touch()

@@ -4,14 +4,18 @@ import shutil
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 import spiky_rl
 from spiky_rl.cli.export import export
 from spiky_rl.cli.train import train
 from spiky_rl.config.options import UserError
 from spiky_rl.kernels.dispatch import REFERENCE
+from spiky_rl.learners.rsl_rl.actor import build_actor, load_actor
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.run.policies import list_policies
+from spiky_rl.run.prepare import merge_agent_on_task
+from spiky_rl.run.trained_policy import PolicyModule
 from tests.hosts.gymnasium import scripted
 
 gymnasium = pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
@@ -174,6 +178,36 @@ def test_observations_of_any_number_type_are_taken_and_arrays_refused_by_name():
     assert torch.equal(policy(x), policy(x.float()))
     with pytest.raises(UserError, match="x: ndarray given; allowed: a tensor"):
         policy(x.numpy())
+
+
+def make_policy(agent, *overrides):
+    """An untrained policy of an agent on CartPole-v1."""
+    _, spec = merge_agent_on_task(agent, "CartPole-v1", None, list(overrides))
+    observations = TensorDict({"policy": torch.zeros(1, 4)}, batch_size=[1])
+    model = build_actor(spec, observations, 2, ["policy"])
+    return PolicyModule(load_actor(spec, model.state_dict()), spec, None).eval()
+
+
+DELTA = "agent.network.encoder={name: delta, threshold: 0.05}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("agent", [["sigma_delta_ppo"], ["lif_stateful_ppo", DELTA]], ids=str)
+def test_a_stateful_policy_takes_observations_of_double_precision(agent):
+    policy = make_policy(*agent)
+    x = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(policy(x), policy(x.float()))
+    action, state = policy(x[0], None)
+    same_action, same_state = policy(x[0].float(), None)
+    assert torch.equal(action, same_action) and all(map(torch.equal, state, same_state))
+    assert torch.equal(policy(x[1], state)[0], policy(x[1].float(), state)[0])
+
+
+@torch.no_grad()
+def test_an_omitted_state_is_a_state_of_zero_for_an_encoder_that_starts_with_its_first_observation():
+    policy = make_policy("lif_stateful_ppo", f"{DELTA[:-1]}, start: first}}")
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(policy(x), policy(x, None)[0])
 
 
 def test_a_folder_without_checkpoints_is_refused_as_source(tmp_path):

@@ -156,8 +156,8 @@ class Study(Settings):
     )
     tuning: Tunings = option(
         "",
-        "tuned values of the agents: the file that tune.py wrote, or its folder; or {agent: file or folder}, which leaves out agents"
-        " that are not tuned; empty: no tuned values",
+        "tuned values of the agents: the file that tune.py wrote, or its folder (in a study file also {agent: file or folder}, which"
+        " leaves out agents that are not tuned); empty: no tuned values",
     )
     plan: StudyPlan | None = option(
         None, "comparisons planned before the first cell begins; null: none", flags=[]

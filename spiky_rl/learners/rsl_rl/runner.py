@@ -302,6 +302,7 @@ class _QuietLogger(Logger):
         self.intrinsic.fetch()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
+                # with `it + 1` as the total: rsl_rl's estimate of the remaining time overflows if there are very many iterations
+                super().log(it, start_it, it + 1, collect_time, learn_time, loss_dict, **rest)
         finally:  # the iteration is finished even if the disk is full
             self.on_log(it, total_it, collect_time, learn_time, loss_dict)
