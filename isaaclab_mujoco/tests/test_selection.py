@@ -53,6 +53,7 @@ def test_other_physics_stay_as_they_are(physics, device, overrides, name, caplog
         ("cuda:0", [], "the device is cuda:0"),
         ("cpu", ["physics=newton_kamino"], "the task has newton_kamino"),
         ("cpu", [f"{SOLVER}use_mujoco_contacts=False", f"{SOLVER}integrator=rk4"], "rk4"),
+        ("cpu", [f"{SOLVER}use_mujoco_contacts=False", f"{SOLVER}integrator=1"], "rk4"),
         ("cpu", [f"{SOLVER}use_mujoco_cpu=True"], "use_mujoco_cpu"),
     ],
 )

@@ -28,6 +28,8 @@ WARP_MANAGERS = (
     "isaaclab_newton.physics:NewtonMJWarpManager",
 )
 """Isaac Lab's manager of MuJoCo-Warp, as text: its module, and the package that exports it."""
+RK4 = ("rk4", "1")
+"""The integrator RK4 in a solver's configuration: its name in lower case, and MuJoCo's constant, as text."""
 
 
 def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
@@ -97,7 +99,7 @@ def get_unsupported_reason(env_cfg: EnvCfg, name: str, device: str) -> str | Non
     solver = env_cfg.sim.physics.solver_cfg  # type: ignore[union-attr]  # a configuration of MuJoCo-Warp
     if solver.use_mujoco_cpu:
         return "use_mujoco_cpu makes Newton step a single world with MuJoCo"
-    if not solver.use_mujoco_contacts and str(solver.integrator).lower() == "rk4":
+    if not solver.use_mujoco_contacts and str(solver.integrator).lower() in RK4:
         return "native MuJoCo does not support Newton's contacts with the integrator rk4"
     from isaaclab_mujoco.worlds import get_unavailable_reason
 
