@@ -34,11 +34,18 @@ def robot(draw, kinds):
     """A chain of links, each on a joint of another kind, all frames turned and all centres of mass off the origin."""
     builder = newton.ModelBuilder()
     SolverMuJoCo.register_custom_attributes(builder)
+
+    def add_driven_ball(a, b, f):
+        joint = builder.add_joint_ball(a, b, actuator_mode=newton.JointTargetMode.VELOCITY, **f)
+        builder.joint_target_kd[-3:] = [0.1] * 3
+        return joint
+
     add = {
         "free": lambda a, b, f: builder.add_joint_free(b, parent=a, **f),
         "revolute": lambda a, b, f: builder.add_joint_revolute(a, b, axis=(0, 1, 0), **DRIVEN, **f),
         "prismatic": lambda a, b, f: builder.add_joint_prismatic(a, b, axis=(1, 0, 0), **DRIVEN, **f),
         "ball": lambda a, b, f: builder.add_joint_ball(a, b, **f),
+        "driven ball": add_driven_ball,
         "fixed": lambda a, b, f: builder.add_joint_fixed(a, b, **f),
         "one turning axis": lambda a, b, f: builder.add_joint_d6(a, b, angular_axes=[axis((0, 0, 1), **DRIVEN)], **f),
         "two turning axes": lambda a, b, f: builder.add_joint_d6(
@@ -64,6 +71,7 @@ def robot(draw, kinds):
 
 FLOATING = ("free", "revolute", "ball", "prismatic", "two turning axes", "fixed", "three turning axes")
 FIXED = ("fixed", "revolute", "sliding and turning", "one turning axis", "ball")
+DRIVEN_BALL = ("free", "driven ball", "revolute")
 
 
 class ConvertedByNewton(NativeSolver):
@@ -120,7 +128,7 @@ class Simulation:
         return values | {name: getattr(self.solver.mjw_data, name).numpy().copy() for name in INPUTS}
 
 
-@pytest.mark.parametrize("kinds", [FLOATING, FIXED], ids=["floating", "fixed"])
+@pytest.mark.parametrize("kinds", [FLOATING, FIXED, DRIVEN_BALL], ids=["floating", "fixed", "driven ball"])
 def test_a_step_leaves_what_newtons_own_conversions_leave(kinds):
     ours, theirs = Simulation(kinds), Simulation(kinds, ConvertedByNewton)
     start = ours.found()
@@ -173,11 +181,12 @@ def test_a_body_that_is_moved_from_outside_keeps_the_motion_that_it_was_given():
     assert (after["xfrc_applied"][:, 1] == 0.0).all()
 
 
-def test_results_do_not_depend_on_threads_nor_on_how_many_steps_a_call_makes(monkeypatch):
+@pytest.mark.parametrize("kinds", [FLOATING, DRIVEN_BALL], ids=["floating", "driven ball"])
+def test_results_do_not_depend_on_threads_nor_on_how_many_steps_a_call_makes(kinds, monkeypatch):
     found = []
     for threads, counts in ((1, (1, 1, 1, 1)), (3, (1, 1, 1, 1)), (2, (4,))):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=threads: number)
-        simulation = Simulation(FLOATING, update_data_interval=2)
+        simulation = Simulation(kinds, update_data_interval=2)
         for count in counts:
             simulation.step(count)
         assert simulation.solver.worlds.threads == threads

@@ -9,6 +9,7 @@ pytest.importorskip("isaaclab", reason="Isaac Lab is not installed")
 
 import gymnasium
 import isaaclab_tasks  # noqa: F401  # registers the tasks
+from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
 from isaaclab_tasks.utils import preset, resolve_presets, resolve_task_config
 from isaaclab_tasks.utils.hydra import collect_presets
 from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
@@ -87,6 +88,19 @@ def test_a_task_without_a_choice_of_physics_gets_one():
     assert name_of(resolve_presets(presets.add_preset(only_physics()), [NATIVE])) == NATIVE
     automatic = resolve_presets(presets.add_preset(only_physics(), auto_default=True))
     assert str(automatic.sim.physics.class_type) == selection.MANAGERS[AUTO]
+
+
+@pytest.mark.parametrize("has_presets", [True, False])
+def test_a_task_keeps_the_physics_manager_of_its_own(has_presets, caplog):
+    own = NewtonCfg(solver_cfg=MJWarpSolverCfg(class_type="mine:NewtonMyManager"))
+    cfg = only_physics()
+    cfg.sim.physics = preset(default=own, newton_mjwarp=own) if has_presets else own
+    added = presets.add_preset(cfg, auto_default=True)
+    assert NATIVE not in collect_presets(added).get("sim.physics", {})
+    resolved = resolve_presets(added)
+    assert resolved.sim.physics.class_type == "mine:NewtonMyManager"
+    (record,) = caplog.records
+    assert record.getMessage().endswith("the task has a physics manager of its own, mine:NewtonMyManager")
 
 
 def test_what_is_no_physics_gets_the_value_of_mujoco_warp():

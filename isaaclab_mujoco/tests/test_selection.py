@@ -1,11 +1,14 @@
 """A configuration takes native physics by name, or as `auto` where it can, and says in one line where it cannot."""
 
+import re
+
 import pytest
 
 pytest.importorskip("isaaclab", reason="Isaac Lab is not installed")
 
 import isaaclab_tasks  # noqa: F401  # registers the tasks
 from isaaclab_mujoco.errors import PhysicsError
+from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg, NewtonMJWarpManager
 from isaaclab_tasks.utils import resolve_task_config
 
 from isaaclab_mujoco import compiler, selection, worlds
@@ -50,12 +53,38 @@ def test_other_physics_stay_as_they_are(physics, device, overrides, name, caplog
         ("cuda:0", [], "the device is cuda:0"),
         ("cpu", ["physics=newton_kamino"], "the task has newton_kamino"),
         ("cpu", [f"{SOLVER}use_mujoco_contacts=False", f"{SOLVER}integrator=rk4"], "rk4"),
+        ("cpu", [f"{SOLVER}use_mujoco_contacts=False", f"{SOLVER}integrator=1"], "rk4"),
         ("cpu", [f"{SOLVER}use_mujoco_cpu=True"], "use_mujoco_cpu"),
     ],
 )
 def test_what_native_physics_cannot_step_is_refused_by_name(device, overrides, reason):
     with pytest.raises(PhysicsError, match=f"^physics=mujoco: .*{reason}.*; use physics=newton_mjwarp$"):
         selection.apply_physics(load(*overrides), "mujoco", device)
+
+
+class OwnManager:
+    """A physics manager of the task's own; only its name counts before the simulation starts."""
+
+
+@pytest.mark.parametrize("manager", [OwnManager, "mine:NewtonMyManager"], ids=["class", "text"])
+def test_a_task_keeps_the_physics_manager_of_its_own(manager, caplog):
+    cfg = load()
+    cfg.sim.physics = NewtonCfg(solver_cfg=MJWarpSolverCfg(class_type=manager))
+    before = cfg.to_dict()
+    reason = "the task has a physics manager of its own, .*:(OwnManager|NewtonMyManager)"
+    with pytest.raises(PhysicsError, match=f"^physics=mujoco: {reason}; use physics=newton_mjwarp$"):
+        selection.apply_physics(cfg, "mujoco", "cpu")
+    assert selection.apply_physics(cfg, "auto", "cpu") == "newton_mjwarp"
+    assert cfg.to_dict() == before
+    (record,) = caplog.records
+    assert re.search(f"slower than mujoco: {reason}$", record.getMessage())
+
+
+@pytest.mark.parametrize("manager", [NewtonMJWarpManager, *selection.WARP_MANAGERS])
+def test_mujoco_warps_manager_is_replaced_however_it_is_named(manager):
+    cfg = load()
+    cfg.sim.physics = NewtonCfg(solver_cfg=MJWarpSolverCfg(class_type=manager))
+    assert selection.apply_physics(cfg, "mujoco", "cpu") == "mujoco"
 
 
 def test_auto_without_a_compiler_is_mujoco_warp_and_says_why_in_one_line(monkeypatch, caplog):

@@ -1,6 +1,7 @@
 """Worlds whose physics breaks: ``python -m tests.hosts.broken_case TASK PHYSICS``; prints what became of them as one line of JSON.
 
-A module of its own because a process holds one simulation.
+With ``stale`` as third argument, Isaac-Cartpole also reads what Isaac Lab does not reset: a frame sensor, and accelerations in every
+physics step. A module of its own because a process holds one simulation.
 """
 
 import json
@@ -26,6 +27,23 @@ STILL = 1
 """A world of which nobody touches anything."""
 
 
+def pole(env):
+    """Where the frame sensor sees the pole."""
+    return env.scene["frames"].data.target_pos_w.torch[:, 0]
+
+
+def read_stale_values(cfg):
+    from isaaclab.envs import mdp
+    from isaaclab.managers import ObservationTermCfg, RewardTermCfg
+    from isaaclab.sensors import FrameTransformerCfg
+
+    cfg.decimation = 1
+    frame = FrameTransformerCfg.FrameCfg(prim_path="{ENV_REGEX_NS}/Robot/pole")
+    cfg.scene.frames = FrameTransformerCfg(prim_path="{ENV_REGEX_NS}/Robot/cart", target_frames=[frame])
+    cfg.observations.policy.pole = ObservationTermCfg(func=pole)
+    cfg.rewards.acceleration = RewardTermCfg(func=mdp.body_lin_acc_l2, weight=-1e-4)
+
+
 def set_velocity(env, worlds, value):
     robot = find_robot(env.unwrapped)[1]
     speed = robot.data.joint_vel.torch.clone()
@@ -45,20 +63,23 @@ def course(env, breaks):
             set_velocity(env, worlds, value)
         actions = 0.2 * (2.0 * torch.rand(env.num_envs, env.num_actions, generator=generator) - 1.0)
         obs, rewards, dones, extras = env.step(actions)
+        robot = find_robot(env.unwrapped)[1]
         logged = [float(value) for value in extras.get("log", {}).values()]
         rows.append(
             {
                 "observation": obs["policy"].clone(), "rewards": rewards.clone(), "dones": dones.clone(),
                 "time_outs": extras["time_outs"].clone(), "logged": all(map(math.isfinite, logged)),
-                "lengths": env.episode_length_buf.clone(),
+                "lengths": env.episode_length_buf.clone(), "body": robot.data.body_link_pos_w.torch[worlds, -1].clone(),
             }
         )  # fmt: skip
     return rows
 
 
-def main(task, wanted):
+def main(task, wanted, *stale):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
+    if stale:
+        read_stale_values(cfg)
     found = {"physics": selection.apply_physics(cfg, wanted, "cpu")}
     with (
         open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
@@ -86,6 +107,11 @@ def main(task, wanted):
             float((a["observation"][STILL] - b["observation"][STILL]).abs().max())
             for a, b in zip(whole[: max(BREAKS)], rows, strict=False)
         )
+        if stale:
+            found["pole"] = max(
+                float((rows[step]["observation"][worlds, -3:] - rows[step]["body"]).abs().max())
+                for step, (worlds, _) in BREAKS.items()
+            )
         set_velocity(env, slice(None), math.nan)
         try:
             env.step(torch.zeros(ENVS, env.num_actions))

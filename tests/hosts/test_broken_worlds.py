@@ -40,6 +40,15 @@ def test_a_world_that_breaks_begins_anew_and_the_others_go_on(task, physics):
     assert "env.sim.dt=" in found["failed"] and "learning_rate" not in found["failed"]
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("physics", ["mujoco", pytest.param("newton_mjwarp", marks=pytest.mark.slow)])
+def test_what_isaac_lab_does_not_reset_is_finite_after_a_world_broke(physics):
+    found = processes.run_case("broken", "Isaac-Cartpole", physics, "stale")
+    assert found["count"] == 4 and found["finite"]
+    assert found["pole"] < 1e-5, "the frame sensor's pole is where the robot's is"
+    assert found["apart"] <= (0.0 if physics == "mujoco" else 1e-3)
+
+
 def broken_worlds(count, device="cpu"):
     """Worlds of one robot with a joint, and its velocity."""
     velocity = torch.zeros(count, 1, device=device)

@@ -25,6 +25,9 @@ ENVIRONMENT = {
     f"{SOLVER}.integrator=eulr": [f"{SOLVER}.integrator: 'eulr'", "implicitfast", "mean 'euler'"],
     f"{SOLVER}.cone=round": [f"{SOLVER}.cone: 'round'", "allowed: pyramidal, elliptic"],
     f"{SOLVER}.solver=pgs": [f"{SOLVER}.solver: 'pgs'", "allowed: cg, newton"],
+    f"{SOLVER}.solver=0": [f"{SOLVER}.solver: expected str such as 'newton', got 0"],
+    f"{SOLVER}.integrator='4'": [f"{SOLVER}.integrator: '4'", "implicitfast, 0, 1, 2, 3"],
+    f"{SOLVER}.update_data_interval=-1": [f"{SOLVER}.update_data_interval: -1", "at least 0"],
     "env.observations.policy.joint_pos_rel.delay_min_lag=4": [
         "env.observations.policy.joint_pos_rel: ",
         "delay_min_lag 4, delay_max_lag 0",
@@ -58,6 +61,8 @@ FINE = [
     ],
     ["env.scene.distant_light=null"],
     [f"{SOLVER}.integrator=RK4", f"{SOLVER}.cone=elliptic", f"{SOLVER}.solver=cg"],
+    [f"{SOLVER}.integrator=3", f"{SOLVER}.cone=0", f"{SOLVER}.solver=2"],  # MuJoCo's constants
+    [f"{SOLVER}.update_data_interval=0"],
     [
         f"env.observations.policy.joint_pos_rel.delay_{key}"
         for key in ("max_lag=4", "min_lag=2", "hold_prob=0.5")

@@ -6,7 +6,15 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from isaaclab_mujoco.selection import AUTO, NATIVE, WARP, is_warp, replace_manager
+from isaaclab_mujoco.selection import (
+    AUTO,
+    NATIVE,
+    WARP,
+    get_own_manager_reason,
+    is_warp,
+    log_warp_fallback,
+    replace_manager,
+)
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -80,7 +88,7 @@ def _extend_presets(presets: Any, auto_default: bool) -> Any:
             alternatives[name] = _extend_presets(value, auto_default)
         elif not is_warp(value):
             _extend_presets_below(value, auto_default)
-    if WARP in alternatives:
+    if WARP in alternatives and not get_own_manager_reason(alternatives[WARP]):
         alternatives[NATIVE] = _replace_manager(alternatives[WARP], NATIVE)
     if auto_default and "default" in alternatives:
         alternatives["default"] = _replace_manager(alternatives["default"], AUTO)
@@ -88,7 +96,13 @@ def _extend_presets(presets: Any, auto_default: bool) -> Any:
 
 
 def _replace_manager(value: Any, choice: str) -> Any:
-    """Return a copy of a MuJoCo-Warp configuration with the manager of ``choice``; any other ``value`` itself."""
+    """Return a copy of a MuJoCo-Warp configuration with the manager of ``choice``; any other ``value`` itself.
+
+    A manager of the task's own stays, and one line says so.
+    """
+    if reason := get_own_manager_reason(value):
+        log_warp_fallback(reason)
+        return value
     return replace_manager(copy.deepcopy(value), choice) if is_warp(value) else value
 
 

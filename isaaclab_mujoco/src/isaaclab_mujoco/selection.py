@@ -23,6 +23,13 @@ MANAGERS = {
     AUTO: "isaaclab_mujoco.solver:NewtonMuJoCoOrWarpManager",
 }
 """Class of the manager for each choice, as text like every class in Isaac Lab's configurations, so they can be saved and read."""
+WARP_MANAGERS = (
+    "isaaclab_newton.physics.mjwarp_manager:NewtonMJWarpManager",
+    "isaaclab_newton.physics:NewtonMJWarpManager",
+)
+"""Isaac Lab's manager of MuJoCo-Warp, as text: its module, and the package that exports it."""
+RK4 = ("rk4", "1")
+"""The integrator RK4 in a solver's configuration: its name in lower case, and MuJoCo's constant, as text."""
 
 
 def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
@@ -87,14 +94,29 @@ def get_unsupported_reason(env_cfg: EnvCfg, name: str, device: str) -> str | Non
         return f"native MuJoCo steps worlds on the CPU, and the device is {device}"
     if name not in (WARP, NATIVE):
         return f"native MuJoCo can replace only {WARP}, and the task has {name}"
+    if reason := get_own_manager_reason(env_cfg.sim.physics):
+        return reason
     solver = env_cfg.sim.physics.solver_cfg  # type: ignore[union-attr]  # a configuration of MuJoCo-Warp
     if solver.use_mujoco_cpu:
         return "use_mujoco_cpu makes Newton step a single world with MuJoCo"
-    if not solver.use_mujoco_contacts and str(solver.integrator).lower() == "rk4":
+    if not solver.use_mujoco_contacts and str(solver.integrator).lower() in RK4:
         return "native MuJoCo does not support Newton's contacts with the integrator rk4"
     from isaaclab_mujoco.worlds import get_unavailable_reason
 
     return get_unavailable_reason()
+
+
+def get_own_manager_reason(physics: object) -> str | None:
+    """Return a phrase that names the manager if ``physics`` has MuJoCo-Warp's solver with a manager of the task's own, else None."""
+    from isaaclab.utils.string import callable_to_string
+
+    if not is_warp(physics):
+        return None
+    manager = physics.class_type  # type: ignore[attr-defined]
+    name = str(manager) if isinstance(manager, str) else callable_to_string(manager)
+    if name in (*WARP_MANAGERS, *MANAGERS.values()):
+        return None
+    return f"the task has a physics manager of its own, {name}"
 
 
 def get_physics_name(physics: PhysicsCfg | None) -> str:

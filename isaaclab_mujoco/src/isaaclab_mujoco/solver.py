@@ -98,6 +98,11 @@ class NativeSolver(SolverMuJoCo):
             dt: Time step in seconds.
         """
         worlds = self.prepare_worlds(dt)
+        if self.conversions.has_ball_targets and substeps > 1:
+            # the controls depend on the joints, and only Newton converts them, once in a call
+            for _ in range(substeps):
+                self.run_substeps(1, state_in, state_out, control, contacts, dt)
+            return
         self._validate_rne_postconstraint(state_out)
         newton = self.conversions.bind(state_in, state_out, control)
         newton.applies = not self.conversions.has_ball_targets

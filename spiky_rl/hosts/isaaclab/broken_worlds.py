@@ -41,6 +41,10 @@ class BrokenWorlds:
             self._follow_managers(env)
         elif isinstance(env, DirectRLEnv):
             self._follow_methods(env)
+        else:
+            return
+        if env.sim.physics_manager.__name__.startswith("Newton"):  # so Isaac Lab recognises Newton's managers
+            self._follow_resets(env)
 
     @property
     def is_excessive(self) -> Tensor:
@@ -128,6 +132,40 @@ class BrokenWorlds:
 
         replace(env, "_get_dones", get_dones)
         replace(env, "_get_rewards", get_rewards)
+
+    def _follow_resets(self, env: ManagerBasedRLEnv | DirectRLEnv) -> None:
+        """Make the resets of an ``env`` with Newton's physics also replace what Isaac Lab keeps of broken worlds until the next step."""
+        reset_worlds = env._reset_idx  # pylint: disable=protected-access
+
+        def reset_worlds_and_sensors(env_ids: Any) -> None:
+            reset_worlds(env_ids)
+            self._update_frame_sensors()
+            self._clear_accelerations()
+
+        replace(env, "_reset_idx", reset_worlds_and_sensors)
+
+    def _update_frame_sensors(self) -> None:
+        """Update Newton's frame sensors in broken worlds; Isaac Lab updates them in physics steps alone."""
+        import warp
+
+        manager: Any = self.env.sim.physics_manager
+        for sensor in manager._newton_frame_transform_sensors:  # pylint: disable=protected-access
+            manager.forward()  # the sensor reads poses of bodies, and a reset sets joints
+            transforms = warp.to_torch(sensor.transforms).view(len(self.mask), -1)
+            before = transforms.clone()
+            sensor.update(manager.get_state_0())
+            transforms.copy_(torch.where(self.mask[:, None], transforms, before))
+
+    def _clear_accelerations(self) -> None:
+        """Set the latest velocities and accelerations of bodies in broken worlds to 0; the next accelerations are differences to them."""
+        import warp
+
+        scene: Any = self.env.scene
+        groups = (scene.articulations, scene.rigid_objects, scene.rigid_object_collections)
+        for data in (asset.data for group in groups for asset in group.values()):
+            # pylint: disable-next=protected-access
+            for values in (data._previous_body_com_vel, data._body_com_acc_w.data):
+                warp.to_torch(values).masked_fill_(self.mask[:, None, None], 0.0)
 
 
 def replace(owner: Any, name: str, function: Callable[..., Any]) -> None:

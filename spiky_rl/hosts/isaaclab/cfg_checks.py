@@ -27,12 +27,16 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
 }
 """Fields of every task's configuration, and their bounds."""
+SOLVER = "env.sim.physics.solver_cfg"
+"""Path of a solver's configuration."""
 SOLVER_CHOICES = {
-    "integrator": ("euler", "rk4", "implicit", "implicitfast"),
-    "solver": ("cg", "newton"),
-    "cone": ("pyramidal", "elliptic"),
+    "integrator": ("euler", "rk4", "implicit", "implicitfast", "0", "1", "2", "3"),
+    "solver": ("cg", "newton", "1", "2"),
+    "cone": ("pyramidal", "elliptic", "0", "1"),
 }
-"""Fields of MuJoCo-Warp's solver configuration that are names, in upper or lower case, and the names that Newton knows."""
+"""Fields of MuJoCo-Warp's solver configuration, and their values: names, in upper or lower case, and MuJoCo's constants for them."""
+MAY_BE_ZERO = ("update_data_interval",)
+"""Counts of a solver that are positive by default and may be 0."""
 MIN_NORMAL_FLOAT = 1.2e-38
 """Smallest normal 32-bit float."""
 COUNT = re.compile(r"(^|_)(iterations|substeps)$")
@@ -59,17 +63,22 @@ def check_bounds(env_cfg: EnvCfg) -> None:
 
 
 def check_solver_names(env_cfg: EnvCfg) -> None:
-    """Raise UserError with field and names if a field of `SOLVER_CHOICES` has another name in ``env_cfg``."""
+    """Raise UserError with field and allowed values if a field of `SOLVER_CHOICES` has another value in ``env_cfg``."""
     solver_cfg = getattr(getattr(env_cfg.sim, "physics", None), "solver_cfg", None)
     if type(solver_cfg).__name__ != "MJWarpSolverCfg":
         return
     for name, allowed in SOLVER_CHOICES.items():
-        value = getattr(solver_cfg, name)
-        if str(value).lower() not in allowed:
+        path, value = f"{SOLVER}.{name}", getattr(solver_cfg, name)
+        if not is_solver_choice(path, value):
             raise UserError(
-                f"env.sim.physics.solver_cfg.{name}: {shorten(value)} given; allowed: {', '.join(allowed)}"
-                f"{suggest_name(str(value), allowed)}"
+                f"{path}: {shorten(value)} given; allowed: {', '.join(allowed)}{suggest_name(str(value), allowed)}"
             )
+
+
+def is_solver_choice(path: str, value: object) -> bool:
+    """Return whether the field at ``path`` is in `SOLVER_CHOICES` and may have the ``value``."""
+    group, _, name = path.rpartition(".")
+    return group == SOLVER and str(value).lower() in SOLVER_CHOICES.get(name, ())
 
 
 def check_delays(env_cfg: EnvCfg) -> None:
@@ -138,8 +147,9 @@ def _check_field_number(path: str, number: float, current: object) -> None:
         and path.startswith("env.sim.")
         and path.removeprefix("env.") not in BOUNDS
     ):
-        # a solver setting that is positive now must not become negative, and a count must stay at least 1
-        check_number(path, number, type(number), low=1 if isinstance(current, int) else 0.0)
+        # a solver setting that is positive now must not become negative, and most counts must stay at least 1
+        is_from_one = isinstance(current, int) and name not in MAY_BE_ZERO
+        check_number(path, number, type(number), low=1 if is_from_one else 0)
     elif NOT_NEGATIVE.search(path):
         check_number(path, number, type(number), low=0)
 

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.errors import suggest_name
 from spiky_rl.hosts.base import OverrideError
-from spiky_rl.hosts.isaaclab.cfg_checks import check_null_allowed, check_values, get_fields
+from spiky_rl.hosts.isaaclab.cfg_checks import (
+    check_null_allowed,
+    check_values,
+    get_fields,
+    is_solver_choice,
+)
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
@@ -58,7 +63,7 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
         if "None" not in declared or path.startswith("env.sim."):
             # simulation fields may default to None, which Isaac Lab replaces
             check_null_allowed(path, current)
-    elif not is_compatible(value, current, declared):
+    elif not (is_compatible(value, current, declared) or is_solver_choice(path, value)):
         raise OverrideError(
             f"{path}: expected {declared or type(current).__name__} such as {current!r}, got {text}"
         )
