@@ -330,14 +330,18 @@ class FeedForward(SpikingNetwork):
             masks = [None] * len(rows) if keep is None else keep.split(CPU_ROWS, 1)
             parts = [self._forward(part, None, mask, None)[0] for part, mask in zip(rows, masks, strict=True)]
             return torch.cat(parts, 1), ()
+        # without a state, encoder and decoder start again in every control step, but neurons carry theirs
+        before = self.zero_state(x.shape[1], x) if state is None and self.stateful else state
         span = self.learning.truncate
-        if record is None and state is not None and 0 < span < x.shape[0]:
-            return self._forward_truncated(x, state, keep, span)
-        return self._forward(x, state, keep, record)
+        if record is None and before is not None and 0 < span < x.shape[0]:
+            features, after = self._forward_truncated(x, before, keep, span)
+        else:
+            features, after = self._forward(x, before, keep, record)
+        return features, () if state is None else after
 
     def _can_split(self, x: Tensor) -> bool:
-        """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
-        if x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
+        """Return whether ``x`` [T, B, O] is a large stateless batch on the CPU whose parts may run one after the other."""
+        if self.stateful or x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
             return False
         # the gradient of a sample must not depend on the other samples
         return not torch.is_grad_enabled() or (
