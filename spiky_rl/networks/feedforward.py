@@ -443,8 +443,10 @@ class FeedForward(SpikingNetwork):
         ) and (decoder.potential is None or decoder.__class__ is Membrane)
         """Whether a stack computes what these parts do, unless hooks or other linear maps are set later."""
         # for each linear map: the modules of its owner, its name among them, and its expected class
-        self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in layers]
-        self._linear_maps.append((decoder._modules, "readout", torch.nn.Linear))
+        self._linear_maps = [
+            *((layer._modules, "connection", LinearConnection) for layer in layers),
+            (decoder._modules, "readout", torch.nn.Linear),
+        ]
         self._stack_backend, self._stack_parts = None, parts
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
