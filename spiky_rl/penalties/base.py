@@ -22,8 +22,6 @@ from spiky_rl.config.registry import Component
 class Penalty(Component):
     """Loss term on activity."""
 
-    renamed = {"cost": "compute"}
-
     raises_rates: bool = True
     """Whether the gradient may raise a rate, also that of a silent neuron. Then layers run one by one, because a stack of layers adds
     the gradient at events only."""
