@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from torch import Tensor, nn
 
-from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.errors import RegistryError, UnknownKey, UserError
 from spiky_rl.config.options import check_number
 from spiky_rl.config.registry import configure
@@ -51,8 +50,6 @@ class SpikingModule(nn.Module):
     """Shape of one sample: (O,), or (channels, height, width)."""
     state_sizes: tuple[int, ...]
     """Width of every state tensor [1, B, width]; empty if a call leaves no state."""
-    encoder_has_state: bool = False
-    """Whether a step from a state of zero differs from one without a state, as with the encoder ``delta``."""
 
     if TYPE_CHECKING:
 
@@ -93,7 +90,7 @@ class SpikingModule(nn.Module):
             y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].squeeze(0).unflatten(0, (steps, batch))
             after: State = ()
         else:
-            if before is None and (returns_state or steps > 1 or self.encoder_has_state):
+            if returns_state and before is None:
                 before = self._make_zero_state(x)
             y, after = self._run(x, before, keep)
         y = y.squeeze(0) if is_step else y
@@ -131,12 +128,6 @@ class SpikingModule(nn.Module):
             _check_shape(f"state[{i}]", part.shape, (1, batch, size))
 
 
-def has_encoder_state(network: nn.Module) -> bool:
-    """Return whether the encoder of a ``network`` has a state; False without an encoder, as in an ANN or a network of one's own."""
-    encoder = getattr(network, "encoder", None)
-    return isinstance(encoder, Encoder) and bool(encoder.state_sizes)
-
-
 class NetworkModule(SpikingModule):
     """Spiking network as a torch module: x [B, O] -> y [B, F], or [T, B, O] -> [T, B, F]."""
 
@@ -146,7 +137,6 @@ class NetworkModule(SpikingModule):
         self.network = spiking
         self.inputs, self.outputs = inputs, outputs
         self.state_sizes = spiking.state_sizes if spiking.stateful else ()
-        self.encoder_has_state = has_encoder_state(spiking)
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         return self.network(x, state, keep)

@@ -67,14 +67,6 @@ class Component:
     """Declared parts: key -> (kind, default name or settings). A part with the default None is optional."""
     listed: ClassVar[tuple[str, ...]] = ()
     """Keys of parts that may also be a list of components, such as one neuron per layer."""
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Old name -> new name of a member; a subclass may define the member by its old name for one release."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        for old, new in cls.renamed.items():
-            if old in vars(cls) and new not in vars(cls):
-                setattr(cls, new, vars(cls)[old])
 
     @classmethod
     def from_options(cls, **values: object) -> Self:

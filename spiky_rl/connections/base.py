@@ -35,13 +35,6 @@ class Connection(Component, torch.nn.Module):
     neurons, or of channels of maps.
     """
 
-    renamed = {
-        "within": "is_intra_layer",
-        "in_force": "get_effective_weights",
-        "exact": "unrounded_weights",
-        "plain": "is_plain",
-    }
-
     is_intra_layer: ClassVar[bool] = False
     """Whether the connection is among the neurons of one layer; True for `IntraLayerConnection` only."""
     shape: Shape

@@ -66,15 +66,6 @@ def declare_bins(bins: int) -> Any:
 class Dataset(Component):
     """Recordings of one sensor. A subclass declares the sensor, and finds and reads the recordings."""
 
-    renamed = {
-        "find": "list_recordings",
-        "read": "read_events",
-        "about": "describe",
-        "stamps": "get_fingerprints",
-        "reader": "get_reader_fingerprint",
-        "steps": "times_are_steps",
-    }
-
     class Options(Settings):
         """Options of every dataset."""
 

@@ -41,21 +41,6 @@ class ExportError(UserError):
 class Target(Component):
     """An export target: it writes a policy and runs the written file."""
 
-    renamed = {
-        "refuse": "check_network",
-        "reference": "get_reference_model",
-        "allowed": "get_tolerance",
-        "open": "open_session",
-        "require": "check_requirements",
-        "stale": "stale_files",
-        "compiled": "needs_cpu_backend",
-        "relative": "has_relative_tolerance",
-        "flips": "max_mismatch_share",
-        "changed": "reference_text",
-        "in_c": "is_c",
-        "observes": "needs_rollout",
-    }
-
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Dotted path of an agent's key -> values that the target can express; other keys may have any value. Names of encoders also hold
     for the parts of a concat encoder. If a path begins with ``network.``, ANNs, which have no network, are refused."""

@@ -23,21 +23,6 @@ from spiky_rl.surrogates.base import Surrogate
 class LearningRule(Component, torch.nn.Module):
     """Learning rule; without overridden methods it is BPTT."""
 
-    renamed = {
-        "before": "on_layer_input",
-        "after": "on_layer_output",
-        "read": "decode",
-        "change": "apply_weight_change",
-        "attach": "setup",
-        "neuron": "wrap_neuron",
-        "surrogate": "choose_surrogate",
-        "no_way_through": "decoders_without_gradient",
-        "blocks_gradient": "decoders_without_gradient",
-        "by_sample": "has_independent_samples",
-        "counts": "counts_have_gradient",
-        "local": "is_local",
-    }
-
     has_hooks: ClassVar[bool] = False
     """Whether `on_layer_input`, `on_layer_output` or `decode` is overridden. Otherwise networks do not call them, and a backend may
     run all layers in one call."""

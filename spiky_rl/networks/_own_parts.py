@@ -29,16 +29,29 @@ T, B = 2, 3
 
 
 def check_encoder(name: str, encoder: Encoder, inputs: int, steps: int) -> None:
-    """Raise RegistryError if an own ``encoder`` has no ``width``, or returns a signal of another shape than [T, K or 1, B, width]."""
+    """Raise RegistryError if an own ``encoder`` has no ``width``, or returns signals or states of wrong shapes."""
     if not is_foreign(name):
         return
     if (width := getattr(encoder, "width", None)) is None:
         raise RegistryError(
             f"encoder: {name}: no width given; allowed: a number of channels, set in __init__"
         )
+    x, meaning = torch.zeros(T, B, inputs), "[T, K or 1, B, width]"
+    shapes = [[T, steps, B, width], [T, 1, B, width]]
     with _run(name, "encoder", encoder):
-        signal = copy.deepcopy(encoder)(torch.zeros(T, B, inputs))
-    _check_shape("encoder", name, signal, "[T, K or 1, B, width]", [T, steps, B, width], [T, 1, B, width])
+        signal = copy.deepcopy(encoder)(x)
+    _check_shape("encoder", name, signal, meaning, *shapes)
+    zero_state = tuple(torch.zeros(B, size) for size in encoder.state_sizes)
+    for state in (None, zero_state):
+        with _run(name, "encoder", encoder):
+            result = copy.deepcopy(encoder).encode_stateful(x, state, None)
+        _check_pair("encoder", name, result, "encode_stateful", meaning, *shapes)
+    with _run(name, "encoder", encoder):
+        given = [list(part.shape) for part in result[1]]
+    if given != (allowed := [[B, size] for size in encoder.state_sizes]):
+        raise RegistryError(
+            f"encoder: {name}: encode_stateful returned states of shapes {given}; allowed: [B, size] for each of state_sizes, here {allowed}"
+        )
 
 
 def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs: int) -> None:
@@ -47,7 +60,7 @@ def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs:
         return
     with _run(name, "decoder", decoder):
         result = copy.deepcopy(decoder)(torch.zeros(T, steps, B, inputs), None, None)
-    _check_features("decoder", name, result, "forward", [T, B, outputs])
+    _check_pair("decoder", name, result, "forward", "features [T, B, F]", [T, B, outputs])
 
 
 def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: Sequence[float]) -> None:
@@ -88,17 +101,17 @@ def check_rule(name: str, network: FeedForward, outputs: int) -> None:
         results.append(signal)
     with _run(name, "learning", rule):
         result = rule.decode(copy.deepcopy(network.decoder), results, None, None)
-    _check_features("learning", name, result, "decode", [T, B, outputs])
+    _check_pair("learning", name, result, "decode", "features [T, B, F]", [T, B, outputs])
 
 
-def _check_features(key: str, name: str, result: object, method: str, shape: list[int]) -> None:
-    """Raise RegistryError if the ``result`` of ``method`` is not a pair of features of that ``shape`` and states."""
+def _check_pair(key: str, name: str, result: object, method: str, meaning: str, *shapes: list[int]) -> None:
+    """Raise RegistryError if the ``result`` of ``method`` is not a pair of a tensor of one of the ``shapes`` and states."""
     if not (isinstance(result, tuple) and len(result) == 2):
         kind = type(result).__name__
         raise RegistryError(
-            f"{key}: {name}: {method} returned a {kind}; allowed: a pair, features [T, B, F] and states"
+            f"{key}: {name}: {method} returned a {kind}; allowed: a pair, {meaning} and states"
         )
-    _check_shape(key, name, result[0], "features [T, B, F]", shape, method=method)
+    _check_shape(key, name, result[0], meaning, *shapes, method=method)
 
 
 @contextmanager

@@ -52,22 +52,6 @@ class ForwardRecord:
 class SpikingNetwork(Component, torch.nn.Module):
     """Spiking network with K inner steps in each of T control steps; the state is an argument and a result."""
 
-    renamed = {
-        "replayed": "is_recurrent",
-        "cached": "caches_fixed_part",
-        "caches_features": "caches_fixed_part",
-        "widths": "layer_sizes",
-        "disturb": "set_spike_channels",
-        "extract": "compute_fixed_part",
-        "compute_features": "compute_fixed_part",
-        "features": "fixed_size",
-        "local": "has_local_rules",
-        "read": "apply_readout",
-        "learn": "apply_local_rules",
-        "run_on": "set_backend",
-        "advance": "count_update",
-    }
-
     backend: str
     """Kernel backend: a name, or auto."""
     steps: int

@@ -21,6 +21,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.decoders.membrane import Membrane
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
@@ -262,18 +263,13 @@ class FeedForward(SpikingNetwork):
             penalty = sparsity.build()
             _own_parts.check_penalty(sparsity.name, penalty, self.layer_sizes, self.fan_out)
             self._set_penalty(penalty)
-        self._can_use_stack = all(getattr(layer.connection, "is_plain", False) for layer in layers)
-        """Whether the connections are linear and no spike channel is set, as a stack requires."""
-        # for each linear map: the modules of its owner, its name among them, and its expected class
-        self._linear_maps = [(layer._modules, "connection", LinearConnection) for layer in layers]
-        self._linear_maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
-        self._stack_parts: tuple[torch.nn.Module, ...] = (*layers, self.decoder)
         self._stack_backend: Backend | None = None
         """Backend of the last pass that asked for a stack, or None before the first."""
         self._stack: LayerStack | GpuStack | None = None
         """Stack of these layers on that backend, or None if it has no stacks."""
         self._stack_modules: list[torch.nn.Module | None] = []
         """Modules of the stack's layers, because a module may be replaced by another one."""
+        self._set_stack_parts((*layers, self.decoder))
 
     def _build_layers(
         self,
@@ -334,14 +330,18 @@ class FeedForward(SpikingNetwork):
             masks = [None] * len(rows) if keep is None else keep.split(CPU_ROWS, 1)
             parts = [self._forward(part, None, mask, None)[0] for part, mask in zip(rows, masks, strict=True)]
             return torch.cat(parts, 1), ()
+        # without a state, encoder and decoder start again in every control step, but neurons carry theirs
+        before = self.zero_state(x.shape[1], x) if state is None and self.stateful else state
         span = self.learning.truncate
-        if record is None and state is not None and 0 < span < x.shape[0]:
-            return self._forward_truncated(x, state, keep, span)
-        return self._forward(x, state, keep, record)
+        if record is None and before is not None and 0 < span < x.shape[0]:
+            features, after = self._forward_truncated(x, before, keep, span)
+        else:
+            features, after = self._forward(x, before, keep, record)
+        return features, () if state is None else after
 
     def _can_split(self, x: Tensor) -> bool:
-        """Return whether ``x`` [T, B, O] is a large batch on the CPU whose parts may run one after the other."""
-        if x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
+        """Return whether ``x`` [T, B, O] is a large stateless batch on the CPU whose parts may run one after the other."""
+        if self.stateful or x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
             return False
         # the gradient of a sample must not depend on the other samples
         return not torch.is_grad_enabled() or (
@@ -417,10 +417,13 @@ class FeedForward(SpikingNetwork):
         return stack
 
     def _is_linear_stack(self) -> bool:
-        """Return whether all connections and the readout are unmodified linear maps and no part has hooks.
+        """Return whether all connections and the readout are unmodified linear maps, and layers and decoder are unmodified.
 
         A stack reads the weights and calls no part, so it would ignore hooks, pruning, parametrizations and subclasses.
         """
+        parts = (*self._modules["layers"]._modules.values(), self._modules["decoder"])  # type: ignore[union-attr]
+        if parts != self._stack_parts:
+            self._set_stack_parts(parts)
         if not self._can_use_stack:
             return False
         for modules, name, kind in self._linear_maps:
@@ -428,6 +431,23 @@ class FeedForward(SpikingNetwork):
             if link.__class__ is not kind or _has_hooks(link) or not link._parameters.keys() >= WEIGHTS:
                 return False
         return not any(map(_has_hooks, self._stack_parts))
+
+    def _set_stack_parts(self, parts: tuple[Any, ...]) -> None:
+        """Set ``parts``, the layers and the decoder, as those that a stack runs, and drop the stack of the previous ones."""
+        *layers, decoder = parts
+        self._can_use_stack = all(
+            layer.__class__ is SpikingLayer
+            and layer.channel is None
+            and getattr(layer.connection, "is_plain", False)
+            for layer in layers
+        ) and (decoder.potential is None or decoder.__class__ is Membrane)
+        """Whether a stack computes what these parts do, unless hooks or other linear maps are set later."""
+        # for each linear map: the modules of its owner, its name among them, and its expected class
+        self._linear_maps = [
+            *((layer._modules, "connection", LinearConnection) for layer in layers),
+            (decoder._modules, "readout", torch.nn.Linear),
+        ]
+        self._stack_backend, self._stack_parts = None, parts
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""

@@ -8,8 +8,9 @@ and biases are trained on, and a weight of exactly 0 in a matrix with others is 
 readout. Without one the features are the spikes: each neuron is its own feature where the file has as many neurons as the agent
 needs features, else a new readout is drawn.
 
-Our own files bring encoder, decoder, normalisation, ``steps`` and ``stateful``; other files hold none of these. The file is read
-whenever the network is built, so keep it beside the run; the checkpoint has the learned weights and refuses a changed graph.
+Our own files bring encoder, decoder, normalisation, ``steps`` and ``stateful``, unless the agent names others; other files hold
+none of these. The file is read whenever the network is built, so keep it beside the run; the checkpoint has the learned weights and
+refuses a changed graph.
 
 Source: Pedersen et al. (2024), Neuromorphic intermediate representation.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, override
+from typing import Any, Literal, Self, override
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ from spiky_rl.neurons.base import Neuron
 
 READOUTS = ("linear", "membrane", "rate")
 """Decoders that can take over the readout of a file."""
+PER_INNER_STEP = ("noise", "step")
+"""Tensors of encoders with a value per inner step, which are not learned."""
 NEURONS = {"CubaLIF": "cuba_lif", "IF": "lif", "LIF": "lif"}
 """Neuron of the registry by the type of a node."""
 
@@ -76,16 +79,17 @@ class Nir(FeedForward):
             False, "save memory: keep only each layer's input and run the layer again in the backward pass"
         )
 
-        @model_validator(mode="before")
-        @classmethod
-        def _take_from_file(cls, values: Any) -> Any:
+        @model_validator(mode="after")
+        def _take_from_file(self) -> Self:
             """Complete absent ``steps`` and ``stateful`` from the file."""
-            absent = {"steps", "stateful"} - set(values) if isinstance(values, Mapping) else set()
-            if absent and isinstance(values.get("file"), str):
-                content = read_content(Reading(values["file"]))
-                of_file = {"steps": content.steps, "stateful": content.stateful}
-                return {**values, **{key: of_file[key] for key in absent if of_file[key] is not None}}
-            return values
+            absent = {"steps", "stateful"} - self.model_fields_set
+            if not absent:
+                return self
+            with error_path("file"):
+                content = read_content(_get_reading(self))
+            of_file = {"steps": content.steps, "stateful": content.stateful}
+            found = {key: of_file[key] for key in absent if of_file[key] is not None}
+            return self.with_changes(**found) if found else self
 
     parts = {
         "encoder": ("encoders", None),
@@ -168,11 +172,8 @@ class Nir(FeedForward):
             self.register_buffer(name, None if values is None else _to_tensor(values))
         self.input_mean: Tensor | None
         self.input_scale: Tensor | None
-        if content.encoder_state:
-            state = self.encoder.state_dict()
-            self.encoder.load_state_dict(
-                {key: _to_tensor(content.encoder_state[key]).view_as(value) for key, value in state.items()}
-            )
+        if encoder is None:
+            self._set_encoder(content, options.file)
         self._set_readout(content)
 
     @override
@@ -192,6 +193,20 @@ class Nir(FeedForward):
             layers.append(spiking_layer)
             binary = not neuron.graded
         return layers
+
+    def _set_encoder(self, content: NirContent, file: str) -> None:
+        """Set the encoder's tensors to those of ``file``; with other ``steps``, those per inner step stay as they were built."""
+        tensors = self.encoder.state_dict()
+        for key, built in tensors.items():
+            if self.steps != content.steps and key.rpartition(".")[2] in PER_INNER_STEP:
+                continue
+            values = content.encoder_state.get(key, np.empty(0))
+            if values.size != built.numel():
+                raise RegistryError(
+                    f"network.file: {file}: encoder_{key} of {values.size} values given; allowed: {built.numel()}"
+                )
+            tensors[key] = _to_tensor(values).view_as(built)
+        self.encoder.load_state_dict(tensors)
 
     def _set_readout(self, content: NirContent) -> None:
         """Set the readout to that of the file; without one, to the identity if there are as many neurons as features."""

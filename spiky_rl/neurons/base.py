@@ -182,8 +182,6 @@ class Neuron(Component):
     arguments of the step, so that they can be learned and differ between neurons.
     """
 
-    renamed = {"advance": "substep", "emit": "finish_step"}
-
     class Options(Settings):
         """Options of every neuron."""
 

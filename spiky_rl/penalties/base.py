@@ -22,11 +22,15 @@ from spiky_rl.config.registry import Component
 class Penalty(Component):
     """Loss term on activity."""
 
-    renamed = {"cost": "compute"}
-
     raises_rates: bool = True
     """Whether the gradient may raise a rate, also that of a silent neuron. Then layers run one by one, because a stack of layers adds
     the gradient at events only."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "compute" in vars(cls) and "compute_gradient" not in vars(cls):
+            # an inherited closed form is the gradient of another term
+            cls.compute_gradient = Penalty.compute_gradient
 
     def __init__(self, options: Settings | None = None) -> None:
         self.options = options
@@ -49,7 +53,8 @@ class Penalty(Component):
     ) -> Tensor:
         """Return the gradient [M] of `compute` for the ``rates`` [M] of the neurons of all layers, in order.
 
-        Autograd computes it here. A penalty may override this with a closed form, which costs a GPU fewer launches.
+        Autograd computes it here. A penalty may override this with a closed form, which costs a GPU fewer launches; a subclass of it
+        that overrides `compute` alone has the gradient by autograd again.
 
         Args:
             rates: [M].

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.api import SpikingModule, has_encoder_state
+from spiky_rl.api import SpikingModule
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
@@ -67,7 +67,6 @@ class PolicyModule(SpikingModule):
         self.inputs = (model.obs_dim,)
         network = self.network
         self.state_sizes = network.state_sizes if network is not None and network.stateful else ()
-        self.encoder_has_state = has_encoder_state(self.body)
 
     @property
     def network(self) -> SpikingNetwork | None:

@@ -368,10 +368,10 @@ from spiky_rl.datasets.base import Dataset, Recording
 class Pixels(Dataset):
     shape, window, classes = (1, 1, 2), (0, 20), ("left", "right")
 
-    def find(self):
+    def list_recordings(self):
         return [Recording(f"{i}", i % 2, "train", row=i) for i in range(20)]
 
-    def read(self, recording):
+    def read_events(self, recording):
         return Events(*np.array([[recording.label, recording.label], [0, 0], [0, 0], [0, recording.row]]))
 '''
 

@@ -64,6 +64,18 @@ class Raises(Symlog):
         return x + self.missing
 
 
+class Unready(Symlog):
+    def encode_stateful(self, x, state, keep):
+        return self(x)
+
+
+class Forgetful(Symlog):
+    state_sizes = (5,)
+
+    def encode(self, x, state, keep):
+        return self(x), state
+
+
 class Alone(Ramp):
     def forward(self, spikes, state, keep):
         return super().forward(spikes, state, keep)[0]
@@ -110,6 +122,14 @@ class Unpaired(Damped):
         ),
         ("encoder: Twice", "returned [2, 1, 3, 10]; allowed: "),
         ("encoder: Raises", "fails on zeros: {file}, line 24: AttributeError: "),
+        (
+            "encoder: Unready",
+            "encode_stateful returned a Tensor; allowed: a pair, [T, K or 1, B, width] and states",
+        ),
+        (
+            "encoder: Forgetful",
+            "encode_stateful returned states of shapes []; allowed: [B, size] for each of state_sizes, here [[3, 5]]",
+        ),
         ("decoder: Alone", "returned a Tensor; allowed: a pair, features [T, B, F] and states"),
         ("decoder: Transposed", "returned [3, 2, 2]; allowed: features [T, B, F], here [2, 3, 2]"),
         ("sparsity: Vector", "returned [16]; allowed: a scalar, here [] or [1]"),
@@ -137,6 +157,46 @@ def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mi
         registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
     assert str(error.value).startswith(f"{key}: {mine / 'faulty.py'}:{name}"), error.value
     assert fault.format(file=mine / "faulty.py") in str(error.value) and "\n" not in str(error.value)
+
+
+HELPERS = """
+from parts import Damped, L1, Ramp, Symlog
+
+
+class Signal(Symlog):
+    def forward(self, x):
+        return self.encode(x).unsqueeze(1)
+
+    def encode(self, x):
+        return x
+
+
+class Features(Ramp):
+    def read(self, spikes):
+        return spikes
+
+
+class Cost(L1):
+    def cost(self):
+        return 0.0
+
+
+class Rule(Damped):
+    def before(self):
+        return None
+"""
+
+
+def test_a_method_of_an_own_part_that_its_base_class_does_not_have_is_its_own(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine))
+    (mine / "helpers.py").write_text(HELPERS)
+    classes = {"encoder": "Signal", "decoder": "Features", "sparsity": "Cost", "learning": "Rule"}
+    parts = {key: f"{mine / 'helpers.py'}:{name}" for key, name in classes.items()}
+    for stateful in (False, True):
+        settings = {"name": "feedforward", "layers": [16], "stateful": stateful, **parts}
+        net = registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
+        x = torch.randn(1, 8, 5)
+        net(x, net.zero_state(8, x) if stateful else None)[0].sum().backward()
 
 
 def test_checks_of_own_parts_draw_no_number_of_the_network(mine, monkeypatch):

@@ -157,7 +157,7 @@ class Toy(Rule):
         super().__init__()
         self.gain = options.gain
 
-    def before(self, signal):
+    def on_layer_input(self, signal):
         return self.gain * signal
 ''',
     "penalties": f'''"""A toy of a penalty: the mean of all rates."""{IMPORTS}
@@ -171,7 +171,7 @@ class Toy(Penalty):
     def __init__(self, options):
         self.weight = options.weight
 
-    def cost(self, rates, fan_out):
+    def compute(self, rates, fan_out):
         return self.weight * sum(rate.mean() for rate in rates)
 ''',
     "targets": f'''"""A toy of an export target: the weights as text, which nothing can run."""{IMPORTS}
@@ -191,7 +191,7 @@ class Toy(Target):
         path.write_text(str(weights), encoding="utf-8")
         return path
 
-    def open(self, path):
+    def open_session(self, path):
         return None
 ''',
     "datasets": '''"""A toy of a dataset: two recordings of one event each."""
@@ -210,10 +210,10 @@ class Toy(Dataset):
     title, licence, source = "toy", "none", "this test"
     shape, window, classes = (2, 3, 4), (0, 10), ("a", "b")
 
-    def find(self):
+    def list_recordings(self):
         return [Recording("first", 0, "train"), Recording("second", 1, "test")]
 
-    def read(self, recording):
+    def read_events(self, recording):
         return Events(*np.array([[self.options.place * recording.label], [0], [1], [7]]))
 ''',
     "backends": '''"""A toy of a backend: every neuron by its own step, and nothing else."""
@@ -223,7 +223,7 @@ from spiky_rl.kernels.backends.base import Backend
 
 
 class Toy(Backend):
-    def unroll(self, run):
+    def run_neuron(self, run):
         neuron, outputs, state = run.neuron, [], run.state
         if state is None:
             state = tuple(torch.zeros_like(run.current[0, 0]) for _ in neuron.states)

@@ -29,7 +29,12 @@ class Witness(LearningRule):
 
 
 @pytest.mark.parametrize(
-    "body", ["is_local = True", "is_local = True\n    def chnage(self): pass", "def change(self): pass"]
+    "body",
+    [
+        "is_local = True",
+        "is_local = True\n    def apply_weight_chnage(self): pass",
+        "def apply_weight_change(self): pass",
+    ],
 )
 def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
     path = tmp_path / "mine.py"

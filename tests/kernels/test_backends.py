@@ -108,7 +108,10 @@ def test_a_backend_that_is_none_is_refused_with_its_place(case):
 
 
 def test_a_backend_of_ones_own_that_cannot_run_says_why(tmp_path):
-    text = TOYS["backends"] + "\n    def available(self):\n        return 'no luck today; try again'\n"
+    text = (
+        TOYS["backends"]
+        + "\n    def get_unavailable_reason(self):\n        return 'no luck today; try again'\n"
+    )
     (tmp_path / "unlucky.py").write_text(text, encoding="utf-8")
     with pytest.raises(RegistryError, match="is not available: no luck today; try again"):
         dispatch.check(f"{tmp_path / 'unlucky.py'}:Toy")

@@ -7,8 +7,10 @@ import threading
 import pytest
 import torch
 
+from spiky_rl.codecs.decoders.membrane import Membrane
 from spiky_rl.config import registry
 from spiky_rl.kernels import precision
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
 
@@ -103,6 +105,65 @@ def test_a_replaced_layer_or_readout_takes_the_place_of_the_old_one():
     with torch.no_grad():
         network.layers[0].connection.weight.mul_(2.0)
         assert torch.equal(network(x, None)[0], layer_by_layer(network, x, None)[0])
+
+
+@pytest.mark.parametrize("part", ["layer", "decoder"])
+def test_a_replaced_layer_or_decoder_computes_features_and_gradients(part):
+    network, other, x = build(), build(seed=1), observations()
+    before, _ = network(x, None)
+    if part == "layer":
+        network.layers[0] = other.layers[0]
+    else:
+        network.decoder = other.decoder
+    found = []
+    for backend in ("cpu", "torch"):
+        network.set_backend(backend)
+        with torch.no_grad():
+            rollout, _ = network(x, None)
+        y, _ = network(x, None)
+        assert torch.equal(rollout, y) and not torch.equal(y, before)
+        found.append((y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))))
+    assert all(relative(a, b) < 1e-5 for a, b in zip(*found, strict=True))
+
+
+class BoundedPotentials(Membrane):
+    def decode_potentials(self, potentials):
+        return torch.tanh(super().decode_potentials(potentials))
+
+
+class BoundedFeatures(Membrane):
+    def forward(self, spikes, state, keep):
+        features, new = super().forward(spikes, state, keep)
+        return torch.tanh(features), new
+
+
+@pytest.mark.parametrize("read", ["last", "mean"])
+@pytest.mark.parametrize("bounded", [BoundedPotentials, BoundedFeatures])
+def test_a_decoder_that_extends_the_membrane_is_called(bounded, read):
+    decoder = {"name": f"{__name__}:{bounded.__name__}", "read": read}
+    networks = [build(backend=backend, decoder=decoder) for backend in ("cpu", "torch")]
+    x = 30.0 * observations()
+    found = []
+    for network in networks:
+        with torch.no_grad():
+            network.readout.weight.mul_(30.0)
+            rollout, _ = network(x, None)
+        y, _ = network(x, None)
+        assert torch.equal(rollout, y) and y.abs().max() <= 1.0
+        found.append((y, *torch.autograd.grad(y.sum(), list(network.parameters()))))
+    assert all(relative(a, b) < 1e-5 for a, b in zip(*found, strict=True))
+
+
+def test_a_layer_of_another_class_is_called():
+    class Silent(SpikingLayer):
+        def forward(self, *arguments):
+            output, new = super().forward(*arguments)
+            return torch.zeros_like(output), new
+
+    network, other, x = build(), build(seed=1), observations()
+    other.layers[1].__class__ = Silent
+    network.layers[1] = other.layers[1]
+    assert torch.equal(network(x, None)[0], network.readout.bias.expand(1, BATCH, OUTPUTS))
 
 
 def test_a_replaced_recurrent_connection_takes_the_place_of_the_old_one():

@@ -81,6 +81,40 @@ def test_without_a_state_too_the_keep_mask_starts_an_environment_from_rest(batch
         assert not torch.equal(found, plain)
 
 
+@pytest.mark.parametrize(
+    "encoder", [*registry.list_names("encoders"), {"name": "delta", "start": "first"}], ids=str
+)
+@pytest.mark.parametrize("decoder", registry.list_names("decoders"))
+def test_none_is_the_zero_state_of_a_stateful_network(encoder, decoder):
+    network, x = build(stateful=True, encoder=encoder, decoder=decoder), observations()
+    keep = torch.ones(TIME, BATCH, dtype=torch.float64)
+    keep[2, 1] = 0.0
+    found = []
+    for state in (None, network.zero_state(BATCH, x)):
+        y, after = network(x, state, keep)
+        assert bool(after) == (state is not None)
+        y.square().sum().backward()
+        found.append([y, *(p.grad for p in network.parameters() if p.grad is not None)])
+        network.zero_grad()
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("encoder", registry.list_names("encoders"))
+def test_none_is_the_zero_state_of_a_reservoir(encoder):
+    settings = {"name": "reservoir", "size": 20, "encoder": encoder}
+    network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+    x = observations().float()
+    assert torch.equal(network(x, None)[0], network(x, network.zero_state(BATCH, x))[0])
+
+
+def test_without_a_state_too_the_gradient_of_a_long_rollout_is_cut():
+    rule = {"name": "bptt", "truncate": 2}
+    network, x = build(stateful=True, learning=rule), observations()
+    x.requires_grad_()
+    network(x, None)[0][2:].sum().backward()
+    assert not x.grad[:2].any() and x.grad[2:].any()
+
+
 def test_rest_and_states_have_one_tensor_per_state_and_are_never_written_to():
     network, x = build(stateful=True), observations()
     assert network.state_sizes == (8, 6, OUTPUTS)

@@ -6,10 +6,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 from torch.nn.utils import prune
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.deploy._nir_write import build_graph
+from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks import _nir_graph
 from spiky_rl.networks.base import ForwardRecord
 from tests.hosts.test_first_minibatch import agent_runner
@@ -521,3 +524,96 @@ def test_a_skip_connection_is_refused_by_both_of_its_ends(tmp_path):
     nir.write(tmp_path / "x.nir", graph)
     with pytest.raises(RegistryError, match=r"n1 \(LIF\): edges to n2, skip given; allowed: 1 edge"):
         configure(tmp_path / "x.nir")
+
+
+# The choices of the agent
+
+
+@pytest.mark.parametrize("given", [{}, {"stateful": True}, {"steps": 4, "stateful": False}], ids=str)
+def test_a_time_step_or_a_reset_of_the_agent_is_enough_to_read_a_file(given, tmp_path):
+    nodes = [affine(4, 6), lif(6, tau=5e-5), affine(6, 2, seed=1)]
+    nir.write(tmp_path / "fast.nir", chain(*nodes))
+    nodes[1] = lif(6, reset=-0.5)
+    nir.write(tmp_path / "low.nir", chain(*nodes))
+    for file, choice in (("fast", {"dt": 1e-5}), ("low", {"reset": "subtract"})):
+        settings = {"name": "nir", "file": str(tmp_path / f"{file}.nir"), **given}
+        with pytest.raises(RegistryError, match=r"^agent\.network\.file: .*n1 \(LIF\): "):
+            registry.configure("networks", settings, "agent.network")
+        configured = registry.configure("networks", {**settings, **choice}, "agent.network")
+        assert (configured.options.steps, configured.options.stateful) == (4, given.get("stateful", False))
+
+
+def test_a_wrong_choice_is_named_before_the_file_is_read_with_it(file):
+    for key, value in (("dt", "fast"), ("dt", -1.0), ("reset", ["zero"]), ("spike", "below")):
+        with pytest.raises(RegistryError, match=rf"^agent\.network\.{key}: "):
+            registry.configure("networks", {"name": "nir", "file": str(file), key: value}, "agent.network")
+
+
+def export(encoder, folder):
+    """Return the own file of a network with an ``encoder`` that was trained: its noise and fields are others than at the start."""
+    obs = TensorDict({"policy": torch.zeros(1, OBSERVED)}, batch_size=[1])
+    network = {"name": "feedforward", "encoder": encoder, "neuron": {"name": "lif", "reset": "zero"}}
+    model = SpikingModel(
+        obs, {"actor": ["policy"]}, "actor", 2, hidden_dims=[6], network={**network, "stateful": True}
+    )
+    model.network.count_update()
+    with torch.no_grad():
+        for parameter in model.network.encoder.parameters():
+            parameter.add_(0.1)
+    nir.write(folder / "own.nir", build_graph(model))
+    return model.network.encoder
+
+
+def read_own(folder, **settings):
+    settings = {"name": "nir", "file": str(folder / "own.nir"), **settings}
+    return registry.configure("networks", settings, "network").build(inputs=OBSERVED, outputs=2)
+
+
+def build_encoder(settings, steps):
+    return registry.configure("encoders", settings, "encoder").build(inputs=OBSERVED, steps=steps)
+
+
+ENCODERS = [*registry.list_names("encoders"), {"name": "concat", "first": "population", "second": "rate"}]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=str)
+@pytest.mark.parametrize("steps", [4, 8])
+def test_the_encoder_of_an_own_file_has_what_it_learned_with_any_number_of_steps(encoder, steps, tmp_path):
+    trained, x = export(encoder, tmp_path), observations()
+    network = read_own(tmp_path, steps=steps)
+    fresh = build_encoder(encoder, steps)
+    fresh.load_state_dict({**fresh.state_dict(), **dict(trained.named_parameters())})
+    expected = trained if steps == 4 else fresh
+    assert torch.equal(network.encoder(x), expected(x))
+    assert torch.equal(network(x, None)[0], network(x, network.zero_state(BATCH, x))[0])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "chosen"),
+    [
+        ("delta", "rate"),
+        ("rate", {"name": "rate", "seed": 3}),
+        ("direct", "sigma_delta"),
+        ("latency", {"name": "latency", "span": 6.0}),
+        ({"name": "population", "fields": 8}, "latency"),
+    ],
+    ids=str,
+)
+def test_an_encoder_of_the_agent_is_built_as_it_says(encoder, chosen, tmp_path):
+    export(encoder, tmp_path)
+    for steps in (4, 8):
+        network, x = read_own(tmp_path, encoder=chosen, steps=steps), observations()
+        assert torch.equal(network.encoder(x), build_encoder(chosen, steps)(x))
+
+
+def test_a_file_without_a_tensor_of_its_encoder_is_refused(tmp_path):
+    export("population", tmp_path)
+    graph = nir.read(tmp_path / "own.nir", type_check=False)
+    graph.metadata["encoder_centre"] = graph.metadata["encoder_centre"][:, :-1]
+    nir.write(tmp_path / "own.nir", graph)
+    with pytest.raises(RegistryError, match="encoder_centre of 36 values given; allowed: 40"):
+        read_own(tmp_path)
+    del graph.metadata["encoder_centre"]
+    nir.write(tmp_path / "own.nir", graph)
+    with pytest.raises(RegistryError, match="encoder_centre of 0 values given; allowed: 40"):
+        read_own(tmp_path)

@@ -6,6 +6,8 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.networks.feedforward import CPU_ROWS
 from spiky_rl.penalties.base import add_penalty_gradient, compute_rates, expand_factors
+from spiky_rl.penalties.rate import RatePenalty
+from spiky_rl.penalties.synops import SynopsPenalty
 
 K, BATCH = 4, 6
 PENALTIES = {
@@ -195,6 +197,31 @@ def test_a_closed_form_is_the_gradient_that_autograd_finds(name, options):
     found = made.compute_gradient(rates.detach(), factors, widths, fan_out)
     assert torch.allclose(found, expected, rtol=1e-6, atol=0.0)
     assert bool(found.any()) == (options.get("upper") != 0.9)
+
+
+class Twice(SynopsPenalty):
+    def compute(self, rates, fan_out):
+        return 2.0 * super().compute(rates, fan_out)
+
+
+class TwiceInClosedForm(Twice):
+    def compute_gradient(self, rates, factors, widths, fan_out):
+        return 2.0 * SynopsPenalty.compute_gradient(self, rates, factors, widths, fan_out)
+
+
+class Capped(RatePenalty):
+    def compute(self, rates, fan_out):
+        return super().compute([rate.clamp(max=0.5) for rate in rates], fan_out)
+
+
+@pytest.mark.parametrize("penalty", [Twice, TwiceInClosedForm, Capped])
+def test_the_gradient_of_a_penalty_that_extends_another_is_that_of_its_own_cost(penalty):
+    made, widths, fan_out = penalty.from_options(weight=2.0), [5, 3], [3.0, 7.0]
+    rates = torch.rand(8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    expected = torch.autograd.grad(made.compute(rates.split(widths), fan_out), rates)[0]
+    factors = expand_factors(made, widths, fan_out)
+    assert torch.allclose(made.compute_gradient(rates.detach(), factors, widths, fan_out), expected)
+    assert expected.any()
 
 
 def test_each_closed_form_is_compared():

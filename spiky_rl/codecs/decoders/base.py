@@ -18,14 +18,6 @@ from spiky_rl.neurons.base import Neuron
 class Decoder(Component, torch.nn.Module):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
-    renamed = {
-        "read": "decode_potentials",
-        "connect": "configure",
-        "exact": "unrounded_weights",
-        "parameters_of_potential": "get_potential_parameters",
-        "last_step": "reads_last_step",
-    }
-
     state_width: int = 0
     """Width of the hidden state between control steps; 0 if there is none."""
 

@@ -13,8 +13,6 @@ from spiky_rl.config.registry import Component
 class Encoder(Component, torch.nn.Module):
     """Observation [T, B, O] -> signal [T, K, B, C] for the first connection."""
 
-    renamed = {"encode": "encode_stateful", "redraw": "resample_noise", "operations": "count_operations"}
-
     width: int
     """C: number of channels of the signal."""
     binary: bool = False

@@ -26,8 +26,6 @@ type Geometry = tuple[Sequence[int], int, int, int]
 class Backend(Component):
     """A backend: computes on torch tensors, with gradients."""
 
-    renamed = {"available": "get_unavailable_reason", "unroll": "run_neuron", "recurrent": "run_recurrent"}
-
     device: ClassVar[str | None] = None
     """Device type for which ``auto`` chooses this backend. It then supports only that device's float32 tensors, and no soft spikes.
     None if it supports all tensors and runs only when an agent names it."""
