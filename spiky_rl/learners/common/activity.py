@@ -93,10 +93,16 @@ def compute_activity(
 
 
 def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
-    """Return the record of one control step for the input ``x`` [B, O]; it starts from ``state``, or from zero if that is None."""
+    """Return the record of one control step for the input ``x`` [B, O].
+
+    It starts from ``state``, or from the zero state if that is None. A stateless network gets no state, as where it acts: with one, an
+    encoder such as `delta` may send other events.
+    """
     record = ForwardRecord()
+    if network.stateful and state is None:
+        state = network.zero_state(x.shape[0], x)
     with torch.no_grad():
-        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+        network(x.unsqueeze(0), state, record=record)
     return record
 
 
@@ -122,7 +128,7 @@ def record_steps(
     record = ForwardRecord()
     with torch.no_grad():
         if not network.stateful:
-            network(x.transpose(0, 1), network.zero_state(x.shape[0], x), record=record)
+            network(x.transpose(0, 1), None, record=record)
             return record, None
         keep = 1.0 - episode_starts.float().view(-1, 1)
         _, after = network(x, state or network.zero_state(1, x), keep=keep, record=record)
