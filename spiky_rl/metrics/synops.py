@@ -2,10 +2,11 @@
 
 Effective operations, also called EFLOPs (effective floating-point operations), skip zeros: a non-zero input costs one operation per
 non-zero weight that it reaches. In an inner step in which all inputs of the batch are -1, 0 or 1, a connection's operations are
-accumulates, else multiply-accumulates. Dense operations count every input and every weight. Biases, pooling, normalisation and neuron
-updates are not counted here. If an encoder's signal is constant over the control step, its connection runs once. A readout of rates
-counts as if it ran on events: one accumulate per spike instead of one product per mean. The standardisation of a reservoir's features
-counts nothing, because it can be merged into the readout's weights.
+accumulates, else multiply-accumulates. A recurrent spike that would arrive after a stateless network's control step reaches no
+weight. Dense operations count every input and every weight. Biases, pooling, normalisation and neuron updates are not counted here.
+If an encoder's signal is constant over the control step, its connection runs once. A readout of rates counts as if it ran on events:
+one accumulate per spike instead of one product per mean. The standardisation of a reservoir's features counts nothing, because it can
+be merged into the readout's weights.
 
 Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-56739-4.
 """
@@ -13,6 +14,7 @@ Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-567
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -85,7 +87,11 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
         for i, layer in enumerate(network.layers):
             connections.append(make_connection_cost(layer.connection, i))
             if layer.recurrent is not None:
-                connections.append(make_connection_cost(layer.recurrent, i + 1))
+                cost = make_connection_cost(layer.recurrent, i + 1)
+                if not network.stateful:
+                    arrivals = layer.recurrent.count_arrivals(network.steps, stateful=False)
+                    cost = _drop_late_spikes(cost, arrivals)
+                connections.append(cost)
         weight, read = network.decoder.synapses().t(), network.decoder.select_events
         return [*connections, _make_matrix_cost(weight, len(network.layer_sizes), read)]
     if isinstance(network, Reservoir):
@@ -131,6 +137,19 @@ def make_connection_cost(connection: Connection, signal_index: int = 0) -> Conne
         weights=sum(p.numel() for p in weights),
         zeros=sum(_count_zeros(p) for p in weights),
         count=connection.operations,
+    )
+
+
+def _drop_late_spikes(cost: ConnectionCost, arrivals: Tensor) -> ConnectionCost:
+    """Return the ``cost`` of a recurrent connection without spikes that would arrive after the control step.
+
+    ``arrivals`` [K, N] is from `IntraLayerConnection.count_arrivals`. No spike of the last inner step arrives.
+    """
+    reached = arrivals[:-1].float()
+    return dataclasses.replace(
+        cost,
+        count=lambda events: torch.einsum("tkbn,kn->tkb", (events != 0).to(reached), reached),
+        read=lambda outputs: outputs[:, :-1],
     )
 
 

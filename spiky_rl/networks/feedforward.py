@@ -530,7 +530,7 @@ class FeedForward(SpikingNetwork):
             return
         record.potentials += potentials
         for layer, signal, output in zip(self.layers, signals, signals[1:], strict=False):
-            record.operations.append(layer.operations(signal, output))
+            record.operations.append(layer.operations(signal, output, self.stateful))
         record.operations.append(self.decoder.operations(signals[-1]))
 
     @property

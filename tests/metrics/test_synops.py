@@ -1,5 +1,7 @@
 """Synaptic operations of every kind of connection, against counts by hand and against loops over single synapses."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,25 @@ def test_recurrent_spikes_reach_their_synapses_once_whatever_the_delays():
     alive = int((layer.recurrent.synapses() != 0).sum())
     assert (link.dense, link.zeros) == (49, 49 - alive)
     assert float(link.count(torch.ones(7))) == alive
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize(("steps", "delays"), [(1, 1), (4, 1), (4, 3), (4, 8)])
+def test_spikes_that_a_stateless_network_drops_reach_no_synapse(steps, delays, stateful):
+    network = built(
+        layers=[20], steps=steps, recurrent={"name": "recurrent", "delays": delays}, stateful=stateful
+    )
+    record = passed(network, 3.0 * noise(1, BATCH, INPUTS))
+    spikes, alive = record.layer_spikes[0], network.layers[0].recurrent.synapses().view(delays, 20, 20) != 0
+    arrived = 0
+    for k, delay in itertools.product(range(steps), range(1, delays + 1)):
+        if stateful or k + delay < steps:
+            arrived += float((spikes[0, k] @ alive[delay - 1].float()).sum()) / BATCH
+    assert spikes.any() and (arrived > 0 or steps == 1)
+    expected = INPUTS * 20 + arrived + float(spikes.sum()) / BATCH * OUTPUTS
+    assert synops.effective_operations(record) == pytest.approx(expected)
+    found = synops.count_operations(synops.list_connections(network), record)
+    assert found.effective_macs + found.effective_acs == pytest.approx(expected)
 
 
 def test_a_spike_reaches_a_synapse_of_several_delays_once_per_delay():
