@@ -42,8 +42,8 @@ class ConnectionCost:
     weights: int
     zeros: int
     """Number of weights that are 0."""
-    dense: float | None = None
-    """Dense operations of a call; None if they equal what `count` returns for an input of ones."""
+    dense: float
+    """Dense operations of a call."""
     count: Callable[[Tensor], Tensor] = lambda events: events
     """Maps events [T, K or 1, B, C] to effective operations [T, K or 1, B]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal
@@ -84,8 +84,10 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     """
     if isinstance(network, FeedForward):
         connections = []
+        widths = [network.encoder.width, *network.layer_sizes]
         for i, layer in enumerate(network.layers):
-            connections.append(make_connection_cost(layer.connection, i))
+            ones = network.readout.weight.new_ones(1, 1, 1, widths[i])
+            connections.append(make_connection_cost(layer.connection, i, ones))
             if layer.recurrent is not None:
                 cost = make_connection_cost(layer.recurrent, i + 1)
                 if not network.stateful:
@@ -106,8 +108,13 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     )
 
 
-def make_connection_cost(connection: Connection, signal_index: int = 0) -> ConnectionCost:
-    """Return the cost of a ``connection`` that reads `ForwardRecord.signals` [``signal_index``]."""
+def make_connection_cost(
+    connection: Connection, signal_index: int = 0, ones: Tensor | None = None
+) -> ConnectionCost:
+    """Return the cost of a ``connection`` that reads `ForwardRecord.signals` [``signal_index``].
+
+    ``ones`` is an input of ones [1, 1, 1, C], which a user's own connection needs: only it knows how many operations its weights make.
+    """
     if isinstance(connection, IntraLayerConnection):
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
         # a synapse has one delay, or several in a network from a NIR file: then a spike reaches it once per delay
@@ -130,13 +137,17 @@ def make_connection_cost(connection: Connection, signal_index: int = 0) -> Conne
             count=lambda events: (events != 0).to(reached) @ reached,
             fan_out=float(reached.sum()),
         )
-    # a user's own connection
+    # a user's own connection, whose neurons may share weights
+    assert ones is not None
     weights = [p.detach() for p in connection.parameters() if p.ndim > 1]
+    max_operations = float(connection.operations(ones))
     return ConnectionCost(
         signal_index,
         weights=sum(p.numel() for p in weights),
         zeros=sum(_count_zeros(p) for p in weights),
+        dense=max_operations,
         count=connection.operations,
+        fan_out=max_operations,
     )
 
 
@@ -200,7 +211,7 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     accumulated, multiplied, index_reads, dense = zero, zero, zero, 0.0
     for connection in connections:
         if connection.signal_index is None:
-            dense += connection.dense or 0.0
+            dense += connection.dense
             continue
         events = connection.read(record.signals[connection.signal_index])
         operations = connection.count(events).double().mean(2)  # [T, K or 1]
@@ -211,10 +222,7 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
         index_reads = (
             index_reads + connection.stored.count_read_bytes(operations, active_inputs).sum(1).mean()
         )
-        dense_per_call = connection.dense
-        if dense_per_call is None:
-            dense_per_call = float(connection.count(torch.ones_like(events[:1, :1, :1])))
-        dense += events.shape[1] * dense_per_call
+        dense += events.shape[1] * connection.dense
     if any(c.signal_index is None for c in connections):
         multiplied = multiplied + record.operations[-1].double().mean()
     outputs = record.layer_spikes

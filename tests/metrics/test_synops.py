@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from spiky_rl.config import registry
+from spiky_rl.connections.base import Connection
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import ForwardRecord
@@ -91,6 +92,33 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
     expected = synops.effective_operations(record) - float(record.operations[0].float().mean())
     assert found.effective_macs + found.effective_acs == pytest.approx(expected, rel=1e-6)
     assert 0 < expected <= found.dense
+
+
+class Ring(Connection):
+    """A user's own connection: all neurons on a ring share a kernel of three weights per channel."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        (size,) = inputs
+        self.shape = (outputs, size)
+        self.weight = nn.Parameter(torch.randn(outputs, 1, 3))
+
+    def forward(self, x, backend="auto", binary=False, bfloat16=False):
+        around = nn.functional.pad(x.reshape(-1, 1, x.shape[-1]), (1, 1), mode="circular")
+        return nn.functional.conv1d(around, self.weight).reshape(*x.shape[:-1], self.width)
+
+    def operations(self, events):
+        return (events != 0).sum(-1) * self.weight.numel()
+
+
+def test_an_ann_with_a_users_own_connection_uses_shared_weights_as_often_as_the_network_does():
+    network = built(layers=[4], inputs=10, connection=f"{__name__}:Ring")
+    cost = CostMeter(network)(passed(network, noise(1, BATCH, 10)))
+    assert cost.effective_macs == 10 * 12, "the observation, once per control step"
+    assert cost.dense_operations == 10 * 12 + STEPS * 40 * OUTPUTS
+    assert cost.equal_ann.effective_macs == 10 * 12 + 0.5 * 40 * OUTPUTS
+    assert cost.equal_ann.dense_operations == 10 * 12 + 40 * OUTPUTS
+    assert cost.equal_ann.parameters == 12 + 4 + 40 * OUTPUTS + OUTPUTS
 
 
 def test_spikes_accumulate_and_a_graded_observation_multiplies():
