@@ -233,14 +233,30 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     return OperationCounts(macs, acs, dense, sparsity, index_reads)
 
 
-def effective_operations(record: ForwardRecord) -> float:
-    """Return the mean effective operations per control step of a ``record``: of encoder, connections and decoder."""
-    return float(sum(operations.float().mean().item() for operations in record.operations))
+def effective_operations(record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None) -> float:
+    """Return the mean effective operations per control step of a ``record``: see `operations_by_environment`."""
+    return operations_by_environment(record, connections).mean().item()
 
 
-def operations_by_environment(record: ForwardRecord) -> Tensor:
-    """Return `effective_operations` of a ``record`` for every environment, [B]."""
-    return torch.stack([operations.double().mean(0) for operations in record.operations]).sum(0)
+def operations_by_environment(
+    record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None
+) -> Tensor:
+    """Return the effective operations per control step of a ``record`` for every environment, [B]: of encoder, connections and decoder.
+
+    ``connections`` are those of the network. None if they are unknown: then the record's own counts are taken, in which weights of 0
+    may count.
+    """
+    counts = record.operations
+    if connections is not None:
+        counts = [record.encoder_operations]
+        counts += [
+            c.count(c.read(record.signals[c.signal_index])).sum(1)
+            for c in connections
+            if c.signal_index is not None
+        ]
+        if any(c.signal_index is None for c in connections):
+            counts.append(record.operations[-1])
+    return torch.stack([operations.double().mean(0) for operations in counts]).sum(0)
 
 
 def dense_operations(model: torch.nn.Module) -> int:

@@ -110,6 +110,18 @@ def test_playback_of_a_spiking_policy_has_the_cost_of_an_action_and_its_anns(hos
     )
 
 
+def test_weights_that_become_zero_as_a_plastic_policy_acts_cost_nothing_from_then_on():
+    run = rsl_rl(SPIKING)
+    policy, obs = run.get_inference_policy(), run.env.get_observations()
+    policy.is_plastic = True
+    with torch.no_grad():
+        before = policy.compute_activity(obs)
+        policy.network.readout.weight.zero_()
+        after = policy.compute_activity(obs)
+    spikes = 4 * 12 * before.layers[1].rate
+    assert before.operations - after.operations == pytest.approx(ACTIONS * spikes) and spikes > 0
+
+
 @pytest.mark.parametrize("host", [rsl_rl, skrl])
 def test_playback_of_an_mlp_stands_on_the_same_scale(host):
     cost = played(host()).cost

@@ -9,6 +9,7 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.connections.base import Connection
+from spiky_rl.learners.common.activity import compute_activity
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import ForwardRecord
@@ -92,6 +93,18 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
     expected = synops.effective_operations(record) - float(record.operations[0].float().mean())
     assert found.effective_macs + found.effective_acs == pytest.approx(expected, rel=1e-6)
     assert 0 < expected <= found.dense
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_of_zero_cost_an_action_nothing(name):
+    network = built(**NETWORKS[name])
+    with torch.no_grad():
+        for i, weight in enumerate(w for w in network.parameters() if w.ndim > 1):
+            weight[noise(*weight.shape, seed=i) < 0] = 0.0
+    found = compute_activity(network, noise(BATCH, 98 if name == "convolutional" else INPUTS), None, 0.0)
+    counted = found.cost.effective_operations + found.cost.encoder_operations
+    assert found.operations == pytest.approx(counted) and counted > 0
+    assert found.operations_each.mean().item() == pytest.approx(counted)
 
 
 class Ring(Connection):

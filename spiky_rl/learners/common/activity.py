@@ -20,7 +20,7 @@ from spiky_rl.metrics.spikes import (
     draw_raster,
     get_timelines,
 )
-from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
+from spiky_rl.metrics.synops import dense_operations, operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 
 if TYPE_CHECKING:
@@ -80,15 +80,16 @@ def compute_activity(
     record = compute_step_activity(network, x, state)
     layers = compute_layer_activity(record)
     meter = meter or make_meter(network)
-    cost = None if meter is None else meter(record)
+    cost, connections = (None, None) if meter is None else (meter(record), meter.connections)
+    operations_each = operations_by_environment(record, connections)
     return PolicyActivity(
         layers=layers,
         rate=compute_mean_rate(layers, record),
-        operations=effective_operations(record),
+        operations=operations_each.mean().item(),
         ann_operations=ann_operations,
         cost=cost,
         rates=compute_rate_by_environment(record),
-        operations_each=operations_by_environment(record),
+        operations_each=operations_each,
     )
 
 
