@@ -153,7 +153,7 @@ class InferenceCost:
     footprint_bytes: int
     """Parameters and saved buffers."""
     state_bytes: int
-    """State of one environment."""
+    """State of one environment; of an ANN the outputs of its units, too."""
     stored_values: int
     """Numbers in memory if sparse connections are stored as lists: weights, and parameters of single neurons."""
     index_bytes: int

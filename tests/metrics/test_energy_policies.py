@@ -154,7 +154,7 @@ def test_a_gru_is_measured_without_moving_its_state(run):
         assert torch.equal(policy(obs), alone(obs))
     assert cost.effective_macs == cost.dense_operations == 3 * (8 * 4 + 8 * 8) + 8 * 16 + 16 * 2
     assert cost.neuron_updates == 8 + 16
-    assert cost.state_bytes == 4 * 8
+    assert cost.state_bytes == 4 * (8 + 16)
 
 
 def test_a_cnn_pays_for_the_pixels_that_are_not_dark():
