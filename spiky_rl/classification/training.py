@@ -25,6 +25,7 @@ from spiky_rl.classification.split import Split
 from spiky_rl.config.options import FileRecord, RegistryError
 from spiky_rl.learners.common.checkpoints import get_random_state, restore_random_state
 from spiky_rl.learners.common.progress import Amount
+from spiky_rl.metrics.meter import make_meter
 from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, compute_mean_rate
 from spiky_rl.metrics.synops import effective_operations
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
@@ -332,8 +333,9 @@ class Trainer:
         frames, _ = next(iterate_batches(self.samples, [batch], self.device))
         with torch.no_grad():
             compute_logits(self.network, to_sequence(frames, self.settings.frame_mode), record)
-        layers = compute_layer_activity(record)
-        return layers, compute_mean_rate(layers, record), effective_operations(record)
+        layers, meter = compute_layer_activity(record), make_meter(self.network)
+        operations = effective_operations(record, None if meter is None else meter.connections)
+        return layers, compute_mean_rate(layers, record), operations
 
     def load_best(self) -> int:
         """Load the network of the best epoch; return the epoch's index."""

@@ -94,7 +94,8 @@ def print_conditions(conditions: Mapping[str, Mapping[str, Any]], measure: str, 
             f"{results['mean_return'] / nominal['mean_return']:.0%}" if nominal["mean_return"] > 0.0 else "-"
         )
         cells += [share, f"{results['mean_length']:,.0f}"]
-        cells += [f"{results['measures'][key]:.2f}" for key in measures]
+        values = results["measures"]
+        cells += [f"{values[key]:.2f}" if key in values else "-" for key in measures]
         rate, operations = results["firing_rate"], results["operations"]
         cells.append(f"{rate:.1%}" if is_spiking and rate is not None else "-")
         cells.append("-" if operations is None else f"{operations:,.0f}")

@@ -82,7 +82,10 @@ def print_episodes(
         "operations": "effective ops/step",
     }
 
-    def format_cell(name: str, value: float) -> str:
+    def format_cell(name: str, numbers: Mapping[str, float]) -> str:
+        if name not in numbers:
+            return "-"
+        value = numbers[name]
         if name == "firing_rate":
             return f"{value:.1%}" if is_spiking else "-"
         return f"{value:,.0f}" if name in ("length", "operations") else f"{value:.2f}"
@@ -90,10 +93,10 @@ def print_episodes(
     print_table(
         ["episode", *titles.values()],
         [
-            [str(int(row["episode"])), *(format_cell(name, row[name]) for name in titles)]
+            [str(int(row["episode"])), *(format_cell(name, row) for name in titles)]
             for row in rows[:MAX_PRINTED_EPISODES]
         ],
-        ["mean", *(format_cell(name, means[name]) for name in titles)],
+        ["mean", *(format_cell(name, means) for name in titles)],
     )
     if len(rows) > MAX_PRINTED_EPISODES:
         print(f"({len(rows) - MAX_PRINTED_EPISODES} more episodes in playback.json)")

@@ -85,6 +85,15 @@ class IntraLayerConnection(Connection):
     ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
 
+    def count_arrivals(self, steps: int, stateful: bool) -> Tensor:
+        """Return how many synapses that are not 0 a spike of each of K = ``steps`` inner steps reaches, [K, N].
+
+        In a stateless network it does not reach those at which it would arrive after the control step.
+        """
+        by_delay = (self.synapses().detach() != 0).view(self.delays, self.width, self.width).sum(2)  # [D, N]
+        longest_delays = [self.delays if stateful else steps - 1 - k for k in range(steps)]
+        return torch.stack([by_delay[:longest].sum(0) for longest in longest_delays])
+
 
 def read_weight(module: torch.nn.Module) -> Tensor:
     """Return the weight of a ``module`` that is never called, after the hooks that compute it, such as those of pruning."""

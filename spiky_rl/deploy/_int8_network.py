@@ -134,7 +134,9 @@ class IntegerNetwork(SpikingNetwork):
         record.operations.append(self.origin.encoder.count_operations(x))
         for i, layer in enumerate(self.origin.layers):
             record.potentials.append(torch.stack([torch.stack(levels[i]) for _, levels in seen]))
-            record.operations.append(layer.operations(record.signals[i], record.signals[i + 1]))
+            record.operations.append(
+                layer.operations(record.signals[i], record.signals[i + 1], self.stateful)
+            )
         record.operations.append(self.origin.decoder.operations(record.signals[-1]))
 
     def _move_to(self, device: torch.device) -> None:

@@ -47,7 +47,8 @@ class RobotMeasures:
         """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes].
 
         ``upright`` [s]; ``distance`` [m] if the base is free; ``velocity_error`` [m/s] if the task commands a velocity: mean
-        distance of the velocity from the command along x and y.
+        distance of the velocity from the command along x and y. The velocity after an episode's last step is not known, so the error of
+        an episode of one step is nan.
         """
         self.steps += 1
         ended = dones.bool()
@@ -60,7 +61,7 @@ class RobotMeasures:
             velocities = _to_tensor(getattr(self.command.robot.data, self.velocity))
             difference = velocities[:, :2] - self.commanded[:, :2]
             self.error_sum += difference.norm(dim=-1) * ~ended
-            measures["velocity_error"] = self.error_sum[ended] / (self.steps[ended] - 1).clamp(min=1)
+            measures["velocity_error"] = self.error_sum[ended] / (self.steps[ended] - 1)
             self.error_sum, self.commanded = self.error_sum * ~ended, self.command.command.clone()
         self.steps = self.steps * ~ended
         return measures

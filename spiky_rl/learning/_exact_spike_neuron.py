@@ -31,6 +31,7 @@ class ExactSpikeNeuron(NeuronWrapper):
     own_values = ("tau_synapse", "slope")
     more = ("timed_synapse", "timed_late")
     graded = True
+    splits_spikes = True
     once = False
     """Whether a neuron sends only its first spike."""
 

@@ -88,10 +88,9 @@ def _get_storage(module: nn.Linear) -> WeightStorage:
     return WeightStorage(module.in_features, module.out_features, int((module.weight == 0).sum()))
 
 
-def count_state_values(body: nn.Module) -> int:
-    """Return the number of hidden state values of the recurrent layers in ``body``."""
-    layers = [module for module in body.modules() if isinstance(module, nn.RNNBase)]
-    return sum(m.num_layers * m.hidden_size * (1 + isinstance(m, nn.LSTM)) for m in layers)
+def count_cells(body: nn.Module) -> int:
+    """Return the number of cells of the LSTMs in ``body``: states that are not outputs of units."""
+    return sum(m.num_layers * m.hidden_size for m in body.modules() if isinstance(m, nn.LSTM))
 
 
 def count_state_accesses(body: nn.Module) -> int:

@@ -153,7 +153,7 @@ class InferenceCost:
     footprint_bytes: int
     """Parameters and saved buffers."""
     state_bytes: int
-    """State of one environment."""
+    """State of one environment; of an ANN the outputs of its units, too."""
     stored_values: int
     """Numbers in memory if sparse connections are stored as lists: weights, and parameters of single neurons."""
     index_bytes: int
@@ -210,8 +210,12 @@ class InferenceCost:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "equal_ann"}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a result file: all numbers, and ``energy_nj`` by energy model, also of the equal-size ANN."""
-        energies = {name: self.compute_energy(model) / 1000.0 for name, model in ENERGY_MODELS.items()}
+        """Return plain data for a result file: all numbers, and ``energy_nj`` by energy model, also of the equal-size ANN.
+
+        An ANN has the energies of `ANN_ENERGY_MODELS` only.
+        """
+        models = ANN_ENERGY_MODELS if self.equal_ann is None else ENERGY_MODELS
+        energies = {name: self.compute_energy(ENERGY_MODELS[name]) / 1000.0 for name in models}
         data = {**self.counts(), "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.equal_ann is not None:
             data["ann_skipping_zeros"] = self.equal_ann.counts()

@@ -72,6 +72,8 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         run()
     weights = ann.get_weights(body)
     zeros = sum(int((w == 0).sum()) for w in weights)
+    # every output is in memory until it is read
+    state_values = round(tally.updates / samples) + ann.count_cells(body)
     return InferenceCost(
         effective_macs=tally.macs / samples,
         effective_acs=tally.acs / samples,
@@ -81,7 +83,7 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         **vars(tally.arithmetic * (1.0 / samples)),
         activation_sparsity=tally.zeros / max(tally.updates, 1),
         connection_sparsity=zeros / max(sum(w.numel() for w in weights), 1),
-        **_measure_memory(body, ann.get_weight_storage(body), ann.count_state_values(body)),
+        **_measure_memory(body, ann.get_weight_storage(body), state_values),
         # every output is written and read once
         state_accesses=2.0 * tally.updates / samples + ann.count_state_accesses(body),
         index_reads=tally.index_reads / samples,

@@ -27,12 +27,12 @@ class LayerActivity:
     silent: float
     """Fraction of neurons that never spiked."""
     saturated: float
-    """Fraction of neurons that spiked in every inner step of every sample."""
+    """Fraction of neurons that spiked in every inner step of every sample; a part of a split spike counts as a spike here."""
 
 
 def compute_layer_activity(record: ForwardRecord) -> list[LayerActivity]:
     """Return the activity of every layer in the pass of ``record``."""
-    return [_measure(spikes) for spikes in record.layer_spikes]
+    return [_measure(spikes, record) for spikes in record.layer_spikes]
 
 
 def compute_mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) -> float:
@@ -44,15 +44,22 @@ def compute_mean_rate(layers: Sequence[LayerActivity], record: ForwardRecord) ->
 def compute_rate_by_environment(record: ForwardRecord) -> Tensor:
     """Return the mean firing rate over all neurons of all layers of a ``record`` for every environment, [B]."""
     layers = record.layer_spikes  # [T, K, B, N] each
-    fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
-    return fired / sum(spikes.numel() // spikes.shape[2] for spikes in layers)
+    counts = torch.stack([_get_spike_counts(spikes, record).sum((0, 1, 3)) for spikes in layers]).sum(0)
+    return counts / sum(spikes.numel() // spikes.shape[2] for spikes in layers)
 
 
-def _measure(spikes: Tensor) -> LayerActivity:
+def _measure(spikes: Tensor, record: ForwardRecord) -> LayerActivity:
     fired = (spikes != 0).flatten(0, -2)
     return LayerActivity(
-        fired.float().mean().item(), (~fired.any(0)).float().mean().item(), fired.all(0).float().mean().item()
+        rate=_get_spike_counts(spikes, record).float().mean().item(),
+        silent=(~fired.any(0)).float().mean().item(),
+        saturated=fired.all(0).float().mean().item(),
     )
+
+
+def _get_spike_counts(spikes: Tensor, record: ForwardRecord) -> Tensor:
+    """Return the number of spikes of every neuron in every inner step; the parts of a split spike sum to 1."""
+    return spikes if record.splits_spikes else spikes != 0
 
 
 def get_spikes(record: ForwardRecord, environment: int = 0) -> list[Tensor]:

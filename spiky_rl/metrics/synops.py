@@ -2,10 +2,11 @@
 
 Effective operations, also called EFLOPs (effective floating-point operations), skip zeros: a non-zero input costs one operation per
 non-zero weight that it reaches. In an inner step in which all inputs of the batch are -1, 0 or 1, a connection's operations are
-accumulates, else multiply-accumulates. Dense operations count every input and every weight. Biases, pooling, normalisation and neuron
-updates are not counted here. If an encoder's signal is constant over the control step, its connection runs once. A readout of rates
-counts as if it ran on events: one accumulate per spike instead of one product per mean. The standardisation of a reservoir's features
-counts nothing, because it can be merged into the readout's weights.
+accumulates, else multiply-accumulates. A recurrent spike that would arrive after a stateless network's control step reaches no
+weight. Dense operations count every input and every weight. Biases, pooling, normalisation and neuron updates are not counted here.
+If an encoder's signal is constant over the control step, its connection runs once. A readout of rates counts as if it ran on events:
+one accumulate per spike instead of one product per mean. The standardisation of a reservoir's features counts nothing, because it can
+be merged into the readout's weights.
 
 Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-56739-4.
 """
@@ -13,6 +14,7 @@ Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-567
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +42,8 @@ class ConnectionCost:
     weights: int
     zeros: int
     """Number of weights that are 0."""
-    dense: float | None = None
-    """Dense operations of a call; None if they equal what `count` returns for an input of ones."""
+    dense: float
+    """Dense operations of a call."""
     count: Callable[[Tensor], Tensor] = lambda events: events
     """Maps events [T, K or 1, B, C] to effective operations [T, K or 1, B]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal
@@ -82,10 +84,16 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     """
     if isinstance(network, FeedForward):
         connections = []
+        widths = [network.encoder.width, *network.layer_sizes]
         for i, layer in enumerate(network.layers):
-            connections.append(make_connection_cost(layer.connection, i))
+            ones = network.readout.weight.new_ones(1, 1, 1, widths[i])
+            connections.append(make_connection_cost(layer.connection, i, ones))
             if layer.recurrent is not None:
-                connections.append(make_connection_cost(layer.recurrent, i + 1))
+                cost = make_connection_cost(layer.recurrent, i + 1)
+                if not network.stateful:
+                    arrivals = layer.recurrent.count_arrivals(network.steps, stateful=False)
+                    cost = _drop_late_spikes(cost, arrivals)
+                connections.append(cost)
         weight, read = network.decoder.synapses().t(), network.decoder.select_events
         return [*connections, _make_matrix_cost(weight, len(network.layer_sizes), read)]
     if isinstance(network, Reservoir):
@@ -100,8 +108,13 @@ def list_connections(network: SpikingNetwork) -> list[ConnectionCost]:
     )
 
 
-def make_connection_cost(connection: Connection, signal_index: int = 0) -> ConnectionCost:
-    """Return the cost of a ``connection`` that reads `ForwardRecord.signals` [``signal_index``]."""
+def make_connection_cost(
+    connection: Connection, signal_index: int = 0, ones: Tensor | None = None
+) -> ConnectionCost:
+    """Return the cost of a ``connection`` that reads `ForwardRecord.signals` [``signal_index``].
+
+    ``ones`` is an input of ones [1, 1, 1, C], which a user's own connection needs: only it knows how many operations its weights make.
+    """
     if isinstance(connection, IntraLayerConnection):
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
         # a synapse has one delay, or several in a network from a NIR file: then a spike reaches it once per delay
@@ -124,13 +137,30 @@ def make_connection_cost(connection: Connection, signal_index: int = 0) -> Conne
             count=lambda events: (events != 0).to(reached) @ reached,
             fan_out=float(reached.sum()),
         )
-    # a user's own connection
+    # a user's own connection, whose neurons may share weights
+    assert ones is not None
     weights = [p.detach() for p in connection.parameters() if p.ndim > 1]
+    max_operations = float(connection.operations(ones))
     return ConnectionCost(
         signal_index,
         weights=sum(p.numel() for p in weights),
         zeros=sum(_count_zeros(p) for p in weights),
+        dense=max_operations,
         count=connection.operations,
+        fan_out=max_operations,
+    )
+
+
+def _drop_late_spikes(cost: ConnectionCost, arrivals: Tensor) -> ConnectionCost:
+    """Return the ``cost`` of a recurrent connection without spikes that would arrive after the control step.
+
+    ``arrivals`` [K, N] is from `IntraLayerConnection.count_arrivals`. No spike of the last inner step arrives.
+    """
+    reached = arrivals[:-1].float()
+    return dataclasses.replace(
+        cost,
+        count=lambda events: torch.einsum("tkbn,kn->tkb", (events != 0).to(reached), reached),
+        read=lambda outputs: outputs[:, :-1],
     )
 
 
@@ -181,7 +211,7 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     accumulated, multiplied, index_reads, dense = zero, zero, zero, 0.0
     for connection in connections:
         if connection.signal_index is None:
-            dense += connection.dense or 0.0
+            dense += connection.dense
             continue
         events = connection.read(record.signals[connection.signal_index])
         operations = connection.count(events).double().mean(2)  # [T, K or 1]
@@ -192,10 +222,7 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
         index_reads = (
             index_reads + connection.stored.count_read_bytes(operations, active_inputs).sum(1).mean()
         )
-        dense_per_call = connection.dense
-        if dense_per_call is None:
-            dense_per_call = float(connection.count(torch.ones_like(events[:1, :1, :1])))
-        dense += events.shape[1] * dense_per_call
+        dense += events.shape[1] * connection.dense
     if any(c.signal_index is None for c in connections):
         multiplied = multiplied + record.operations[-1].double().mean()
     outputs = record.layer_spikes
@@ -206,14 +233,30 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     return OperationCounts(macs, acs, dense, sparsity, index_reads)
 
 
-def effective_operations(record: ForwardRecord) -> float:
-    """Return the mean effective operations per control step of a ``record``: of encoder, connections and decoder."""
-    return float(sum(operations.float().mean().item() for operations in record.operations))
+def effective_operations(record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None) -> float:
+    """Return the mean effective operations per control step of a ``record``: see `operations_by_environment`."""
+    return operations_by_environment(record, connections).mean().item()
 
 
-def operations_by_environment(record: ForwardRecord) -> Tensor:
-    """Return `effective_operations` of a ``record`` for every environment, [B]."""
-    return torch.stack([operations.double().mean(0) for operations in record.operations]).sum(0)
+def operations_by_environment(
+    record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None
+) -> Tensor:
+    """Return the effective operations per control step of a ``record`` for every environment, [B]: of encoder, connections and decoder.
+
+    ``connections`` are those of the network. None if they are unknown: then the record's own counts are taken, in which weights of 0
+    may count.
+    """
+    counts = record.operations
+    if connections is not None:
+        counts = [record.encoder_operations]
+        counts += [
+            c.count(c.read(record.signals[c.signal_index])).sum(1)
+            for c in connections
+            if c.signal_index is not None
+        ]
+        if any(c.signal_index is None for c in connections):
+            counts.append(record.operations[-1])
+    return torch.stack([operations.double().mean(0) for operations in counts]).sum(0)
 
 
 def dense_operations(model: torch.nn.Module) -> int:

@@ -223,10 +223,16 @@ class SpikingLayer(torch.nn.Module):
         recurrent = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
         return (float(reader.operations(events).sum()) + recurrent) / self.width
 
-    def operations(self, signal: Tensor, output: Tensor) -> Tensor:
-        """Count effective operations [T, B] of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N]."""
+    def operations(self, signal: Tensor, output: Tensor, stateful: bool) -> Tensor:
+        """Count effective operations [T, B] of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N].
+
+        ``stateful`` says whether the network is: if not, a control step's end drops spikes that have not arrived.
+        """
         total = self.connection.operations(signal).sum(1)
-        return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
+        if self.recurrent is None:
+            return total
+        arrivals = self.recurrent.count_arrivals(output.shape[1], stateful)
+        return total + ((output != 0) * arrivals.unsqueeze(1)).sum((1, 3))
 
 
 def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:

@@ -35,6 +35,8 @@ class ForwardRecord:
     """First state of every layer after each inner step [T, K, B, N]."""
     operations: list[Tensor] = field(default_factory=list)
     """Effective operations [T, B] of the encoder, of every layer and of the decoder."""
+    splits_spikes: bool = False
+    """Whether every neuron spreads the charge of a spike, which is 1, over two inner steps: see `Neuron.splits_spikes`."""
     only_signals: bool = False
     """Record ``signals`` only: potentials and operations would need gigabytes for a whole rollout."""
 

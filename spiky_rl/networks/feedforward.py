@@ -544,11 +544,13 @@ class FeedForward(SpikingNetwork):
     ) -> None:
         """Record the input of every layer and of the decoder (``signals``), the ``potentials``, and the operations."""
         record.signals += signals
+        # a learning rule wraps the neurons of all layers or of none
+        record.splits_spikes = all(layer.neuron.splits_spikes for layer in self.layers)
         if record.only_signals:
             return
         record.potentials += potentials
         for layer, signal, output in zip(self.layers, signals, signals[1:], strict=False):
-            record.operations.append(layer.operations(signal, output))
+            record.operations.append(layer.operations(signal, output, self.stateful))
         record.operations.append(self.decoder.operations(signals[-1]))
 
     @property

@@ -224,6 +224,8 @@ class Neuron(Component):
     """Options declared with `parameter`."""
     graded: ClassVar[bool] = False
     """Whether outputs are real numbers instead of 0 and 1."""
+    splits_spikes: ClassVar[bool] = False
+    """Whether a spike has a charge of 1 that is spread over two inner steps, so that it is two outputs that are not 0."""
     constant_inputs: ClassVar[tuple[str, ...]] = ()
     """Parameters that act as a constant input; the check that a neuron is silent at rest takes 0 for them."""
     substeps: int = 1

@@ -204,10 +204,14 @@ class _PerturbedPolicy:
 def _summarize_episodes(
     rows: Sequence[Mapping[str, float]], activities: Sequence[tuple[int, PolicyActivity]]
 ) -> dict[str, Any]:
-    """Return returns, lengths, activity and mean measures of the episodes ``rows`` of one condition."""
+    """Return returns, lengths, activity and mean measures of the episodes ``rows`` of one condition.
+
+    A measure's mean is over the episodes that have it.
+    """
     returns = [row["return"] for row in rows]
     lengths = [int(row["length"]) for row in rows]
-    measures = [key for key in rows[0] if key not in ("environment", "return", "length")]
+    names = dict.fromkeys(name for row in rows for name in row)
+    measures = [name for name in names if name not in ("environment", "return", "length")]
     return {
         "mean_return": statistics.fmean(returns),
         "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
@@ -215,7 +219,9 @@ def _summarize_episodes(
         "mean_length": statistics.fmean(lengths),
         "lengths": lengths,
         **_summarize_activity(activities),
-        "measures": {key: float(torch.tensor([row[key] for row in rows]).mean()) for key in measures},
+        "measures": {
+            name: float(torch.tensor([row[name] for row in rows if name in row]).mean()) for name in measures
+        },
     }
 
 

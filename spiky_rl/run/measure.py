@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class MeasuredStep:
     running: Tensor
     """Whether each environment was in a measured episode during this step, [B]."""
     rows: list[dict[str, float]]
-    """One row per measured episode that ended: environment, return, length and the task's measures."""
+    """One row per measured episode that ended: environment, return, length and the task's measures, except those that are nan."""
     share: float
     """Completed share of all episodes, in [0, 1]."""
 
@@ -60,7 +61,9 @@ def run_episodes(
                 remaining[i] -= 1
                 row = {"environment": i, "return": float(returns[i]), "length": int(lengths[i])}
                 for name, ended_values in values.items():
-                    row[name] = float(ended_values[position])
+                    value = float(ended_values[position])
+                    if not math.isnan(value):
+                        row[name] = value
                 rows.append(row)
                 running[i] = remaining[i] > 0
         ended += len(rows)

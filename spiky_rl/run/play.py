@@ -47,8 +47,9 @@ class PlayResult:
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """Mean over the episodes of every number, by name."""
-        return {name: statistics.mean(row[name] for row in self.rows) for name in self.rows[0]}
+        """Mean over the episodes of every number, by name; a measure's over the episodes that have it."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return {name: statistics.mean(row[name] for row in self.rows if name in row) for name in names}
 
     @property
     def energy_per_metre(self) -> dict[str, float] | None:

@@ -318,6 +318,14 @@ def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_w
         more.check()
 
 
+def test_a_plan_that_prices_an_ann_as_a_chip_for_spikes_is_refused(tmp_path):
+    plan = {"comparisons": [["lif_ppo", "mlp_ppo"]], "endpoints": [{"energy_per_metre": "loihi"}]}
+    given = {"agents": "lif_ppo,mlp_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64, "plan": plan}
+    asked = study.choose_baseline(study.build_study("out", given))
+    with pytest.raises(UserError, match="plan.endpoints: .*'loihi' given; allowed for the ANN 'mlp_ppo'"):
+        comparison.plan_study(asked, tmp_path, ExecutionOptions(device="cpu"))
+
+
 def test_a_study_with_a_plan_and_tuned_values_is_planned_as_a_whole(tmp_path):
     """The shipped plan of the ant, with the one tuning that has ended."""
     tuning = {"mlp_ppo": str(ROOT / "studies/ant_pilot/tuning")}

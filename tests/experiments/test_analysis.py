@@ -23,7 +23,7 @@ from spiky_rl.experiments.run.results import (
     read_plan,
     read_results,
 )
-from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 from tests.experiments.results import (
     CARTPOLE,
     ITERATIONS,
@@ -151,15 +151,24 @@ def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(ana
 
 def test_an_episode_takes_as_much_as_its_control_steps(analysis: StudyAnalysis):
     found = [r for r in analysis.results if (r.label, r.task) == ("lif_ppo", CARTPOLE)]
-    costs = [(r.cost.energy_nj, r.nominal.mean_length) for r in found if r.cost is not None]
+    costs = [(r.cost, r.nominal.mean_length) for r in found if r.cost is not None]
     row = analysis.rows["lif_ppo", CARTPOLE]
     assert set(row.energy) == set(ENERGY_MODELS)
     for name, energy in row.energy.items():
-        assert energy.estimate == pytest.approx(np.mean([e[name] for e, _ in costs]), rel=1e-12)
-        episode = np.mean([e[name] * n for e, n in costs])
+        assert energy.estimate == pytest.approx(
+            np.mean([c.compute_energy(name) for c, _ in costs]), rel=1e-12
+        )
+        episode = np.mean([c.compute_energy(name) * n for c, n in costs])
         assert row.episode_energy[name].estimate == pytest.approx(episode, rel=1e-12)
     assert row.counts["arithmetic"].estimate == 3 * TRUTHS["lif_ppo"].updates
     assert row.counts["encoder_operations"].estimate == 16.0
+
+
+def test_an_ann_has_no_energy_on_a_chip_for_spikes(analysis: StudyAnalysis):
+    assert analysis.anns
+    for (label, task), row in analysis.rows.items():
+        models = ANN_ENERGY_MODELS if label in analysis.anns else ENERGY_MODELS
+        assert set(row.energy) == set(row.episode_energy) == set(models), (label, task)
 
 
 def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: StudyAnalysis):

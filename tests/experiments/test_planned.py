@@ -73,6 +73,17 @@ def test_an_agent_that_is_not_in_the_study_is_named_with_the_nearest():
         check_agents(StudyPlan.check("plan", PLAN), ["mlp_ppo", "lif_ppo", "lif_stdp"])
 
 
+def test_energy_on_a_chip_for_spikes_is_not_compared_with_an_ann():
+    plan = StudyPlan.check("plan", PLAN | {"endpoints": ["return", {"energy_per_metre": "loihi"}]})
+    labels = ["mlp_ppo", "lif_ppo", "lif_rstdp"]
+    check_agents(plan, labels)
+    with pytest.raises(
+        RegistryError, match="endpoints: .*'loihi' given; allowed for the ANN 'mlp_ppo': fp32"
+    ):
+        check_agents(plan, labels, ["mlp_ppo"])
+    check_agents(StudyPlan.check("plan", PLAN), labels, ["mlp_ppo"])
+
+
 def planned(tmp_path: Path, plan: dict = PLAN, **design) -> Path:
     """A study of ten seeds with known truths, whose robots go a metre for each point of return."""
     study = write_study(

@@ -8,6 +8,7 @@ OURS = {
     "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
     "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.worlds_reset": "how many worlds broke, once per iteration",
+    "spiky_rl.learners.common.activity:compute_activity": "a network's cost, once per iteration",
     "spiky_rl.learners.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
     "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
     "spiky_rl.learners.skrl.base_runner:SkrlBaseRunner._write_iteration": "the deviation of actions, once per iteration",
@@ -25,7 +26,7 @@ OURS = {
     "spiky_rl.metrics.synops:_count_zeros": "how many weights are zero, where a meter is made",
     "spiky_rl.metrics.synops:make_connection_cost": "how many weights are zero, where a meter is made",
     "spiky_rl.metrics.synops:count_operations": "a network's cost, once per iteration",
-    "spiky_rl.metrics.synops:effective_operations.<locals>.<genexpr>": "a network's cost, once per iteration",
+    "spiky_rl.metrics.synops:effective_operations": "a network's cost, once per iteration",
     "spiky_rl.networks.base:SpikingNetwork.get_extra_state": "a checkpoint: the number of updates",
     "spiky_rl.codecs.encoders.base:resample_noise": "the noise of the next rollout, one row, once per update",
     "spiky_rl.classification.training:iterate_batches.<locals>.move": "samples lie with the host",

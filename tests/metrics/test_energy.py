@@ -8,7 +8,13 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.metrics import updates
-from spiky_rl.metrics.energy import ENERGY_MODELS, average, format_energy, get_energy_model
+from spiky_rl.metrics.energy import (
+    ANN_ENERGY_MODELS,
+    ENERGY_MODELS,
+    average,
+    format_energy,
+    get_energy_model,
+)
 from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.updates import ArithmeticCounts
 from spiky_rl.networks.base import ForwardRecord
@@ -164,6 +170,11 @@ def test_energy_is_counts_times_prices():
     assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(
         cost.compute_energy(get_energy_model("fp32")) / 1000
     )
+
+
+def test_an_ann_has_no_energy_on_a_chip_for_spikes():
+    assert set(mlp_cost().to_dict()["energy_nj"]) == set(ANN_ENERGY_MODELS) == set(ENERGY_MODELS) - {"loihi"}
+    assert set(measured(built()).to_dict()["energy_nj"]) == set(ENERGY_MODELS)
 
 
 def test_the_mean_of_costs_is_taken_count_by_count():

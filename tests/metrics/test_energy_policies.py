@@ -110,6 +110,18 @@ def test_playback_of_a_spiking_policy_has_the_cost_of_an_action_and_its_anns(hos
     )
 
 
+def test_weights_that_become_zero_as_a_plastic_policy_acts_cost_nothing_from_then_on():
+    run = rsl_rl(SPIKING)
+    policy, obs = run.get_inference_policy(), run.env.get_observations()
+    policy.is_plastic = True
+    with torch.no_grad():
+        before = policy.compute_activity(obs)
+        policy.network.readout.weight.zero_()
+        after = policy.compute_activity(obs)
+    spikes = 4 * 12 * before.layers[1].rate
+    assert before.operations - after.operations == pytest.approx(ACTIONS * spikes) and spikes > 0
+
+
 @pytest.mark.parametrize("host", [rsl_rl, skrl])
 def test_playback_of_an_mlp_stands_on_the_same_scale(host):
     cost = played(host()).cost
@@ -142,7 +154,7 @@ def test_a_gru_is_measured_without_moving_its_state(run):
         assert torch.equal(policy(obs), alone(obs))
     assert cost.effective_macs == cost.dense_operations == 3 * (8 * 4 + 8 * 8) + 8 * 16 + 16 * 2
     assert cost.neuron_updates == 8 + 16
-    assert cost.state_bytes == 4 * 8
+    assert cost.state_bytes == 4 * (8 + 16)
 
 
 def test_a_cnn_pays_for_the_pixels_that_are_not_dark():

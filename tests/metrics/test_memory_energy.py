@@ -248,6 +248,7 @@ def test_a_recurrent_ann_reads_and_writes_its_states(kind, accesses, layers):
     body = kind(2, 4, num_layers=layers)
     cost = measure_ann(body, lambda: body(torch.ones(1, 6, 2)), 6)
     assert cost.state_accesses == accesses * 4 * layers
+    assert cost.state_bytes == 4 * 4 * layers * (2 if kind is nn.LSTM else 1)
 
 
 def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():
@@ -258,6 +259,15 @@ def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activati
     arithmetic = 7.5 * 0.23 + 3 * 0.03
     assert rival.compute_energy(ENERGY_MODELS["int8"]) == pytest.approx(arithmetic)
     assert rival.compute_energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(arithmetic + 1.25 * (7.5 + 6))
+
+
+def test_outputs_of_an_ann_s_units_lie_in_a_memory_of_the_same_size_counted_or_measured():
+    mlp = nn.Sequential(nn.Linear(2, 2000), nn.ReLU(), nn.Linear(2000, 500), nn.ReLU(), nn.Linear(500, 1))
+    measured = measure_ann(mlp, lambda: mlp(X[0]), 2)
+    counted = of_network(built(layers=[2000, 500]), X).equal_ann
+    assert counted is not None and measured.state_accesses == counted.state_accesses == 2 * 2500
+    assert measured.state_bytes == counted.state_bytes == 4 * 2500
+    assert compute_access_energy(measured.state_bytes) > 11.0, "more than 8 KB"
 
 
 def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synapses():

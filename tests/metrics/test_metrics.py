@@ -8,6 +8,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.schema import MAX_LAYERS
 from spiky_rl.metrics.spikes import (
     compute_layer_activity,
+    compute_rate_by_environment,
     draw_raster,
     get_spikes,
     get_timelines,
@@ -53,6 +54,28 @@ def test_mean_rate_weighs_layers_by_their_neurons():
     layers = compute_layer_activity(record)
     assert [layer.rate for layer in layers] == [0.0, 1.0]
     assert compute_mean_rate(layers, record) == pytest.approx(2 / 8)
+
+
+@pytest.mark.parametrize("rule", ["eventprop", "spikeprop"])
+def test_a_spike_that_is_sent_in_two_parts_counts_once(rule):
+    torch.manual_seed(0)
+    settings = {
+        "name": "feedforward",
+        "layers": [24, 16],
+        "steps": 8,
+        "learning": rule,
+        "connection": {"name": "linear", "offset": 0.5},
+    }
+    network = registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
+    record = ForwardRecord()
+    with torch.no_grad():
+        network(torch.randn(1, 30, 5), None, record=record)
+    layers, charge = compute_layer_activity(record), [float(s.mean()) for s in record.layer_spikes]
+    assert [layer.rate for layer in layers] == pytest.approx(charge) and min(charge) > 0.02
+    mean = compute_mean_rate(layers, record)
+    assert float(compute_rate_by_environment(record).mean()) == pytest.approx(mean)
+    if rule == "spikeprop":
+        assert max(charge) <= 1 / 8, "a neuron sends one spike in the control step"
 
 
 def tiny():

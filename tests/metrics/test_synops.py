@@ -1,11 +1,15 @@
 """Synaptic operations of every kind of connection, against counts by hand and against loops over single synapses."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from spiky_rl.config import registry
+from spiky_rl.connections.base import Connection
+from spiky_rl.learners.common.activity import compute_activity
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.meter import CostMeter
 from spiky_rl.networks.base import ForwardRecord
@@ -91,6 +95,45 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
     assert 0 < expected <= found.dense
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_of_zero_cost_an_action_nothing(name):
+    network = built(**NETWORKS[name])
+    with torch.no_grad():
+        for i, weight in enumerate(w for w in network.parameters() if w.ndim > 1):
+            weight[noise(*weight.shape, seed=i) < 0] = 0.0
+    found = compute_activity(network, noise(BATCH, 98 if name == "convolutional" else INPUTS), None, 0.0)
+    counted = found.cost.effective_operations + found.cost.encoder_operations
+    assert found.operations == pytest.approx(counted) and counted > 0
+    assert found.operations_each.mean().item() == pytest.approx(counted)
+
+
+class Ring(Connection):
+    """A user's own connection: all neurons on a ring share a kernel of three weights per channel."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        (size,) = inputs
+        self.shape = (outputs, size)
+        self.weight = nn.Parameter(torch.randn(outputs, 1, 3))
+
+    def forward(self, x, backend="auto", binary=False, bfloat16=False):
+        around = nn.functional.pad(x.reshape(-1, 1, x.shape[-1]), (1, 1), mode="circular")
+        return nn.functional.conv1d(around, self.weight).reshape(*x.shape[:-1], self.width)
+
+    def operations(self, events):
+        return (events != 0).sum(-1) * self.weight.numel()
+
+
+def test_an_ann_with_a_users_own_connection_uses_shared_weights_as_often_as_the_network_does():
+    network = built(layers=[4], inputs=10, connection=f"{__name__}:Ring")
+    cost = CostMeter(network)(passed(network, noise(1, BATCH, 10)))
+    assert cost.effective_macs == 10 * 12, "the observation, once per control step"
+    assert cost.dense_operations == 10 * 12 + STEPS * 40 * OUTPUTS
+    assert cost.equal_ann.effective_macs == 10 * 12 + 0.5 * 40 * OUTPUTS
+    assert cost.equal_ann.dense_operations == 10 * 12 + 40 * OUTPUTS
+    assert cost.equal_ann.parameters == 12 + 4 + 40 * OUTPUTS + OUTPUTS
+
+
 def test_spikes_accumulate_and_a_graded_observation_multiplies():
     network = built(layers=[7, 6])
     record = passed(network, noise(1, BATCH, INPUTS))
@@ -120,6 +163,25 @@ def test_recurrent_spikes_reach_their_synapses_once_whatever_the_delays():
     alive = int((layer.recurrent.synapses() != 0).sum())
     assert (link.dense, link.zeros) == (49, 49 - alive)
     assert float(link.count(torch.ones(7))) == alive
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize(("steps", "delays"), [(1, 1), (4, 1), (4, 3), (4, 8)])
+def test_spikes_that_a_stateless_network_drops_reach_no_synapse(steps, delays, stateful):
+    network = built(
+        layers=[20], steps=steps, recurrent={"name": "recurrent", "delays": delays}, stateful=stateful
+    )
+    record = passed(network, 3.0 * noise(1, BATCH, INPUTS))
+    spikes, alive = record.layer_spikes[0], network.layers[0].recurrent.synapses().view(delays, 20, 20) != 0
+    arrived = 0
+    for k, delay in itertools.product(range(steps), range(1, delays + 1)):
+        if stateful or k + delay < steps:
+            arrived += float((spikes[0, k] @ alive[delay - 1].float()).sum()) / BATCH
+    assert spikes.any() and (arrived > 0 or steps == 1)
+    expected = INPUTS * 20 + arrived + float(spikes.sum()) / BATCH * OUTPUTS
+    assert synops.effective_operations(record) == pytest.approx(expected)
+    found = synops.count_operations(synops.list_connections(network), record)
+    assert found.effective_macs + found.effective_acs == pytest.approx(expected)
 
 
 def test_a_spike_reaches_a_synapse_of_several_delays_once_per_delay():
@@ -187,7 +249,7 @@ class TestAnn:
             rnn(noise(1, BATCH, 3))
         assert tally.macs == tally.dense == BATCH * gates * (4 * (3 + 4) + 4 * (4 + 4))
         assert tally.updates == BATCH * 8
-        assert ann.count_state_values(rnn) == 8 * (1 if kind is nn.GRU else 2)
+        assert ann.count_cells(rnn) == (0 if kind is nn.GRU else 8)
 
     def test_nothing_is_left_behind_in_the_module(self):
         mlp = nn.Sequential(nn.Linear(3, 5), nn.ELU())

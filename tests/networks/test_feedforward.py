@@ -403,8 +403,10 @@ SPIKING = [
     ],
 )
 def test_no_layer_of_a_shipped_agent_is_silent_or_saturated_at_the_start(agent, inputs):
-    # measured: rates 0.13 to 0.40, at most 3 % of the neurons silent, none saturated
+    # measured: rates 0.13 to 0.40, at most 3 % of the neurons silent, none saturated; 0.075 where a neuron sends at most one spike
+    # in 8 inner steps
     settings = {**NETWORKS[agent], "layers": SIZES[inputs]}
+    lowest = 0.05 if agent == "lif_spikeprop_ppo" else 0.1
     for seed in range(2):
         torch.manual_seed(seed)
         network = registry.configure("networks", settings, "network").build(inputs=inputs, outputs=8)
@@ -412,7 +414,7 @@ def test_no_layer_of_a_shipped_agent_is_silent_or_saturated_at_the_start(agent, 
         with torch.no_grad():
             y, _ = network(x, network.zero_state(SAMPLES, x), record=record)
         for layer in compute_layer_activity(record):
-            assert 0.1 < layer.rate < 0.45
+            assert lowest < layer.rate < 0.45
             assert layer.silent <= 0.1
             assert layer.saturated <= 0.02
         # Hodgkin-Huxley neurons, which spike at most once in 4 ms: 0.08; all others of PPO: above 0.12. The actions of TD3 and SAC

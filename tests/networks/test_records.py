@@ -7,6 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import programs
+from spiky_rl.learners.common.activity import compute_step_activity, record_steps
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
@@ -43,6 +44,29 @@ def test_a_record_runs_every_layer_once(grad):
         made(x, None, record=reference)
     for a, b in zip(record.potentials, reference.potentials, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+ENCODERS = [
+    *registry.list_names("encoders"),
+    {"name": "delta", "start": "first"},
+    {"name": "population", "mode": "poisson"},
+    {"name": "concat", "second": {"name": "delta", "start": "first"}},
+]
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=str)
+def test_the_pass_that_is_measured_is_the_one_that_acts(encoder, stateful):
+    made, x = network(encoder=encoder, stateful=stateful), torch.randn(BATCH, 6)
+    features = []
+    made.register_forward_hook(lambda module, given, found: features.append(found[0]))
+    with torch.no_grad():
+        made(x[None], made.zero_state(BATCH, x) if stateful else None)
+    compute_step_activity(made, x, None)
+    if not stateful:  # the control steps of a raster are independent samples
+        record_steps(made, x[:, None], None, torch.zeros(BATCH, dtype=torch.bool))
+    acting, *measured = features
+    assert all(torch.allclose(each, acting, atol=1e-6) for each in measured)
 
 
 def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatch):

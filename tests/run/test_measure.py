@@ -1,11 +1,17 @@
 """The measuring loop on a scripted environment, whose episodes are counted by hand."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tensordict import TensorDict
 
+from spiky_rl.cli.evaluate import print_conditions
+from spiky_rl.cli.play import print_episodes
+from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.hosts.robot_measures import RobotMeasures
+from spiky_rl.run.evaluate import measure_conditions
 from spiky_rl.run.measure import run_episodes
 from spiky_rl.run.play import play_episodes
 
@@ -16,7 +22,7 @@ LENGTHS = (2, 3, 5)
 class ScriptedEnv:
     """Environment i rewards its steps with 1, 2, 3, ... all its life, and ends an episode every ``LENGTHS[i]`` steps."""
 
-    num_envs, device, max_episode_length = len(LENGTHS), "cpu", 5
+    num_envs, num_actions, device, max_episode_length = len(LENGTHS), 1, "cpu", 5
 
     def __init__(self):
         self.reset()
@@ -107,3 +113,47 @@ def test_firing_rate_and_operations_are_means_over_the_steps_of_one_episode():
         0,
     ], "and its state is reset where episodes end"
     assert (result.cost, result.ann_operations) == (None, 7.0)
+
+
+class Command(SimpleNamespace):
+    """A commanded velocity of 1 m/s for two robots that stand still."""
+
+    command = torch.tensor([[1.0, 0.0, 0.0]] * 2)
+    robot = SimpleNamespace(data=SimpleNamespace(velocity=torch.zeros(2, 3)))
+
+
+def test_an_episode_of_one_step_has_no_velocity_error():
+    manager = SimpleNamespace(active_terms=["command"], get_term=lambda name: Command())
+    env = SimpleNamespace(num_envs=2, device="cpu", step_dt=0.02, command_manager=manager)
+    measures = RobotMeasures(env, None, Command, "velocity")
+    assert measures.step(torch.tensor([1, 0]))["velocity_error"].isnan().tolist() == [True]
+    assert measures.step(torch.tensor([1, 1]))["velocity_error"].isnan().tolist() == [True, False]
+    measures.step(torch.tensor([0, 0]))
+    assert measures.step(torch.tensor([1, 1]))["velocity_error"].tolist() == [1.0, 1.0]
+
+
+class PartlyMeasuredEnv(ScriptedEnv):
+    """The episodes of environment 0 have no velocity error."""
+
+    def make_measures(self):
+        errors = torch.tensor([math.nan, 1.0, 3.0])
+        return SimpleNamespace(
+            reset=lambda: None, step=lambda dones: {"velocity_error": errors[dones.bool()]}
+        )
+
+
+def test_a_measure_that_an_episode_lacks_is_left_out_of_the_mean(capsys):
+    env = PartlyMeasuredEnv()
+    played = play_episodes(env, CountedPolicy(), 3)
+    assert [row.get("velocity_error") for row in played.rows] == [None, 1.0, 3.0]
+    assert played.means["velocity_error"] == 2.0
+    print_episodes(played.rows, played.means, "velocity_error", True)
+    assert capsys.readouterr().out.split().count("-") == 1
+    # one condition of three episodes, then three of one
+    for names, found in (("a",), [2.0]), (("b", "c", "nominal"), [None, 1.0, 3.0]):
+        env.reset()
+        (results,), _ = measure_conditions(ConditionGroups(env, names, 3 // len(names), [], 0), None)
+        assert [results[name]["measures"].get("velocity_error") for name in names] == found
+    print_conditions(results, "velocity_error", False)
+    lines = map(str.split, capsys.readouterr().out.splitlines())
+    assert [words[-3] for words in lines if words[:1] in (["b"], ["c"])] == ["-", "1.00"]

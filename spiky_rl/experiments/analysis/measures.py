@@ -177,11 +177,19 @@ def compute_row(
 
 
 def compute_step_energy(result: CellResult, model: str) -> float | None:
-    """Return the energy in nJ of a control step of ``result`` under an energy ``model``; None without the counts that it needs.
+    """Return the energy in nJ of a control step of ``result`` under an energy ``model``.
 
-    Raises RegistryError for an unknown energy model.
+    None without the counts that it needs, and for an ANN if the model does not apply to ANNs. Raises RegistryError for an unknown energy
+    model.
     """
-    return None if result.cost is None else result.cost.compute_energy(model)
+    energy = None if result.cost is None else result.cost.compute_energy(model)
+    return energy if model in ANN_ENERGY_MODELS or has_spikes(result) else None
+
+
+def has_spikes(result: CellResult) -> bool:
+    """Return whether a firing rate of ``result`` is above 0, in the training or undisturbed; those of an ANN are 0 or unknown."""
+    rates = [result.nominal.firing_rate, *(result.curve.firing_rate if result.curve else ())]
+    return any(rates)
 
 
 def compute_episode_energy(result: CellResult, model: str) -> float | None:

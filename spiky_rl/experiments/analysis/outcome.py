@@ -29,6 +29,7 @@ from spiky_rl.experiments.analysis.measures import (
     compute_recovery,
     compute_robustness,
     compute_row,
+    has_spikes,
 )  # fmt: skip
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Cells, Verdict, judge
@@ -124,7 +125,7 @@ class StudyAnalysis:
     @cached_property
     def anns(self) -> tuple[str, ...]:
         """Labels of agents without activity to count: their firing rate is 0 or unknown."""
-        spiking = {result.label for result in self.trained if _has_spikes(result)}
+        spiking = {result.label for result in self.trained if has_spikes(result)}
         return tuple(label for label in self.labels if label not in spiking)
 
     @cached_property
@@ -372,11 +373,6 @@ def keep_known(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...
 def sort_by_estimate(labels: Iterable[str], intervals: Mapping[str, Interval]) -> list[str]:
     """Return the ``labels`` from the highest estimate in ``intervals`` to the lowest, then those without one."""
     return sorted(labels, key=lambda label: -intervals[label].estimate if label in intervals else math.inf)
-
-
-def _has_spikes(result: CellResult) -> bool:
-    rates = [result.conditions["nominal"].firing_rate, *(result.curve.firing_rate if result.curve else ())]
-    return any(rates)
 
 
 def _choose_comparisons(

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from spiky_rl.config.options import RegistryError, Settings, find_repeated, option, shorten, suggest_name
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
-from spiky_rl.metrics.energy import ENERGY_MODELS
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS
 
 RETURN, METRES = "return", "metres"
 MEASURES = (RETURN, METRES, "kept", "energy_per_metre")
@@ -203,13 +203,22 @@ def compute_min_p_value(pairs: int, comparisons: int = 1) -> float:
     return min(1.0, lowest * max(1, comparisons))
 
 
-def check_agents(plan: StudyPlan, labels: Sequence[str]) -> None:
-    """Raise RegistryError if the ``plan`` names an agent that is not among the study's ``labels``."""
+def check_agents(plan: StudyPlan, labels: Sequence[str], anns: Collection[str] = ()) -> None:
+    """Raise RegistryError if the ``plan`` does not fit the study's agents.
+
+    It does not if it names an agent that is not among their ``labels``, or an energy model that does not apply to one of its ``anns``.
+    """
     for agent in plan.agents:
         if agent not in labels:
             raise RegistryError(
                 f"comparisons: {agent!r} given; allowed: {', '.join(labels)}{suggest_name(agent, labels)}"
             )
+        for endpoint in plan.endpoints:
+            model = endpoint.energy_per_metre
+            if agent in anns and model and model not in ANN_ENERGY_MODELS:
+                raise RegistryError(
+                    f"endpoints: energy_per_metre: {model!r} given; allowed for the ANN {agent!r}: {', '.join(ANN_ENERGY_MODELS)}"
+                )
 
 
 def find_uncontrolled(

@@ -16,7 +16,7 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError
-from spiky_rl.config.plain_data import get_section
+from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.config.progress import format_duration
 from spiky_rl.config.schema import TaskSpec, get_algorithm
 from spiky_rl.config.tuned_values import read_tuned
@@ -117,7 +117,7 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     planned_cells = grid.build_cells(study, resolve, place.cell_resources)
     if study.tuning:
         planned_cells = add_base_hashes(planned_cells, study, place)
-    _check_planned_agents(study, planned_cells)
+    _check_planned_agents(study, planned_cells, resolve.specs)
     cells = estimate_cells(out, planned_cells, resolve.tasks)
     earlier = [cell.model_copy(update=NO_PROVENANCE | {"hash": cell.earlier_hash}) for cell in cells]
     # a study that an earlier version finished stays as it is: nothing is left to run with other kernels
@@ -127,14 +127,20 @@ def plan_study(study: Study, out: Path, place: ExecutionOptions) -> StudyRun:
     return StudyRun(study=study, folder=out, place=place, resolve=resolve, cells=cells, finished=finished)
 
 
-def _check_planned_agents(study: Study, cells: Iterable[Cell]) -> None:
-    """Raise StudyError if the plan of a ``study`` names an agent without ``cells`` that is not an arm."""
+def _check_planned_agents(study: Study, cells: Iterable[Cell], specs: Mapping[str, PlainMapping]) -> None:
+    """Raise StudyError if the plan of a ``study`` does not fit its agents, which have ``cells`` or are arms.
+
+    ``specs`` are merged specifications by hash.
+    """
     if study.plan is None:
         return
-    own_labels = (cell.label for cell in cells if cell.trains_agent)
-    labels = dict.fromkeys([*own_labels, *(agent for arm in study.arms for agent in arm.agents)])
+    own = [cell for cell in cells if cell.trains_agent]
+    labels = dict.fromkeys(
+        [*(cell.label for cell in own), *(agent for arm in study.arms for agent in arm.agents)]
+    )
+    anns = {c.label for c in own if c.agent in study.anns or not specs[str(c.spec_hash)].get("network")}
     try:
-        check_agents(study.plan, list(labels))
+        check_agents(study.plan, list(labels), anns)
     except RegistryError as error:
         raise StudyError(f"plan.{error}") from None
 

@@ -20,7 +20,7 @@ from spiky_rl.metrics.spikes import (
     draw_raster,
     get_timelines,
 )
-from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
+from spiky_rl.metrics.synops import dense_operations, operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 
 if TYPE_CHECKING:
@@ -80,23 +80,30 @@ def compute_activity(
     record = compute_step_activity(network, x, state)
     layers = compute_layer_activity(record)
     meter = meter or make_meter(network)
-    cost = None if meter is None else meter(record)
+    cost, connections = (None, None) if meter is None else (meter(record), meter.connections)
+    operations_each = operations_by_environment(record, connections)
     return PolicyActivity(
         layers=layers,
         rate=compute_mean_rate(layers, record),
-        operations=effective_operations(record),
+        operations=operations_each.mean().item(),
         ann_operations=ann_operations,
         cost=cost,
         rates=compute_rate_by_environment(record),
-        operations_each=operations_by_environment(record),
+        operations_each=operations_each,
     )
 
 
 def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
-    """Return the record of one control step for the input ``x`` [B, O]; it starts from ``state``, or from zero if that is None."""
+    """Return the record of one control step for the input ``x`` [B, O].
+
+    It starts from ``state``, or from the zero state if that is None. A stateless network gets no state, as where it acts: with one, an
+    encoder such as `delta` may send other events.
+    """
     record = ForwardRecord()
+    if network.stateful and state is None:
+        state = network.zero_state(x.shape[0], x)
     with torch.no_grad():
-        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+        network(x.unsqueeze(0), state, record=record)
     return record
 
 
@@ -122,7 +129,7 @@ def record_steps(
     record = ForwardRecord()
     with torch.no_grad():
         if not network.stateful:
-            network(x.transpose(0, 1), network.zero_state(x.shape[0], x), record=record)
+            network(x.transpose(0, 1), None, record=record)
             return record, None
         keep = 1.0 - episode_starts.float().view(-1, 1)
         _, after = network(x, state or network.zero_state(1, x), keep=keep, record=record)

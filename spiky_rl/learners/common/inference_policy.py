@@ -95,7 +95,8 @@ class InferencePolicy(ABC):
         if self.network is None:
             return self.compute_ann_activity(obs, part)
         x, state = self.get_network_input(obs[part]), select_state(self.state, part)
-        return activity.compute_activity(self.network, x, state, self.ann_operations, self._meter)
+        meter = None if self.is_plastic else self._meter  # plasticity may set weights to zero
+        return activity.compute_activity(self.network, x, state, self.ann_operations, meter)
 
     def compute_spikes(self, obs: TensorDict) -> list[Tensor] | None:
         """Return environment 0's spikes [K, N] of every layer in the control step after ``obs``, or None for an ANN."""
