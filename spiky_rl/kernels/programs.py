@@ -62,8 +62,8 @@ def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float,
     """Return the key in `PROGRAMS` that ``key`` means, and the uniforms computed from ``numbers``. Raises `TraceError` if that fails."""
     key = key if key in PROGRAMS else _read_key(key)
     program = PROGRAMS[key]
-    names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
-    given = dict(zip((*names, "slope"), numbers, strict=True))
+    uniform = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
+    given = dict(zip((*(f"parameter {name}" for name in uniform), "slope"), numbers, strict=True))
     return key, tuple(program.uniforms(given))
 
 

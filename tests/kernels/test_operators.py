@@ -144,7 +144,8 @@ def test_a_number_that_only_the_host_computes_with_makes_another_program(kind, s
         neuron, surrogate = (registry.configure(each, part, each).build() for each, part in of.items())
         values = tuple(map(neuron.get_step_value, neuron.params))
         call = programs.prepare_call(neuron, TorchOps(surrogate), values, WIDTH)
-        numbers = {**dict(zip(neuron.params, values, strict=True)), "slope": surrogate.slope}
+        numbers = {f"parameter {name}": value for name, value in zip(neuron.params, values, strict=True)}
+        numbers["slope"] = surrogate.slope
         assert [*call.uniforms] == emit.build_program(neuron, surrogate, (False,) * len(values)).uniforms(
             numbers
         )
