@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from spiky_rl.config import registry
@@ -317,6 +319,34 @@ def test_a_scheduled_slope_compiles_with_a_break_and_follows_the_schedule():
         seen.append(wanted)
         network.count_update()
     assert not near(seen[0], seen[1]) and not near(seen[1], seen[2])
+
+
+TRACED = [{}, {"recompute": True}, {"stateful": True, "recurrent": "recurrent"}]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # shapes are read while it traces
+@pytest.mark.parametrize("settings", TRACED, ids=str)
+@pytest.mark.parametrize("tracer", ["make_fx", "jit.trace"])
+def test_a_traced_rollout_calls_the_kernels(tracer, settings):
+    network = build(**settings).requires_grad_(False)
+
+    def run(x):
+        return network(x, network.zero_state(BATCH, x) if network.stateful else None)[0]
+
+    with torch.no_grad():
+        x, other = observations(), observations(seed=7)
+        graph = make_fx(run)(x) if tracer == "make_fx" else torch.jit.trace(run, x)
+        assert torch.equal(graph(other), run(other))
+
+
+@pytest.mark.parametrize("settings", TRACED, ids=str)
+@pytest.mark.parametrize("recorded", [False, True], ids=["rollout", "update"])
+def test_a_network_of_fake_tensors_gives_fake_features(recorded, settings):
+    network = build(**settings)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(recorded):
+        x = mode.from_tensor(observations())
+        y, _ = network(x, network.zero_state(BATCH, x) if network.stateful else None)
+    assert y.shape == (1, BATCH, OUTPUTS)
 
 
 def exported(network, x, state=None, keep=None, strict=False):
