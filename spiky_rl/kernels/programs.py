@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -81,14 +83,10 @@ def count_states(key: str) -> int:
     return PROGRAMS[key if key in PROGRAMS else _read_key(key)].states
 
 
-def _describe_neuron(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
-    # a number that is a parameter may still shape the step (a resting potential, say), so all chosen values count
-    return tuple(neuron.chosen.items())
-
-
 def _make_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
-    options = tuple(ops.surrogate.chosen.items())
-    index = (type(neuron), _describe_neuron(neuron), type(ops.surrogate), options, varying)
+    # a number that is a parameter may still shape the step (a resting potential, say), so all chosen values count; as text, because
+    # a list has no hash
+    index = (type(neuron), repr(neuron.chosen), type(ops.surrogate), repr(ops.surrogate.chosen), varying)
     if index not in _KEYS:
         _KEYS[index] = _register_program(neuron, ops.surrogate, varying)
     return _KEYS[index]
@@ -111,8 +109,13 @@ def serialize_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> s
     """
     surrogate = ops.surrogate
     kinds = [f"{cls.__module__}:{cls.__qualname__}" for cls in (type(neuron), type(surrogate))]
-    options = tuple(surrogate.chosen.items())
-    return _format_literal((kinds[0], _describe_neuron(neuron), kinds[1], options, varying))
+    shape, options = _list_finite(neuron.chosen), _list_finite(surrogate.chosen)
+    return _format_literal((kinds[0], shape, kinds[1], options, varying))
+
+
+def _list_finite(chosen: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the ``chosen`` options without infinite ones: only a default can be infinite, and a rebuilt component has it too."""
+    return tuple((name, value) for name, value in chosen.items() if value not in (math.inf, -math.inf))
 
 
 def _format_literal(value: object) -> str:
@@ -120,8 +123,9 @@ def _format_literal(value: object) -> str:
     # imported only here: the import is slow, and a compilation has already done it
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-    if isinstance(value, tuple):
-        return f"({''.join([f'{_format_literal(x)},' for x in value])})"
+    if isinstance(value, (tuple, list)):
+        items = "".join([f"{_format_literal(x)}," for x in value])
+        return f"({items})" if isinstance(value, tuple) else f"[{items}]"
     if isinstance(value, (int, float)):
         value = guard_scalar(value)  # torch.compile replaces a module's changing numbers by symbols
     return f"{value!r}"

@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 import itertools
+import math
 import subprocess
 import sys
 
@@ -15,10 +16,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from spiky_rl.config import registry
+from spiky_rl.config.options import option
 from spiky_rl.kernels import dispatch, emit, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import ForwardRecord
-from tests.kernels.cases import CPU
+from spiky_rl.neurons.base import Neuron, parameter
+from tests.kernels.cases import CPU, vocabulary
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS, TIME, WIDTH = 11, 3, [14, 9], 6, 3, 2, 7
 CLOSE = 1e-6
@@ -153,6 +156,37 @@ def test_a_number_that_only_the_host_computes_with_makes_another_program(kind, s
         )
         uniforms.append(call.uniforms)
     assert uniforms[0] != uniforms[1]
+
+
+class Listed(Neuron):
+    """v <- taus[0] v + i, capped."""
+
+    states = ("v",)
+
+    class Options(Neuron.Options):
+        gain: float = parameter(1.5, "gain", unit="1")
+        taus: list[float] = option([0.5, 2.0], "numbers")
+        cap: float = option(math.inf, "largest potential")
+
+    def step(self, ops, current, s, p):
+        v = self.chosen["taus"][0] * s.v + p.gain * current
+        v = v if math.isinf(self.chosen["cap"]) else ops.min(v, self.chosen["cap"])
+        spike = ops.spike(v - 1.0)
+        return spike, s.replace(v=v * (1.0 - ops.detach(spike)))
+
+
+def test_options_may_be_lists_and_infinite_by_default():
+    keys = []
+    for options in ({}, {"taus": [0.25, 2.0]}, {"cap": 3.0}):
+        neuron, ops = Listed.from_options(**options), vocabulary()
+        call = programs.prepare_call(neuron, ops, (1.5,), WIDTH)
+        words = programs.serialize_key(neuron, ops, (False,))
+        assert programs.resolve_key(words, call.numbers) == programs.resolve_key(call.key, call.numbers)
+        keys.append(call.key)
+    assert len(set(keys)) == len(keys)
+    network, x = build(neuron=f"{__name__}:Listed"), observations()
+    with torch.no_grad():
+        assert torch.equal(compiled(network)(x, None)[0], network(x, None)[0])
 
 
 SWITCHES = ["", "state constant", "params keep constant", "state params keep"]
