@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeGuard, override
 import torch
 from pydantic import field_validator
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
@@ -427,7 +428,7 @@ class FeedForward(SpikingNetwork):
             link: Any = modules[name]
             if link.__class__ is not kind or _has_hooks(link) or not link._parameters.keys() >= WEIGHTS:
                 return False
-        return not any(map(_has_hooks, self._stack_parts))
+        return not (_has_any_global_hook() or any(map(_has_hooks, self._stack_parts)))
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""

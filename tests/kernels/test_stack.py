@@ -398,6 +398,26 @@ def test_hooks_of_layers_and_decoder_are_called_in_rollouts_and_updates():
     assert called[2:] == ["gradient"]
 
 
+@pytest.mark.parametrize(
+    "register",
+    [
+        torch.nn.modules.module.register_module_forward_hook,
+        torch.nn.modules.module.register_module_forward_pre_hook,
+        torch.nn.modules.module.register_module_full_backward_hook,
+        torch.nn.modules.module.register_module_full_backward_pre_hook,
+    ],
+)
+def test_hooks_of_all_modules_are_called_as_by_the_reference(register):
+    called = []
+    for backend in ("cpu", "torch"):
+        network, names = build(backend=backend), []
+        handle = register(lambda module, *_, names=names: names.append(type(module).__name__))
+        network(observations().requires_grad_(), None)[0].sum().backward()
+        handle.remove()
+        called.append(names)
+    assert called[0] == called[1] and called[0].count("LinearConnection") == len(LAYERS)
+
+
 @pytest.mark.parametrize("settings", [{}, {"sparsity": PAID}], ids=str)
 def test_the_default_device_of_torch_changes_nothing(settings):
     found = []
