@@ -194,7 +194,12 @@ class LayerStack:
             offset: [N].
         """
         maps = self._maps
-        key = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
+        key = (
+            ops.slope,
+            *[m["weight"].data_ptr() for m in maps],
+            *[m["weight"].stride() for m in maps],  # a transposed weight has the same address
+            *[m["bias"].data_ptr() for m in maps],
+        )
         filled_for, layers, kept_alive = self._rollout
         if key != filled_for:
             _check_tensor("bias", offset, (self.stages[-1].map.out_features,))

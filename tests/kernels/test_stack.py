@@ -305,6 +305,16 @@ def test_a_weight_in_strides_is_read_anew_by_every_rollout():
         assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
 
 
+def test_a_weight_that_is_transposed_in_place_is_read_anew():
+    network, x = build(layers=[16, 16]), observations()
+    weight = network.layers[1].connection.weight
+    with torch.no_grad():
+        before, _ = network(x, None)
+        weight.data = weight.data.t()
+        after, _ = network(x, None)
+        assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
+
+
 def test_a_copy_of_a_network_has_weights_of_its_own():
     import copy
 
