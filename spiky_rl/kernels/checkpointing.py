@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from spiky_rl.kernels import dispatch, operators, programs
+from spiky_rl.kernels import dispatch, operators
 from spiky_rl.kernels.backends.base import Backend
 
 Run = Callable[..., tuple[Tensor, ...]]
@@ -34,7 +34,7 @@ def run_with_recomputation(
         signal: First input, [..., C].
         rest: Further inputs.
     """
-    if programs.is_traced():
+    if dispatch.is_traced():
         # a tracer can only follow torch's own checkpointing, which keeps floats
         return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
     packs = dispatch.choose_backend(backend, signal) if binary else None

@@ -309,4 +309,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
 def needs_operator(*tensors: Tensor | None) -> bool:
     """Return whether autograd or a tracer records a call with these ``tensors``, so that it must be a torch operator."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return learned or programs.is_traced()
+    return learned or dispatch.is_traced()

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _is_tracing, _len_torch_dispatch_stack  # a rollout asks in every step: these cost 0.2 us
 
 from spiky_rl.config import registry
 from spiky_rl.config.modules import find_module_file
-from spiky_rl.kernels import emit, trace
+from spiky_rl.kernels import dispatch, emit, trace
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
@@ -32,7 +31,7 @@ class NeuronCall:
     """One neuron with its parameters, in the form that kernels take."""
 
     key: str
-    """Key of its program in `PROGRAMS`; if `is_traced`, the text of `serialize_key`."""
+    """Key of its program in `PROGRAMS`; if `dispatch.is_traced`, the text of `serialize_key`."""
     numbers: tuple[float, ...]
     """The parameters that are the same for all neurons, in the neuron's order, then the slope."""
     params: Tensor | None
@@ -42,14 +41,6 @@ class NeuronCall:
     def uniforms(self) -> tuple[float, ...]:
         """The numbers that the kernel computes with, derived from ``numbers``."""
         return resolve_key(self.key, self.numbers)[1]
-
-
-def is_traced() -> bool:
-    """Return whether torch.compile, torch.jit.trace or a dispatch mode, such as that of fake tensors, sees the operations.
-
-    Kernels must then run as torch operators: a call by address would be missing in a graph, and a fake tensor has no address.
-    """
-    return torch.compiler.is_compiling() or _is_tracing() or _len_torch_dispatch_stack() > 0
 
 
 def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> NeuronCall:
@@ -62,7 +53,7 @@ def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ..
         width: N.
     """
     varying = tuple(isinstance(p, Tensor) for p in params)
-    name = serialize_key if is_traced() else _make_key
+    name = serialize_key if dispatch.is_traced() else _make_key
     numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
     tensors = [p.expand(width) for p in params if isinstance(p, Tensor)]
     return NeuronCall(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)

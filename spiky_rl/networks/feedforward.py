@@ -28,7 +28,7 @@ from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
 from spiky_rl.config.schema import MAX_LAYERS
 from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.kernels import dispatch, neuron_checks, precision, programs
+from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.gpu_stack import ActivityPenalty, GpuStack
 from spiky_rl.kernels.ops import TorchOps
@@ -405,10 +405,10 @@ class FeedForward(SpikingNetwork):
     ) -> LayerStack | GpuStack | None:
         """Return the stack that runs all layers in one call, or None to run them one by one.
 
-        A stack needs linear connections and a backend with stacks. It does not support records, tracing (`programs.is_traced`), or
+        A stack needs linear connections and a backend with stacks. It does not support records, tracing (`dispatch.is_traced`), or
         learning rules with hooks; it supports a penalty only if all neurons spike and the penalty raises no rates.
         """
-        if record is not None or programs.is_traced():
+        if record is not None or dispatch.is_traced():
             return None
         if (torch.is_grad_enabled() and self.learning.has_hooks) or not self._is_linear_stack():
             return None
