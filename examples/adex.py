@@ -32,7 +32,7 @@ class AdEx(Ode):
         gain: float = parameter(30.0, "input per unit of the network's current", low=1e-3, unit="mV")
         peak: float = option(40.0, "potential at which a spike is emitted", low=1e-3, unit="mV")
         scale: float = surrogate_scale(20.0, "mV")
-        substeps: int = option(4, "parts into which a step is divided", low=1)
+        substeps: int = option(4, "parts into which a step is divided", low=1, high=10_000)
 
     options: Options
 

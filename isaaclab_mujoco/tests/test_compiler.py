@@ -13,7 +13,7 @@ from processes import run
 from isaaclab_mujoco import compiler
 
 TEXT = 'extern "C" int answer() { return 42; }'
-CACHED = ("find_compiler", "get_compiler_identity", "get_cache_folder", "compile_library")
+CACHED = ("find_compiler", "get_compiler_identity", "get_openmp_flags", "get_cache_folder", "compile_library")
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="there is no C++ compiler")
 
@@ -102,6 +102,24 @@ def test_a_text_that_does_not_compile_leaves_the_first_error_and_no_file(folder)
     with pytest.raises(CompileError, match="failed: .*error") as refusal:
         compiler.compile_library("int broken(", "a test")
     assert "\n" not in str(refusal.value) and not list(folder.iterdir())
+
+
+def test_a_text_that_fails_once_is_not_compiled_without_openmp(folder, monkeypatch):
+    assert compiler.get_compiler_identity() and compiler.get_openmp_flags()
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "_run", lambda *_: subprocess.CompletedProcess([], 1, "", "error: killed"))
+        with pytest.raises(CompileError, match="failed: error: killed"):
+            compiler.compile_library(TEXT, "a test")
+    assert not list(folder.iterdir())
+    assert compile_again() == 42
+
+
+def test_a_compiler_that_has_openmp_has_other_files_than_without_it(folder, monkeypatch):
+    compile_again()
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "get_openmp_flags", tuple)
+        compile_again()
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_a_compiler_that_does_not_exist_or_does_not_come_back_is_named(monkeypatch):

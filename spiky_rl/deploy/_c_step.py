@@ -78,7 +78,7 @@ class _Printer:
             if isinstance(value, Tensor):
                 self.inputs[f"p[{next(arrays)}]"] = w.format_element(f"{path}_{name}", value)
             else:
-                self.numbers[name] = value
+                self.numbers[f"parameter {name}"] = value
         self.names: dict[int, str] = {}
         self.uses: dict[int, int] = {}
 

@@ -130,7 +130,7 @@ def _build_programs(neuron: Ode, definition: Definition) -> tuple[ArrayProgram, 
     graph = TraceGraph()
     current = graph.input("current")
     states = [graph.input(f"state {name}") for name in neuron.states]
-    params = [graph.input(name) for name in neuron.params]
+    params = [graph.input(f"parameter {name}") for name in neuron.params]
     # flow takes time constants in ms (``params``); threshold and reset take them as decays
     step_params = [
         graph.make("exp", -neuron.dt / node) if is_time_constant(param) else node

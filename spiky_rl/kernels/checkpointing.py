@@ -34,8 +34,8 @@ def run_with_recomputation(
         signal: First input, [..., C].
         rest: Further inputs.
     """
-    if torch.compiler.is_compiling():
-        # the compiler can only trace torch's own checkpointing, which keeps floats
+    if dispatch.is_traced():
+        # a tracer can only follow torch's own checkpointing, which keeps floats
         return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
     packs = dispatch.choose_backend(backend, signal) if binary else None
     learned = tuple(list_parameters())

@@ -39,6 +39,8 @@ FLAGS = (
     "-shared",
     "-w",
 )
+OPENMP_TEST = '#include <omp.h>\nextern "C" int test() { return omp_get_max_threads(); }'
+"""C++ that only a compiler with OpenMP accepts and links."""
 TIMEOUT = 300.0
 """Seconds for compiling one text; it takes three or four on an idle machine, and a minute if the machine has ten times the load."""
 VERSION_TIMEOUT = 20.0
@@ -96,6 +98,14 @@ def get_compiler_version() -> str:
     return _run([*words, "--version"], limit=VERSION_TIMEOUT).stdout
 
 
+@cache
+def get_openmp_flags() -> tuple[str, ...]:
+    """Return the compiler's flags for OpenMP, empty if it has none; the answer takes 0.05 s and is the same for all texts of a process."""
+    with tempfile.TemporaryDirectory(prefix=".openmp-", dir=get_cache_folder()) as folder:
+        line = [*(find_compiler() or ()), *FLAGS, "-fopenmp", "-x", "c++", "-", "-o", f"{folder}/test.so"]
+        return ("-fopenmp",) if _run(line, OPENMP_TEST).returncode == 0 else ()
+
+
 def refuse_foreign_cache() -> None:
     """Raise UserError if `get_cache_folder` would, but do not make a folder: an early check before anything is compiled."""
     try:
@@ -150,7 +160,7 @@ def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.C
     if find_compiler() is None:
         raise CompileError(get_missing_message())
     key = hashlib.sha256(
-        "\0".join([text, *FLAGS, *flags, get_compiler_identity(), "sealed"]).encode()
+        "\0".join([text, *FLAGS, *get_openmp_flags(), *flags, get_compiler_identity(), "sealed"]).encode()
     ).hexdigest()[:24]
     path = get_cache_folder() / f"{key}.so"
     if path.is_file():
@@ -177,29 +187,26 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
     """
     words = find_compiler()
     assert words is not None
-    last = ""
-    for parallel in (["-fopenmp"], []):
-        result = _run(
-            [*words, *FLAGS, *parallel, "-x", "c++", "-", "-x", "none", *flags, "-o", str(path)], text
-        )
-        if result.returncode == 0:
-            try:
-                path.chmod(ownership.PRIVATE)
-                ctypes.CDLL(str(path))
-                seal = _seal(path.read_bytes())
-                with path.open("ab") as file:
-                    file.write(seal)
-                return
-            except OSError as error:
-                raise CompileError(
-                    f"the output of the compiler {shlex.join(words)!r} does not load ({error}); set CXX to another"
-                    " compiler, or SPIKY_RL_CACHE to a folder from which files may be executed"
-                ) from error
-        last = last or result.stderr or result.stdout or f"exit code {result.returncode}"
-    log.debug("the compiler's output:\n%s", last)
-    raise CompileError(
-        f"the compiler {shlex.join(words)!r} did not accept a kernel: {find_error_line(last)}; set CXX to another"
+    result = _run(
+        [*words, *FLAGS, *get_openmp_flags(), "-x", "c++", "-", "-x", "none", *flags, "-o", str(path)], text
     )
+    if result.returncode != 0:
+        output = result.stderr or result.stdout or f"exit code {result.returncode}"
+        log.debug("the compiler's output:\n%s", output)
+        raise CompileError(
+            f"the compiler {shlex.join(words)!r} did not accept a kernel: {find_error_line(output)}; set CXX to another"
+        )
+    try:
+        path.chmod(ownership.PRIVATE)
+        ctypes.CDLL(str(path))
+        seal = _seal(path.read_bytes())
+        with path.open("ab") as file:
+            file.write(seal)
+    except OSError as error:
+        raise CompileError(
+            f"the output of the compiler {shlex.join(words)!r} does not load ({error}); set CXX to another"
+            " compiler, or SPIKY_RL_CACHE to a folder from which files may be executed"
+        ) from error
 
 
 def _seal(data: bytes) -> bytes:

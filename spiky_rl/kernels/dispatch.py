@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing, _len_torch_dispatch_stack  # a rollout asks in every step: these cost 0.2 us
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import option
@@ -164,6 +165,14 @@ def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
     _log_fallback_if_eager(device, f"backend {resolved!r} {reason}")
     return _BUILT[_resolve_name(REFERENCE, device)]
+
+
+def is_traced() -> bool:
+    """Return whether torch.compile, torch.jit.trace or a dispatch mode, such as that of fake tensors, sees the operations.
+
+    Kernels must then run as torch operators: a call by address would be missing in a graph, and a fake tensor has no address.
+    """
+    return torch.compiler.is_compiling() or _is_tracing() or _len_torch_dispatch_stack() > 0
 
 
 def check_steps(signal: Tensor, steps: int) -> None:

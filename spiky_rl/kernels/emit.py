@@ -40,7 +40,7 @@ class KernelProgram:
     """Number of sub-steps in a step."""
 
     def uniforms(self, numbers: dict[str, float]) -> list[float]:
-        """Return the values of ``u``, given the ``numbers`` of the uniform parameters and the slope by name."""
+        """Return the values of ``u``, given the ``numbers``: "parameter NAME" for each uniform parameter, and "slope"."""
         try:
             return trace.evaluate(self.slots, numbers)
         except (ArithmeticError, ValueError) as error:
@@ -150,12 +150,12 @@ class StepWriter:
     ) -> TracedFunction:
         """Record one function of the neuron; the arguments are as for `write_function`.
 
-        Parameters that vary are called ``p[0]``, ``p[1]``, ..., the others by their names; states ``s[0]``, ``s[1]``, ..., the peak
-        after them; the current ``i``.
+        Parameters that vary are called ``p[0]``, ``p[1]``, ..., the others "parameter NAME", which no other input can be called;
+        states ``s[0]``, ``s[1]``, ..., the peak after them; the current ``i``.
         """
         graph, ops = self.graph, TraceOps(self.graph)
         params = [
-            graph.input(f"p[{sum(self.varying[:i])}]" if varies else key, varies)
+            graph.input(f"p[{sum(self.varying[:i])}]" if varies else f"parameter {key}", varies)
             for i, (key, varies) in enumerate(zip(self.neuron.params, self.varying, strict=True))
         ]
         count = len(self.neuron.states)

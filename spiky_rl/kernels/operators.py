@@ -1,7 +1,7 @@
 """The kernels as torch operators, so that autograd, torch.compile and torch.export treat each as one operation.
 
 ``spiky_rl::unroll`` runs neurons over time, ``spiky_rl::recurrent`` runs neurons with a recurrent loop, and ``spiky_rl::linear`` is a
-linear layer that keeps its input's events. Without gradients and compilation the kernels are called directly.
+linear layer that keeps its input's events. Without gradients and tracing the kernels are called directly.
 """
 
 # pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
@@ -307,6 +307,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
 
 
 def needs_operator(*tensors: Tensor | None) -> bool:
-    """Return whether autograd or torch.compile records a call with these ``tensors``, so that it must be a torch operator."""
+    """Return whether autograd or a tracer records a call with these ``tensors``, so that it must be a torch operator."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return learned or torch.compiler.is_compiling()
+    return learned or dispatch.is_traced()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from spiky_rl.config import registry
 from spiky_rl.config.modules import find_module_file
-from spiky_rl.kernels import emit, trace
+from spiky_rl.kernels import dispatch, emit, trace
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
@@ -29,7 +31,7 @@ class NeuronCall:
     """One neuron with its parameters, in the form that kernels take."""
 
     key: str
-    """Key of its program in `PROGRAMS`; while torch.compile traces a graph, the text of `serialize_key`."""
+    """Key of its program in `PROGRAMS`; if `dispatch.is_traced`, the text of `serialize_key`."""
     numbers: tuple[float, ...]
     """The parameters that are the same for all neurons, in the neuron's order, then the slope."""
     params: Tensor | None
@@ -51,7 +53,7 @@ def prepare_call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ..
         width: N.
     """
     varying = tuple(isinstance(p, Tensor) for p in params)
-    name = serialize_key if torch.compiler.is_compiling() else _make_key
+    name = serialize_key if dispatch.is_traced() else _make_key
     numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
     tensors = [p.expand(width) for p in params if isinstance(p, Tensor)]
     return NeuronCall(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
@@ -62,8 +64,8 @@ def resolve_key(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float,
     """Return the key in `PROGRAMS` that ``key`` means, and the uniforms computed from ``numbers``. Raises `TraceError` if that fails."""
     key = key if key in PROGRAMS else _read_key(key)
     program = PROGRAMS[key]
-    names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
-    given = dict(zip((*names, "slope"), numbers, strict=True))
+    uniform = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
+    given = dict(zip((*(f"parameter {name}" for name in uniform), "slope"), numbers, strict=True))
     return key, tuple(program.uniforms(given))
 
 
@@ -72,14 +74,10 @@ def count_states(key: str) -> int:
     return PROGRAMS[key if key in PROGRAMS else _read_key(key)].states
 
 
-def _describe_neuron(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
-    # a number that is a parameter may still shape the step (a resting potential, say), so all chosen values count
-    return tuple(neuron.chosen.items())
-
-
 def _make_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
-    options = tuple(ops.surrogate.chosen.items())
-    index = (type(neuron), _describe_neuron(neuron), type(ops.surrogate), options, varying)
+    # a number that is a parameter may still shape the step (a resting potential, say), so all chosen values count; as text, because
+    # a list has no hash
+    index = (type(neuron), repr(neuron.chosen), type(ops.surrogate), repr(ops.surrogate.chosen), varying)
     if index not in _KEYS:
         _KEYS[index] = _register_program(neuron, ops.surrogate, varying)
     return _KEYS[index]
@@ -97,13 +95,18 @@ def _register_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool,
 def serialize_key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     """Return a text from which the program can be rebuilt: ``neuron``, the surrogate of ``ops``, and which parameters are ``varying``.
 
-    It serves compiled graphs. torch.compile can trace and guard it, because it is plain Python on plain values, and an exported
+    It serves recorded graphs. torch.compile can trace and guard it, because it is plain Python on plain values, and an exported
     graph finds its kernels by it in a process that has never seen the neuron.
     """
     surrogate = ops.surrogate
     kinds = [f"{cls.__module__}:{cls.__qualname__}" for cls in (type(neuron), type(surrogate))]
-    options = tuple(surrogate.chosen.items())
-    return _format_literal((kinds[0], _describe_neuron(neuron), kinds[1], options, varying))
+    shape, options = _list_finite(neuron.chosen), _list_finite(surrogate.chosen)
+    return _format_literal((kinds[0], shape, kinds[1], options, varying))
+
+
+def _list_finite(chosen: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the ``chosen`` options without infinite ones: only a default can be infinite, and a rebuilt component has it too."""
+    return tuple((name, value) for name, value in chosen.items() if value not in (math.inf, -math.inf))
 
 
 def _format_literal(value: object) -> str:
@@ -111,8 +114,9 @@ def _format_literal(value: object) -> str:
     # imported only here: the import is slow, and a compilation has already done it
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-    if isinstance(value, tuple):
-        return f"({''.join([f'{_format_literal(x)},' for x in value])})"
+    if isinstance(value, (tuple, list)):
+        items = "".join([f"{_format_literal(x)}," for x in value])
+        return f"({items})" if isinstance(value, tuple) else f"[{items}]"
     if isinstance(value, (int, float)):
         value = guard_scalar(value)  # torch.compile replaces a module's changing numbers by symbols
     return f"{value!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.structures import LayerStruct, get_pointer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
+
+log = logging.getLogger(__name__)
 
 _PER_STAGE = 5
 """Number of tensors per stage that may have a gradient: weight, bias, params, state, synapses."""
@@ -191,7 +194,12 @@ class LayerStack:
             offset: [N].
         """
         maps = self._maps
-        key = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
+        key = (
+            ops.slope,
+            *[m["weight"].data_ptr() for m in maps],
+            *[m["weight"].stride() for m in maps],  # a transposed weight has the same address
+            *[m["bias"].data_ptr() for m in maps],
+        )
         filled_for, layers, kept_alive = self._rollout
         if key != filled_for:
             _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
@@ -360,12 +368,17 @@ def count_threads(core: ctypes.CDLL) -> int:
 
     Kernels without OpenMP run on one thread, and would take the sums of the other threads, which are 0, for the gradients.
     """
-    return torch.get_num_threads() if _has_openmp(core) else 1
+    threads = torch.get_num_threads()
+    return threads if threads == 1 or _has_openmp(core) else 1
 
 
 @cache
 def _has_openmp(core: ctypes.CDLL) -> bool:
-    return hasattr(core, "omp_get_thread_num")
+    """Return whether the kernels ``core`` have OpenMP; log a warning if they have not."""
+    if hasattr(core, "omp_get_thread_num"):
+        return True
+    log.warning("kernels run on one thread, because the C++ compiler has no OpenMP")
+    return False
 
 
 def _compute_rates(core: ctypes.CDLL, bits: int, rows: int, neurons: int, like: Tensor) -> Tensor:

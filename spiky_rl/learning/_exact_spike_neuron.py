@@ -39,7 +39,7 @@ class ExactSpikeNeuron(NeuronWrapper):
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         named, parts = self.inner.named_states, self.inner.substeps
         states = named(*s[: len(self.inner.states)])
-        dt, tau = self.dt / parts, self.chosen["tau_synapse"]
+        dt, tau = self.dt / parts, self.own["tau_synapse"]
         decay = math.exp(-dt / tau)
         synapse, sent = s.timed_synapse + current, s.timed_late
         late, has_fired = 0.0 * sent, s.timed_spent if self.once else None
@@ -48,7 +48,7 @@ class ExactSpikeNeuron(NeuronWrapper):
             synapse = decay * synapse
             after = self.inner.integrate(ops, drive, states, p)
             before, beyond = (self.inner.distance(ops, x, p) for x in (states, after))
-            rise = ops.max(beyond - before, self.chosen["slope"] * dt)
+            rise = ops.max(beyond - before, self.own["slope"] * dt)
             fraction = ops.min(ops.max(-before / rise, 0.0), 1.0)
             crossing = named(*(x + fraction * (a - x) for x, a in zip(states, after, strict=True)))
             reset = self.inner.reset(ops, 1.0, crossing, p)

@@ -25,23 +25,28 @@ class NeuronWrapper(Neuron):
     def __init__(self, inner: Ode, **own: float) -> None:
         super().__init__(inner.options)
         kind = type(inner)
-        self.inner, self.params, self.substeps = inner, inner.params, 1
-        self.chosen = {"inner": f"{kind.__module__}:{kind.__qualname__}", **inner.chosen, **own}
+        self.inner, self.params, self.substeps, self.own = inner, inner.params, 1, own
+        # the prefix keeps the wrapper's values apart from the neuron's options, which may have any name
+        own_chosen = {f"wrapper.{name}": value for name, value in own.items()}
+        self.chosen = {
+            "wrapper.inner": f"{kind.__module__}:{kind.__qualname__}",
+            **inner.chosen,
+            **own_chosen,
+        }
         self.states = (*inner.states, *self.more)  # type: ignore[misc]
         self.named_states = make_named_type(States, self.states) if self.more else inner.named_states
         self.named_params, self.named_times = inner.named_params, inner.named_times
 
     def __reduce__(self) -> tuple[Any, ...]:
         # pickle cannot store the types of a wrapper's states and parameters, which are made for this instance
-        own = {name: self.chosen[name] for name in self.own_values}
-        return partial(type(self), **own), (self.inner,)
+        return partial(type(self), **self.own), (self.inner,)
 
     @override
     @classmethod
     def from_options(cls, **values: Any) -> Self:
         """Rebuild a wrapper from its ``chosen`` values: the name of the neuron's class, the neuron's options, and own constants."""
-        inner = load_component("neurons", values.pop("inner"))
-        own = {name: values.pop(name) for name in cls.own_values}
+        inner = load_component("neurons", values.pop("wrapper.inner"))
+        own = {name: values.pop(f"wrapper.{name}") for name in cls.own_values}
         return cls(inner.from_options(**values), **own)
 
     @classmethod

@@ -59,7 +59,9 @@ def count_neuron(neuron: Neuron) -> ArithmeticCounts:
         graph = TraceGraph()
         inputs = [graph.input(name) for name in input_names]
         states = neuron.named_states(*(graph.input(f"state {name}") for name in neuron.states))
-        params = neuron.named_params(*(graph.input(name, lane=False) for name in neuron.params))
+        params = neuron.named_params(
+            *(graph.input(f"parameter {name}", lane=False) for name in neuron.params)
+        )
         output, new_states = trace.call_function(neuron, function, TraceOps(graph), *inputs, states, params)
         return _count_expressions([output, *new_states])
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeGuard, override
 import torch
 from pydantic import field_validator
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.decoders.membrane import Membrane
@@ -404,10 +405,10 @@ class FeedForward(SpikingNetwork):
     ) -> LayerStack | GpuStack | None:
         """Return the stack that runs all layers in one call, or None to run them one by one.
 
-        A stack needs linear connections and a backend with stacks. It does not support records, torch.compile, or learning rules
-        with hooks; it supports a penalty only if all neurons spike and the penalty raises no rates.
+        A stack needs linear connections and a backend with stacks. It does not support records, tracing (`dispatch.is_traced`), or
+        learning rules with hooks; it supports a penalty only if all neurons spike and the penalty raises no rates.
         """
-        if record is not None or torch.compiler.is_compiling():
+        if record is not None or dispatch.is_traced():
             return None
         if (torch.is_grad_enabled() and self.learning.has_hooks) or not self._is_linear_stack():
             return None
@@ -430,7 +431,7 @@ class FeedForward(SpikingNetwork):
             link: Any = modules[name]
             if link.__class__ is not kind or _has_hooks(link) or not link._parameters.keys() >= WEIGHTS:
                 return False
-        return not any(map(_has_hooks, self._stack_parts))
+        return not (_has_any_global_hook() or any(map(_has_hooks, self._stack_parts)))
 
     def _set_stack_parts(self, parts: tuple[Any, ...]) -> None:
         """Set ``parts``, the layers and the decoder, as those that a stack runs, and drop the stack of the previous ones."""

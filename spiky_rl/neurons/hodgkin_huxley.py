@@ -56,7 +56,7 @@ class HodgkinHuxley(Ode):
             20.0, "distance below the threshold at which a neuron can spike again", low=0.0, unit="mV"
         )
         scale: float = surrogate_scale(50.0, "mV")
-        substeps: int = option(10, "number of sub-steps in a step", low=1)
+        substeps: int = option(10, "number of sub-steps in a step", low=1, high=10_000)
 
     options: Options
 

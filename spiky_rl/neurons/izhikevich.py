@@ -66,7 +66,7 @@ class Izhikevich(Ode):
         gain: float = parameter(30.0, "current per unit of the network's current", low=1e-3, unit="mV/ms")
         peak: float = option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV")
         scale: float = surrogate_scale(50.0, "mV")
-        substeps: int = option(4, "number of sub-steps in a step", low=1)
+        substeps: int = option(4, "number of sub-steps in a step", low=1, high=10_000)
 
         @model_validator(mode="after")
         def _check_pattern_or_values(self) -> Self:

@@ -21,9 +21,11 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import c
 from spiky_rl.deploy._c_ann import format_activation
+from spiky_rl.deploy._c_step import format_step
 from spiky_rl.deploy._c_writer import CWriter
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
+from spiky_rl.neurons.base import Neuron, param
 from tests.deploy.test_c import act, assert_compiles, live, walk
 from tests.deploy.trained import trained
 
@@ -330,6 +332,24 @@ def test_learned_parameters_of_an_own_neuron_may_be_called_what_they_like(tmp_pa
     for parameter in ("exp", "volatile", "y1", "memset"):
         assert f"layers_0_neuron_{parameter}" in source
     assert_compiles(path, tmp_path)
+
+
+class Scaled(Neuron):
+    """v <- v + i x, with a gain i."""
+
+    states = ("v",)
+
+    class Options(Neuron.Options):
+        i: float = param(1.5, "gain", unit="1")
+
+    def step(self, ops, current, s, p):
+        v = s.v + p.i * current
+        return ops.spike(v - 1.0), s.replace(v=v)
+
+
+def test_a_parameter_may_be_called_as_the_current_of_the_traced_step_is():
+    lines, _ = format_step(CWriter(), "layer", Scaled.from_options(), (1.5,), ("v[n]",), "input[n]")
+    assert "1.5f * current" in "".join(lines)
 
 
 def test_arrays_have_the_names_of_what_they_hold(tmp_path):

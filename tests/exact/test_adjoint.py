@@ -9,7 +9,8 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.exact.adjoint import solve_network
-from spiky_rl.neurons.base import Ode
+from spiky_rl.exact.terms import NeuronTerms
+from spiky_rl.neurons.base import Ode, parameter
 from spiky_rl.neurons.lif import Lif
 from tests.exact.nets import GOLDEN, NETS, OUTPUT, RECURRENT, SLOW, Ringing, six
 
@@ -447,6 +448,28 @@ def test_a_neuron_without_its_equation_is_refused():
         registry.UserError, match="neuron 'Flowless': .* Flowless defines no flow; an exact engine needs"
     ):
         solve_network(default(Flowless), [[0.0]], [], 6.0)
+
+
+class Driven(Lif):
+    """dv/dt = x + current, with a constant input that is called as the input is."""
+
+    class Options(Lif.Options):
+        current: float = parameter(0.5, "constant input", unit="1")
+
+    def flow(self, ops, current, s, p):
+        return s.rates(v=current + p.current)
+
+
+def test_a_parameter_may_be_called_as_the_current_of_the_flow_is():
+    neuron = default(Driven)
+    terms = NeuronTerms(neuron, np.array([[neuron.chosen[name]] for name in neuron.params]))
+    current, states = np.array([2.0]), np.zeros((1, 1))
+    assert terms.flow(current, states) == pytest.approx(2.5)
+    by_current, _, by_parameters = terms.flow_transposed(current, states, np.ones((1, 1)))
+    assert by_current == [1.0]
+    assert dict(zip(neuron.params, by_parameters.flat, strict=True)) == {
+        name: float(name == "current") for name in neuron.params
+    }
 
 
 def test_a_neuron_that_is_no_ode_is_refused():

@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from spiky_rl.config import registry
+from spiky_rl.kernels import dispatch
 from tests.hosts import syncs
 from tests.kernels import fake_cupy
 
@@ -392,6 +393,8 @@ def pretended():
         patch.setattr(FakeTensor, "data_ptr", address, raising=False)
         patch.setattr(FakeTensor, "numpy", numbers, raising=False)
         patch.setattr(FakeTensor, "__format__", lambda x, how: format(x.item(), how), raising=False)
+        # these fake tensors have an address
+        patch.setattr(dispatch, "is_traced", torch.compiler.is_compiling)
         patch.setattr(registry, "configure", configured)
         patch.setattr(
             torch.nn.Module, "_apply", lambda module, change, recurse=True: converted(module, change)

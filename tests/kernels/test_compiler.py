@@ -44,7 +44,9 @@ run("auto")
 run("cpu")
 """
 GRADIENTS = """
+import logging
 import torch
+logging.basicConfig(format="log %(levelname)s %(message)s")
 from spiky_rl.config import registry
 settings = {"name": "feedforward", "layers": [20, 17], "recurrent": [None, "recurrent"], "backend": "cpu"}
 network = registry.configure("networks", settings, "agent.network").build(inputs=2, outputs=1)
@@ -114,8 +116,10 @@ def counting(path):
 
 
 def calls(path):
+    """How many texts it compiled, besides that which asks for OpenMP."""
     file = Path(f"{path}.calls")
-    return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return sum(".openmp-" not in line for line in lines)
 
 
 def entries(cache):
@@ -240,11 +244,21 @@ def test_a_compiler_without_openmp_is_used_without_it(tmp_path):
     body = 'for word; do [ "$word" = -fopenmp ] && { echo "no OpenMP" >&2; exit 1; }; done\n'
     fake = script(tmp_path / "cxx", f'{SHELL}{body}exec {real} "$@" -O0\n')
     assert python(tmp_path / "cache", LIBRARY, TEXT, CXX=fake) == ("42", [])
-    printed, _ = python(tmp_path / "cache", GRADIENTS, CXX=fake)
+    printed, log = python(tmp_path / "cache", GRADIENTS, CXX=fake)
     assert printed == "True", "the gradients of one thread, also where torch has two"
+    assert log == ["log WARNING kernels run on one thread, because the C++ compiler has no OpenMP"]
 
 
-def test_the_error_is_that_of_the_first_attempt(tmp_path):
+def test_a_text_that_fails_once_is_not_compiled_without_openmp(tmp_path):
+    real, text = " ".join(compiler.find_compiler() or ()), f"#ifdef _OPENMP\n{TEXT}\n#endif"
+    body = f'case "$*" in *.openmp-*) ;; *) [ -e {tmp_path}/failed ] || {{ touch {tmp_path}/failed; exit 1; }};; esac\n'
+    fake = script(tmp_path / "cxx", f'{SHELL}{body}exec {real} "$@"\n')
+    printed, _ = python(tmp_path / "cache", LIBRARY, text, CXX=fake)
+    assert "did not accept a kernel" in printed and entries(tmp_path / "cache") == []
+    assert python(tmp_path / "cache", LIBRARY, text, CXX=fake) == ("42", [])
+
+
+def test_the_error_in_a_text_is_named(tmp_path):
     printed, _ = python(tmp_path, LIBRARY, 'extern "C" int answer() { return fortytwo; }')
     assert "did not accept a kernel: " in printed and "fortytwo" in printed
 

@@ -51,6 +51,31 @@ def test_what_the_broken_ones_are_made_from_keeps_the_contract(tmp_path):
     check(tmp_path / "mine.py", GOOD)
 
 
+@pytest.mark.parametrize("name", ["hodgkin_huxley", "izhikevich"])
+def test_more_sub_steps_than_the_stack_of_a_thread_holds_are_refused(name):
+    with pytest.raises(RegistryError, match="substeps: 10001 is out of range"):
+        build(name, substeps=10_001)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CPU.get_unavailable_reason() is not None, reason="no compiled kernels")
+def test_the_most_sub_steps_have_a_gradient():
+    neuron = build("hodgkin_huxley", substeps=10_000)
+    current = torch.full((1, 1, 2, 3), 10.0, requires_grad=True)
+    output, (potential, *_) = dispatch.unroll(
+        "cpu",
+        neuron,
+        vocabulary(),
+        current,
+        1,
+        tuple(torch.zeros(2, 3) for _ in neuron.states),
+        numbers(neuron),
+        None,
+    )
+    (output.sum() + potential.sum()).backward()
+    assert current.grad.isfinite().all() and current.grad.all()
+
+
 DECLARED = {
     "flow": "ops, current, s, p",
     "integrate": "ops, current, s, p",

@@ -4,19 +4,24 @@ import copy
 import functools
 import io
 import itertools
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from spiky_rl.config import registry
+from spiky_rl.config.options import option
 from spiky_rl.kernels import dispatch, emit, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import ForwardRecord
-from tests.kernels.cases import CPU
+from spiky_rl.neurons.base import Neuron, parameter
+from tests.kernels.cases import CPU, vocabulary
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS, TIME, WIDTH = 11, 3, [14, 9], 6, 3, 2, 7
 CLOSE = 1e-6
@@ -144,12 +149,44 @@ def test_a_number_that_only_the_host_computes_with_makes_another_program(kind, s
         neuron, surrogate = (registry.configure(each, part, each).build() for each, part in of.items())
         values = tuple(map(neuron.get_step_value, neuron.params))
         call = programs.prepare_call(neuron, TorchOps(surrogate), values, WIDTH)
-        numbers = {**dict(zip(neuron.params, values, strict=True)), "slope": surrogate.slope}
+        numbers = {f"parameter {name}": value for name, value in zip(neuron.params, values, strict=True)}
+        numbers["slope"] = surrogate.slope
         assert [*call.uniforms] == emit.build_program(neuron, surrogate, (False,) * len(values)).uniforms(
             numbers
         )
         uniforms.append(call.uniforms)
     assert uniforms[0] != uniforms[1]
+
+
+class Listed(Neuron):
+    """v <- taus[0] v + i, capped."""
+
+    states = ("v",)
+
+    class Options(Neuron.Options):
+        gain: float = parameter(1.5, "gain", unit="1")
+        taus: list[float] = option([0.5, 2.0], "numbers")
+        cap: float = option(math.inf, "largest potential")
+
+    def step(self, ops, current, s, p):
+        v = self.chosen["taus"][0] * s.v + p.gain * current
+        v = v if math.isinf(self.chosen["cap"]) else ops.min(v, self.chosen["cap"])
+        spike = ops.spike(v - 1.0)
+        return spike, s.replace(v=v * (1.0 - ops.detach(spike)))
+
+
+def test_options_may_be_lists_and_infinite_by_default():
+    keys = []
+    for options in ({}, {"taus": [0.25, 2.0]}, {"cap": 3.0}):
+        neuron, ops = Listed.from_options(**options), vocabulary()
+        call = programs.prepare_call(neuron, ops, (1.5,), WIDTH)
+        words = programs.serialize_key(neuron, ops, (False,))
+        assert programs.resolve_key(words, call.numbers) == programs.resolve_key(call.key, call.numbers)
+        keys.append(call.key)
+    assert len(set(keys)) == len(keys)
+    network, x = build(neuron=f"{__name__}:Listed"), observations()
+    with torch.no_grad():
+        assert torch.equal(compiled(network)(x, None)[0], network(x, None)[0])
 
 
 SWITCHES = ["", "state constant", "params keep constant", "state params keep"]
@@ -316,6 +353,34 @@ def test_a_scheduled_slope_compiles_with_a_break_and_follows_the_schedule():
         seen.append(wanted)
         network.count_update()
     assert not near(seen[0], seen[1]) and not near(seen[1], seen[2])
+
+
+TRACED = [{}, {"recompute": True}, {"stateful": True, "recurrent": "recurrent"}]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # shapes are read while it traces
+@pytest.mark.parametrize("settings", TRACED, ids=str)
+@pytest.mark.parametrize("tracer", ["make_fx", "jit.trace"])
+def test_a_traced_rollout_calls_the_kernels(tracer, settings):
+    network = build(**settings).requires_grad_(False)
+
+    def run(x):
+        return network(x, network.zero_state(BATCH, x) if network.stateful else None)[0]
+
+    with torch.no_grad():
+        x, other = observations(), observations(seed=7)
+        graph = make_fx(run)(x) if tracer == "make_fx" else torch.jit.trace(run, x)
+        assert torch.equal(graph(other), run(other))
+
+
+@pytest.mark.parametrize("settings", TRACED, ids=str)
+@pytest.mark.parametrize("recorded", [False, True], ids=["rollout", "update"])
+def test_a_network_of_fake_tensors_gives_fake_features(recorded, settings):
+    network = build(**settings)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(recorded):
+        x = mode.from_tensor(observations())
+        y, _ = network(x, network.zero_state(BATCH, x) if network.stateful else None)
+    assert y.shape == (1, BATCH, OUTPUTS)
 
 
 def exported(network, x, state=None, keep=None, strict=False):

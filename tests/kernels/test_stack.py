@@ -366,6 +366,16 @@ def test_a_weight_in_strides_is_read_anew_by_every_rollout():
         assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
 
 
+def test_a_weight_that_is_transposed_in_place_is_read_anew():
+    network, x = build(layers=[16, 16]), observations()
+    weight = network.layers[1].connection.weight
+    with torch.no_grad():
+        before, _ = network(x, None)
+        weight.data = weight.data.t()
+        after, _ = network(x, None)
+        assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
+
+
 def test_a_copy_of_a_network_has_weights_of_its_own():
     import copy
 
@@ -457,6 +467,26 @@ def test_hooks_of_layers_and_decoder_are_called_in_rollouts_and_updates():
     network.layers[1].connection.register_full_backward_hook(lambda *_: called.append("gradient"))
     network(x, None)[0].sum().backward()
     assert called[2:] == ["gradient"]
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        torch.nn.modules.module.register_module_forward_hook,
+        torch.nn.modules.module.register_module_forward_pre_hook,
+        torch.nn.modules.module.register_module_full_backward_hook,
+        torch.nn.modules.module.register_module_full_backward_pre_hook,
+    ],
+)
+def test_hooks_of_all_modules_are_called_as_by_the_reference(register):
+    called = []
+    for backend in ("cpu", "torch"):
+        network, names = build(backend=backend), []
+        handle = register(lambda module, *_, names=names: names.append(type(module).__name__))
+        network(observations().requires_grad_(), None)[0].sum().backward()
+        handle.remove()
+        called.append(names)
+    assert called[0] == called[1] and called[0].count("LinearConnection") == len(LAYERS)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sparsity": PAID}], ids=str)

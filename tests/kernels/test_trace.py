@@ -102,7 +102,7 @@ def test_what_parameters_that_are_numbers_make_is_one_float_in_double_precision(
     program = traced(of_value(lambda ops, i, v, k: ops.exp(-1.0 / k) ** 3 * v + ops.exp(-1.0 / k) ** 3 * i))
     assert "lane_exp" not in program.text
     assert len(program.slots) == 1
-    assert program.uniforms({"k": K, "slope": 1.0}) == [math.exp(-1.0 / K) ** 3]
+    assert program.uniforms({"parameter k": K, "slope": 1.0}) == [math.exp(-1.0 / K) ** 3]
 
 
 def test_parameters_that_differ_between_neurons_are_computed_per_lane():
@@ -114,9 +114,9 @@ def test_parameters_that_differ_between_neurons_are_computed_per_lane():
 def test_parameters_that_do_not_go_together_are_named_with_the_neuron():
     program = traced(of_value(lambda ops, i, v, k: v * ops.sqrt(1.0 - k)))
     with pytest.raises(
-        TraceError, match=r"neuron 'Probe': its step fails with math domain error .*'k': 2\.7"
+        TraceError, match=r"neuron 'Probe': its step fails with math domain error .*'parameter k': 2\.7"
     ):
-        program.uniforms({"k": K, "slope": 1.0})
+        program.uniforms({"parameter k": K, "slope": 1.0})
 
 
 @pytest.mark.parametrize("exponent", range(-45, 39, 3))
@@ -292,6 +292,31 @@ def test_a_number_reaches_the_kernel_rounded_once():
     f = of_value(lambda ops, i, v, k: (ops.exp(-0.1 / k) * (1.0 - k) / 3.0) * i)
     factor = ctypes.c_float(math.exp(-0.1 / K) * (1.0 - K) / 3.0).value
     assert torch.equal(run("cpu", f, x, [x])[0], x * factor)
+
+
+@compiled
+@pytest.mark.parametrize("name", ["slope", "i", "go", "current", "u", "g", "s", "p"])
+def test_a_parameter_may_be_called_as_an_input_of_the_kernel_is(name):
+    options = type("Options", (Neuron.Options,), {
+        "__annotations__": {name: float}, name: parameter(1.5, "gain", unit="1"), "__module__": __name__,
+    })  # fmt: skip
+
+    def step(ops, current, s, p):
+        v = 0.5 * s.v + getattr(p, name) * current
+        spike = ops.spike(v - 1.0)
+        return spike, s.replace(v=v * (1.0 - spike))
+
+    body = {"step": staticmethod(step), "states": ("v",), "Options": options, "__module__": __name__}
+    neuron = type("Probe", (Neuron,), body).from_options()
+    x = torch.linspace(-3.0, 3.0, RANDOM)
+    results = []
+    for backend in ("cpu", "torch"):
+        output, last, leaves = run(backend, neuron, x, [x], 1.5)
+        results.append([output, *last, *torch.autograd.grad(output.sum() + last[0].sum(), leaves)])
+    (output, *found), (reference, *expected) = results
+    assert torch.equal(output, reference)
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
 
 
 # What is refused

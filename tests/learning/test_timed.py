@@ -1,6 +1,7 @@
 """Spikes with a time within the step: the gradient is exact for the pass that runs, and that pass converges to the events'."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learners.common.penalties import leave_out_penalty
 from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron, SingleSpikeNeuron
 from spiky_rl.networks.feedforward import CPU_ROWS
+from spiky_rl.neurons.base import parameter
+from spiky_rl.neurons.lif import Lif
 
 OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
 SLOW = {"tau": 20.0, "input_gain": "ode"}
@@ -285,6 +288,25 @@ def test_a_readout_that_counts_is_refused_because_counts_have_no_gradient(decode
         registry.RegistryError, match=rf"net\.decoder: '{decoder}' counts spikes, for which 'eventprop'"
     ):
         registry.configure("networks", settings, "net")
+
+
+class OwnSynapse(Lif):
+    """v <- decay v + x, with options that are called as the rule's are."""
+
+    class Options(Lif.Options):
+        tau_synapse: float = parameter(2.0, "a time constant", low=1e-3, unit="ms")
+        slope: float = parameter(0.3, "a gain", unit="1")
+        inner: float = parameter(0.4, "another gain", unit="1")
+
+
+def test_options_of_a_neuron_may_be_called_as_the_rules_are():
+    neuron = OwnSynapse.from_options(tau_synapse=30.0)
+    wrapped = ExactSpikeNeuron.wrap(neuron, "eventprop", tau_synapse=5.0, slope=1e-9)
+    rebuilt = ExactSpikeNeuron.from_options(**wrapped.chosen)
+    for each in (wrapped, rebuilt, pickle.loads(pickle.dumps(wrapped))):
+        assert {name: each.chosen[name] for name in neuron.chosen} == neuron.chosen
+        assert each.inner.chosen == neuron.chosen
+        assert each.own == {"tau_synapse": 5.0, "slope": 1e-9}
 
 
 def test_a_neuron_without_a_threshold_is_refused_by_name():

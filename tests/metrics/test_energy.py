@@ -18,6 +18,7 @@ from spiky_rl.metrics.energy import (
 from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.updates import ArithmeticCounts
 from spiky_rl.networks.base import ForwardRecord
+from spiky_rl.neurons.base import Neuron, parameter
 
 STEPS, BATCH, INPUTS, OUTPUTS = 4, 3, 5, 2
 
@@ -78,6 +79,22 @@ def test_substeps_multiply_what_they_repeat():
 
 def test_learned_parameters_are_constant_when_a_network_runs():
     assert of("alif", learn=["tau", "threshold"]) == of("alif")
+
+
+class Scaled(Neuron):
+    """v <- x / current."""
+
+    states = ("v",)
+
+    class Options(Neuron.Options):
+        current: float = parameter(1.5, "divisor", unit="1")
+
+    def step(self, ops, current, s, p):
+        return current, s.replace(v=current / p.current)
+
+
+def test_a_parameter_may_be_called_as_the_current_of_the_counted_step_is():
+    assert updates.count_neuron(Scaled.from_options()) == ArithmeticCounts(multiplications=1)
 
 
 def test_a_gru_and_an_lstm_cost_their_gates():

@@ -38,6 +38,8 @@ FLAGS = (
     "-shared",
     "-w",
 )
+OPENMP_TEST = '#include <omp.h>\nextern "C" int test() { return omp_get_max_threads(); }'
+"""C++ that only a compiler with OpenMP accepts and links."""
 CACHE = "ISAACLAB_MUJOCO_CACHE"
 """Environment variable that names the folder of the libraries."""
 PRIVATE = 0o700
@@ -59,7 +61,7 @@ def compile_library(text: str, name: str, flags: tuple[str, ...] = ()) -> ctypes
     """
     if find_compiler() is None:
         raise CompileError(get_missing_message())
-    parts = [text, *FLAGS, *flags, get_compiler_identity()]
+    parts = [text, *FLAGS, *get_openmp_flags(), *flags, get_compiler_identity()]
     path = get_cache_folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
     if path.is_file():
         check_owner(path)
@@ -84,28 +86,25 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
     """Compile a C++ ``text`` to the file ``path``, with OpenMP if the compiler has it, and check that the result loads."""
     words = find_compiler()
     assert words is not None
-    message = ""
-    for openmp in (["-fopenmp"], []):
-        line = [*words, *FLAGS, *openmp, "-x", "c++", "-", "-x", "none", *flags, "-o", str(path)]
-        result = _run(line, text)
-        if result.returncode == 0:
-            path.chmod(PRIVATE)
-            try:
-                ctypes.CDLL(str(path))
-            except OSError as error:
-                raise CompileError(
-                    f"the library that the compiler {shlex.join(words)!r} wrote does not load ({error}); set CXX to another"
-                    f" compiler, or {CACHE} to a folder whose files may be executed"
-                ) from error
-            digest = hashlib.sha256(path.read_bytes()).digest()
-            with path.open("ab") as file:  # appended: the library is mapped
-                file.write(digest)
-            return
-        message = message or result.stderr or result.stdout or f"exit code {result.returncode}"
-    log.debug("the compiler's message:\n%s", message)
-    raise CompileError(
-        f"the compiler {shlex.join(words)!r} failed: {find_error_line(message)}; set CXX to another"
-    )
+    line = [*words, *FLAGS, *get_openmp_flags(), "-x", "c++", "-", "-x", "none", *flags, "-o", str(path)]
+    result = _run(line, text)
+    if result.returncode != 0:
+        message = result.stderr or result.stdout or f"exit code {result.returncode}"
+        log.debug("the compiler's message:\n%s", message)
+        raise CompileError(
+            f"the compiler {shlex.join(words)!r} failed: {find_error_line(message)}; set CXX to another"
+        )
+    path.chmod(PRIVATE)
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CompileError(
+            f"the library that the compiler {shlex.join(words)!r} wrote does not load ({error}); set CXX to another"
+            f" compiler, or {CACHE} to a folder whose files may be executed"
+        ) from error
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    with path.open("ab") as file:  # appended: the library is mapped
+        file.write(digest)
 
 
 @cache
@@ -142,6 +141,14 @@ def get_compiler_identity() -> str:
     except OSError:
         cpu = platform.processor()
     return f"{words} {version} {platform.machine()} {cpu}"
+
+
+@cache
+def get_openmp_flags() -> tuple[str, ...]:
+    """Return the compiler's flags for OpenMP, empty if it has none; the answer takes 0.05 s and is the same for all texts of a process."""
+    with tempfile.TemporaryDirectory(prefix=".openmp-", dir=get_cache_folder()) as folder:
+        line = [*(find_compiler() or ()), *FLAGS, "-fopenmp", "-x", "c++", "-", "-o", f"{folder}/test.so"]
+        return ("-fopenmp",) if _run(line, OPENMP_TEST).returncode == 0 else ()
 
 
 @cache
