@@ -94,10 +94,28 @@ def check_ode_step(neuron: Neuron) -> None:
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
-    """Raise `TraceError` that names the ``surrogate`` if its derivative uses an operation outside the op vocabulary."""
+    """Raise `TraceError` that names the ``surrogate`` if its derivative uses an operation outside the op vocabulary, or a slope of its own.
+
+    Kernels get the slope as an argument, and surrogates that differ in the slope alone share a kernel.
+    """
+    if _describe_derivative(surrogate) != _describe_derivative(_double_slope(surrogate)):
+        raise trace.make_error(
+            surrogate, "its derivative depends on the option slope; it must use the argument slope instead"
+        )
+
+
+def _double_slope(surrogate: Surrogate) -> Surrogate:
+    """Return the ``surrogate`` with twice the slope, which may be out of the option's range."""
+    options = surrogate.Options.model_construct(**surrogate.chosen, slope=2.0 * surrogate.slope)
+    return type(surrogate)(options)
+
+
+def _describe_derivative(surrogate: Surrogate) -> str:
+    """Return a text that is the same for surrogates with equal derivatives only."""
     graph = trace.TraceGraph()
-    x, slope = graph.input("x"), graph.input("slope", False)
-    trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
+    gradient, x, slope = graph.input("gradient"), graph.input("x"), graph.input("slope", False)
+    derivative = trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
+    return trace.describe([graph.make("*", gradient, derivative)])
 
 
 def _check_text(neuron: Neuron) -> None:
