@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.kernels import neuron_checks
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._filters import DoubleExponential, smooth_gradient
 from spiky_rl.learning._neuron_wrapper import GradientThroughReset
@@ -432,6 +433,11 @@ def test_a_learned_encoder_gets_a_gradient_or_is_refused(rule, encoder):
 
 WITHOUT_RESET = ("cuba_lif", "sigma_delta", "sigma_delta_unit")
 """Neurons without a threshold and a reset of their own, which rules that change the reset refuse."""
+
+
+@pytest.mark.parametrize("neuron", [n for n in registry.list_names("neurons") if n not in WITHOUT_RESET])
+def test_every_neuron_of_the_package_with_a_reset_has_the_step_of_an_ode(neuron):
+    neuron_checks.check_ode_step(registry.configure("neurons", neuron, "n").build())
 
 
 @pytest.mark.parametrize("neuron", [n for n in registry.list_names("neurons") if n not in WITHOUT_RESET])
