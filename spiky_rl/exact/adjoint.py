@@ -41,6 +41,7 @@ from spiky_rl.exact.solver import (
     Trajectory,
 )
 from spiky_rl.exact.terms import Array, NeuronTerms
+from spiky_rl.kernels import neuron_checks
 from spiky_rl.neurons.base import Neuron, Ode
 
 type Numbers = float | Sequence[float] | Array
@@ -134,12 +135,13 @@ def solve_network(
         max_spikes: Maximum number of spikes; more raise an error.
 
     Raises:
-        UserError: If sizes or values do not match, the neuron is no `Ode`, states grow without bound, or there are too many spikes.
+        UserError: If sizes or values do not match, the neuron is no `Ode` or steps otherwise, states grow without bound, or there are too many spikes.
     """
     if not isinstance(neuron, Ode):
         raise UserError(
             f"neuron: {type(neuron).__name__.removesuffix('Neuron')!r} is not an ODE with a threshold and a reset; see Ode in spiky_rl/neurons/base.py"
         )
+    neuron_checks.check_ode_step(neuron)
     if not 0.0 <= duration < math.inf:
         raise UserError(f"duration: {duration!r} is out of range; allowed: 0 ms or more, and finite")
     if not 0.0 < tolerance < math.inf:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import emit, trace
-from spiky_rl.kernels.ops import TorchOps, get_reference_step
-from spiky_rl.neurons.base import Neuron, Ode
+from spiky_rl.kernels.ops import SPIKELESS, TorchOps, get_reference_step
+from spiky_rl.neurons.base import BELOW_ANY, Neuron, Ode, Ops, Params, States, Value
 from spiky_rl.surrogates.base import Surrogate
 
 REST_TOLERANCE = 1e-6
@@ -55,7 +55,8 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
     - a step within the op vocabulary that returns an output and every state;
     - silence at rest: without input, its own ``constant_inputs`` included, the zero state is a fixed point, because episodes begin there;
     - outputs of 0 and 1 unless it is graded, because kernels keep a spike as one bit;
-    - an `integrate` that follows `flow`, if it defines both.
+    - an `integrate` that follows `flow`, if it defines both;
+    - the step of `Ode`, if a wrapper of a learning rule makes another step from its `integrate`, `threshold` and `reset`.
     """
     _check_text(neuron.source_neuron)
     _check_arguments(neuron.source_neuron)
@@ -63,13 +64,58 @@ def check_neuron(neuron: Neuron, surrogate: Surrogate) -> None:
         emit.build_program(neuron, surrogate, (varying,) * len(neuron.params))
     _check_rest(neuron, surrogate)
     _check_samples(neuron.source_neuron, TorchOps(surrogate))
+    if neuron.source_neuron is not neuron:
+        check_ode_step(neuron.source_neuron)
+
+
+def check_ode_step(neuron: Neuron) -> None:
+    """Raise `TraceError` if an `Ode` has a step of its own whose values differ from those of `Ode` at sampled currents.
+
+    Wrappers and exact solvers run `integrate`, `threshold` and `reset` instead of the step, so they would run another neuron.
+    """
+    if not isinstance(neuron, Ode):
+        return
+
+    def step(ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        peak: Value = BELOW_ANY
+        for _ in range(neuron.substeps):
+            peak, s = Ode.substep(neuron, ops, current, peak, s, p)
+        return Ode.finish_step(neuron, ops, peak, s, p)
+
+    _, outputs, states = _run_samples(neuron, SPIKELESS, neuron.step)
+    _, ode_outputs, ode_states = _run_samples(neuron, SPIKELESS, step)
+    pairs = zip((outputs, *states), (ode_outputs, *ode_states), strict=True)
+    if not all(torch.allclose(own, ode, equal_nan=True) for own, ode in pairs):
+        raise trace.make_error(
+            neuron,
+            "its step differs from its integrate, threshold and reset, which this learning rule or solver runs instead; write the"
+            " difference into them",
+        )
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
-    """Raise `TraceError` that names the ``surrogate`` if its derivative uses an operation outside the op vocabulary."""
+    """Raise `TraceError` that names the ``surrogate`` if its derivative uses an operation outside the op vocabulary, or a slope of its own.
+
+    Kernels get the slope as an argument, and surrogates that differ in the slope alone share a kernel.
+    """
+    if _describe_derivative(surrogate) != _describe_derivative(_double_slope(surrogate)):
+        raise trace.make_error(
+            surrogate, "its derivative depends on the option slope; it must use the argument slope instead"
+        )
+
+
+def _double_slope(surrogate: Surrogate) -> Surrogate:
+    """Return the ``surrogate`` with twice the slope, which may be out of the option's range."""
+    options = surrogate.Options.model_construct(**surrogate.chosen, slope=2.0 * surrogate.slope)
+    return type(surrogate)(options)
+
+
+def _describe_derivative(surrogate: Surrogate) -> str:
+    """Return a text that is the same for surrogates with equal derivatives only."""
     graph = trace.TraceGraph()
-    x, slope = graph.input("x"), graph.input("slope", False)
-    trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
+    gradient, x, slope = graph.input("gradient"), graph.input("x"), graph.input("slope", False)
+    derivative = trace.call_function(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
+    return trace.describe([graph.make("*", gradient, derivative)])
 
 
 def _check_text(neuron: Neuron) -> None:
@@ -149,7 +195,7 @@ def _check_samples(neuron: Neuron, ops: TorchOps) -> None:
     """Check output and flow at sampled currents and states; a neuron with the same options is checked only once."""
     if (key := (type(neuron), repr(neuron.chosen))) in _PASSED:
         return
-    current, outputs, states = _run_samples(neuron, ops)
+    current, outputs, states = _run_samples(neuron, ops, neuron.step)
     if not neuron.graded:
         _check_output(neuron, outputs)
     if isinstance(neuron, Ode) and type(neuron).flow is not Ode.flow:
@@ -233,8 +279,10 @@ def _compare_with_flow(
     return _FlowComparison(h, rates, flow, sizes, errors, below)
 
 
-def _run_samples(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Run `STEPS` steps with currents of various sizes; return the currents, the outputs of all steps, and the last states."""
+def _run_samples(
+    neuron: Neuron, ops: TorchOps, step: Callable[..., Any]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Call ``step`` `STEPS` times with currents of various sizes; return the currents, all outputs, and the last states."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
@@ -243,7 +291,7 @@ def _run_samples(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, Tensor, tuple[T
     outputs = []
     for _ in range(STEPS):
         named = neuron.named_states(*states)
-        output, states = trace.call_function(neuron, get_reference_step(neuron), ops, current, named, numbers)
+        output, states = trace.call_function(neuron, step, ops, current, named, numbers)
         outputs.append(output)
     return current, torch.stack(outputs), states
 

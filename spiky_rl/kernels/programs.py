@@ -127,9 +127,9 @@ def _read_key(serialized: str) -> str:
     """Build the program that a text of `serialize_key` describes; return its key in `PROGRAMS`."""
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(serialized)
     neuron, surrogate = load_component("neurons", kind), load_component("surrogates", surrogate_kind)
-    # the slope is an argument of the program
+    # without the slope, which is an argument of the program
     return _register_program(
-        neuron.from_options(**dict(shape)), surrogate.from_options(slope=1.0, **dict(options)), varying
+        neuron.from_options(**dict(shape)), surrogate.from_options(**dict(options)), varying
     )
 
 

@@ -58,7 +58,7 @@ class NeuronParameters(torch.nn.Module):
         return tuple(values)
 
     def _clamp_to_range(self, name: str, param: OptionInfo) -> Tensor:
-        stored, (low, high) = self.get_parameter(name), self.neuron.get_parameter_range(name)
+        stored, (low, high) = getattr(self, name), self.neuron.get_parameter_range(name)
         if _is_positive(param):
             top = MAX_LEARNED_VALUE if high is None else high
             return _clamp(stored, math.log(low or 1.0), math.log(top)).exp()

@@ -70,6 +70,7 @@ def check_penalty(name: str, penalty: Penalty, widths: Sequence[int], fan_out: S
     """
     if not is_foreign(name):
         return
+    penalty = copy.deepcopy(penalty)
     with _run(name, "sparsity", penalty):
         term = penalty.compute([torch.zeros(width) for width in widths], fan_out)
     _check_shape("sparsity", name, term, "a scalar", [], [1], method="compute")

@@ -167,6 +167,8 @@ class Reservoir(SpikingNetwork):
         self.inputs = count_values(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         _own_parts.check_encoder(encoder.name, self.encoder, self.inputs, options.steps)
+        if not options.train_input:
+            self.encoder.requires_grad_(False)  # no gradient reaches it
         self.neuron = neuron.build()
         self.parameters_of_neuron = NeuronParameters(self.neuron, options.size)
         self.surrogate = surrogate.build()

@@ -29,7 +29,7 @@ from spiky_rl.learners.common.checkpoints import (
     read_mapping,
 )
 from spiky_rl.learners.common.discrete_actions import LargestChoice, list_choices
-from spiky_rl.learners.common.inference_policy import clamp_observations
+from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite
 from spiky_rl.networks.base import SpikingNetwork, State
 from spiky_rl.run import policies, run_folders
 from spiky_rl.run.run_plan import list_trusted_packages
@@ -83,8 +83,10 @@ class PolicyModule(SpikingModule):
         if self.network is None:
             features = self.body(x)
         else:
-            # as the policy acts in `play` and in exported files; training must detect non-finite values, so it does not clamp them
+            # as the policy acts in `play` and in exported files; training must detect non-finite values, so it keeps them
             features, after = self.network(x if self.training else clamp_observations(x), state, keep)
+            if not self.training:
+                after = reset_nonfinite(after)
         return self.to_actions(features), after
 
     def extra_repr(self) -> str:

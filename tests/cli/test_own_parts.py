@@ -199,6 +199,18 @@ def test_a_method_of_an_own_part_that_its_base_class_does_not_have_is_its_own(mi
         net(x, net.zero_state(8, x) if stateful else None)[0].sum().backward()
 
 
+def test_the_check_of_an_own_penalty_leaves_the_penalty_as_it_was(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine))
+    text = (
+        "from parts import L1\nclass First(L1):\n    first = None\n    def compute(self, rates, fan_out):\n"
+    )
+    text += "        self.first = rates if self.first is None else self.first\n        return super().compute(rates, fan_out)\n"
+    (mine / "first.py").write_text(text)
+    settings = {"name": "feedforward", "layers": [16], "sparsity": f"{mine / 'first.py'}:First"}
+    net = registry.configure("networks", settings, "network").build(inputs=5, outputs=2)
+    assert net.sparsity.first is None
+
+
 def test_checks_of_own_parts_draw_no_number_of_the_network(mine, monkeypatch):
     monkeypatch.syspath_prepend(str(mine))
     noisy = "from parts import Symlog\nclass Noisy(Symlog):\n    def forward(self, x):\n        return super().forward(x + x.clone().normal_())\n"

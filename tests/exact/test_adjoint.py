@@ -472,6 +472,18 @@ def test_a_parameter_may_be_called_as_the_current_of_the_flow_is():
     }
 
 
+class Twice(Lif):
+    """LIF whose own step doubles the current."""
+
+    def step(self, ops, current, s, p):
+        return super().step(ops, 2.0 * current, s, p)
+
+
+def test_a_neuron_with_another_step_is_refused():
+    with pytest.raises(registry.UserError, match="neuron 'Twice': its step differs from its integrate"):
+        solve_network(default(Twice), [[0.0]], [], 6.0)
+
+
 def test_a_neuron_that_is_no_ode_is_refused():
     neuron = registry.configure("neurons", "sigma_delta", "neuron").build()
     with pytest.raises(registry.UserError, match="'SigmaDelta' is not an ODE"):

@@ -207,6 +207,38 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_in_its_own_place(tmp_pat
         registry.configure("networks", settings, "agent.network")
 
 
+OWN_SLOPE = '''
+"""Triangle whose half-width is 1 / slope."""
+
+from spiky_rl.surrogates.base import Surrogate
+
+
+class Tent(Surrogate):
+    def __init__(self, options):
+        super().__init__(options)
+        self.width = 1.0 / options.slope
+
+    def derivative(self, ops, x, slope):
+        return ops.max(1.0 - ops.abs(x) / self.width, 0.0)
+
+    def primitive(self, ops, x, slope):
+        return 0.0 * x + 0.5
+'''
+
+
+@pytest.mark.parametrize("network", [{"name": "feedforward", "layers": LAYERS}, {"name": "reservoir"}])
+def test_a_surrogate_that_does_not_take_the_slope_from_its_argument_is_refused(network, tmp_path):
+    path = tmp_path / "shape.py"
+    path.write_text(OWN_SLOPE, encoding="utf-8")
+    with pytest.raises(
+        RegistryError, match=r"^net\.surrogate: surrogate 'Tent': its derivative depends on the option slope"
+    ):
+        registry.configure("networks", {**network, "surrogate": f"{path}:Tent"}, "net")
+    path = tmp_path / "mended.py"
+    path.write_text(OWN_SLOPE.replace("/ self.width", "* slope"), encoding="utf-8")
+    registry.configure("networks", {**network, "surrogate": f"{path}:Tent"}, "net")
+
+
 @pytest.mark.parametrize(
     "learn",
     [pytest.param([], id="numbers", marks=pytest.mark.slow), pytest.param(["tau", "gain"], id="learned")],

@@ -421,6 +421,34 @@ assert torch.equal(found, expected)
 """
 
 
+def test_a_surrogate_whose_slope_may_not_be_1_is_compiled(tmp_path):
+    (tmp_path / "steep.py").write_text(STEEP, encoding="utf-8")
+    network = build(surrogate=f"{tmp_path}/steep.py:Steep")
+    x = observations()
+    found = [
+        torch.autograd.grad(run(x, None)[0].square().sum(), list(network.parameters()))
+        for run in (network, compiled(network))
+    ]
+    assert all(torch.allclose(a, b, atol=CLOSE) and a.any() for a, b in zip(*found, strict=True))
+
+
+STEEP = '''"""Triangle: max(0, 1 - k |x|)."""
+from spiky_rl.config.options import option
+from spiky_rl.surrogates.base import Surrogate
+
+
+class Steep(Surrogate):
+    class Options(Surrogate.Options):
+        slope: float = option(5.0, "k: inverse half-width", low=2.0)
+
+    def derivative(self, ops, x, slope):
+        return ops.max(1.0 - slope * ops.abs(x), 0.0)
+
+    def primitive(self, ops, x, slope):
+        return 0.0 * x + 0.5
+'''
+
+
 @pytest.mark.slow
 def test_an_exported_network_runs_in_a_process_that_never_saw_its_neuron(tmp_path):
     network, x = build(neuron="alif"), observations()

@@ -526,11 +526,12 @@ def test_recompute_keeps_soft_spikes_as_they_are(encoder):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("learn", [(), ("tau",)], ids=["weights", "neurons"])
 @pytest.mark.parametrize("fused", [True, False], ids=["stack", "layers"])
-def test_parameters_of_a_functional_call_get_their_gradients_or_an_error_from_recompute(fused):
+def test_parameters_of_a_functional_call_get_their_gradients_or_an_error_from_recompute(fused, learn):
     found, x = [], observations()
     for recompute in (False, True):
-        network = build(recompute=recompute)
+        network = build(recompute=recompute, neuron={"name": "lif", "learn": list(learn)})
         network._can_use_stack = fused
         values = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
         y, _ = torch.func.functional_call(network, values, (x, None))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.kernels import neuron_checks
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._filters import DoubleExponential, smooth_gradient
 from spiky_rl.learning._neuron_wrapper import GradientThroughReset
@@ -350,6 +351,61 @@ def test_what_a_rule_cannot_do_is_refused_by_name(settings, message):
         registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
 
 
+OWN_STEPS = '''"""LIF neurons with steps of their own: v <- decay v + I."""
+from spiky_rl.neurons.izhikevich import Izhikevich
+from spiky_rl.neurons.lif import Lif
+
+
+class Ternary(Lif):
+    graded = True
+
+    def step(self, ops, current, s, p):
+        s = self.integrate(ops, current, s, p)
+        up, down = ops.spike(s.v - p.threshold), ops.spike(-s.v - p.threshold)
+        return up - down, s.replace(v=s.v * (1.0 - ops.detach(up + down)))
+
+
+class Twice(Lif):
+    def step(self, ops, current, s, p):
+        return super().step(ops, 2.0 * current, s, p)
+
+
+class Slower(Izhikevich):
+    def substep(self, ops, current, peak, s, p):
+        return super().substep(ops, 0.5 * current, peak, s, p)
+
+
+class Same(Lif):
+    def step(self, ops, current, s, p):
+        s = self.integrate(ops, current, s, p)
+        spike = ops.spike(s.v - p.threshold)
+        return spike, self.reset(ops, spike, s, p)
+'''
+
+
+@pytest.mark.parametrize("rule", ["slayer", "superspike", "eventprop", "spikeprop"])
+def test_a_neuron_whose_own_step_a_rule_would_leave_out_is_refused(rule, tmp_path):
+    (tmp_path / "own.py").write_text(OWN_STEPS, encoding="utf-8")
+
+    def configure(neuron, rule):
+        settings = {
+            "name": "feedforward",
+            "layers": [8],
+            "neuron": f"{tmp_path}/own.py:{neuron}",
+            "learning": rule,
+        }
+        return registry.configure("networks", settings, "net")
+
+    for neuron in ("Ternary", "Twice", "Slower"):
+        configure(neuron, "bptt")
+        with pytest.raises(
+            registry.RegistryError,
+            match=rf"^net\.neuron: neuron '{neuron}': its step differs from its integrate",
+        ):
+            configure(neuron, rule)
+    configure("Same", rule)
+
+
 @pytest.mark.parametrize("rule", [pytest.param("slayer", marks=pytest.mark.slow), "superspike"])
 def test_a_learned_parameter_is_allowed_if_a_gradient_reaches_it(rule):
     neuron = {"name": "alif", "learn": ["tau", "threshold", "tau_adaptation", "adaptation"]}
@@ -377,6 +433,11 @@ def test_a_learned_encoder_gets_a_gradient_or_is_refused(rule, encoder):
 
 WITHOUT_RESET = ("cuba_lif", "sigma_delta", "sigma_delta_unit")
 """Neurons without a threshold and a reset of their own, which rules that change the reset refuse."""
+
+
+@pytest.mark.parametrize("neuron", [n for n in registry.list_names("neurons") if n not in WITHOUT_RESET])
+def test_every_neuron_of_the_package_with_a_reset_has_the_step_of_an_ode(neuron):
+    neuron_checks.check_ode_step(registry.configure("neurons", neuron, "n").build())
 
 
 @pytest.mark.parametrize("neuron", [n for n in registry.list_names("neurons") if n not in WITHOUT_RESET])

@@ -172,9 +172,11 @@ def test_an_episode_begins_at_rest():
     ), "the state must matter for this to mean anything"
 
 
-@pytest.mark.parametrize("hidden", [[], [16]])
-def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(hidden):
-    net, x = reservoir(hidden=hidden), observations()
+@pytest.mark.parametrize(
+    "settings", [{}, {"hidden": [16]}, {"encoder": "population"}], ids=["linear", "mlp", "learned encoder"]
+)
+def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(settings):
+    net, x = reservoir(**settings), observations()
     features, _ = net(x, net.zero_state(BATCH, x))
     features.square().sum().backward()
     learned = {name for name, p in net.named_parameters() if p.requires_grad}
@@ -188,11 +190,12 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
 
 
 def test_trained_input_weights_get_a_gradient_through_time():
-    net, x = reservoir(train_input=True), observations()
+    net, x = reservoir(train_input=True, encoder="population"), observations()
     assert net.fixed_size is None and type(net).is_recurrent(type(net).Options(train_input=True))
     features, _ = net(x, net.zero_state(BATCH, x))
     features[-1].square().sum().backward()
     assert net.input_weight.grad.abs().sum() > 0
+    assert all(p.grad.any() for p in net.encoder.parameters())
     assert net.weight.grad is None
 
 

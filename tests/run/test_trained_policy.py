@@ -11,6 +11,7 @@ from spiky_rl.cli.export import export
 from spiky_rl.cli.train import train
 from spiky_rl.config.options import UserError
 from spiky_rl.kernels.dispatch import REFERENCE
+from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.learners.rsl_rl.actor import build_actor, load_actor
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.run.policies import list_policies
@@ -180,12 +181,16 @@ def test_observations_of_any_number_type_are_taken_and_arrays_refused_by_name():
         policy(x.numpy())
 
 
-def make_policy(agent, *overrides):
-    """An untrained policy of an agent on CartPole-v1."""
+def make_actor_and_policy(agent, *overrides):
+    """An untrained actor of an agent on CartPole-v1, and the policy of its copy."""
     _, spec = merge_agent_on_task(agent, "CartPole-v1", None, list(overrides))
     observations = TensorDict({"policy": torch.zeros(1, 4)}, batch_size=[1])
-    model = build_actor(spec, observations, 2, ["policy"])
-    return PolicyModule(load_actor(spec, model.state_dict()), spec, None).eval()
+    model = build_actor(spec, observations, 2, ["policy"]).eval()
+    return model, PolicyModule(load_actor(spec, model.state_dict()), spec, None).eval()
+
+
+def make_policy(agent, *overrides):
+    return make_actor_and_policy(agent, *overrides)[1]
 
 
 DELTA = "agent.network.encoder={name: delta, threshold: 0.05}"
@@ -208,6 +213,24 @@ def test_an_omitted_state_is_a_state_of_zero_for_an_encoder_that_starts_with_its
     policy = make_policy("lif_stateful_ppo", f"{DELTA[:-1]}, start: first}}")
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(policy(x), policy(x, None)[0])
+
+
+@torch.no_grad()
+def test_a_state_that_is_not_finite_is_reset_as_in_play():
+    torch.manual_seed(0)
+    actor, policy = make_actor_and_policy("izhikevich_ppo", "agent.network.stateful=true")
+    x = torch.randn(6, 1, 4, generator=torch.Generator().manual_seed(0))
+    x[1] = torch.inf
+    network, state = policy.network, None
+    assert network is not None
+    for i, step in enumerate(x):
+        before = state
+        action, state = policy(step, state)
+        assert torch.equal(action, actor(TensorDict({"policy": step}, batch_size=[1])))
+        assert all(part.isfinite().all() for part in state)
+        if i == 1:
+            _, bare = network(torch.full((1, 1, 4), BOUND), before)
+            assert not all(part.isfinite().all() for part in bare), "the network itself leaves such a state"
 
 
 def test_a_folder_without_checkpoints_is_refused_as_source(tmp_path):
