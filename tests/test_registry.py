@@ -2,6 +2,8 @@
 
 import math
 import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +42,36 @@ def mine(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE, encoding="utf-8")
     return f"{path}:Leaky"
+
+
+def test_a_relative_path_means_the_file_in_the_working_folder_of_the_call(tmp_path, monkeypatch):
+    found = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(MINE, encoding="utf-8")
+        monkeypatch.chdir(tmp_path / name)
+        found.append(sys.modules[registry.resolve("neurons", "mine.py:Leaky").__module__].__file__)
+    assert found == [str(tmp_path / name / "mine.py") for name in ("first", "second")]
+
+
+def test_a_class_that_is_defined_again_as_in_a_notebook_is_the_new_one(monkeypatch):
+    module = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", module)
+    for _ in range(2):
+        exec(MINE, vars(module))
+        assert registry.resolve("neurons", "notebook:Leaky") is module.Leaky
+
+
+def test_a_file_that_changes_is_used_as_it_was_and_that_is_said_once(mine, caplog):
+    leaky = registry.resolve("neurons", mine)
+    path = Path(mine.rpartition(":")[0])
+    path.write_text(MINE, encoding="utf-8")
+    assert registry.resolve("neurons", mine) is leaky and not caplog.records, "written with the same content"
+    path.write_text(MINE.replace("5.0", "7.0"), encoding="utf-8")
+    assert registry.resolve("neurons", mine) is registry.resolve("neurons", mine) is leaky
+    assert f"{path}: changed since it was loaded" in caplog.text and len(caplog.records) == 1
+    path.unlink()
+    assert registry.resolve("neurons", mine) is leaky, "a running study does not end"
 
 
 def test_names_are_the_files_of_a_room_without_its_helpers():
@@ -320,7 +352,6 @@ def test_an_old_name_is_read_as_the_new_one_with_one_line(kind, old, caplog):
     new = registry.RENAMED[kind, old]
     assert old not in registry.list_names(kind) and new in registry.list_names(kind)
     registry._log_rename.cache_clear()
-    registry.resolve.cache_clear()
     assert registry.resolve(kind, old) is registry.resolve(kind, new)
     for settings in (old, {"name": old}):
         configured = registry.configure(kind, settings, "x")

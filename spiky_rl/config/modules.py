@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import logging
 import os
 import re
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.options import RegistryError, shorten
 
+log = logging.getLogger(__name__)
+
 FILE = "spiky_rl_file_"
 """Prefix of the names of modules that are files outside of packages, see `name_module`."""
+_DIGESTS: dict[str, str] = {}
+"""Digest of each loaded file by the name of its module."""
 
 
 def load_module(target: str) -> ModuleType:
@@ -62,18 +69,37 @@ def find_module_file(module: str) -> str:
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not os.path.isfile(path):
-        raise RegistryError(f"there is no file {shorten(str(path))}")
+    """Return the file ``path`` as a module, executed at the first call; a warning is logged if the file has changed since."""
     key = name_module(path)
     if key not in sys.modules:
+        if not os.path.isfile(path):
+            raise RegistryError(f"there is no file {shorten(str(path))}")
         spec = importlib.util.spec_from_file_location(key, path)
         assert spec is not None and spec.loader is not None
         sys.modules[key] = module = importlib.util.module_from_spec(spec)
         try:
+            _DIGESTS[key] = _compute_digest(path)
             spec.loader.exec_module(module)
         except BaseException as error:
             sys.modules.pop(key, None)
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise RegistryError(format_exception(error, str(path))) from error
+    elif (digest := _compute_digest(path)) != _DIGESTS[key]:
+        _log_change(str(path), digest)
     return sys.modules[key]
+
+
+def _compute_digest(path: Path) -> str:
+    """Return a digest of the file ``path``; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+@cache
+def _log_change(path: str, digest: str) -> None:
+    """Log, once for each new ``digest``, that the file ``path`` has changed since it was loaded."""
+    del digest
+    log.warning("%s: changed since it was loaded; the loaded code is used until Python is restarted", path)

@@ -228,12 +228,17 @@ def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
     return {}
 
 
-@cache
 def resolve(kind: str, name: str) -> type[Component]:
     """Return the component class for ``name`` (any of the three forms). Raises RegistryError naming the nearest entry."""
-    name = get_current_name(kind, name)
     if is_foreign(name):
+        # the name may mean another class than before: in another working folder, or redefined in a notebook
         return _resolve_foreign(kind, name)
+    return _resolve_entry(kind, get_current_name(kind, name))
+
+
+@cache
+def _resolve_entry(kind: str, name: str) -> type[Component]:
+    """Return the component class of the package's entry ``name``."""
     _require_known(kind, name)
     module, base = importlib.import_module(_get_module_name(kind, name)), _get_base_class(kind)
     classes = [cls for cls in list_defined_classes(module) if issubclass(cls, base)]

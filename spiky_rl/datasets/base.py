@@ -146,11 +146,17 @@ class Dataset(Component):
         return recording.store.path(recording.member) if recording.store else f"{self.title} {recording.name}"
 
     def get_fingerprints(self) -> Iterator[str]:
-        """Yield texts that change with the recordings' files, without reading the files."""
+        """Yield texts that change with the recordings' files, without reading the files.
+
+        A recording without a store may come from any file in the folder, so all files count.
+        """
         files = {(id(r.store), r.member): r for r in self.recordings if r.store is not None}
         for recording in files.values():
             assert recording.store is not None
             yield f"{recording.member} {recording.store.get_fingerprint(recording.member)}"
+        if any(r.store is None for r in self.recordings) and self.data.exists():
+            folder = RecordingStore(self.data)
+            yield from (f"{name} {folder.get_fingerprint(name)}" for name in folder.list_names())
 
     def get_reader_fingerprint(self) -> str:
         """Return a text that changes with everything that affects reading: the folder, the options, and the code of the class."""

@@ -73,9 +73,18 @@ def check(name: str) -> None:
     Raises UserError if ``auto`` needs CPU kernels and another user can write to their cache.
     """
     if name != AUTO:
+        _forget_if_redefined(name)
         require_backend(name)
     elif not torch.cuda.is_available():
         compiler.refuse_foreign_cache()
+
+
+def _forget_if_redefined(name: str) -> None:
+    """Forget the backend called ``name`` if it is from outside the package and the name means another class by now."""
+    if name in _BUILT and registry.is_foreign(name):
+        if type(_BUILT[name]) is not registry.resolve("backends", name):
+            del _BUILT[name]
+            require_backend.cache_clear()
 
 
 @cache

@@ -39,7 +39,7 @@ def publish_policy(
     """
     loaded = read_checkpoint(str(checkpoint), library=library)
     identity = dict(get_identity(loaded))
-    if not identity:
+    if not identity.get("spec"):
         raise UserError(f"{checkpoint}: not written by train.py")
     if code := find_code(identity["spec"], list_trusted_packages()):
         raise UserError(

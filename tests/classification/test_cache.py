@@ -44,6 +44,22 @@ class Drawn(Dataset):
         return Events(x, y, p, t)
 
 
+class OwnFile(Dataset):
+    """Recordings of one event at a time in one file, which the class reads itself."""
+
+    title, shape, window, classes = "own file", SENSOR, (0, 300), ("a", "b")
+
+    def __init__(self, data):
+        super().__init__(Dataset.Options(bins=BINS), data)
+
+    def list_recordings(self):
+        self.times = np.load(self.data / "sensor" / "times.npy")
+        return [Recording(f"r{i}", i % 2, "train", row=i) for i in range(len(self.times))]
+
+    def read_events(self, recording):
+        return Events(*np.array([[0], [0], [0], [self.times[recording.row]]]))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
@@ -74,6 +90,20 @@ def test_an_event_counts_in_its_frame_channel_row_and_column_and_outside_the_win
 def test_a_window_that_frames_do_not_divide_is_used_to_its_end():
     events = Events(*np.array([(0, 0, 0, 0), (0, 0, 0, 149), (0, 0, 0, 299)]).T)
     assert frames(events, bins=7).sum((1, 2, 3)).tolist() == [1, 0, 0, 1, 0, 0, 1]
+
+
+def test_recordings_of_a_file_that_the_class_reads_itself_are_read_anew_if_the_file_changes(tmp_path):
+    path = tmp_path / "data" / "sensor" / "times.npy"
+    path.parent.mkdir(parents=True)
+
+    def write_and_load(times):
+        np.save(path, times)
+        os.utime(path, ns=(times[0], times[0]))
+        found = OwnFile(tmp_path / "data")
+        return load_cached(found, found.recordings).event_indices.tolist()
+
+    assert write_and_load([0, 100]) == [0, 24]
+    assert write_and_load([200, 100]) == [48, 24]
 
 
 def test_an_event_long_after_the_window_counts_in_no_frame():

@@ -43,7 +43,7 @@ def room(tmp_path, monkeypatch):
     yield lambda name, text: (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     for name in set(sys.modules) - before:
         del sys.modules[name]
-    registry.resolve.cache_clear()
+    registry._resolve_entry.cache_clear()
 
 
 def test_an_entry_is_the_one_class_of_its_file_whatever_it_imports_or_defines_beside_it(room):

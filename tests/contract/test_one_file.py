@@ -266,7 +266,7 @@ def toys(tmp_path, monkeypatch):
     for name in set(sys.modules) - before:
         if name.endswith(f".{NAME}"):
             del sys.modules[name]
-    registry.resolve.cache_clear()
+    registry._resolve_entry.cache_clear()  # pylint: disable=protected-access
     dispatch.require_backend.cache_clear()
     dispatch._BUILT.pop(NAME, None)  # pylint: disable=protected-access
 

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -417,3 +418,14 @@ def test_bfloat16_is_taken_where_the_cpu_has_it_unless_float32_is_named(monkeypa
     monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"GenuineIntel", "amx_bf16"}))
     wanted = {"bfloat16": True, "auto": True, "float32": False}
     assert {p: network(gradient_precision=p).bfloat16_gradient for p in wanted} == wanted
+
+
+def test_a_backend_whose_class_is_defined_again_is_the_new_one_for_the_next_network(monkeypatch):
+    module = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", module)
+    text = "from spiky_rl.kernels.backends.base import Backend\nclass Mine(Backend):\n    def run_neuron(self, run):\n        pass\n"
+    for _ in range(2):
+        exec(text, vars(module))
+        dispatch.check("notebook:Mine")
+        assert type(dispatch.require_backend("notebook:Mine")) is module.Mine
+    dispatch._BUILT.pop("notebook:Mine")  # pylint: disable=protected-access

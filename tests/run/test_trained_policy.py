@@ -9,6 +9,8 @@ from tensordict import TensorDict
 import spiky_rl
 from spiky_rl.cli.export import export
 from spiky_rl.cli.train import train
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.kernels.dispatch import REFERENCE
 from spiky_rl.learners.common.inference_policy import BOUND
@@ -97,6 +99,24 @@ def test_a_stateful_policy_acts_as_its_exported_file_and_has_spikes_and_gradient
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+NORMALIZED = ["agent.actor.obs_normalization=true", "agent.critic.obs_normalization=true"]
+
+
+def train_replay(agent, folder, *overrides):
+    """Train an agent of skrl on Pendulum-v1 for a few updates; return the arguments of its task and the run's folder."""
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    task = ["--task", "Pendulum-v1", "--agent", agent, "--device", "cpu"]
+    small = [
+        "--budget",
+        "env_steps=128",
+        "agent.algorithm.batch_size=8",
+        "agent.algorithm.learning_starts=64",
+    ]
+    assert train([*task, "--log_root", str(folder), "--no-choose_best", *small, *overrides]) == 0
+    (run,) = folder.glob("skrl/*/*")
+    return task, run
+
+
 @pytest.mark.parametrize(
     "agent",
     [
@@ -106,19 +126,9 @@ def test_a_stateful_policy_acts_as_its_exported_file_and_has_spikes_and_gradient
     ],
 )
 def test_an_actor_of_td3_or_sac_acts_as_its_exported_file(agent, tmp_path):
-    pytest.importorskip("skrl", reason="the skrl extra is not installed")
-    task = ["--task", "Pendulum-v1", "--agent", agent, "--device", "cpu"]
-    normalized = ["agent.actor.obs_normalization=true", "agent.critic.obs_normalization=true"]
-    small = [
-        "--budget",
-        "env_steps=128",
-        "agent.algorithm.batch_size=8",
-        "agent.algorithm.learning_starts=64",
-    ]
-    assert train([*task, "--log_root", str(tmp_path), "--no-choose_best", *small, *normalized]) == 0
-    (run,) = tmp_path.glob("skrl/*/*")
+    task, run = train_replay(agent, tmp_path, *NORMALIZED)
     out = ["--checkpoint", str(run), "--to", "torchscript", "--out", str(tmp_path / "exported")]
-    assert export([*task, *out, *normalized]) == 0
+    assert export([*task, *out, *NORMALIZED]) == 0
     policy = spiky_rl.load_policy(run, gymnasium.make("Pendulum-v1").action_space)
     if policy.network is not None:
         policy.network.set_backend(REFERENCE)  # as in the file
@@ -181,16 +191,105 @@ def test_observations_of_any_number_type_are_taken_and_arrays_refused_by_name():
         policy(x.numpy())
 
 
-def make_actor_and_policy(agent, *overrides):
-    """An untrained actor of an agent on CartPole-v1, and the policy of its copy."""
+def make_actor(agent, *overrides):
+    """The specification and the untrained actor of an agent on CartPole-v1."""
     _, spec = merge_agent_on_task(agent, "CartPole-v1", None, list(overrides))
     observations = TensorDict({"policy": torch.zeros(1, 4)}, batch_size=[1])
-    model = build_actor(spec, observations, 2, ["policy"]).eval()
-    return model, PolicyModule(load_actor(spec, model.state_dict()), spec, None).eval()
+    return spec, build_actor(spec, observations, 2, ["policy"])
+
+
+def make_actor_and_policy(agent, *overrides):
+    """An untrained actor of an agent on CartPole-v1, and the policy of its copy."""
+    spec, model = make_actor(agent, *overrides)
+    return model.eval(), PolicyModule(load_actor(spec, model.state_dict(), (4, 2)), spec, None).eval()
 
 
 def make_policy(agent, *overrides):
     return make_actor_and_policy(agent, *overrides)[1]
+
+
+class Products(Encoder):
+    """Products of all pairs of observations."""
+
+    def __init__(self, inputs, steps):
+        super().__init__()
+        self.rows, self.columns = torch.triu_indices(inputs, inputs)
+        self.width = len(self.rows)
+
+    def forward(self, x):
+        return (x[..., self.rows] * x[..., self.columns]).unsqueeze(1)
+
+
+class Angles(Encoder):
+    """The angle of every pair (sin, cos), so that the number of observations is even."""
+
+    def __init__(self, inputs, steps):
+        super().__init__()
+        self.width = inputs // 2
+
+    def forward(self, x):
+        return torch.atan2(x[..., 0::2], x[..., 1::2]).unsqueeze(1)
+
+
+class Last(Encoder):
+    """The last observation of a robot with three or four."""
+
+    def __init__(self, inputs, steps):
+        super().__init__()
+        assert inputs in (3, 4)
+        self.width = 1
+
+    def forward(self, x):
+        return x[..., -1:].unsqueeze(1)
+
+
+MAP = "agent.network.connection={name: convolutional, map: [1,2,2], kernel: 1}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"agent.network.encoder={__name__}:{cls.__name__}"] for cls in (Products, Angles, Last)),
+        ["agent.network.layers=[2]", "agent.network.decoder=population_vector"],
+        ["agent.network.layers=[4]", MAP],
+    ],
+    ids=str,
+)
+def test_a_policy_is_loaded_whose_network_is_built_for_few_sizes_only(overrides):
+    policy = make_policy("lif_ppo", *overrides)
+    assert policy.inputs == (4,) and policy(torch.zeros(3, 4)).shape == (3, 2)
+
+
+@torch.no_grad()
+def test_a_policy_with_the_network_of_a_nir_file_is_loaded(tmp_path):
+    pytest.importorskip("nir", reason="the nir extra is not installed")
+    gaussian = "agent.actor.distribution_cfg.class_name=GaussianDistribution"
+    _, model = make_actor("lif_ppo", gaussian, "agent.network.neuron.reset=zero")
+    registry.configure("targets", "nir", "to").build().write(model, tmp_path)
+    policy = make_policy("lif_ppo", f"agent.network={{name: nir, file: {tmp_path / 'policy.nir'}}}")
+    assert policy.inputs == (4,) and policy(torch.zeros(3, 4)).shape == (3, 2)
+
+
+def test_a_checkpoint_has_the_sizes_of_its_actor(tmp_path):
+    code = f"{__name__}:Last"
+    run = train_once("lif_ppo", tmp_path, f"agent.network.encoder={code}")
+    assert spiky_rl.load_policy(run, code=[code]).inputs == (4,)
+
+
+def test_a_checkpoint_of_skrl_has_the_sizes_of_its_actor(tmp_path):
+    code = f"{__name__}:Last"
+    _, run = train_replay("lif_td3", tmp_path, f"agent.network.encoder={code}")
+    assert spiky_rl.load_policy(run, code=[code]).inputs == (3,)
+
+
+def test_sizes_that_do_not_follow_from_the_shapes_of_weights_are_not_guessed():
+    encoder = f"agent.network.encoder={__name__}:Products"
+    spec, model = make_actor("lif_ppo", encoder, "agent.actor.obs_normalization=true")
+    assert load_actor(spec, model.state_dict()).obs_dim == 4, "as the normalisation has them"
+    spec, model = make_actor("lif_ppo", encoder, "agent.actor.obs_normalization=false")
+    with pytest.raises(ValueError, match="do not follow from the shapes of its weights"):
+        load_actor(spec, model.state_dict())
 
 
 DELTA = "agent.network.encoder={name: delta, threshold: 0.05}"

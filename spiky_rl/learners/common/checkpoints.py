@@ -104,6 +104,10 @@ class RunIdentity(FileRecord):
     data: str = ""
     split: str = ""
     seed: Count = 0
+    observations: Count = 0
+    """Number of the actor's observations; 0 if the checkpoint is of an earlier version."""
+    actions: Count = 0
+    """Number of actions; 0 if the checkpoint is of an earlier version."""
     spec: SpecNetworks = SpecNetworks()
 
 
@@ -275,6 +279,14 @@ def select_parts(loaded: Mapping[str, Any], parts: Mapping[str, bool] | None) ->
 def get_identity(loaded: Mapping[str, object]) -> Mapping[str, Any]:
     """Return the identity (run, task and agent) in a ``loaded`` checkpoint; empty if another program wrote it."""
     return get_runner_state(loaded).get("identity") or {}
+
+
+def get_actor_sizes(loaded: Mapping[str, object]) -> tuple[int, int] | None:
+    """Return the numbers of observations and actions of the actor in a ``loaded`` checkpoint; None if an earlier version wrote it."""
+    identity = get_identity(loaded)
+    if identity.get("observations") and identity.get("actions"):
+        return identity["observations"], identity["actions"]
+    return None
 
 
 def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:

@@ -106,6 +106,11 @@ class BaseRunner(ABC):
 
     @property
     @abstractmethod
+    def num_observations(self) -> int:
+        """Number of the actor's observations."""
+
+    @property
+    @abstractmethod
     def inference_policy(self) -> InferencePolicy:
         """Inference policy with the weights and the state of the rollouts; does not change the training mode."""
 
@@ -158,7 +163,11 @@ class BaseRunner(ABC):
         ``learned`` is the library's own content, such as weights and optimiser states; for ``infos`` see `save`.
         """
         runner_state = {
-            "identity": self.identity,
+            "identity": {
+                **self.identity,
+                "observations": self.num_observations,
+                "actions": self.env.num_actions,
+            },
             "progress": vars(self.progress),
             "random": get_random_state(str(self.device)),
         }

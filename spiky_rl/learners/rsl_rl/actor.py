@@ -38,8 +38,12 @@ def build_actor(
         return cls(obs, {role: list(groups)}, role, actions, **settings)
 
 
-def load_actor(spec: AgentSpec, weights: Mapping[str, Tensor]) -> MLPModel:
+def load_actor(
+    spec: AgentSpec, weights: Mapping[str, Tensor], sizes: tuple[int, int] | None = None
+) -> MLPModel:
     """Return the model of an agent's actor with its trained ``weights``; all observation groups are one vector.
+
+    ``sizes`` are the numbers of observations and actions; None to find them by `find_sizes`.
 
     Raises as `Learner.load_actor`.
     """
@@ -48,7 +52,7 @@ def load_actor(spec: AgentSpec, weights: Mapping[str, Tensor]) -> MLPModel:
         obs = TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1])
         return build_actor(spec, obs, actions, ["policy"])
 
-    model = build(*find_sizes(build, {name: value.shape for name, value in weights.items()}))
+    model = build(*(sizes or find_sizes(build, {name: value.shape for name, value in weights.items()})))
     if isinstance(model, RNNModel):
         raise UserError(
             f"agent.actor.class_name: {type(model).__name__} given; allowed: spiking networks and MLPs"
@@ -60,7 +64,7 @@ def load_actor(spec: AgentSpec, weights: Mapping[str, Tensor]) -> MLPModel:
 def find_sizes(build: Callable[[int, int], nn.Module], shapes: Shapes) -> tuple[int, int]:
     """Return the numbers of observations and actions with which ``build`` gives a model with the ``shapes``.
 
-    They follow from how the shapes of small models differ. Raises ValueError if no shape depends on them.
+    They follow from how the shapes of small models differ. Raises ValueError if no shape gives whole numbers.
     """
     small, with_input, with_action = (_list_shapes(build(*sizes)) for sizes in ((8, 2), (9, 2), (8, 3)))
     return 8 + _count_steps(small, with_input, shapes), 2 + _count_steps(small, with_action, shapes)
@@ -72,8 +76,8 @@ def _list_shapes(model: nn.Module) -> Shapes:
 
 def _count_steps(small: Shapes, larger: Shapes, shapes: Shapes) -> int:
     """Return how many steps lead from the shapes ``small`` to the given ``shapes``; one step leads to ``larger``."""
-    for name in small.keys() & shapes.keys():
-        for first, second, given in zip(small[name], larger[name], shapes[name], strict=False):
-            if second != first:
+    for name in small:
+        for first, second, given in zip(small[name], larger[name], shapes.get(name, ()), strict=False):
+            if second != first and (given - first) % (second - first) == 0:
                 return (given - first) // (second - first)
-    raise ValueError("its weights do not depend on the numbers of observations and actions")
+    raise ValueError("the numbers of observations and actions do not follow from the shapes of its weights")

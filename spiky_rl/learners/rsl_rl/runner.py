@@ -101,6 +101,11 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         return self.alg.actor, self.alg.critic
 
     @property
+    def num_observations(self) -> int:
+        """Number of the actor's observations."""
+        return self.alg.get_policy().obs_dim
+
+    @property
     def inference_policy(self) -> RslRlInferencePolicy:
         """Inference policy of the actor."""
         return RslRlInferencePolicy(self.alg.get_policy())

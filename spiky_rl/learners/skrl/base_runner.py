@@ -76,6 +76,11 @@ class SkrlBaseRunner(BaseRunner):
         """Set ``alg``, the agent of ``cfg``, and its models."""
 
     @property
+    def num_observations(self) -> int:
+        """Number of the actor's observations."""
+        return self.policy.num_observations
+
+    @property
     def inference_policy(self) -> SkrlInferencePolicy:
         """Inference policy of the agent."""
         return SkrlInferencePolicy(self.alg, self.environment)

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from spiky_rl.config.spec import AgentSpec
+from spiky_rl.learners.common.checkpoints import get_actor_sizes
 from spiky_rl.learners.rsl_rl.actor import find_sizes
 from spiky_rl.learners.rsl_rl.tanh_actor import ClippedNormalization, build_tanh_actor, load_trained_parts
 from spiky_rl.learners.skrl.replay_config import make_runner_cfg
@@ -34,7 +35,7 @@ def load_actor(spec: AgentSpec, loaded: Mapping[str, Any]) -> nn.Module:
 
     name = "network." if is_spiking else "mlp."
     shapes = {name + key: value.shape for key, value in weights.items()}
-    model = build(*find_sizes(build, shapes))
+    model = build(*(get_actor_sizes(loaded) or find_sizes(build, shapes)))
     normalization = None
     if state := loaded.get("observation_preprocessor"):
         scaler = RunningStandardScaler(model.obs_dim, device="cpu")
