@@ -197,7 +197,7 @@ class LayerStack:
         key = (
             ops.slope,
             *[m["weight"].data_ptr() for m in maps],
-            *[m["weight"].stride() for m in maps],  # a transposed weight has the same address
+            *[m["weight"].is_contiguous() for m in maps],  # a transposed weight has the same address
             *[m["bias"].data_ptr() for m in maps],
         )
         filled_for, layers, kept_alive = self._rollout
