@@ -117,6 +117,14 @@ def test_the_meter_is_made_once_in_a_training(monkeypatch):
     assert len(made) == 2, "what was loaded in between may have other zeros"
 
 
+def test_the_meter_counts_weights_that_began_at_zero():
+    recurrent = {"name": "recurrent", "gain": 0.0}
+    run = RslRlRunner(PointEnv(), config({**NETWORK, "stateful": True, "recurrent": recurrent}, steps=3))
+    zeros = run.meter.sparsity
+    torch.nn.init.ones_(run.network.layers[0].recurrent.weight)
+    assert run.meter.sparsity == CostMeter(run.network).sparsity < zeros
+
+
 def test_the_meter_of_rounded_weights_counts_their_present_zeros():
     run = RslRlRunner(PointEnv(), config({**NETWORK, "quantize": "int8"}, steps=3))
     zeros = run.meter.sparsity
