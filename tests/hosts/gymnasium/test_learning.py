@@ -1,6 +1,8 @@
 """PPO on Gymnasium's tasks: values at time limits, discrete actions, and every agent."""
 
 import contextlib
+import dataclasses
+import itertools
 import json
 
 import pytest
@@ -96,6 +98,18 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
             with pytest.raises(CheckpointError, match="reward_normalization"):
                 make_scaling_runner(not scales).load(path, parts)
         make_scaling_runner(not scales).load(path, {"actor": True})
+
+
+def test_no_process_has_the_episodes_or_the_noise_of_another_run():
+    episodes, noise = set(), set()
+    for seed, rank in itertools.product(range(3), range(2)):
+        plan = dataclasses.replace(plan_of("Pendulum-v1", "lif_ppo", num_envs=1), seed=seed, rank=rank)
+        with open_env(plan) as env:
+            TrainingRun(plan, TrainOptions())._make_runner(env)
+            episodes.add(tuple(env.get_observations()["policy"][0].tolist()))
+            noise.add(torch.rand(()).item())
+        assert rank or plan.process_seed == seed
+    assert len(episodes) == len(noise) == 6
 
 
 @pytest.mark.parametrize("agent", ["lif_ppo", "lif_td3"])
