@@ -201,6 +201,15 @@ def test_skrls_minibatches_of_one_sample_are_refused_before_a_simulator_starts()
         create_training_run(plan, TrainOptions())
 
 
+def test_advantages_of_one_sample_are_not_normalised_per_minibatch():
+    """Without the check the first loss is not a number."""
+    per_minibatch = "agent.algorithm.normalize_advantage_per_mini_batch=true"
+    plan = plan_of(SCRIPT, "lif_ppo", *SMALL, per_minibatch, num_envs=2)
+    with pytest.raises(UserError, match=r"num_mini_batches: 16 .* 16 samples .* at most 8,"):
+        create_training_run(plan, TrainOptions())
+    create_training_run(plan_of(SCRIPT, "lif_ppo", *SMALL, per_minibatch, num_envs=4), TrainOptions())
+
+
 def test_a_categorical_distribution_is_torchs():
     ours, logits = CategoricalDistribution(4), torch.randn(6, 4)
     theirs, other = OneHotCategorical(logits=logits), OneHotCategorical(logits=torch.randn(6, 4))
