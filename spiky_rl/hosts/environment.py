@@ -86,6 +86,15 @@ class TimedEnvironment(HostEnvironment):
         """Set whether the policy has been updated yet."""
         self.is_trained = is_trained
 
+    def _add_terminations(self, extras: dict[str, Any]) -> None:
+        """Add ``terminated`` [B] to the ``extras`` of a step, because an episode may fail in the step in which its time is up.
+
+        Nothing is added if the simulator does not tell it as a tensor.
+        """
+        terminated = getattr(self.unwrapped, "reset_terminated", None)
+        if isinstance(terminated, torch.Tensor):
+            extras["terminated"] = terminated
+
 
 class Stopwatch:
     """Sum of the seconds between starts and stops. A CUDA device is timed by events, which only `seconds` reads."""

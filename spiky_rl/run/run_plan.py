@@ -181,6 +181,13 @@ class RunPlan:
     """Rank of this process in a distributed run; rank 0 writes the run folder."""
 
     @property
+    def process_seed(self) -> int:
+        """Seed of this process: that of the run for rank 0, and one that no other run has for any other rank."""
+        from spiky_rl.learners.common.seeds import derive_seed
+
+        return derive_seed(self.seed, self.rank) if self.rank else self.seed
+
+    @property
     def library(self) -> str:
         """Name of the learner."""
         return self.learner.name

@@ -30,7 +30,7 @@ def open_env(plan: RunPlan, view: VisualizerOptions | None = None) -> Iterator[A
     if plan.rank > 0:  # only the first process of a distributed run has a live view
         view = None
     options = SimulationOptions(
-        seed=plan.seed + plan.rank,
+        seed=plan.process_seed,
         clip_actions=plan.get_setting("clip_actions"),
         video=request.video,
         deterministic=request.deterministic,

@@ -203,7 +203,7 @@ class TrainingRun:
 
     def _make_runner(self, env: Any) -> BaseRunner:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""
-        plan, seed = self.plan, self.plan.seed + self.plan.rank
+        plan, seed = self.plan, self.plan.process_seed
         torch.manual_seed(seed)
         runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
         folder = None if self.folder is None else str(self.folder)

@@ -10,6 +10,7 @@ OURS = {
     "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.worlds_reset": "how many worlds broke, once per iteration",
     "spiky_rl.learners.common.activity:compute_activity": "a network's cost, once per iteration",
     "spiky_rl.learners.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
+    "spiky_rl.learners.common.runner:BaseRunner.meter": "whether other weights are zero, once per iteration",
     "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
     "spiky_rl.learners.skrl.base_runner:SkrlBaseRunner._write_iteration": "the deviation of actions, once per iteration",
     "spiky_rl.learners.skrl.models:SpikingPolicy.mean_entropy": "the entropy, once per iteration",

@@ -96,7 +96,7 @@ def test_a_control_step_in_isaac_lab_waits_once(monkeypatch):
         world = World()
         monkeypatch.setattr(environment.RslRlVecEnvWrapper, "step", lambda _, actions: world.step(actions))
         env = environment.IsaacLabVecEnv.__new__(environment.IsaacLabVecEnv)
-        env.stopwatch = Stopwatch(DEVICE)
+        env.env, env.stopwatch = world, Stopwatch(DEVICE)
         env.broken = SimpleNamespace(is_excessive=torch.zeros((), dtype=torch.bool, device=DEVICE))
         env.step(torch.rand(world.num_envs, world.num_actions, device=DEVICE))
     assert cuda.pretence.met == {"spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.step": 1}
@@ -115,6 +115,14 @@ def test_the_meter_is_made_once_in_a_training(monkeypatch):
     assert made == [run.alg.actor.network]
     run.learn(1)
     assert len(made) == 2, "what was loaded in between may have other zeros"
+
+
+def test_the_meter_counts_weights_that_began_at_zero():
+    recurrent = {"name": "recurrent", "gain": 0.0}
+    run = RslRlRunner(PointEnv(), config({**NETWORK, "stateful": True, "recurrent": recurrent}, steps=3))
+    zeros = run.meter.sparsity
+    torch.nn.init.ones_(run.network.layers[0].recurrent.weight)
+    assert run.meter.sparsity == CostMeter(run.network).sparsity < zeros
 
 
 def test_the_meter_of_rounded_weights_counts_their_present_zeros():
@@ -160,7 +168,7 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
         host_task=SimpleNamespace(open=simulation),
         device=device,
         num_envs=1,
-        seed=0,
+        process_seed=0,
         rank=0,
     )
     with pytest.raises(Begun):

@@ -20,10 +20,12 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import NOISE_BOUNDS, SpecError, read_algorithm, resolve_agent
 from spiky_rl.learners import select_learner
 from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.skrl.activity import compute_activity
 from spiky_rl.learners.skrl.config import to_agent_layout
 from spiky_rl.learners.skrl.learner import LEARNER
 from spiky_rl.learners.skrl.replay_models import ActionValue, ProxyActor
 from spiky_rl.learners.skrl.replay_runner import ReplayRunner
+from spiky_rl.metrics.meter import CostMeter
 from tests.hosts.point_env import LIF, PointEnv
 from tests.hosts.skrl_case import RAW
 from tests.hosts.skrl_case import runner as ppo_runner
@@ -521,6 +523,17 @@ class TestReplayFiles:
         other = runner("lif_td3", seed=5)
         other.load(str(tmp_path / "model_1.pt"), {"actor": True})
         assert not other.alg.memory.tensors
+
+
+def test_operations_count_recurrent_weights_that_began_at_zero():
+    network = {**NETWORK, "recurrent": {"name": "recurrent", "gain": 0.0}}
+    run = runner("lif_td3", "agent.algorithm.learning_starts=60", network=network)
+    present = []
+    run.on_iteration = lambda iteration: present.append(
+        compute_activity(run.policy, run._get_latest_observations(), None, CostMeter(run.network)).operations
+    )
+    run.learn(6)
+    assert run.progress.operations == present
 
 
 def test_the_weight_of_the_entropy_is_kept(tmp_path):

@@ -248,6 +248,12 @@ def test_learning_rate_floor_holds_under_the_adaptive_schedule():
     assert free.alg.learning_rate < 3e-4
 
 
+@pytest.mark.parametrize("critic", [{}, {"critic_learning_rate": 1e-2}])
+def test_learning_rate_floor_is_without_effect_under_the_fixed_schedule(critic):
+    run = runner({**LIF, "layers": [16]}, learning_rate=1e-5, learning_rate_floor=1e-3, **critic)
+    assert run.alg.learning_rate == run.alg.optimizer.param_groups[0]["lr"] == 1e-5
+
+
 @pytest.mark.parametrize("stateful, learn", [(False, []), (True, []), (True, ["tau", "threshold"])])
 def test_torchscript_equals_the_live_policy_over_whole_episodes(stateful, learn, tmp_path):
     """As `test_export_metadata` has it of ONNX."""

@@ -142,6 +142,22 @@ def test_a_resumed_run_learns_at_the_rates_of_its_settings_unless_a_schedule_cha
     assert resumed.alg.learning_rate == resumed.alg.optimizer.param_groups[0]["lr"] == 1.25e-4
 
 
+def test_a_resumed_rank_above_0_does_not_repeat_the_noise_of_its_beginning(tmp_path):
+    run = runner()
+    run.learn(1)
+    run.save(str(tmp_path / "model.pt"))
+    first_noise = []
+    for path in (None, tmp_path / "model.pt", tmp_path / "model.pt"):
+        run = runner(seed=1)
+        run.gpu_global_rank = 1
+        torch.manual_seed(1)
+        if path is not None:
+            run.load(str(path))
+        first_noise.append(torch.rand(3).tolist())
+    new, resumed, again = first_noise
+    assert resumed == again != new
+
+
 def test_models_alone_can_be_loaded(tmp_path):
     path = str(tmp_path / "model.pt")
     run = runner()

@@ -1,6 +1,7 @@
 """skrl as a host: the same function as in rsl_rl, states as the rollout had them, playback that remembers."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 from skrl.agents.torch.ppo import PPO_RNN
 
+from spiky_rl.hosts.environment import Stopwatch
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
 from spiky_rl.learners.skrl.config import make_runner_cfg
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO
@@ -285,6 +287,34 @@ def test_the_environment_tells_terminations_from_time_outs():
         ends |= torch.stack([terminated[:, 0], truncated[:, 0]])
     assert ends[0].tolist() == [False, True] * 4
     assert ends[1].tolist() == [True, False] * 4
+
+
+def test_an_episode_that_fails_in_its_last_allowed_step_is_terminated(monkeypatch):
+    environment = pytest.importorskip(
+        "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
+    )
+
+    class Failing(PointEnv):
+        """Every episode's time is up when it ends; in every other environment it fails as well."""
+
+        def step(self, actions):
+            obs, rewards, dones, _extras = super().step(actions)
+            self.reset_terminated = dones.bool() & (torch.arange(self.num_envs) % 2 == 0)
+            return obs, rewards, dones, {"time_outs": dones.bool()}
+
+    world = Failing()
+    monkeypatch.setattr(environment.RslRlVecEnvWrapper, "step", lambda _, actions: world.step(actions))
+    host = environment.IsaacLabVecEnv.__new__(environment.IsaacLabVecEnv)
+    host.env, host.stopwatch = world, Stopwatch("cpu")
+    host.broken = SimpleNamespace(is_excessive=torch.zeros((), dtype=torch.bool))
+    wrapped = runner(env=world).environment
+    wrapped._env = host
+    ends = torch.zeros(2, 8, dtype=torch.bool)
+    for _ in range(20):
+        _, _, terminated, truncated, _ = wrapped.step(torch.zeros(8, 2))
+        ends |= torch.stack([terminated[:, 0], truncated[:, 0]])
+    assert ends[0].tolist() == [True, False] * 4
+    assert ends[1].tolist() == [False, True] * 4
 
 
 @pytest.mark.parametrize("case", ["both", "gru"])

@@ -120,6 +120,7 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         """
         self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
+        self._add_terminations(extras)
         leaves = get_leaves(observations)
         # all checks together wait for the device once
         finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]

@@ -78,6 +78,8 @@ class BaseRunner(ABC):
     _worlds_reset: int = 0
     """The environment's ``worlds_reset`` at the end of the last recorded iteration."""
     _meter: CostMeter | None = None
+    _meter_zeros: Tensor
+    """Which weights were 0 when ``_meter`` was made."""
 
     def setup_bookkeeping(
         self,
@@ -288,14 +290,17 @@ class BaseRunner(ABC):
     def meter(self) -> CostMeter | None:
         """Cost meter of the actor's network; None for an ANN or a foreign network.
 
-        It is made once per training. If local rules, plasticity or rounding may set weights to zero, it is made anew in every call.
+        It is made once per training, and anew when other weights are 0. If plasticity or rounding may set weights to zero, it is made
+        anew in every call.
         """
         network = self.network
         if network is None:
             return None
+        zeros = torch.cat([weight.flatten() == 0 for weight in network.parameters()])
         has_plasticity = getattr(network, "plasticity", None) is not None
-        if self._meter is None or network.has_local_rules or network.is_quantized or has_plasticity:
-            self._meter = make_meter(network)
+        is_current = self._meter is not None and bool((zeros == self._meter_zeros).all())
+        if not is_current or network.is_quantized or has_plasticity:
+            self._meter, self._meter_zeros = make_meter(network), zeros
         return self._meter
 
     def write_text_summaries(self) -> None:

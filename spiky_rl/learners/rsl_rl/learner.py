@@ -65,6 +65,13 @@ class RslRl(Learner):
             raise UserError(
                 f"--num_envs {num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
             )
+        samples = num_envs * spec.get_setting("num_steps_per_env")
+        # the standard deviation of one sample is nan
+        if samples < 2 * batches and spec.runner["algorithm"].get("normalize_advantage_per_mini_batch"):
+            raise UserError(
+                f"agent.algorithm.num_mini_batches: {batches} given for the {samples} samples of a rollout; allowed with"
+                f" normalize_advantage_per_mini_batch: at most {samples // 2}, two samples per minibatch"
+            )
 
 
 LEARNER = RslRl()

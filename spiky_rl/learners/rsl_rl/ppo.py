@@ -54,7 +54,8 @@ class RslRlSpikingPPO(PPO):
             burn_in: Number of first control steps of every rollout that recurrent models replay without loss.
             reward_normalization: Whether to learn from rewards that a `RewardScaler` has scaled.
         """
-        self.learning_rate_floor = learning_rate_floor
+        is_adaptive = kwargs.get("schedule", "adaptive") == "adaptive"
+        self.learning_rate_floor = learning_rate_floor if is_adaptive else 0.0
         _check_burn_in(burn_in, actor=actor, critic=critic)
         if burn_in:
             storage = BurnInStorage(storage, burn_in)

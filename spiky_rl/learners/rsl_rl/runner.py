@@ -26,6 +26,7 @@ from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
 from spiky_rl.learners.common.optimizers import keep_learning_rates
 from spiky_rl.learners.common.runner import BaseRunner, wrap_load_errors
+from spiky_rl.learners.common.seeds import derive_seed
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -219,8 +220,10 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             loads_iteration = self.alg.load(loaded, parts, strict)
         self.alg.learning_rate = self._get_learning_rate()
         if loads_iteration:
-            # the checkpoint has the random state of rank 0; other ranks keep their own
+            # the checkpoint has the random state of rank 0; other ranks must not repeat the noise of their beginning
             self._resume(loaded, with_random_state=self.gpu_global_rank == 0)
+            if self.gpu_global_rank > 0:
+                torch.manual_seed(derive_seed(torch.initial_seed(), self.progress.env_steps))
             if self.alg.rnd:  # the schedule of its weight counts control steps, which rsl_rl does not save
                 self.alg.rnd.update_counter = self.current_learning_iteration * self.cfg["num_steps_per_env"]
         return loaded.get("infos") or {}

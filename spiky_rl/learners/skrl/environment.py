@@ -99,14 +99,17 @@ class SkrlEnv(Wrapper):
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
         """Simulate a control step.
 
-        ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's extras.
+        ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's extras. An episode
+        that fails in the step in which its time is up is terminated.
         """
         self._obs, rewards, dones, extras = self._env.step(actions)
         if "final_observations" in extras:
             extras[SUCCESSORS] = self.get_successors(extras)
         done = dones.view(-1, 1) > 0
-        time_outs = extras.get("time_outs")
-        truncated = torch.zeros_like(done) if time_outs is None else done & (time_outs.view(-1, 1) > 0)
+        nowhere = torch.zeros_like(done)
+        is_terminated = extras.get("terminated", nowhere).view(-1, 1) > 0
+        is_time_out = extras.get("time_outs", nowhere).view(-1, 1) > 0
+        truncated = done & is_time_out & ~is_terminated
         return (
             self.get_actor_observations(self._obs),
             rewards.view(-1, 1),

@@ -1,6 +1,8 @@
 """PPO on Gymnasium's tasks: values at time limits, discrete actions, and every agent."""
 
 import contextlib
+import dataclasses
+import itertools
 import json
 
 import pytest
@@ -98,6 +100,18 @@ def test_a_training_is_resumed_with_the_same_scale_of_rewards(library, scales, t
         make_scaling_runner(not scales).load(path, {"actor": True})
 
 
+def test_no_process_has_the_episodes_or_the_noise_of_another_run():
+    episodes, noise = set(), set()
+    for seed, rank in itertools.product(range(3), range(2)):
+        plan = dataclasses.replace(plan_of("Pendulum-v1", "lif_ppo", num_envs=1), seed=seed, rank=rank)
+        with open_env(plan) as env:
+            TrainingRun(plan, TrainOptions())._make_runner(env)
+            episodes.add(tuple(env.get_observations()["policy"][0].tolist()))
+            noise.add(torch.rand(()).item())
+        assert rank or plan.process_seed == seed
+    assert len(episodes) == len(noise) == 6
+
+
 @pytest.mark.parametrize("agent", ["lif_ppo", "lif_td3"])
 def test_a_resumed_training_has_other_episodes_than_its_beginning(agent, tmp_path):
     plan = plan_of("Pendulum-v1", agent, "agent.num_steps_per_env=8", num_envs=4)
@@ -185,6 +199,15 @@ def test_skrls_minibatches_of_one_sample_are_refused_before_a_simulator_starts()
     plan = plan_of(SCRIPT, "lif_ppo", *SMALL, num_envs=2, library="skrl")
     with pytest.raises(UserError, match=r"num_mini_batches: 16 .* 16 samples .* at most 8,"):
         create_training_run(plan, TrainOptions())
+
+
+def test_advantages_of_one_sample_are_not_normalised_per_minibatch():
+    """Without the check the first loss is not a number."""
+    per_minibatch = "agent.algorithm.normalize_advantage_per_mini_batch=true"
+    plan = plan_of(SCRIPT, "lif_ppo", *SMALL, per_minibatch, num_envs=2)
+    with pytest.raises(UserError, match=r"num_mini_batches: 16 .* 16 samples .* at most 8,"):
+        create_training_run(plan, TrainOptions())
+    create_training_run(plan_of(SCRIPT, "lif_ppo", *SMALL, per_minibatch, num_envs=4), TrainOptions())
 
 
 def test_a_categorical_distribution_is_torchs():
