@@ -82,7 +82,7 @@ def check(name: str) -> None:
 def _forget_if_redefined(name: str) -> None:
     """Forget the backend called ``name`` if it is from outside the package and the name means another class by now."""
     if name in _BUILT and registry.is_foreign(name):
-        if type(_BUILT[name]) is not registry.resolve("backends", name):
+        if _BUILT[name].__class__ is not registry.resolve("backends", name):
             del _BUILT[name]
             require_backend.cache_clear()
 

@@ -436,13 +436,13 @@ class FeedForward(SpikingNetwork):
     def _set_stack_parts(self, parts: tuple[Any, ...]) -> None:
         """Set ``parts``, the layers and the decoder, as those that a stack runs, and drop the stack of the previous ones."""
         *layers, decoder = parts
+        # whether a stack computes what these parts do, unless hooks or other linear maps are set later
         self._can_use_stack = all(
             layer.__class__ is SpikingLayer
             and layer.channel is None
             and getattr(layer.connection, "is_plain", False)
             for layer in layers
         ) and (decoder.potential is None or decoder.__class__ is Membrane)
-        """Whether a stack computes what these parts do, unless hooks or other linear maps are set later."""
         # for each linear map: the modules of its owner, its name among them, and its expected class
         self._linear_maps = [
             *((layer._modules, "connection", LinearConnection) for layer in layers),
