@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.options import UserError
 from spiky_rl.learners.base import DISTILLS, DISTRIBUTED, EXPORTS, Learner
-from spiky_rl.learners.common.checkpoints import get_actor_sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +40,7 @@ class RslRl(Learner):
 
     @override
     def load_actor(self, spec: AgentSpec, loaded: Mapping[str, Any]) -> nn.Module:
+        from spiky_rl.learners.common.checkpoints import get_actor_sizes
         from spiky_rl.learners.rsl_rl.actor import load_actor
 
         return load_actor(spec, loaded["actor_state_dict"], get_actor_sizes(loaded))
