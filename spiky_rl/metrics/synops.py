@@ -233,11 +233,6 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     return OperationCounts(macs, acs, dense, sparsity, index_reads)
 
 
-def effective_operations(record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None) -> float:
-    """Return the mean effective operations per control step of a ``record``: see `operations_by_environment`."""
-    return operations_by_environment(record, connections).mean().item()
-
-
 def operations_by_environment(
     record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None
 ) -> Tensor:
