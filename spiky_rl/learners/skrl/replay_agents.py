@@ -82,11 +82,14 @@ class ReplayAgent(NormalizingAgent):
         if count:
             agent: Any = self
             agent.cfg.gradient_steps = count
-            agent.enable_models_training_mode(True)
+            if not self.critic_1.training:
+                # critics and targets compute in gradient steps alone, so their modules are not visited before every one
+                agent.enable_models_training_mode(True)
+            self.policy.enable_training_mode(True)
             self.write_interval = 1  # SAC records its losses only with an interval above 0
             agent.update(timestep=timestep, timesteps=timesteps)
             self.write_interval = 0
-            agent.enable_models_training_mode(False)
+            self.policy.enable_training_mode(False)
 
     def count_update(self) -> None:
         """Count an iteration in the networks, as PPO counts its updates: slopes and encoder noise depend on it."""
