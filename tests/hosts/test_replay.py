@@ -90,6 +90,14 @@ def runner(
     return run
 
 
+@pytest.mark.parametrize("agent", ["lif_td3", "lif_sac"])
+def test_a_spiking_actor_is_compared_with_an_ann_of_its_own_layers(agent):
+    run = runner(agent)
+    seen = compute_activity(run.policy, torch.zeros(1, run.num_observations), None, None)
+    assert seen.ann_operations == seen.cost.equal_ann.dense_operations
+    assert run.get_exportable_policy().ann_operations == seen.ann_operations
+
+
 def weights(run):
     return {
         f"{name}.{key}": value.clone()
@@ -340,7 +348,7 @@ def test_an_exported_policy_acts_as_the_policy_does(agent, normalises, tmp_path)
         ("lif_td3", []),
         ("lif_sac", []),
         ("mlp_td3", ["agent.actor.hidden_dims=[8]", "agent.actor.obs_normalization=true"]),
-        ("lif_td3", [f"agent.critic_network={json.dumps(NETWORK)}"]),
+        ("lif_td3", [f"agent.critic_network={json.dumps({**NETWORK, 'layers': [16]})}"]),
         *(
             pytest.param(case, marks=pytest.mark.slow)
             for case in (

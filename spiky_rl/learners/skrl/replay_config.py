@@ -75,6 +75,8 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     if values.get("target") == "proxy" and spec.network is None:
         raise SpecError("agent.algorithm.target: proxy given without agent.network; allowed: spiking")
     policy = make_model_cfg(actor, spec.network)
+    if spec.network is not None:  # the host's hidden layers are those of its PPO
+        policy["hidden_dims"] = list(getattr(spec.network.options, "layers", ()))
     if name == "sac":
         policy["std_range"] = get_std_range(get_section(actor, "distribution_cfg"))
     return {
@@ -85,7 +87,7 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
         "critic": {**make_model_cfg(critic, spec.critic_network), "source": critic_source},
         "target": values.get("target", "spiking"),
         "proxy": {
-            "hidden_dims": _get_widths(actor, spec.network),
+            "hidden_dims": policy["hidden_dims"],
             "learning_rate": values.get("proxy_learning_rate", Algorithm.default("proxy_learning_rate")),
         },
         **{
@@ -117,13 +119,6 @@ def _list_learning_rates(values: Mapping[str, Any]) -> list[float]:
         if key in values:
             rates.append(rates[-1] if values[key] is None else values[key])
     return rates
-
-
-def _get_widths(model: Mapping[str, Any], network: ComponentSpec | None) -> list[int]:
-    """Return the widths of an actor's hidden layers."""
-    return list(
-        getattr(network.options, "layers", ()) if network is not None else model.get("hidden_dims", ())
-    )
 
 
 def _check_network(key: str, network: ComponentSpec, algorithm: str) -> None:
