@@ -285,6 +285,37 @@ def test_a_network_without_layers_takes_those_of_the_ann_in_its_place(spiking):
     assert resolve(spiking, "agent.network.layers=[7]").network.options.layers == (7,)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("hidden_dims", "[16]", r"set agent.network.layers, now \[8, 8\]"),
+        ("activation", "relu", "leave out one of the two"),
+        ("rnn_type", "lstm", "leave out one of the two"),
+    ],
+)
+def test_a_key_of_the_ann_that_a_network_replaces_is_refused(agent, key, value, remedy):
+    network = "network: {name: feedforward, layers: [8, 8]}"
+    given = (
+        rf"agent.actor.{key}: '?{re.escape(value)}'? given, but agent.network replaces the model; {remedy}"
+    )
+    with pytest.raises(SpecError, match=f"command line: {given}"):
+        resolve(agent(network), f"agent.actor.{key}={value}")
+    with pytest.raises(SpecError, match=rf"mine\.yaml: {given}"):
+        resolve(agent(f"actor: {{{key}: {value}}}\n{network}"))
+
+
+def test_the_layers_of_a_network_may_be_given_as_those_of_the_ann_too(agent):
+    path = agent("network: {name: feedforward, layers: [8, 8]}")
+    found = resolve(path, "agent.network.layers=[16]", "agent.actor.hidden_dims=[16]")
+    assert found.network.options.layers == (16,) == tuple(found.runner["actor"]["hidden_dims"])
+
+
+def test_a_network_that_is_added_to_an_agent_with_an_ann_replaces_the_keys_of_its_file(agent):
+    path = agent("actor: {hidden_dims: [16], activation: relu}")
+    found = resolve(path, "agent.network={name: feedforward, layers: [8]}")
+    assert found.network.options.layers == (8,)
+
+
 BAD_OVERRIDES = {
     "agent.algorithm.gamma": "is not an override; allowed: agent.key=value",
     "algorithm.gamma=0.9": "is not an override",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.schema import (
+    ANN_KEYS,
     NETWORKS,
     AgentFile,
     RunnerSettings,
@@ -226,7 +228,7 @@ def build_agent_spec(name: str, tree: PlainMapping, origins: Mapping[str, str]) 
     with name_origins(origins):
         networks = {key: configure_network(tree, key) for key in NETWORKS if tree.get(key)}
         check_combination(tree)
-        _check_models(tree, origins)
+        _check_models(tree, networks, origins)
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
@@ -241,18 +243,27 @@ def name_origins(origins: Mapping[str, str]) -> Iterator[None]:
         raise SpecError(f"{find_origin(path, origins)}: {format_with_hint(error)}") from None
 
 
-def _check_models(tree: PlainMapping, origins: Mapping[str, str]) -> None:
-    """Raise RegistryError if an agent sets both ``class_name`` of a model and the spiking network that replaces the model.
+def _check_models(
+    tree: PlainMapping, networks: Mapping[str, ComponentSpec], origins: Mapping[str, str]
+) -> None:
+    """Raise RegistryError if an agent sets a key of an ANN that one of its spiking ``networks`` replaces.
 
-    A ``class_name`` from the host or a task file is ignored for spiking agents.
+    ``hidden_dims`` may be the network's layers. A key is ignored if the host or a task file sets it, or if only the command line adds the
+    network to an agent with an ANN.
     """
-    for network, role in zip(NETWORKS, ("actor", "critic"), strict=True):
-        origin = origins.get(f"{role}.class_name", "")
-        if tree.get(network) and is_agent_origin(origin):
-            name = shorten(get_section(tree, role)["class_name"])
-            raise RegistryError(
-                f"agent.{role}.class_name: {name} given, but agent.{network} replaces the model; leave out one of the two"
-            )
+    for (key, network), ann_key in itertools.product(networks.items(), ANN_KEYS):
+        role = "actor" if key == "network" else "critic"
+        origin = origins.get(f"{role}.{ann_key}", "")
+        is_added = origin != COMMAND_LINE == find_origin(f"{key}.name", origins)
+        value, layers = get_section(tree, role).get(ann_key), list(getattr(network.options, "layers", ()))
+        if not is_agent_origin(origin) or is_added or (ann_key == "hidden_dims" and value == layers):
+            continue
+        remedy = "leave out one of the two"
+        if ann_key == "hidden_dims" and layers:
+            remedy = f"set agent.{key}.layers, now {layers}"
+        raise RegistryError(
+            f"agent.{role}.{ann_key}: {shorten(value)} given, but agent.{key} replaces the model; {remedy}"
+        )
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_options_of_a_tasks_own_model_are_left_out_where_another_takes_its_place
 
 def test_an_option_that_a_spiking_model_lacks_is_refused_where_somebody_asks_for_it():
     with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; allowed: "):
-        actor("lif_ppo", "agent.actor.rnn_type=gru")
+        actor("gru_ppo", "agent.network={name: feedforward, layers: [8]}")
 
 
 def test_an_ann_is_not_replaced_by_the_spiking_model_of_the_tasks_own_configuration():
