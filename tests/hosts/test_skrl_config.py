@@ -73,20 +73,20 @@ def test_value_clipping_is_the_policys_range_unless_said_otherwise():
 
 REFUSED = {
     "agent.burn_in=4": ("command line: agent.burn_in: 4", "allowed: 0"),
-    "agent.torch_compile_mode=default": ("agent.torch_compile_mode: 'default'", "allowed: None"),
+    "agent.torch_compile_mode=default": ("agent.torch_compile_mode: 'default'", "allowed: null"),
     "agent.algorithm.optimizer=sgd": ("agent.algorithm.optimizer: 'sgd'", "allowed: adam"),
     "agent.algorithm.class_name=module:Class": ("agent.algorithm.class_name", "allowed: PPO"),
     "agent.algorithm.use_mixed_precision=true": (
         "agent.algorithm.use_mixed_precision: True",
-        "allowed: False",
+        "allowed: false",
     ),
     "agent.algorithm.symmetry_cfg={data_augmentation_func: a:b}": (
         "agent.algorithm.symmetry_cfg",
-        "allowed: None",
+        "allowed: null",
     ),
     "agent.algorithm.rnd_cfg={num_outputs: 1, predictor_hidden_dims: [4], target_hidden_dims: [4], weight: 1.0}": (
-        "agent.algorithm.rnd_cfg",
-        "allowed: None",
+        "command line: agent.algorithm.rnd_cfg",
+        "allowed: null",
     ),
     "agent.actor.class_name=CNNModel": ("agent.actor.class_name: 'CNNModel'", "MLPModel, RNNModel"),
     "agent.actor.distribution_cfg.std_type=scalar": ("std_type: 'scalar'", "allowed: log"),
@@ -178,7 +178,7 @@ def test_deviations_without_limits_have_none():
         ("lif_ppo", ["agent.actor.distribution_cfg.init_std=0.0"], r"init_std: 0\.0 .* it must be above 0"),
         ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[2.0,1.0]"], r"std_range: \[2\.0, 1\.0\] is not a range"),
         ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[0.0,1.0]"], r"std_range: \[0\.0, 1\.0\] given"),
-        ("lif_ppo", ["agent.check_for_nan=false"], r"agent\.check_for_nan: False: not available .* allowed: True"),
+        ("lif_ppo", ["agent.check_for_nan=false"], r"agent\.check_for_nan: False: not available .* allowed: true"),
     ],
 )  # fmt: skip
 def test_what_skrl_cannot_do_right_is_refused(agent, overrides, message):

@@ -84,8 +84,8 @@ def test_what_the_command_does_not_show_a_network_is_refused_by_name(override, k
 @pytest.mark.parametrize(
     ("override", "refused"),
     [
-        ("agent.algorithm.reward_normalization=true", r"agent\.algorithm\.reward_normalization: True: .* allowed: False"),
-        ("agent.clip_actions=1.0", r"agent\.clip_actions: 1\.0: .* allowed: None"),
+        ("agent.algorithm.reward_normalization=true", r"agent\.algorithm\.reward_normalization: True: .* allowed: false"),
+        ("agent.clip_actions=1.0", r"agent\.clip_actions: 1\.0: .* allowed: null"),
     ],
 )  # fmt: skip
 def test_a_setting_that_the_command_would_ignore_is_refused_by_name(override, refused):

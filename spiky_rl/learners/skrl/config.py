@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spiky_rl.config.options import get_options
+from spiky_rl.config.options import get_options, shorten
+from spiky_rl.config.plain_data import format_value
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import ALGORITHM_KEYS, CATEGORICAL, Algorithm, ModelSettings
-from spiky_rl.config.spec import AgentSpec, SpecError
+from spiky_rl.config.spec import AgentSpec, SpecError, find_origin
 from spiky_rl.learners.common.local_learning import check_learning_rates, get_local_rule
 
 CLASSES = "spiky_rl.learners.skrl"
@@ -296,8 +297,8 @@ def check_allowed(spec: AgentSpec, allowed: Mapping[str, Sequence[Any]], owner: 
             node = node.get(key, values[0]) if isinstance(node, Mapping) else values[0]
         if node not in values:
             raise SpecError(
-                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r}: not available with {owner};"
-                f" allowed: {', '.join(str(value) or 'none' for value in values if value != [])}"
+                f"{find_origin(path, spec.origins)}: agent.{path}: {shorten(node)}: not available with {owner};"
+                f" allowed: {', '.join(format_value(value) for value in values if value != [])}"
             )
 
 
