@@ -11,7 +11,7 @@ OURS = {
     "spiky_rl.learners.common.activity:compute_activity": "a network's cost, once per iteration",
     "spiky_rl.learners.common.runner:BaseRunner._find_non_finite": "whether all weights are finite, once per iteration",
     "spiky_rl.learners.common.runner:BaseRunner.meter": "whether other weights are zero, once per iteration",
-    "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
+    "spiky_rl.learners.skrl.base_runner:SkrlEpisodeStatistics.fetch_reports": "what the environment reports, once per iteration",
     "spiky_rl.learners.skrl.base_runner:SkrlBaseRunner._write_iteration": "the deviation of actions, once per iteration",
     "spiky_rl.learners.skrl.models:SpikingPolicy.mean_entropy": "the entropy, once per iteration",
     "spiky_rl.metrics.ann:OperationCounter.add_layer": "an ANN's cost, once per iteration",
@@ -49,7 +49,7 @@ BUSY = (
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.record_transition",
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update",
     "spiky_rl.learners.rsl_rl.runner:_QuietLogger.process_env_step",
-    "spiky_rl.learners.skrl.episodes:SkrlEpisodeStatistics.add_step",
+    "spiky_rl.learners.skrl.base_runner:SkrlEpisodeStatistics.add_step",
     "spiky_rl.classification.training:training_step",
     "spiky_rl.networks.feedforward:FeedForward.apply_local_rules",
 )

@@ -10,7 +10,7 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.learners.rsl_rl.actor import build_actor
 from spiky_rl.learners.rsl_rl.conversion import Converter
-from spiky_rl.learners.rsl_rl.teacher import build_teacher
+from spiky_rl.learners.rsl_rl.actor import build_teacher
 from spiky_rl.networks.base import ForwardRecord
 from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.test_distillation import changed, load, losses_of, merged, phases_of, runner_of, weights_of

@@ -13,7 +13,7 @@ from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoin
 from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
-from spiky_rl.learners.rsl_rl.teacher import build_teacher
+from spiky_rl.learners.rsl_rl.actor import build_teacher
 from spiky_rl.run import teacher as teachers
 from spiky_rl.run.run_plan import TrainOptions
 from tests.cli.refusals import refused

@@ -12,7 +12,7 @@ from skrl.utils.runner import torch as runners
 
 from spiky_rl.config import registry
 from spiky_rl.config.spec import SpecError
-from spiky_rl.learners.skrl.components import ComponentRunner, register_components
+from spiky_rl.learners.skrl.runner import ComponentRunner, register_components
 from spiky_rl.learners.skrl.config import COMMAND_ALLOWED, check_allowed, make_registered_cfg
 from spiky_rl.learners.skrl.environment import SkrlEnv
 from spiky_rl.learners.skrl.ppo import SkrlSpikingPPO, SpikingRecurrentPPO

@@ -11,7 +11,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.learners.common.checkpoints import CheckpointError
 from spiky_rl.learners.common.runner import StopTraining, TrainingProgress
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner as RslRunner
-from spiky_rl.learners.skrl.episodes import SkrlEpisodeStatistics
+from spiky_rl.learners.skrl.base_runner import SkrlEpisodeStatistics
 from spiky_rl.learners.skrl.learner import LEARNER
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.skrl_case import PLAIN, SPIKING, runner, specification

@@ -79,26 +79,18 @@ def get_layers(network: SpikingNetwork) -> Sequence[SpikingLayer]:
     return getattr(network, "layers", ())
 
 
-def _list_network_keys(network: SpikingNetwork) -> list[str]:
-    """Return the network's own keys whose increase raises the neurons' current."""
-    return [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
-
-
-def _list_layer_keys(layer: SpikingLayer) -> list[str]:
-    """Return the keys of a layer's connection and neuron whose increase raises the neurons' current."""
-    fields = type(layer.connection).Options.model_fields
-    keys = [f"connection.{key}" for key in ("gain", "offset") if key in fields]
-    return [*keys, "neuron.gain"] if "gain" in layer.neuron.params else keys
-
-
 def suggest_remedy(network: SpikingNetwork, layer: int, fault: str) -> str:
     """Return suggested changes of agent keys for layer number ``layer``, whose ``fault`` is silent or saturated; empty if there are none."""
     # a silent layer needs more current and lower thresholds, a saturated one the opposite
     change_drive, change_threshold = ("lower", "raise") if fault == "saturated" else ("raise", "lower")
-    drive, others = _list_network_keys(network), []
+    # keys whose increase raises the neurons' current
+    drive = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
+    others = []
     if layers := get_layers(network):
-        drive += _list_layer_keys(layers[layer])
-        neuron = layers[layer].neuron
+        neuron, fields = layers[layer].neuron, type(layers[layer].connection).Options.model_fields
+        drive += [f"connection.{key}" for key in ("gain", "offset") if key in fields]
+        if "gain" in neuron.params:
+            drive.append("neuron.gain")
         if "threshold" in neuron.params:
             others.append(f"{change_threshold} agent.network.neuron.threshold")
         if fault == "silent" and neuron.chosen.get("input_gain") == "ode":

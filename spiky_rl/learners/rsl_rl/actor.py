@@ -1,4 +1,4 @@
-"""Actors built from the specification of their agent, without an environment."""
+"""Actors and teachers built from the specification of their agent, without an environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config.options import UserError
-from spiky_rl.config.spec import AgentSpec
+from spiky_rl.config.spec import AgentSpec, build_agent_spec
+from spiky_rl.learners.common.checkpoints import CheckpointError
+from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
 
 type Shapes = Mapping[str, torch.Size]
@@ -36,6 +38,29 @@ def build_actor(
     cls: Any = resolve_callable(settings.pop("class_name"))  # resolve_class needs rsl_rl 5.5
     with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
         return cls(obs, {role: list(groups)}, role, actions, **settings)
+
+
+def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) -> MLPModel:
+    """Return a teacher's model for an environment's observations ``obs`` [B, ...] and number of ``actions``.
+
+    Raises CheckpointError if the weights do not fit.
+    """
+    spec = build_agent_spec(teacher.agent, teacher.spec, {})
+    groups = (spec.runner.get("obs_groups") or {}).get("actor") or ["policy"]
+    missing = [group for group in groups if group not in obs]
+    if missing:
+        raise CheckpointError(
+            f"{teacher.path}: the teacher needs the observation groups {', '.join(missing)}, which the task does not have"
+        )
+    model = build_actor(spec, obs, actions, groups, role="teacher")
+    try:
+        model.load_state_dict(teacher.weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{teacher.path}: the teacher does not fit the observations and actions of this task: {detail}"
+        ) from None
+    return model.to(device).eval()
 
 
 def load_actor(
@@ -66,12 +91,11 @@ def find_sizes(build: Callable[[int, int], nn.Module], shapes: Shapes) -> tuple[
 
     They follow from how the shapes of small models differ. Raises ValueError if no shape gives whole numbers.
     """
-    small, with_input, with_action = (_list_shapes(build(*sizes)) for sizes in ((8, 2), (9, 2), (8, 3)))
+    small, with_input, with_action = (
+        {name: value.shape for name, value in build(*sizes).state_dict().items() if isinstance(value, Tensor)}
+        for sizes in ((8, 2), (9, 2), (8, 3))
+    )
     return 8 + _count_steps(small, with_input, shapes), 2 + _count_steps(small, with_action, shapes)
-
-
-def _list_shapes(model: nn.Module) -> Shapes:
-    return {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _count_steps(small: Shapes, larger: Shapes, shapes: Shapes) -> int:

@@ -72,7 +72,8 @@ class SpikingModel(MLPModel):
             raise registry.RegistryError(
                 f"agent.{obs_set}.obs_normalization: true is not available with images; set it to false"
             )
-        self.output_shape = _as_list(output_dim if self.distribution is None else self.distribution.input_dim)
+        size = output_dim if self.distribution is None else self.distribution.input_dim
+        self.output_shape = list(size) if isinstance(size, list | tuple) else [size]
         settings = {"name": network} if isinstance(network, str) else dict(network)
         configured = registry.configure(
             "networks", spec.add_default_layers(settings, hidden_dims), f"{obs_set}.network"
@@ -404,7 +405,3 @@ def _unpad_replay(x: Tensor, masks: Tensor, state: State | None) -> tuple[Tensor
     if state is not None:
         state = tuple(part[:, first] for part in state)
     return samples, state, keep.view(envs, steps).t()
-
-
-def _as_list(size: int | list[int]) -> list[int]:
-    return list(size) if isinstance(size, list | tuple) else [size]

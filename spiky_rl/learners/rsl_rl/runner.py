@@ -114,7 +114,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
     def set_teacher(self, teacher: Teacher) -> None:
         """Set the ``teacher`` of a distillation; call it before `load`. Raises CheckpointError if the teacher does not fit."""
         from spiky_rl.learners.rsl_rl.distillation import DistillingPPO
-        from spiky_rl.learners.rsl_rl.teacher import build_teacher
+        from spiky_rl.learners.rsl_rl.actor import build_teacher
 
         assert isinstance(self.alg, DistillingPPO)
         obs, actions = self.env.get_observations().to(self.device), self.env.num_actions

@@ -69,8 +69,8 @@ class Skrl(Learner):
 
     @override
     def make_registered_cfg(self, spec: AgentSpec, registered: Mapping[str, Any]) -> dict[str, Any]:
-        from spiky_rl.learners.skrl.components import register_components
         from spiky_rl.learners.skrl.config import make_registered_cfg
+        from spiky_rl.learners.skrl.runner import register_components
 
         if spec.algorithm != "ppo":
             raise SpecError(
