@@ -12,7 +12,7 @@ from spiky_rl.classification.settings import ClassifyRequest, resume_settings
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config.registry import UserError
-from tests.hosts.test_damaged_checkpoints import NESTED, REMOVED, nest, put
+from tests.hosts.test_damaged_checkpoints import REMOVED, put
 from tests.recorded import bars, encoded
 
 LINE = (
@@ -104,7 +104,7 @@ DAMAGES |= {f"no {path}": (path, REMOVED) for path in NEEDED}
 OTHERS = {
     WEIGHT: (
         math.nan * ONES, math.inf * ONES, torch.ones(5, 128), torch.ones(3), ONES.long(), ONES.double(), "x", [1.0], ONES.to_sparse(),
-        NESTED, torch.ones(1).expand(128, 5), torch.ones(128, 5, device="meta"), ONES.to(torch.complex64), torch.ones(0),
+        torch.ones(1).expand(128, 5), ONES.to(torch.complex64), torch.ones(0),
     ),
     BIAS: (torch.ones(4), torch.ones(1).expand(3), torch.full((3,), math.nan), None),
     "network/_extra_state": (torch.tensor(-1), torch.tensor(2.5), torch.ones(3).long(), 7, torch.tensor(2**40).expand(3)),
@@ -156,7 +156,6 @@ OTHERS = {
     f"{SPEC}/frames": ("turns",),
     f"{SPEC}/algorithm/learning_rate": (-1.0, "fast"),
     f"{SPEC}/actor/hidden_dims": ("x",),
-    "infos/deep": (nest(100),),
 }  # fmt: skip
 for own_path, values in OTHERS.items():
     DAMAGES |= {f"{own_path} {i}": (own_path, value) for i, value in enumerate(values)}

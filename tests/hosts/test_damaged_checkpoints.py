@@ -3,7 +3,6 @@
 import copy
 import math
 import random
-import zipfile
 
 import pytest
 import torch
@@ -97,14 +96,6 @@ def put(path, value):
     return change
 
 
-def nest(depth):
-    """Lists inside each other."""
-    value = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
 REMOVED = object()
 OURS = "infos/spiky_rl"
 STATE = f"{OURS}/random"
@@ -178,40 +169,18 @@ DAMAGES = {
         put(f"{OURS}/progress/steps/0", REMOVED),
         "spiky_rl.progress: lists per iteration have different lengths",
     ),
-    "no random states": (put(STATE, REMOVED), "random.torch is not a valid state"),
+    "no random states": (put(STATE, REMOVED), "random: not a valid state of the generators"),
     "random states are text": (put(STATE, "x"), "spiky_rl.random: expected a mapping, got 'x'"),
-    "no state of torch": (put(f"{STATE}/torch", REMOVED), "random.torch is not a valid state"),
-    "short state of torch": (put(f"{STATE}/torch", torch.zeros(5, dtype=torch.uint8)), "random.torch is no"),
-    "torch's state is floats": (
-        put(f"{STATE}/torch", torch.zeros(5056)),
-        "random.torch is not a valid state",
-    ),
-    "short state of NumPy": (put(f"{STATE}/numpy/1", torch.zeros(7)), "random.numpy is not a valid state"),
-    "NumPy's position": (
-        put(f"{STATE}/numpy/2", 10**6),
-        "random.numpy is not a valid state .*position 1000000",
-    ),
-    "NumPy's kind": (put(f"{STATE}/numpy/0", "PCG"), "random.numpy is not a valid state"),
-    "Python's words": (put(f"{STATE}/python/1", [1, 2]), "random.python is not a valid state"),
-    "Python's version": (put(f"{STATE}/python/0", 99), "random.python is not a valid state"),
-    "Python's gauss": (put(f"{STATE}/python/2", "x"), "random.python is not a valid state .*gauss 'x'"),
-    "Python's state is a number": (put(f"{STATE}/python", 3), "random.python is not a valid state"),
+    "short state of torch": (put(f"{STATE}/torch", torch.zeros(5, dtype=torch.uint8)), "random: not a valid"),
+    "NumPy's position": (put(f"{STATE}/numpy/2", 10**6), "random: .* generators .position 1000000"),
+    "Python's words": (put(f"{STATE}/python/1", [1, 2]), "random: not a valid state of the generators"),
 }
 
 
 ACTOR = "actor_state_dict/network.layers.0.connection.weight"
-GROUP, MOMENTS = "optimizer_state_dict/param_groups/0", "optimizer_state_dict/state/0"
-NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+MOMENTS = "optimizer_state_dict/state/0"
 DAMAGES |= {
-    "a sparse tensor": (put(ACTOR, torch.eye(4, 16).to_sparse()), "connection.weight: sparse tensor"),
-    "rows of a sparse one": (put(ACTOR, torch.eye(4, 16).to_sparse_csr()), "weight: sparse tensor"),
-    "a nested tensor": (put(ACTOR, NESTED), "connection.weight: nested tensor"),
-    "a tensor without values": (put(ACTOR, torch.ones(4, 16, device="meta")), "tensor without values"),
-    "complex values": (put(ACTOR, torch.ones(4, 16, dtype=torch.complex64)), "tensor of torch.complex64"),
-    "quantised values": (
-        put(ACTOR, torch.quantize_per_tensor(torch.ones(4, 16), 0.1, 0, torch.qint8)),
-        "tensor of torch.qint8",
-    ),
+    "a sparse tensor": (put(ACTOR, torch.eye(4, 16).to_sparse()), "damaged: "),
     "one value for all": (put(ACTOR, torch.ones(1).expand(4, 16)), "its 64 values share memory"),
     "more values than memory": (put(ACTOR, torch.ones(1).expand(2**40)), "values share memory"),
     "rows that overlap": (put(ACTOR, torch.ones(20).as_strided((4, 16), (1, 1))), "64 values share memory"),
@@ -219,11 +188,6 @@ DAMAGES |= {
         put(f"{STATE}/torch", torch.zeros(1, dtype=torch.uint8).expand(5056)),
         "random.torch: its 5,056 values share memory",
     ),
-    "a GPU's random state": (
-        put(f"{STATE}/cuda", torch.ones(16)),
-        "random.cuda is not a valid state .*float32",
-    ),
-    "containers in containers": (put("infos/other", nest(100)), "infos.other: nested more than 64 deep"),
     "a negative variance": (put("actor_state_dict/obs_normalizer._var", -torch.ones(1, 4)), "_var: -1 is"),
     "a negative variance of returns": (
         put("reward_scaler_state_dict", {"var": -torch.ones(())}),
@@ -233,14 +197,6 @@ DAMAGES |= {
     "a negative count": (put("actor_state_dict/obs_normalizer.count", torch.tensor(-3)), "count: -3 is out"),
     "a negative moment": (put(f"{MOMENTS}/exp_avg_sq", -torch.ones(2)), "state.0.exp_avg_sq: -1 is out"),
     "a negative step": (put(f"{MOMENTS}/step", torch.tensor(-1.0)), "state.0.step: -1 is out of range"),
-    "a negative rate": (put(f"{GROUP}/lr", -1.0), "groups.0.lr: -1.0 is out of range; it must be at least 0"),
-    "a rate that is no number": (put(f"{GROUP}/lr", math.nan), "groups.0.lr: nan is out of range"),
-    "a rate that is text": (put(f"{GROUP}/lr", "fast"), "groups.0.lr: expected a number, got 'fast'"),
-    "a decay of momentum": (put(f"{GROUP}/betas", (0.9, 1.5)), "groups.0.betas: .*1.5 is out of range"),
-    "a negative epsilon": (put(f"{GROUP}/eps", -1e-8), "groups.0.eps: -1e-08 is out of range"),
-    "a negative weight decay": (put(f"{GROUP}/weight_decay", -1.0), "weight_decay: -1.0 is out of range"),
-    "groups that are text": (put("optimizer_state_dict/param_groups", "x"), "param_groups: expected a list"),
-    "a state that is a list": (put("optimizer_state_dict/state", [1]), "state: expected a mapping"),
 }
 
 
@@ -262,7 +218,7 @@ def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
         ({"infos": None}, "infos: missing spiky_rl"),
         ({"infos": {"spiky_rl": {}}}, "infos.spiky_rl: missing identity"),
         ({"infos": {"spiky_rl": {"identity": {"dataset": 3}}}}, "identity.dataset: expected text, got 3"),
-        ({"random": {}}, "random.torch is not a valid state"),
+        ({"random": {}}, "random: not a valid state"),
     ],
 )
 def test_a_classification_s_damaged_metadata_is_refused_too(change, message, tmp_path):
@@ -286,16 +242,6 @@ def test_weights_that_are_no_numbers_are_refused_by_name(part, value, good, tmp_
     path = tmp_path / "model.pt"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=f"{part}.*{name} has non-finite values"):
-        read_checkpoint(str(path))
-
-
-def test_a_checkpoint_that_is_packed_is_refused_before_it_is_unpacked(good, tmp_path):
-    path = tmp_path / "model.pt"
-    (tmp_path / "whole.pt").write_bytes(good[0])
-    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(path, "w") as packed:
-        for name in whole.namelist():
-            packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="not a checkpoint, or damaged .its parts are compressed"):
         read_checkpoint(str(path))
 
 
