@@ -266,9 +266,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         keys = path.split(".")
         if not equals or keys[0] != "agent" or len(keys) < 2 or not all(keys):
-            raise SpecError(
-                f"command line: {text!r} is not an override; allowed: agent.key=value, env.key=value"
-            )
+            raise SpecError(f"command line: {text!r} is not an override; allowed: agent.key=value")
         node = layer
         for key in keys[1:-1]:
             node = node.setdefault(key, {})
