@@ -330,7 +330,9 @@ def test_a_training_from_a_tuned_policy_resumes_with_the_policys_agent(own, tmp_
     (run,) = tmp_path.glob("rsl_rl/*/*")
     recorded = json.loads((run / "settings.json").read_text())["overrides"]
     assert sorted(recorded) == sorted([*tuned, *changed])
-    line = capsys.readouterr().out.partition("play with")[2].partition("\n")[0]
+    out = capsys.readouterr().out
+    assert "over the last 1 iterations" in out
+    line = out.partition("play with")[2].partition("\n")[0]
     assert all(text in line for text in tuned)
     assert train([*where, "--checkpoint", str(run), "--max_iterations", "1"]) == 0
     resumed = max(tmp_path.glob("rsl_rl/*/*"))
