@@ -475,13 +475,11 @@ def configure_network(tree: PlainMapping, key: str, requires_layers: bool = True
     hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
     widths = hidden_dims if isinstance(hidden_dims, Sequence) else ()
     if not widths and not requires_layers:
-        widths = [1] * _count_layers(settings)
+        # a part that is a list has an element for each layer
+        widths = [1] * max(
+            (len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1
+        )
     return registry.configure("networks", add_default_layers(settings, widths, path), path)
-
-
-def _count_layers(settings: PlainMapping) -> int:
-    """Return the number of layers from the length of parts that are lists; 1 if no part is a list."""
-    return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)
 
 
 def add_default_layers(
