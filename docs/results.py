@@ -533,7 +533,7 @@ def trained(_: str) -> str:
                 f"{found.mean_return:.1f} [{found.low:.1f}, {found.high:.1f}]",
                 f"{found.episodes}",
                 f"{policy.env_steps:,}",
-                f"{policy.study or 'a single training'}, seed {policy.seed}",
+                policy.trainings,
             ]
         )
     return format_table("task | agent | return | episodes | environment steps | from", lines)

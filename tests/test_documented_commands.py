@@ -8,12 +8,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import spiky_rl
 from benchmarks.run import OTHER_BENCHMARKS
 from spiky_rl.cli import __main__
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import UnknownTask
+from spiky_rl.networks.base import ForwardRecord
 from tests.documented import (
     PAGES,
     ROOT,
@@ -178,6 +181,26 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch, capsys):
     curve = names["curve"]["return"]
     assert curve[-1] > 2 * curve[0], "it learns"
     assert all(0.0 < layer.float().mean() < 1.0 for layer in names["spikes"])
+
+
+def test_the_neuron_of_readme_spikes_in_every_layer_and_trains_as_lif_does(tmp_path):
+    path = tmp_path / "leaky.py"
+    path.write_text(*read_python(ROOT / "README.md"), encoding="utf-8")
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for neuron in ("lif", f"{path}:Leaky"):
+        torch.manual_seed(0)
+        net = spiky_rl.network(4, 2, layers=[64, 64], neuron=neuron, steps=4)
+        optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+        for _ in range(20):
+            loss = (net(x) - x[:, :2].abs()).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    net.network(x.unsqueeze(0), None, record=(record := ForwardRecord()))
+    assert all(0.05 < spikes.float().mean() < 0.95 for spikes in record.layer_spikes)
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.slow

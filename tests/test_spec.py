@@ -320,6 +320,7 @@ BAD_OVERRIDES = {
     "agent.algorithm.gamma": "is not an override; allowed: agent.key=value",
     "algorithm.gamma=0.9": "is not an override",
     "agent=5": "is not an override",
+    "env.x=3": "is not an override; allowed: agent.key=value$",
     "agent..gamma=1": "is not an override",
     "agent.algorithm.gama=0.9": "command line: agent.algorithm.gama: no such key; did you mean 'gamma'",
     "agent.algorithm.gamma=high": "command line: agent.algorithm.gamma: expected a number, got 'high'",

@@ -29,12 +29,6 @@ def program(name: str) -> str:
     return f"spiky {name}"
 
 
-def format_prog(script: str) -> str:
-    """Return the name of a command in its messages: ``spiky train`` for ``train.py`` if the command spiky runs it."""
-    called = Path(sys.argv[0])
-    return f"spiky {script.removesuffix('.py')}" if called.name == "spiky" else script
-
-
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help with the default of each flag, unless the default is None or False."""
 
@@ -55,9 +49,9 @@ class Parser(argparse.ArgumentParser):
         **flag_arguments: Any,
     ) -> None:
         """Build the parser with a flag for every field of the ``settings``; ``flag_arguments`` are arguments of `add_flags`."""
-        super().__init__(
-            format_prog(prog), None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False
-        )
+        if Path(sys.argv[0]).name == "spiky":  # its messages name ``spiky train``, not ``train.py``
+            prog = f"spiky {prog.removesuffix('.py')}"
+        super().__init__(prog, None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False)
         if verbose:
             self.add_argument("-v", "--verbose", action="store_true", help="show messages of all libraries")
         for settings_class in settings:

@@ -23,7 +23,7 @@ def grow(argv: list[str]) -> int:
     common.announce(f"evolving a graph for {request.task} into {request.out}")
     request.check_request()
 
-    from spiky_rl.reservoirs.growth.search import evolve_graph
+    from spiky_rl.reservoirs.growth.evolution import evolve_graph
 
     best = evolve_graph(request, ProgressBar)
     edges = int(best.cells.adjacency.sum())

@@ -36,6 +36,9 @@ def parser() -> common.Parser:
         default=DEFAULT_LEARNER,
         help="library that trained the policy",
     )
+    command_parser.add_argument(
+        "--replace", action="store_true", help="overwrite the policy of this task and agent"
+    )
     return command_parser
 
 
@@ -48,7 +51,9 @@ def publish(argv: list[str]) -> int:
 
     from spiky_rl.run.publish import publish_policy
 
-    policy, path = publish_policy(checkpoint, evaluation, find_study(checkpoint), args.rl_library)
+    cell = find_cell(checkpoint)
+    study = None if cell is None else cell.parents[1].name  # STUDY/cells/CELL
+    policy, path = publish_policy(checkpoint, evaluation, study, args.rl_library, args.replace)
     print(policy.summary)
     print(path)
     return 0
@@ -74,12 +79,6 @@ def find_last_checkpoint(run: Path) -> Path:
         runs = ", ".join(str(path.parent) for path in last_checkpoints[:3])
         raise UserError(f"run: {run} has {len(last_checkpoints)} runs; allowed: one of them, such as {runs}")
     return max(last_checkpoints, key=read_iteration)
-
-
-def find_study(checkpoint: Path) -> str | None:
-    """Return the name of the study whose cell trained the ``checkpoint``; None for a single training."""
-    cell = find_cell(checkpoint)
-    return None if cell is None else cell.parents[1].name  # STUDY/cells/CELL
 
 
 def find_cell(checkpoint: Path) -> Path | None:

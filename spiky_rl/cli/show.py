@@ -255,7 +255,12 @@ def show_component(args: argparse.Namespace) -> None:
     if about := getattr(cls, "describe", None):
         print_columns(about())
         print()
-    print_columns([("option", "default", "allowed", "description"), *list_option_rows(cls)])
+    rows = [("option", "default", "allowed", "description")]
+    for key, option in get_options(cls.Options).items():
+        rows.append((key, _format_default(option), option.allowed_text, option.description))
+    for key, (kind, default) in cls.parts.items():
+        rows.append((key, _format_part(default), f"one of show.py {kind}", "component"))
+    print_columns(rows)
 
 
 def get_documentation(cls: type, name: str) -> str:
@@ -275,16 +280,6 @@ def get_summary(kind: str, name: str) -> str:
     if kind in registry.FILE_KINDS:
         return str(read_yaml(registry.find_data_folder(kind) / f"{name}.yaml").get("summary", ""))
     return registry.read_summary(kind, name)
-
-
-def list_option_rows(cls: type[registry.Component]) -> list[tuple[str, str, str, str]]:
-    """Return (name, default, allowed values, description) of every option and part of a component."""
-    rows = []
-    for key, option in get_options(cls.Options).items():
-        rows.append((key, _format_default(option), option.allowed_text, option.description))
-    for key, (kind, default) in cls.parts.items():
-        rows.append((key, _format_part(default), f"one of show.py {kind}", "component"))
-    return rows
 
 
 def _format_default(option: OptionInfo) -> str:

@@ -107,10 +107,12 @@ def describe_result(result: Mapping[str, Any], is_spiking: bool) -> Iterator[tup
     yield "completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"
     keys = ("mean_return_final", "mean_return_best")
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
-    yield "mean return", f"{final} over the last 10 iterations, {best} at best"
+    last = min(result["iterations"], 10)
+    yield "mean return", f"{final} over the last {last} iterations, {best} at best"
     if "max_evaluation" in result:
         last_ten, highest = result["last_ten_evaluations"], result["max_evaluation"]
-        yield "evaluations", f"{last_ten:.2f} over the last 10, {highest:.2f} at best"
+        last = min(len(result["evaluations"]["mean_return"]), 10)
+        yield "evaluations", f"{last_ten:.2f} over the last {last}, {highest:.2f} at best"
     if returns := result.get("distillation"):
         yield "without noise", f"{returns['student_return']:.2f}; its teacher: {returns['teacher_return']:.2f}"
     if choice := result.get("best"):

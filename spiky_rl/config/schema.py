@@ -483,16 +483,12 @@ def check_combination(runner: PlainMapping) -> None:
             _require_keys(f"agent.algorithm.{group}", get_section(algorithm, group), keys)
     rnd = get_section(algorithm, "rnd_cfg")
     if rnd.get("weight_schedule") is not None:
-        _check_weight_schedule(get_section(rnd, "weight_schedule"))
-
-
-def _check_weight_schedule(schedule: PlainMapping) -> None:
-    """Raise RegistryError naming the key if RND's ``schedule`` lacks a key of its mode, or ends before it begins."""
-    path, mode = "agent.algorithm.rnd_cfg.weight_schedule", str(schedule.get("mode"))
-    _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
-    steps = _list_numbers([schedule.get("initial_step"), schedule.get("final_step")])
-    if mode == "linear" and steps[0] >= steps[1]:
-        raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
+        schedule = get_section(rnd, "weight_schedule")
+        path, mode = "agent.algorithm.rnd_cfg.weight_schedule", str(schedule.get("mode"))
+        _require_keys(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
+        steps = _list_numbers([schedule.get("initial_step"), schedule.get("final_step")])
+        if mode == "linear" and steps[0] >= steps[1]:
+            raise RegistryError(f"{path}.final_step: {steps[1]}; it must be above initial_step: {steps[0]}")
 
 
 def check_algorithm(algorithm: PlainMapping) -> None:

@@ -277,9 +277,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         keys = path.split(".")
         if not equals or keys[0] != "agent" or len(keys) < 2 or not all(keys):
-            raise SpecError(
-                f"command line: {text!r} is not an override; allowed: agent.key=value, env.key=value"
-            )
+            raise SpecError(f"command line: {text!r} is not an override; allowed: agent.key=value")
         node = layer
         for key in keys[1:-1]:
             node = node.setdefault(key, {})
@@ -488,13 +486,11 @@ def configure_network(tree: PlainMapping, key: str, requires_layers: bool = True
     hidden_dims = get_section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
     widths = hidden_dims if isinstance(hidden_dims, Sequence) else ()
     if not widths and not requires_layers:
-        widths = [1] * _count_layers(settings)
+        # a part that is a list has an element for each layer
+        widths = [1] * max(
+            (len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1
+        )
     return registry.configure("networks", add_default_layers(settings, widths, path), path)
-
-
-def _count_layers(settings: PlainMapping) -> int:
-    """Return the number of layers from the length of parts that are lists; 1 if no part is a list."""
-    return max((len(part) for part in settings.values() if isinstance(part, list | tuple)), default=1)
 
 
 def add_default_layers(

@@ -74,8 +74,8 @@ class Convolutional(Connection):
         but the order in which it sums depends only on the sizes; torch's also depends on the CPU's instructions, the batch and the
         threads. It has no effect unless `summed_by_torch` is True."""
         channels, *size = self.inputs
-        self.positions = [_count_positions(side, kernel, self.stride, self.padding) for side in size]
-        """Number of rows and columns of currents before pooling."""
+        self.positions = [max(0, (side + 2 * self.padding - kernel) // self.stride + 1) for side in size]
+        """Number of rows and columns of currents before pooling; 0 if the kernel does not fit."""
         if (fewest := min(self.positions)) < self.pool:
             key, value = ("pool", self.pool) if fewest else ("kernel", kernel)
             most = fewest or min(size) + 2 * self.padding
@@ -150,11 +150,6 @@ def _get_map_shape(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
             "set map: [channels, height, width], an encoder that keeps maps (direct), or connection: linear"
         )
     return inputs
-
-
-def _count_positions(side: int, kernel: int, stride: int, padding: int) -> int:
-    """Return the number of kernel positions along a side; 0 if the kernel does not fit."""
-    return max(0, (side + 2 * padding - kernel) // stride + 1)
 
 
 def _count_covering(side: int, kernel: int, stride: int, padding: int, positions: int) -> Tensor:

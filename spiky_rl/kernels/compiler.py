@@ -13,9 +13,11 @@ import hashlib
 import logging
 import os
 import platform
+import pwd
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +26,6 @@ from pathlib import Path
 
 from spiky_rl.config import files
 from spiky_rl.config.registry import UserError
-from spiky_rl.kernels import ownership
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ TIMEOUT = 300.0
 """Seconds for compiling one text; it takes three or four on an idle machine, and a minute if the machine has ten times the load."""
 VERSION_TIMEOUT = 20.0
 """Seconds for ``--version``, the first call of a compiler, so that a compiler that hangs is detected early."""
+PRIVATE = 0o700
+"""Permissions of folders and files that code is loaded from."""
 SEAL = 32
 """Bytes of the digest at the end of a cache entry. It detects an incomplete file, which would crash the process when loaded. It gives
 no security, because anyone can write a digest."""
@@ -117,7 +120,30 @@ def refuse_foreign_cache() -> None:
     ):  # unreadable: `get_cache_folder` warns and falls back to a temporary folder
         return
     if exists:
-        ownership.check_owner(folder)
+        check_owner(folder)
+
+
+def check_owner(path: Path) -> None:
+    """Raise UserError if another user owns ``path`` or may write to it: a library runs with all rights of the user who loads it."""
+    status, own = path.stat(), os.geteuid()
+    remedy = "set SPIKY_RL_CACHE to a folder of your own"
+    if status.st_uid != own:
+        raise UserError(
+            f"{path} belongs to user {_get_user_name(status.st_uid)}; user {_get_user_name(own)} loads no code from it: {remedy}"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(
+            f"{path} may be written by other users (mode {stat.S_IMODE(status.st_mode):o}), so no code is loaded from it: remove"
+            f" it (rm -r {shlex.quote(str(path))}) and run again, or {remedy}"
+        )
+
+
+def _get_user_name(user: int) -> str:
+    """Return the name of ``user``, or the number if this machine has no name for it."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _get_default_folder() -> Path:
@@ -132,7 +158,9 @@ def get_cache_folder() -> Path:
     """
     try:
         folder = _get_default_folder()
-        ownership.create_private_folder(folder)
+        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        check_owner(folder)
+        folder.chmod(PRIVATE)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, files.NoHomeError) as error:
@@ -164,7 +192,7 @@ def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.C
     ).hexdigest()[:24]
     path = get_cache_folder() / f"{key}.so"
     if path.is_file():
-        ownership.check_owner(path)
+        check_owner(path)
         try:
             return _load(path)
         except OSError as error:
@@ -197,7 +225,7 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
             f"the compiler {shlex.join(words)!r} did not accept a kernel: {find_error_line(output)}; set CXX to another"
         )
     try:
-        path.chmod(ownership.PRIVATE)
+        path.chmod(PRIVATE)
         ctypes.CDLL(str(path))
         seal = _seal(path.read_bytes())
         with path.open("ab") as file:

@@ -61,13 +61,12 @@ class Learner(ABC):
         """Raise UserError if the library is not installed."""
         require_module(self.module, self.extra)
 
-    def require_ability(self, ability: str, flag: str, algorithm: str = "ppo") -> None:
-        """Raise UserError if the learner lacks, for an ``algorithm``, the ``ability`` that a command's ``flag`` needs."""
-        if ability not in self.abilities | self.algorithm_abilities.get(algorithm, frozenset()):
+    def require_ability(self, ability: str, flag: str, algorithm: str | None = None) -> None:
+        """Raise UserError if the learner lacks, for an ``algorithm`` or without one in general, the ``ability`` that ``flag`` needs."""
+        if ability not in self.abilities | self.algorithm_abilities.get(algorithm or "", frozenset()):
             able = [name for name in list_learners() if ability in get_learner(name).abilities]
-            raise UserError(
-                f"{flag}: not available with --rl_library {self.name}; allowed: {', '.join(able)}"
-            )
+            source = f"{algorithm.upper()} of {self.name}" if algorithm else f"--rl_library {self.name}"
+            raise UserError(f"{flag}: not available with {source}; allowed: {', '.join(able)}")
 
     @abstractmethod
     def make_runner_cfg(self, spec: AgentSpec) -> dict[str, Any]:

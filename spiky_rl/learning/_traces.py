@@ -364,9 +364,9 @@ class LocalRule(LearningRule):
         """
         link = layer.connection
         assert isinstance(link, LinearConnection)
-        sign = _get_dale_signs(link)
-        exists = link.weight.new_ones(()) if link.mask is None else link.mask != 0
         # under Dale's law a connection stores sizes, and its mask the signs
+        sign = torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
+        exists = link.weight.new_ones(()) if link.mask is None else link.mask != 0
         weights = (link.weight.abs() * sign if link.dale else link.weight) * exists
         bound = self.limit * size
         low, high = -bound, bound
@@ -388,11 +388,6 @@ class LocalRule(LearningRule):
             sums = getattr(self, f"sums_{index}")
             weights = (weights * (sums / strengths.sum(0).clamp(min=1e-30))).clamp(low, high)
         link.weight.copy_(weights * sign if link.dale else weights)
-
-
-def _get_dale_signs(link: LinearConnection) -> Tensor:
-    """Return the sign of every synapse under Dale's law, or 1 without it."""
-    return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
 
 
 def _all_reduce_mean(values: Tensor) -> Tensor:

@@ -307,7 +307,8 @@ class _Builder:
 
     def _pass_neurons(self, content: NirContent, walk: _Walk, name: str) -> list[str]:
         """Go behind the neurons ``name``, which complete a layer; return the nodes of their feedback."""
-        feedback_paths = self._find_feedback(name)
+        paths = [self._trace_back(name, start) for start in self.after.get(name, [])]
+        feedback_paths = [path for path in paths if path is not None]
         content.layers.append(self._build_layer(name, walk, feedback_paths))
         walk.link, walk.pool = "", 1
         return [node for path in feedback_paths for node in path]
@@ -378,11 +379,6 @@ class _Builder:
             path.append(here)
             here = ahead[0]
         return path
-
-    def _find_feedback(self, name: str) -> list[list[str]]:
-        """Return the nodes of each path from the neurons ``name`` back to them."""
-        feedback_paths = [self._trace_back(name, start) for start in self.after.get(name, [])]
-        return [path for path in feedback_paths if path is not None]
 
     def _make_error(self, name: str, given: str, allowed: str) -> RegistryError:
         """Return the error of the node ``name``, which has ``given`` in place of ``allowed``."""

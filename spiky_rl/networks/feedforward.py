@@ -263,7 +263,10 @@ class FeedForward(SpikingNetwork):
                 )
             penalty = sparsity.build()
             _own_parts.check_penalty(sparsity.name, penalty, self.layer_sizes, self.fan_out)
-            self._set_penalty(penalty)
+            self.sparsity = penalty
+            factors = expand_factors(penalty, self.layer_sizes, self.fan_out)
+            self.register_buffer("penalty_factors", factors, persistent=False)
+            self.penalty_factors: Tensor
         self._stack_backend: Backend | None = None
         """Backend of the last pass that asked for a stack, or None before the first."""
         self._stack: LayerStack | GpuStack | None = None
@@ -307,13 +310,6 @@ class FeedForward(SpikingNetwork):
             recompute=self.recompute,
             rule=self.learning,
         )
-
-    def _set_penalty(self, penalty: Penalty) -> None:
-        """Set the penalty, and its factor for each neuron."""
-        self.sparsity = penalty
-        factors = expand_factors(penalty, self.layer_sizes, self.fan_out)
-        self.register_buffer("penalty_factors", factors, persistent=False)
-        self.penalty_factors: Tensor
 
     def _list_state_sizes(self) -> tuple[int, ...]:
         """Return the width of every state tensor: those of the encoder, of each layer, and of the decoder if it has one."""

@@ -34,6 +34,8 @@ from spiky_rl.run.run_plan import RunRequest, list_trusted_packages, split_overr
 KIND = "policies"
 PRETRAINED = "pretrained"
 """Name of the shipped policy of a task and an agent in place of a checkpoint."""
+POLICY_FILE = "params/policy.yaml"
+"""Manifest of the policy with which a training began, in its run folder."""
 
 
 class Score(FileRecord):
@@ -60,9 +62,12 @@ class Policy(FileRecord):
     """Seed of the training."""
     study: str | None
     """Study that trained the policy; None for a single training outside of studies."""
+    origin: str | None = None
+    """Trainings that the training of a fine-tuned policy continued, as its `trainings`; None for any other policy."""
     env_steps: int
+    """Environment steps of the training, and of those in ``origin``."""
     commit: str
-    """Commit of the training."""
+    """Commit of the training; comma-separated if it was resumed, or continued a training, at another commit."""
     overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Overrides of the environment in the training."""
     score: Score
@@ -72,6 +77,12 @@ class Policy(FileRecord):
     """The merged agent, see `AgentSpec.to_dict`."""
 
     @property
+    def trainings(self) -> str:
+        """Study and seed of the training, and those of ``origin``."""
+        latest = f"{self.study or 'a single training'}, seed {self.seed}"
+        return latest if self.origin is None else f"{latest}, after {self.origin}"
+
+    @property
     def weights(self) -> Path:
         """File of the weights."""
         return registry.find_data_folder(KIND) / f"{self.name}.pt"
@@ -79,9 +90,13 @@ class Policy(FileRecord):
 
 def read_policy(name: str) -> Policy:
     """Return the manifest of the policy ``name``. Raises ReadingError that names the damaged key."""
-    path = registry.find_data_folder(KIND) / f"{name}.yaml"
+    return read_manifest(registry.find_data_folder(KIND) / f"{name}.yaml")
+
+
+def read_manifest(path: Path) -> Policy:
+    """Return the manifest in the file ``path``. Raises ReadingError that names the damaged key."""
     try:
-        policy = Policy.check("", {"name": name, **read_yaml(path)})
+        policy = Policy.check("", {"name": path.stem, **read_yaml(path)})
     except RegistryError as error:
         raise ReadingError(f"{path}: {error}") from None
     if code := find_code(policy.spec, list_trusted_packages()):
@@ -166,7 +181,7 @@ def read_weights(policy: Policy) -> bytes:
 
 
 def provide_weights(policy: Policy, log_root: Path) -> Path:
-    """Return a copy of a policy's weights below ``log_root``, beside which commands write their results.
+    """Return a copy of a policy's weights below ``log_root``, beside which are its manifest and the results of commands.
 
     Raises UserError as `read_weights`, or if ``log_root`` cannot be written.
     """
@@ -174,8 +189,10 @@ def provide_weights(policy: Policy, log_root: Path) -> Path:
     files.require_writable("--log_root", log_root)
     target = log_root / PRETRAINED / policy.name / policy.weights.name
     if not target.is_file() or target.read_bytes() != content:
-        target.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(target, lambda temporary: temporary.write_bytes(content))
+    files.write_text(
+        target.parent / POLICY_FILE, policy.weights.with_suffix(".yaml").read_text(encoding="utf-8")
+    )
     return target
 
 

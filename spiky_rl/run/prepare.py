@@ -260,7 +260,7 @@ def list_task_overrides(data: PlainMapping) -> list[str]:
 def merge_agent_on_task(
     agent: str, task: str, library: str | None, overrides: Sequence[str]
 ) -> tuple[str, AgentSpec]:
-    """Return the registered id of a task, and the agent merged for the task; if ``library`` is None, the agent's learner is used."""
+    """Return the registered id of a task, and the agent merged and checked for it; if ``library`` is None, the agent's learner is used."""
     task_spec, host = load_task(task), find_host(task)
     check_without_simulator(host, task, agent, overrides, task_spec)
     host.require_installed()
@@ -270,6 +270,8 @@ def merge_agent_on_task(
     spec = resolve_agent(
         agent, registered_id, host_task.agent_defaults, overrides, task_spec, host=host.title
     )
+    host_task.check_agent(spec)
+    learner.make_runner_cfg(spec)
     return registered_id, spec
 
 

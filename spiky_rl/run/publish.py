@@ -19,8 +19,8 @@ from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.config.schema import get_algorithm
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
 from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint, write_checkpoint
-from spiky_rl.run.policies import KIND, Policy
-from spiky_rl.run.provenance import DIRTY, PROVENANCE
+from spiky_rl.run.policies import KIND, POLICY_FILE, Policy, read_manifest, read_policy
+from spiky_rl.run.provenance import DIRTY, PROVENANCE, join_commits
 from spiky_rl.run.resume import SETTINGS_FILE
 from spiky_rl.run.run_plan import list_trusted_packages, split_overrides
 
@@ -30,12 +30,16 @@ LEVEL = 0.95
 
 
 def publish_policy(
-    checkpoint: Path, evaluation: Path, study: str | None, library: str = DEFAULT_LEARNER
+    checkpoint: Path,
+    evaluation: Path,
+    study: str | None,
+    library: str = DEFAULT_LEARNER,
+    replace: bool = False,
 ) -> tuple[Policy, Path]:
     """Write a policy's weights and manifest into policies/; return the manifest and its file.
 
     ``evaluation`` is the result of ``evaluate.py`` for the checkpoint; ``study`` is None for a single training. Raises UserError if a file is
-    missing, or does not belong to the run, or the policy cannot be shipped.
+    missing, or does not belong to the run, or the policy cannot be shipped, or exists and ``replace`` is False.
     """
     loaded = read_checkpoint(str(checkpoint), library=library)
     identity = dict(get_identity(loaded))
@@ -56,29 +60,39 @@ def publish_policy(
             f" {' '.join(overrides) or 'none'}, as in the training; evaluate again"
         )
     score = compute_score(result)
+    earlier = read_manifest(folder / POLICY_FILE) if (folder / POLICY_FILE).is_file() else None
     commit = _read_record(folder / PROVENANCE).get("commit")
+    if earlier is not None:
+        commit = join_commits([earlier.commit, commit])
     if commit is None or DIRTY in commit:
         raise UserError(f"{folder / PROVENANCE}: commit: {commit} given; allowed: a commit without changes")
     name = re.sub(r"[^\w.+-]", "_", f"{identity['task']}.{identity['agent']}")
     progress = loaded["infos"]["spiky_rl"]["progress"]
     weights = registry.find_data_folder(KIND) / f"{name}.pt"
+    path = weights.with_suffix(".yaml")
+    if path.is_file() and not replace:
+        old_score = read_policy(name).score.model_dump()
+        raise UserError(
+            f"{path}: exists with {_format_score(old_score)}; the new policy has {_format_score(score)}; pass --replace to overwrite it"
+        )
     learner = get_learner(library)
     keys = learner.checkpoint_keys[get_algorithm(identity["spec"]["algorithm"])]
     content = {key: loaded[key] for key in (*keys, *learner.scaling_keys) if key in loaded and key != "iter"}
     state = {"identity": identity, "weights_only": True}
     write_checkpoint(weights, {**content, "iter": 0, "infos": {"spiky_rl": state}})
-    origin = f"study {study}" if study else "a single training"
+    origin = None if earlier is None else earlier.trainings
+    training = f"{f'study {study}' if study else 'a single training'}, seed {identity['seed']}"
     manifest: dict[str, Any] = {
         "summary": (
-            f"{identity['agent']} on {identity['task']}: return {score['mean_return']:.1f} [{score['low']:.1f},"
-            f" {score['high']:.1f}] over {score['episodes']} episodes; {origin}, seed {identity['seed']}."
+            f"{identity['agent']} on {identity['task']}: {_format_score(score)}; {training}{f', after {origin}' if origin else ''}."
         ),
         "task": identity["task"],
         "agent": identity["agent"],
         "library": library,
         "seed": identity["seed"],
         "study": study,
-        "env_steps": progress["env_steps"],
+        "origin": origin,
+        "env_steps": progress["env_steps"] + (0 if earlier is None else earlier.env_steps),
         "commit": commit,
         "overrides": overrides,
         "score": score,
@@ -86,7 +100,6 @@ def publish_policy(
         "licence": LICENCE,
         "spec": identity["spec"],
     }
-    path = weights.with_suffix(".yaml")
     files.write_text(path, yaml.safe_dump(manifest, sort_keys=False, width=120))
     return Policy.check("", {"name": name, **manifest}), path
 
@@ -105,6 +118,10 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "episodes": episodes,
         "seed": evaluation["seed"],
     }
+
+
+def _format_score(score: Mapping[str, Any]) -> str:
+    return f"return {score['mean_return']:.1f} [{score['low']:.1f}, {score['high']:.1f}] over {score['episodes']} episodes"
 
 
 def _get_values(overrides: Sequence[str]) -> dict[str, str]:

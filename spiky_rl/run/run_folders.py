@@ -22,7 +22,12 @@ from spiky_rl.config.options import FileRecord, RegistryError, shorten
 from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.learners import DEFAULT_LEARNER
-from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints, require_checkpoint
+from spiky_rl.learners.common.checkpoint_names import (
+    CheckpointError,
+    OtherLibraryError,
+    list_checkpoints,
+    require_checkpoint,
+)
 from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 from spiky_rl.learners.common.progress import Count, TrainingProgress
 from spiky_rl.run.provenance import get_versions
@@ -204,13 +209,18 @@ def _iterate_runs(
 
 
 def _find_latest_valid(checkpoints: list[Path], library: str) -> Path | None:
-    """Return the last readable checkpoint, or None; remove temporary files of killed writers beside it."""
+    """Return the last readable checkpoint, or None; remove temporary files of killed writers beside it.
+
+    Raises OtherLibraryError for a run of another learner.
+    """
     if checkpoints:
         files.remove_leftovers(checkpoints[0].parent)
     for path in reversed(checkpoints):
         try:
             read_checkpoint(str(path), library=library)
             return path
+        except OtherLibraryError:
+            raise
         except CheckpointError as error:
             log.warning("%s; trying an older checkpoint", error)
     return None

@@ -56,6 +56,11 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
             f"{path}: the teacher observes agent.history={teacher_history}, the student {student_history}; pass"
             f" agent.history={teacher_history}"
         )
+    is_converted = plan.spec.runner["algorithm"]["distillation_cfg"].get("method") == "conversion"
+    if is_converted and teacher.spec.get("network"):
+        raise UserError(
+            f"{path}: the teacher {teacher.agent} spikes; allowed for --agent {plan.agent}, which converts its teacher: an MLP"
+        )
     log.info("teacher: %s, %s", teacher.agent, path)
     return teacher
 

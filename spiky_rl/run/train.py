@@ -25,7 +25,7 @@ from spiky_rl.config.safe_loading import read_json_record
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
-from spiky_rl.run import periodic_evaluation, resume, run_folders
+from spiky_rl.run import periodic_evaluation, policies, resume, run_folders
 from spiky_rl.run.command import StopRequest
 from spiky_rl.run.provenance import PROVENANCE, Provenance, collect_provenance, join_commits
 from spiky_rl.run.run_plan import RunPlan, TrainOptions
@@ -145,6 +145,9 @@ class TrainingRun:
             )
             run_folders.write_spec(self.folder, plan.spec)
             files.write_json(self.folder / PROVENANCE, self._collect_provenance())
+            origin = self.checkpoint and self.checkpoint.parent / policies.POLICY_FILE
+            if origin and origin.is_file():
+                files.write_text(self.folder / policies.POLICY_FILE, origin.read_text(encoding="utf-8"))
             plan.host_task.write_params(self.folder / "params", plan.config)
         except OSError as error:
             path = error.filename or str(root)

@@ -345,7 +345,7 @@ HEAVY = {
         ["--rl_library", "skrl", "--agent", "lif_stateful_ppo", "--num_envs", "12"],
         ["--num_envs 12", "a multiple of 8", "agent.algorithm.num_mini_batches"],
     ),
-    "skrl export": ("play", ["--rl_library", "skrl", "--export"], ["--export", "--rl_library skrl"]),
+    "skrl export": ("play", ["--rl_library", "skrl", "--export"], ["--export", "PPO of skrl"]),
     "skrl no run": ("play", ["--rl_library", "skrl"], ["--checkpoint latest", "skrl", "train one first"]),
     "skrl checkpoint of rsl_rl": (
         "play",

@@ -143,6 +143,10 @@ REFUSED = {
         ["agent.algorithm.learning_rate", "pilot"],
     ),
     "an activity of none": (["--agents", "mlp_ppo", "--activity", "firing_rate"], ["mlp_ppo does not spike"]),
+    "a dimension of continuous actions alone": (
+        ["--tasks", "CartPole-v1", "--budget", "env_steps=5e5", "--dry-run"],
+        ["--space pilot: lif_ppo on CartPole-v1: agent.actor.distribution_cfg.init_std"],
+    ),
     "no database's name": (["--storage", "foo", "--dry-run"], ["--storage", "sqlite:", "'foo'"]),
     "no database": (
         ["--storage", "postgresql://me:secret@nowhere/x"],

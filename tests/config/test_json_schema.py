@@ -92,3 +92,5 @@ def test_what_the_checks_allow_is_allowed(text, checks):
 def test_a_schema_that_there_is_not_is_answered_with_the_nearest(capsys):
     assert common.run(show, ["schema", "studdy"]) == 2
     assert "did you mean 'study'" in capsys.readouterr().err
+    assert common.run(show, ["schema"]) == 2
+    assert "schema: nothing given; allowed: agent, task, study" in capsys.readouterr().err

@@ -7,10 +7,11 @@ import pytest
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.cli.export import export
 from spiky_rl.cli.play import play
+from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from tests.cli.refusals import run_command
 
-COMMANDS = {"train": train, "play": play, "evaluate": evaluate, "export": export}
+COMMANDS = {"train": train, "play": play, "evaluate": evaluate, "export": export, "show": show}
 
 
 @pytest.fixture

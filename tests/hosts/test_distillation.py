@@ -331,3 +331,11 @@ def test_the_command_refuses_a_teacher_of_another_task_or_another_history(tmp_pa
     said = refused(train, [*line, tmp_path / "longer"], capsys)
     assert "the teacher observes agent.history=4, the student 1; pass agent.history=4" in said
     assert issubclass(CheckpointError, UserError) and not (tmp_path / "logs").exists()
+
+
+def test_a_conversion_refuses_a_spiking_teacher_before_a_simulator_starts(tmp_path, capsys):
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    line = ["--task", "CartPole-v1", "--agent", "sigma_delta_converted", "--teacher", "pretrained:lif_ppo"]
+    said = refused(train, [*line, "--device", "cpu", "--log_root", tmp_path], capsys)
+    assert "the teacher lif_ppo spikes" in said and "allowed" in said
+    assert not list(tmp_path.rglob("run.json"))

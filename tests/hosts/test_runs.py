@@ -123,6 +123,13 @@ def test_an_older_run_is_taken_where_all_of_the_newest_are_damaged(tmp_path):
         find(str(newer), tmp_path)
 
 
+def test_the_run_of_another_library_is_not_called_damaged(said, tmp_path):
+    run = a_run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"model_10.pt: .*; it is rsl_rl's: pass --rl_library rsl_rl"):
+        run_folders.find_named_checkpoint(str(run), "skrl")
+    assert not said.text
+
+
 class Clock(datetime.datetime):
     """A clock that is set."""
 

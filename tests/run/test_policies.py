@@ -191,6 +191,27 @@ def test_a_task_whose_name_has_a_slash_has_a_policy_that_is_found(run, own):
     assert policies.find_policy("Scripted/Choices-v0", "lif_ppo", "--checkpoint pretrained") == policy
 
 
+def test_a_policy_is_overwritten_only_on_request(run):
+    files = run / "model_0.pt", run / "evaluation.json", None
+    first, path = publish_policy(*files)
+    write_record(run, "evaluation.json", {"conditions": {"nominal": {"mean_return": 3.0, "std_return": 1.0}}})
+    with pytest.raises(UserError, match=r"return 5\.0 \[.*; the new policy has return 3\.0 \[.*--replace"):
+        publish_policy(*files)
+    assert policies.read_manifest(path) == first
+    assert publish_policy(*files, replace=True)[0].score.mean_return == 3.0
+
+
+def test_a_fine_tuned_policy_names_its_trainings_and_counts_their_steps(run, own):
+    shipped = own / "CartPole-v1.lif_ppo.yaml"
+    write_record(run, "params/provenance.json", {"commit": "1" * 40})
+    shutil.copyfile(shipped, run / policies.POLICY_FILE)
+    began = policies.read_manifest(shipped)
+    policy, _ = publish_policy(run / "model_0.pt", run / "evaluation.json", None)
+    assert policy.env_steps == began.env_steps + 100 and policy.commit == f"{began.commit}, {'1' * 40}"
+    assert policy.trainings.endswith(f", after a single training, seed {began.seed}")
+    assert policy.summary.endswith(f"{policy.trainings}.")
+
+
 SUTTON, WIND = "env.sutton_barto_reward=true", "env.wind=1"
 
 
@@ -271,7 +292,7 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
     shutil.copytree(run, cell_run := cell / "run" / Path(*run.parts[-2:]))
     assert publish([str(run)]) == 0
     assert policies.read_policy("CartPole-v1.mlp_ppo").study is None
-    assert publish([str(cell_run)]) == 0
+    assert publish([str(cell_run), "--replace"]) == 0
     policy = policies.read_policy("CartPole-v1.mlp_ppo")
     assert (policy.seed, policy.study, policy.env_steps) == (5, "toy", 256)
     measured = json.loads((run / "evaluation.json").read_text())["conditions"]["nominal"]
@@ -289,6 +310,7 @@ def test_a_run_becomes_a_policy_that_is_played_and_trained_further(own, tmp_path
         torch.allclose(value, after["actor_state_dict"][key], atol=1e-6) for key, value in weights.items()
     ), "training goes on from the policy's weights"
     assert json.loads((further / "result.json").read_text())["env_steps"] == 256
+    assert (further / policies.POLICY_FILE).read_bytes() == (own / f"{policy.name}.yaml").read_bytes()
     with pytest.raises(UserError, match="run: .* 2 runs; allowed: one of them"):
         publish([str(tmp_path / "logs")])
 
@@ -308,12 +330,15 @@ def test_a_training_from_a_tuned_policy_resumes_with_the_policys_agent(own, tmp_
     (run,) = tmp_path.glob("rsl_rl/*/*")
     recorded = json.loads((run / "settings.json").read_text())["overrides"]
     assert sorted(recorded) == sorted([*tuned, *changed])
-    line = capsys.readouterr().out.partition("play with")[2].partition("\n")[0]
+    out = capsys.readouterr().out
+    assert "over the last 1 iterations" in out
+    line = out.partition("play with")[2].partition("\n")[0]
     assert all(text in line for text in tuned)
     assert train([*where, "--checkpoint", str(run), "--max_iterations", "1"]) == 0
     resumed = max(tmp_path.glob("rsl_rl/*/*"))
     values = get_identity(read_checkpoint(str(resumed / "model_1.pt")))["spec"]["algorithm"]
     assert (values["entropy_coef"], values["learning_rate"], values["gamma"]) == (0.0021, 0.00031, 0.97)
+    assert (resumed / policies.POLICY_FILE).read_bytes() == path.read_bytes()
 
 
 SKRL = {

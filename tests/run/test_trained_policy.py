@@ -191,9 +191,9 @@ def test_observations_of_any_number_type_are_taken_and_arrays_refused_by_name():
         policy(x.numpy())
 
 
-def make_actor(agent, *overrides):
-    """The specification and the untrained actor of an agent on CartPole-v1."""
-    _, spec = merge_agent_on_task(agent, "CartPole-v1", None, list(overrides))
+def make_actor(agent, *overrides, task="CartPole-v1"):
+    """The specification of an agent on a task, and its untrained actor with four observations and two outputs."""
+    _, spec = merge_agent_on_task(agent, task, None, list(overrides))
     observations = TensorDict({"policy": torch.zeros(1, 4)}, batch_size=[1])
     return spec, build_actor(spec, observations, 2, ["policy"])
 
@@ -264,8 +264,7 @@ def test_a_policy_is_loaded_whose_network_is_built_for_few_sizes_only(overrides)
 @torch.no_grad()
 def test_a_policy_with_the_network_of_a_nir_file_is_loaded(tmp_path):
     pytest.importorskip("nir", reason="the nir extra is not installed")
-    gaussian = "agent.actor.distribution_cfg.class_name=GaussianDistribution"
-    _, model = make_actor("lif_ppo", gaussian, "agent.network.neuron.reset=zero")
+    _, model = make_actor("lif_ppo", "agent.network.neuron.reset=zero", task="Pendulum-v1")
     registry.configure("targets", "nir", "to").build().write(model, tmp_path)
     policy = make_policy("lif_ppo", f"agent.network={{name: nir, file: {tmp_path / 'policy.nir'}}}")
     assert policy.inputs == (4,) and policy(torch.zeros(3, 4)).shape == (3, 2)

@@ -29,5 +29,6 @@ SCHEMAS = {
 def format_schema(kind: str | None) -> str:
     """Return the schema of a ``kind`` of file as JSON. Raises UserError unless the kind is agent, task or study."""
     if kind not in SCHEMAS:
-        raise UserError(f"schema: {kind!r} given; allowed: {', '.join(SCHEMAS)}{suggest_name(kind, SCHEMAS)}")
+        given = "nothing" if kind is None else repr(kind)
+        raise UserError(f"schema: {given} given; allowed: {', '.join(SCHEMAS)}{suggest_name(kind, SCHEMAS)}")
     return json.dumps(SCHEMAS[kind](), indent=1, ensure_ascii=False)

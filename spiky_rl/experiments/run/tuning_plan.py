@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spiky_rl.config.budget import Budget
-from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.options import Settings, UserError, error_path, option
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.tuned_values import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
@@ -156,7 +156,8 @@ def check_extremes(design: TuningDesign, pair: AgentTask, place: ExecutionOption
         extremes = ((d, d.extremes[min(i, len(d.extremes) - 1)]) for d in pair.dimensions)
         values = [text for dimension, value in extremes for text in dimension.make_overrides(value)]
         trial_study = design.make_trial_study(pair, [*design.space.fixed_overrides, *values])
-        plan = AgentResolver(trial_study, place)(pair.task, pair.agent, {})
+        with error_path(f"--space {design.space.name}: {pair.agent_name} on {pair.task_label}"):
+            plan = AgentResolver(trial_study, place)(pair.task, pair.agent, {})
         require_iterations(design, pair, plan, place)
 
 

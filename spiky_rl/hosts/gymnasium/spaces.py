@@ -97,6 +97,10 @@ class TaskSpaces:
         return len(self.observation_shape) == 3
 
     def _check_distribution(self, task: str, spec: AgentSpec) -> None:
+        if self.is_discrete and spec.algorithm != "ppo":
+            raise UserError(
+                f"--task {task}: discrete actions are not available with {spec.algorithm.upper()}; allowed: PPO"
+            )
         distribution = spec.runner["actor"].get("distribution_cfg") or {}
         name, choices = distribution.get("class_name", ""), list(distribution.get("choices") or ())
         kind, allowed = (

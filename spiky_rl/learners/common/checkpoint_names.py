@@ -12,6 +12,10 @@ class CheckpointError(UserError):
     """File that is not a checkpoint, or a checkpoint of another run."""
 
 
+class OtherLibraryError(CheckpointError):
+    """Checkpoint that another learner wrote."""
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the numbered checkpoints in a run ``folder``, in the order of their iterations."""
     return sorted(filter(is_numbered, folder.glob("model_*.pt")), key=read_iteration)

@@ -20,7 +20,7 @@ from torch import Tensor
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, check_number
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
-from spiky_rl.learners.common.checkpoint_names import CheckpointError
+from spiky_rl.learners.common.checkpoint_names import CheckpointError, OtherLibraryError
 from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
 
 logger = logging.getLogger(__name__)
@@ -164,9 +164,10 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     """
     content = read_mapping(path, map_location)
     if missing := _list_missing_keys(content, library):
-        owner = find_library(content)
-        hint = "" if owner is None else f"; it is {owner}'s: pass --rl_library {owner}"
-        raise CheckpointError(f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing{hint}")
+        message = f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing"
+        if owner := find_library(content):
+            raise OtherLibraryError(f"{message}; it is {owner}'s: pass --rl_library {owner}")
+        raise CheckpointError(message)
     try:
         for key, value in content.items():
             for name, tensor in iterate_tensors(value, str(key)):

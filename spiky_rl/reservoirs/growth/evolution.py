@@ -12,12 +12,17 @@ Source: Harvey (2011), The microbial genetic algorithm; Barandiaran & Stovold (2
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.reservoirs.graphs.grown import write
 from spiky_rl.reservoirs.growth.dgca import (
     MAX_STEPS,
     CellGraph,
@@ -26,6 +31,10 @@ from spiky_rl.reservoirs.growth.dgca import (
     extract_largest_part,
     grow,
 )
+from spiky_rl.reservoirs.growth.scoring import ReservoirScore, make_graph_file
+from spiky_rl.reservoirs.growth.settings import GrowRequest
+
+log = logging.getLogger(__name__)
 
 Fitness = Callable[[CellGraph], float]
 """Fitness function. Its value is a score such as the NRMSE of a task; lower is better, and a non-finite score is invalid."""
@@ -86,6 +95,48 @@ class _Chromosome:
 
 _RulePair = list[tuple[_Chromosome, _Chromosome]]
 """Chromosomes of action and state, for each of the two rules of a tournament."""
+
+
+def evolve_graph(request: GrowRequest, open_progress: ProgressFactory = no_progress) -> Individual:
+    """Evolve a rule that grows a graph, and write the best graph to a file at every improvement.
+
+    Raises UserError if no rule grew a valid graph.
+    """
+    torch.set_num_threads(1)  # small reservoirs are slower with more threads
+    score = ReservoirScore(request.task, request.seed)
+    limits = GraphLimits(request.min_size, request.max_size)
+    unit = score.settings()["unit"]
+    written = False
+    with open_progress("evolving", f"{request.tournaments} tournaments") as report_progress:
+
+        def save_best(progress: EvolutionProgress) -> None:
+            nonlocal written
+            best, status = progress.best, "no valid graph yet"
+            if best is not None:
+                status = f"{unit} {best.fitness:.4f} with {best.cells.size} nodes"
+            if best is not None and progress.improved:
+                write(request.out, make_graph_file(best.cells, best.rule, score, best.fitness))
+                written = True
+                label = f"tournament {progress.tournament:4d}/{request.tournaments}"
+                log.info(
+                    "%s  %s  %d growths, %d measured", label, status, progress.growths, progress.measured
+                )
+            report_progress(progress.tournament / request.tournaments, status)
+
+        generator, hidden = np.random.default_rng(request.seed), request.hidden or 0
+        try:
+            best = evolve(
+                score, generator, request.tournaments, request.population, hidden, limits, save_best
+            )
+        except KeyboardInterrupt:
+            log.info(f"the best graph so far is in {request.out}" if written else "no valid graph yet")
+            raise
+    if best is None:
+        raise UserError(
+            f"no rule grew a connected graph of {limits.min_size} to {limits.max_size} nodes;"
+            " try more --tournaments or another --seed"
+        )
+    return best
 
 
 def evolve(

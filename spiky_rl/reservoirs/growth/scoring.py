@@ -108,6 +108,10 @@ class ReservoirScore:
 
 def make_graph_file(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, fitness: float) -> GrownGraph:
     """Return the content of a graph's file: the ``cells``, the ``rule`` that grew them, the ``score`` and its value ``fitness``."""
+    import torch
+
+    from spiky_rl import __version__
+
     chromosomes = {"action": list(rule.action), "state": list(rule.state)}
     return GrownGraph(
         cells.states,
@@ -116,13 +120,5 @@ def make_graph_file(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, f
         score.seed,
         fitness,
         score.settings(),
-        _get_versions(),
+        {"spiky_rl": __version__, "numpy": np.__version__, "torch": torch.__version__},
     )
-
-
-def _get_versions() -> dict[str, str]:
-    import torch
-
-    from spiky_rl import __version__
-
-    return {"spiky_rl": __version__, "numpy": np.__version__, "torch": torch.__version__}

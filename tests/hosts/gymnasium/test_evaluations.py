@@ -68,7 +68,7 @@ def test_values_are_mean_returns_of_whole_episodes_and_stand_in_results_and_tens
     # 256 steps per iteration: multiples of 500 are passed by the second, fourth and sixth iteration
     assert result["evaluations"] == {"env_steps": [512, 1024, 1536], "mean_return": [15.0] * 3}
     assert result["last_ten_evaluations"] == result["max_evaluation"] == 15.0
-    assert result["seconds_evaluation"] > 0.0 and "15.00 over the last 10, 15.00 at best" in out
+    assert result["seconds_evaluation"] > 0.0 and "15.00 over the last 3, 15.00 at best" in out
     events = EventAccumulator(str(folder))
     events.Reload()
     scalars = events.Scalars("Evaluation/mean_return")

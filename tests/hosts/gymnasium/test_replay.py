@@ -71,11 +71,11 @@ def test_replay_has_one_environment_by_default_and_rollouts_have_those_of_the_ta
         assert make_plan(request).num_envs == count
 
 
-def test_discrete_actions_are_refused(command, tmp_path):
-    code, _, stderr = command(
-        "train", "--task", "CartPole-v1", "--agent", "lif_td3", "--device", "cpu", "--log_root", tmp_path
-    )
-    assert code == 2 and "agent.actor.distribution_cfg.class_name" in stderr and "TD3" in stderr
+@pytest.mark.parametrize("verb", ["train --agent", "show agents"])
+def test_discrete_actions_are_refused_by_trainings_and_by_what_describes_them(verb, command, tmp_path):
+    folder = ["--log_root", tmp_path] if verb.startswith("train") else []
+    code, _, stderr = command(*verb.split(), "lif_td3", "--task", "CartPole-v1", *folder)
+    assert code == 2 and "--task CartPole-v1: discrete actions are not available with TD3" in stderr
 
 
 @pytest.mark.slow
