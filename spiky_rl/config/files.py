@@ -28,6 +28,7 @@ MAX_NAME_BYTES = 100
 PATH_ERRORS = {
     errno.EACCES,
     errno.EPERM,
+    errno.EEXIST,
     errno.EROFS,
     errno.ENOTDIR,
     errno.EISDIR,

@@ -12,7 +12,7 @@ from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy.base import ExportError, get_class_name
 from spiky_rl.kernels.emit import format_literal
-from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.common.action_bounds import ActionMap
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.CELU: "{x} > 0.0f ? {x} : {alpha} * exponential_less_one({x} / {alpha})",
@@ -116,7 +116,7 @@ def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
     lines = []
     if commands is not None:
         raw = _format_limits(commands.limit, raw, w)
-        if commands.units:
+        if isinstance(commands, CommandMap):
             text = "action before scale, offset and clip: the environment's last action"
             output = f"{w.add_output('raw_action', actions, text)}[n]"
             lines, raw = [f"{output} = {raw};"], output
@@ -124,23 +124,20 @@ def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
     w.write_loop(w.last, "n", actions, *lines, f"action[n] = {raw};")
 
 
-def get_commands(distribution: Any) -> CommandMap | None:
+def get_commands(distribution: Any) -> ActionMap | None:
     """Return the mapping of a ``distribution``'s actions to commands; None if they stay as they are."""
-    to_task_units = getattr(distribution, "to_task_units", None)
-    return CommandMap.from_bounds(to_task_units) if isinstance(to_task_units, ActionBounds) else to_task_units
+    return getattr(distribution, "to_task_units", None)
 
 
 def format_action(distribution: Any, features: str, actions: int, w: CWriter) -> str:
     """Return the C expression of the policy's action n from the array ``features``. Raises ExportError if it has no form in C.
 
     Args:
-        distribution: The policy's distribution of actions, or None.
+        distribution: The policy's distribution of actions.
         features: C expression of the network's output.
         actions: Number of actions.
         w: Writer of the file.
     """
-    if distribution is None:
-        return f"{features}[n]"
     kind = get_class_name(distribution)
     if kind == "ConvertedDistribution":
         return format_action(distribution.inner, features, actions, w)
@@ -165,12 +162,12 @@ def _format_limits(limit: Tensor, x: str, w: CWriter) -> str:
     return _format_clamp(x, f"-{bound}", bound, w)
 
 
-def _format_command(commands: CommandMap, x: str, w: CWriter) -> str:
+def _format_command(commands: ActionMap, x: str, w: CWriter) -> str:
     """Return the C expression of the command of the limited action ``x``."""
     if (commands.scale != 1.0).any():
         x = f"{x} * {w.format_element('action_scale', commands.scale)}"
-    if (commands.offset != 0.0).any():
-        x = f"{x} + {w.format_element('action_offset', commands.offset)}"
+    if (commands.middle != 0.0).any():
+        x = f"{x} + {w.format_element('action_offset', commands.middle)}"
     if commands.low.isinf().all() and commands.high.isinf().all():
         return x
     low = w.format_element("action_low", commands.low.clamp(min=-LARGEST))

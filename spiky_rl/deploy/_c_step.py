@@ -55,9 +55,8 @@ def format_step(
 def _format_substeps(printer: _Printer, neuron: Neuron, local: list[str]) -> list[str]:
     """Return the loop over the parts of a step, which assigns the ``local`` states and the peak."""
     body, updates = printer.print_function("advance", neuron.substep, True, True)
-    names = [*neuron.states, "peak"]
-    body += [f"const float new_{name} = {value};" for name, value in zip(names, updates, strict=True)]
-    body += [f"{x} = new_{name};" for x, name in zip(local, names, strict=True)]
+    body += [f"const float new_{x} = {value};" for x, value in zip(local, updates, strict=True)]
+    body += [f"{x} = new_{x};" for x in local]
     head = f"for (int part = 0; part < {neuron.substeps}; part++) {{"
     return [f"float peak = {format_literal(BELOW_ANY)};", head, *(f"  {line}" for line in body), "}"]
 

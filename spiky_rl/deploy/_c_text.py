@@ -52,7 +52,8 @@ def write_policy(
 
     Raises ExportError, with the agent's key, if a part has no form in C.
     """
-    w, inputs, outputs = CWriter(width), count_observations(model), _count_actions(model)
+    distribution: Any = model.distribution
+    w, inputs, outputs = CWriter(width), count_observations(model), distribution.output_dim
     x = _write_observations(w, model, inputs)
     if integers is not None:
         action, notes = write_integer_network(w, integers, x), describe_values(integers)
@@ -60,12 +61,17 @@ def write_policy(
         with torch.no_grad():
             if isinstance(model, SpikingModel):
                 features = write_network(w, copy.deepcopy(model.network).cpu(), x)
+            elif (kind := get_class_name(model)) in ANNS:
+                recurrent: Any = getattr(model, "rnn", None)
+                w.stateful = recurrent is not None
+                x = write_recurrent(w, recurrent.rnn, x) if w.stateful else x
+                features = write_mlp(w, "mlp", model.mlp, x)
             else:
-                features = _write_ann(w, model, x)
+                raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
         w.comment("action", w.last)
-        action, notes = format_action(model.distribution, features.array, outputs, w), BOUNDS_TEXT
-    write_action(w, model.distribution, action, outputs)
-    body, commands = _format_body(w), get_commands(model.distribution)  # the body declares helper functions
+        action, notes = format_action(distribution, features.array, outputs, w), BOUNDS_TEXT
+    write_action(w, distribution, action, outputs)
+    body, commands = _format_body(w), get_commands(distribution)  # the body declares helper functions
     about = format_contract(contract, name, inputs, outputs, commands)
     texts = {
         "name": name,
@@ -108,14 +114,6 @@ def _write_observations(w: CWriter, model: MLPModel, count: int) -> Signal:
     return Signal(observed, count, constant=True)
 
 
-def _write_ann(w: CWriter, model: MLPModel, x: Signal) -> Signal:
-    if (kind := get_class_name(model)) not in ANNS:
-        raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
-    recurrent: Any = getattr(model, "rnn", None)
-    w.stateful = recurrent is not None
-    return write_mlp(w, "mlp", model.mlp, write_recurrent(w, recurrent.rnn, x) if w.stateful else x)
-
-
 def _format_body(w: CWriter) -> str:
     """Return the statements of a control step; without a carried state, they set all states to zero first."""
     lines = ["int events;"]
@@ -148,13 +146,6 @@ def _describe_equality(equality: str, name: str, w: CWriter) -> str:
         " it by flag in other compilers. The last bits differ if floats are computed in more than 32 bits (FLT_EVAL_METHOD other"
         " than 0). With -ffast-math the file does not compile."
     )
-
-
-def _count_actions(model: MLPModel) -> int:
-    if model.distribution is not None:
-        return model.distribution.output_dim
-    linear = (module for module in reversed(list(model.mlp)) if isinstance(module, torch.nn.Linear))
-    return next(linear).out_features
 
 
 def _format_comment(text: str) -> str:

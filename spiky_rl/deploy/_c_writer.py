@@ -37,17 +37,11 @@ NEEDS_MATH = re.compile(r"\b(rintf|sqrtf|expf|expm1f|log1pf|erff|INFINITY)\b")
 """Names of <math.h> that helper functions use."""
 
 
-def read_functions() -> dict[str, str]:
-    """Return the helper functions of ``functions.c`` by name, callees first.
-
-    A text has the function's comment, and the helpers that no other function calls.
-    """
-    _, *paragraphs = (CSRC / "functions.c").read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
-    declared = re.compile(r"^(?:#define|static \w+) (\w+)\(", re.MULTILINE)
-    return {declared.findall(text)[-1]: f"{text}\n" for text in paragraphs}
-
-
-FUNCTIONS = read_functions()
+FUNCTIONS = {
+    re.findall(r"^(?:#define|static \w+) (\w+)\(", text, re.MULTILINE)[-1]: f"{text}\n"
+    for text in (CSRC / "functions.c").read_text(encoding="utf-8").removesuffix("\n").split("\n\n")[1:]
+}
+"""Helper functions of ``functions.c`` by name, callees first, each with its comment and the helpers that no other function calls."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ compute anything, so the commands of its environment are not known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spiky_rl.learners.common.action_bounds import ActionBounds
+from spiky_rl.learners.common.action_bounds import ActionMap
 
 COMMAND_BY_TERM = {
     "JointPositionAction": ("target position", "rad"),
@@ -25,46 +25,17 @@ PACKAGES = ("isaaclab", "mjlab")
 """Packages that define the classes of `COMMAND_BY_TERM`."""
 
 
-class CommandMap(nn.Module):
-    """Mapping of actions [..., A] to commands: limits, scale, offset, and clip of the result."""
+class CommandMap(ActionMap):
+    """Mapping of actions [..., A] to commands; the environment's observation of the last action holds the limited action."""
 
     actions_text = (
         "Actions are commands to the robot: the mean of the policy, with scale, offset and clip of the task."
     )
     """Sentence on the actions for the header of an exported C file."""
-
-    def __init__(self, limit: Tensor, scale: Tensor, offset: Tensor, low: Tensor, high: Tensor) -> None:
-        """Initialise the mapping; all tensors are [A].
-
-        Args:
-            limit: Largest absolute value of an action; infinite if it is not limited.
-            scale: Factor of an action.
-            offset: Command of an action of 0.
-            low: Smallest command.
-            high: Largest command.
-        """
-        super().__init__()
-        self.limit, self.scale, self.offset, self.low, self.high = (
-            nn.Buffer(values.detach().cpu().float().clone()) for values in (limit, scale, offset, low, high)
-        )
-        self.quantities: tuple[str, ...] = ()
-        """Quantity by action; empty if it is not known."""
-        self.units: tuple[str, ...] = ()
-        """Unit by action, of a revolute joint; empty if it is not known."""
-
-    @classmethod
-    def from_bounds(cls, bounds: ActionBounds) -> Self:
-        """Return the mapping to the ``bounds`` of a task."""
-        return cls(bounds.limit, bounds.scale, bounds.middle, bounds.low, bounds.high)
-
-    def limit_actions(self, actions: Tensor) -> Tensor:
-        """Clip ``actions`` to the limit, as the environment does; its observation of the last action holds the result."""
-        return torch.minimum(torch.maximum(actions, -self.limit), self.limit)
-
-    def forward(self, actions: Tensor) -> Tensor:
-        """Return the commands."""
-        commands = self.limit_actions(actions) * self.scale + self.offset
-        return torch.minimum(torch.maximum(commands, self.low), self.high)
+    quantities: tuple[str, ...]
+    """Quantity by action."""
+    units: tuple[str, ...]
+    """Unit by action, of a revolute joint."""
 
 
 def find_command_map(env: Any) -> CommandMap | None:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from spiky_rl.deploy._commands import CommandMap
+from spiky_rl.learners.common.action_bounds import ActionMap
 
 LAST_ACTION = "last_action"
 """Name of Isaac Lab's and mjlab's function that observes the last action."""
@@ -108,7 +109,13 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
     for name, shape, config in zip(names, manager.group_obs_term_dim[group], configs, strict=True):
         size, function = math.prod(shape), getattr(config, "func", None)
         settings = _format_settings(config, "scale", "clip", "history_length")
-        text = f"{group}.{name}{_format_unit(function)}{settings}{_format_modifiers(config)}"
+        descriptor = getattr(function, "_descriptor", None)  # Isaac Lab's own functions have one
+        declared = getattr(descriptor, "extras", {})
+        units = (declared.get("units"), " ".join(declared.get("axes", ())))
+        unit = "".join(f", {text}" for text in units if text and text != "unit")  # "unit": values without one
+        modifiers = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
+        modified = ", ".join(getattr(each, "__name__", type(each).__name__) for each in modifiers)
+        text = f"{group}.{name}{unit}{settings}{f'; modified first by {modified}' if modified else ''}"
         is_last_action = getattr(function, "__name__", "") == LAST_ACTION
         has_history = (getattr(config, "history_length", 0) or 0) > 1
         parts = _list_observed_parts(env, config, size)
@@ -116,22 +123,12 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
     if not getattr(manager, "_group_obs_time_major", {}).get(group, False):
         return terms
     length = configs[0].history_length
+    ages = ["this control step", *(f"{age} control step{'s' * (age > 1)} before" for age in range(1, length))]
     return [
-        replace(term, size=term.size // length, text=f"{term.text}; {_format_age(age)}")
-        for age in reversed(range(length))
+        replace(term, size=term.size // length, text=f"{term.text}; of {age}")
+        for age in reversed(ages)
         for term in terms
     ]
-
-
-def _format_age(steps: int) -> str:
-    return f"of {steps} control step{'s' * (steps > 1)} before" if steps else "of this control step"
-
-
-def _format_modifiers(config: Any) -> str:
-    """Return the functions that change a value of Isaac Lab before its clip and scale, such as ``; modified first by bias``."""
-    functions = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
-    names = [getattr(function, "__name__", type(function).__name__) for function in functions]
-    return f"; modified first by {', '.join(names)}" if names else ""
 
 
 def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
@@ -151,13 +148,6 @@ def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
             chosen = names[indices] if isinstance(indices, slice) else [names[i] for i in indices]
             return tuple(chosen) if chosen and size % len(chosen) == 0 else ()
     return ()
-
-
-def _format_unit(function: Any) -> str:
-    """Return unit and axes of an observation, such as ``, m/s, X Y Z``, as Isaac Lab's own functions declare them."""
-    declared = getattr(getattr(function, "_descriptor", None), "extras", {})
-    texts = (declared.get("units"), " ".join(declared.get("axes", ())))
-    return "".join(f", {text}" for text in texts if text and text != "unit")  # "unit": values without one
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -196,7 +186,7 @@ def _to_plain(value: Any) -> Any:
 
 
 def format_contract(
-    contract: PolicyContract | None, name: str, inputs: int, outputs: int, commands: CommandMap | None
+    contract: PolicyContract | None, name: str, inputs: int, outputs: int, commands: ActionMap | None
 ) -> list[str]:
     """Return the sentences of a header, one paragraph each.
 
@@ -232,7 +222,7 @@ def format_contract(
         text = RAW_TEXT if commands is None else COMMANDS_TEXT
         lines.append(f"action[{outputs}], of these terms: {text}")
         lines += map(_format_term, contract.actions)
-    if commands is not None and commands.units:
+    if isinstance(commands, CommandMap):
         lines += _format_commands(contract, commands)
     return lines
 
@@ -255,7 +245,7 @@ def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     return f"{line}; of {'the joints of the actions' if term.parts == joints else ', '.join(term.parts)}"
 
 
-def format_macros(contract: PolicyContract | None, name: str, commands: CommandMap | None) -> str:
+def format_macros(contract: PolicyContract | None, name: str, commands: ActionMap | None) -> str:
     """Return C macros of the values of a ``contract`` that programs use: period, digest, joints, and units of ``commands``."""
     if contract is None:
         return ""
@@ -264,7 +254,7 @@ def format_macros(contract: PolicyContract | None, name: str, commands: CommandM
         values["PERIOD_US"] = str(round(contract.period * 1e6))
     if contract.joints:
         values["JOINTS"] = _format_names(contract.joints)
-    if commands is not None and commands.units:
+    if isinstance(commands, CommandMap):
         values["UNITS"] = _format_names(commands.units)
     return "".join(f"#define {name.upper()}_{key} {value}\n" for key, value in values.items())
 

@@ -69,7 +69,9 @@ def write_and_verify(
         The verification result of every file.
     """
     command_model = None
-    if not raw_actions:
+    if raw_actions:
+        _describe_raw_actions(policy, env)
+    else:
         policy = _map_to_bounds(policy, env, targets)
         command_model = _make_command_model(policy, env)
     _calibrate(targets.values(), policy, env, progress, calibration)
@@ -104,17 +106,32 @@ def _log_result(path: Path, result: VerificationResult, target: Target, policy: 
 
 def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
     """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds; ``env`` takes such actions from now on."""
-    if (bounds := getattr(env, "action_bounds", None)) is None:
+    if (to_task_units := _find_bounds(env)) is None:
         return policy
     for name, target in targets.items():
         if not target.maps_actions:
             raise ExportError(
-                f"--to {name}: not available with actions in the task's bounds; allowed: --raw_actions, for actions in [-1, 1]"
+                f"--to {name}: not available with actions in the task's bounds; allowed: --raw_actions, whose file says how to map them"
             )
     device = next(policy.parameters()).device  # where the policy acts to calibrate targets
-    to_task_units = ActionBounds(*bounds, clip=getattr(env, "clip_actions", None)).to(device)
     env.unwrapped.takes_task_units = True  # a wrapper forwards reads only
-    return convert_actions(policy, to_task_units, len(bounds[0]))
+    return convert_actions(policy, to_task_units.to(device), len(to_task_units.scale))
+
+
+def _describe_raw_actions(policy: Any, env: Any) -> None:
+    """Let files of ``policy`` give the mapping that ``env`` applies to its actions, if the task has bounds."""
+    bounds = _find_bounds(env)
+    if bounds is not None and (bounds.clips or bounds.limit.isfinite().any()):
+        rows = (f"{name} [{', '.join(map(str, row.numpy()))}]" for name, row in bounds.named_buffers())
+        policy.distribution.actions_text = (
+            "Actions are the mean of the policy, not in the task's units: the task takes clip(middle + scale * clip(action, -limit,"
+            f" limit), low, high), with {', '.join(rows)}."
+        )
+
+
+def _find_bounds(env: Any) -> ActionBounds | None:
+    bounds = getattr(env, "action_bounds", None)
+    return None if bounds is None else ActionBounds(*bounds, clip=getattr(env, "clip_actions", None))
 
 
 def _calibrate(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from spiky_rl.config import registry
+from spiky_rl.config import files, registry
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.deploy import _footprint
@@ -16,8 +16,11 @@ from spiky_rl.learners.base import EXPORTS
 from spiky_rl.run.prepare import merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
 
-C_HEADERS = ("math", "stdint", "string")
-"""Headers that an exported file includes."""
+C_HEADERS = (
+    "assert complex ctype errno features fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint"
+    " stdio stdlib string tgmath time wchar wctype"
+).split()
+"""Headers of C99 and glibc's <features.h>: with -I of its folder, a policy of such a name would take the place of the header."""
 
 
 def make_targets(
@@ -109,6 +112,8 @@ class ExportOptions(Settings):
         targets = make_targets(self.target_names, version)
         for target in targets.values():
             target.name = self.name
+        if self.out is not None:
+            files.require_writable("--out", self.out)
         if self.calibrate is not None:
             self._check_calibration(self.calibrate, targets)
         if self.report is not None:

@@ -83,14 +83,6 @@ class VerificationResult:
         """Whether the target's reference policy differs from the live policy by more than `MAX_MEAN_ERROR` of the actions' spread."""
         return self.reference_difference > MAX_MEAN_ERROR * self.action_spread
 
-    def require_equality(self, path: Path, target: Target) -> None:
-        """Raise UserError if more control steps differ than the ``target`` of the file ``path`` allows."""
-        if self.mismatches > target.max_mismatch_share * self.steps:
-            raise UserError(
-                f"{path}: actions differ from the live policy's in {self.mismatches} of {self.steps} control steps,"
-                f" by up to {self.max_mismatch_error:.2g}"
-            )
-
     def format(self, target: Target, model: MLPModel) -> str:
         """Return the result in words, for a file of ``target`` and the live policy ``model``."""
         verdict = f"equal {target.format_tolerance(model)}"
@@ -134,7 +126,11 @@ def verify_targets(
                 _run_episode(model, env, list(checks.values()), progress, command_model)
             results |= {path: check.get_result() for path, check in checks.items()}
     for path, result in results.items():
-        result.require_equality(path, targets[path])
+        if result.mismatches > targets[path].max_mismatch_share * result.steps:
+            raise UserError(
+                f"{path}: actions differ from the live policy's in {result.mismatches} of {result.steps} control steps,"
+                f" by up to {result.max_mismatch_error:.2g}"
+            )
     return results
 
 

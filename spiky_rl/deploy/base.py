@@ -59,7 +59,7 @@ class Target(Component):
     reference_text = ""
     """Description of the reference policy if it is not the live one, as in: equal to the policy {reference_text}."""
     maps_actions = False
-    """Whether the file can map actions in [-1, 1] to a task's bounds."""
+    """Whether the file can map the policy's actions to a task's bounds."""
     gives_commands = False
     """Whether the file gives a robot's commands where the environment's action terms are known; else it gives raw actions."""
     is_c = False

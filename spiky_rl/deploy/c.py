@@ -199,8 +199,8 @@ def run_compiler(command: list[str], task: str, cwd: Path | None = None) -> str:
         command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        first, *_ = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"{task} failed: {first}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"{task} failed: {next((line for line in lines if 'error:' in line), lines[0])}")
     return done.stdout
 
 

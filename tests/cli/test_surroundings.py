@@ -139,7 +139,7 @@ def test_what_is_opened_never_gets_the_number_of_a_closed_stream(tmp_path):
 
 
 FAILURES = {
-    errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2, errno.ENOTDIR: 2, errno.EISDIR: 2, errno.ENAMETOOLONG: 2,
+    errno.EACCES: 2, errno.EPERM: 2, errno.EEXIST: 2, errno.EROFS: 2, errno.ENOTDIR: 2, errno.EISDIR: 2, errno.ENAMETOOLONG: 2,
     errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EFBIG: 1, errno.EIO: 1,
 }  # fmt: skip
 

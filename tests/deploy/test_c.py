@@ -13,6 +13,7 @@ from tensordict import TensorDict
 
 from spiky_rl.config import registry
 from spiky_rl.deploy import c
+from spiky_rl.config.options import UserError
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from tests.deploy.trained import trained
@@ -281,3 +282,9 @@ def test_a_weight_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(ExportError, match="nan"):
         c.C().write(policy, tmp_path)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_compilers_error_is_given_without_the_line_that_names_the_function(tmp_path):
+    (tmp_path / "policy.c").write_text("int policy(void) { return missing; }")
+    with pytest.raises(UserError, match="compiling failed: .*error: .*missing"):
+        c.load_policy_library(tmp_path / "policy.c")

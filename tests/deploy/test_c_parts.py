@@ -18,14 +18,14 @@ from torch import nn
 from torch.nn import functional
 
 from spiky_rl.config import registry
-from spiky_rl.config.options import UserError
+from spiky_rl.config.options import UserError, option
 from spiky_rl.deploy import c
 from spiky_rl.deploy._c_ann import format_activation
 from spiky_rl.deploy._c_step import format_step
 from spiky_rl.deploy._c_writer import CWriter
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy._verification import verify_targets
-from spiky_rl.neurons.base import Neuron, param
+from spiky_rl.neurons.base import Neuron, Ode, param
 from tests.deploy.test_c import act, assert_compiles, live, walk
 from tests.deploy.trained import trained
 
@@ -332,6 +332,38 @@ def test_learned_parameters_of_an_own_neuron_may_be_called_what_they_like(tmp_pa
     for parameter in ("exp", "volatile", "y1", "memset"):
         assert f"layers_0_neuron_{parameter}" in source
     assert_compiles(path, tmp_path)
+
+
+class Peaky(Ode):
+    """A leaky neuron with sub-steps, whose last peak fades."""
+
+    states = ("v", "peak")
+
+    class Options(Ode.Options):
+        tau: float = param(2.0, "time constant", unit="ms", low=1e-3)
+        substeps: int = option(3, "number of sub-steps", low=1)
+
+    def flow(self, ops, current, s, p):
+        return s.rates(v=(3.0 * current - s.v) / p.tau, peak=-s.peak / p.tau)
+
+    def integrate(self, ops, current, s, p):
+        h = self.dt / self.options.substeps
+        return s.replace(v=s.v + h * (3.0 * current - s.v) / p.tau, peak=s.peak - h * s.peak / p.tau)
+
+    def threshold(self, ops, s, p):
+        return s.v - 1.0 - s.peak
+
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike), peak=s.peak + 0.1 * spike)
+
+
+def test_a_state_may_be_called_as_the_largest_distance_of_the_substeps_is():
+    neuron = Peaky(Peaky.Options())
+    lines, _ = format_step(
+        CWriter(), "neuron", neuron, [2.0] * len(neuron.params), ["v[n]", "peak[n]"], "i[n]"
+    )
+    declared = [line.split(" =")[0].strip() for line in lines if "float " in line]
+    assert len(set(declared)) == len(declared), lines
 
 
 class Scaled(Neuron):

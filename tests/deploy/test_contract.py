@@ -355,10 +355,16 @@ def test_two_policies_link_into_one_program_and_act_as_each_alone(tmp_path):
     np.testing.assert_array_equal(answers([tmp_path / "main"], seen), np.concatenate(expected, 1))
 
 
-@pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32, "string"])
+@pytest.mark.parametrize("name", ["left-leg", "1st", "", "x" * 32, "string", "features", "time"])
 def test_a_name_that_is_none_in_c_is_refused(name):
     with pytest.raises(UserError, match="--name: "):
         ExportOptions(name=name).check_request(RunRequest(task="cartpole"))
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_the_simulator_starts(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--out: cannot write to"):
+        ExportOptions(out=tmp_path / "file").check_request(RunRequest(task="cartpole"))
 
 
 WRAPPED = """

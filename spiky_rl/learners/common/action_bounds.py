@@ -21,7 +21,32 @@ def round_inwards(bound: NDArray[Any], inwards: float) -> NDArray[np.float32]:
     return np.where(is_beyond, np.nextafter(single, np.float32(inwards)), single)
 
 
-class ActionBounds(nn.Module):
+class ActionMap(nn.Module):
+    """Mapping of actions [..., A]: each is limited in size, scaled, added to a middle value, and the sum is clipped."""
+
+    def __init__(self, limit: Tensor, scale: Tensor, middle: Tensor, low: Tensor, high: Tensor) -> None:
+        """Initialise the mapping; all tensors are [A].
+
+        Args:
+            limit: Largest absolute value of an action; infinite if it is not limited.
+            scale: Factor of an action.
+            middle: Result of an action of 0.
+            low: Smallest result.
+            high: Largest result.
+        """
+        super().__init__()
+        self.middle, self.scale, self.limit = nn.Buffer(middle), nn.Buffer(scale), nn.Buffer(limit)
+        self.low, self.high = nn.Buffer(low), nn.Buffer(high)
+        self.clips = bool(low.isfinite().any() or high.isfinite().any())
+        """Whether the result is clipped to ``low`` and ``high``, which are infinite where that changes nothing."""
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Return the results."""
+        values = self.middle + self.scale * torch.minimum(torch.maximum(actions, -self.limit), self.limit)
+        return torch.minimum(torch.maximum(values, self.low), self.high) if self.clips else values
+
+
+class ActionBounds(ActionMap):
     """Mapping of actions [..., A], clipped to [-1, 1], to their bounds.
 
     A component without bounds stays as it is, and one with a single bound is only clipped to it.
@@ -29,26 +54,13 @@ class ActionBounds(nn.Module):
 
     def __init__(self, low: Tensor, high: Tensor, clip: float | None = None) -> None:
         """Initialise with the smallest and largest action, [A] each; ``clip`` is the agent's ``clip_actions``, in its own unit."""
-        super().__init__()
         bounded = (low.abs() < LARGEST_BOUND) & (high.abs() < LARGEST_BOUND)
-        self.register_buffer("middle", torch.where(bounded, (low + high) / 2.0, 0.0))
-        self.register_buffer("scale", torch.where(bounded, (high - low) / 2.0, 1.0))
+        middle = torch.where(bounded, (low + high) / 2.0, 0.0)
+        scale = torch.where(bounded, (high - low) / 2.0, 1.0)
         limit = torch.where(bounded, 1.0, torch.inf)
-        self.register_buffer("limit", limit if clip is None else limit.clamp(max=clip))
+        limit = limit if clip is None else limit.clamp(max=clip)
         # a single bound, or one that the rounded middle and scale miss
-        reach = self.scale * self.limit
-        too_low, too_high = self.middle - reach < low, self.middle + reach > high
-        self.register_buffer("low", torch.where(too_low & (low.abs() < LARGEST_BOUND), low, -torch.inf))
-        self.register_buffer("high", torch.where(too_high & (high.abs() < LARGEST_BOUND), high, torch.inf))
-        self.clips = bool(self.low.isfinite().any() or self.high.isfinite().any())
-        """Whether the result is clipped to ``low`` and ``high``, which are infinite where that changes nothing."""
-        self.middle: Tensor
-        self.scale: Tensor
-        self.limit: Tensor
-        self.low: Tensor
-        self.high: Tensor
-
-    def forward(self, actions: Tensor) -> Tensor:
-        """Return actions in the task's units."""
-        values = self.middle + self.scale * torch.minimum(torch.maximum(actions, -self.limit), self.limit)
-        return torch.minimum(torch.maximum(values, self.low), self.high) if self.clips else values
+        reach = scale * limit
+        low = torch.where((middle - reach < low) & (low.abs() < LARGEST_BOUND), low, -torch.inf)
+        high = torch.where((middle + reach > high) & (high.abs() < LARGEST_BOUND), high, torch.inf)
+        super().__init__(limit, scale, middle, low, high)

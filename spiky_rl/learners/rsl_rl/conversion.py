@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from spiky_rl.codecs.decoders.sigma_delta import SigmaDeltaDecoder
 from spiky_rl.codecs.encoders.sigma_delta import SigmaDeltaEncoder
+from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -63,8 +64,10 @@ class Converter:
         teacher_widths = [m.out_features for m in self.maps[:-1]]
         if widths != teacher_widths:
             raise _make_error("network.layers", str(widths), f"{teacher_widths}, as the teacher has")
-        for layer, activation in zip(layers, self.activations, strict=True):
-            _check_layer(layer, activation)
+        for i, layer in enumerate(layers):
+            _check_layer(layer, self.activations[i])
+            connection = self.student.settings["connection"]
+            _check_connection(connection[i] if isinstance(connection, list) else connection)
         groups, teacher_groups = list(self.student.obs_groups), list(self.teacher.obs_groups)
         if groups != teacher_groups:
             raise _make_error("obs_groups.actor", str(groups), f"{teacher_groups}, as the teacher has")
@@ -161,10 +164,9 @@ def _list_modules(teacher: MLPModel) -> tuple[list[nn.Linear], list[str]]:
 
 def _require_sigma_delta(network: SpikingNetwork) -> FeedForward:
     """Return ``network`` if its inputs and outputs are changes, in one stateful inner step. Raises RegistryError with the key."""
-    if not isinstance(network, FeedForward) or not isinstance(network.encoder, SigmaDeltaEncoder):
-        raise _make_error("network.encoder", type(network).__name__, "feedforward with sigma_delta")
-    if not isinstance(network.decoder, SigmaDeltaDecoder):
-        raise _make_error("network.decoder", type(network.decoder).__name__, "sigma_delta")
+    network = _require_kind("network.name", network, FeedForward)
+    _require_kind("network.encoder", network.encoder, SigmaDeltaEncoder)
+    _require_kind("network.decoder", network.decoder, SigmaDeltaDecoder)
     if not network.stateful or network.steps != 1:
         raise _make_error(
             "network.steps", f"{network.steps}, stateful {network.stateful}", "1, stateful true"
@@ -172,17 +174,34 @@ def _require_sigma_delta(network: SpikingNetwork) -> FeedForward:
     return network
 
 
+def _check_connection(options: PlainMapping) -> None:
+    """Raise RegistryError if a linear connection with ``options`` is not the weights of a linear layer alone."""
+    for key, allowed in (("bias", False), ("density", 1.0), ("dale", False)):
+        if options[key] != allowed:
+            raise _make_error(f"network.connection.{key}", str(options[key]).lower(), str(allowed).lower())
+
+
 def _check_layer(layer: SpikingLayer, activation: str) -> None:
-    """Raise RegistryError if a ``layer`` cannot hold a linear layer and its ``activation``."""
-    link, neuron = layer.connection, layer.neuron.source_neuron
-    if not isinstance(link, LinearConnection) or link.mask is not None or link.bias.requires_grad:
-        raise _make_error("network.connection", type(link).__name__, "linear with bias: false, dense")
-    if not isinstance(neuron, SigmaDeltaUnit) or layer.recurrent is not None:
-        raise _make_error("network.neuron", type(neuron).__name__, "sigma_delta_unit, not recurrent")
+    """Raise RegistryError if a ``layer`` cannot hold a linear layer and its ``activation``, whatever its connection's options."""
+    _require_kind("network.connection", layer.connection, LinearConnection)
+    if layer.recurrent is not None:
+        raise _make_error("network.recurrent", _get_entry_name(type(layer.recurrent)), "null")
+    neuron = _require_kind("network.neuron", layer.neuron.source_neuron, SigmaDeltaUnit)
     if neuron.options.activation != activation:
         raise _make_error("network.neuron.activation", neuron.options.activation, activation)
     if not {"threshold", "bias"} <= set(neuron.learn):
         raise _make_error("network.neuron.learn", str(list(neuron.learn)), "[threshold, bias]")
+
+
+def _require_kind[T](key: str, part: object, kind: type[T]) -> T:
+    """Return ``part`` if it is of the class ``kind``, which is a registry entry. Raises RegistryError with the ``key`` otherwise."""
+    if not isinstance(part, kind):
+        raise _make_error(key, _get_entry_name(type(part)), _get_entry_name(kind))
+    return part
+
+
+def _get_entry_name(cls: type) -> str:
+    return cls.__module__.rpartition(".")[2]
 
 
 def _make_error(key: str, given: str, allowed: str) -> RegistryError:

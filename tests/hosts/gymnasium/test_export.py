@@ -1,12 +1,15 @@
 """Exported policies of Gymnasium's tasks: actions in the task's units, equal to the live policy's over an episode."""
 
+import math
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from spiky_rl.deploy import _targets
-from spiky_rl.deploy._export import _map_to_bounds, write_and_verify
+from spiky_rl.deploy._export import _describe_raw_actions, _map_to_bounds, write_and_verify
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.c import C
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
@@ -123,13 +126,31 @@ def test_targets_without_bounds_are_refused_or_raw(tmp_path):
     plan = plan_of(f"{SCRIPTS}Script-v0", "lif_ppo")
     with open_env(plan) as env:
         policy = make_policy(plan, env)
-        pytest.importorskip("nir")
+        nir = pytest.importorskip("nir")
         with pytest.raises(ExportError, match="nir.*--raw_actions"):
             write_and_verify(policy, env, tmp_path, _targets.make_targets(["nir"]))
         written = write_and_verify(
             policy, env, tmp_path, _targets.make_targets(["nir", "c"]), raw_actions=True
         )
         assert len(written) == 2 and not env.takes_task_units
+    for text in ((tmp_path / "policy.h").read_text(), nir.read(tmp_path / "policy.nir").metadata["usage"]):
+        assert "not in the task's units" in text.replace("\n//", "")
+
+
+def test_a_file_of_raw_actions_gives_the_mapping_that_the_task_applies():
+    policy = SimpleNamespace(distribution=SimpleNamespace(actions_text=""))
+    bounds = torch.tensor([0.1, -math.inf]), torch.tensor([7.3, 2.0])
+    _describe_raw_actions(policy, SimpleNamespace(action_bounds=bounds, clip_actions=0.5))
+    text = policy.distribution.actions_text
+    assert (
+        "middle [3.7, 0.0], scale [3.6" in text
+        and "limit [0.5, 0.5], low [-inf, -inf], high [inf, inf]." in text
+    )
+    policy.distribution.actions_text = "unbounded"
+    _describe_raw_actions(
+        policy, SimpleNamespace(action_bounds=(torch.tensor([-math.inf]), torch.tensor([math.inf])))
+    )
+    assert policy.distribution.actions_text == "unbounded"
 
 
 @pytest.mark.parametrize(
