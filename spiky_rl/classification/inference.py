@@ -20,6 +20,7 @@ from spiky_rl.classification.settings import (
     OWN_DATA,
     ClassifyRequest,
     configure_dataset,
+    load_run_agent,
     require_code_named,
 )
 from spiky_rl.classification.training import compute_confusion, compute_probabilities, get_sequence_shape
@@ -69,7 +70,7 @@ def load_classifier(
     identity = loaded.identity
     require_code_named(request, loaded)
     device = resolve_device(device)
-    spec = loaded.build_spec()
+    spec, _ = load_run_agent(request, loaded)
     checkpoint.require_memory(loaded, spec, get_memory(device))
     loaded_samples, other_parts = _load_samples(request, identity, only_tests, open_progress)
     frame_mode = spec.get_setting("frames")

@@ -198,10 +198,6 @@ class ClassifyRequest(Settings):
                 raise UserError(
                     f"dataset.{key}: available only for training; {flag} takes it from the checkpoint"
                 )
-        if overrides := self.get_agent_overrides():
-            raise UserError(
-                f"{overrides[0]!r}: available only for training; {flag} takes the agent from the checkpoint"
-            )
 
     @property
     def absolute_flags(self) -> dict[str, Any]:
@@ -302,20 +298,21 @@ def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> Class
         _refuse_change(loaded, "--dataset", request.dataset, recorded["dataset"]["name"])
     for key, now in request.get_dataset_options().items():
         _refuse_change(loaded, f"dataset.{key}", now, recorded["dataset"].get(key))
-    spec, overridden = _resume_agent(request, loaded)
+    spec, overridden = load_run_agent(request, loaded)
     return ClassificationSettings(
         ClassifyOptions(**flags), dict(recorded["dataset"]), spec, changed=changed, overridden=overridden
     )
 
 
-def _resume_agent(request: ClassifyRequest, loaded: LoadedCheckpoint) -> tuple[AgentSpec, tuple[str, ...]]:
+def load_run_agent(request: ClassifyRequest, loaded: LoadedCheckpoint) -> tuple[AgentSpec, tuple[str, ...]]:
     """Return the checkpoint's agent and its overridden paths. Raises UserError if the request has another agent."""
     identity, overrides = loaded.identity, request.get_agent_overrides()
     if request.agent is not None and read_agent(request.agent)[0] != identity["agent"]:
         _refuse_change(loaded, "--agent", request.agent, identity["agent"])
     known = flatten(identity["spec"])
     for key, now in flatten(parse_overrides(overrides)).items():
-        _refuse_change(loaded, f"agent.{key}", now, known.get(key))
+        # a component without options may be written as its name alone
+        _refuse_change(loaded, f"agent.{key}", now, known.get(key, known.get(f"{key}.name")))
     spec, overridden = loaded.build_spec(), tuple(identity.get("overridden", ()))
     if request.agent is not None:
         requested = flatten(
@@ -360,7 +357,9 @@ def require_code_named(request: ClassifyRequest, loaded: LoadedCheckpoint) -> No
     named += list_texts(read_agent(request.agent)[1]) if request.agent is not None else []
     dataset = loaded.identity["settings"]["dataset"]["name"]
     remedy = "pass {} as for the run, to confirm that code"
-    check_code_is_named(loaded.path, loaded.identity["spec"], named, remedy.format("--agent"))
+    check_code_is_named(
+        loaded.path, loaded.identity["spec"], named, remedy.format("--agent, or the override,")
+    )
     if request.dataset in (None, dataset):
         check_code_is_named(loaded.path, dataset, named, remedy.format("--dataset"))
 

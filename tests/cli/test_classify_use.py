@@ -17,6 +17,7 @@ from spiky_rl.classification import inference
 from spiky_rl.classification import training as classify_training
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
+from spiky_rl.neurons import lif
 from tests.cli.refusals import run_command
 from tests.recorded import bars, encoded
 
@@ -401,3 +402,35 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     (tmp_path / "pixels.py").write_text(OWN)
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0
+
+
+def test_a_part_of_the_network_from_a_file_is_named_again_to_resume_and_to_predict(tmp_path, capsys):
+    source = Path(lif.__file__).read_text()
+    (tmp_path / "mine.py").write_text(source)
+    data, neuron = folder(tmp_path / "data", 5, 0), f"agent.network.neuron={tmp_path / 'mine.py'}:Lif"
+    assert run(tmp_path, *LINE, neuron, "--data", data, "--epochs", 1) == 0
+    run_folder, _ = newest(tmp_path)
+    program = re.escape(common.program("classify"))
+    (words,) = re.findall(f"predict with +{program} (.*)", capsys.readouterr().out)
+    assert common.run(classify, shlex.split(words.replace("FOLDER", str(data)))) == 0
+    use = ["--checkpoint", run_folder, "--device", "cpu"]
+    assert run(tmp_path, *use, neuron, "--evaluate") == 0
+    assert run(tmp_path, *use, neuron, "--epochs", 2) == 0
+    cases = [
+        ([], "pass --agent, or the override, as for the run, to confirm that code"),
+        ([neuron, "agent.network.layers=[8]"], r"agent.network.layers \[8\]: the run of .* has \[32\]"),
+        ([neuron, "--agent", "cnn_classifier"], "--agent cnn_classifier: the run of .* has lif_linear"),
+    ]
+    for argv, said in cases:
+        for action in (["--evaluate"], ["--epochs", 3]):
+            capsys.readouterr()
+            assert run(tmp_path, "--checkpoint", run_folder / "model_0.pt", *action, *argv) == 2
+            assert re.search(said, capsys.readouterr().err), (argv, action)
+
+
+def test_a_component_that_was_given_by_its_name_alone_is_the_run_s(tmp_path, trained, capsys):
+    resume = ["--checkpoint", trained[0], "--epochs", 13, "--device", "cpu"]
+    assert run(tmp_path, *resume, "agent.network.neuron=lif") == 0
+    capsys.readouterr()
+    assert run(tmp_path, *resume, "agent.network.neuron=alif") == 2
+    assert "agent.network.neuron alif: the run of" in (said := capsys.readouterr().err) and "has lif;" in said
