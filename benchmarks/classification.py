@@ -281,7 +281,7 @@ def bench(argv: list[str]) -> int:
         raise UserError(f"--contenders: the ratios need a baseline, one of {', '.join(BASELINES)}; name one")
     common.setup_logging(False)
     agent, data = load(args)
-    parts = split(data.labels, data.parts, None, 0, args.split)
+    parts = split(data, None, 0, args.split)
     torch.set_num_threads(1)
     print(format_header(agent, data, parts, args.epochs, keep_memory()), flush=True)
     runs: list[Run] = []

@@ -246,9 +246,7 @@ def _make_trainer(
     steps, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
     require_state(settings.spec, steps)
     flags = settings.flags
-    drawn_split = split(
-        loaded_samples.labels, loaded_samples.parts, flags.hold_out, flags.validation, flags.split
-    )
+    drawn_split = split(loaded_samples, flags.hold_out, flags.validation, flags.split)
     _require_patience(flags, len(drawn_split.validation))
     recordings = len(drawn_split.train)
     batch_size = flags.batch_size or compute_batch_size(recordings)

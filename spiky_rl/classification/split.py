@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spiky_rl.classification.samples import Samples
 from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.config.safe_loading import read_regular
 from spiky_rl.datasets.base import PARTS, Recording
+
+log = logging.getLogger(__name__)
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Share of the test set, and share of the validation set in the recordings outside the test set, for a dataset without an official split."""
@@ -44,14 +48,12 @@ class Split:
         return names
 
 
-def split(
-    labels: np.ndarray, parts: Sequence[str], hold_out: int | None, validation: int | None, seed: int
-) -> Split:
-    """Return the dataset's official split, with the test and validation sets that it lacks drawn from its training set, by class.
+def split(samples: Samples, hold_out: int | None, validation: int | None, seed: int) -> Split:
+    """Return the official split of ``samples``, with the test and validation sets that it lacks drawn from its training set, by class.
+
+    A copy of a test recording is left out of the other sets, and a copy of a validation recording out of the training set.
 
     Args:
-        labels: Class of every recording.
-        parts: Official part of every recording.
         hold_out: Number of test recordings to draw from the training set; the official test set is then not used. None for the official
             test set, or a fifth of the training set if there is none.
         validation: Number of validation recordings to draw from the training set; 0 for none. None for the official validation set, or
@@ -60,20 +62,29 @@ def split(
 
     Raises UserError if a number of recordings to draw is not available, or none would be left for training.
     """
-    masks = {part: np.array([official == part for official in parts], bool) for part in PARTS}
+    masks = {part: np.array([official == part for official in samples.parts], bool) for part in PARTS}
+    copies = 0
     draws = (
         ("test", hold_out, TEST_SHARE, [seed], "--hold_out"),
         ("validation", validation, VALIDATION_SHARE, [seed, 1], "--validation"),
     )
     for part, count, share, seeds, flag in draws:
-        if count is None:
-            if masks[part].any():
-                continue
-            count = round(share * masks["train"].sum())
-        masks[part] = np.zeros(len(labels), bool)
-        if count or part == "test":
-            masks[part] = draw_part(labels, masks["train"], count, seeds, flag)
-        masks["train"] &= ~masks[part]
+        if count is not None or not masks[part].any():
+            count = round(share * masks["train"].sum()) if count is None else count
+            masks[part] = np.zeros(len(samples), bool)
+            if count or part == "test":
+                masks[part] = draw_part(samples.labels, masks["train"], count, seeds, flag)
+            masks["train"] &= ~masks[part]
+        is_copy = np.isin(samples.digests, samples.digests[masks[part]])
+        for other in PARTS[: PARTS.index(part)]:
+            copies += (masks[other] & is_copy).sum()
+            masks[other] &= ~is_copy
+    if copies:
+        log.warning("left out %d recordings that are copies of test or validation recordings", copies)
+    if not masks["train"].any():
+        raise UserError(
+            f"--data: all {copies} other recordings are copies of test or validation recordings; none are left for training"
+        )
     return Split(**{part: np.flatnonzero(mask) for part, mask in masks.items()})
 
 

@@ -116,7 +116,7 @@ def few_samples():
 
 def test_a_race_trains_all_from_the_same_weights_and_keeps_a_value_for_every_epoch():
     data = few_samples()
-    race = bench_classify.Race(AGENT, data, split(data.labels, data.parts, 20, 0, 0), seed=3)
+    race = bench_classify.Race(AGENT, data, split(data, 20, 0, 0), seed=3)
     ours, peer = race.modules["spiky_rl"], race.modules[PEER]
     before = [w.detach().clone() for w in of_ours(ours.network)]
     assert all(torch.equal(a, b) for a, b in zip(before, of_snntorch(peer), strict=True))

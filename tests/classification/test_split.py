@@ -1,6 +1,7 @@
 """Splits and subsets: of every class its part, nothing in two of them, and the same for everyone."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,18 @@ from spiky_rl.classification.split import select_subset, split
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.datasets.ev_objects import EvObjects
+from tests.recorded import of_frames
+
+
+def make_samples(labels, parts=None, digests=None):
+    """Samples without events, each with events of its own unless ``digests`` says otherwise."""
+    samples = of_frames(np.zeros((len(labels), 1, 1, 1, 1)), labels, parts=parts)
+    return replace(samples, digests=np.arange(len(labels)) if digests is None else np.array(digests))
+
 
 LABELS = np.arange(100) % 10
-PLAIN = ["train"] * 100
-OFFICIAL = ["train"] * 70 + ["validation"] * 10 + ["test"] * 20
+PLAIN = make_samples(LABELS)
+OFFICIAL = make_samples(LABELS, ["train"] * 70 + ["validation"] * 10 + ["test"] * 20)
 
 
 def sizes(found):
@@ -22,41 +31,57 @@ def sizes(found):
 
 
 def test_without_an_official_test_set_a_fifth_is_tested_on_and_a_tenth_of_the_rest_chooses():
-    found = split(LABELS, PLAIN, None, None, 0)
+    found = split(PLAIN, None, None, 0)
     assert sizes(found) == [72, 8, 20]
     assert sorted([*found.train, *found.validation, *found.test]) == list(range(100))
     assert (np.bincount(LABELS[found.test]) == 2).all()
 
 
 def test_official_parts_are_taken_as_they_are_and_left_alone_where_others_are_drawn():
-    found = split(LABELS, OFFICIAL, None, None, 0)
+    found = split(OFFICIAL, None, None, 0)
     assert (found.train.tolist(), found.validation.tolist()) == (list(range(70)), list(range(70, 80)))
     assert found.test.tolist() == list(range(80, 100))
-    drawn = split(LABELS, OFFICIAL, 14, 7, 0)
+    drawn = split(OFFICIAL, 14, 7, 0)
     assert sizes(drawn) == [49, 7, 14]
     used = np.concatenate([drawn.train, drawn.validation, drawn.test])
     assert sorted(used) == list(range(70)), "the official validation and test sets are in none of them"
-    assert sizes(split(LABELS, OFFICIAL, None, 0, 0)) == [70, 0, 20]
+    assert sizes(split(OFFICIAL, None, 0, 0)) == [70, 0, 20]
 
 
 def test_a_part_that_is_drawn_has_of_every_class_its_share():
     labels = np.repeat(np.arange(4), [40, 30, 20, 10])
-    found = split(labels, ["train"] * 100, 21, 0, 3)
+    found = split(make_samples(labels), 21, 0, 3)
     assert (np.abs(np.bincount(labels[found.test]) - 0.21 * np.array([40, 30, 20, 10])) < 1.0).all()
 
 
 def test_a_seed_draws_the_same_split_and_another_another():
-    one, same, other = (split(LABELS, PLAIN, None, None, seed).digest for seed in (0, 0, 1))
+    one, same, other = (split(PLAIN, None, None, seed).digest for seed in (0, 0, 1))
     assert one == same != other
-    assert split(LABELS, PLAIN, None, 0, 0).digest != one
+    assert split(PLAIN, None, 0, 0).digest != one
+
+
+def test_a_copy_is_not_on_two_sides_of_a_split(caplog):
+    found = split(make_samples(LABELS, digests=np.arange(100) // 2), None, None, 0)
+    assert len(found.test) == 20, "as many as without copies"
+    sides = [{*(part // 2)} for part in (found.train, found.validation, found.test)]
+    assert not sides[0] & sides[1] and not sides[1] & sides[2] and not sides[0] & sides[2]
+    assert f"left out {100 - sum(sizes(found))} recordings that are copies of test or" in caplog.text
+
+
+def test_an_official_test_set_keeps_its_copies():
+    parts = ["train", "train", "validation", "validation", "test", "test"]
+    found = split(make_samples([0, 1] * 3, parts, [0, 1, 4, 2, 4, 0]), None, None, 0)
+    assert [part.tolist() for part in (found.train, found.validation, found.test)] == [[1], [3], [4, 5]]
+    with pytest.raises(UserError, match="--data: all 2 other recordings are copies of test"):
+        split(make_samples([0, 1] * 2, ["train", "train", "test", "test"], [0, 1, 0, 1]), None, 0, 0)
 
 
 @pytest.mark.parametrize("count", [10, 11])
 def test_a_part_of_all_is_refused(count):
     with pytest.raises(UserError, match=f"--hold_out {count}: must be between 1 and 9"):
-        split(np.arange(10), ["train"] * 10, count, None, 0)
+        split(make_samples(np.arange(10)), count, None, 0)
     with pytest.raises(UserError, match=f"--validation {count}: must be between 1 and 7"):
-        split(np.arange(10), ["train"] * 10, None, count, 0)
+        split(make_samples(np.arange(10)), None, count, 0)
 
 
 RECORDINGS = [

@@ -15,7 +15,7 @@ def make_trainer(**network):
     samples = of_frames(frames, np.arange(12) % 2, classes=2)
     settings = {"name": "feedforward", "layers": [8, 8], "stateful": True, "backend": "torch", **network}
     built = registry.configure("networks", settings, "network").build(inputs=(1, 3, 3), outputs=2)
-    parts = split(samples.labels, samples.parts, 2, 0, 0)
+    parts = split(samples, 2, 0, 0)
     return Trainer(built, samples, parts, TrainerSettings(3, 12, 1e-3, "constant", 0.0, 0.0, 0.0), "cpu")
 
 

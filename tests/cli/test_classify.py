@@ -70,7 +70,7 @@ def test_digits_are_told_apart_after_a_few_epochs(tmp_path, capsys):
 def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path, capsys):
     for i in range(10):
         (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i % 2))
+        np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i))
     line = ["--data", tmp_path / "data", *"--dataset custom --bins 2 --epochs 1 --device cpu".split()]
     code, result = run(tmp_path, *line, "agent.algorithm.learning_rate=0.25")
     assert code == 0 and result["agent"] == "lif_conv_small_classifier"

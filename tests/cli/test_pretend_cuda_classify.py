@@ -22,7 +22,7 @@ HERE = "spiky_rl.classification."
 def test_every_classifier_trains(agent):
     labels = np.arange(COUNT, dtype=np.int64) % 10
     seen = of_frames(np.ones((COUNT, 2, 2, 34, 34), np.int64), labels)
-    parted = split(labels, seen.parts, HELD_OUT // 2, HELD_OUT // 2, 0)
+    parted = split(seen, HELD_OUT // 2, HELD_OUT // 2, 0)
     network = spec.add_default_layers(spec.read_agent(agent)[1]["network"], [])
     with pretended() as cuda:
         with cuda.pretence.setting_up():
