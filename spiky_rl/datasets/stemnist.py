@@ -2,7 +2,7 @@
 
 The pressure was measured, but the spikes come from the authors' simulation of a sensing circuit, so results must be called
 "STEMNIST, simulated spikes". ``spike/{train,val,test}/spike.npy`` is [recordings, 240 steps, 16, 16] of 0 and 1; ``manifest.csv`` beside
-it has one row with the label per recording. The official split is 5,390, 1,155 and 1,155; the classes are 26 letters and the digits 1 to 9.
+it has the label and the index in spike.npy of each recording. The official split is 5,390, 1,155 and 1,155; the classes are 26 letters and the digits 1 to 9.
 
 Source: Four-Q/STEMNIST_Classify on GitHub. It names no licence, so this package ships none of it.
 """
@@ -79,15 +79,17 @@ class Stemnist(Dataset):
             rows = list(csv.DictReader(io.StringIO(store.read(name).decode(errors="replace"))))
         except csv.Error as error:
             raise EventFileError(f"{store.path(name)}: not a list of recordings: {error}") from None
-        if not rows or not {"label", "sample_id"} <= rows[0].keys():
+        if not rows or not {"row_index", "label", "sample_id"} <= rows[0].keys():
             raise EventFileError(
-                f"{store.path(name)}: expected columns label and sample_id, and a row for each recording"
+                f"{store.path(name)}: expected columns row_index, label and sample_id, and a row for each recording"
             )
         member = name.replace("manifest.csv", "spike.npy")
         if unknown := [row["label"] for row in rows if row["label"] not in tuple(LETTERS + DIGITS)]:
             raise EventFileError(
                 f"{store.path(name)}: label {unknown[0]!r} given; allowed: {LETTERS}{DIGITS}"
             )
+        if invalid := [row["row_index"] for row in rows if not str(row["row_index"]).isdecimal()]:
+            raise EventFileError(f"{store.path(name)}: row_index {invalid[0]!r} given; allowed: 0, 1, 2, ...")
         return [
             Recording(
                 f"{match[1]}/{row['sample_id']}",
@@ -95,9 +97,9 @@ class Stemnist(Dataset):
                 PARTS[match[1]],
                 store=store,
                 member=member,
-                row=i,
+                row=int(row["row_index"]),
             )
-            for i, row in enumerate(rows)
+            for row in rows
             if row["label"] in self.classes
         ]
 

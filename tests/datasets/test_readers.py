@@ -343,9 +343,19 @@ def test_damaged_stemnist_is_named(tmp_path):
     last = next(r for r in found.recordings if r.name == "val/val_B_2")
     with pytest.raises(EventFileError, match=r"val/spike\.npy: row 2: the file ends within it"):
         found.read_events(last)
-    (folder / "spike" / "val" / "manifest.csv").write_text("sample_id,label\nx,%\n")
-    with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' given; allowed"):
-        dataset("stemnist", tmp_path)
+    for row, words in (("0,x,%", "label '%' given; allowed"), ("-1,x,A", "row_index '-1' given; allowed")):
+        (folder / "spike" / "val" / "manifest.csv").write_text(f"row_index,sample_id,label\n{row}\n")
+        with pytest.raises(EventFileError, match=rf"val/manifest\.csv: {words}"):
+            dataset("stemnist", tmp_path)
+
+
+def test_a_manifest_of_some_of_stemnist_s_recordings_keeps_their_spikes(tmp_path):
+    manifest = stemnist(tmp_path / "stemnist") / "spike" / "val" / "manifest.csv"
+    header, _, *rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([header, *rows]))
+    found = dataset("stemnist", tmp_path)
+    second = next(r for r in found.recordings if r.name == "val/val_7_1")
+    assert listed(found.read_events(second)) == [(6, 2, 0, 1)]
 
 
 def test_ev_objects_are_a_row_of_taxels_with_the_official_split(tmp_path):
