@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spiky_rl.classification.training import compute_logits
 from spiky_rl.config.options import UserError
+from spiky_rl.metrics.spikes import compute_layer_activity
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.reservoirs.calibration import bisect
@@ -35,7 +36,7 @@ MAX_FACTOR = 1e4
 def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
     """Scale the new weights of a ``network`` to ``frames`` [T, B, O], layer by layer.
 
-    A layer of graded neurons gets currents of standard deviation 1.
+    A layer of graded neurons that do not spike gets currents of standard deviation 1.
 
     Raises UserError if the network is not feed-forward, or a layer does not spike with any factor.
     """
@@ -44,10 +45,10 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
     for index, layer in enumerate(network.layers):
         link: Any = layer.connection
         bias, weight = link.bias, link.weight
-        signal = _record_signal(network, frames)[index]
+        signal = _record_signals(network, frames).signals[index]
         if bias.requires_grad:
             bias -= link(signal).flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
-        if layer.neuron.graded:
+        if layer.neuron.graded and not layer.neuron.splits_spikes:
             deviation = float(link(signal).std())
             # outside these bounds a layer below is silent, or the currents overflow
             if not 1.0 / MAX_FACTOR <= deviation <= MAX_FACTOR:
@@ -66,7 +67,7 @@ def _find_factor(network: FeedForward, frames: Tensor, index: int, weight: Tenso
     def measure_rate(exponent: float) -> float:
         weight.copy_(drawn[0] * math.exp(exponent))
         bias.copy_(drawn[1] * math.exp(exponent))
-        return float((_record_signal(network, frames)[index + 1] != 0).float().mean())
+        return compute_layer_activity(_record_signals(network, frames))[index].rate
 
     largest = math.log(MAX_FACTOR)
     target = min(RATE, measure_rate(largest) / 2.0)
@@ -85,8 +86,8 @@ def _make_factor_error(index: int) -> UserError:
     )
 
 
-def _record_signal(network: FeedForward, frames: Tensor) -> list[Tensor]:
-    """Return the input of every layer of a ``network``, and of its decoder, for ``frames``."""
+def _record_signals(network: FeedForward, frames: Tensor) -> ForwardRecord:
+    """Return the record of a ``network``'s pass over ``frames``, without potentials and operations."""
     record = ForwardRecord(only_signals=True)
     compute_logits(network, frames, record)
-    return record.signals
+    return record

@@ -52,6 +52,13 @@ def test_a_layer_of_graded_neurons_gets_currents_of_one_size():
     assert float(current.std()) == pytest.approx(1.0, rel=1e-3)
 
 
+def test_a_spike_that_is_sent_in_two_parts_counts_once():
+    overrides = ("agent.network.learning=eventprop", "agent.network.decoder=membrane")
+    network, frames = build("lif_linear_classifier", overrides=overrides), draw_frames(1.0)
+    scale_to_recordings(network, frames)
+    assert measure_rates(network, frames) == pytest.approx([RATE] * 2, rel=0.2)
+
+
 def test_recordings_that_reach_no_neuron_are_refused():
     network = build("lif_linear_classifier")
     with pytest.raises(UserError, match="--initial data: .*layer 1 .*; allowed: agent"):
