@@ -53,7 +53,10 @@ class TrainedClassifier:
 
     def compute_probabilities(self, indices: np.ndarray) -> np.ndarray:
         """Return the class probabilities of samples, [samples, classes]."""
-        return compute_probabilities(self.network, self.samples, indices, self.device, self.frame_mode)
+        batch_size = self.loaded.identity["settings"]["flags"]["batch_size"]
+        return compute_probabilities(
+            self.network, self.samples, indices, self.device, batch_size, self.frame_mode
+        )
 
 
 def load_classifier(

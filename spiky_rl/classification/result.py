@@ -12,7 +12,6 @@ from spiky_rl.classification.split import Split
 from spiky_rl.classification.training import (
     Trainer,
     compute_confusion,
-    compute_probabilities,
     get_sequence_shape,
 )
 from spiky_rl.config import files
@@ -74,10 +73,9 @@ def write_result(
     steps, _ = get_sequence_shape(samples.size, trainer.settings.frame_mode)
     counts, accuracy = None, None
     if finished:
-        predicted = compute_probabilities(
-            trainer.network, samples, split.test, trainer.device, trainer.settings.frame_mode
-        ).argmax(1)
-        counts = compute_confusion(samples.labels[split.test], predicted, len(samples.classes))
+        counts = compute_confusion(
+            samples.labels[split.test], trainer.predict(split.test), len(samples.classes)
+        )
         accuracy = float(counts.trace() / counts.sum())
     result = {
         "dataset": samples.name,

@@ -30,7 +30,8 @@ from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, compu
 from spiky_rl.metrics.synops import operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 
-EVALUATION_BATCH_SIZE = 200
+EVALUATION_BATCH_SIZE, EVALUATION_RATIO = 200, 4
+"""Maximum number of samples in a pass without gradients, and its maximum multiple of the training's batch size."""
 MIN_RISE = 0.02
 """Smallest rise of the accuracy near the end of a training at which the training counts as not converged."""
 SCALING_SAMPLES = 32
@@ -329,13 +330,20 @@ class Trainer:
         """
         record = ForwardRecord()
         indices = self.split.validation if len(self.split.validation) else self.split.train
-        batch = spread_out(indices, ACTIVITY_SAMPLES)
+        batch = spread_out(indices, min(ACTIVITY_SAMPLES, EVALUATION_RATIO * self.settings.batch_size))
         frames, _ = next(iterate_batches(self.samples, [batch], self.device))
         with torch.no_grad():
             compute_logits(self.network, to_sequence(frames, self.settings.frame_mode), record)
         layers, meter = compute_layer_activity(record), make_meter(self.network)
         operations = operations_by_environment(record, None if meter is None else meter.connections)
         return layers, compute_mean_rate(layers, record), operations.mean().item()
+
+    def predict(self, indices: np.ndarray) -> np.ndarray:
+        """Return the predicted class of the samples at ``indices``, [samples]."""
+        network, settings = self.network, self.settings
+        return compute_probabilities(
+            network, self.samples, indices, self.device, settings.batch_size, settings.frame_mode
+        ).argmax(1)
 
     def load_best(self) -> int:
         """Load the network of the best epoch; return the epoch's index."""
@@ -407,12 +415,17 @@ def iterate_batches(
 
 
 def compute_probabilities(
-    network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, frame_mode: str = "turn"
+    network: SpikingNetwork,
+    samples: Samples,
+    indices: np.ndarray,
+    device: str,
+    batch_size: int,
+    frame_mode: str = "turn",
 ) -> np.ndarray:
-    """Return the class probabilities [samples, classes] of the samples at ``indices``."""
+    """Return the class probabilities [samples, classes] of the samples at ``indices``; ``batch_size`` is that of the training."""
     if len(indices) == 0:
         return np.zeros((0, len(samples.classes)), np.float32)
-    size = EVALUATION_BATCH_SIZE
+    size = min(EVALUATION_BATCH_SIZE, EVALUATION_RATIO * batch_size)
     batches = [indices[i : i + size] for i in range(0, len(indices), size)]
     probabilities = []
     with torch.no_grad():
@@ -423,10 +436,7 @@ def compute_probabilities(
 
 def compute_accuracy(trainer: Trainer, indices: np.ndarray) -> float:
     """Return the accuracy of the trainer's network on some of its samples."""
-    predicted = compute_probabilities(
-        trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frame_mode
-    ).argmax(1)
-    return float((predicted == trainer.samples.labels[indices]).mean())
+    return float((trainer.predict(indices) == trainer.samples.labels[indices]).mean())
 
 
 def compute_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

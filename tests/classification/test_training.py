@@ -3,20 +3,22 @@
 import numpy as np
 import pytest
 
+from spiky_rl.classification import training
 from spiky_rl.classification.split import split
 from spiky_rl.classification.training import Trainer, TrainerSettings
 from spiky_rl.config import registry
 from tests.recorded import of_frames
 
 
-def make_trainer(**network):
-    """A trainer of a small network on 12 samples of two classes, in one batch."""
+def make_trainer(batch_size=12, **network):
+    """A trainer of a small network on 12 samples of two classes."""
     frames = np.random.default_rng(0).poisson(1.0, (12, 2, 1, 3, 3))
     samples = of_frames(frames, np.arange(12) % 2, classes=2)
     settings = {"name": "feedforward", "layers": [8, 8], "stateful": True, "backend": "torch", **network}
     built = registry.configure("networks", settings, "network").build(inputs=(1, 3, 3), outputs=2)
     parts = split(samples, 2, 0, 0)
-    return Trainer(built, samples, parts, TrainerSettings(3, 12, 1e-3, "constant", 0.0, 0.0, 0.0), "cpu")
+    settings = TrainerSettings(3, batch_size, 1e-3, "constant", 0.0, 0.0, 0.0)
+    return Trainer(built, samples, parts, settings, "cpu")
 
 
 def test_a_gradient_that_overflows_ends_the_training_before_its_weights_are_kept():
@@ -32,3 +34,17 @@ def test_a_gradient_that_overflows_ends_the_training_before_its_weights_are_kept
 def test_a_training_with_finite_weights_does_all_its_epochs():
     trainer = make_trainer()
     assert len(list(trainer.run_epochs())) == 3 and len(trainer.history.loss) == 3
+
+
+def test_passes_without_gradients_take_few_times_the_samples_of_a_batch(monkeypatch):
+    trainer, counts = make_trainer(batch_size=1), []
+    compute = training.compute_logits
+
+    def count_samples(network, frames, *rest):
+        counts.append(frames.shape[1])
+        return compute(network, frames, *rest)
+
+    monkeypatch.setattr(training, "compute_logits", count_samples)
+    probabilities = trainer.predict(np.arange(12))
+    trainer.measure_activity()
+    assert counts == [4, 4, 4, 5] and len(probabilities) == 12

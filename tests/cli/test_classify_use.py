@@ -189,7 +189,6 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
         return scores(network, samples, indices, *rest)
 
     monkeypatch.setattr(classify_training, "compute_probabilities", noted)
-    monkeypatch.setattr("spiky_rl.classification.result.compute_probabilities", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     assert seen == [{"train"}] * 3 + [{"test"}]
     _, result = newest(tmp_path)
@@ -208,7 +207,7 @@ def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp
         return scores(network, *rest)
 
     monkeypatch.setattr(classify_training, "compute_accuracy", lambda trainer, indices: next(accuracies))
-    monkeypatch.setattr("spiky_rl.classification.result.compute_probabilities", noted)
+    monkeypatch.setattr(classify_training, "compute_probabilities", noted)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
     run_folder, result = newest(tmp_path)
     best, last = (
