@@ -143,14 +143,17 @@ def _load_samples(
     folder = samples.get_data_folder(Path(str(flags.get("data") or identity["settings"]["flags"]["data"])))
     name, dataset = _open_dataset(request, identity, folder)
     _require_fit(dataset, identity, folder)
+    if list(dataset.window) != identity["window"] and "window" not in request.get_dataset_options():
+        raise UserError(
+            f"--dataset {name}: its recordings are from {dataset.window[0]} to {dataset.window[1]}; the network expects frames of the"
+            f" time from {identity['window'][0]} to {identity['window'][1]}"
+        )
     ids: Any = flags.get("ids")
     count: Any = flags.get("recordings")
     requested = split.select_subset(dataset.recordings, count, ids and Path(ids))
     tests = [r for r in requested if r.part == "test"] if only_tests else []
     chosen = _relabel(tests or requested, dataset.classes, known)
     loaded_samples = samples.load_samples(name, dataset, chosen, bool(flags.get("skip_bad")), open_progress)
-    if "window" in dataset.settings() and "window" not in request.get_dataset_options():
-        _warn_of_late_events(loaded_samples, dataset.window)
     loaded_samples = replace(loaded_samples, scale=identity["scale"], classes=tuple(known))
     return loaded_samples, len(requested) - len(chosen)
 
@@ -176,18 +179,6 @@ def _require_fit(dataset: Dataset, identity: Mapping[str, Any], folder: Path) ->
         )
 
 
-def _warn_of_late_events(recordings: Samples, window: tuple[int, int]) -> None:
-    """Log a warning if recordings continue after the ``window``, which comes from the training recordings."""
-    assert recordings.ends is not None
-    late = np.flatnonzero(recordings.ends > window[1])
-    if len(late):
-        last = late[recordings.ends[late].argmax()]
-        message = "dataset.window: %s, as in training; %d of %d recordings continue after it, %s until %d; later events are ignored"
-        log.warning(
-            message, list(window), len(late), len(recordings), recordings.names[last], recordings.ends[last]
-        )
-
-
 def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
     """Return name and reader of the dataset in ``folder``: the request's dataset, else the checkpoint's, else custom recordings.
 
@@ -204,8 +195,8 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     if request.dataset == trained["name"] or (request.dataset is None and "data" not in request.flags):
         return trained["name"], _build_trained_dataset(trained, requested_options, folder)
     if request.dataset is None:  # the user names a folder, but not its layout
-        if dataset := _find_trained_dataset(trained, requested_options, folder):
-            return trained["name"], dataset
+        if _has_trained_layout(trained, folder):
+            return trained["name"], _build_trained_dataset(trained, requested_options, folder)
         log.info(
             "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
         )
@@ -220,16 +211,14 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     return OWN_DATA, configure_dataset(OWN_DATA, options).build(data=folder)
 
 
-def _find_trained_dataset(
-    trained: Mapping[str, Any], requested_options: Mapping[str, Any], folder: Path
-) -> Dataset | None:
-    """Return the checkpoint's dataset in ``folder``; None if the folder does not have its layout."""
+def _has_trained_layout(trained: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether ``folder`` has the layout of the checkpoint's dataset."""
     try:
-        dataset = _build_trained_dataset(trained, requested_options, folder)
+        dataset = _build_trained_dataset(trained, {}, folder)
     except MissingData:
-        return None
+        return False
     # a dataset that reads no files is the same for any folder
-    return dataset if any(r.store for r in dataset.recordings) else None
+    return any(r.store for r in dataset.recordings)
 
 
 def _build_trained_dataset(

@@ -211,7 +211,8 @@ def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -
         if ids is not None:
             where, remedy = f"--ids {ids!r} lists in --data", "the list and the folder"
         raise CheckpointError(
-            f"{loaded.path}: was trained on other recordings than {where} now; name {remedy} that it began with"
+            f"{loaded.path}: was trained on other recordings, or another window of them, than {where} now;"
+            f" name {remedy} that it began with"
         )
     if loaded.identity["split"] != trainer.split.digest:
         now = "" if ids is None else f" than that of --ids {ids!r}"

@@ -54,8 +54,8 @@ class Samples:
     """Description of the simulated sensor; empty if the recordings are real."""
     skipped: tuple[str, ...] = ()
     """The reason of each skipped recording."""
-    ends: np.ndarray | None = None
-    """[samples]: time after the last event, inside of the window or not; None if it is not known."""
+    window: tuple[int, int] = (0, 0)
+    """Start and end of the time in the frames, see `Dataset.window`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +68,7 @@ class Samples:
     @property
     def digest(self) -> str:
         """Hash of recordings, labels and frames, independent of the recordings' folder and format."""
-        text = repr((self.size, self.classes, self.scale, self.binary, list(self.names)))
+        text = repr((self.size, self.window, self.classes, self.scale, self.binary, list(self.names)))
         return hashlib.sha256(text.encode() + self.labels.tobytes() + self.digests.tobytes()).hexdigest()[:16]
 
     def gather_event_indices(self, indices: np.ndarray) -> np.ndarray:
@@ -117,6 +117,12 @@ def load_samples(
             log.warning("  %s", reason)
         if len(cached.skipped) > MAX_LOGGED:
             log.warning("  and %d more; result.json names them all", len(cached.skipped) - MAX_LOGGED)
+    if "window" in dataset.settings() and (count := int((cached.ends > dataset.window[1]).sum())):
+        last = cached.ends.argmax()
+        log.warning(
+            "dataset.window: %s; %d of %d recordings continue after it, %s until %d; later events are ignored",
+            list(dataset.window), count, len(chosen), chosen[last].name, cached.ends[last],
+        )  # fmt: skip
     return Samples(
         name,
         (dataset.bins, *dataset.shape),
@@ -131,5 +137,5 @@ def load_samples(
         dataset.binary,
         dataset.synthetic,
         cached.skipped,
-        cached.ends,
+        dataset.window,
     )

@@ -70,10 +70,12 @@ def test_a_network_that_an_ann_beats_and_a_training_that_is_not_over_are_named(t
     )
 
 
-def test_own_recordings_are_sized_and_their_counts_scaled_unless_it_is_said_otherwise(tmp_path):
+def test_own_recordings_are_sized_and_their_counts_scaled_unless_it_is_said_otherwise(tmp_path, capsys):
     data = folder(tmp_path / "data", 10, 0)
     line = ["--dataset", "custom", "--data", data, "--device", "cpu", "--agent", "lif_linear_classifier"]
     line += ["dataset.bins=2", "--ann", "none", "--epochs", 1]
+    assert run(tmp_path, *line, "dataset.window=[0,500]") == 0
+    assert "[0, 500]; 30 of 30 recordings continue after it" in capsys.readouterr().err
     assert run(tmp_path, *line) == 0
     flags = newest(tmp_path)[1]["settings"]["flags"]
     assert (flags["batch_size"], flags["initial"]) == (16, "data")

@@ -15,6 +15,7 @@ import torch
 
 from spiky_rl.classification import inference
 from spiky_rl.classification import training as classify_training
+from spiky_rl.classification.settings import ClassifyRequest
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.neurons import lif
@@ -286,7 +287,10 @@ def test_what_may_change_is_recorded_and_what_may_not_is_refused_by_name(tmp_pat
         assert re.search(words, capsys.readouterr().err), argv
     others = folder(tmp_path / "others", 30, 3)
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--data", others, "--device", "cpu") == 2
-    assert "was trained on other recordings than --data holds now" in capsys.readouterr().err
+    assert (
+        "was trained on other recordings, or another window of them, than --data holds now"
+        in capsys.readouterr().err
+    )
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--data", moved, "--device", "cpu") == 0
 
@@ -401,6 +405,40 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     (tmp_path / "pixels.py").write_text(OWN)
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0
+
+
+def test_a_network_is_not_used_with_another_window_of_time(tmp_path, capsys):
+    own, cut = ["--dataset", f"{tmp_path / 'pixels.py'}:Pixels"], [
+        "--dataset",
+        f"{tmp_path / 'cut.py'}:Pixels",
+    ]
+    (tmp_path / "pixels.py").write_text(OWN)
+    (tmp_path / "cut.py").write_text(OWN.replace("(0, 20)", "(0, 30)"))
+    network = ["--agent", "lif_linear_classifier", "agent.network.layers=[4]", "--device", "cpu"]
+    assert run(tmp_path, *own, *network, "--bins", 2, "--epochs", 1) == 0
+    run_folder, _ = newest(tmp_path)
+    capsys.readouterr()
+    assert run(tmp_path, "--checkpoint", run_folder, *cut, "--evaluate", "--device", "cpu") == 2
+    told = "its recordings are from 0 to 30; the network expects frames of the time from 0 to 20"
+    assert told in capsys.readouterr().err
+
+
+def test_options_of_custom_recordings_are_available_to_the_network_of_a_named_dataset(tmp_path):
+    data = folder(tmp_path / "data", 1, 0)
+    trained = {"name": "nmnist", "bins": 3, "binary": False}
+    identity = {
+        "settings": {"dataset": trained},
+        "shape": [2, 34, 34],
+        "window": [0, 300_000],
+        "classes": CLASSES,
+    }
+    request = ClassifyRequest(
+        checkpoint="run",
+        flags={"data": str(data)},
+        overrides=("dataset.unit=ms", "dataset.others=unlabelled"),
+    )
+    name, found = inference._open_dataset(request, identity, data)
+    assert name == "custom" and (found.options.unit, len(found.recordings)) == ("ms", 3)
 
 
 def test_a_part_of_the_network_from_a_file_is_named_again_to_resume_and_to_predict(tmp_path, capsys):
