@@ -60,10 +60,10 @@ def build(trainer: Trainer, seed: int) -> Trainer:
 
 def train(
     trainer: Trainer, seed: int, stop: StopRequest, open_progress: ProgressFactory = no_progress
-) -> dict[str, Any]:
-    """Train and test the ANN with the data of a network's ``trainer``; return its entry in a result file.
+) -> dict[str, Any] | None:
+    """Train and test the ANN with the data of a network's ``trainer``; return its entry in a result file, None if a stop is requested.
 
-    If a stop is requested, or the ANN is too large, or its loss is not finite, the entry has the reason instead of an accuracy.
+    If the ANN is too large, or its loss is not finite, the entry has the reason instead of an accuracy.
     """
     try:
         ann = build(trainer, seed)
@@ -72,7 +72,7 @@ def train(
                 count = f"epoch {epoch.index + 1} of {epoch.last + 1}"
                 report_progress((epoch.index + 1) / (epoch.last + 1), count)
                 if stop() and epoch.index < epoch.last:
-                    return {"name": NAME, "accuracy": None, "left_out": "a stop was asked for"}
+                    return None
     except (UserError, FloatingPointError) as error:
         return {"name": NAME, "accuracy": None, "left_out": str(error)}
     best = ann.load_best()

@@ -123,6 +123,7 @@ def print_summary(
     words = ["--checkpoint", str(folder), *required_arguments]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
     command, outcome = common.program("classify"), result["outcome"]
+    lacks_ann = result["settings"]["flags"]["ann"] == "mlp" and result["ann"] is None
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
         *describe_accuracy(result),
@@ -131,7 +132,7 @@ def print_summary(
         ("effective ops", f"{result['synops_per_sample']:,.0f} per recording"),
         ("time", f"{result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"),
         ("TensorBoard", f"tensorboard --logdir {log_root}"),
-        outcome == "stopped" and ("resume with", f"{command} {shlex.join([*words, *root])}"),
+        (outcome == "stopped" or lacks_ann) and ("resume with", f"{command} {shlex.join([*words, *root])}"),
         outcome == "finished" and ("predict with", f"{command} --predict {shlex.join(words)} --data FOLDER"),
     )
 

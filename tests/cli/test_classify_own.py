@@ -39,7 +39,7 @@ def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the
     assert (alone["accuracy"], alone["history"]["loss"]) == (result["accuracy"], result["history"]["loss"])
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 33, "--device", "cpu") == 0
     assert newest(tmp_path)[1]["ann"]["epochs"] == 11
-    # one that a signal stops, or that is too large, is left out, which is said
+    # one that a signal stops is trained when the run goes on, one that is too large is left out, which is said
     build = ann_beside.build
 
     def build_and_stop(*arguments):
@@ -48,9 +48,12 @@ def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the
 
     monkeypatch.setattr(ann_beside, "build", build_and_stop)
     assert run(tmp_path, *line) == 0
-    assert re.search(r"ANN +left out: a stop was asked for", capsys.readouterr().out)
-    assert newest(tmp_path)[1]["accuracy"] == result["accuracy"]
+    run_folder, stopped = newest(tmp_path)
+    assert re.search(f"resume with +.* --checkpoint {run_folder}", capsys.readouterr().out)
+    assert (stopped["accuracy"], stopped["ann"]) == (result["accuracy"], None)
     monkeypatch.setattr(ann_beside, "build", build)
+    assert run(tmp_path, "--checkpoint", run_folder, "--device", "cpu") == 0
+    assert newest(tmp_path)[1]["ann"]["accuracy"] == ann["accuracy"]
     monkeypatch.setattr("spiky_rl.classification.ann.MAX_WEIGHTS", 100_000)
     assert run(tmp_path, *line) == 0
     assert re.search(r"ANN +left out: 512 values", capsys.readouterr().out)
