@@ -224,7 +224,9 @@ def _build(
 
 
 def _read_valid(dataset: Dataset, recording: Recording) -> Events:
-    """Return the events of a recording. Raises EventFileError if an event is outside the sensor, or none is in the window."""
+    """Return the events of a recording. Raises EventFileError if it has a fault, an event outside the sensor, or none in the window."""
+    if recording.fault:
+        raise EventFileError(f"{dataset.path(recording)}: {recording.fault}")
     events, (start, end) = dataset.read_events(recording), dataset.window
     check_events(events, dataset.path(recording), dataset.shape)
     if not ((events.t >= start) & (events.t < end)).any():

@@ -28,7 +28,7 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
-from spiky_rl.datasets.base import Dataset, Recording, to_time_unit
+from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording, to_time_unit
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.run.devices import get_memory, resolve_device
 
@@ -160,9 +160,8 @@ def _load_samples(
 
 def _relabel(recordings: Sequence[Recording], classes: Sequence[str], known: list[str]) -> list[Recording]:
     """Return the ``recordings``, whose labels are indices in ``classes``, with labels that are indices in ``known``."""
-    # an invalid label stays invalid: its recording is refused or skipped later, when it is read
-    index = {label: known.index(name) for label, name in enumerate(classes)}
-    return [replace(r, label=index.get(r.label, r.label)) for r in recordings]
+    index = {UNKNOWN: UNKNOWN} | {label: known.index(name) for label, name in enumerate(classes)}
+    return [replace(r, label=index[r.label]) for r in recordings]
 
 
 def _require_fit(dataset: Dataset, identity: Mapping[str, Any], folder: Path) -> None:

@@ -324,14 +324,14 @@ def require_state(spec: AgentSpec, steps: int) -> None:
 def require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path) -> None:
     """Raise UserError if no classes can be learned from the ``chosen`` recordings; ``folder`` is for messages."""
     where = f"{dataset.title} in {str(folder)!r}"
-    invalid_label = len(dataset.classes)  # its recording is refused or skipped later, when it is read
-    learned = {r.label for r in chosen if r.part == "train"} - {invalid_label}
+    usable = [r for r in chosen if not r.fault]
+    learned = {r.label for r in usable if r.part == "train"}
     if not learned:
         raise UserError(
             f"{where}: all recordings are in the test set, none are left for training;"
             " --evaluate --checkpoint RUN evaluates on them"
         )
-    if unknown := [r for r in chosen if r.label < 0]:
+    if unknown := [r for r in usable if r.label < 0]:
         raise UserError(
             f"{dataset.path(unknown[0])}: has no class; put it into a folder of its class, or --predict it"
         )

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.config.registry import Component
 from spiky_rl.datasets._download import DatasetArchive
-from spiky_rl.datasets._events import Events
+from spiky_rl.datasets._events import EventFileError, Events
 from spiky_rl.datasets._store import RecordingStore
 
 PARTS = ("train", "validation", "test")
@@ -54,6 +54,8 @@ class Recording:
     """Name of the file in the store."""
     row: int = 0
     """Index in a file of many recordings."""
+    fault: str = ""
+    """Reason why the recording cannot be used; it is refused or skipped when it is read."""
 
 
 def declare_bins(bins: int) -> Any:
@@ -108,12 +110,19 @@ class Dataset(Component):
     """Default initial weights."""
     ann: ClassVar[Ann] = "none"
     """Default ANN that is trained on the same frames."""
+    unread: ClassVar[tuple[str, ...]] = ("bins", "binary")
+    """Options that do not affect how events are read."""
 
     def __init__(self, options: Options, data: Path) -> None:
-        """``data`` is the folder of the datasets. Raises MissingData if the dataset is not there."""
+        """``data`` is the folder of the datasets. Raises MissingData if the dataset is not there, EventFileError for an unknown label."""
         self.options = options
         self.data, self.bins, self.binary = data, options.bins, options.binary
         self.recordings = self.list_recordings()
+        for recording in self.recordings:
+            if not UNKNOWN <= recording.label < len(self.classes):
+                raise EventFileError(
+                    f"{self.path(recording)}: label {recording.label} given; allowed: 0 to {len(self.classes) - 1}"
+                )
         start, end = self.window
         if self.bins > end - start:
             raise RegistryError(
@@ -155,15 +164,19 @@ class Dataset(Component):
             assert recording.store is not None
             yield f"{recording.member} {recording.store.get_fingerprint(recording.member)}"
         if any(r.store is None for r in self.recordings) and self.data.exists():
-            folder = RecordingStore(self.data)
-            yield from (f"{name} {folder.get_fingerprint(name)}" for name in folder.list_names())
+            is_file = self.data.is_file()
+            folder = RecordingStore(self.data.parent if is_file else self.data)
+            names = [self.data.name] if is_file else folder.list_names()
+            yield from (f"{name} {folder.get_fingerprint(name)}" for name in names)
 
     def get_reader_fingerprint(self) -> str:
-        """Return a text that changes with everything that affects reading: the folder, the options, and the code of the class."""
+        """Return a text that changes with everything that affects reading: the folder, the settings, and the code of the class."""
+        settings = {**self.options.model_dump(), **self.settings()}
+        read = {key: value for key, value in settings.items() if key not in self.unread}
         code = hashlib.sha256(
             inspect.getsource(inspect.getmodule(type(self)) or type(self)).encode()
         ).hexdigest()
-        return f"{self.data.resolve()} {self.options.model_dump(exclude={'bins', 'binary'})} {code}"
+        return f"{self.data.resolve()} {read} {code}"
 
     def settings(self) -> Mapping[str, Any]:
         """Return the settings that determine the frames, whether the user set them or they come from the recordings."""

@@ -77,6 +77,7 @@ class CustomDataset(Dataset):
     # defaults of classify.py, see Dataset
     epochs = batch_size = None
     initial, ann = "data", "mlp"
+    unread = ("bins", "binary", "names", "others")
     licence = "yours"
     source = "yours"
 
@@ -149,6 +150,11 @@ class CustomDataset(Dataset):
         rows = _list_folders(names) if manifest is None else _read_manifest(store, manifest)
         if not rows:
             raise MissingData(f"{self.data}: contains no recording{format_unpack_hint(store)}; {LAYOUT_HELP}")
+        folders = {row.label or "" for row in rows}
+        if manifest is None and not self.classes and all(name.lower() in SPLITS for name in folders):
+            raise MissingData(
+                f"{self.data}: no class folders below {', '.join(sorted(folders))}; {LAYOUT_HELP}"
+            )
         recordings = self._label(rows, store)
         self._infer_layout(recordings)
         self.agent = _choose_agent(self.shape)

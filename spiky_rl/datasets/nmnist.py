@@ -22,7 +22,7 @@ from spiky_rl.datasets._arrays import list_arrays, read_arrays
 from spiky_rl.datasets._download import DatasetArchive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode_events
 from spiky_rl.datasets._store import RecordingStore, format_unpack_hint, make_read_error
-from spiky_rl.datasets.base import Dataset, Recording
+from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording
 
 SIDE, DIGITS = 34, 10
 LARGEST = 1 << 33
@@ -73,6 +73,10 @@ class NMnist(Dataset):
             if recordings:
                 return recordings
             if found := sorted(folder.glob("nmnist_*.npz")):
+                if len(found) > 1:
+                    raise UserError(
+                        f"{found[0]}: there is {found[1].name} beside it; allowed: one nmnist_*.npz"
+                    )
                 self.packed = _Packed(found[0])
                 return self.packed.list_recordings()
         raise MissingData(
@@ -137,21 +141,16 @@ class _Packed:
         return arrays
 
     def list_recordings(self) -> list[Recording]:
-        """Return one recording per label. A recording with a label that is no digit belongs to no class, and cannot be read."""
+        """Return one recording per label. A recording with a label that is no digit has a fault."""
         if len(self.ids) != len(self.labels):
             raise UserError(f"{self.path}: {len(self.ids)} values of id and {len(self.labels)} of label")
-        rows = zip(self.labels.tolist(), self.ids.tolist(), strict=True)
-        return [
-            Recording(
-                f"Train/{label}/{number:05}",
-                label if 0 <= label < DIGITS else DIGITS,
-                "train",
-                self.store,
-                self.path.name,
-                row,
-            )
-            for row, (label, number) in enumerate(rows)
-        ]
+        recordings = []
+        for row, (label, number) in enumerate(zip(self.labels.tolist(), self.ids.tolist(), strict=True)):
+            name, is_digit = f"Train/{label}/{number:05}", 0 <= label < DIGITS
+            fault = "" if is_digit else f"label {label} given; allowed: 0 to {DIGITS - 1}"
+            known = label if is_digit else UNKNOWN
+            recordings.append(Recording(name, known, "train", self.store, self.path.name, row, fault))
+        return recordings
 
     @cached_property
     def events(self) -> list[np.ndarray]:
@@ -168,9 +167,7 @@ class _Packed:
         return arrays
 
     def read_events(self, row: int, path: str) -> Events:
-        """Return the events of the recording in ``row``. Raises EventFileError with ``path`` for an invalid label, pixel or time."""
-        if not 0 <= self.labels[row] < DIGITS:
-            raise EventFileError(f"{path}: label {self.labels[row]} given; allowed: 0 to {DIGITS - 1}")
+        """Return the events of the recording in ``row``. Raises EventFileError with ``path`` for an invalid pixel or time."""
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
         for key, values, high in (("addr", address[own], SIDE * SIDE * 2 - 1), ("dt", gaps[own], MAX_GAP_US)):

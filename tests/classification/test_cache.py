@@ -49,12 +49,13 @@ class OwnFile(Dataset):
 
     title, shape, window, classes = "own file", SENSOR, (0, 300), ("a", "b")
 
-    def __init__(self, data):
+    def __init__(self, data, first_label=0):
+        self.first_label = first_label
         super().__init__(Dataset.Options(bins=BINS), data)
 
     def list_recordings(self):
-        self.times = np.load(self.data / "sensor" / "times.npy")
-        return [Recording(f"r{i}", i % 2, "train", row=i) for i in range(len(self.times))]
+        self.times = np.load(self.data if self.data.is_file() else self.data / "sensor" / "times.npy")
+        return [Recording(f"r{i}", self.first_label + i % 2, "train", row=i) for i in range(len(self.times))]
 
     def read_events(self, recording):
         return Events(*np.array([[0], [0], [0], [self.times[recording.row]]]))
@@ -92,18 +93,27 @@ def test_a_window_that_frames_do_not_divide_is_used_to_its_end():
     assert frames(events, bins=7).sum((1, 2, 3)).tolist() == [1, 0, 0, 1, 0, 0, 1]
 
 
-def test_recordings_of_a_file_that_the_class_reads_itself_are_read_anew_if_the_file_changes(tmp_path):
+@pytest.mark.parametrize("is_file", [False, True])
+def test_recordings_of_a_file_that_the_class_reads_itself_are_read_anew_if_the_file_changes(
+    is_file, tmp_path
+):
     path = tmp_path / "data" / "sensor" / "times.npy"
     path.parent.mkdir(parents=True)
 
     def write_and_load(times):
         np.save(path, times)
         os.utime(path, ns=(times[0], times[0]))
-        found = OwnFile(tmp_path / "data")
+        found = OwnFile(path if is_file else tmp_path / "data")
         return load_cached(found, found.recordings).event_indices.tolist()
 
     assert write_and_load([0, 100]) == [0, 24]
     assert write_and_load([200, 100]) == [48, 24]
+
+
+def test_a_label_outside_the_classes_is_refused_with_its_recording(tmp_path):
+    np.save(tmp_path / "times.npy", [0, 100])
+    with pytest.raises(EventFileError, match="own file r1: label 2 given; allowed: 0 to 1"):
+        OwnFile(tmp_path / "times.npy", first_label=1)
 
 
 def test_an_event_long_after_the_window_counts_in_no_frame():
@@ -186,6 +196,17 @@ def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
     )
     places = [load_cached(found, found.recordings).event_indices.tolist() for found in (coarse, fine)]
     assert places[0] != places[1], "another unit of time"
+
+
+def test_recordings_are_read_once_for_a_training_and_its_later_uses(tmp_path, own_cache):
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "1.bin").write_bytes(encoded([(3, 1, 0, t) for t in range(9)]))
+    first = dataset("custom", tmp_path / "data", bins=3)
+    later = dataset("custom", tmp_path / "data", **first.settings(), others="unlabelled")
+    for found in (first, later):
+        load_cached(found, found.recordings)
+    assert len(list(own_cache.glob("*.events"))) == 1
 
 
 def test_what_is_kept_takes_four_bytes_an_event_however_many_frames(own_cache):

@@ -101,6 +101,14 @@ def test_a_folder_beside_those_of_a_split_is_no_class(tmp_path):
         dataset("custom", tmp_path / "data")
 
 
+def test_folders_of_a_split_without_class_folders_are_no_classes(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / "data" / part / "1.csv")
+    with pytest.raises(MissingData, match="no class folders below test, train; expected DIR/CLASS/RECORDING"):
+        dataset("custom", tmp_path / "data")
+    assert len(dataset("custom", tmp_path / "data", names=["a", "b"], others="unlabelled").recordings) == 2
+
+
 def test_a_class_may_be_called_as_a_part_is_or_begin_with_an_underscore(tmp_path):
     for name in ("train/1.bin", "bus/1.bin", "_noise/1.bin"):
         write(tmp_path / "data" / name)

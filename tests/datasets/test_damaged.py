@@ -171,6 +171,13 @@ def test_one_bad_row_of_packed_recordings_is_named_and_can_be_left_out_alone(tmp
     assert len(left.skipped) == 1 and left.skipped[0].startswith(where)
 
 
+def test_packed_recordings_in_two_files_are_refused(tmp_path):
+    for name in ("nmnist_test.npz", "nmnist_train.npz"):
+        np.savez(tmp_path / name, **PACKED)
+    with pytest.raises(UserError, match="nmnist_test.npz: there is nmnist_train.npz beside it; allowed: one"):
+        dataset("nmnist", tmp_path)
+
+
 def test_packed_recordings_that_are_damaged_anywhere_are_refused(tmp_path):
     path = tmp_path / "nmnist_own.npz"
     np.savez_compressed(path, **PACKED)

@@ -116,7 +116,6 @@ BAD_ARRAYS = {
         r"row 0 \(Train/1/00001\): event 1: addr is 2312; it must be between 0 and 2311",
     ),
     "absent": ({"dt": None}, "not packed recordings, or damaged"),
-    "label": ({"label": [10]}, r"row 0 \(Train/10/00001\): label 10 given; allowed: 0 to 9"),
     "ids": ({"id": [1, 2]}, "2 values of id and 1 of label"),
 }
 
