@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ INDEX_TYPE = np.dtype(np.uint32)
 MAX_MEASURED = 16
 """Maximum number of recordings from which the total size is estimated."""
 ARRAY_KEYS = ("offsets", "digests", "index", "ends", "skipped")
-"""Arrays in the second file (.npz), which also holds a digest of both files; the first file (.events) holds the ``event_indices``."""
+"""Arrays in the second file (.npz); the first file (.events) holds the ``event_indices``."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,11 @@ def _open_cached(path: Path) -> CachedRecordings | None:
         return None
     try:
         with open_regular(arrays_path) as file:
-            arrays = read_arrays(file, (*ARRAY_KEYS, "digest"), NUMBERS + TEXTS)
+            arrays = read_arrays(file, ARRAY_KEYS, NUMBERS + TEXTS)
         size = path.stat().st_size
-        if size != arrays["offsets"].astype(np.int64).max(initial=0) * INDEX_TYPE.itemsize:
+        if size != arrays["offsets"][-1] * INDEX_TYPE.itemsize:
             raise ValueError(f"has {size:,} bytes")
-        event_indices = np.memmap(path, INDEX_TYPE, "r") if size else np.zeros(0, INDEX_TYPE)
-        expected = str(arrays.pop("digest"))
-        if _digest_all(hashlib.sha256(event_indices).hexdigest(), path, arrays) != expected:
-            raise ValueError("digest: does not match the content")
+        event_indices = np.memmap(path, INDEX_TYPE, "r")
     except DAMAGE as error:
         log.warning("%s: damaged (%s); it is made anew", path, " ".join(str(error).split()))
         return None
@@ -136,15 +133,6 @@ def _open_cached(path: Path) -> CachedRecordings | None:
             os.utime(used)
     skipped = tuple(map(str, arrays.pop("skipped")))
     return CachedRecordings(event_indices, **arrays, skipped=skipped)
-
-
-def _digest_all(events_digest: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
-    """Return a hash of both files and their name: ``events_digest`` is the hash of the first, ``arrays`` the content of the second."""
-    digest = hashlib.sha256(events_digest.encode())
-    for key in ARRAY_KEYS:
-        array = arrays[key]
-        digest.update(f"{path.stem} {key} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
-    return digest.hexdigest()
 
 
 def _build(
@@ -179,7 +167,6 @@ def _build(
         path,
     )
     offsets, digests, index, ends, skipped = [0], [], [], [], []
-    indices_hash = hashlib.sha256()
 
     def write_events(temporary: Path) -> None:
         with temporary.open("wb") as file, open_progress(f"reading {dataset.title}") as report_progress:
@@ -201,7 +188,6 @@ def _build(
                 index.append(number)
                 ends.append(int(events.t.max()) + 1)
                 file.write(event_indices.tobytes())
-                indices_hash.update(event_indices.tobytes())
                 report_progress((number + 1) / len(recordings), f"{number + 1} of {len(recordings)}")
         if not index:
             raise EventFileError(f"{skipped[0]}; no recording is left")
@@ -214,7 +200,6 @@ def _build(
         "ends": np.array(ends, np.int64),
         "skipped": np.array(skipped, np.str_),
     }
-    arrays["digest"] = np.array(_digest_all(indices_hash.hexdigest(), path, arrays))
 
     def write_arrays(temporary: Path) -> None:
         with temporary.open("wb") as file:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
@@ -127,7 +127,7 @@ def evaluate(trained: TrainedClassifier, out: Path | None) -> tuple[Path, dict[s
     right, count = int(counts.trace()), len(fresh)
     result = {
         "checkpoint": str(trained.loaded.path), "dataset": recordings.name, "data_hash": recordings.digest, "accuracy": right / count,
-        "interval_95": list(compute_wilson_interval(right, count)), "samples": count, "trained_with": count_seen,
+        "interval_95": list(binomtest(right, count).proportion_ci(0.95, "wilson")), "samples": count, "trained_with": count_seen,
         "without_class": int((recordings.labels < 0).sum()), "other_parts": trained.other_parts, "skipped": list(recordings.skipped),
         "classes": list(recordings.classes), "confusion": counts.tolist(),
     }  # fmt: skip
@@ -234,11 +234,3 @@ def get_time_unit(dataset_settings: Mapping[str, Any]) -> str:
         assert issubclass(cls, Dataset)
         return to_time_unit(cls.times_are_steps)
     return dataset_settings.get("time", "")
-
-
-def compute_wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of the share ``right`` / ``count``."""
-    z, share = 1.959964, right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -46,32 +45,16 @@ class Needs(Settings):
     """Whether times are steps of tensors."""
 
 
-class CachedNeeds(Needs):
-    """Needs with a digest, as the cache file holds them."""
-
-    digest: str
-    """Hash of the values and the file's name, which shows that the file is undamaged and belongs to these recordings."""
-
-
 def load_needs(path: Path, measure: Callable[[], Needs]) -> Needs:
     """Return the needs in the cache file ``path``; if it is missing or invalid, call ``measure`` and write the result there."""
     try:
         if path.exists():
-            cached = read_json_record(path, CachedNeeds)
-            needs = Needs(**cached.model_dump(exclude={"digest"}))
-            if cached.digest == _digest(path, needs):
-                return needs
-            raise ReadingError(f"{path}: digest: {cached.digest!r} is not that of the values")
+            return read_json_record(path, Needs)
     except ReadingError as error:
         log.warning("%s; it is made anew", error)
     needs = measure()
-    files.write_json(path, {**needs.model_dump(), "digest": _digest(path, needs)}, durable=False)
+    files.write_json(path, needs.model_dump(), durable=False)
     return needs
-
-
-def _digest(path: Path, needs: Needs) -> str:
-    text = f"{path.name} {sorted(needs.model_dump().items())}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def measure_needs(

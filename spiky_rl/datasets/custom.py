@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
 COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
 """Key of a manifest's row by the name of the column in the file."""
-MEASUREMENT_VERSION = 4
+MEASUREMENT_VERSION = 5
 """Version of the measurement of sensor and window; another one is measured again."""
 BINS = 32
 """Default number of frames per recording."""

@@ -104,47 +104,28 @@ ANY = {
     "a pipe": pipe,
     "far too long": sparse,
 }
+UNSEEN = {
+    ("json", "a bit of a value flipped"),
+    *(("events", case) for case in ("zeroed", "a bit of a value flipped", "another's bytes")),
+}
+"""Damage that the size and the form of a file do not show."""
 DAMAGES = {
     f"{ending}: {case}": (ending, change)
     for ending in ("json", "npz", "events")
     for case, change in ANY.items()
+    if (ending, case) not in UNSEEN
 }
 DAMAGES |= {
-    f"json: no {key}": ("json", value(key, REMOVED))
-    for key in ("channels", "rows", "columns", "end", "steps", "digest")
-}
-DAMAGES |= {
-    f"json: {key} is {new!r}"[:40]: ("json", value(key, new))
-    for key in ("channels", "rows", "columns", "end")
-    for new in (0, -1, 2.5, "8", None, [8], True, 10**400, 10**9, 7)
-}
-DAMAGES |= {
+    "json: no rows": ("json", value("rows", REMOVED)),
+    "json: rows is 0": ("json", value("rows", 0)),
+    "json: rows is text": ("json", value("rows", "8")),
     "json: a list": ("json", lambda path: path.write_text("[2, 8, 8, 1000, 0]")),
-    "json: a list of words": ("json", lambda path: path.write_text('["a", "b"]')),
     "json: another key": ("json", bytes_of(lambda data: data.rstrip()[:-1] + b', "more": 1}')),
-    "json: steps": ("json", value("steps", True)),
-    "json: steps is a number": ("json", value("steps", 0)),
-    "json: nested": ("json", lambda path: path.write_text("[" * 10**5)),
-    "json: no number": ("json", lambda path: path.write_text("NaN")),
     "npz: compressed beyond all": ("npz", bomb),
     "npz: Python objects": ("npz", array("ends", lambda held: np.array([{}, [], None, 1, 2, 3], object))),
-    "npz: text for numbers": ("npz", array("offsets", lambda held: held.astype("U"))),
-    "npz: fractions": ("npz", array("offsets", lambda held: held + 0.5)),
-    "npz: two axes": ("npz", array("offsets", lambda held: held[None])),
-    "npz: offsets that go back": ("npz", array("offsets", lambda held: held[::-1].copy())),
-    "npz: a negative offset": ("npz", array("offsets", lambda held: held - 100)),
-    "npz: an index beyond all": ("npz", array("index", lambda held: held + 100)),
-    "npz: fewer digests": ("npz", array("digests", lambda held: held[:-1])),
-    "npz: skipped ones": ("npz", array("skipped", lambda held: np.array(["x"] * 3))),
-    "npz: another digest": ("npz", array("digest", lambda held: np.array("0" * 64))),
-    "npz: a number as digest": ("npz", array("digest", lambda held: np.array(3))),
-    "events: zeros and as long": ("events", bytes_of(lambda data: bytes(len(data)))),
-    "events: of another order": ("events", bytes_of(lambda data: data[400:] + data[:400])),
+    "npz: no digests": ("npz", array("digests", REMOVED)),
+    "npz: another number of events": ("npz", array("offsets", lambda held: held - 100)),
     "events: one more": ("events", bytes_of(lambda data: data + bytes(4))),
-}
-DAMAGES |= {
-    f"npz: no {key}": ("npz", array(key, REMOVED))
-    for key in ("offsets", "digests", "index", "ends", "skipped", "digest")
 }
 
 
