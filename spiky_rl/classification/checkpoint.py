@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from spiky_rl.classification.settings import LIBRARY, ClassifyOptions, configure_dataset
-from spiky_rl.classification.training import History, Trainer
+from spiky_rl.classification.training import History
 from spiky_rl.config import memory_check, registry
 from spiky_rl.config.named_code import find_code
 from spiky_rl.config.options import (
@@ -22,21 +20,16 @@ from spiky_rl.config.options import (
     RegistryError,
     UserError,
     error_path,
-    shorten,
-    suggest_name,
 )
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec, build_agent_spec, flatten
 from spiky_rl.datasets._events import LATEST, MAX_PIXELS
-from spiky_rl.learners.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
+from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
 from spiky_rl.learners.common.progress import Count
-from spiky_rl.networks.base import SpikingNetwork
 
 IDENTITY = "infos.spiky_rl.identity"
 REQUIRED_FLAGS = ("epochs", "data", "batch_size", "shift", "rotation")
 """Flags that have a value in every run."""
-UPDATE_COUNT, OLD_UPDATE_COUNT = "_extra_state", "updates"
-"""Key of a network's number of updates in its state dict, and the key in older checkpoints."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
@@ -84,15 +77,6 @@ class ClassifierIdentity(FileRecord):
         return self
 
 
-class Content(FileRecord):
-    """Content of a checkpoint, without random states and identity."""
-
-    network: dict[str, Any]
-    best: dict[str, Any]
-    optimizer: Optimiser
-    history: History
-
-
 @dataclass(frozen=True)
 class LoadedCheckpoint:
     """A checkpoint that was read."""
@@ -118,7 +102,7 @@ class LoadedCheckpoint:
 
 
 def read(path: Path) -> LoadedCheckpoint:
-    """Read a checkpoint and check the types of its content; `require_weights` compares the weights with the network.
+    """Read a checkpoint and check its history and its identity.
 
     Nothing that the file names is executed. Raises CheckpointError that names the file and the key.
     """
@@ -128,12 +112,8 @@ def read(path: Path) -> LoadedCheckpoint:
             f"{path}: has no settings; it was written by an earlier version, so train again"
         )
     try:
-        content = Content.check("", {key: loaded.content[key] for key in Content.model_fields})
-        if not content.history.loss:
+        if not History.check("history", loaded.content["history"]).loss:
             raise RegistryError("history.loss: [] has 0 values; it must have at least 1")
-        for key in ("network", "best"):
-            _require_tensors(key, loaded.content[key])
-        _require_digests(loaded.content["learned"])
         ClassifierIdentity.check(IDENTITY, loaded.identity)
         RunnerSettings.check(f"{IDENTITY}.spec", loaded.identity["spec"])
         identity: Any = loaded.identity
@@ -149,75 +129,12 @@ def read(path: Path) -> LoadedCheckpoint:
     return loaded
 
 
-def _require_tensors(key: str, weights: Mapping[Any, object]) -> None:
-    """Raise RegistryError if the ``weights`` below ``key`` are not tensors by name."""
-    for name, value in weights.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RegistryError(f"{key}.{name}: expected a tensor, got {shorten(value)}")
-
-
-def _require_digests(learned: object) -> None:
-    """Raise RegistryError if ``learned`` is not a list of recordings' hashes."""
-    if not isinstance(learned, Tensor):
-        raise RegistryError(f"learned: expected a tensor, got {shorten(learned)}")
-    if learned.dtype != torch.int64 or learned.ndim != 1 or not learned.numel():
-        raise RegistryError(f"learned: {_describe(learned)}; it must be a list of whole numbers")
-
-
 def _require_options(dataset: Mapping[str, Any]) -> None:
     """Raise RegistryError if a run's ``dataset`` has invalid options."""
     try:
         configure_dataset(dataset["name"], dataset)
     except RegistryError as error:
         raise RegistryError(f"{IDENTITY}.settings.{error}") from None
-
-
-def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError if ``weights`` do not fit ``network``; ``where`` is their file and key."""
-    renamed = {UPDATE_COUNT if name == OLD_UPDATE_COUNT else name: value for name, value in weights.items()}
-    own = network.state_dict()
-    for name in own:
-        if name not in renamed:
-            raise CheckpointError(f"{where}: missing {name}{suggest_name(name, renamed)}")
-    for name, tensor in renamed.items():
-        if name not in own:
-            raise CheckpointError(f"{where}.{name}: no such weight{suggest_name(name, own)}")
-        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
-            raise CheckpointError(
-                f"{where}.{name}: {_describe(tensor)}; this network's is {_describe(own[name])}"
-            )
-        if name == UPDATE_COUNT and tensor.min() < 0:
-            raise CheckpointError(f"{where}.{name}: {tensor.min()} is out of range; it must be at least 0")
-
-
-def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError if ``state`` does not fit the ``trainer``'s optimiser; ``where`` is its file and key."""
-    (own,), groups = trainer.optimiser.state_dict()["param_groups"], state["param_groups"]
-    if len(groups) != 1:
-        raise CheckpointError(f"{where}.param_groups: has {len(groups)} values; it must have 1")
-    if (params := groups[0]["params"]) != own["params"]:
-        raise CheckpointError(f"{where}.param_groups.0.params: {shorten(params)}; it must be {own['params']}")
-    for key, value in groups[0].items():
-        # the schedule sets the learning rate; settings that this version of torch does not have are ignored
-        if key not in ("lr", "params") and key in own and value != own[key]:
-            raise CheckpointError(
-                f"{where}.param_groups.0.{key}: {shorten(value)} is not this run's; it must be {own[key]}"
-            )
-    weights = list(trainer.network.parameters())
-    for index, moments in state["state"].items():
-        key_path = f"{where}.state.{index}"
-        if index not in range(len(weights)):
-            raise CheckpointError(f"{key_path}: no such weight; allowed: 0 to {len(weights) - 1}")
-        _require_moments(moments, weights[index], key_path)
-
-
-def _require_moments(moments: Mapping[str, object], weight: Tensor, where: str) -> None:
-    """Raise CheckpointError if the optimiser's ``moments`` do not fit their ``weight``; ``where`` is their file and key."""
-    for key, shape in {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}.items():
-        value = moments.get(key)
-        if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
-            text = _describe(value) if isinstance(value, Tensor) else f"got {shorten(value)}"
-            raise CheckpointError(f"{where}.{key}: {text}; expected numbers of shape {list(shape)}")
 
 
 def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, available: int) -> None:
@@ -232,7 +149,3 @@ def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, available: int) ->
         )
     except UserError as error:
         raise CheckpointError(f"{loaded.path}: {error}") from None
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of shape {list(tensor.shape)}".removeprefix("torch.")

@@ -29,6 +29,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording, to_time_unit
+from spiky_rl.learners.common.runner import wrap_load_errors
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.run.devices import get_memory, resolve_device
 
@@ -80,8 +81,8 @@ def load_classifier(
     _, inputs = get_sequence_shape(loaded_samples.size, frame_mode)
     assert spec.network is not None
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
-    checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
-    network.load_state_dict(loaded.content["best"])
+    with wrap_load_errors(str(loaded.path)):
+        network.load_state_dict(loaded.content["best"])
     seen = np.isin(loaded_samples.digests.view(np.int64), loaded.content["learned"].numpy())
     return TrainedClassifier(
         loaded, spec.name, network, frame_mode, device, loaded_samples, seen, other_parts

@@ -39,6 +39,7 @@ from spiky_rl.config.safe_loading import ReadingError, parse_json, read_file
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.learners.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.learners.common.runner import wrap_load_errors
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.run import run_folders
@@ -198,10 +199,9 @@ def _require_patience(flags: ClassifyOptions, n_validation: int | None) -> None:
 def _restore(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
     """Set a trainer to the state of a checkpoint. Raises CheckpointError if data, weights or optimizer do not fit."""
     _require_same(trainer, loaded, ids)
-    for key in ("network", "best"):
-        checkpoint.require_weights(trainer.network, loaded.content[key], f"{loaded.path}: {key}")
-    checkpoint.require_optimiser(trainer, loaded.content["optimizer"], f"{loaded.path}: optimizer")
-    trainer.restore(dict(loaded.content))
+    with wrap_load_errors(str(loaded.path)):
+        trainer.network.load_state_dict(loaded.content["best"])
+        trainer.restore(dict(loaded.content))
 
 
 def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:

@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, check_number
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, OtherLibraryError
-from spiky_rl.learners.common.progress import Amount, Count, TrainingProgress
+from spiky_rl.learners.common.progress import Count, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +49,6 @@ NOT_NEGATIVE = {
 
 rsl_rl's ``std_param`` is not one of them: an update may make it negative, and rsl_rl clamps it on every use.
 """
-
-
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Group(FileRecord):
-    """Parameter group of an optimiser."""
-
-    lr: Amount = 0.0
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
-    eps: Amount = 0.0
-    weight_decay: Amount = 0.0
-    params: list[Count]
-
-
-class Optimiser(FileRecord):
-    """State of an optimiser, with a mapping per parameter."""
-
-    param_groups: list[Group]
-    state: dict[int, dict[str, Any]]
 
 
 class RandomState(TypedDict):
