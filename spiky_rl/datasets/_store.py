@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -19,8 +17,6 @@ from spiky_rl.config import registry
 from spiky_rl.config.safe_loading import open_regular
 from spiky_rl.datasets._arrays import LARGEST, read_header
 from spiky_rl.datasets._events import SUFFIXES, EventFileError, MissingData
-
-log = logging.getLogger(__name__)
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 """Suffixes of archives."""
@@ -36,7 +32,7 @@ def make_read_error(path: str | Path, error: Exception) -> EventFileError:
 class RecordingStore:
     """Files below a folder or in an archive, by their relative names with / between folders.
 
-    Only regular files inside of the folder are read: no pipes, no devices, and no links or names that lead out of the folder.
+    Only regular files are read: no pipes and no devices. Links are followed.
     """
 
     def __init__(self, root: Path, prefix: str = "") -> None:
@@ -51,30 +47,13 @@ class RecordingStore:
                 reason = getattr(error, "strerror", None) or error
                 raise EventFileError(f"{root}: not an archive, or damaged: {reason}") from None
 
-    @cached_property
-    def _resolved_root(self) -> Path:
-        return self.root.resolve()
-
-    @cached_property
-    def _listing(self) -> tuple[list[str], list[str]]:
-        """Names of all files in the folder, and of links that lead out of it. Raises MissingData."""
-        names, outward = _walk(self.root)
-        for name in outward:
-            log.warning("%s: is a link that leads out of %s; it is not followed", self.root / name, self.root)
-        return names, outward
-
-    @property
-    def outward(self) -> list[str]:
-        """Paths of links that lead out of the folder; they are not followed."""
-        return [str(self.root / name) for name in self._listing[1]] if self.archive is None else []
-
     def list_names(self) -> list[str]:
         """Return the names of all files, sorted, without hidden files and the files that macOS adds to archives.
 
         A folder with the suffix of a recording counts as a file, which cannot be read.
         """
         if self.archive is None:
-            names = self._listing[0]
+            names = _walk(self.root)
         else:
             names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
         # an archive may hold a name twice; as in an unpacked folder, it is one file, the last
@@ -108,10 +87,6 @@ class RecordingStore:
         try:
             if self.archive is not None:
                 return self.archive.open(name.removeprefix(self.prefix))
-            if path.exists() and not path.resolve().is_relative_to(self._resolved_root):
-                raise EventFileError(
-                    f"{path}: leads out of {self.root} and is not read; put the file itself there"
-                )
             return open_regular(path)
         except KeyError:
             raise EventFileError(f"{path}: is not in the archive") from None
@@ -244,17 +219,10 @@ def _is_hidden(name: str) -> bool:
     return any(part[0] == "." or part == "__MACOSX" for part in name.split("/") if part)
 
 
-def _leads_out(path: Path, inside: Path) -> bool:
-    """Return whether ``path`` is a link that leads out of the folder ``inside``."""
-    return path.is_symlink() and not path.resolve().is_relative_to(inside)
-
-
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Return the names of all files below the folder ``root``, and of links that lead out of it. Raises MissingData."""
+def _walk(root: Path) -> list[str]:
+    """Return the names of all files below the folder ``root``; links are followed. Raises MissingData."""
     visited: set[str] = set()
     file_names: list[str] = []
-    outward: list[str] = []
-    inside = root.resolve()
 
     def refuse(error: OSError) -> None:
         raise MissingData(f"{error.filename}: cannot be read: {error.strerror}")
@@ -265,11 +233,9 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             folders.clear()
             continue
         visited.add(real)
-        path, inner = Path(folder).relative_to(root), {*folders}
-        links = {name for name in inner if _leads_out(root / path / name, inside)}
+        path = Path(folder).relative_to(root)
         # a folder with the suffix of a recording counts as a file, which cannot be read
-        files = {name for name in inner - links if name.endswith(SUFFIXES)}
-        outward += sorted((path / name).as_posix() for name in links)
+        files = {name for name in folders if name.endswith(SUFFIXES)}
         file_names += [(path / name).as_posix() for name in (*names, *files)]
-        folders[:] = sorted(inner - links - files)  # os.walk visits the folders that are left in the list
-    return file_names, outward
+        folders[:] = sorted({*folders} - files)  # os.walk visits the folders that are left in the list
+    return file_names

@@ -142,10 +142,6 @@ class CustomDataset(Dataset):
             raise MissingData(f"{self.data}: no such folder; {LAYOUT_HELP}")
         store = RecordingStore(self.data)
         names = store.list_names()
-        if store.outward:
-            raise MissingData(
-                f"{store.outward[0]}: is a link that leads out of {self.data}; put the recordings themselves there"
-            )
         manifest = next((name for name in MANIFESTS if name in names), None)
         rows = _list_folders(names) if manifest is None else _read_manifest(store, manifest)
         if not rows:
@@ -320,6 +316,8 @@ def _read_manifest(store: RecordingStore, manifest: str) -> list[ListedRecording
         name = (row["recording"] or "").strip()
         if (first := first_rows.setdefault(name, number)) != number:
             raise EventFileError(f"{path}: row {number}: {name!r} is in row {first} already")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise EventFileError(f"{path}: row {number}: {name!r} leads out of {store.root}")
         listed.append(ListedRecording(name, (row.get("label") or "").strip() or None, SPLITS[split]))
     return listed
 
