@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.datasets._events import MissingData
-from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording, to_time_unit
+from spiky_rl.datasets.base import UNKNOWN, Dataset, to_time_unit
 from spiky_rl.learners.common.runner import wrap_load_errors
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.run.devices import get_memory, resolve_device
@@ -153,16 +153,11 @@ def _load_samples(
     count: Any = flags.get("recordings")
     requested = split.select_subset(dataset.recordings, count, ids and Path(ids))
     tests = [r for r in requested if r.part == "test"] if only_tests else []
-    chosen = _relabel(tests or requested, dataset.classes, known)
+    index = {UNKNOWN: UNKNOWN} | {label: known.index(name) for label, name in enumerate(dataset.classes)}
+    chosen = [replace(r, label=index[r.label]) for r in tests or requested]
     loaded_samples = samples.load_samples(name, dataset, chosen, bool(flags.get("skip_bad")), open_progress)
     loaded_samples = replace(loaded_samples, scale=identity["scale"], classes=tuple(known))
     return loaded_samples, len(requested) - len(chosen)
-
-
-def _relabel(recordings: Sequence[Recording], classes: Sequence[str], known: list[str]) -> list[Recording]:
-    """Return the ``recordings``, whose labels are indices in ``classes``, with labels that are indices in ``known``."""
-    index = {UNKNOWN: UNKNOWN} | {label: known.index(name) for label, name in enumerate(classes)}
-    return [replace(r, label=index[r.label]) for r in recordings]
 
 
 def _require_fit(dataset: Dataset, identity: Mapping[str, Any], folder: Path) -> None:

@@ -1,15 +1,20 @@
-"""Result files of a classification: checkpoints, the list of recordings, and ``result.json``."""
+"""Result files of a classification: checkpoints, the list of recordings, ``result.json``, and TensorBoard's."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
 from spiky_rl.classification.training import (
+    Epoch,
     Trainer,
     compute_confusion,
     get_sequence_shape,
@@ -18,6 +23,12 @@ from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.learners.common.checkpoints import write_checkpoint
 from spiky_rl.run.provenance import get_versions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 """File of the result in a run folder."""
@@ -115,3 +126,66 @@ def write_result(
     }
     files.write_json(folder / RESULT, result)
     return result
+
+
+def open_board(folder: Path) -> SummaryWriter | None:
+    """Return TensorBoard's writer into a run folder; log and return None if TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        log.warning("tensorboard is not installed: no scalars are written")
+        return None
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def write_epoch(board: SummaryWriter, epoch: Epoch) -> None:
+    """Write the scalars of an epoch."""
+    scalars = {
+        "Classification/loss": epoch.loss,
+        "Classification/accuracy_train": epoch.accuracy_train,
+        "Perf/seconds_learning": epoch.seconds,
+        "Cost/operations_per_step": epoch.operations,
+        "Spikes/rate": epoch.rate,
+    }
+    if epoch.accuracy_validation is not None:
+        scalars["Classification/accuracy_validation"] = epoch.accuracy_validation
+    for i, layer in enumerate(epoch.layers, start=1):
+        scalars |= {f"Spikes/layer_{i}_{name}": value for name, value in vars(layer).items()}
+    for name, value in scalars.items():
+        board.add_scalar(name, value, epoch.index)
+
+
+def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
+    """Draw the confusion matrix ``counts`` [classes, classes] with its numbers: true classes in rows, predicted ones in columns."""
+    from matplotlib.figure import Figure
+
+    matrix, side = np.asarray(counts), max(5.2, 0.3 * len(classes))
+    figure = Figure(figsize=(side + 0.3, side), layout="constrained")
+    axes = figure.add_subplot()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Greys", vmin=0.0, vmax=1.0)
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    rotation = "vertical" if max(map(len, classes)) > 2 else "horizontal"
+    axes.set_xticks(range(len(classes)), classes, rotation=rotation)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    return figure
+
+
+def write_confusion(folder: Path, board: SummaryWriter | None, result: Mapping[str, Any], title: str) -> None:
+    """Draw the confusion matrix into ``confusion.png``, and into TensorBoard if there is a ``board``.
+
+    Logs a warning if matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        log.warning("matplotlib is not installed: confusion.png is not drawn")
+        return
+    figure = draw_confusion(result["confusion"], result["classes"], title)
+    files.write_atomically(
+        folder / "confusion.png", lambda temporary: figure.savefig(temporary, format="png", dpi=120)
+    )
+    if board is not None:
+        board.add_figure("Classification/confusion", figure, result["epochs"] - 1)

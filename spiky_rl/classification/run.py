@@ -15,7 +15,6 @@ import torch
 from spiky_rl.classification import ann as anns
 from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
-from spiky_rl.classification import tensorboard as boards
 from spiky_rl.classification.checkpoint import LoadedCheckpoint
 from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import (
@@ -151,7 +150,10 @@ def _prepare_resume(
     if settings.flags.initial is None:  # a run from before this option existed
         settings.flags = settings.flags.with_changes(initial="agent")
     trainer = _make_trainer(settings, device, fetch, open_progress)
-    _restore(trainer, loaded, settings.flags.ids)
+    _require_same(trainer, loaded, settings.flags.ids)
+    with wrap_load_errors(str(loaded.path)):
+        trainer.network.load_state_dict(loaded.content["best"])
+        trainer.restore(dict(loaded.content))
     if device != loaded.identity["device"]:
         settings.changed["device"] = [loaded.identity["device"], device]
     log.info("resumed from %s after %d epochs", loaded.path, len(trainer.history.loss))
@@ -194,14 +196,6 @@ def _require_patience(flags: ClassifyOptions, n_validation: int | None) -> None:
         raise UserError(
             f"--patience {flags.patience}: not available without validation recordings; pass --patience 0, or --validation K"
         )
-
-
-def _restore(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
-    """Set a trainer to the state of a checkpoint. Raises CheckpointError if data, weights or optimizer do not fit."""
-    _require_same(trainer, loaded, ids)
-    with wrap_load_errors(str(loaded.path)):
-        trainer.network.load_state_dict(loaded.content["best"])
-        trainer.restore(dict(loaded.content))
 
 
 def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
@@ -374,7 +368,7 @@ class ClassificationRun:
             spec.name, data.name, len(split_.train), len(split_.validation), len(split_.test), trainer.device, seed,
         )  # fmt: skip
         log.info("run folder: %s", self.folder)
-        self.board = boards.open_writer(self.folder)
+        self.board = results.open_board(self.folder)
         self.latest: Path | None = None
         """The last checkpoint; None before the first one."""
 
@@ -402,7 +396,7 @@ class ClassificationRun:
                     results.save(self.folder / run_folders.BEST, self.trainer, self.identity)
                 display(epoch)
                 if self.board is not None:
-                    boards.write_epoch(self.board, epoch)
+                    results.write_epoch(self.board, epoch)
                 if stop() and epoch.index < epoch.last:
                     return "stopped"
         except KeyboardInterrupt:
@@ -427,7 +421,7 @@ class ClassificationRun:
             )
             if result["accuracy"] is not None:
                 title = f"{self.title}: {result['accuracy']:.1%} of {len(self.trainer.split.test)}"
-                boards.write_confusion(self.folder, self.board, result, title)
+                results.write_confusion(self.folder, self.board, result, title)
             return result
 
     def compare(

@@ -333,7 +333,9 @@ def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, 
             arrays = read_arrays(io.BytesIO(data), kinds=NUMBERS + TEXTS)
             rows = []
             for cells in zip(*arrays.values(), strict=True):
-                rows.append({key: _to_text(cell) for key, cell in zip(arrays, cells, strict=True)})
+                # arrays of bytes hold UTF-8
+                texts = (cell.decode() if isinstance(cell, bytes) else str(cell) for cell in cells)
+                rows.append(dict(zip(arrays, texts, strict=True)))
     except DAMAGE as error:
         raise EventFileError(f"{store.path(manifest)}: not a manifest, or damaged: {error}") from None
 
@@ -341,11 +343,6 @@ def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, 
         return COLUMNS.get(str(column).strip().lower(), "")
 
     return [{get_key(column): cell for column, cell in row.items()} for row in rows]
-
-
-def _to_text(cell: object) -> str:
-    """Return the text of a ``cell`` of an array; arrays of bytes hold UTF-8."""
-    return cell.decode() if isinstance(cell, bytes) else str(cell)
 
 
 def _natural_sort_key(name: str) -> tuple[bool, int, str]:
