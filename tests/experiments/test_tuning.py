@@ -526,6 +526,10 @@ REFUSED = {
         {"shared": {RATE: {"low": 0.1, "high": 1}}, "own": {"mlp_ppo": {RATE: {"choices": [1, 2]}}}},
         [RATE, "twice"],
     ),
+    "twice, without own": (
+        {"set": {RATE: 0.01}, "shared": {RATE: {"low": 0.1, "high": 1}}},
+        ["shared", RATE, "twice"],
+    ),
     "nothing to tune": ({"own": {"mlp_ppo": {}}}, ["own.mlp_ppo", "at least one dimension"]),
     "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "not an override"]),
 }
