@@ -36,7 +36,7 @@ from spiky_rl.experiments.analysis.verdicts import Cells, Verdict, judge
 from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.design.tunings import read_copies
+from spiky_rl.experiments.design.tunings import get_agent_name, read_copies
 from spiky_rl.experiments.run import results as files
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
@@ -131,7 +131,7 @@ class StudyAnalysis:
     @cached_property
     def baseline(self) -> str | None:
         """Label of the baseline, its first variant if it has several; None if it has no result."""
-        stem = Path(self.design.baseline).stem
+        stem = get_agent_name(self.design.baseline)
         variants = [label for label in self.labels if self.agents[label] == stem]
         return stem if stem in variants else next(iter(variants), None)
 

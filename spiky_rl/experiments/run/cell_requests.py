@@ -11,6 +11,7 @@ from spiky_rl.config.budget import Budget, parse_budget
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import build_agent_spec, load_task
 from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification, get_task_data, hash_data
+from spiky_rl.experiments.design.tunings import get_agent_name
 from spiky_rl.experiments.run.cells import find_differences, read_cell
 from spiky_rl.run.provenance import collect_provenance, get_versions, hash_named_files
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest, TrainOptions
@@ -88,7 +89,9 @@ def _make_request(folder: Path, specification: CellSpecification, **own: object)
         **specification.model_dump(include=SHARED_KEYS),
         "tuning": study_folder / specification.tuned if specification.tuned else None,
         "log_root": folder / "run",
-        "spec": build_agent_spec(Path(specification.agent).stem, specification.spec, specification.origins),
+        "spec": build_agent_spec(
+            get_agent_name(specification.agent), specification.spec, specification.origins
+        ),
         **own,
     }
     return RunRequest.check("specification", values)
