@@ -84,8 +84,8 @@ def describe_plan(analysis: StudyAnalysis) -> str:
     when = "before the first cell" if verdicts[0].is_planned else "after results were known"
     text = (
         f"{format_count(len(plan.comparisons), 'comparison')} in {format_count(len(plan.endpoints), 'endpoint')} planned {when}"
-        f" ({plan.date}{commit}), for {format_count(len(plan.seeds), 'seed')}; Holm corrects {format_count(tests, 'test')} together; a"
-        f" difference below {100 * plan.margin:g} % of the second agent's mean counts as none."
+        f" ({plan.date}{commit}), for {format_count(len(plan.seeds), 'seed')}; Holm corrects {format_count(tests, 'test')} together; an"
+        f" agent whose mean is shown to lie within {100 * plan.margin:g} % of the second agent's is equivalent."
     )
     if additions := "; ".join(list_additions(analysis)):
         text += f" The verdicts count what was not planned: {additions}."
