@@ -352,7 +352,7 @@ class _SharedCellInputs:
             bits["files"] = named_files
         return Cell(
             cell=name, task=plan.task, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, assets=plan.assets,
-            task_hash=hash_data(task_data), specification=specification, budget=self.study.budget, library=specification.library,
+            task_hash=hash_task(plan.task_spec), specification=specification, budget=self.study.budget, library=specification.library,
             hash=hash_data({**defining, **bits}), earlier_hash=hash_data(defining),
             provenance=provenance, versions=versions, files=named_files, **own,
         )  # fmt: skip
@@ -418,6 +418,12 @@ def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
 def get_task_data(task: TaskSpec | None) -> dict[str, Any]:
     """Return the parts of a task's file that decide results."""
     return {} if task is None else {"id": task.id, "env": dict(task.env), "agent": dict(task.agent)}
+
+
+def hash_task(task: TaskSpec | None) -> str:
+    """Return a digest of `get_task_data` and the robot's leg, which a cell's hash leaves out, so that hashes of earlier cells stay."""
+    leg = {} if task is None or not task.leg else {"leg": task.leg}
+    return hash_data({**get_task_data(task), **leg})
 
 
 def hash_data(data: object) -> str:
