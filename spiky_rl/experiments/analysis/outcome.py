@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
@@ -38,7 +37,7 @@ from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import get_agent_name, read_copies
 from spiky_rl.experiments.run import results as files
-from spiky_rl.experiments.run.arms import find_uncontrolled_agents, take_arms
+from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_specs, take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
 ALL = "all tasks"
@@ -164,14 +163,19 @@ class StudyAnalysis:
         """Statistics of the runs by label and task."""
         return {
             (label, task): compute_row(
-                runs, self.random, self.reference, can_normalise=task in self.normalisable
+                runs, self.random, self.reference, task in self.normalisable, self.solved.get(task)
             )
             for (label, task), runs in self.cells.items()
         }
 
     @cached_property
     def scores(self) -> Mapping[str, SeededScores]:
-        """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
+        """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task.
+
+        Empty if agents have results on several tasks and a planned task has none: a mean over all tasks is then unknown.
+        """
+        if len(self.tasks) > 1 and self.tasks != self.planned_tasks:
+            return {}
         raw: dict[str, SeededScores] = {
             label: {task: self.rows[label, task].by_seed for task in self.tasks}
             for label in self.labels
@@ -333,9 +337,10 @@ def analyze_study(folder: Path) -> StudyAnalysis:
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
     tuned = read_copies(folder, design.tuning, design.agent_names)
-    specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
-    results, skipped = files.read_results(folder)
-    arms, skipped_arms = take_arms(folder, design, results)
+    specs = read_specs(folder)
+    results, skipped = files.read_results(folder, design.anns)
+    tasks = list(dict.fromkeys(item.task for item in (*planned, *results)))
+    arms, skipped_arms = take_arms(folder, design, tasks, results)
     return StudyAnalysis(
         design,
         results=(*results, *(arm.result for arm in arms)),
@@ -344,7 +349,7 @@ def analyze_study(folder: Path) -> StudyAnalysis:
         plan_problem=problem,
         tuned=tuned,
         uncontrolled=find_uncontrolled_agents(design, planned, specs, arms),
-        history=find_history(folder, design),
+        history=find_history(folder, design, tasks),
         arms={arm.result.label: arm.arm.study for arm in arms},
     )
 

@@ -147,7 +147,7 @@ def _check_planned_agents(study: Study, cells: Iterable[Cell], specs: Mapping[st
 
 def warn_of_missing_controls(plan: StudyRun) -> None:
     """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone."""
-    arms = read_arms(plan.folder, plan.study)
+    arms = read_arms(plan.folder, plan.study, {cell.task for cell in plan.cells})
     uncontrolled = find_uncontrolled_agents(plan.study, plan.cells, plan.resolve.specs, arms)
     for task, agents in uncontrolled.items():
         for label, widths in agents.items():
