@@ -263,7 +263,9 @@ def test_an_agent_of_which_every_trial_diverged_is_named_and_the_others_have_val
         return "failed: iteration 3: the value loss is nan" if "lif_ppo" in cell.name else None
 
     made = tunings.run(tmp_path, tunings.asked(trials=2), engine=tunings.Computed(breaks=breaks))
-    with pytest.raises(StudyError, match="--trials 2: no complete one of lif_ppo on Isaac-Cartpole; give more"):
+    with pytest.raises(
+        StudyError, match="--trials 2: no complete one of lif_ppo on Isaac-Cartpole; give more"
+    ):
         write_tuned(made)
     assert list(read_tuned(tmp_path).tasks["Isaac-Cartpole"]) == ["mlp_ppo"]
 

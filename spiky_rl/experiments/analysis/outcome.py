@@ -20,10 +20,11 @@ import numpy as np
 from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
-from spiky_rl.experiments.analysis.curves import MAX_POINTS, compute_learning_curve
 from spiky_rl.experiments.analysis.measures import (
+    MAX_POINTS,
     AgentTaskRow,
     RobustnessScore,
+    compute_learning_curve,
     compute_plasticity_gain,
     compute_recovery,
     compute_robustness,
