@@ -92,7 +92,7 @@ class CurveRecord(FileRecord):
 
 
 class RecoveryRecord(FileRecord):
-    """Recovery of the reward after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
+    """Recovery of the reward after damage in mid-episode (`spiky_rl.run.evaluate.RecoveryMeter`)."""
 
     episodes: int
     before: float
