@@ -242,6 +242,12 @@ def test_an_error_in_a_flag_beside_a_file_names_the_flag_alone(tmp_path, flags, 
         study.read_study(path, flags)
 
 
+def test_a_study_has_the_name_of_its_folder_from_inside_too(tmp_path, monkeypatch):
+    (tmp_path / "study.yaml").write_text("{agents: lif_ppo, tasks: cartpole}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert study.read_study(Path("study.yaml")).name == tmp_path.name
+
+
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
     held = study.choose_baseline(build(question="Who wins?"))
     grown = study.merge_studies(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))

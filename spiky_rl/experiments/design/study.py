@@ -254,7 +254,7 @@ def read_study(path: Path, flags: PlainMapping | None = None, overrides: Sequenc
     try:
         file_overrides = data.get("overrides") or []
         merged = [*file_overrides, *overrides] if isinstance(file_overrides, list) else file_overrides
-        name = path.parent.name if path.stem == "study" else path.stem
+        name = path.absolute().parent.name if path.stem == "study" else path.stem
         return build_study(name, {**data, **flags, "overrides": merged})
     except UserError as error:
         key = str(error).partition(":")[0]  # every message about a study begins with its key
