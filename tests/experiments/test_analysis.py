@@ -36,6 +36,7 @@ from tests.experiments.results import (
     corrupt,
     dump,
     fail,
+    redesign,
     remove,
     write_study,
 )
@@ -117,25 +118,61 @@ def test_agents_with_the_same_scores_in_another_order_are_not_told_apart(tmp_pat
     assert [c.pairs for c in analysis.pairs[CARTPOLE]] == [9, 9, 9]
 
 
-def curved(result: CellResult, returns: Sequence[float | None], solved: float | None = 3.0) -> CellResult:
+def find_steps(result: CellResult, returns: Sequence[float | None], solved: float | None = 3.0) -> int | None:
+    """Environment steps to the threshold for a curve of ``returns``, 100 steps each."""
     n = len(returns)
     steps, zeros = tuple(range(100, 100 * n + 1, 100)), (0.0,) * n
     values = {"env_steps": steps, "return": tuple(returns), "seconds": (1.0,) * n}
     curve = CurveRecord.check("curve", {**values, "operations": zeros, "firing_rate": zeros})
-    return result.model_copy(update={"curve": curve, "solved": solved})
+    return find_steps_to_threshold(result.model_copy(update={"curve": curve}), solved)
 
 
 def test_the_threshold_is_reached_where_the_mean_over_the_window_reaches_it(analysis: StudyAnalysis):
     result = analysis.results[1]
     rise = [0.0] * WINDOW + [3.0] * WINDOW
-    assert find_steps_to_threshold(curved(result, rise)) == 100 * 2 * WINDOW
-    assert (
-        find_steps_to_threshold(curved(result, [0.0, 0.0, 14.0, 0.0, 0.0, 0.0, 0.0])) is None
-    ), "one lucky iteration"
-    assert find_steps_to_threshold(curved(result, [None] * 3 + [3.0] * WINDOW)) == 100 * (3 + WINDOW)
-    assert find_steps_to_threshold(curved(result, [3.0, 3.0])) == 200, "fewer iterations than the window has"
-    assert find_steps_to_threshold(curved(result, [None, None])) is None
-    assert find_steps_to_threshold(curved(result, rise, solved=None)) is None
+    assert find_steps(result, rise) == 100 * 2 * WINDOW
+    assert find_steps(result, [0.0, 0.0, 14.0, 0.0, 0.0, 0.0, 0.0]) is None, "one lucky iteration"
+    assert find_steps(result, [None] * 3 + [3.0] * WINDOW) == 100 * (3 + WINDOW)
+    assert find_steps(result, [3.0, 3.0]) == 200, "fewer iterations than the window has"
+    assert find_steps(result, [None, None]) is None
+    assert find_steps(result, rise, solved=None) is None
+
+
+def test_all_runs_of_a_task_have_one_threshold_though_its_file_changed(small: Path):
+    for agent, seed in itertools.product(AGENTS[1:3], range(2)):
+        change(small, f"{CARTPOLE}.{agent}.seed{seed}", "solved", 0.5 if seed else 5000.0)
+    analysis = analyze_study(small)
+    assert analysis.solved == {CARTPOLE: 0.5}
+    assert [row.threshold and row.threshold.reached for row in analysis.rows.values()] == [2, 2]
+
+
+def test_no_mean_over_all_tasks_leaves_out_a_planned_task(tmp_path: Path):
+    study = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE, MASKED, "Isaac-Ant"), range(2))
+    assert ALL in analyze_study(study).comparisons
+    for cell in read_plan(study):
+        if cell.task == "Isaac-Ant" and cell.agent != "random":
+            remove(study, cell.name)
+    analysis = analyze_study(study)
+    assert set(analysis.comparisons) == {CARTPOLE, MASKED} == {verdict.task for verdict in analysis.verdicts}
+    assert not analysis.overall and not analysis.profiles
+
+
+def test_an_agent_that_its_study_names_as_an_ann_is_one_though_it_has_activity(small: Path):
+    assert "loihi" in analyze_study(small).rows["lif_ppo", CARTPOLE].energy
+    redesign(small, anns=["lif_ppo"])
+    analysis = analyze_study(small)
+    row = analysis.rows["lif_ppo", CARTPOLE]
+    assert "lif_ppo" in analysis.anns and not row.ann_energy
+    assert set(row.energy) == set(ANN_ENERGY_MODELS)
+
+
+def test_a_report_needs_neither_task_files_nor_undamaged_specifications(small: Path, caplog):
+    redesign(small, tasks=["mine/tilt.yaml"])
+    (small.parent / "seeds.yaml").write_text("tasks: {}\n", encoding="utf-8")
+    (small / "specs").mkdir()
+    (small / "specs" / "abc.yaml").write_text("", encoding="utf-8")
+    assert analyze_study(small).tasks == (CARTPOLE,)
+    assert "abc.yaml: expected a mapping" in caplog.text
 
 
 def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(analysis: StudyAnalysis):

@@ -81,6 +81,15 @@ def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
         cells.write_plan(folder, ASKED, changed)
 
 
+def test_cells_of_another_leg_are_not_added_to_those_that_have_begun(folder):
+    cell, *others = planned()
+    cells.write_plan(folder, ASKED, [cell])
+    (folder / "cells" / cell.name / "run").mkdir()
+    edited = [each.model_copy(update={"task_hash": "0" * 16}) for each in (cell, *others)]
+    with pytest.raises(StudyError, match=f"{cell.name}: task file: "):
+        cells.write_plan(folder, ASKED, edited)
+
+
 def test_an_evaluation_of_random_actions_is_not_taken_for_another_one(folder):
     random, changed = planned()[0], planned()[0].model_copy(update={"hash": "0" * 16})
     assert not random.trains_agent

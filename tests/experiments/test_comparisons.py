@@ -284,6 +284,7 @@ def test_seeds_needed_are_never_fewer_than_a_test_can_use():
         assert compute_seeds_needed(effect) == 6 and compute_min_p_value(6) < ALPHA <= compute_min_p_value(5)
         assert compute_seeds_needed(effect, tasks=2) == 3
         assert compute_seeds_needed(effect, comparisons=15) == 10
+        assert compute_seeds_needed(effect, comparisons=820) is None, "its sampled p-values stay above"
 
 
 def test_a_number_of_seeds_is_found_up_to_the_largest_one():

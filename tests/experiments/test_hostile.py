@@ -65,7 +65,7 @@ def test_names_of_html_tex_and_markdown_are_shown_as_they_are(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [("< 0.001 [1, 2] lif_ppo", "< 0.001 [1, 2] lif_ppo"), ("<br/>", "&lt;br/>"), ("&lt;b>", "&amp;lt;b>"),
-     ("[a](b)", "[a]\\(b)"), ("`a`*b*", "\\`a\\`\\*b\\*"), ("a\n# b", "a # b"), ("", "")],
+     ("[a](b)", "[a]\\(b)"), ("`a`*b*", "\\`a\\`\\*b\\*"), ("a\n# b", "a # b"), ("", ""), ("_a_b_ c_d", "\\_a_b\\_ c_d")],
 )  # fmt: skip
 def test_text_in_markdown_is_nothing_else(text, shown):
     assert pages.escape_text(text) == shown

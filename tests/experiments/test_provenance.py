@@ -145,6 +145,10 @@ def test_a_task_file_that_is_edited_while_a_study_runs_is_not_mixed_into_it(tmp_
             cell_requests.read_checked_cell(folder)
         task.write_text(f"{text}solved: 4.0\n", encoding="utf-8")
         cell_requests.read_checked_cell(folder)
+        task.write_text(f"{text}leg: left_.*\n", encoding="utf-8")  # the joints that locked_leg locks
+        with pytest.raises(UserError, match=f"task file of {task}: "):
+            cell_requests.read_checked_cell(folder)
+        task.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["graph.json", "net.nir", "parts.py:Mine"])

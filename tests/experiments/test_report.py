@@ -371,7 +371,7 @@ def test_the_command_analyses_the_study_once_for_its_page_and_tensorboard(tmp_pa
     study, read = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), [0]), []
     read_results = outcome.files.read_results
     monkeypatch.setattr(
-        outcome.files, "read_results", lambda folder: read.append(folder) or read_results(folder)
+        outcome.files, "read_results", lambda folder, anns: read.append(folder) or read_results(folder, anns)
     )
     assert report([str(study)]) == 0
     assert read == [study] and (study / "report.md").is_file() and list((study / "tensorboard").iterdir())

@@ -136,7 +136,7 @@ def test_every_study_and_tuning_is_in_the_file_on_seeds(folder, use):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/study.yaml")), ids=lambda path: path.parent.name)
 def test_every_study_that_tests_on_seeds_chosen_with_says_why_and_no_other_does(path):
     asked_for = study.read_study(path, {"tuning": ""})  # which may not have ended
-    history = seeds.find_history(path.parent, asked_for)
+    history = seeds.find_history(path.parent, asked_for, study.label_tasks(asked_for))
     assert bool(history.biased) is bool(asked_for.reused_seeds)
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.analysis.curves import compute_learning_curve
+from spiky_rl.experiments.analysis.measures import compute_learning_curve
 from spiky_rl.experiments.analysis.statistics import (
     aggregate_interval,
     compute_intervals,

@@ -8,6 +8,7 @@ from spiky_rl.config.budget import Budget
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
 
@@ -241,6 +242,12 @@ def test_an_error_in_a_flag_beside_a_file_names_the_flag_alone(tmp_path, flags, 
         study.read_study(path, flags)
 
 
+def test_a_study_has_the_name_of_its_folder_from_inside_too(tmp_path, monkeypatch):
+    (tmp_path / "study.yaml").write_text("{agents: lif_ppo, tasks: cartpole}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert study.read_study(Path("study.yaml")).name == tmp_path.name
+
+
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
     held = study.choose_baseline(build(question="Who wins?"))
     grown = study.merge_studies(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
@@ -248,6 +255,32 @@ def test_a_folders_study_grows_by_agents_tasks_and_seeds():
     assert grown.seeds == (0, 1, 2, 3, 4)
     assert grown.question == "Who wins?"
     assert study.choose_baseline(study.merge_studies(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
+
+
+def test_a_study_whose_vary_changed_its_order_has_the_same_cells():
+    held = build(vary={"agent.network.steps": [2, 4], "agent.network.neuron.tau": [2.0]})
+    again = build(vary={"agent.network.neuron.tau": [2.0, 3.0], "agent.network.steps": [4]})
+    grown = study.merge_studies(held, again)
+    assert list(grown.vary.items()) == [
+        ("agent.network.steps", (2, 4)),
+        ("agent.network.neuron.tau", (2.0, 3.0)),
+    ]
+
+
+def test_a_key_that_no_agent_of_the_study_has_does_not_vary():
+    with pytest.raises(StudyError, match="vary: 'agent.network.stesp' given; allowed: keys of a section"):
+        build(agents=["mlp_ppo"], vary={"agent.network.stesp": [2, 4]})
+
+
+def test_an_agents_name_may_have_dots(tmp_path):
+    paths = [str(tmp_path / f"lif.v{i}.yaml") for i in (2, 3)]
+    for path in paths:
+        Path(path).write_text(Path(AGENT).read_text(encoding="utf-8"), encoding="utf-8")
+    held = study.choose_baseline(build(agents=paths))
+    assert held.agent_names == ["lif.v2", "lif.v3"] and held.baseline == "lif.v2"
+    assert study.choose_baseline(study.merge_studies(held, build(agents=paths))) == held
+    assert find_tuning({"lif.v2": "tun"}, "lif.v2") == find_tuning({"lif.v2": "tun"}, paths[0]) == "tun"
+    assert find_copy({"lif.v2": "tun"}, paths[0]) == "tuned/lif.v2/tuned.yaml"
 
 
 def test_the_arms_of_a_folders_study_grow_by_agents_and_studies():

@@ -258,6 +258,18 @@ def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path
     assert "the value loss is nan" in write_tuning_page(made, {})[1].read_text()
 
 
+def test_an_agent_of_which_every_trial_diverged_is_named_and_the_others_have_values(tmp_path):
+    def breaks(cell):
+        return "failed: iteration 3: the value loss is nan" if "lif_ppo" in cell.name else None
+
+    made = tunings.run(tmp_path, tunings.asked(trials=2), engine=tunings.Computed(breaks=breaks))
+    with pytest.raises(
+        StudyError, match="--trials 2: no complete one of lif_ppo on Isaac-Cartpole; give more"
+    ):
+        write_tuned(made)
+    assert list(read_tuned(tmp_path).tasks["Isaac-Cartpole"]) == ["mlp_ppo"]
+
+
 def test_values_that_the_agent_refuses_together_end_their_trial_and_not_the_tuning(tmp_path, monkeypatch):
     lasting = ""
 
@@ -525,6 +537,10 @@ REFUSED = {
     "twice": (
         {"shared": {RATE: {"low": 0.1, "high": 1}}, "own": {"mlp_ppo": {RATE: {"choices": [1, 2]}}}},
         [RATE, "twice"],
+    ),
+    "twice, without own": (
+        {"set": {RATE: 0.01}, "shared": {RATE: {"low": 0.1, "high": 1}}},
+        ["shared", RATE, "twice"],
     ),
     "nothing to tune": ({"own": {"mlp_ppo": {}}}, ["own.mlp_ppo", "at least one dimension"]),
     "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "not an override"]),

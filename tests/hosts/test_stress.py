@@ -20,7 +20,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
 from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILITY
 from spiky_rl.hosts.isaaclab.history import HistoryLayout
-from spiky_rl.run.recovery import RecoveryMeter
+from spiky_rl.run.evaluate import RecoveryMeter
 from tests import processes
 from tests.hosts import test_conditions
 from tests.hosts.test_conditions import SENSORS

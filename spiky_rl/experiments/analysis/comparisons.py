@@ -257,14 +257,14 @@ def compute_seeds_needed(effect: float, tasks: int = 1, comparisons: int = 1) ->
     """Return the seeds per task with which a paired t test finds an ``effect``, as from `cohens_dz`, with probability `POWER`.
 
     Several ``comparisons`` share `ALPHA`, as in the first step of Holm's correction. With the returned number the sign-flip test can come
-    below alpha too. The result is None if the effect is 0 or nan, or if `MAX_SEEDS` are not enough. An observed effect is uncertain, and
-    too large if it was selected for its size: plan with a smaller one.
+    below alpha too. The result is None if the effect is 0 or nan, or if `MAX_SEEDS` are not enough, as for more comparisons than a sampled
+    test can decide. An observed effect is uncertain, and too large if it was selected for its size: plan with a smaller one.
     """
     from statsmodels.stats.power import TTestPower
 
     share = ALPHA / comparisons
     fewest = max(2, math.ceil(count_deciding_seeds(comparisons) / tasks))
-    if math.isnan(effect) or effect == 0:
+    if math.isnan(effect) or effect == 0 or compute_min_p_value(MAX_SEEDS, comparisons) >= ALPHA:
         return None
 
     def is_enough(seeds: int) -> bool:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+import numpy as np
+
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.run.results import CellResult
+from spiky_rl.experiments.analysis.statistics import Band, Interval, compute_intervals, interquartile_mean
+from spiky_rl.experiments.run.results import CellResult, CurveRecord
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
 
 ARITHMETIC_MODEL = "fp32"
@@ -30,6 +32,8 @@ COUNTS = {
 """Counts in a report, each the sum of these fields of `spiky_rl.metrics.energy.InferenceCost`; ``arithmetic`` is that of neuron updates."""
 MIN_SCORE_SHARE = 0.1
 """Smallest score of a seed, as a share of the baseline's mean, at which a share of this score has a meaning."""
+MAX_POINTS = 100
+"""Maximum number of points of a curve."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,12 @@ def compute_row(
     random: Mapping[str, float],
     reference: Mapping[str, float],
     can_normalise: bool,
+    solved: float | None,
 ) -> AgentTaskRow:
     """Return the measures of an agent on a task from the ``results`` of its seeds.
 
     ``random`` and ``reference`` are mean scores of random actions and of the baseline, by task; ``can_normalise`` says whether the task has
-    both, and the baseline's is the higher one.
+    both, and the baseline's is the higher one; ``solved`` is the return from which it counts as solved, None if it has none.
     """
 
     def average_training(key: str, of_results: Sequence[CellResult] = results) -> Interval | None:
@@ -156,7 +161,7 @@ def compute_row(
         last_ten_evaluations=average_training("last_ten_evaluations"),
         max_evaluation=average_training("max_evaluation"),
         final_slope=_mean_over_seeds(results, _compute_final_slope),
-        threshold=_summarize_threshold(results),
+        threshold=_summarize_threshold(results, solved),
         seconds=average_training("seconds_total"),
         processor=average_training("seconds_cpu", timed) if timed else None,
         length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
@@ -187,9 +192,12 @@ def compute_step_energy(result: CellResult, model: str) -> float | None:
 
 
 def has_spikes(result: CellResult) -> bool:
-    """Return whether a firing rate of ``result`` is above 0, in the training or undisturbed; those of an ANN are 0 or unknown."""
+    """Return whether a firing rate of ``result`` is above 0, in the training or undisturbed.
+
+    Those of an ANN are 0 or unknown, unless it has a network, such as one of ReLU units: its study names it as an ANN.
+    """
     rates = [result.nominal.firing_rate, *(result.curve.firing_rate if result.curve else ())]
-    return any(rates)
+    return not result.is_ann and any(rates)
 
 
 def compute_episode_energy(result: CellResult, model: str) -> float | None:
@@ -204,8 +212,8 @@ def compute_energy_per_metre(result: CellResult, model: str) -> float | None:
 
 
 def compute_ann_energy(result: CellResult, model: str) -> float | None:
-    """Return the energy in nJ of a control step of the equal-size ANN that skips zeros; None if ``result`` lacks its counts."""
-    if result.cost is None or result.cost.ann_skipping_zeros is None:
+    """Return the energy in nJ of a control step of the equal-size ANN that skips zeros; None for an ANN, or without its counts in ``result``."""
+    if result.is_ann or result.cost is None or result.cost.ann_skipping_zeros is None:
         return None
     return result.cost.ann_skipping_zeros.compute_energy(model)
 
@@ -244,26 +252,27 @@ def _sum_counts(result: CellResult, *names: str, steps: float = 1.0) -> float | 
     return steps * sum(getattr(result.cost, name) for name in names)
 
 
-def find_steps_to_threshold(result: CellResult) -> int | None:
-    """Return the first environment step at which the mean return of the last `WINDOW` iterations reaches the threshold.
+def find_steps_to_threshold(result: CellResult, solved: float | None) -> int | None:
+    """Return the first environment step at which the mean return of the last `WINDOW` iterations reaches the threshold ``solved``.
 
     None if it never did, the task has no threshold, or there was no training.
     """
-    if result.solved is None or result.curve is None:
+    if solved is None or result.curve is None:
         return None
     returns = result.curve.returns
     window = min(WINDOW, len(returns))
     for end in range(window, len(returns) + 1):
         latest = [value for value in returns[end - window : end] if value is not None]
-        if latest and len(latest) == window and fmean(latest) >= result.solved:
+        if latest and len(latest) == window and fmean(latest) >= solved:
             return result.curve.env_steps[end - 1]
     return None
 
 
-def _summarize_threshold(results: Sequence[CellResult]) -> ThresholdSummary | None:
-    if results[0].solved is None:
+def _summarize_threshold(results: Sequence[CellResult], solved: float | None) -> ThresholdSummary | None:
+    if solved is None:
         return None
-    steps = tuple(step for step in map(find_steps_to_threshold, results) if step is not None)
+    reached = [find_steps_to_threshold(result, solved) for result in results]
+    steps = tuple(step for step in reached if step is not None)
     middle = median([*steps, *[math.inf] * (len(results) - len(steps))])
     return ThresholdSummary(
         runs=len(results),
@@ -282,6 +291,31 @@ def _compute_final_slope(result: CellResult) -> float | None:
     if not tenth:
         return None
     return fmean(returns[-tenth:]) - fmean(returns[-2 * tenth : -tenth])
+
+
+def compute_learning_curve(curves: Sequence[CurveRecord]) -> Band | None:
+    """Return the interquartile mean of the ``curves`` of an agent's seeds on a task, with its intervals; None if a curve has no return.
+
+    Its points are evenly spaced, from the earliest return of any run to the last step that every run reached. Curves are interpolated, not
+    extrapolated. Where one run has no return yet, because no episode has ended, there is no estimate: the mean of the others would be biased.
+    """
+    runs = []
+    for curve in curves:
+        steps, returns = np.array(curve.env_steps, dtype=float), np.array(curve.returns, dtype=float)
+        is_known = ~np.isnan(returns)
+        runs.append((steps[is_known], returns[is_known]))
+    if not all(len(steps) for steps, _ in runs):
+        return None
+    points = min(MAX_POINTS, max(len(curve.returns) for curve in curves))
+    at = np.linspace(min(steps[0] for steps, _ in runs), min(steps[-1] for steps, _ in runs), points)
+    values = np.sort([np.interp(at, *run, left=np.nan, right=np.nan) for run in runs], axis=0).T
+    is_complete = np.isfinite(values).all(axis=1)
+    estimate, low, high = np.full((3, points), np.nan)
+    if is_complete.any():
+        estimate[is_complete], low[is_complete], high[is_complete] = compute_intervals(
+            values[is_complete], [len(runs)], interquartile_mean
+        )
+    return Band(at, estimate, low, high)
 
 
 def can_share_score(result: CellResult, reference: float | None) -> bool:

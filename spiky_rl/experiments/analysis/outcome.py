@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned_values import TunedValuesFile
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import PairedComparison, SeededScores, compare_agents
-from spiky_rl.experiments.analysis.curves import MAX_POINTS, compute_learning_curve
 from spiky_rl.experiments.analysis.measures import (
+    MAX_POINTS,
     AgentTaskRow,
     RobustnessScore,
+    compute_learning_curve,
     compute_plasticity_gain,
     compute_recovery,
     compute_robustness,
@@ -36,9 +36,9 @@ from spiky_rl.experiments.analysis.verdicts import Cells, Verdict, judge
 from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.design.tunings import read_copies
+from spiky_rl.experiments.design.tunings import get_agent_name, read_copies
 from spiky_rl.experiments.run import results as files
-from spiky_rl.experiments.run.arms import find_uncontrolled_agents, take_arms
+from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_specs, take_arms
 from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
 
 ALL = "all tasks"
@@ -131,7 +131,7 @@ class StudyAnalysis:
     @cached_property
     def baseline(self) -> str | None:
         """Label of the baseline, its first variant if it has several; None if it has no result."""
-        stem = Path(self.design.baseline).stem
+        stem = get_agent_name(self.design.baseline)
         variants = [label for label in self.labels if self.agents[label] == stem]
         return stem if stem in variants else next(iter(variants), None)
 
@@ -164,14 +164,19 @@ class StudyAnalysis:
         """Statistics of the runs by label and task."""
         return {
             (label, task): compute_row(
-                runs, self.random, self.reference, can_normalise=task in self.normalisable
+                runs, self.random, self.reference, task in self.normalisable, self.solved.get(task)
             )
             for (label, task), runs in self.cells.items()
         }
 
     @cached_property
     def scores(self) -> Mapping[str, SeededScores]:
-        """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task."""
+        """Scores of agents with results on every task, by task and seed: normalised, or raw for a single task.
+
+        Empty if agents have results on several tasks and a planned task has none: a mean over all tasks is then unknown.
+        """
+        if len(self.tasks) > 1 and self.tasks != self.planned_tasks:
+            return {}
         raw: dict[str, SeededScores] = {
             label: {task: self.rows[label, task].by_seed for task in self.tasks}
             for label in self.labels
@@ -333,9 +338,10 @@ def analyze_study(folder: Path) -> StudyAnalysis:
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
     tuned = read_copies(folder, design.tuning, design.agent_names)
-    specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
-    results, skipped = files.read_results(folder)
-    arms, skipped_arms = take_arms(folder, design, results)
+    specs = read_specs(folder)
+    results, skipped = files.read_results(folder, design.anns)
+    tasks = list(dict.fromkeys(item.task for item in (*planned, *results)))
+    arms, skipped_arms = take_arms(folder, design, tasks, results)
     return StudyAnalysis(
         design,
         results=(*results, *(arm.result for arm in arms)),
@@ -344,7 +350,7 @@ def analyze_study(folder: Path) -> StudyAnalysis:
         plan_problem=problem,
         tuned=tuned,
         uncontrolled=find_uncontrolled_agents(design, planned, specs, arms),
-        history=find_history(folder, design),
+        history=find_history(folder, design, tasks),
         arms={arm.result.label: arm.arm.study for arm in arms},
     )
 

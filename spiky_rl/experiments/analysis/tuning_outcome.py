@@ -15,6 +15,7 @@ from spiky_rl.config import files
 from spiky_rl.config.spec import parse_overrides
 from spiky_rl.config.tuned_values import FILE_NAME
 from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run.tuning import STARTUP, AgentTask, read_tuning
 from spiky_rl.experiments.run.tuning_search import TuningSearch
 
@@ -123,13 +124,20 @@ def get_overrides(search: TuningSearch, pair: AgentTask, trial: FrozenTrial) -> 
 
 
 def write_tuned(search: TuningSearch) -> bool:
-    """Write the tuned values of a ``search`` if every agent has had all trials on every task; return whether it did."""
+    """Write the tuned values of a ``search`` if every agent has had all trials on every task; return whether all have ended.
+
+    Raises StudyError that names an agent without a complete trial, after the values of the others are written.
+    """
     tuning, pairs = search.tuning, collect_outcomes(search)
     facts = tuning_file.facts if (tuning_file := read_tuning(search.out)) else {}
     tasks: dict[str, dict[str, object]] = {}
+    if any(len(outcome.ended) < tuning.trials for outcome in pairs):
+        return False
+    incomplete = list[str]()
     for outcome in pairs:
-        if (best := outcome.best_trial) is None or len(outcome.ended) < tuning.trials:
-            return False
+        if (best := outcome.best_trial) is None:
+            incomplete.append(f"{outcome.pair.agent_name} on {outcome.pair.task_label}")
+            continue
         layer = parse_overrides(get_overrides(search, outcome.pair, best))
         values = dict(zip(["return", tuning.minimized_activity], best.values, strict=False))
         tasks.setdefault(outcome.pair.task_label, {})[outcome.pair.agent_name] = {
@@ -146,5 +154,8 @@ def write_tuned(search: TuningSearch) -> bool:
     }
     budget = "; ".join(dict.fromkeys(f"{o.pair.task_label}: {o.pair.budget.text}" for o in pairs))
     text = yaml.safe_dump({**head, "budget": budget, "tasks": tasks}, sort_keys=False)
-    files.write_text(search.out / FILE_NAME, text)
+    if tasks:
+        files.write_text(search.out / FILE_NAME, text)
+    if incomplete:
+        raise StudyError(f"--trials {tuning.trials}: no complete one of {', '.join(incomplete)}; give more")
     return True

@@ -20,7 +20,7 @@ from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.plain_data import PlainMapping, format_override, get_section
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, SEED_LIMIT, OptionalBudget, Study, StudyError
-from spiky_rl.experiments.design.tunings import find_copy
+from spiky_rl.experiments.design.tunings import find_copy, get_agent_name
 from spiky_rl.learners import DEFAULT_LEARNER, choose_library
 from spiky_rl.run.provenance import (
     Provenance,
@@ -199,11 +199,13 @@ def build_cells(
         for variant in study.list_variants(agent)
     ]
     planned = [_build_random_cell(inputs, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
-    combinations.sort(key=lambda combination: Path(combination[1]).stem in study.teachers)  # teachers first
+    combinations.sort(
+        key=lambda combination: get_agent_name(combination[1]) in study.teachers
+    )  # teachers first
     for seed in study.seeds:
         cells_of_seed: dict[tuple[str, str], Cell] = {}
         for task, agent, variant, plan in combinations:
-            teacher = cells_of_seed.get((plan.task, study.teachers.get(Path(agent).stem, "")))
+            teacher = cells_of_seed.get((plan.task, study.teachers.get(get_agent_name(agent), "")))
             check_teacher(agent, plan, teacher)
             cell = _build_trained_cell(inputs, task, agent, variant, plan, seed, teacher)
             cells_of_seed[cell.task, cell.agent] = cell
@@ -214,7 +216,7 @@ def build_cells(
 def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
     """Raise StudyError unless an ``agent`` that learns from a teacher has a suitable ``teacher``, and any other agent has none."""
     needs_teacher = bool(get_section(plan.spec.runner, "algorithm").get("distillation_cfg"))
-    name = Path(agent).stem
+    name = get_agent_name(agent)
     if needs_teacher and teacher is None:
         raise StudyError(
             f"teachers: none given for {name}, which learns from one; allowed, in a study's file: {{{name}: AGENT}}"
@@ -239,7 +241,7 @@ def check_teacher(agent: str, plan: RunPlan, teacher: Cell | None) -> None:
 def format_label(agent: str, variant: PlainMapping) -> str:
     """Return the file stem of ``agent`` and the values of its ``variant``: ``lif_ppo network.steps=2``."""
     parts = [format_override(key.removeprefix("agent."), value) for key, value in variant.items()]
-    return " ".join((Path(agent).stem, *parts))
+    return " ".join((get_agent_name(agent), *parts))
 
 
 def quote_arguments(arguments: Iterable[str]) -> str:
@@ -350,7 +352,7 @@ class _SharedCellInputs:
             bits["files"] = named_files
         return Cell(
             cell=name, task=plan.task, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, assets=plan.assets,
-            task_hash=hash_data(task_data), specification=specification, budget=self.study.budget, library=specification.library,
+            task_hash=hash_task(plan.task_spec), specification=specification, budget=self.study.budget, library=specification.library,
             hash=hash_data({**defining, **bits}), earlier_hash=hash_data(defining),
             provenance=provenance, versions=versions, files=named_files, **own,
         )  # fmt: skip
@@ -388,7 +390,7 @@ def _build_trained_cell(
     teacher_name = "" if teacher is None else teacher.name
     return inputs.make_cell(
         plan, name, specification, defining, hash_named_files(specification.spec),
-        agent=Path(agent).stem, label=label, variant=dict(variant), seed=seed, kind="trained", spec_hash=plan.spec.digest,
+        agent=get_agent_name(agent), label=label, variant=dict(variant), seed=seed, kind="trained", spec_hash=plan.spec.digest,
         env_steps=None if iterations is None else iterations * per_iteration, processes=processes,
         commands=format_commands(specification, name, "trained", processes, teacher_name), teacher=teacher_name,
     )  # fmt: skip
@@ -416,6 +418,12 @@ def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:
 def get_task_data(task: TaskSpec | None) -> dict[str, Any]:
     """Return the parts of a task's file that decide results."""
     return {} if task is None else {"id": task.id, "env": dict(task.env), "agent": dict(task.agent)}
+
+
+def hash_task(task: TaskSpec | None) -> str:
+    """Return a digest of `get_task_data` and the robot's leg, which a cell's hash leaves out, so that hashes of earlier cells stay."""
+    leg = {} if task is None or not task.leg else {"leg": task.leg}
+    return hash_data({**get_task_data(task), **leg})
 
 
 def hash_data(data: object) -> str:

@@ -96,8 +96,8 @@ def read_uses(path: Path) -> Mapping[str, tuple[SeedUse, ...]]:
         raise StudyError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def find_history(folder: Path, study: Study) -> SeedHistory:
-    """Return the earlier uses of the seeds of a ``study`` in a ``folder``.
+def find_history(folder: Path, study: Study, tasks: Iterable[str]) -> SeedHistory:
+    """Return the earlier uses of the seeds of a ``study`` in a ``folder``, on its ``tasks``, given by their labels.
 
     It is empty without a seeds.yaml, or if that file lists the study as one that chooses. Uses of a seed after the study's own test of this
     seed do not count.
@@ -106,7 +106,7 @@ def find_history(folder: Path, study: Study) -> SeedHistory:
         return SeedHistory()
     name, uses = folder.absolute().relative_to(path.parent).as_posix(), read_uses(path)
     biased, tested = list[Reuse](), list[Reuse]()
-    for task in label_tasks(study):
+    for task in tasks:
         for use, shared_seeds in _list_earlier_uses(uses.get(task, ()), name, study.seeds):
             if shared_seeds and use.use != TESTING:
                 biased.append(Reuse(task, shared_seeds, use))
@@ -140,7 +140,7 @@ def refuse_reused_seeds(folder: Path, study: Study) -> None:
     """Raise StudyError if a ``study`` tests on seeds that were tuned or chosen with and gives no reason."""
     if study.reused_seeds:
         return
-    if biased := find_history(folder, study).biased:
+    if biased := find_history(folder, study, label_tasks(study)).biased:
         raise StudyError(
             f"seeds: {biased[0].text}; choose other seeds, or give the reason under reused_seeds"
         )

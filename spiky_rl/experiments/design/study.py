@@ -33,7 +33,13 @@ from spiky_rl.config.schema import NETWORKS
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml, strip_version
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
-from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tunings, require_agents
+from spiky_rl.experiments.design.tunings import (
+    Tunings,
+    find_tuning,
+    get_agent_name,
+    merge_tunings,
+    require_agents,
+)
 from spiky_rl.hosts import get_host, list_hosts
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.run.run_plan import RANDOM, Library
@@ -206,7 +212,7 @@ class Study(Settings):
     @property
     def agent_names(self) -> list[str]:
         """File stems of the agents."""
-        return [Path(agent).stem for agent in self.agents]
+        return [get_agent_name(agent) for agent in self.agents]
 
     def list_variants(self, agent: str) -> list[dict[str, Any]]:
         """Return all combinations of varied values for an ``agent``; keys of a network are skipped for an agent without one."""
@@ -248,7 +254,7 @@ def read_study(path: Path, flags: PlainMapping | None = None, overrides: Sequenc
     try:
         file_overrides = data.get("overrides") or []
         merged = [*file_overrides, *overrides] if isinstance(file_overrides, list) else file_overrides
-        name = path.parent.name if path.stem == "study" else path.stem
+        name = path.absolute().parent.name if path.stem == "study" else path.stem
         return build_study(name, {**data, **flags, "overrides": merged})
     except UserError as error:
         key = str(error).partition(":")[0]  # every message about a study begins with its key
@@ -273,7 +279,7 @@ def build_study(name: str, data: PlainMapping) -> Study:
 def check_study(study: Study) -> None:
     """Raise UserError if a ``study`` names something unknown, names something twice, or has too many cells."""
     for agent in study.agents:
-        if Path(agent).stem == RANDOM:
+        if get_agent_name(agent) == RANDOM:
             raise StudyError(
                 f"agents: {agent!r} given; every study measures random actions anyway, under that name"
             )
@@ -302,7 +308,12 @@ def check_study(study: Study) -> None:
         if ann not in stems:
             raise StudyError(f"anns: {ann!r} given; allowed: {', '.join(stems)}{suggest_name(ann, stems)}")
     _check_tuned(study, labels)
+    used_keys = {key for agent in study.agents for variant in study.list_variants(agent) for key in variant}
     for key, values in study.vary.items():
+        if key not in used_keys:
+            raise StudyError(
+                f"vary: {key!r} given; allowed: keys of a section that an agent of the study has"
+            )
         for value in values:
             with error_path("vary"):
                 parse_overrides([format_override(key, value)])  # raises if the override is invalid
@@ -388,7 +399,7 @@ def choose_baseline(study: Study) -> Study:
             baseline=BASELINE if BASELINE in study.agent_names else study.agent_names[0]
         )
     known = [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
-    if Path(study.baseline).stem not in known:
+    if get_agent_name(study.baseline) not in known:
         raise StudyError(
             f"baseline: {study.baseline!r} given; allowed: {', '.join(known)}"
             f"{suggest_name(study.baseline, known)}"
@@ -436,7 +447,7 @@ def merge_studies(old: Study, study: Study) -> Study:
         agents=_unite(old.agents, study.agents),
         tasks=_unite(old.tasks, study.tasks),
         seeds=tuple(sorted(_unite(old.seeds, study.seeds))),
-        vary={key: _unite(old.vary[key], values) for key, values in study.vary.items()},
+        vary={key: _unite(values, study.vary[key]) for key, values in old.vary.items()},
         tuning=tuning,
     )
 

@@ -22,6 +22,7 @@ from spiky_rl.config.plain_data import PlainMapping, PlainValue, format_override
 from spiky_rl.config.spec import parse_overrides, read_yaml
 from spiky_rl.experiments.design.grid import Number
 from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.design.tunings import get_agent_name
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -116,7 +117,7 @@ class SearchSpace:
 
     def get_dimensions(self, agent: str) -> tuple[SearchDimension, ...]:
         """Return the dimensions of an ``agent``. Raises StudyError if ``own`` names other agents only, or there is no dimension for it."""
-        stem = Path(agent).stem
+        stem = get_agent_name(agent)
         if self.own and stem not in self.own:
             raise StudyError(
                 f"--space {self.name}: own: no dimensions for {stem}; allowed: {', '.join(self.own)}"
@@ -130,14 +131,14 @@ class SearchSpace:
 
     def require_equal(self, agents: Sequence[str]) -> None:
         """Raise StudyError if the ``agents`` have different numbers of dimensions, which would make their tuning unequal."""
-        counts = {Path(agent).stem: len(self.get_dimensions(agent)) for agent in agents}
+        counts = {get_agent_name(agent): len(self.get_dimensions(agent)) for agent in agents}
         if len(set(counts.values())) > 1:
             counts_text = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
             raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {counts_text}")
 
     def select(self, agents: Sequence[str]) -> dict[str, PlainMapping]:
         """Return the part of the search space for these ``agents`` as plain data."""
-        own = {stem: self.content.own.get(stem, {}) for stem in (Path(agent).stem for agent in agents)}
+        own = {stem: self.content.own.get(stem, {}) for stem in map(get_agent_name, agents)}
         return {"set": self.content.set, "shared": self.content.shared, "own": own}
 
 
@@ -165,10 +166,13 @@ def build_space(name: str, data: PlainMapping) -> SearchSpace:
     own = {agent: _parse_dimensions(f"own.{agent}", value) for agent, value in content.own.items()}
     space = SearchSpace(name, content, shared, own)
     parse_overrides(space.fixed_overrides)  # raises if an override is invalid
-    for agent in own:
-        keys = [key for d in space.get_dimensions(agent) for key in (d.key, *d.also)]
+    for path, dimensions in (
+        ("shared", shared),
+        *((f"own.{name}", space.get_dimensions(name)) for name in own),
+    ):
+        keys = [key for d in dimensions for key in (d.key, *d.also)]
         if (repeated := find_repeated([*keys, *content.set])) is not None:
-            raise StudyError(f"own.{agent}: {repeated!r} given twice, in own, set or shared")
+            raise StudyError(f"{path}: {repeated!r} given twice, in own, set or shared")
     return space
 
 

@@ -37,16 +37,21 @@ Tunings = Annotated[
 ]
 
 
+def get_agent_name(agent: str) -> str:
+    """Return the name of an ``agent``, given as its name, which may have dots, or as the path of its YAML file."""
+    return Path(agent).name.removesuffix(".yaml")
+
+
 def find_tuning(tunings: Tunings, agent: str) -> str:
     """Return the tuning of the ``agent``; empty if it is not tuned."""
-    return tunings if isinstance(tunings, str) else tunings.get(Path(agent).stem, "")
+    return tunings if isinstance(tunings, str) else tunings.get(get_agent_name(agent), "")
 
 
 def find_copy(tunings: Tunings, agent: str) -> str:
     """Return the path of the ``agent``'s copy of tuned values in a study's folder; empty if it is not tuned."""
     if not find_tuning(tunings, agent):
         return ""
-    return FILE_NAME if isinstance(tunings, str) else f"{COPIES}/{Path(agent).stem}/{FILE_NAME}"
+    return FILE_NAME if isinstance(tunings, str) else f"{COPIES}/{get_agent_name(agent)}/{FILE_NAME}"
 
 
 def require_agents(tunings: Tunings, agents: Collection[str]) -> None:

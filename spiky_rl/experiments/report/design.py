@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from spiky_rl.config.progress import format_count
 from spiky_rl.config.tuned_values import TunedAgent
 from spiky_rl.experiments.analysis.coverage import COVERAGE, FALL, SIZES, find_coverage
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
-from spiky_rl.experiments.design.tunings import find_copy, find_tuning
+from spiky_rl.experiments.design.tunings import find_copy, find_tuning, get_agent_name
 from spiky_rl.experiments.report.blocks import Block, Column, format_fixed, join_names, make_table
 
 
@@ -33,9 +32,11 @@ def build_design_section(analysis: StudyAnalysis) -> Iterable[Block]:
 def list_terms(analysis: StudyAnalysis) -> list[tuple[str, str]]:
     """Return (term, text) for every term of a study; a text is empty if the study does not have the term."""
     design = analysis.design
-    baseline = Path(design.baseline).stem
+    baseline = get_agent_name(design.baseline)
     seeds = min((len(row.by_seed) for row in analysis.rows.values()), default=0)
-    agents = (f"{agent} (baseline)" if Path(agent).stem == baseline else agent for agent in design.agents)
+    agents = (
+        f"{agent} (baseline)" if get_agent_name(agent) == baseline else agent for agent in design.agents
+    )
     return [
         ("Agents", ", ".join(agents)),
         ("From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())),

@@ -109,7 +109,7 @@ def get_metrics(result: CellResult, analysis: StudyAnalysis) -> dict[str, float 
         "normalised_score": (result.score - low) / (high - low) if high > low else None,
         "operations": cost and cost.effective_operations,
         "energy_nj": compute_step_energy(result, ARITHMETIC_MODEL),
-        "steps_to_threshold": find_steps_to_threshold(result),
+        "steps_to_threshold": find_steps_to_threshold(result, analysis.solved.get(task)),
         "wall_seconds": result.training and result.training.seconds_total,
     }
 

@@ -64,7 +64,7 @@ def _write_figures(folder: Path, figures: Mapping[str, str]) -> None:
 def escape_text(text: str) -> str:
     """Return ``text`` for Markdown on one line, without HTML, links, images, code and emphasis."""
     text = TAG.sub("&lt;", text.replace("&", "&amp;"))
-    text = re.sub(r"([`*\\])", r"\\\1", text).replace("](", "]\\(")
+    text = re.sub(r"([`*\\]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text).replace("](", "]\\(")
     return " ".join(text.splitlines())
 
 

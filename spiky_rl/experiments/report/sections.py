@@ -16,7 +16,6 @@ from spiky_rl.experiments.analysis.measures import WINDOW, ThresholdSummary
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study, sort_by_estimate
 from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.report import figures
-from spiky_rl.experiments.report.answer import build_summary
 from spiky_rl.experiments.report.blocks import (  # fmt: skip
     NONE,
     Block,
@@ -38,6 +37,7 @@ from spiky_rl.experiments.report.energy import build_energy_section
 from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.report.robustness import build_memory_section, build_robustness_section
 from spiky_rl.experiments.report.threats import build_threats_section
+from spiky_rl.experiments.report.verdicts import build_summary
 from spiky_rl.experiments.run.results import CellResult
 
 

@@ -152,7 +152,7 @@ def list_terms(search: TuningSearch, outcomes: Sequence[TuningOutcome]) -> Itera
     else:
         rungs = join_names(f"{share:.0%}" for share in tuning.rungs[:-1])
         yield "Pruning", (
-            f"after {rungs} of its budget a trial below the median of complete ones ends, from {PRUNED_FROM} complete ones on"
+            f"after {rungs} of its budget a trial whose best return so far is below the median of complete ones ends, from {PRUNED_FROM} complete ones on"
         )
     shared = format_count(len(tuning.space.shared), "dimension")
     yield "Space", f"{tuning.space.name}: {shared} shared by all, the others of each agent's own, equally many"

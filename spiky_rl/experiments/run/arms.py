@@ -5,20 +5,24 @@ A cell is one training and its evaluation: one agent, task, variant and seed.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.spec import read_yaml
 from spiky_rl.experiments.design.grid import Cell, PlannedCell
 from spiky_rl.experiments.design.planned import find_uncontrolled
-from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
+from spiky_rl.experiments.design.study import Arm, Study, StudyError
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run.cells import find_differences
 from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results, skip_cell
 from spiky_rl.run.provenance import list_deciding_distributions
+
+log = logging.getLogger(__name__)
 
 EQUAL_ATTRIBUTES = ("budget", "num_envs", "library", "physics", "episodes", "assets")
 """Attributes of a cell that must be equal, as must the environment's overrides, kernels and versions."""
@@ -37,8 +41,20 @@ class ArmResult:
 
     def read_specs(self) -> dict[str, PlainMapping]:
         """Return its merged specification by hash; empty if the other study's folder does not have it."""
-        path = self.folder / "specs" / f"{self.result.spec_hash}.yaml"
-        return {path.stem: read_yaml(path)} if path.is_file() else {}
+        return read_specs(self.folder, f"{self.result.spec_hash}")
+
+
+def read_specs(folder: Path, name: str = "*") -> dict[str, PlainMapping]:
+    """Return the merged specifications in a study's ``folder`` by hash, of all hashes that match ``name``; warn of damaged files."""
+    specs = dict[str, PlainMapping]()
+    for path in sorted((folder / "specs").glob(f"{name}.yaml")):
+        try:
+            specs[path.stem] = read_yaml(path)
+        except UserError as error:
+            log.warning(
+                "%s: %s; the report does not know whether its agent has a control", path.parent, error
+            )
+    return specs
 
 
 def find_folder(folder: Path, arm: Arm) -> Path:
@@ -54,14 +70,16 @@ def find_folder(folder: Path, arm: Arm) -> Path:
     )
 
 
-def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
-    """Yield the finished cells of the arms of a ``study`` in ``folder``, on its tasks and seeds. Raises UserError for an arm without a study."""
-    labels = label_tasks(study)
+def read_arms(folder: Path, study: Study, tasks: Collection[str]) -> Iterator[ArmResult]:
+    """Yield the finished cells of the arms of a ``study`` in ``folder``, on its seeds and the ``tasks``, given by their labels.
+
+    Raises UserError for an arm without a study.
+    """
     for arm in study.arms:
         other = find_folder(folder, arm)
         design = read_design(other)
-        for result in read_results(other)[0]:
-            if result.agent in arm.agents and result.task in labels and result.seed in study.seeds:
+        for result in read_results(other, design.anns)[0]:
+            if result.agent in arm.agents and result.task in tasks and result.seed in study.seeds:
                 yield ArmResult(arm, other, design, result)
 
 
@@ -123,7 +141,7 @@ def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell]) -> None
     for cell in cells:
         if cell.trains_agent:
             ours[cell.task].append(cell)
-    arm_results = list(read_arms(folder, study))
+    arm_results = list(read_arms(folder, study, ours))
     for theirs in arm_results:
         if conflict := find_conflict(study, ours[theirs.result.task], theirs):
             raise StudyError(f"arms: {theirs.result.cell} of {theirs.arm.study}: {conflict}")
@@ -158,15 +176,15 @@ def find_uncontrolled_agents(
 
 
 def take_arms(
-    folder: Path, study: Study, own_results: Sequence[CellResult]
+    folder: Path, study: Study, tasks: Collection[str], own_results: Sequence[CellResult]
 ) -> tuple[list[ArmResult], list[SkippedCell]]:
-    """Return the arms' results that agree with a ``study``, and skipped cells.
+    """Return the arms' results on the ``tasks`` that agree with a ``study``, and skipped cells.
 
     A task needs one of the study's ``own_results`` to tell whether an arm agrees.
     """
     taken, skipped = list[ArmResult](), list[SkippedCell]()
     labels = {result.label for result in own_results}
-    for theirs in read_arms(folder, study):
+    for theirs in read_arms(folder, study, tasks):
         result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
         ours = [r for r in own_results if r.task == result.task and r.kind == result.kind]
         if not ours:

@@ -10,7 +10,8 @@ from pathlib import Path
 from spiky_rl.config.budget import Budget, parse_budget
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import build_agent_spec, load_task
-from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification, get_task_data, hash_data
+from spiky_rl.experiments.design.grid import EVALUATION, Cell, CellSpecification, hash_task
+from spiky_rl.experiments.design.tunings import get_agent_name
 from spiky_rl.experiments.run.cells import find_differences, read_cell
 from spiky_rl.run.provenance import collect_provenance, get_versions, hash_named_files
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunRequest, TrainOptions
@@ -71,7 +72,7 @@ def read_checked_cell(folder: Path) -> Cell:
     pairs = {name: (present_files.get(name, "no file"), digest) for name, digest in cell.files.items()}
     if cell.task_hash is not None:
         task = cell.specification.task
-        pairs[f"task file of {task}"] = (hash_data(get_task_data(load_task(task))), cell.task_hash)
+        pairs[f"task file of {task}"] = (hash_task(load_task(task)), cell.task_hash)
     differences |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if differences:
         key, (present_value, planned_value) = next(iter(differences.items()))
@@ -88,7 +89,9 @@ def _make_request(folder: Path, specification: CellSpecification, **own: object)
         **specification.model_dump(include=SHARED_KEYS),
         "tuning": study_folder / specification.tuned if specification.tuned else None,
         "log_root": folder / "run",
-        "spec": build_agent_spec(Path(specification.agent).stem, specification.spec, specification.origins),
+        "spec": build_agent_spec(
+            get_agent_name(specification.agent), specification.spec, specification.origins
+        ),
         **own,
     }
     return RunRequest.check("specification", values)

@@ -83,7 +83,7 @@ def read_study_record[R: Settings](path: Path, kind: type[R], label: str) -> R:
 def refuse_other_cells(folder: Path, cells: Sequence[Cell]) -> None:
     """Raise StudyError if cells in the study's ``folder`` conflict with the plan.
 
-    A cell conflicts if its hash differs from the plan's, or if cells are still to run and would use other robots or physics.
+    A cell conflicts if its hash differs from the plan's, or if cells are still to run and would use other robots, physics or task files.
     """
     for cell in cells:
         _refuse_other_hash(folder / "cells" / cell.name, cell)
@@ -94,7 +94,12 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell]) -> None:
         existing = read_cell_identity(path)
         if existing is None:
             continue
-        pairs = {"robots": (existing.assets, cell.assets), "physics": (existing.physics, cell.physics)}
+        planned = read_if_valid(path / CELL, CellIdentity) or existing
+        pairs = {
+            "robots": (existing.assets, cell.assets),
+            "physics": (existing.physics, cell.physics),
+            "task file": (planned.task_hash, cell.task_hash),
+        }
         for key, (before, now) in pairs.items():
             if before not in (None, now):
                 raise StudyError(
@@ -178,6 +183,8 @@ class CellIdentity(FileRecord):
     physics: str = EARLIER_PHYSICS
     provenance: Provenance | None = None
     versions: dict[str, str] = {}
+    task_hash: str | None = None
+    """None in a result."""
 
 
 class TrainingOutcome(FileRecord):

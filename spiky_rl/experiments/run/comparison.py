@@ -31,7 +31,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_arms, refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
-from spiky_rl.run.provenance import Provenance, find_commit, find_compiler
+from spiky_rl.run.provenance import find_commit, find_compiler
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _check_planned_agents(study: Study, cells: Iterable[Cell], specs: Mapping[st
 
 def warn_of_missing_controls(plan: StudyRun) -> None:
     """Warn of spiking agents without an ANN of their widths and rates: a difference is then not due to spikes alone."""
-    arms = read_arms(plan.folder, plan.study)
+    arms = read_arms(plan.folder, plan.study, {cell.task for cell in plan.cells})
     uncontrolled = find_uncontrolled_agents(plan.study, plan.cells, plan.resolve.specs, arms)
     for task, agents in uncontrolled.items():
         for label, widths in agents.items():
@@ -159,7 +159,7 @@ def warn_of_other_code(plan: StudyRun) -> None:
     paths = (
         [plan.folder / "cells" / name / folders.RESULT for name in plan.finished] if plan.remaining else []
     )
-    results = (folders.read_if_valid(path, CellOrigin) for path in paths)
+    results = (folders.read_if_valid(path, folders.CellIdentity) for path in paths)
     origins = [
         result.provenance for result in results if result is not None and result.provenance is not None
     ]
@@ -220,12 +220,6 @@ class TrainingSeconds(FileRecord):
     """The duration of a training in its result."""
 
     seconds_total: float
-
-
-class CellOrigin(FileRecord):
-    """The key of a cell's result that tells with which code it ran."""
-
-    provenance: Provenance | None = None
 
 
 class FinishedCell(FileRecord):

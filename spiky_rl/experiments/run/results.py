@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -92,7 +92,7 @@ class CurveRecord(FileRecord):
 
 
 class RecoveryRecord(FileRecord):
-    """Recovery of the reward after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
+    """Recovery of the reward after damage in mid-episode (`spiky_rl.run.evaluate.RecoveryMeter`)."""
 
     episodes: int
     before: float
@@ -215,6 +215,8 @@ class CellResult(FileRecord):
     """None in results of earlier versions."""
     machine: str
     date: str
+    is_ann: bool = Field(default=False, exclude=True)
+    """Whether its study names the agent among its ANNs; not in the file."""
 
     @model_validator(mode="after")
     def _require_parts(self) -> Self:
@@ -281,10 +283,12 @@ def read_plan(folder: Path) -> tuple[PlannedCell, ...]:
     return _read(folder / "plan.json", StudyPlanFile).cells
 
 
-def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCell, ...]]:
+def read_results(
+    folder: Path, anns: Collection[str] = ()
+) -> tuple[tuple[CellResult, ...], tuple[SkippedCell, ...]]:
     """Return the results in a study's ``folder`` in the order of the plan, and the skipped cells with reasons.
 
-    Without a valid plan, cells that never began are unknown; see `read_plan`.
+    ``anns`` are the agents that the study names as ANNs. Without a valid plan, cells that never began are unknown; see `read_plan`.
     """
     try:
         planned = {cell.name: cell for cell in read_plan(folder)}
@@ -307,7 +311,7 @@ def read_results(folder: Path) -> tuple[tuple[CellResult, ...], tuple[SkippedCel
             if reason:
                 skipped.append(skip_cell(name, "corrupt", reason, outcome))
             else:
-                results[key] = outcome
+                results[key] = outcome.model_copy(update={"is_ann": outcome.agent in anns})
         else:
             skipped.append(outcome)
     return tuple(results.values()), tuple(skipped)

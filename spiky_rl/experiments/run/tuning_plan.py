@@ -11,6 +11,7 @@ from spiky_rl.config.options import Settings, UserError, error_path, option
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.config.tuned_values import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
+from spiky_rl.experiments.design.tunings import get_agent_name
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
 from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, AgentTask, TuningDesign
@@ -117,7 +118,7 @@ def check_tuning(design: TuningDesign, place: ExecutionOptions, robots: str) -> 
                 task=task,
                 agent=agent,
                 task_label=plan.task,
-                agent_name=Path(agent).stem,
+                agent_name=get_agent_name(agent),
                 dimensions=dimensions,
                 budget=budget,
             )
