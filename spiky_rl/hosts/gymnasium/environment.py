@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.host import GymnasiumTask
 
 UNKNOWN_PERIOD = 1.0 / 30.0
-"""Value of ``step_dt`` in s if the task does not tell its control period; videos and rsl_rl's reward scales read it."""
+"""Value of ``step_dt`` in s if the task tells neither its control period nor a frame rate; videos and rsl_rl's reward scales read it."""
+RESTART_STREAM = 0x57A7
+"""Number that enters the seeds of `GymnasiumVecEnv.restart`, so that no episode begins as in a training with the same seed."""
 
 
 class GymnasiumVecEnv(HostEnvironment):
@@ -127,11 +129,12 @@ class GymnasiumVecEnv(HostEnvironment):
         """Begin an episode in every environment and return the first observations.
 
         ``parts`` are disjoint groups of environment indices. The i-th environments of all groups start in the same state, drawn from
-        ``seed``.
+        ``seed``; a training with this seed starts in other states.
         """
         seeds = [0] * self.num_envs
         for ids in parts:
-            for index, env_seed in zip(ids.tolist(), draw_seeds(seed, len(ids)), strict=True):
+            part_seeds = draw_seeds([RESTART_STREAM, seed], len(ids))
+            for index, env_seed in zip(ids.tolist(), part_seeds, strict=True):
                 seeds[index] = env_seed
         observations, _ = self.vector_env.reset(seed=seeds)
         self._begin(observations)

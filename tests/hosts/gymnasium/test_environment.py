@@ -247,6 +247,13 @@ def test_restart_gives_every_part_the_same_states():
     assert not torch.equal(first, other) and len(set(map(tuple, first.tolist()))) == 3
 
 
+def test_an_evaluation_does_not_start_from_the_states_of_a_training_with_its_seed():
+    with open_env("Pendulum-v1", 6, seed=42) as env:
+        trained = env.get_observations()["policy"].clone()
+        evaluated = env.restart([torch.arange(6)], 42)["policy"]
+    assert len({tuple(row) for row in [*trained.tolist(), *evaluated.tolist()]}) == 12
+
+
 def test_episode_statistics_equal_gymnasiums():
     options = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     theirs = RecordEpisodeStatistics(gymnasium.make_vec("Hopper-v5", 4, **options), buffer_length=1000)
