@@ -24,8 +24,8 @@ from spiky_rl.metrics.video import scale_frame
 if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.host import GymnasiumTask
 
-UNKNOWN_PERIOD = 1.0 / 30.0
-"""Value of ``step_dt`` in s if the task tells neither its control period nor a frame rate; videos and rsl_rl's reward scales read it."""
+FRAME_RATE = 30.0
+"""Frames of a video per second if the task tells neither its control period nor a frame rate."""
 RESTART_STREAM = 0x57A7
 """Number that enters the seeds of `GymnasiumVecEnv.restart`, so that no episode begins as in a training with the same seed."""
 
@@ -50,7 +50,6 @@ class GymnasiumVecEnv(HostEnvironment):
         self.device, self.num_envs = torch.device(device), num_envs
         self.num_actions, self.max_episode_length = task.spaces.num_actions, task.max_episode_steps
         self.control_period, self.clip_actions = task.spaces.control_period, options.clip_actions
-        self.step_dt = self.control_period or UNKNOWN_PERIOD
         self.cfg = {"task": task.id, "num_envs": num_envs, "seed": options.seed, **task.settings}
         self._frames = torch.empty(0)
         """The latest ``history`` observations, [B, history, ...]."""
@@ -71,6 +70,9 @@ class GymnasiumVecEnv(HostEnvironment):
             wrappers=[*flattening, CheckedTask],
             **settings,
         )
+        frame_rate = self.vector_env.metadata.get("render_fps") or FRAME_RATE
+        self.step_dt = self.control_period or 1.0 / frame_rate
+        """Seconds of a control step for videos and rsl_rl's reward scales; a guess from the frame rate if `control_period` is None."""
         self.latest_infos: Mapping[str, Any] = {}
         """Gymnasium's infos of the latest step."""
         try:

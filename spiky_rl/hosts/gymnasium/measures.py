@@ -20,7 +20,7 @@ VELOCITY = "x_velocity"
 class EpisodeMeasures:
     """Measures of every environment's episode: call ``step`` after each environment step, ``reset`` after a full reset.
 
-    ``distance`` is the way forward in m, on tasks that tell the forward velocity.
+    ``distance`` is the way forward in m, on tasks that tell the forward velocity and their control period.
     """
 
     def __init__(self, env: GymnasiumVecEnv) -> None:
@@ -34,10 +34,10 @@ class EpisodeMeasures:
     def step(self, dones: Tensor) -> dict[str, Tensor]:
         """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes]."""
         velocity = read_info(self.env.latest_infos, VELOCITY, self.env.num_envs)
-        if velocity is None:
+        if velocity is None or self.env.control_period is None:
             return {}
         ended = dones.cpu().numpy() > 0
-        self.distance += velocity * self.env.step_dt
+        self.distance += velocity * self.env.control_period
         distance = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
         self.distance[ended] = 0.0
         return {"distance": distance}

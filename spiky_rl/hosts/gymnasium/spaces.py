@@ -40,7 +40,7 @@ class TaskSpaces:
     action_space: Any
     """Gymnasium's space of an action: a Box, Discrete, MultiDiscrete or MultiBinary."""
     control_period: float | None
-    """Seconds from one control step to the next; None if the task does not tell."""
+    """Seconds from one control step to the next, the task's ``dt``; None if it has none."""
 
     @classmethod
     def read(cls, task: str, env: gymnasium.Env) -> Self:
@@ -64,7 +64,9 @@ class TaskSpaces:
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box, Discrete, MultiDiscrete and MultiBinary"
             )
-        return cls(shape, has_channels_last, not is_box, actions, _read_control_period(env))
+        dt = getattr(env.unwrapped, "dt", None)
+        control_period = float(dt) if isinstance(dt, int | float) and dt > 0 else None
+        return cls(shape, has_channels_last, not is_box, actions, control_period)
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -189,12 +191,3 @@ def _is_flattenable(space: gymnasium.Space) -> bool:
         return space.is_np_flattenable
     except NotImplementedError:  # a task's own space
         return False
-
-
-def _read_control_period(env: gymnasium.Env) -> float | None:
-    """Return the seconds of a control step: the task's ``dt``, or its frame rate's inverse; None if it has neither."""
-    dt = getattr(env.unwrapped, "dt", None)
-    if isinstance(dt, int | float) and dt > 0:
-        return float(dt)
-    frame_rate = env.metadata.get("render_fps")
-    return 1.0 / float(frame_rate) if frame_rate else None

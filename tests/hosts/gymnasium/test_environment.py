@@ -310,18 +310,23 @@ def test_distance_is_the_way_forward():
             np.testing.assert_allclose(found.numpy(), end - begin, rtol=1e-5, atol=1e-6)
 
 
-def test_tasks_without_a_velocity_have_no_distance():
+def test_tasks_without_a_velocity_or_a_control_period_have_no_distance(monkeypatch):
     with open_env("Pendulum-v1", 2) as env:
         measures = env.make_measures()
         dones = env.step(torch.zeros(2, 1))[2]
         assert measures.step(dones) == {}
+    results = np.zeros(1), 1.0, False, False, {"x_velocity": 2.0}
+    monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
+    with open_env(f"{SCRIPTS}Script-v0", 2) as env:
+        measures = env.make_measures()
+        assert measures.step(env.step(torch.zeros(2, 2))[2]) == {}, "a frame rate is no control rate"
 
 
 def test_a_control_period_is_the_tasks_own_or_unknown(monkeypatch):
     with open_env("Pendulum-v1", 1) as env:
         assert env.control_period == env.step_dt == 0.05
     with open_env(SCRIPTS + "Turn-v0", 1) as env:
-        assert env.control_period == env.step_dt == 0.05
+        assert (env.control_period, env.step_dt) == (None, 0.05)
     monkeypatch.setattr(scripted.Turn, "metadata", {"render_modes": ["rgb_array"]})
     with open_env(SCRIPTS + "Turn-v0", 1) as env:
         assert (env.control_period, env.step_dt) == (None, pytest.approx(1 / 30))
