@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 MIN_PIXELS = 16
-"""Smallest height and width of an image, which the default CNN can process; other boxes of three dimensions become vectors."""
+"""Smallest height and width of an image, which the default CNN can process; other boxes of three dimensions become vectors.
+
+If both orders of the axes have such sides, the image has the smaller number of channels.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class TaskSpaces:
             )
         is_box = isinstance(observations, Box)
         sides = observations.shape if is_box and len(observations.shape) == 3 else (0, 0, 0)
-        has_channels_last = min(sides[:2]) >= MIN_PIXELS
+        has_channels_last = min(sides[:2]) >= MIN_PIXELS and sides[2] <= sides[0]
         if has_channels_last:
             shape: tuple[int, ...] = (sides[2], *sides[:2])
         else:

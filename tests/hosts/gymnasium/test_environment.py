@@ -159,12 +159,18 @@ def test_images_are_channels_first_in_zero_to_one():
         assert image[1, 2, 4, 3] == np.float32((4 * 16 + 3) * 3 + 2) / np.float32(255)
 
 
-def test_images_with_channels_first_keep_their_order():
-    task = load(f"{SCRIPTS}Shaped-v0", "env.shape=[4, 16, 18]")
+@pytest.mark.parametrize("sides", [(4, 16, 18), (17, 19, 19)])
+def test_images_with_channels_first_keep_their_order(sides):
+    task = load(f"{SCRIPTS}Shaped-v0", f"env.shape={list(sides)}")
     with task.open("cpu", 2, SimulationOptions(seed=0)) as env:
         image, shape = env.get_observations()["policy"], env.image_shape
-    assert shape == (4, 16, 18)
-    assert torch.equal(image, torch.arange(4.0 * 16 * 18).reshape(4, 16, 18).expand(2, -1, -1, -1))
+    assert shape == sides
+    assert torch.equal(image, torch.arange(float(np.prod(sides))).reshape(sides).expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("sides", [(19, 19, 17), (20, 20, 20)])
+def test_images_have_channels_last_if_those_are_no_more_than_the_rows(sides):
+    assert load(f"{SCRIPTS}Shaped-v0", f"env.shape={list(sides)}").spaces.has_channels_last
 
 
 @pytest.mark.parametrize("shape", [[], [2, 3], [2, 2, 3], [15, 16, 3], [4, 16, 15], [2, 1, 1, 3]], ids=str)
