@@ -161,7 +161,10 @@ class GymnasiumVecEnv(HostEnvironment):
         observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
             self.spaces.to_actions(actions, self.takes_task_units)
         )
-        self._require_finite("a reward", rewards)
+        reward = torch.as_tensor(
+            rewards, dtype=torch.float32
+        )  # its range is smaller than that of Gymnasium's
+        self._require_finite("a reward", reward.numpy())
         self._require_finite("an observation", observations)
         ended = terminated | truncated
         done = torch.as_tensor(ended, device=self.device)
@@ -181,8 +184,7 @@ class GymnasiumVecEnv(HostEnvironment):
         else:
             self._frames = self._add_frame(latest)
         self.seconds_simulation += time.perf_counter() - started
-        reward = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-        return self.get_observations(), reward, done.long(), extras
+        return self.get_observations(), reward.to(self.device), done.long(), extras
 
     def make_measures(self) -> EpisodeMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""

@@ -349,6 +349,15 @@ def test_non_finite_values_are_refused():
         assert not refused.value.blames_policy
 
 
+def test_a_reward_beyond_single_precision_is_refused(monkeypatch):
+    results = np.zeros(1), -1e39, False, False, {}
+    monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
+    with open_env(f"{SCRIPTS}Script-v0", 2) as env:
+        with pytest.raises(NonFiniteError, match="a reward of Scripted/Script-v0") as refused:
+            env.step(torch.zeros(2, 2))
+    assert not refused.value.blames_policy
+
+
 @pytest.mark.parametrize("broken_step", [0, 2, 3])
 def test_an_observation_that_is_not_finite_is_refused_wherever_it_stands_in_an_episode(broken_step):
     """The first one makes the policy's action NaN, and the last one of an episode is only among the final observations."""
