@@ -274,9 +274,11 @@ class GymnasiumCamera:
             if not (isinstance(error, RuntimeError) or type(error).__module__.startswith("mujoco")):
                 raise
             raise UserError(f"--video: {error}; allowed values of MUJOCO_GL: egl, osmesa, glfw") from error
-        if not isinstance(frame, np.ndarray):
-            raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
-        return scale_frame(frame)
+        is_array = isinstance(frame, np.ndarray)
+        if not (is_array and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] in (3, 4)):
+            found = f"{frame.dtype} {frame.shape}" if is_array else type(frame).__name__
+            raise UserError(f"--video: the task renders {found}; allowed: uint8 (height, width, 3 or 4)")
+        return scale_frame(frame[..., :3])  # without transparency
 
     def close(self) -> None:
         """Do nothing: the environment closes its own renderer."""

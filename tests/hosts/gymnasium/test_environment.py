@@ -410,6 +410,20 @@ def test_environments_are_closed_if_the_first_picture_fails(monkeypatch):
     assert len(closed) == 1 + 3  # the first one told its spaces
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "is_allowed"),
+    [((480, 720, 4), np.uint8, True), ((8, 12), np.uint8, False), ((8, 12, 3), np.float32, False)],
+)
+def test_a_picture_is_rgb_or_refused_when_the_environments_open(shape, dtype, is_allowed, monkeypatch):
+    monkeypatch.setattr(scripted.Script, "render", lambda _: np.ones(shape, dtype))
+    if is_allowed:
+        with open_env(f"{SCRIPTS}Script-v0", 1, video=True) as env:
+            assert env.open_camera().render().shape == (480, 720, 3)
+        return
+    with pytest.raises(UserError, match="--video: the task renders"):
+        open_env(f"{SCRIPTS}Script-v0", 1, video=True).__enter__()
+
+
 def test_a_camera_that_follows_is_not_asked_of_a_class_without_cameras():
     with open_env(f"{SCRIPTS}Filmed-v0", 1, video=True) as env:
         assert env.open_camera().render().shape == (480, 720, 3)
