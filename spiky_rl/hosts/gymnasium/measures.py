@@ -33,25 +33,26 @@ class EpisodeMeasures:
 
     def step(self, dones: Tensor) -> dict[str, Tensor]:
         """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes]."""
-        velocity = read_info(self.env.latest_infos, VELOCITY, self.env.num_envs)
-        if velocity is None or self.env.control_period is None:
-            return {}
+        velocity, measures = read_info(self.env.latest_infos, VELOCITY, self.env.num_envs), {}
         ended = dones.cpu().numpy() > 0
-        self.distance += velocity * self.env.control_period
-        distance = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
+        if velocity is not None and self.env.control_period is not None:
+            self.distance += velocity * self.env.control_period
+            distance = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
+            measures["distance"] = distance
         self.distance[ended] = 0.0
-        return {"distance": distance}
+        return measures
 
 
 def read_info(infos: Mapping[str, Any], key: str, num_envs: int) -> NDArray[np.float64] | None:
-    """Return a value of all environments' infos after a step, [B], or None if the task does not give it.
+    """Return a number of all environments' infos after a step, [B], or None if the task does not give it, or no number.
 
     Where an episode ended, ``infos`` are of the next episode, and the ended one's are below ``final_info``.
     """
     values, known = np.zeros(num_envs), np.zeros(num_envs, dtype=bool)
     for source in (infos, infos.get("final_info", {})):
-        if key in source:
+        found = np.asarray(source.get(key))
+        if found.shape == (num_envs,) and found.dtype.kind in "iuf":
             present = np.asarray(source.get(f"_{key}", np.ones(num_envs, dtype=bool)))
-            values[present] = np.asarray(source[key], dtype=np.float64)[present]
+            values[present] = found[present]
             known |= present
     return values if known.any() else None

@@ -321,11 +321,24 @@ def test_tasks_without_a_velocity_or_a_control_period_have_no_distance(monkeypat
         measures = env.make_measures()
         dones = env.step(torch.zeros(2, 1))[2]
         assert measures.step(dones) == {}
-    results = np.zeros(1), 1.0, False, False, {"x_velocity": 2.0}
+    infos = {"x_velocity": 2.0}
+    results = np.zeros(1), 1.0, False, False, infos
     monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
     with open_env(f"{SCRIPTS}Script-v0", 2) as env:
         measures = env.make_measures()
         assert measures.step(env.step(torch.zeros(2, 2))[2]) == {}, "a frame rate is no control rate"
+    monkeypatch.setattr(scripted.Script, "dt", 0.1, raising=False)
+    with open_env(f"{SCRIPTS}Script-v0", 2) as env:
+        measures = env.make_measures()
+        assert measures.step(env.step(torch.zeros(2, 2))[2])["distance"].shape == (0,)
+        for value in (np.array([1.0]), np.array([1.0, 2.0]), None, "fast"):
+            infos["x_velocity"] = value
+            assert measures.step(env.step(torch.zeros(2, 2))[2]) == {}, value
+        infos.clear()
+        measures.step(env.step(torch.zeros(2, 2))[2] + 1)
+        infos["x_velocity"] = 3.0
+        again = measures.step(env.step(torch.zeros(2, 2))[2] + 1)["distance"]
+    assert again.tolist() == pytest.approx([0.3, 0.3]), "nothing of the episode that ended without a velocity"
 
 
 def test_a_control_period_is_the_tasks_own_or_unknown(monkeypatch):
