@@ -49,6 +49,8 @@ PLUGINS = "gymnasium.envs"
 """Entry point group of packages that register tasks with Gymnasium."""
 MAX_EPISODE_STEPS = 10_000
 """Time limit of an episode, in control steps, on tasks that register none."""
+RESERVED = {"num_envs", "vector_kwargs", "wrappers"}
+"""Parameters of ``gymnasium.make_vec`` that every run sets."""
 VECTORIZATION_MODES = ("sync", "async")
 """Values of the override ``env.vectorization_mode``: all environments in this process, or one process each."""
 
@@ -70,6 +72,11 @@ class GymnasiumTask(HostTask):
         self.id = request.name
         self.settings = dict(request.task_spec.env) if request.task_spec else {}
         self.settings |= _parse_overrides(request.overrides)
+        if reserved := RESERVED & self.settings.keys():
+            name = min(reserved)
+            raise UserError(
+                f"env.{name}: {self.settings[name]!r} given, but every run sets it; allowed: --num_envs, keyword arguments of the task"
+            )
         self.vectorization_mode = self.settings.pop("vectorization_mode", "sync")
         if self.vectorization_mode not in VECTORIZATION_MODES:
             raise UserError(

@@ -99,6 +99,11 @@ def test_the_same_seed_gives_the_same_run(command, tmp_path):
         (["env.gravity=1", "env.g=1"], ["env.gravity", "unknown", "allowed: g, max"]),
         (["agent.init_at_random_ep_len=true"], ["agent.init_at_random_ep_len", "true", "allowed: false"]),
         (["env.vectorization_mode=fork"], ["env.vectorization_mode", "'fork'", "sync, async"]),
+        (
+            ["--task", f"{SCRIPTS}Lenient-v0", "env.num_envs=4"],
+            ["env.num_envs: 4 given", "allowed: --num_envs"],
+        ),
+        (["--task", f"{SCRIPTS}Lenient-v0", "env.wrappers=null"], ["env.wrappers: None given"]),
         (["physics=mujoco"], ["physics=mujoco", "Gymnasium"]),
         (["env.a.b=1"], ["env.a.b=1", "env.KEY=VALUE"]),
         (["--visualizer", "viser"], ["--visualizer viser", "no live view"]),
