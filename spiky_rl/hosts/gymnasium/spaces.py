@@ -163,7 +163,7 @@ class TaskSpaces:
         """Return a policy's ``actions`` [B, A] in the form that Gymnasium's environments take.
 
         Components are clipped to [-1, 1] and mapped to the task's bounds, unless they are ``in_task_units`` already; a component
-        without bounds stays as it is. They are rounded if the task takes whole numbers. A component of a discrete action is the index
+        without bounds stays as it is. They are rounded if the task takes whole numbers or bools. A component of a discrete action is the index
         of its largest number, counted from its first choice.
         """
         values, space = actions.detach().to("cpu", torch.float32), self.action_space
@@ -173,7 +173,7 @@ class TaskSpaces:
         if not in_task_units:
             values = self._mapping(values)
         clipped = np.clip(values.numpy(), low, high).reshape(len(values), *space.shape)
-        if np.issubdtype(space.dtype, np.integer):
+        if space.dtype.kind in "iub":
             clipped = np.rint(clipped)
         # float32 stays unless the task's type cannot hold it
         return clipped if np.can_cast(clipped.dtype, space.dtype) else clipped.astype(space.dtype)

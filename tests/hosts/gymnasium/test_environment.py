@@ -114,6 +114,13 @@ def test_a_task_of_whole_numbers_takes_whole_numbers():
     np.testing.assert_array_equal(actions[:, :2], [[0, -3], [3, 1], [4, 2], [5, 4]])
 
 
+def test_a_task_of_bools_takes_the_nearer_one():
+    env = gymnasium.make(f"{SCRIPTS}Script-v0").unwrapped
+    env.action_space = gymnasium.spaces.Box(0, 1, (2,), bool)
+    actions = TaskSpaces.read("Bools-v0", env).to_actions(torch.tensor([[-0.9, 0.1]]))
+    assert actions.dtype == bool and actions.tolist() == [[False, True]]
+
+
 def test_the_mapping_of_exports_gives_the_actions_that_the_task_takes():
     """Bounds that are single, rounded or absent; a policy's export has nothing but the mapping."""
     bounds = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)).sort(dim=1).values
