@@ -27,6 +27,20 @@ def model():
     return {name: torch.from_numpy(getattr(found, name).numpy().copy()) for name in names}
 
 
+def make_mass_event():
+    """A task's own event at its start, which makes every robot another one."""
+    from isaaclab.envs import mdp
+    from isaaclab.managers import EventTermCfg, SceneEntityCfg
+
+    params = {
+        "asset_cfg": SceneEntityCfg("robot"),
+        "mass_distribution_params": (0.9, 1.1),
+        "operation": "scale",
+        "min_mass": 1e-6,
+    }
+    return EventTermCfg(func=mdp.randomize_rigid_body_mass, mode="startup", params=params)
+
+
 def velocities(env):
     """Joints' where the base is fixed, else the base's: [B, ...]."""
     _, robot = find_robot(env)
@@ -57,6 +71,7 @@ def main(task, physics):
     cfg, _ = load_configs(resolve_task(task))
     selection.apply_physics(cfg, physics, "cpu")
     share_env_origin(cfg)
+    cfg.events.own_mass = make_mass_event()
     names = list(ROBUSTNESS)
     count = len(names) * EPISODES
     with open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
