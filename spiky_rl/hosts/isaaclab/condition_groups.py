@@ -119,7 +119,7 @@ class IsaacLabConditionGroups(ConditionGroups):
     def _measure_observation_std(self) -> Tensor:
         """Return the standard deviation of every observed value, [C], under random actions.
 
-        Only first episodes count: the initial states of later ones depend on the number of environments.
+        Only the first group's first episodes count: the initial states of later ones depend on the number of environments.
         """
         policy, seen, obs = self.make_random_policy(), [], self.restart()
         first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)
