@@ -18,7 +18,6 @@ from torch import Tensor
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.environment import HostEnvironment
-from spiky_rl.hosts.gymnasium.measures import EpisodeMeasures
 from spiky_rl.metrics.video import scale_frame
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ FRAME_RATE = 30.0
 """Frames of a video per second if the task tells neither its control period nor a frame rate."""
 RESTART_STREAM = 0x57A7
 """Number that enters the seeds of `GymnasiumVecEnv.restart`, so that no episode begins as in a training with the same seed."""
+VELOCITY = "x_velocity"
+"""Key of Gymnasium's infos: forward velocity in m/s, which its MuJoCo robots have."""
 
 
 class GymnasiumVecEnv(HostEnvironment):
@@ -255,6 +256,47 @@ class CheckedTask(gymnasium.Wrapper):
 
     def _refuse(self, reason: str) -> NoReturn:
         raise UserError(f"--task {self.spec.id if self.spec else self.env}: {reason}")
+
+
+class EpisodeMeasures:
+    """Measures of every environment's episode: call ``step`` after each environment step, ``reset`` after a full reset.
+
+    ``distance`` is the way forward in m, on tasks that tell the forward velocity and their control period.
+    """
+
+    def __init__(self, env: GymnasiumVecEnv) -> None:
+        self.env = env
+        self.distance = np.zeros(env.num_envs)
+
+    def reset(self) -> None:
+        """Start new episodes in all environments."""
+        self.distance[:] = 0.0
+
+    def step(self, dones: Tensor) -> dict[str, Tensor]:
+        """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes]."""
+        velocity, measures = read_info(self.env.latest_infos, VELOCITY, self.env.num_envs), {}
+        ended = dones.cpu().numpy() > 0
+        if velocity is not None and self.env.control_period is not None:
+            self.distance += velocity * self.env.control_period
+            distance = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
+            measures["distance"] = distance
+        self.distance[ended] = 0.0
+        return measures
+
+
+def read_info(infos: Mapping[str, Any], key: str, num_envs: int) -> NDArray[np.float64] | None:
+    """Return a number of all environments' infos after a step, [B], or None if the task does not give it, or no number.
+
+    Where an episode ended, ``infos`` are of the next episode, and the ended one's are below ``final_info``.
+    """
+    values, known = np.zeros(num_envs), np.zeros(num_envs, dtype=bool)
+    for source in (infos, infos.get("final_info", {})):
+        found = np.asarray(source.get(key))
+        if found.shape == (num_envs,) and found.dtype.kind in "iuf":
+            present = np.asarray(source.get(f"_{key}", np.ones(num_envs, dtype=bool)))
+            values[present] = found[present]
+            known |= present
+    return values if known.any() else None
 
 
 class GymnasiumCamera:
