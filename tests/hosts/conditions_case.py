@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
@@ -74,7 +75,9 @@ def main(task, physics):
     cfg.events.own_mass = make_mass_event()
     names = list(ROBUSTNESS)
     count = len(names) * EPISODES
-    with open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
+    with open_simulation(
+        cfg, task_id=resolve_task(task), device="cpu", num_envs=count, options=SimulationOptions(seed=1)
+    ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
             groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED)

@@ -19,7 +19,13 @@ from tensordict import TensorDict
 
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.registry import RegistryError, suggest_name
-from spiky_rl.hosts.base import NonFiniteError, OverrideError, UnknownTask, make_unknown_task
+from spiky_rl.hosts.base import (
+    NonFiniteError,
+    OverrideError,
+    SimulationOptions,
+    UnknownTask,
+    make_unknown_task,
+)
 from spiky_rl.hosts.environment import (
     Leaves,
     Stopwatch,
@@ -195,17 +201,7 @@ def _iterate_asset_files(env_cfg: EnvCfg) -> Iterator[str]:
 
 @contextlib.contextmanager
 def open_simulation(
-    env_cfg: EnvCfg,
-    *,
-    task_id: str,
-    device: str,
-    num_envs: int,
-    seed: int,
-    video: bool = False,
-    deterministic: bool = False,
-    distributed: bool = False,
-    visualizers: Sequence[str] | None = None,
-    visible: int | None = None,
+    env_cfg: EnvCfg, task_id: str, device: str, num_envs: int, options: SimulationOptions
 ) -> Iterator[Any]:
     """Open the task's gym environment and close it at the end. Isaac Sim's app (Kit) starts only if the physics needs it.
 
@@ -214,12 +210,7 @@ def open_simulation(
         task_id: Registered id from `resolve_task`.
         device: Device of the simulation.
         num_envs: Number of environments, B.
-        seed: Seed of all random numbers of the simulation.
-        video: Whether to prepare the process for a `spiky_rl.hosts.isaaclab.camera.IsaacLabCamera`.
-        deterministic: Whether to use deterministic, slower kernels.
-        distributed: Whether this is one of several processes with a device each.
-        visualizers: Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own.
-        visible: Number of environments in the visualizers; None for their default.
+        options: All options but ``clip_actions``, which is one of `IsaacLabVecEnv`.
 
     Raises:
         AssetError: A robot's file is not available.
@@ -234,17 +225,17 @@ def open_simulation(
     from isaaclab.envs import DirectMARLEnvCfg, multi_agent_to_single_agent
     from isaaclab_rl.entrypoints.common import close_env, request_determinism, validate_distributed_device
 
-    if video:
+    if options.video:
         from spiky_rl.hosts.isaaclab.camera import setup_graphics
 
         setup_graphics()
-    env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
-    arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
-    if visualizers is not None:
+    env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, options.seed
+    arguments = Namespace(device=device, distributed=options.distributed, deterministic=options.deterministic)
+    if options.visualizers is not None:
         from spiky_rl.hosts.isaaclab.live.setup import add_visualizers
 
-        add_visualizers(env_cfg, visualizers)
-        arguments.visualizer, arguments.max_visible_envs = list(visualizers), visible
+        add_visualizers(env_cfg, options.visualizers)
+        arguments.visualizer, arguments.max_visible_envs = list(options.visualizers), options.visible_envs
     validate_distributed_device(arguments)
     launched = contextlib.ExitStack()
     with silence_isaaclab():
