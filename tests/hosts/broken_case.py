@@ -10,12 +10,11 @@ import sys
 
 import torch
 
-from spiky_rl.hosts.base import SimulationOptions
+from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import (
-    NonFiniteError,
     IsaacLabVecEnv,
     load_configs,
     open_simulation,
