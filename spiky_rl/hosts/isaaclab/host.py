@@ -168,7 +168,7 @@ class IsaacLab(Host):
 
     @override
     def check_visualizers(self, names: Sequence[str], records_video: bool) -> None:
-        from spiky_rl.hosts.isaaclab.live.names import check_visualizers
+        from spiky_rl.hosts.isaaclab.live.setup import check_visualizers
 
         check_visualizers(names, records_video)
 
