@@ -181,14 +181,14 @@ def serve(request: dict[str, Any]) -> int:
     torch.set_num_threads(request["threads"])
     configure_assets(request["assets"])
     from spiky_rl.hosts.isaaclab import physics_selection as selection
+    from spiky_rl.hosts.base import SimulationOptions
     from spiky_rl.hosts.isaaclab.environment import load_configs, open_simulation
 
     physics, overrides = selection.split_physics_override([f"physics={request['physics']}"])
     env_cfg, _ = load_configs(request["task"], None, overrides)
     selection.apply_physics(env_cfg, physics, "cpu")
-    launched = open_simulation(
-        env_cfg, task_id=request["task"], device="cpu", num_envs=request["num_envs"], seed=SEED
-    )
+    options = SimulationOptions(seed=SEED)
+    launched = open_simulation(env_cfg, request["task"], "cpu", request["num_envs"], options)
     with launched as env:
         env.reset(seed=SEED)
         clocks = Clocks(env.unwrapped.sim.physics_manager._solver)  # pylint: disable=protected-access

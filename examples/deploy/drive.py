@@ -38,12 +38,13 @@ def episode(act: Action) -> float:
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
     configure_assets("local")
+    from spiky_rl.hosts.base import SimulationOptions
     from spiky_rl.hosts.isaaclab import physics_selection as selection
     from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")
-    with open_simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
+    with open_simulation(config, TASK, "cpu", 1, SimulationOptions(seed=SEED)) as robot:
         env, total, done = IsaacLabVecEnv(robot, clip_actions=None), 0.0, False
         env.reset()
         while not done:

@@ -34,7 +34,8 @@ class ConditionGroups:
     """Consecutive groups of environments, one group per condition and one environment per episode.
 
     All groups are reset from the same seed. If the host can reset single environments, episode i begins in the same state under
-    every condition. This class perturbs nothing; a host with conditions derives its own class.
+    every condition. What the task itself draws in mid-episode, such as noise and commands, differs between the environments of a
+    simulation, but not between two policies. This class perturbs nothing; a host with conditions derives its own class.
     """
 
     def __init__(
@@ -77,6 +78,9 @@ class ConditionGroups:
 
     def restart(self) -> TensorDict:
         """Begin an episode in every environment and return the first observations."""
+        torch.manual_seed(
+            self.seed
+        )  # for draws in mid-episode: networks have drawn as many numbers as they have weights
         return self.env.restart(self.ids, self.seed)
 
     def begin(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,15 +16,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.hosts.nonfinite import EXPLODED, explain_non_finite, find_largest, get_leaves
 
 log = logging.getLogger(__name__)
 
 NO_GPU = "Could not find or load the NVIDIA CUDA driver"
 """Part of Warp's warning on a machine without a GPU."""
-
-type Leaves = Mapping[str | tuple[str, ...], Tensor]
-"""Observations by their nested names, [B, ...] each."""
 
 
 class HostEnvironment:
@@ -71,6 +70,10 @@ class TimedEnvironment(HostEnvironment):
     """Whether the policy has been updated yet; if not, the learner cannot be the cause of non-finite values."""
     stopwatch: Stopwatch
     unwrapped: Any
+    broken: Any = None
+    """Worlds that are reset because their physics broke; None if the host does not find them."""
+    latest_observations: TensorDict | None = None
+    """Observations that the policy got last."""
 
     @property
     def seconds_simulation(self) -> float:
@@ -86,14 +89,66 @@ class TimedEnvironment(HostEnvironment):
         """Set whether the policy has been updated yet."""
         self.is_trained = is_trained
 
-    def _add_terminations(self, extras: dict[str, Any]) -> None:
-        """Add ``terminated`` [B] to the ``extras`` of a step, because an episode may fail in the step in which its time is up.
+    def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
+        """Begin an episode in every environment and return the first observations.
 
-        Nothing is added if the simulator does not tell it as a tensor.
+        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``, on the same terrain. A task of Isaac Lab's
+        direct workflow resets all environments at once, so its parts start in different states.
         """
+        env = self.unwrapped
+        if hasattr(env, "observation_manager"):
+            with share_terrain(env, parts, seed):
+                for ids in parts:
+                    with seed_torch(seed, env.device):
+                        env.reset(env_ids=ids.int())
+        else:
+            with seed_torch(seed, env.device):
+                env.reset()
+        return self.get_observations()
+
+    def get_observations(self) -> TensorDict:
+        """Return the current observations by group."""
+        self.latest_observations = observations = super().get_observations()  # type: ignore[misc]  # of rsl_rl's wrapper
+        return observations
+
+    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
+        """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
+
+        ``extras`` has ``terminated`` [B] if the simulator tells it as a tensor, because an episode may fail in the step in which its time
+        is up. A world with broken physics begins a new episode. Raises NonFiniteError if too many worlds break, and for any other
+        non-finite value; the message names the step, the term and the number of environments.
+        """
+        self.stopwatch.start()
+        observations, rewards, dones, extras = super().step(actions)  # type: ignore[misc]  # of rsl_rl's wrapper
         terminated = getattr(self.unwrapped, "reset_terminated", None)
-        if isinstance(terminated, torch.Tensor):
+        if isinstance(terminated, Tensor):
             extras["terminated"] = terminated
+        leaves = get_leaves(observations)
+        # all checks together wait for the device once
+        valid = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
+        if self.broken is not None:
+            valid.append(~self.broken.is_excessive)
+        if not torch.stack(valid).all():
+            raise NonFiniteError(*explain_non_finite(self, actions, rewards, leaves))
+        self.stopwatch.stop()
+        self.latest_observations = observations
+        return observations, rewards, dones, extras
+
+    def describe_blow_up(self, worlds: Tensor | None = None) -> str:
+        """Return a phrase with the physics settings if the policy's latest observations are extremely large; empty otherwise.
+
+        ``worlds`` [B] masks the worlds to check, None for all.
+        """
+        if self.latest_observations is None:
+            return ""
+        name, largest = find_largest(self.unwrapped, self.latest_observations, worlds)
+        if largest <= EXPLODED:
+            return ""
+        return f"the simulation has blown up, with {self.format_settings()}: the policy saw {largest:.3g} in observation {name}"
+
+    @abstractmethod
+    def format_settings(self) -> str:
+        """Return the settings of the physics that may make it blow up, as overrides."""
 
 
 class Stopwatch:
@@ -188,27 +243,6 @@ def share_terrain(env: Any, parts: Sequence[Tensor], seed: int) -> Iterator[None
         yield
     finally:
         del curriculum.compute
-
-
-def get_leaves(observations: TensorDict) -> Leaves:
-    """Return the tensors of ``observations`` by nested name."""
-    return dict(observations.items(include_nested=True, leaves_only=True))  # type: ignore[arg-type]
-
-
-def iterate_terms(env: Any, leaves: Leaves) -> Iterator[tuple[str, Tensor]]:
-    """Yield the terms of all observations ``leaves`` by name; a group is yielded whole if its terms are not joined in one vector.
-
-    ``env`` is the simulator's own environment without wrappers, which may have an observation manager like Isaac Lab's.
-    """
-    manager = getattr(env, "observation_manager", None)
-    for key, values in leaves.items():
-        name = ".".join(key) if isinstance(key, tuple) else key
-        if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
-            yield name, values
-            continue
-        widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
-        for term, part in zip(manager.active_terms[name], values.split(widths, dim=1), strict=True):
-            yield f"{name}.{term}", part
 
 
 def initialise_warp() -> None:

@@ -1,7 +1,7 @@
 """Evaluation of a policy, undisturbed and under conditions, in one simulation.
 
-Every condition has one environment per episode. Episode i begins in the same state under every condition, and random numbers are the
-same too, so that only the condition differs.
+Every condition has one environment per episode. Episode i has the same robot and begins in the same state under every condition. A
+task's own draws in mid-episode, such as noise, are the same for two policies, but not under two conditions.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -111,7 +112,8 @@ def load_policy(
     Args:
         source: Name of a policy that ``spiky show policies`` lists, run folder, or checkpoint.
         action_space: The task's action space in Gymnasium: actions are then in its bounds, or the chosen indices if they are discrete.
-            None for the policy's own actions, as the environments of Isaac Lab and mjlab take them, or for logits.
+            Actions of a box of whole numbers are rounded. None for the policy's own actions, as the environments of Isaac Lab and mjlab take
+            them, or for logits.
         code: Code outside the package that the agent may use, as ``path/file.py:Class`` or ``module:Class``. A file that has moved since
             the training is found by its new path here, and so is a ``.json`` or ``.nir`` file of the agent.
 
@@ -189,4 +191,16 @@ def _make_action_map(space: Any, clip: float | None) -> nn.Module:
     if list_choices(space)[0]:
         return LargestChoice(space)
     low, high = round_inwards(space.low, math.inf), round_inwards(space.high, -math.inf)
-    return ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)
+    bounds = ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)
+    return nn.Sequential(bounds, _Rounding(space.dtype)) if space.dtype.kind in "iub" else bounds
+
+
+class _Rounding(nn.Module):
+    """Rounding of actions to a NumPy ``dtype`` of whole numbers or bools, as environments of Gymnasium round them."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        super().__init__()
+        self.dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+
+    def forward(self, actions: Tensor) -> Tensor:
+        return actions.round().to(self.dtype)

@@ -13,6 +13,7 @@ import torch
 
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
 from spiky_rl.run.evaluate import measure_conditions
@@ -50,7 +51,11 @@ def main(library, logs, *agents):
     share_env_origin(plan.host_task.env_cfg)
     count = len(NAMES) * EPISODES
     with open_simulation(
-        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=count, seed=0
+        plan.host_task.env_cfg,
+        task_id=plan.host_task.id,
+        device="cpu",
+        num_envs=count,
+        options=SimulationOptions(seed=0),
     ) as gym_env:
         for agent in agents:
             found = {"agent": agent}

@@ -15,6 +15,7 @@ from spiky_rl.cli.train import parser
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy._export import write_and_verify
 from spiky_rl.deploy._targets import ExportOptions, check_expressible
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
 from spiky_rl.learners.common.silent_layers import classify_layer, is_expected_to_spike
 from spiky_rl.run.prepare import make_plan
@@ -63,7 +64,11 @@ def exported(plan, policy, env, targets):
 def main(library, logs, task, iterations, targets, *agents):
     plan = planned(library, logs, task, agents[0])
     with open_simulation(
-        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=plan.num_envs, seed=0
+        plan.host_task.env_cfg,
+        task_id=plan.host_task.id,
+        device="cpu",
+        num_envs=plan.num_envs,
+        options=SimulationOptions(seed=0),
     ) as gym_env:
         for agent in agents:
             found = {"agent": agent}

@@ -14,12 +14,15 @@ def main(path: str) -> None:
     """Save them, [STEPS, 1, O]: what a cart sees that is pushed at random, again from the start where its pole fell."""
     configure_assets("local")
     from spiky_rl.hosts.isaaclab import physics_selection as selection
+    from spiky_rl.hosts.base import SimulationOptions
     from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation
 
     config, _ = load_configs(TASK)
     selection.apply_physics(config, selection.NATIVE, "cpu")
     pushes = torch.randn(STEPS, 1, 1, generator=torch.Generator().manual_seed(SEED))
-    with open_simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
+    with open_simulation(
+        config, task_id=TASK, device="cpu", num_envs=1, options=SimulationOptions(seed=SEED)
+    ) as robot:
         env = IsaacLabVecEnv(robot, clip_actions=None)
         env.reset()
         seen = []

@@ -10,11 +10,11 @@ import sys
 
 import torch
 
+from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import find_robot
 from spiky_rl.hosts.isaaclab.environment import (
-    NonFiniteError,
     IsaacLabVecEnv,
     load_configs,
     open_simulation,
@@ -82,7 +82,9 @@ def main(task, wanted, *stale):
         read_stale_values(cfg)
     found = {"physics": selection.apply_physics(cfg, wanted, "cpu")}
     with (
-        open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        open_simulation(
+            cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, options=SimulationOptions(seed=SEED)
+        ) as gym_env,
         torch.inference_mode(),
     ):
         env = IsaacLabVecEnv(gym_env)

@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
@@ -25,6 +26,20 @@ def model():
     found = NewtonManager._solver.mjw_model  # pylint: disable=protected-access
     names = ("body_mass", "body_inertia", "dof_frictionloss", "dof_damping", "geom_friction")
     return {name: torch.from_numpy(getattr(found, name).numpy().copy()) for name in names}
+
+
+def make_mass_event():
+    """A task's own event at its start, which makes every robot another one."""
+    from isaaclab.envs import mdp
+    from isaaclab.managers import EventTermCfg, SceneEntityCfg
+
+    params = {
+        "asset_cfg": SceneEntityCfg("robot"),
+        "mass_distribution_params": (0.9, 1.1),
+        "operation": "scale",
+        "min_mass": 1e-6,
+    }
+    return EventTermCfg(func=mdp.randomize_rigid_body_mass, mode="startup", params=params)
 
 
 def velocities(env):
@@ -57,9 +72,12 @@ def main(task, physics):
     cfg, _ = load_configs(resolve_task(task))
     selection.apply_physics(cfg, physics, "cpu")
     share_env_origin(cfg)
+    cfg.events.own_mass = make_mass_event()
     names = list(ROBUSTNESS)
     count = len(names) * EPISODES
-    with open_simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
+    with open_simulation(
+        cfg, task_id=resolve_task(task), device="cpu", num_envs=count, options=SimulationOptions(seed=1)
+    ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
             groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED)

@@ -10,6 +10,7 @@ import torch
 
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.cli.flags import parse_settings
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
@@ -24,7 +25,11 @@ def main(task, agent):
         parse_settings(RunRequest, parser().parse_args([*line, f"env.episode_length_s={LENGTH}"]))
     )
     with open_simulation(
-        plan.host_task.env_cfg, task_id=plan.host_task.id, device="cpu", num_envs=ENVS, seed=0
+        plan.host_task.env_cfg,
+        task_id=plan.host_task.id,
+        device="cpu",
+        num_envs=ENVS,
+        options=SimulationOptions(seed=0),
     ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         manager = env.unwrapped.observation_manager

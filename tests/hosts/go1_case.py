@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 import torch
 
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
@@ -45,7 +46,9 @@ def main():
     share_env_origin(cfg)
     undisturbed(cfg)
     with (
-        open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        open_simulation(
+            cfg, task_id=task, device="cpu", num_envs=ENVS, options=SimulationOptions(seed=SEED)
+        ) as gym_env,
         torch.inference_mode(),
     ):
         env = IsaacLabVecEnv(gym_env)

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 import torch
 
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets, newton_folder
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
@@ -337,7 +338,9 @@ def main(task, wanted):
         cfg.scene.robot.spawn.activate_contact_sensors = True
         cfg.scene.touched = ContactSensorCfg(prim_path="{ENV_REGEX_NS}/Robot/.*")
     with (
-        open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        open_simulation(
+            cfg, task_id=task, device="cpu", num_envs=ENVS, options=SimulationOptions(seed=SEED)
+        ) as gym_env,
         torch.inference_mode(),
     ):
         env = IsaacLabVecEnv(gym_env)

@@ -9,6 +9,7 @@ import sys
 import torch
 
 from spiky_rl.config.spec import load_task
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import configure_env
@@ -37,7 +38,9 @@ def main(task, wanted):
     names = [name for name in names if "spikes" not in name and name != "dead_neurons" and "bits" not in name]
     configure_env(cfg, names)
     count = len(names) * EPISODES
-    with open_simulation(cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, seed=1) as gym_env:
+    with open_simulation(
+        cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, options=SimulationOptions(seed=1)
+    ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
             groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED, spec.leg)

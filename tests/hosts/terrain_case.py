@@ -30,6 +30,7 @@ def main():
     )
 
     from spiky_rl.hosts.isaaclab import physics_selection as selection
+    from spiky_rl.hosts.base import SimulationOptions
     from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation
 
     cfg, _ = load_configs(TASK)
@@ -47,7 +48,9 @@ def main():
     cfg.curriculum = SimpleNamespace(levels=CurriculumTermCfg(func=climb))
     selection.apply_physics(cfg, "auto", "cpu")
     count = EPISODES * PARTS
-    with open_simulation(cfg, task_id=TASK, device="cpu", num_envs=count, seed=1) as gym_env:
+    with open_simulation(
+        cfg, task_id=TASK, device="cpu", num_envs=count, options=SimulationOptions(seed=1)
+    ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         parts = torch.arange(count).split(EPISODES)
         scene = env.unwrapped.scene

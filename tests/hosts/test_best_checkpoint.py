@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spiky_rl.hosts.isaaclab.environment import NonFiniteError
+from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.run import best_checkpoint, teacher, train

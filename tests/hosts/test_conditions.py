@@ -1,10 +1,12 @@
 """Conditions do what their text says, to their own environments alone."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.hosts.environment import seed_torch
 from spiky_rl.hosts.isaaclab.condition_names import CONDITION_NAMES, ROBUSTNESS_NAMES
 from spiky_rl.hosts.isaaclab.conditions import (
@@ -124,6 +126,16 @@ def test_conditions_repeat_for_a_seed_and_leave_torch_s_own_numbers_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_two_policies_meet_the_same_numbers_after_a_restart():
+    env = SimpleNamespace(num_envs=4, device="cpu", restart=lambda ids, seed: None)
+    groups, drawn = ConditionGroups(env, ["nominal"], 4, ["policy"], SEED), []
+    for weights in (10, 20):
+        torch.rand(weights)
+        groups.restart()
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
 def test_nominal_is_always_measured_and_first():
     assert parse_conditions("all") == list(ROBUSTNESS)
     assert parse_conditions("push, mass") == ["nominal", "push", "mass"]
@@ -195,6 +207,12 @@ def others(real: dict, name: str, values: torch.Tensor) -> torch.Tensor:
 def test_episode_i_begins_in_the_same_state_under_every_condition(real):
     assert torch.equal(real["start"], real["start"][:1].expand_as(real["start"]))
     assert not torch.equal(real["start"][0, 0], real["start"][0, 1]), "and episodes begin differently"
+
+
+def test_robot_of_episode_i_is_the_same_under_every_condition(real):
+    masses = real["before"]["body_mass"].view(len(real["names"]), len(real["start"][0]), -1)
+    assert torch.equal(masses, masses[:1].expand_as(masses))
+    assert not torch.equal(masses[0, 0], masses[0, 1]), "and robots differ"
 
 
 def test_what_acts_on_sensors_leaves_the_robot_alone_and_what_acts_on_the_robot_moves_it(real):

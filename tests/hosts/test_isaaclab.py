@@ -12,6 +12,7 @@ STEPS, ENVS = 5, 4
 
 SCRIPT = """
 import json, sys
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 assets = configure_assets("local")
 import torch
@@ -19,7 +20,7 @@ from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, re
 task = resolve_task(sys.argv[1])
 cfg, agent = load_configs(task)
 try:
-    with open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_env:
+    with open_simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, options=SimulationOptions(seed=1)) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         measures = env.make_measures()
         torch.manual_seed(0)

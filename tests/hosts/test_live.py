@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.hosts.isaaclab.live import names
+from spiky_rl.hosts.isaaclab.live import setup
 from spiky_rl.learners.rsl_rl.runner import RslRlRunner
 from spiky_rl.run.run_plan import TrainOptions
 from spiky_rl.run.spike_raster import SpikeRaster
@@ -274,7 +274,7 @@ def watched_with(text):
 
 
 def test_the_names_are_isaac_labs():
-    assert set(names.REQUIREMENTS) == set(_VISUALIZER_TYPES)
+    assert set(setup.REQUIREMENTS) == set(_VISUALIZER_TYPES)
     assert watched_with("viser,rerun,viser") == ("viser", "rerun")
     assert watched_with("none") == ()
 
@@ -284,19 +284,19 @@ def test_the_names_are_isaac_labs():
     [("vizer", "mean 'viser'"), ("viser,", "''"), ("none,viser", "'none'"), ("newton", "newton_gl")],
 )
 def test_other_names_are_refused(text, words):
-    with pytest.raises(names.GraphicsError, match=words) as refused:
-        names.check_visualizers(watched_with(text), records_video=False)
-    assert ", ".join(names.REQUIREMENTS) in str(refused.value)
+    with pytest.raises(setup.GraphicsError, match=words) as refused:
+        setup.check_visualizers(watched_with(text), records_video=False)
+    assert ", ".join(setup.REQUIREMENTS) in str(refused.value)
 
 
-@pytest.mark.parametrize("name", names.REQUIREMENTS)
+@pytest.mark.parametrize("name", setup.REQUIREMENTS)
 def test_what_is_not_installed_is_named_with_pips_line(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    modules, package = names.REQUIREMENTS[name]
+    modules, package = setup.REQUIREMENTS[name]
     with pytest.raises(
-        names.GraphicsError, match=f"--visualizer {name}: {', '.join(modules)} .*pip install"
+        setup.GraphicsError, match=f"--visualizer {name}: {', '.join(modules)} .*pip install"
     ) as refused:
-        names.check_visualizers([name], records_video=False)
+        setup.check_visualizers([name], records_video=False)
     assert f"'{package}'" in str(refused.value)
 
 
@@ -307,15 +307,15 @@ def test_a_window_without_a_screen_is_refused(display, monkeypatch):
     if display is not None:
         monkeypatch.setenv("DISPLAY", display)
     with pytest.raises(
-        names.GraphicsError, match="--visualizer newton_gl: no window .*set DISPLAY, or use viser"
+        setup.GraphicsError, match="--visualizer newton_gl: no window .*set DISPLAY, or use viser"
     ):
-        names.check_visualizers(["newton_gl"], records_video=False)
+        setup.check_visualizers(["newton_gl"], records_video=False)
 
 
 def test_a_window_and_a_film_in_one_process_are_refused():
     pytest.importorskip("pyglet", reason="the video extra is not installed")
-    with pytest.raises(names.GraphicsError, match="newton_gl: not available with --video"):
-        names.check_visualizers(["newton_gl"], records_video=True)
+    with pytest.raises(setup.GraphicsError, match="newton_gl: not available with --video"):
+        setup.check_visualizers(["newton_gl"], records_video=True)
 
 
 def test_a_tasks_own_settings_of_a_visualizer_stay():

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -52,6 +53,19 @@ def test_a_shipped_policy_masters_the_bare_environment(name):
         observation, reward, *ends, _ = env.step(action)
         total, has_ended = total + reward, any(ends)
     assert total == env.spec.reward_threshold or total == env.spec.max_episode_steps
+
+
+@pytest.mark.parametrize(
+    ("space", "wanted"),
+    [
+        (gymnasium.spaces.Box(0, 3, (1,), np.int32), [0, 0, 1, 2, 2, 3]),
+        (gymnasium.spaces.Box(0, 1, (1,), bool), [False, False, False, False, True, True]),
+    ],
+)
+def test_actions_of_whole_numbers_are_rounded_as_in_the_environment(space, wanted):
+    policy = spiky_rl.load_policy("InvertedPendulum-v5.mlp_matched_ppo", space)
+    actions = policy.to_actions[-1](torch.tensor([[-9.0], [-0.7], [-0.1], [0.0], [0.1], [9.0]]))
+    assert actions[:, 0].tolist() == wanted and all(space.contains(action) for action in actions.numpy())
 
 
 def test_every_shipped_policy_is_a_module_with_the_sizes_of_its_task():

@@ -18,14 +18,17 @@ from torch import Tensor
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.environment import HostEnvironment
-from spiky_rl.hosts.gymnasium.measures import EpisodeMeasures
 from spiky_rl.metrics.video import scale_frame
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.host import GymnasiumTask
 
-UNKNOWN_PERIOD = 1.0 / 30.0
-"""Value of ``step_dt`` in s if the task does not tell its control period; videos and rsl_rl's reward scales read it."""
+FRAME_RATE = 30.0
+"""Frames of a video per second if the task tells neither its control period nor a frame rate."""
+RESTART_STREAM = 0x57A7
+"""Number that enters the seeds of `GymnasiumVecEnv.restart`, so that no episode begins as in a training with the same seed."""
+VELOCITY = "x_velocity"
+"""Key of Gymnasium's infos: forward velocity in m/s, which its MuJoCo robots have."""
 
 
 class GymnasiumVecEnv(HostEnvironment):
@@ -48,7 +51,6 @@ class GymnasiumVecEnv(HostEnvironment):
         self.device, self.num_envs = torch.device(device), num_envs
         self.num_actions, self.max_episode_length = task.spaces.num_actions, task.max_episode_steps
         self.control_period, self.clip_actions = task.spaces.control_period, options.clip_actions
-        self.step_dt = self.control_period or UNKNOWN_PERIOD
         self.cfg = {"task": task.id, "num_envs": num_envs, "seed": options.seed, **task.settings}
         self._frames = torch.empty(0)
         """The latest ``history`` observations, [B, history, ...]."""
@@ -69,6 +71,9 @@ class GymnasiumVecEnv(HostEnvironment):
             wrappers=[*flattening, CheckedTask],
             **settings,
         )
+        frame_rate = self.vector_env.metadata.get("render_fps") or FRAME_RATE
+        self.step_dt = self.control_period or 1.0 / frame_rate
+        """Seconds of a control step for videos and rsl_rl's reward scales; a guess from the frame rate if `control_period` is None."""
         self.latest_infos: Mapping[str, Any] = {}
         """Gymnasium's infos of the latest step."""
         try:
@@ -127,11 +132,12 @@ class GymnasiumVecEnv(HostEnvironment):
         """Begin an episode in every environment and return the first observations.
 
         ``parts`` are disjoint groups of environment indices. The i-th environments of all groups start in the same state, drawn from
-        ``seed``.
+        ``seed``; a training with this seed starts in other states.
         """
         seeds = [0] * self.num_envs
         for ids in parts:
-            for index, env_seed in zip(ids.tolist(), draw_seeds(seed, len(ids)), strict=True):
+            part_seeds = draw_seeds([RESTART_STREAM, seed], len(ids))
+            for index, env_seed in zip(ids.tolist(), part_seeds, strict=True):
                 seeds[index] = env_seed
         observations, _ = self.vector_env.reset(seed=seeds)
         self._begin(observations)
@@ -156,7 +162,10 @@ class GymnasiumVecEnv(HostEnvironment):
         observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
             self.spaces.to_actions(actions, self.takes_task_units)
         )
-        self._require_finite("a reward", rewards)
+        reward = torch.as_tensor(
+            rewards, dtype=torch.float32
+        )  # its range is smaller than that of Gymnasium's
+        self._require_finite("a reward", reward.numpy())
         self._require_finite("an observation", observations)
         ended = terminated | truncated
         done = torch.as_tensor(ended, device=self.device)
@@ -176,8 +185,7 @@ class GymnasiumVecEnv(HostEnvironment):
         else:
             self._frames = self._add_frame(latest)
         self.seconds_simulation += time.perf_counter() - started
-        reward = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-        return self.get_observations(), reward, done.long(), extras
+        return self.get_observations(), reward.to(self.device), done.long(), extras
 
     def make_measures(self) -> EpisodeMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
@@ -250,6 +258,47 @@ class CheckedTask(gymnasium.Wrapper):
         raise UserError(f"--task {self.spec.id if self.spec else self.env}: {reason}")
 
 
+class EpisodeMeasures:
+    """Measures of every environment's episode: call ``step`` after each environment step, ``reset`` after a full reset.
+
+    ``distance`` is the way forward in m, on tasks that tell the forward velocity and their control period.
+    """
+
+    def __init__(self, env: GymnasiumVecEnv) -> None:
+        self.env = env
+        self.distance = np.zeros(env.num_envs)
+
+    def reset(self) -> None:
+        """Start new episodes in all environments."""
+        self.distance[:] = 0.0
+
+    def step(self, dones: Tensor) -> dict[str, Tensor]:
+        """Return the measures of the episodes that end with ``dones`` [B], by name, each [number of ended episodes]."""
+        velocity, measures = read_info(self.env.latest_infos, VELOCITY, self.env.num_envs), {}
+        ended = dones.cpu().numpy() > 0
+        if velocity is not None and self.env.control_period is not None:
+            self.distance += velocity * self.env.control_period
+            distance = torch.as_tensor(self.distance[ended], dtype=torch.float32, device=dones.device)
+            measures["distance"] = distance
+        self.distance[ended] = 0.0
+        return measures
+
+
+def read_info(infos: Mapping[str, Any], key: str, num_envs: int) -> NDArray[np.float64] | None:
+    """Return a number of all environments' infos after a step, [B], or None if the task does not give it, or no number.
+
+    Where an episode ended, ``infos`` are of the next episode, and the ended one's are below ``final_info``.
+    """
+    values, known = np.zeros(num_envs), np.zeros(num_envs, dtype=bool)
+    for source in (infos, infos.get("final_info", {})):
+        found = np.asarray(source.get(key))
+        if found.shape == (num_envs,) and found.dtype.kind in "iuf":
+            present = np.asarray(source.get(f"_{key}", np.ones(num_envs, dtype=bool)))
+            values[present] = found[present]
+            known |= present
+    return values if known.any() else None
+
+
 class GymnasiumCamera:
     """Gymnasium's own rendering of an environment."""
 
@@ -267,9 +316,11 @@ class GymnasiumCamera:
             if not (isinstance(error, RuntimeError) or type(error).__module__.startswith("mujoco")):
                 raise
             raise UserError(f"--video: {error}; allowed values of MUJOCO_GL: egl, osmesa, glfw") from error
-        if not isinstance(frame, np.ndarray):
-            raise UserError(f"--video: the task renders {type(frame).__name__}; allowed: an RGB array")
-        return scale_frame(frame)
+        is_array = isinstance(frame, np.ndarray)
+        if not (is_array and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] in (3, 4)):
+            found = f"{frame.dtype} {frame.shape}" if is_array else type(frame).__name__
+            raise UserError(f"--video: the task renders {found}; allowed: uint8 (height, width, 3 or 4)")
+        return scale_frame(frame[..., :3])  # without transparency
 
     def close(self) -> None:
         """Do nothing: the environment closes its own renderer."""

@@ -9,7 +9,6 @@ import inspect
 import logging
 import os
 import re
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError, check_number, suggest_name
+from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
@@ -33,7 +33,6 @@ from spiky_rl.hosts.base import (
     find_latest_version,
     make_unknown_task,
 )
-from spiky_rl.hosts.gymnasium.defaults import NUM_ENVS, make_agent_defaults
 
 if TYPE_CHECKING:
     import gymnasium
@@ -45,12 +44,22 @@ log = logging.getLogger(__name__)
 
 TRACKING_CAMERA = "track"
 """Name of the camera that follows the robot in the models of Gymnasium."""
-PLUGINS = "gymnasium.envs"
-"""Entry point group of packages that register tasks with Gymnasium."""
 MAX_EPISODE_STEPS = 10_000
 """Time limit of an episode, in control steps, on tasks that register none."""
+RESERVED = {"num_envs", "vector_kwargs", "wrappers"}
+"""Parameters of ``gymnasium.make_vec`` that every run sets."""
 VECTORIZATION_MODES = ("sync", "async")
 """Values of the override ``env.vectorization_mode``: all environments in this process, or one process each."""
+NUM_ENVS = 32
+"""Default number of environments: enough for 16 minibatches of a recurrent agent, which need two environments each."""
+CNN = {
+    "output_channels": [16, 32, 32],
+    "kernel_size": [5, 3, 3],
+    "stride": [2, 2, 2],
+    "padding": "zeros",
+    "activation": "elu",
+}
+"""Convolutions of an ANN on images of any size."""
 
 
 class GymnasiumTask(HostTask):
@@ -70,6 +79,11 @@ class GymnasiumTask(HostTask):
         self.id = request.name
         self.settings = dict(request.task_spec.env) if request.task_spec else {}
         self.settings |= _parse_overrides(request.overrides)
+        if reserved := RESERVED & self.settings.keys():
+            name = min(reserved)
+            raise UserError(
+                f"env.{name}: {self.settings[name]!r} given, but every run sets it; allowed: --num_envs, keyword arguments of the task"
+            )
         self.vectorization_mode = self.settings.pop("vectorization_mode", "sync")
         if self.vectorization_mode not in VECTORIZATION_MODES:
             raise UserError(
@@ -152,8 +166,53 @@ class GymnasiumTask(HostTask):
             files.write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
 
 
+def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
+    """Return the settings in the layout of agent files.
+
+    They follow CleanRL's for continuous actions, with its 2,048 samples per update from 32 environments instead of one, and a
+    fixed learning rate. Scaled rewards matter on all tasks: the clipped value loss moves a value by at most 0.2 per update.
+    """
+    distribution: dict[str, Any] = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}
+    if spaces.is_discrete:
+        distribution = {"class_name": CATEGORICAL}
+        if spaces.component_choices:
+            distribution["choices"] = spaces.component_choices
+    model: dict[str, Any] = {"class_name": "MLPModel", "hidden_dims": [64, 64], "activation": "tanh"}
+    if spaces.is_image:
+        model |= {"class_name": "CNNModel", "hidden_dims": [128], "activation": "elu", "cnn_cfg": CNN}
+    else:
+        model["obs_normalization"] = True
+    return {
+        "experiment_name": re.sub(r"[^\w.+-]", "_", task),
+        "seed": 42,
+        "num_steps_per_env": 64,
+        "max_iterations": 488,
+        "save_interval": 50,
+        "init_at_random_ep_len": False,
+        "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
+        "actor": {**model, "distribution_cfg": distribution},
+        "critic": model,
+        "algorithm": {
+            "class_name": "PPO",
+            "learning_rate": 3.0e-4,
+            "schedule": "fixed",
+            "desired_kl": 0.01,
+            "num_learning_epochs": 10,
+            "num_mini_batches": 16,
+            "gamma": 0.99,
+            "lam": 0.95,
+            "clip_param": 0.2,
+            "entropy_coef": 0.0,
+            "value_loss_coef": 0.5,
+            "use_clipped_value_loss": True,
+            "max_grad_norm": 0.5,
+            "reward_normalization": True,
+        },
+    }
+
+
 class Gymnasium(Host):
-    """Gymnasium's registered tasks with Box or Discrete actions."""
+    """Gymnasium's registered tasks with Box, Discrete, MultiDiscrete or MultiBinary actions."""
 
     name, title = "gymnasium", "Gymnasium"
     abilities = frozenset({VIDEO, SECOND_SIMULATION})
@@ -218,30 +277,10 @@ def _find_camera(env: gymnasium.Env) -> str | None:
 
 
 def _list_ids() -> Collection[str]:
-    """Return the ids in Gymnasium's registry except those of Isaac Lab, whose environments only its own launcher can start.
-
-    If Gymnasium is not imported yet and has no plugins, this does not import it: the ids are read from its source.
-    """
-    if "gymnasium" not in sys.modules and not _has_plugins():
-        return _read_ids()
+    """Return the ids in Gymnasium's registry except those of Isaac Lab, whose environments only its own launcher can start."""
     import gymnasium
 
     return [name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" not in spec.kwargs]
-
-
-@functools.cache
-def _has_plugins() -> bool:
-    """Return whether an installed package registers tasks when Gymnasium is imported; search all packages only once."""
-    return bool(importlib.metadata.entry_points(group=PLUGINS))
-
-
-@functools.cache
-def _read_ids() -> tuple[str, ...]:
-    """Return the ids that Gymnasium's own source registers."""
-    package = importlib.util.find_spec("gymnasium")
-    assert package is not None and package.origin is not None
-    text = (Path(package.origin).parent / "envs" / "__init__.py").read_text(encoding="utf-8")
-    return tuple(re.findall(r"""^\s+id=["']([^"']+)["']""", text, re.MULTILINE))
 
 
 def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:

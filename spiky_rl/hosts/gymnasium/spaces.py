@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 MIN_PIXELS = 16
-"""Smallest height and width of an image, which the default CNN can process; other boxes of three dimensions become vectors."""
+"""Smallest height and width of an image, which the default CNN can process; other boxes of three dimensions become vectors.
+
+If both orders of the axes have such sides, the image has the smaller number of channels.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class TaskSpaces:
     action_space: Any
     """Gymnasium's space of an action: a Box, Discrete, MultiDiscrete or MultiBinary."""
     control_period: float | None
-    """Seconds from one control step to the next; None if the task does not tell."""
+    """Seconds from one control step to the next, the task's ``dt``; None if it has none."""
 
     @classmethod
     def read(cls, task: str, env: gymnasium.Env) -> Self:
@@ -55,7 +58,7 @@ class TaskSpaces:
             )
         is_box = isinstance(observations, Box)
         sides = observations.shape if is_box and len(observations.shape) == 3 else (0, 0, 0)
-        has_channels_last = min(sides[:2]) >= MIN_PIXELS
+        has_channels_last = min(sides[:2]) >= MIN_PIXELS and sides[2] <= sides[0]
         if has_channels_last:
             shape: tuple[int, ...] = (sides[2], *sides[:2])
         else:
@@ -64,7 +67,9 @@ class TaskSpaces:
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box, Discrete, MultiDiscrete and MultiBinary"
             )
-        return cls(shape, has_channels_last, not is_box, actions, _read_control_period(env))
+        dt = getattr(env.unwrapped, "dt", None)
+        control_period = float(dt) if isinstance(dt, int | float) and dt > 0 else None
+        return cls(shape, has_channels_last, not is_box, actions, control_period)
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -162,7 +167,7 @@ class TaskSpaces:
         """Return a policy's ``actions`` [B, A] in the form that Gymnasium's environments take.
 
         Components are clipped to [-1, 1] and mapped to the task's bounds, unless they are ``in_task_units`` already; a component
-        without bounds stays as it is. They are rounded if the task takes whole numbers. A component of a discrete action is the index
+        without bounds stays as it is. They are rounded if the task takes whole numbers or bools. A component of a discrete action is the index
         of its largest number, counted from its first choice.
         """
         values, space = actions.detach().to("cpu", torch.float32), self.action_space
@@ -172,7 +177,7 @@ class TaskSpaces:
         if not in_task_units:
             values = self._mapping(values)
         clipped = np.clip(values.numpy(), low, high).reshape(len(values), *space.shape)
-        if np.issubdtype(space.dtype, np.integer):
+        if space.dtype.kind in "iub":
             clipped = np.rint(clipped)
         # float32 stays unless the task's type cannot hold it
         return clipped if np.can_cast(clipped.dtype, space.dtype) else clipped.astype(space.dtype)
@@ -193,12 +198,3 @@ def _is_flattenable(space: gymnasium.Space) -> bool:
         return space.is_np_flattenable
     except NotImplementedError:  # a task's own space
         return False
-
-
-def _read_control_period(env: gymnasium.Env) -> float | None:
-    """Return the seconds of a control step: the task's ``dt``, or its frame rate's inverse; None if it has neither."""
-    dt = getattr(env.unwrapped, "dt", None)
-    if isinstance(dt, int | float) and dt > 0:
-        return float(dt)
-    frame_rate = env.metadata.get("render_fps")
-    return 1.0 / float(frame_rate) if frame_rate else None

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.hosts.condition_groups import ConditionGroups
+from spiky_rl.hosts.environment import seed_torch
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
     EnvGroup,
@@ -41,7 +42,7 @@ def share_env_origin(env_cfg: EnvCfg) -> None:
 
 
 class IsaacLabConditionGroups(ConditionGroups):
-    """Conditions on consecutive groups of Isaac Lab's environments.
+    """Conditions on consecutive groups of Isaac Lab's environments; all groups have the same robots.
 
     In MuJoCo-Warp, the physics of a world is bit-identical for any number of other worlds. A policy's matrix products may round
     differently in a larger batch, which changes the course of a walking robot's episode.
@@ -49,6 +50,7 @@ class IsaacLabConditionGroups(ConditionGroups):
 
     def prepare(self) -> None:
         env, names = self.env, self.names
+        self._share_robots()
         obs = self.restart()
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
         self.frames = make_history_layout(env.unwrapped, self.groups, self.shapes)
@@ -67,6 +69,18 @@ class IsaacLabConditionGroups(ConditionGroups):
         ]
         self.texts = [condition.text for condition in self.conditions]
         self.damages = [condition.damages for condition in self.conditions]
+
+    def _share_robots(self) -> None:
+        """Apply the task's start-up events, such as random masses, to each group with the same random numbers.
+
+        Isaac Lab has applied them to all environments with different ones.
+        """
+        events = getattr(self.env.unwrapped, "event_manager", None)
+        if events is None or "startup" not in events.available_modes:
+            return
+        for ids in self.ids:
+            with seed_torch(self.seed, self.env.device):
+                events.apply("startup", env_ids=ids.int())
 
     def begin(self) -> None:
         for condition in self.conditions:
@@ -105,7 +119,7 @@ class IsaacLabConditionGroups(ConditionGroups):
     def _measure_observation_std(self) -> Tensor:
         """Return the standard deviation of every observed value, [C], under random actions.
 
-        Only first episodes count: the initial states of later ones depend on the number of environments.
+        Only the first group's first episodes count: the initial states of later ones depend on the number of environments.
         """
         policy, seen, obs = self.make_random_policy(), [], self.restart()
         first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)

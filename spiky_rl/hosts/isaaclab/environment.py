@@ -13,21 +13,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, override
 
-import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
-from tensordict import TensorDict
 
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.registry import RegistryError, suggest_name
-from spiky_rl.hosts.base import NonFiniteError, OverrideError, UnknownTask, make_unknown_task
+from spiky_rl.hosts.base import (
+    OverrideError,
+    SimulationOptions,
+    UnknownTask,
+    make_unknown_task,
+)
 from spiky_rl.hosts.environment import (
-    Leaves,
     Stopwatch,
     TimedEnvironment,
-    get_leaves,
     initialise_warp,
-    seed_torch,
-    share_terrain,
 )
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
@@ -39,7 +38,6 @@ from spiky_rl.hosts.isaaclab.cfg_checks import (
     get_fields,
 )
 from spiky_rl.hosts.isaaclab.cfg_fields import apply_override, to_plain_dict
-from spiky_rl.hosts.isaaclab.nonfinite import describe_blow_up, explain_non_finite
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.tasks import get_possible_ids
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
@@ -195,17 +193,7 @@ def _iterate_asset_files(env_cfg: EnvCfg) -> Iterator[str]:
 
 @contextlib.contextmanager
 def open_simulation(
-    env_cfg: EnvCfg,
-    *,
-    task_id: str,
-    device: str,
-    num_envs: int,
-    seed: int,
-    video: bool = False,
-    deterministic: bool = False,
-    distributed: bool = False,
-    visualizers: Sequence[str] | None = None,
-    visible: int | None = None,
+    env_cfg: EnvCfg, task_id: str, device: str, num_envs: int, options: SimulationOptions
 ) -> Iterator[Any]:
     """Open the task's gym environment and close it at the end. Isaac Sim's app (Kit) starts only if the physics needs it.
 
@@ -214,12 +202,7 @@ def open_simulation(
         task_id: Registered id from `resolve_task`.
         device: Device of the simulation.
         num_envs: Number of environments, B.
-        seed: Seed of all random numbers of the simulation.
-        video: Whether to prepare the process for a `spiky_rl.hosts.isaaclab.camera.IsaacLabCamera`.
-        deterministic: Whether to use deterministic, slower kernels.
-        distributed: Whether this is one of several processes with a device each.
-        visualizers: Names as for Isaac Lab's ``--visualizer``; an empty list for no visualizer, None for the task's own.
-        visible: Number of environments in the visualizers; None for their default.
+        options: All options but ``clip_actions``, which is one of `IsaacLabVecEnv`.
 
     Raises:
         AssetError: A robot's file is not available.
@@ -234,17 +217,17 @@ def open_simulation(
     from isaaclab.envs import DirectMARLEnvCfg, multi_agent_to_single_agent
     from isaaclab_rl.entrypoints.common import close_env, request_determinism, validate_distributed_device
 
-    if video:
+    if options.video:
         from spiky_rl.hosts.isaaclab.camera import setup_graphics
 
         setup_graphics()
-    env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
-    arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
-    if visualizers is not None:
+    env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, options.seed
+    arguments = Namespace(device=device, distributed=options.distributed, deterministic=options.deterministic)
+    if options.visualizers is not None:
         from spiky_rl.hosts.isaaclab.live.setup import add_visualizers
 
-        add_visualizers(env_cfg, visualizers)
-        arguments.visualizer, arguments.max_visible_envs = list(visualizers), visible
+        add_visualizers(env_cfg, options.visualizers)
+        arguments.visualizer, arguments.max_visible_envs = list(options.visualizers), options.visible_envs
     validate_distributed_device(arguments)
     launched = contextlib.ExitStack()
     with silence_isaaclab():
@@ -297,37 +280,16 @@ def silence_isaaclab() -> Iterator[None]:
 class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of Isaac Lab, with a stopwatch and a check for non-finite values."""
 
-    latest_observations: TensorDict | None = None
-    """Observations that the policy got last."""
-
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
         with silence_isaaclab():
             super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it also takes Warp environments
         self.stopwatch = Stopwatch(self.device)
         self.broken = BrokenWorlds(self.unwrapped)  # type: ignore[arg-type]
-        """Worlds that are reset because their physics broke."""
 
     @property
     def worlds_reset(self) -> int:
         """Number of worlds that were reset so far because their physics broke. Reading it waits for the device."""
         return int(self.broken.count)
-
-    def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
-        """Begin an episode in every environment and return the first observations.
-
-        Each of the ``parts``, given by indices, starts in the same states, drawn from ``seed``, on the same terrain. A task of the direct workflow resets all
-        environments at once, so its parts start in different states.
-        """
-        base: Any = self.unwrapped
-        if hasattr(base, "observation_manager"):
-            with share_terrain(base, parts, seed):
-                for ids in parts:
-                    with seed_torch(seed, base.device):
-                        base.reset(env_ids=ids.int())
-        else:
-            with seed_torch(seed, base.device):
-                base.reset()
-        return self.get_observations()
 
     def make_measures(self) -> RobotMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
@@ -368,38 +330,7 @@ class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         configure_seed(seed, torch_deterministic=True)
 
     @override
-    def get_observations(self) -> TensorDict:
-        """Return the current observations by group."""
-        self.latest_observations = observations = super().get_observations()
-        return observations
-
-    @override
-    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
-        """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
-
-        A world with broken physics begins a new episode. Raises NonFiniteError if too many worlds break, and for any other
-        non-finite value; the message names the step, the term and the number of environments.
-        """
-        self.stopwatch.start()
-        observations, rewards, dones, extras = super().step(actions)
-        self._add_terminations(extras)
-        leaves = get_leaves(observations)
-        # all checks together wait for the device once
-        finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
-        if not torch.stack([*finite, ~self.broken.is_excessive]).all():
-            self.raise_non_finite(actions, rewards, leaves)
-        self.stopwatch.stop()
-        self.latest_observations = observations
-        return observations, rewards, dones, extras
-
-    def raise_non_finite(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
-        """Raise NonFiniteError for ``actions`` [B, A], or for their ``rewards`` [B] and observations ``leaves``."""
-        env: Any = self.unwrapped
-        seen = self.latest_observations
-        raise NonFiniteError(
-            *explain_non_finite(env, actions, rewards, leaves, seen, self.broken, self.is_trained)
-        )
-
-    def describe_blow_up(self) -> str:
-        """Return a phrase with the physics settings if the latest observations are extremely large; empty otherwise."""
-        return describe_blow_up(self.unwrapped, self.latest_observations)  # type: ignore[arg-type]
+    def format_settings(self) -> str:
+        sim = self.unwrapped.cfg.sim
+        gravity = ", ".join(f"{value:g}" for value in sim.gravity)
+        return f"env.sim.dt={sim.dt:.6g} and env.sim.gravity=[{gravity}]"

@@ -89,18 +89,7 @@ class IsaacLabTask(HostTask):
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
         from spiky_rl.hosts.isaaclab import environment
 
-        with environment.open_simulation(
-            self.env_cfg,
-            task_id=self.id,
-            device=device,
-            num_envs=num_envs,
-            seed=options.seed,
-            video=options.video,
-            deterministic=options.deterministic,
-            distributed=options.distributed,
-            visualizers=options.visualizers,
-            visible=options.visible_envs,
-        ) as gym_env:
+        with environment.open_simulation(self.env_cfg, self.id, device, num_envs, options) as gym_env:
             env = environment.IsaacLabVecEnv(gym_env, clip_actions=options.clip_actions)
             self.physics = physics_selection.get_solver_name(gym_env, self.physics)
             yield env
@@ -179,7 +168,7 @@ class IsaacLab(Host):
 
     @override
     def check_visualizers(self, names: Sequence[str], records_video: bool) -> None:
-        from spiky_rl.hosts.isaaclab.live.names import check_visualizers
+        from spiky_rl.hosts.isaaclab.live.setup import check_visualizers
 
         check_visualizers(names, records_video)
 

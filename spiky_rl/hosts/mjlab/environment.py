@@ -6,26 +6,20 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import override
 
 import numpy as np
-import torch
 import warp
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 from mjlab.rl import RslRlVecEnvWrapper
 from mjlab.utils.random import seed_rng
-from tensordict import TensorDict
 
-from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
+from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.environment import (
     Stopwatch,
     TimedEnvironment,
-    get_leaves,
     initialise_warp,
-    iterate_terms,
-    seed_torch,
-    share_terrain,
 )
 from spiky_rl.hosts.robot_measures import RobotMeasures
 from spiky_rl.metrics.video import scale_frame
@@ -34,8 +28,6 @@ log = logging.getLogger(__name__)
 
 ROBOT = "robot"
 """Name of the entity whose distance is measured; the tasks of mjlab with a robot use it."""
-LARGEST_ACTION = 1e5
-"""If an absolute action exceeds this, the policy and not the simulation has caused non-finite values; normal actions are near 1."""
 
 
 @contextlib.contextmanager
@@ -86,17 +78,6 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         RslRlVecEnvWrapper.__init__(self, env, clip_actions)
         self.stopwatch = Stopwatch(self.device)
 
-    def restart(self, parts: Sequence[torch.Tensor], seed: int) -> TensorDict:
-        """Begin an episode in every environment and return the first observations.
-
-        ``parts`` are disjoint groups of environment indices. All groups start in the same states, drawn from ``seed``, on the same terrain.
-        """
-        with share_terrain(self.unwrapped, parts, seed):
-            for ids in parts:
-                with seed_torch(seed, self.device):
-                    self.unwrapped.reset(env_ids=ids)
-        return self.get_observations()
-
     def make_measures(self) -> RobotMeasures:
         """Return the measures of the task's aim per episode, besides the reward."""
         from mjlab.tasks.velocity.mdp import UniformVelocityCommand
@@ -113,45 +94,9 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         """Use torch's deterministic kernels and seed all generators. Call it after the networks are initialised."""
         seed_rng(seed, torch_deterministic=True)
 
-    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """Simulate a control step: ``actions`` [B, A] -> observations, rewards [B], dones [B], extras.
-
-        Raises NonFiniteError for a non-finite value; the message names the step, the term and the number of environments.
-        """
-        self.stopwatch.start()
-        observations, rewards, dones, extras = super().step(actions)
-        self._add_terminations(extras)
-        leaves = get_leaves(observations)
-        # all checks together wait for the device once
-        finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
-        if not torch.stack(finite).all():
-            named = {"action": actions, "reward": rewards}
-            named |= {f"observation {name}": part for name, part in iterate_terms(self.unwrapped, leaves)}
-            raise NonFiniteError(*self._explain_non_finite(named))
-        self.stopwatch.stop()
-        return observations, rewards, dones, extras
-
-    def _explain_non_finite(self, named: dict[str, torch.Tensor]) -> tuple[str, bool]:
-        """Return a message about the ``named`` values of a step, [B, ...] each, and whether the policy caused them."""
-        bad_worlds: dict[str, torch.Tensor] = {}
-        for name, values in named.items():
-            bad_worlds[name] = ~values.isfinite().reshape(len(values), -1).all(1)
-        any_bad = torch.stack(list(bad_worlds.values())).any(0)
-        largest = float(named["action"].nan_to_num(0.0).abs().max())
-        blames_policy = bool(bad_worlds["action"].any()) or (largest > LARGEST_ACTION and self.is_trained)
-        if blames_policy:
-            cause = "the policy has exploded"
-            if self.is_trained:
-                cause += ", lower agent.algorithm.learning_rate"
-        else:
-            cause = f"env.sim.mujoco.timestep={self.cfg.sim.mujoco.timestep:.6g}"
-        bad_names = [name for name, mask in bad_worlds.items() if mask.any()]
-        message = (
-            f"environment step {self.unwrapped.common_step_counter}: {', '.join(bad_names)}"
-            f" not finite in {int(any_bad.sum())} of {len(any_bad)} environments, the first is {int(any_bad.nonzero()[0])};"
-            f" {cause}; the largest action was {largest:.3g}"
-        )
-        return message, blames_policy
+    @override
+    def format_settings(self) -> str:
+        return f"env.sim.mujoco.timestep={self.cfg.sim.mujoco.timestep:.6g}"
 
 
 class MjlabCamera:

@@ -188,6 +188,13 @@ class Broken(Script):
         return observed * np.nan if self.steps == self.broken_step else observed, *others
 
 
+class Lenient(Script):
+    """A class that takes any keyword argument."""
+
+    def __init__(self, render_mode: str | None = None, **_settings: Any) -> None:
+        super().__init__(0, render_mode)
+
+
 class Filmed(Script):
     """A MuJoCo robot with a camera that follows it, whose class takes no name of a camera."""
 
@@ -210,6 +217,7 @@ for name, cls, limit in (
     ("Switches-v0", Switches, 5),
     ("Words-v0", Words, 5),
     ("Broken-v0", Broken, 5),
+    ("Lenient-v0", Lenient, 5),
     ("Filmed-v0", Filmed, 5),
 ):
     gymnasium.register(f"Scripted/{name}", entry_point=cls, max_episode_steps=limit)

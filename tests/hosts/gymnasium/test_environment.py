@@ -114,6 +114,13 @@ def test_a_task_of_whole_numbers_takes_whole_numbers():
     np.testing.assert_array_equal(actions[:, :2], [[0, -3], [3, 1], [4, 2], [5, 4]])
 
 
+def test_a_task_of_bools_takes_the_nearer_one():
+    env = gymnasium.make(f"{SCRIPTS}Script-v0").unwrapped
+    env.action_space = gymnasium.spaces.Box(0, 1, (2,), bool)
+    actions = TaskSpaces.read("Bools-v0", env).to_actions(torch.tensor([[-0.9, 0.1]]))
+    assert actions.dtype == bool and actions.tolist() == [[False, True]]
+
+
 def test_the_mapping_of_exports_gives_the_actions_that_the_task_takes():
     """Bounds that are single, rounded or absent; a policy's export has nothing but the mapping."""
     bounds = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)).sort(dim=1).values
@@ -159,12 +166,18 @@ def test_images_are_channels_first_in_zero_to_one():
         assert image[1, 2, 4, 3] == np.float32((4 * 16 + 3) * 3 + 2) / np.float32(255)
 
 
-def test_images_with_channels_first_keep_their_order():
-    task = load(f"{SCRIPTS}Shaped-v0", "env.shape=[4, 16, 18]")
+@pytest.mark.parametrize("sides", [(4, 16, 18), (17, 19, 19)])
+def test_images_with_channels_first_keep_their_order(sides):
+    task = load(f"{SCRIPTS}Shaped-v0", f"env.shape={list(sides)}")
     with task.open("cpu", 2, SimulationOptions(seed=0)) as env:
         image, shape = env.get_observations()["policy"], env.image_shape
-    assert shape == (4, 16, 18)
-    assert torch.equal(image, torch.arange(4.0 * 16 * 18).reshape(4, 16, 18).expand(2, -1, -1, -1))
+    assert shape == sides
+    assert torch.equal(image, torch.arange(float(np.prod(sides))).reshape(sides).expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("sides", [(19, 19, 17), (20, 20, 20)])
+def test_images_have_channels_last_if_those_are_no_more_than_the_rows(sides):
+    assert load(f"{SCRIPTS}Shaped-v0", f"env.shape={list(sides)}").spaces.has_channels_last
 
 
 @pytest.mark.parametrize("shape", [[], [2, 3], [2, 2, 3], [15, 16, 3], [4, 16, 15], [2, 1, 1, 3]], ids=str)
@@ -247,6 +260,13 @@ def test_restart_gives_every_part_the_same_states():
     assert not torch.equal(first, other) and len(set(map(tuple, first.tolist()))) == 3
 
 
+def test_an_evaluation_does_not_start_from_the_states_of_a_training_with_its_seed():
+    with open_env("Pendulum-v1", 6, seed=42) as env:
+        trained = env.get_observations()["policy"].clone()
+        evaluated = env.restart([torch.arange(6)], 42)["policy"]
+    assert len({tuple(row) for row in [*trained.tolist(), *evaluated.tolist()]}) == 12
+
+
 def test_episode_statistics_equal_gymnasiums():
     options = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     theirs = RecordEpisodeStatistics(gymnasium.make_vec("Hopper-v5", 4, **options), buffer_length=1000)
@@ -303,18 +323,36 @@ def test_distance_is_the_way_forward():
             np.testing.assert_allclose(found.numpy(), end - begin, rtol=1e-5, atol=1e-6)
 
 
-def test_tasks_without_a_velocity_have_no_distance():
+def test_tasks_without_a_velocity_or_a_control_period_have_no_distance(monkeypatch):
     with open_env("Pendulum-v1", 2) as env:
         measures = env.make_measures()
         dones = env.step(torch.zeros(2, 1))[2]
         assert measures.step(dones) == {}
+    infos = {"x_velocity": 2.0}
+    results = np.zeros(1), 1.0, False, False, infos
+    monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
+    with open_env(f"{SCRIPTS}Script-v0", 2) as env:
+        measures = env.make_measures()
+        assert measures.step(env.step(torch.zeros(2, 2))[2]) == {}, "a frame rate is no control rate"
+    monkeypatch.setattr(scripted.Script, "dt", 0.1, raising=False)
+    with open_env(f"{SCRIPTS}Script-v0", 2) as env:
+        measures = env.make_measures()
+        assert measures.step(env.step(torch.zeros(2, 2))[2])["distance"].shape == (0,)
+        for value in (np.array([1.0]), np.array([1.0, 2.0]), None, "fast"):
+            infos["x_velocity"] = value
+            assert measures.step(env.step(torch.zeros(2, 2))[2]) == {}, value
+        infos.clear()
+        measures.step(env.step(torch.zeros(2, 2))[2] + 1)
+        infos["x_velocity"] = 3.0
+        again = measures.step(env.step(torch.zeros(2, 2))[2] + 1)["distance"]
+    assert again.tolist() == pytest.approx([0.3, 0.3]), "nothing of the episode that ended without a velocity"
 
 
 def test_a_control_period_is_the_tasks_own_or_unknown(monkeypatch):
     with open_env("Pendulum-v1", 1) as env:
         assert env.control_period == env.step_dt == 0.05
     with open_env(SCRIPTS + "Turn-v0", 1) as env:
-        assert env.control_period == env.step_dt == 0.05
+        assert (env.control_period, env.step_dt) == (None, 0.05)
     monkeypatch.setattr(scripted.Turn, "metadata", {"render_modes": ["rgb_array"]})
     with open_env(SCRIPTS + "Turn-v0", 1) as env:
         assert (env.control_period, env.step_dt) == (None, pytest.approx(1 / 30))
@@ -329,6 +367,15 @@ def test_non_finite_values_are_refused():
         with pytest.raises(NonFiniteError) as refused, np.errstate(invalid="ignore"):
             env.step(torch.zeros(2, 1))
         assert not refused.value.blames_policy
+
+
+def test_a_reward_beyond_single_precision_is_refused(monkeypatch):
+    results = np.zeros(1), -1e39, False, False, {}
+    monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
+    with open_env(f"{SCRIPTS}Script-v0", 2) as env:
+        with pytest.raises(NonFiniteError, match="a reward of Scripted/Script-v0") as refused:
+            env.step(torch.zeros(2, 2))
+    assert not refused.value.blames_policy
 
 
 @pytest.mark.parametrize("broken_step", [0, 2, 3])
@@ -381,6 +428,20 @@ def test_environments_are_closed_if_the_first_picture_fails(monkeypatch):
     with pytest.raises(UserError, match="--video"), open_env(f"{SCRIPTS}Script-v0", 3, video=True):
         pass
     assert len(closed) == 1 + 3  # the first one told its spaces
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "is_allowed"),
+    [((480, 720, 4), np.uint8, True), ((8, 12), np.uint8, False), ((8, 12, 3), np.float32, False)],
+)
+def test_a_picture_is_rgb_or_refused_when_the_environments_open(shape, dtype, is_allowed, monkeypatch):
+    monkeypatch.setattr(scripted.Script, "render", lambda _: np.ones(shape, dtype))
+    if is_allowed:
+        with open_env(f"{SCRIPTS}Script-v0", 1, video=True) as env:
+            assert env.open_camera().render().shape == (480, 720, 3)
+        return
+    with pytest.raises(UserError, match="--video: the task renders"):
+        open_env(f"{SCRIPTS}Script-v0", 1, video=True).__enter__()
 
 
 def test_a_camera_that_follows_is_not_asked_of_a_class_without_cameras():

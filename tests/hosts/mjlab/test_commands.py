@@ -140,6 +140,9 @@ def test_groups_of_environments_begin_in_the_same_states_and_broken_actions_are_
         ) as caught:
             env.step(actions)
         assert caught.value.blames_policy
+        assert not env.describe_blow_up()
+        env.get_observations()["actor"][2] = 1e9
+        assert "blown up, with env.sim.mujoco.timestep=" in env.describe_blow_up()
 
 
 def test_a_picture_is_as_high_as_the_spike_raster_beside_it():

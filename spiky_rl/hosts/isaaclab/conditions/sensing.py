@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spiky_rl.config.progress import format_count
 from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
 
 NOISE = 0.1
@@ -135,16 +136,13 @@ class ActionDelay(Delay):
         return self.line(actions, torch.zeros_like(actions))
 
 
-def format_delay(steps: int) -> str:
-    """Return a number of control ``steps`` in words."""
-    return f"{steps} control step" if steps == 1 else f"{steps} control steps"
-
-
 def make_delay_conditions(name: str, base: type[Delay], text: str) -> dict[str, type[EvalCondition]]:
     """Return a subclass of ``base`` for each of `DELAYS`, by the name of its condition; ``text`` has a place for the delay."""
     return {
         f"{name}_delay_{steps}": type(
-            f"{base.__name__}{steps}", (base,), {"delay": steps, "text": text.format(format_delay(steps))}
+            f"{base.__name__}{steps}",
+            (base,),
+            {"delay": steps, "text": text.format(format_count(steps, "control step"))},
         )
         for steps in DELAYS
     }

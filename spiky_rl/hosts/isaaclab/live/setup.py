@@ -1,7 +1,9 @@
-"""Configuration of our visualizers in Isaac Lab's simulation."""
+"""Visualizers in Isaac Lab's simulation: their requirements, checked without importing Isaac Lab, and the configuration of ours."""
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import pkgutil
 import socket
 from collections.abc import Sequence
@@ -10,13 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spiky_rl.hosts.isaaclab.camera import compute_viewpoint, get_body_positions
+from spiky_rl.config.registry import suggest_name
+from spiky_rl.hosts.isaaclab.camera import (
+    LIBRARIES,
+    GraphicsError,
+    compute_viewpoint,
+    get_body_positions,
+)
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
 
     from spiky_rl.hosts.isaaclab.live.base import LiveVisualizer
+
+REQUIREMENTS = {
+    "newton_gl": (("pyglet", "imgui_bundle"), "spiky-rl[video]"),
+    "viser": (("viser",), "spiky-rl[live]"),
+    "rerun": (("rerun",), "spiky-rl[live]"),
+    "kit": (("isaacsim",), "spiky-rl[isaacsim]"),
+    "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
+}
+"""Visualizer -> modules that it imports, and the pip requirement that installs them."""
 CONFIGURATIONS = {
     "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
     "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
@@ -27,9 +44,45 @@ VIEWS = {"newton_gl": "NewtonGLView", "viser": "ViserView", "rerun": "RerunView"
 """Class of each extended visualizer in its module."""
 LOCAL = "127.0.0.1"
 """Address of the servers: viewers can pause and reset without a password, so other machines must use ssh."""
-
 FURTHER = 2.0
 """Distance of the camera from the robot, relative to that of videos."""
+
+
+def check_visualizers(names: Sequence[str], records_video: bool) -> None:
+    """Raise GraphicsError, before a simulator starts, for an unknown or unavailable visualizer in ``names``.
+
+    ``records_video``: whether the same process records videos, which it renders without a display.
+    """
+    for name in names:
+        if name not in REQUIREMENTS:
+            allowed = f"choose {', '.join(REQUIREMENTS)}, several with commas between them, or none alone"
+            raise GraphicsError(f"--visualizer {name!r}: {allowed}{suggest_name(name, REQUIREMENTS)}")
+    for name in names:
+        modules, package = REQUIREMENTS[name]
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            remedy = f"install it with: pip install '{package}'"
+            raise GraphicsError(f"--visualizer {name}: {', '.join(missing)} is not installed; {remedy}")
+    if "newton_gl" in names:
+        if records_video:
+            raise GraphicsError(
+                "--visualizer newton_gl: not available with --video, which renders without a display; allowed: viser, rerun"
+            )
+        require_screen()
+
+
+def require_screen() -> None:
+    """Raise GraphicsError if no window can be opened."""
+    try:
+        for library in LIBRARIES:
+            ctypes.CDLL(library)
+        from pyglet.display import get_display
+
+        get_display()
+    except Exception as error:  # the loader's, and pyglet's own where there is no X server
+        raise GraphicsError(
+            f"--visualizer newton_gl: no window can be opened here ({error}); set DISPLAY, or use viser or rerun in a browser"
+        ) from None
 
 
 def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
