@@ -108,7 +108,9 @@ class TimedEnvironment(HostEnvironment):
 
     def get_observations(self) -> TensorDict:
         """Return the current observations by group."""
-        self.latest_observations = observations = super().get_observations()  # type: ignore[misc]  # of rsl_rl's wrapper
+        # of rsl_rl's wrapper
+        observations = super().get_observations()  # type: ignore[misc]  # pylint: disable=no-member
+        self.latest_observations = observations
         return observations
 
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
@@ -119,7 +121,8 @@ class TimedEnvironment(HostEnvironment):
         non-finite value; the message names the step, the term and the number of environments.
         """
         self.stopwatch.start()
-        observations, rewards, dones, extras = super().step(actions)  # type: ignore[misc]  # of rsl_rl's wrapper
+        # of rsl_rl's wrapper
+        observations, rewards, dones, extras = super().step(actions)  # type: ignore[misc]  # pylint: disable=no-member
         terminated = getattr(self.unwrapped, "reset_terminated", None)
         if isinstance(terminated, Tensor):
             extras["terminated"] = terminated
