@@ -138,8 +138,17 @@ def across(folder: str, tasks: str, *agents: str) -> str:
     """Return a table of scores on several ``tasks``, separated by commas, of ``agents``, by default all in the study's order."""
     names = tasks.split(",")
     shown = agents or load_study(folder).labels
-    lines = [[f"`{agent}`", *(score(folder, task, agent) for task in names)] for agent in shown]
+    lines = [
+        [f"`{agent}`", *(_format_score(find_row(folder, task, agent)) for task in names)] for agent in shown
+    ]
     return format_table(" | ".join(["return", *names]), lines)
+
+
+def _format_score(row: AgentTaskRow) -> str:
+    """Return the mean return of an agent on a task with its interval, which says little for two seeds: these are given one by one."""
+    if len(row.by_seed) == 2:
+        return ", ".join(map(format_number, row.by_seed.values()))
+    return format_interval(row.mean)
 
 
 def difference(folder: str, task: str, agent: str, *varied: str) -> str:
@@ -172,8 +181,10 @@ def verdicts(folder: str) -> str:
     found = load_study(folder)
     if found.skipped:
         done, every = len(found.results), len(found.results) + len(found.skipped)
-        plan = found.design.plan
-        at = f" at commit {plan.commit[:8]}" if plan is not None and plan.commit else ""
+        commits = dict.fromkeys(
+            one.provenance.commit[:8] for one in found.results if one.provenance and one.provenance.commit
+        )
+        at = f" at commit {', '.join(commits)}" if commits else ""
         return f"\n{done} of {every} cells have ended; the verdicts follow the last one. {command}{at} goes on.\n"
     pairs = group_verdicts(found)
     names = dict.fromkeys(name for verdicts_of_pair in pairs.values() for name in verdicts_of_pair)
