@@ -223,7 +223,9 @@ class Simulation:
 
     def lifted(self):
         """The sum of the contact forces upwards, in newtons, per world."""
-        return self.env.scene["touched"].data.net_forces_w.torch[..., 2].sum(1).numpy()
+        sensors = self.env.scene.sensors
+        name = "touched" if "touched" in sensors else "contact_forces"  # the Go1's own
+        return sensors[name].data.net_forces_w.torch[..., 2].sum(1).numpy()
 
     def places(self):
         """MuJoCo's coordinates of a floating robot, [worlds, coordinates], from Isaac Lab's: a reset changes those at once."""
