@@ -282,9 +282,10 @@ def _is_direct(model: SpikingModel) -> bool:
 
 def _outputs_mean(model: SpikingModel) -> bool:
     """Return whether the actions are the network's output without change."""
-    distribution: Any = model.distribution
+    if model.distribution is None:
+        return True
     probe = torch.arange(1.0, 1.0 + int(np.prod(model.output_shape))).view(1, *model.output_shape)
-    return torch.equal(distribution.as_deterministic_output_module().cpu()(probe), probe)
+    return torch.equal(model.distribution.as_deterministic_output_module().cpu()(probe), probe)
 
 
 def _to_numpy(name: str, values: Tensor) -> np.ndarray:

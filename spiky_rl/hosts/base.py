@@ -220,7 +220,7 @@ class Host(ABC):
 
     @abstractmethod
     def list_tasks(self) -> Collection[str]:
-        """Return the registered ids that are known without the simulator; empty if not all of the simulator's own are."""
+        """Return the registered ids that are known without the simulator; empty if the list would be incomplete."""
 
     @abstractmethod
     def require_installed(self, video: bool = False) -> None:

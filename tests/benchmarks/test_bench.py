@@ -180,7 +180,7 @@ WRONG = {
         ["updates", "--task", "Isaac-Ant"],
         ["--task Isaac-Ant", "Isaac Lab", "allowed: tasks of Gymnasium"],
     ),
-    "task with discrete actions": (["updates", "--task", "CartPole-v1"], ["Categorical", "with TD3"]),
+    "task with discrete actions": (["updates", "--task", "CartPole-v1"], ["discrete actions", "with TD3"]),
     "minibatch": (["updates", "--minibatch", "64", "65"], ["--minibatch: 65", "multiples of 8"]),
 }
 

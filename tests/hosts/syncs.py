@@ -5,7 +5,7 @@
 OURS = {
     "spiky_rl.learners.common.episodes:EpisodeStatistics.fetch": "returns and lengths, once per iteration",
     "spiky_rl.hosts.environment:Stopwatch.seconds": "the time of the simulation, once per iteration",
-    "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
+    "spiky_rl.hosts.environment:TimedEnvironment.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
     "spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.worlds_reset": "how many worlds broke, once per iteration",
     "spiky_rl.learners.common.activity:compute_activity": "a network's cost, once per iteration",

@@ -99,7 +99,7 @@ def test_a_control_step_in_isaac_lab_waits_once(monkeypatch):
         env.env, env.stopwatch = world, Stopwatch(DEVICE)
         env.broken = SimpleNamespace(is_excessive=torch.zeros((), dtype=torch.bool, device=DEVICE))
         env.step(torch.rand(world.num_envs, world.num_actions, device=DEVICE))
-    assert cuda.pretence.met == {"spiky_rl.hosts.isaaclab.environment:IsaacLabVecEnv.step": 1}
+    assert cuda.pretence.met == {"spiky_rl.hosts.environment:TimedEnvironment.step": 1}
 
 
 def test_the_meter_is_made_once_in_a_training(monkeypatch):

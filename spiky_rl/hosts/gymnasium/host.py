@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 TRACKING_CAMERA = "track"
 """Name of the camera that follows the robot in the models of Gymnasium."""
+PLUGINS = "gymnasium.envs"
+"""Entry point group of packages that register tasks with Gymnasium."""
 MAX_EPISODE_STEPS = 10_000
 """Time limit of an episode, in control steps, on tasks that register none."""
 RESERVED = {"num_envs", "vector_kwargs", "wrappers"}
@@ -277,10 +280,30 @@ def _find_camera(env: gymnasium.Env) -> str | None:
 
 
 def _list_ids() -> Collection[str]:
-    """Return the ids in Gymnasium's registry except those of Isaac Lab, whose environments only its own launcher can start."""
+    """Return the ids in Gymnasium's registry except those of Isaac Lab, whose environments only its own launcher can start.
+
+    If Gymnasium is not imported yet and has no plugins, this does not import it: the ids are read from its source.
+    """
+    if "gymnasium" not in sys.modules and not _has_plugins():
+        return _read_ids()
     import gymnasium
 
     return [name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" not in spec.kwargs]
+
+
+@functools.cache
+def _has_plugins() -> bool:
+    """Return whether an installed package registers tasks when Gymnasium is imported; search all packages only once."""
+    return bool(importlib.metadata.entry_points(group=PLUGINS))
+
+
+@functools.cache
+def _read_ids() -> tuple[str, ...]:
+    """Return the ids that Gymnasium's own source registers."""
+    package = importlib.util.find_spec("gymnasium")
+    assert package is not None and package.origin is not None
+    text = (Path(package.origin).parent / "envs" / "__init__.py").read_text(encoding="utf-8")
+    return tuple(re.findall(r"""^\s+id=["']([^"']+)["']""", text, re.MULTILINE))
 
 
 def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
