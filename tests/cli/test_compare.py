@@ -320,9 +320,20 @@ def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_w
 
 def test_a_plan_that_prices_an_ann_as_a_chip_for_spikes_is_refused(tmp_path):
     plan = {"comparisons": [["lif_ppo", "mlp_ppo"]], "endpoints": [{"energy_per_metre": "loihi"}]}
-    given = {"agents": "lif_ppo,mlp_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64, "plan": plan}
+    given = {"agents": "lif_ppo,mlp_ppo", "tasks": "ant", "seeds": "0-1", "num_envs": 64, "plan": plan}
     asked = study.choose_baseline(study.build_study("out", given))
     with pytest.raises(UserError, match="plan.endpoints: .*'loihi' given; allowed for the ANN 'mlp_ppo'"):
+        comparison.plan_study(asked, tmp_path, ExecutionOptions(device="cpu"))
+
+
+@pytest.mark.parametrize("endpoint", ["metres", {"energy_per_metre": "fp32_sram"}])
+def test_a_plan_that_measures_the_distance_of_a_robot_that_stands_is_refused(tmp_path, endpoint):
+    plan = {"comparisons": [["lif_ppo", "mlp_ppo"]], "endpoints": [endpoint]}
+    given = {"agents": "lif_ppo,mlp_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64, "plan": plan}
+    asked = study.choose_baseline(study.build_study("out", given))
+    with pytest.raises(
+        UserError, match="plan.endpoints: '(metres|energy per metre.*)' given; Isaac-Cartpole"
+    ):
         comparison.plan_study(asked, tmp_path, ExecutionOptions(device="cpu"))
 
 

@@ -73,6 +73,11 @@ class Endpoint(Settings):
         return "m" if self.measure == METRES else ""
 
     @property
+    def needs_distance(self) -> bool:
+        """Whether it needs the distance that the robot has gone."""
+        return self.measure == METRES or bool(self.energy_per_metre)
+
+    @property
     def scale(self) -> float:
         """Factor from values of the endpoint to the numbers in reports."""
         return 100.0 if self.kept else 1.0

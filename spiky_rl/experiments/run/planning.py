@@ -181,14 +181,20 @@ class AgentResolver:
         task_spec = load_task(task)
         return None if task_spec is None else task_spec.num_envs["cuda"]
 
-    def _require_conditions(self, plan: RunPlan) -> None:
-        """Raise UserError if the task of ``plan`` does not have a condition of the study or of its plan."""
+    def _require_endpoints(self, plan: RunPlan) -> None:
+        """Raise UserError if the task of ``plan`` does not have a condition of the study, or what an endpoint of its plan measures."""
         study = self.study
         chosen = plan.host_task.select_conditions(",".join(study.conditions), plan.conditioned_policy)
         for name in study.plan.conditions if study.plan is not None else ():
             if name not in chosen:
                 raise UserError(
                     f"plan.endpoints: kept: {name!r} given; allowed: {', '.join(chosen)}{suggest_name(name, chosen)}"
+                )
+        has_distance = plan.task_spec is None or plan.task_spec.measure != "upright"
+        for endpoint in study.plan.endpoints if study.plan is not None else ():
+            if endpoint.needs_distance and not has_distance:
+                raise UserError(
+                    f"plan.endpoints: {endpoint.label!r} given; {plan.task} measures no distance; allowed: return, kept"
                 )
 
     def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
@@ -213,7 +219,7 @@ class AgentResolver:
         if place.distributed > 1:  # the study's library may lack the agent's algorithm
             plan.learner.require_ability(DISTRIBUTED, f"--distributed {place.distributed}: {agent}")
         require_whole_minibatches(plan)
-        self._require_conditions(plan)
+        self._require_endpoints(plan)
         self.specs[plan.spec.digest] = plan.spec.to_dict()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec
