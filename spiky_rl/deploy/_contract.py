@@ -20,6 +20,13 @@ from spiky_rl.learners.common.action_bounds import ActionMap
 
 LAST_ACTION = "last_action"
 """Name of Isaac Lab's and mjlab's function that observes the last action."""
+DEFAULTS = {"joint_pos_rel": "default_joint_pos", "joint_vel_rel": "default_joint_vel"}
+"""Names of Isaac Lab's and mjlab's functions that observe differences from default values, and of these values in the robot's data."""
+UNITS = {"projected_gravity": "a direction of length 1"}
+"""Units by name of Isaac Lab's function, where Isaac Lab declares another one: m/s^2 for a direction."""
+VELOCITY_COMMAND = "UniformVelocityCommand"
+"""Name of Isaac Lab's and mjlab's base class of commanded velocities."""
+VELOCITY_UNITS = "m/s forward, m/s to the left, rad/s of a turn to the left"
 LAST_ACTION_TEXT = "For the observation of the last action pass raw_action, which the struct holds after each step; before the first step pass zeros."
 RAW_TEXT = "raw actions of the policy, without their scale, offset and clip:"
 HISTORY_TEXT = "In a history the oldest values come first; when an episode begins, the first observation fills all of it."
@@ -40,6 +47,8 @@ class ContractTerm:
     """Names of the observed joints or bodies in the order of their values; empty if the term observes something else."""
     has_history: bool = False
     """Whether the elements are values of several control steps."""
+    defaults: tuple[float, ...] = ()
+    """Values of `parts` from which the observation is the difference; empty if it is the value itself."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +117,20 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
     terms = []
     for name, shape, config in zip(names, manager.group_obs_term_dim[group], configs, strict=True):
         size, function = math.prod(shape), getattr(config, "func", None)
+        function_name = getattr(function, "__name__", "")
         settings = _format_settings(config, "scale", "clip", "history_length")
         descriptor = getattr(function, "_descriptor", None)  # Isaac Lab's own functions have one
         declared = getattr(descriptor, "extras", {})
-        units = (declared.get("units"), " ".join(declared.get("axes", ())))
+        declared_unit = UNITS.get(function_name, declared.get("units"))
+        units = (declared_unit or _find_command_unit(env, config), " ".join(declared.get("axes", ())))
         unit = "".join(f", {text}" for text in units if text and text != "unit")  # "unit": values without one
         modifiers = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
         modified = ", ".join(getattr(each, "__name__", type(each).__name__) for each in modifiers)
         text = f"{group}.{name}{unit}{settings}{f'; modified first by {modified}' if modified else ''}"
-        is_last_action = getattr(function, "__name__", "") == LAST_ACTION
+        is_last_action = function_name == LAST_ACTION
         has_history = (getattr(config, "history_length", 0) or 0) > 1
-        parts = _list_observed_parts(env, config, size)
-        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history))
+        parts, defaults = _list_observed_parts(env, config, size)
+        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history, defaults))
     if not getattr(manager, "_group_obs_time_major", {}).get(group, False):
         return terms
     length = configs[0].history_length
@@ -131,23 +142,43 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
     ]
 
 
-def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[str, ...]:
-    """Return the joints or bodies that a term of ``size`` values observes; empty if it observes something else.
+def _find_command_unit(env: Any, config: Any) -> str:
+    """Return the units of a term that observes a commanded velocity; empty for other terms."""
+    command = getattr(config, "params", {}).get("command_name")
+    if command is None:
+        return ""
+    kinds = type(env.command_manager.get_term(command)).__mro__
+    return VELOCITY_UNITS if VELOCITY_COMMAND in (kind.__name__ for kind in kinds) else ""
 
-    In Isaac Lab and mjlab the name of such a function begins with ``joint`` or ``body``, and an argument selects them.
+
+def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the joints or bodies that a term of ``size`` values observes, and the default values that it subtracts.
+
+    Both are empty if the term observes something else, and the second if it subtracts none, or zeros. In Isaac Lab and mjlab the name of such a
+    function begins with ``joint`` or ``body``, and an argument selects the joints or bodies.
     """
     function = getattr(config, "func", None)
-    kind = getattr(function, "__name__", "").partition("_")[0]
+    name = getattr(function, "__name__", "")
+    kind = name.partition("_")[0]
     if function is None or kind not in ("joint", "body"):
-        return ()
-    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    for selected in {**defaults, **config.params}.values():
+        return (), ()
+    arguments = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    for selected in {**arguments, **config.params}.values():
         indices = getattr(selected, f"{kind}_ids", None)
-        if indices is not None:
-            names = getattr(env.scene[selected.name], f"{kind}_names")
-            chosen = names[indices] if isinstance(indices, slice) else [names[i] for i in indices]
-            return tuple(chosen) if chosen and size % len(chosen) == 0 else ()
-    return ()
+        if indices is None:
+            continue
+        robot = env.scene[selected.name]
+        names = getattr(robot, f"{kind}_names")
+        chosen = range(len(names))[indices] if isinstance(indices, slice) else [int(i) for i in indices]
+        if not chosen or size % len(chosen):
+            return (), ()
+        defaults: tuple[float, ...] = ()
+        if name in DEFAULTS:
+            values = getattr(robot.data, DEFAULTS[name])
+            values = getattr(values, "torch", values)[0]  # Isaac Lab wraps an array of Warp
+            defaults = tuple(_to_plain(values[i]) for i in chosen)
+        return tuple(names[i] for i in chosen), defaults if any(defaults) else ()
+    return (), ()
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -242,7 +273,10 @@ def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     line = f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}"
     if not term.parts:
         return line
-    return f"{line}; of {'the joints of the actions' if term.parts == joints else ', '.join(term.parts)}"
+    line += f"; of {'the joints of the actions' if term.parts == joints else ', '.join(term.parts)}"
+    return (
+        f"{line}, minus their default values {', '.join(map(str, term.defaults))}" if term.defaults else line
+    )
 
 
 def format_macros(contract: PolicyContract | None, name: str, commands: ActionMap | None) -> str:

@@ -64,8 +64,20 @@ def observed(function, size, **params):
         group_obs_term_dim={"policy": [(size,)]},
         _group_obs_term_cfgs={"policy": [SimpleNamespace(**settings)]},
     )
-    robot = SimpleNamespace(joint_names=["hip", "knee", "ankle"], body_names=["base", "foot"])
+    positions = torch.tensor([[0.1, 0.8, -1.5]])
+    data = SimpleNamespace(
+        default_joint_pos=positions, default_joint_vel=SimpleNamespace(torch=torch.zeros(1, 3))
+    )
+    robot = SimpleNamespace(joint_names=["hip", "knee", "ankle"], body_names=["base", "foot"], data=data)
     return SimpleNamespace(observation_manager=manager, scene={"robot": robot}, step_dt=0.1)
+
+
+def joint_pos_rel(env, selected=LEGS):
+    """Observe the differences of two joints' positions from the robot's default positions."""
+
+
+def joint_vel_rel(env, selected=LEGS):
+    """Observe the differences of two joints' velocities from the robot's default velocities, which are 0."""
 
 
 FEET = SimpleNamespace(name="robot", body_ids=slice(None))
@@ -87,6 +99,35 @@ def test_a_term_names_the_joints_or_bodies_that_it_observes(function, size, para
     env = observed(function, size, **params)
     [term] = describe_contract(env, ["policy"], "a", "t", tmp_path / "model.pt").observations
     assert term.parts == parts
+
+
+def test_the_header_has_the_positions_from_which_differences_are_observed(tmp_path):
+    """Who passes a joint's position itself makes a robot fall."""
+    _, lines = describe_lines(observed(joint_pos_rel, 2), 2, tmp_path)
+    assert lines[-1].endswith("policy.x; of ankle, hip, minus their default values -1.5, 0.1")
+    _, lines = describe_lines(observed(joint_vel_rel, 2), 2, tmp_path)
+    assert lines[-1].endswith("policy.x; of ankle, hip")
+
+
+class UniformVelocityCommand:
+    """A commanded velocity, as of Isaac Lab and mjlab."""
+
+
+def projected_gravity(env):
+    """Observe the direction of gravity."""
+
+
+def test_the_header_has_units_where_isaac_lab_declares_none_or_another_one(tmp_path):
+    env = observed(joint_share, 3, command_name="walk")
+    env.command_manager = SimpleNamespace(get_term={"walk": UniformVelocityCommand(), "look": object()}.get)
+    _, lines = describe_lines(env, 3, tmp_path)
+    assert lines[-1].endswith("policy.x, m/s forward, m/s to the left, rad/s of a turn to the left")
+    env.observation_manager._group_obs_term_cfgs["policy"][0].params = {"command_name": "look"}
+    _, lines = describe_lines(env, 3, tmp_path)
+    assert lines[-1].endswith("policy.x")
+    projected_gravity._descriptor = SimpleNamespace(extras={"units": "m/s^2", "axes": ["X", "Y", "Z"]})
+    _, lines = describe_lines(observed(projected_gravity, 3), 3, tmp_path)
+    assert lines[-1].endswith("policy.x, a direction of length 1, X Y Z")
 
 
 def describe_lines(env, inputs, tmp_path):

@@ -172,9 +172,12 @@ def test_go1_walks_a_few_steps_with_measures_of_its_aim(command, tmp_path):
     assert code == 0, err
     (header,) = folder.rglob("policy.h")
     lines = header.read_text().splitlines()
-    assert any(
-        "actor.joint_pos" in line and line.endswith("; of the joints of the actions") for line in lines
+    positions, velocities = (
+        next(line for line in lines if f"actor.joint_{kind}" in line) for kind in ("pos", "vel")
     )
+    assert "; of the joints of the actions, minus their default values " in positions
+    assert "0.1, 0.9, -1.8, -0.1, 0.9, -1.8, " in positions
+    assert velocities.endswith("; of the joints of the actions")
     assert any("target position of " in line and line.endswith(", rad") for line in lines)
 
 
