@@ -22,6 +22,8 @@ LAST_ACTION = "last_action"
 """Name of Isaac Lab's and mjlab's function that observes the last action."""
 DEFAULTS = {"joint_pos_rel": "default_joint_pos", "joint_vel_rel": "default_joint_vel"}
 """Names of Isaac Lab's and mjlab's functions that observe differences from default values, and of these values in the robot's data."""
+NORMALISED = "joint_pos_limit_normalized"
+"""Name of Isaac Lab's function that observes positions as shares of the joints' ranges."""
 UNITS = {"projected_gravity": "a direction of length 1"}
 """Units by name of Isaac Lab's function, where Isaac Lab declares another one: m/s^2 for a direction."""
 VELOCITY_COMMAND = "UniformVelocityCommand"
@@ -47,8 +49,8 @@ class ContractTerm:
     """Names of the observed joints or bodies in the order of their values; empty if the term observes something else."""
     has_history: bool = False
     """Whether the elements are values of several control steps."""
-    defaults: tuple[float, ...] = ()
-    """Values of `parts` from which the observation is the difference; empty if it is the value itself."""
+    reference: str = ""
+    """Values of `parts` to which the observation is relative, as text; empty if it is the value itself."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,14 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
         unit = "".join(f", {text}" for text in units if text and text != "unit")  # "unit": values without one
         modifiers = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
         modified = ", ".join(getattr(each, "__name__", type(each).__name__) for each in modifiers)
-        text = f"{group}.{name}{unit}{settings}{f'; modified first by {modified}' if modified else ''}"
+        source = f" ({function_name})" if function_name not in ("", name) else ""
+        text = (
+            f"{group}.{name}{source}{unit}{settings}{f'; modified first by {modified}' if modified else ''}"
+        )
         is_last_action = function_name == LAST_ACTION
         has_history = (getattr(config, "history_length", 0) or 0) > 1
-        parts, defaults = _list_observed_parts(env, config, size)
-        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history, defaults))
+        parts, reference = _list_observed_parts(env, config, size)
+        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history, reference))
     if not getattr(manager, "_group_obs_time_major", {}).get(group, False):
         return terms
     length = configs[0].history_length
@@ -151,17 +156,17 @@ def _find_command_unit(env: Any, config: Any) -> str:
     return VELOCITY_UNITS if VELOCITY_COMMAND in (kind.__name__ for kind in kinds) else ""
 
 
-def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Return the joints or bodies that a term of ``size`` values observes, and the default values that it subtracts.
+def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, ...], str]:
+    """Return the joints or bodies that a term of ``size`` values observes, and the values to which it is relative, as text.
 
-    Both are empty if the term observes something else, and the second if it subtracts none, or zeros. In Isaac Lab and mjlab the name of such a
-    function begins with ``joint`` or ``body``, and an argument selects the joints or bodies.
+    Both are empty if the term observes something else. In Isaac Lab and mjlab the name of such a function begins with ``joint`` or ``body``, and
+    an argument selects the joints or bodies.
     """
     function = getattr(config, "func", None)
     name = getattr(function, "__name__", "")
     kind = name.partition("_")[0]
     if function is None or kind not in ("joint", "body"):
-        return (), ()
+        return (), ""
     arguments = {name: p.default for name, p in inspect.signature(function).parameters.items()}
     for selected in {**arguments, **config.params}.values():
         indices = getattr(selected, f"{kind}_ids", None)
@@ -171,14 +176,33 @@ def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, .
         names = getattr(robot, f"{kind}_names")
         chosen = range(len(names))[indices] if isinstance(indices, slice) else [int(i) for i in indices]
         if not chosen or size % len(chosen):
-            return (), ()
-        defaults: tuple[float, ...] = ()
-        if name in DEFAULTS:
-            values = getattr(robot.data, DEFAULTS[name])
-            values = getattr(values, "torch", values)[0]  # Isaac Lab wraps an array of Warp
-            defaults = tuple(_to_plain(values[i]) for i in chosen)
-        return tuple(names[i] for i in chosen), defaults if any(defaults) else ()
-    return (), ()
+            return (), ""
+        return tuple(names[i] for i in chosen), _describe_reference(robot, name, list(chosen))
+    return (), ""
+
+
+def _describe_reference(robot: Any, function: str, joints: list[int]) -> str:
+    """Return the values of a robot's ``joints`` to which a ``function`` is relative, as text; empty if there are none, or zeros."""
+    if function in DEFAULTS:
+        values = _read_first_world(robot, DEFAULTS[function])[joints]
+        return f"minus their default values {_join(_to_plain(values))}" if values.any() else ""
+    if function == NORMALISED:
+        limits = [
+            _join(_to_plain(bound)) for bound in _read_first_world(robot, "soft_joint_pos_limits")[joints].T
+        ]
+        return f"from -1 at {limits[0]} to 1 at {limits[1]} rad"
+    return ""
+
+
+def _read_first_world(robot: Any, name: str) -> Tensor:
+    """Return a value of a robot's data in the first environment."""
+    values = getattr(robot.data, name)
+    first: Tensor = getattr(values, "torch", values)[0]  # Isaac Lab wraps an array of Warp
+    return first
+
+
+def _join(values: Any) -> str:
+    return ", ".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -274,9 +298,7 @@ def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     if not term.parts:
         return line
     line += f"; of {'the joints of the actions' if term.parts == joints else ', '.join(term.parts)}"
-    return (
-        f"{line}, minus their default values {', '.join(map(str, term.defaults))}" if term.defaults else line
-    )
+    return f"{line}, {term.reference}" if term.reference else line
 
 
 def format_macros(contract: PolicyContract | None, name: str, commands: ActionMap | None) -> str:

@@ -65,8 +65,11 @@ def observed(function, size, **params):
         _group_obs_term_cfgs={"policy": [SimpleNamespace(**settings)]},
     )
     positions = torch.tensor([[0.1, 0.8, -1.5]])
+    limits = torch.tensor([[[-0.5, 0.5], [0.2, 2.0], [-2.5, -1.0]]])
     data = SimpleNamespace(
-        default_joint_pos=positions, default_joint_vel=SimpleNamespace(torch=torch.zeros(1, 3))
+        default_joint_pos=positions,
+        default_joint_vel=SimpleNamespace(torch=torch.zeros(1, 3)),
+        soft_joint_pos_limits=SimpleNamespace(torch=limits),
     )
     robot = SimpleNamespace(joint_names=["hip", "knee", "ankle"], body_names=["base", "foot"], data=data)
     return SimpleNamespace(observation_manager=manager, scene={"robot": robot}, step_dt=0.1)
@@ -78,6 +81,10 @@ def joint_pos_rel(env, selected=LEGS):
 
 def joint_vel_rel(env, selected=LEGS):
     """Observe the differences of two joints' velocities from the robot's default velocities, which are 0."""
+
+
+def joint_pos_limit_normalized(env, selected=LEGS):
+    """Observe two joints' positions as shares of their ranges."""
 
 
 FEET = SimpleNamespace(name="robot", body_ids=slice(None))
@@ -101,12 +108,14 @@ def test_a_term_names_the_joints_or_bodies_that_it_observes(function, size, para
     assert term.parts == parts
 
 
-def test_the_header_has_the_positions_from_which_differences_are_observed(tmp_path):
+def test_the_header_has_the_positions_to_which_observed_ones_are_relative(tmp_path):
     """Who passes a joint's position itself makes a robot fall."""
     _, lines = describe_lines(observed(joint_pos_rel, 2), 2, tmp_path)
-    assert lines[-1].endswith("policy.x; of ankle, hip, minus their default values -1.5, 0.1")
+    assert lines[-1].endswith("policy.x (joint_pos_rel); of ankle, hip, minus their default values -1.5, 0.1")
     _, lines = describe_lines(observed(joint_vel_rel, 2), 2, tmp_path)
-    assert lines[-1].endswith("policy.x; of ankle, hip")
+    assert lines[-1].endswith("policy.x (joint_vel_rel); of ankle, hip")
+    _, lines = describe_lines(observed(joint_pos_limit_normalized, 2), 2, tmp_path)
+    assert lines[-1].endswith("; of ankle, hip, from -1 at -2.5, -0.5 to 1 at -1.0, 0.5 rad")
 
 
 class UniformVelocityCommand:
@@ -121,13 +130,15 @@ def test_the_header_has_units_where_isaac_lab_declares_none_or_another_one(tmp_p
     env = observed(joint_share, 3, command_name="walk")
     env.command_manager = SimpleNamespace(get_term={"walk": UniformVelocityCommand(), "look": object()}.get)
     _, lines = describe_lines(env, 3, tmp_path)
-    assert lines[-1].endswith("policy.x, m/s forward, m/s to the left, rad/s of a turn to the left")
+    assert lines[-1].endswith(
+        "policy.x (joint_share), m/s forward, m/s to the left, rad/s of a turn to the left"
+    )
     env.observation_manager._group_obs_term_cfgs["policy"][0].params = {"command_name": "look"}
     _, lines = describe_lines(env, 3, tmp_path)
-    assert lines[-1].endswith("policy.x")
+    assert lines[-1].endswith("policy.x (joint_share)")
     projected_gravity._descriptor = SimpleNamespace(extras={"units": "m/s^2", "axes": ["X", "Y", "Z"]})
     _, lines = describe_lines(observed(projected_gravity, 3), 3, tmp_path)
-    assert lines[-1].endswith("policy.x, a direction of length 1, X Y Z")
+    assert lines[-1].endswith("policy.x (projected_gravity), a direction of length 1, X Y Z")
 
 
 def describe_lines(env, inputs, tmp_path):
