@@ -93,7 +93,7 @@ def planned(tmp_path: Path, plan: dict = PLAN, **design) -> Path:
     for path in study.glob("cells/*/result.json"):
         result = json.loads(path.read_text())
         nominal = result["evaluation"]["conditions"]["nominal"]
-        nominal["measures"]["distance"] = nominal["mean_return"]
+        nominal["measures"] |= {"distance": nominal["mean_return"], "velocity_error": nominal["mean_return"]}
         dump(path, result)
     return study
 
@@ -121,6 +121,30 @@ def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_pa
     shares = analyze_study(study).remaining
     expected = np.mean([spell_out(shares["lif_ppo", CARTPOLE, c].share) for c in ("push", "mass")])
     assert kept.reference + kept.comparison.difference.estimate == pytest.approx(expected)
+
+
+def test_a_smaller_error_of_the_commanded_velocity_is_better(tmp_path: Path):
+    study = planned(tmp_path, PLAN | {"endpoints": ["return", "velocity_error"]})
+    verdicts = verdicts_of(study)
+    worse, better = verdicts["lif_rstdp", "return"], verdicts["lif_rstdp", "velocity error"]
+    assert (worse.text, better.text) == ("worse", "better")
+    assert better.comparison.difference == worse.comparison.difference
+    write_report(study, DATE)
+    assert " m/s" in section(study, "answer")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "measures"),
+    [
+        ("return", {"", "distance", "upright", "velocity_error"}),
+        ("metres", {"", "distance", "velocity_error"}),
+        ({"energy_per_metre": "fp32"}, {"", "distance", "velocity_error"}),
+        ("velocity_error", {"", "velocity_error"}),
+    ],
+)
+def test_an_endpoint_fits_tasks_that_measure_it(endpoint, measures):
+    (checked,) = StudyPlan.check("plan", PLAN | {"endpoints": [endpoint]}).endpoints
+    assert {m for m in ("", "distance", "upright", "velocity_error") if checked.fits(m)} == measures
 
 
 def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_comparison(tmp_path: Path):

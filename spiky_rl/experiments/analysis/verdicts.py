@@ -27,7 +27,14 @@ from spiky_rl.experiments.analysis.comparisons import (
 )
 from spiky_rl.experiments.analysis.measures import can_share_score, compute_energy_per_metre
 from spiky_rl.experiments.analysis.statistics import Interval, pair_scores
-from spiky_rl.experiments.design.planned import ALPHA, METRES, Endpoint, StudyPlan, count_deciding_seeds
+from spiky_rl.experiments.design.planned import (
+    ALPHA,
+    METRES,
+    RETURN,
+    Endpoint,
+    StudyPlan,
+    count_deciding_seeds,
+)
 from spiky_rl.experiments.run.results import CellResult
 
 type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
@@ -81,7 +88,9 @@ def measure(result: CellResult, endpoint: Endpoint, reference: float | None = No
         return float(np.mean([result.conditions[name].mean_return for name in endpoint.kept])) / result.score
     if endpoint.energy_per_metre:
         return compute_energy_per_metre(result, endpoint.energy_per_metre)
-    return result.nominal.measures.get("distance") if endpoint.measure == METRES else result.score
+    if endpoint.measure == RETURN:
+        return result.score
+    return result.nominal.measures.get("distance" if endpoint.measure == METRES else endpoint.measure)
 
 
 def judge(

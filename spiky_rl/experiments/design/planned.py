@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -22,9 +22,10 @@ from spiky_rl.config.options import RegistryError, Settings, find_repeated, opti
 from spiky_rl.config.plain_data import PlainMapping, PlainValue, get_section
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS
 
-RETURN, METRES = "return", "metres"
-MEASURES = (RETURN, METRES, "kept", "energy_per_metre")
-"""Keys of an endpoint's measure; the first two may stand alone."""
+NamedMeasure = Literal["return", "metres", "velocity_error"]
+RETURN, METRES, VELOCITY_ERROR = NAMED_MEASURES = get_args(NamedMeasure)
+"""Measures of which the name alone is an endpoint."""
+MEASURES = (*NAMED_MEASURES, "kept", "energy_per_metre")
 ALPHA, PERMUTATIONS = 0.05, 2**15
 """Probability of a false finding over all tests together; maximum number of sign patterns in a sign-flip test."""
 CONTROLLED_KEYS = ("schedule", "learning_rate", "critic_learning_rate")
@@ -39,8 +40,8 @@ class Endpoint(Settings):
         (), "conditions; measures the mean share of the undisturbed return that is kept under them"
     )
     energy_per_metre: str = option("", "energy model; measures the energy per metre under it")
-    measure: Literal["", "return", "metres"] = option(
-        "", "mean return or mean distance (metres) of undisturbed episodes"
+    measure: Literal["", NamedMeasure] = option(
+        "", "mean return, distance (metres) or error of the commanded velocity of undisturbed episodes"
     )
 
     @model_validator(mode="after")
@@ -61,7 +62,7 @@ class Endpoint(Settings):
         """Name, or the measure if the name is empty."""
         if self.kept:
             return self.name or f"kept under {', '.join(self.kept)}"
-        return self.name or self.measure or f"energy per metre, {self.energy_per_metre}"
+        return self.name or self.measure.replace("_", " ") or f"energy per metre, {self.energy_per_metre}"
 
     @property
     def unit(self) -> str:
@@ -70,12 +71,13 @@ class Endpoint(Settings):
             return "µJ/m"
         if self.kept:
             return "%"
-        return "m" if self.measure == METRES else ""
+        return {METRES: "m", VELOCITY_ERROR: "m/s"}.get(self.measure, "")
 
-    @property
-    def needs_distance(self) -> bool:
-        """Whether it needs the distance that the robot has gone."""
-        return self.measure == METRES or bool(self.energy_per_metre)
+    def fits(self, measure: str) -> bool:
+        """Return whether a task with this ``measure`` has what the endpoint needs; an empty measure says nothing."""
+        if self.measure == VELOCITY_ERROR:
+            return measure in ("", VELOCITY_ERROR)
+        return measure != "upright" or not (self.measure == METRES or self.energy_per_metre)
 
     @property
     def scale(self) -> float:
@@ -85,14 +87,14 @@ class Endpoint(Settings):
     @property
     def is_lower_better(self) -> bool:
         """Whether a lower number is better."""
-        return bool(self.energy_per_metre)
+        return bool(self.energy_per_metre) or self.measure == VELOCITY_ERROR
 
 
 def read_endpoint(value: object) -> object:
-    """Return the declaration of an `Endpoint`; ``return`` and ``metres`` are short forms."""
+    """Return the declaration of an `Endpoint`; a word alone is the short form of its ``measure``."""
     if isinstance(value, str):
-        if value not in (RETURN, METRES):
-            known = (*MEASURES[:2], "a mapping with kept or energy_per_metre")
+        if value not in NAMED_MEASURES:
+            known = (*NAMED_MEASURES, "a mapping with kept or energy_per_metre")
             raise RegistryError(
                 f"{shorten(value)} given; allowed: {', '.join(known)}{suggest_name(value, MEASURES)}"
             )
@@ -105,7 +107,7 @@ Endpoints = Annotated[
     tuple[
         Annotated[
             Endpoint,
-            BeforeValidator(read_endpoint, json_schema_input_type=Literal["return", "metres"] | Endpoint),
+            BeforeValidator(read_endpoint, json_schema_input_type=NamedMeasure | Endpoint),
         ],
         ...,
     ],

@@ -190,11 +190,10 @@ class AgentResolver:
                 raise UserError(
                     f"plan.endpoints: kept: {name!r} given; allowed: {', '.join(chosen)}{suggest_name(name, chosen)}"
                 )
-        has_distance = plan.task_spec is None or plan.task_spec.measure != "upright"
         for endpoint in study.plan.endpoints if study.plan is not None else ():
-            if endpoint.needs_distance and not has_distance:
+            if plan.task_spec is not None and not endpoint.fits(plan.task_spec.measure):
                 raise UserError(
-                    f"plan.endpoints: {endpoint.label!r} given; {plan.task} measures no distance; allowed: return, kept"
+                    f"plan.endpoints: {endpoint.label!r} given; {plan.task} does not measure it; allowed: return, kept"
                 )
 
     def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
