@@ -6,21 +6,37 @@ compute anything, so the commands of its environment are not known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiky_rl.deploy._observations import format_settings, to_plain
 from spiky_rl.learners.common.action_bounds import ActionMap
 
 COMMAND_BY_TERM = {
     "JointPositionAction": ("target position", "rad"),
     "JointVelocityAction": ("target velocity", "rad/s"),
     "JointEffortAction": ("effort", "N m"),
-    "RelativeJointPositionAction": ("target position less the present one", "rad"),
+    "RelativeJointPositionAction": ("target position less the one measured in each {}", "rad"),
 }
 """Quantity and unit of a revolute joint's command, by name of the action term's class."""
+XML_CONTROL = "control of the motor in the robot's XML file, before its gear and within its ctrlrange"
+"""Quantity of an effort that mjlab gives to a motor of the robot's file."""
+MOTOR_VALUES = (
+    *(
+        "stiffness",
+        "damping",
+        "effort_limit",
+        "effort_limit_sim",
+        "saturation_effort",
+        "velocity_limit",
+        "velocity_limit_sim",
+    ),
+    *("min_delay", "max_delay", "delay_min_lag", "delay_max_lag"),
+)
+"""Values of a motor's configuration in Isaac Lab and mjlab."""
 PACKAGES = ("isaaclab", "mjlab")
 """Packages that define the classes of `COMMAND_BY_TERM`."""
 
@@ -88,9 +104,52 @@ def _find_command(term: Any) -> tuple[str, str] | None:
     for base in type(term).__mro__:
         if base.__name__ in COMMAND_BY_TERM and base.__module__.partition(".")[0] in PACKAGES:
             methods = ("process_actions", "apply_actions")
-            is_inherited = all(getattr(type(term), name) is getattr(base, name) for name in methods)
-            return COMMAND_BY_TERM[base.__name__] if is_inherited else None
+            if any(getattr(type(term), name) is not getattr(base, name) for name in methods):
+                return None
+            quantity, unit = COMMAND_BY_TERM[base.__name__]
+            if base.__name__ == "JointEffortAction" and _has_motors_of_its_file(term):
+                return XML_CONTROL, "its control"
+            env = getattr(term, "_env", None)
+            is_once = getattr(env, "_physics_handles_decimation", False)
+            return quantity.format("control step" if is_once else "physics step"), unit
     return None
+
+
+def _has_motors_of_its_file(term: Any) -> bool:
+    """Return whether the robot of a ``term`` has motors of its own XML file, which mjlab gives efforts as controls."""
+    return any(type(motor).__name__ == "XmlActuator" for motor in getattr(_get_robot(term), "actuators", ()))
+
+
+def _get_robot(term: Any) -> Any:
+    return getattr(term, "_asset", getattr(term, "_entity", None))
+
+
+def describe_term(term: Any) -> str:
+    """Return the scale, the offset and the clip of an action ``term``, as text."""
+    if _find_command(term) is None:
+        return format_settings(getattr(term, "cfg", None), "scale", "offset", "clip", "use_default_offset")
+    scale, offset, low, high = _read_term(term)
+    values = {"scale": scale} | ({"offset": offset} if offset.any() else {})
+    values |= {key: x for key, x in (("at least", low), ("at most", high)) if x.isfinite().any()}
+    # one number if it is the same for all joints
+    plain = {key: to_plain(x[:1] if (x == x[0]).all() else x) for key, x in values.items()}
+    return ": " + ", ".join(f"{key} {value}" for key, value in plain.items())
+
+
+def describe_motors(env: Any) -> list[str]:
+    """Return a line on each group of motors of the robots that the action terms of ``env`` move; none if they are not known."""
+    robots = {id(robot): robot for term in _list_terms(env) if (robot := _get_robot(term)) is not None}
+    lines = []
+    for robot in robots.values():
+        cfg = getattr(robot, "cfg", None)
+        groups = getattr(cfg, "actuators", getattr(getattr(cfg, "articulation", None), "actuators", ()))
+        for group in groups.values() if isinstance(groups, Mapping) else groups:
+            joints = getattr(group, "joint_names_expr", getattr(group, "target_names_expr", ()))
+            values = {name: getattr(group, name, None) for name in MOTOR_VALUES}
+            text = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+            kind = type(group).__name__.removesuffix("Cfg")
+            lines.append(f"{', '.join(joints)} ({kind}){': ' if text else ''}{text}")
+    return lines
 
 
 def _expand(value: Tensor | float, size: int) -> Tensor:

@@ -6,51 +6,26 @@ Environments with managers, as of Isaac Lab and mjlab, name the terms; of any ot
 from __future__ import annotations
 
 import hashlib
-import inspect
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from spiky_rl.deploy._commands import CommandMap
+from spiky_rl.deploy._commands import CommandMap, describe_motors, describe_term
+from spiky_rl.deploy._observations import ContractTerm, describe_observations
 from spiky_rl.learners.common.action_bounds import ActionMap
 
-LAST_ACTION = "last_action"
-"""Name of Isaac Lab's and mjlab's function that observes the last action."""
-DEFAULTS = {"joint_pos_rel": "default_joint_pos", "joint_vel_rel": "default_joint_vel"}
-"""Names of Isaac Lab's and mjlab's functions that observe differences from default values, and of these values in the robot's data."""
-NORMALISED = "joint_pos_limit_normalized"
-"""Name of Isaac Lab's function that observes positions as shares of the joints' ranges."""
-UNITS = {"projected_gravity": "a direction of length 1"}
-"""Units by name of Isaac Lab's function, where Isaac Lab declares another one: m/s^2 for a direction."""
-VELOCITY_COMMAND = "UniformVelocityCommand"
-"""Name of Isaac Lab's and mjlab's base class of commanded velocities."""
-VELOCITY_UNITS = "m/s forward, m/s to the left, rad/s of a turn to the left"
-LAST_ACTION_TEXT = "For the observation of the last action pass raw_action, which the struct holds after each step; before the first step pass zeros."
+UNITS_TEXT = "Units are those of hinges: of a sliding joint, rad stands for m, rad/s for m/s and N m for N."
+LAST_ACTION_TEXT = "For the observation of the last action pass {}, clipped and scaled as its line says; before the first step pass zeros."
 RAW_TEXT = "raw actions of the policy, without their scale, offset and clip:"
-HISTORY_TEXT = "In a history the oldest values come first; when an episode begins, the first observation fills all of it."
-COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied. Units of a sliding joint are m, m/s and N:"
-
-
-@dataclass(frozen=True)
-class ContractTerm:
-    """Consecutive elements of an observation or action vector that one term of the environment fills."""
-
-    start: int
-    size: int
-    text: str
-    """Name and, where they are known, unit, history, scale, offset, clip and modifiers."""
-    is_last_action: bool = False
-    """Whether the term observes the last action."""
-    parts: tuple[str, ...] = ()
-    """Names of the observed joints or bodies in the order of their values; empty if the term observes something else."""
-    has_history: bool = False
-    """Whether the elements are values of several control steps."""
-    reference: str = ""
-    """Values of `parts` to which the observation is relative, as text; empty if it is the value itself."""
+HISTORY_TEXT = (
+    "A history has the oldest values first, and all values of a control step together; when an episode begins, the first"
+    " observation fills all of it."
+)
+COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied:"
+MOTORS_TEXT = (
+    "Simulated motors, in N m/rad, N m s/rad, N m and rad/s; the robot's must have these gains and limits:"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +49,10 @@ class PolicyContract:
     """Control steps in one observation of an environment that does not name its terms."""
     image_shape: tuple[int, ...] = ()
     """(C, H, W) of observations that are images of Gymnasium; empty for others."""
+    motors: tuple[str, ...] = ()
+    """A line on each group of the simulated robot's motors; empty if they are not known."""
+    action_limit: float | None = None
+    """Limit of the size of raw actions before their scale; None if there is none."""
 
 
 def describe_contract(
@@ -81,128 +60,22 @@ def describe_contract(
 ) -> PolicyContract:
     """Return the contract of the policy in ``checkpoint``, which acts in ``env``; ``groups``: its observation groups in order."""
     base = getattr(env, "unwrapped", env)
-    actions, joints = _describe_actions(getattr(base, "action_manager", None))
+    manager = getattr(base, "action_manager", None)
+    actions, joints = _describe_actions(manager)
     return PolicyContract(
         agent,
         task,
         checkpoint.name,
         hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16],
         getattr(env, "control_period", getattr(env, "step_dt", None)),
-        _describe_observations(base, groups),
+        describe_observations(base, groups),
         actions,
         joints,
         getattr(env, "history", 1),
         getattr(env, "image_shape", ()),
+        tuple(describe_motors(env)),
+        None if manager is None else getattr(env, "clip_actions", None),
     )
-
-
-def _describe_observations(env: Any, groups: Sequence[str]) -> tuple[ContractTerm, ...]:
-    manager = getattr(env, "observation_manager", None)
-    if manager is None or not set(groups) <= set(manager.active_terms):
-        return ()
-    terms: list[ContractTerm] = []
-    start = 0
-    for group in groups:
-        for term in _describe_group(env, manager, group):
-            terms.append(replace(term, start=start))
-            start += term.size
-    return tuple(terms)
-
-
-def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
-    """Return the terms of an observation ``group`` in order, without their places.
-
-    If the group's history is ordered by time (``history_order`` of Isaac Lab), every control step has all terms.
-    """
-    names = manager.active_terms[group]
-    configs = getattr(manager, "_group_obs_term_cfgs", {}).get(group, [None] * len(names))
-    terms = []
-    for name, shape, config in zip(names, manager.group_obs_term_dim[group], configs, strict=True):
-        size, function = math.prod(shape), getattr(config, "func", None)
-        function_name = getattr(function, "__name__", "")
-        settings = _format_settings(config, "scale", "clip", "history_length")
-        descriptor = getattr(function, "_descriptor", None)  # Isaac Lab's own functions have one
-        declared = getattr(descriptor, "extras", {})
-        declared_unit = UNITS.get(function_name, declared.get("units"))
-        units = (declared_unit or _find_command_unit(env, config), " ".join(declared.get("axes", ())))
-        unit = "".join(f", {text}" for text in units if text and text != "unit")  # "unit": values without one
-        modifiers = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
-        modified = ", ".join(getattr(each, "__name__", type(each).__name__) for each in modifiers)
-        source = f" ({function_name})" if function_name not in ("", name) else ""
-        text = (
-            f"{group}.{name}{source}{unit}{settings}{f'; modified first by {modified}' if modified else ''}"
-        )
-        is_last_action = function_name == LAST_ACTION
-        has_history = (getattr(config, "history_length", 0) or 0) > 1
-        parts, reference = _list_observed_parts(env, config, size)
-        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history, reference))
-    if not getattr(manager, "_group_obs_time_major", {}).get(group, False):
-        return terms
-    length = configs[0].history_length
-    ages = ["this control step", *(f"{age} control step{'s' * (age > 1)} before" for age in range(1, length))]
-    return [
-        replace(term, size=term.size // length, text=f"{term.text}; of {age}")
-        for age in reversed(ages)
-        for term in terms
-    ]
-
-
-def _find_command_unit(env: Any, config: Any) -> str:
-    """Return the units of a term that observes a commanded velocity; empty for other terms."""
-    command = getattr(config, "params", {}).get("command_name")
-    if command is None:
-        return ""
-    kinds = type(env.command_manager.get_term(command)).__mro__
-    return VELOCITY_UNITS if VELOCITY_COMMAND in (kind.__name__ for kind in kinds) else ""
-
-
-def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, ...], str]:
-    """Return the joints or bodies that a term of ``size`` values observes, and the values to which it is relative, as text.
-
-    Both are empty if the term observes something else. In Isaac Lab and mjlab the name of such a function begins with ``joint`` or ``body``, and
-    an argument selects the joints or bodies.
-    """
-    function = getattr(config, "func", None)
-    name = getattr(function, "__name__", "")
-    kind = name.partition("_")[0]
-    if function is None or kind not in ("joint", "body"):
-        return (), ""
-    arguments = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    for selected in {**arguments, **config.params}.values():
-        indices = getattr(selected, f"{kind}_ids", None)
-        if indices is None:
-            continue
-        robot = env.scene[selected.name]
-        names = getattr(robot, f"{kind}_names")
-        chosen = range(len(names))[indices] if isinstance(indices, slice) else [int(i) for i in indices]
-        if not chosen or size % len(chosen):
-            return (), ""
-        return tuple(names[i] for i in chosen), _describe_reference(robot, name, list(chosen))
-    return (), ""
-
-
-def _describe_reference(robot: Any, function: str, joints: list[int]) -> str:
-    """Return the values of a robot's ``joints`` to which a ``function`` is relative, as text; empty if there are none, or zeros."""
-    if function in DEFAULTS:
-        values = _read_first_world(robot, DEFAULTS[function])[joints]
-        return f"minus their default values {_join(_to_plain(values))}" if values.any() else ""
-    if function == NORMALISED:
-        limits = [
-            _join(_to_plain(bound)) for bound in _read_first_world(robot, "soft_joint_pos_limits")[joints].T
-        ]
-        return f"from -1 at {limits[0]} to 1 at {limits[1]} rad"
-    return ""
-
-
-def _read_first_world(robot: Any, name: str) -> Tensor:
-    """Return a value of a robot's data in the first environment."""
-    values = getattr(robot.data, name)
-    first: Tensor = getattr(values, "torch", values)[0]  # Isaac Lab wraps an array of Warp
-    return first
-
-
-def _join(values: Any) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -214,30 +87,12 @@ def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str
     for name in manager.active_terms:
         term = manager.get_term(name)
         names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
-        settings = _format_settings(
-            getattr(term, "cfg", None), "scale", "offset", "clip", "use_default_offset"
-        )
-        terms.append(ContractTerm(start, term.action_dim, f"{name} ({type(term).__name__}){settings}"))
+        text = f"{name} ({type(term).__name__}){describe_term(term)}"
+        terms.append(ContractTerm(start, term.action_dim, text, parts=tuple(names)))
         joints += names if len(names) == term.action_dim else [""] * term.action_dim
         start += term.action_dim
     # the names are listed by action, so one unknown name leaves out all
     return tuple(terms), tuple(joints) if all(joints) else ()
-
-
-def _format_settings(config: Any, *names: str) -> str:
-    """Return the values of ``config`` that are set, such as ``: scale 0.5, clip (-1, 1)``."""
-    values = {name: _to_plain(getattr(config, name, None)) for name in names}
-    # 0 equals False too: a setting that is switched off is left out
-    text = ", ".join(f"{name} {value}" for name, value in values.items() if value not in (None, 0, {}))
-    return f": {text}" if text else ""
-
-
-def _to_plain(value: Any) -> Any:
-    """Return a tensor as a number or a list of numbers with the digits of single precision, and any other ``value`` as it is."""
-    if not isinstance(value, Tensor):
-        return value
-    numbers = [float(str(x)) for x in value.flatten().float().cpu().numpy()]  # 0.2, not 0.20000000298
-    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def format_contract(
@@ -259,8 +114,10 @@ def format_contract(
     if contract.period is not None:
         lines.append(f"Call {name}_step every {contract.period:.9g} s.")
     if contract.observations:
+        lines.append(UNITS_TEXT)
         lines.append(
-            f"observation[{inputs}], in this order; a value is the measured one, clipped, then times the scale:"
+            f"observation[{inputs}], in this order; a value is the measured one, minus its default value where one is named, clipped,"
+            " then times the scale:"
         )
         lines += [_format_term(term, contract.joints) for term in contract.observations]
     elif contract.history > 1:
@@ -276,20 +133,30 @@ def format_contract(
     if contract.actions:
         text = RAW_TEXT if commands is None else COMMANDS_TEXT
         lines.append(f"action[{outputs}], of these terms: {text}")
-        lines += map(_format_term, contract.actions)
+        lines += [_format_term(replace(term, parts=()) if commands else term) for term in contract.actions]
     if isinstance(commands, CommandMap):
         lines += _format_commands(contract, commands)
+    elif contract.action_limit is not None:
+        lines.append(f"Limit raw actions to -{contract.action_limit:g} to {contract.action_limit:g} first.")
+    if any(term.is_last_action for term in contract.observations):
+        passed = "the raw action, so limited" if contract.action_limit is not None else "the raw action"
+        lines.append(
+            LAST_ACTION_TEXT.format(
+                "raw_action, which the struct holds after each step"
+                if isinstance(commands, CommandMap)
+                else passed
+            )
+        )
+    if contract.motors:
+        lines += [MOTORS_TEXT, *(f"  {line}" for line in contract.motors)]
     return lines
 
 
 def _format_commands(contract: PolicyContract, commands: CommandMap) -> list[str]:
-    lines = [
+    return [
         f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}"
         for i, joint in enumerate(contract.joints)
     ]
-    if any(term.is_last_action for term in contract.observations):
-        lines.append(LAST_ACTION_TEXT)
-    return lines
 
 
 def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
@@ -298,7 +165,7 @@ def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     if not term.parts:
         return line
     line += f"; of {'the joints of the actions' if term.parts == joints else ', '.join(term.parts)}"
-    return f"{line}, {term.reference}" if term.reference else line
+    return f"{line}, {term.note}" if term.note else line
 
 
 def format_macros(contract: PolicyContract | None, name: str, commands: ActionMap | None) -> str:

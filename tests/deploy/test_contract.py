@@ -87,6 +87,10 @@ def joint_pos_limit_normalized(env, selected=LEGS):
     """Observe two joints' positions as shares of their ranges."""
 
 
+def last_action(env):
+    """Observe the last action."""
+
+
 FEET = SimpleNamespace(name="robot", body_ids=slice(None))
 
 
@@ -131,14 +135,76 @@ def test_the_header_has_units_where_isaac_lab_declares_none_or_another_one(tmp_p
     env.command_manager = SimpleNamespace(get_term={"walk": UniformVelocityCommand(), "look": object()}.get)
     _, lines = describe_lines(env, 3, tmp_path)
     assert lines[-1].endswith(
-        "policy.x (joint_share), m/s forward, m/s to the left, rad/s of a turn to the left"
+        "policy.x (joint_share, command_name walk), m/s forward, m/s to the left, rad/s of a turn to the left"
     )
     env.observation_manager._group_obs_term_cfgs["policy"][0].params = {"command_name": "look"}
     _, lines = describe_lines(env, 3, tmp_path)
-    assert lines[-1].endswith("policy.x (joint_share)")
+    assert lines[-1].endswith("policy.x (joint_share, command_name look)")
     projected_gravity._descriptor = SimpleNamespace(extras={"units": "m/s^2", "axes": ["X", "Y", "Z"]})
+    projected_gravity.__module__ = "isaaclab.fake"
     _, lines = describe_lines(observed(projected_gravity, 3), 3, tmp_path)
-    assert lines[-1].endswith("policy.x (projected_gravity), a direction of length 1, X Y Z")
+    assert lines[-1].endswith(
+        "0, 0, -1 if the robot is upright; an accelerometer at rest shows the opposite sign"
+    )
+
+
+def test_the_header_has_the_ranges_of_a_commanded_velocity(tmp_path):
+    env = observed(joint_share, 3, command_name="walk")
+    walk = UniformVelocityCommand()
+    ranges = SimpleNamespace(lin_vel_x=(-1.0, 2.0), lin_vel_y=(-0.5, 0.5), ang_vel_z=(-1.0, 1.0))
+    walk.cfg = SimpleNamespace(ranges=ranges, rel_standing_envs=0.1)
+    env.command_manager = SimpleNamespace(get_term={"walk": walk}.get)
+    _, lines = describe_lines(env, 3, tmp_path)
+    assert lines[-1].endswith("; commanded -1 to 2, -0.5 to 0.5, -1 to 1, and 0 to stand")
+
+
+def test_the_header_has_the_arguments_of_a_function_and_the_number_of_values_of_each_body(tmp_path):
+    def scan(env, sensor_name, offset=0.5, biased=False, selected=FEET):
+        """Observe heights."""
+
+    _, lines = describe_lines(observed(scan, 4, sensor_name="rays"), 4, tmp_path)
+    assert lines[-1].endswith("policy.x (scan, sensor_name rays, offset 0.5)")
+    _, lines = describe_lines(observed(body_force, 12, sensor_cfg=FEET), 12, tmp_path)
+    assert lines[-1].endswith("policy.x (body_force); of base, foot, 6 values each")
+
+
+class DCMotorCfg:
+    """Motors as Isaac Lab configures them."""
+
+    joint_names_expr = (".*_hip", ".*_knee")
+    stiffness, damping, effort_limit, velocity_limit, min_delay = 20.0, 0.0, {".*_hip": 23.7}, None, 0
+
+
+class XmlActuator:
+    """A motor of mjlab in a robot's XML file."""
+
+
+def test_the_header_has_the_simulated_motors_and_the_limit_of_raw_actions(tmp_path):
+    env, term = Managed(), JointEffortAction()
+    env.observation_manager = observed(last_action, 2).observation_manager
+    env.action_manager = SimpleNamespace(active_terms=["legs"], get_term=lambda name: term)
+    env.clip_actions = 1.0
+    term._asset = SimpleNamespace(cfg=SimpleNamespace(actuators={"legs": DCMotorCfg()}))
+    contract, raw = describe_lines(env, 2, tmp_path)
+    motors = (
+        "  .*_hip, .*_knee (DCMotor): stiffness 20.0, damping 0.0, effort_limit {'.*_hip': 23.7}, min_delay 0"
+    )
+    assert raw[-1] == motors
+    assert "Limit raw actions to -1 to 1 first." in raw
+    assert any("pass the raw action, so limited, clipped and scaled as its line says" in line for line in raw)
+    assert any(
+        line.endswith("scale [7.5, 2.0], offset 0.3, at least -3.0, at most 3.0; of hip, knee")
+        for line in raw
+    )
+    commands = find_command_map(env)
+    lines = format_contract(contract, "policy", 2, 2, commands)
+    assert "  action[1]: effort of knee, N m" in lines and lines[-1] == motors
+    assert not any("Limit raw actions" in line for line in lines)
+    assert any("pass raw_action, which the struct holds" in line for line in lines)
+    term._asset = SimpleNamespace(actuators=[XmlActuator()])
+    contract, _ = describe_lines(env, 2, tmp_path)
+    lines = format_contract(contract, "policy", 2, 2, find_command_map(env))
+    assert any("control of the motor in the robot's XML file" in line for line in lines)
 
 
 def describe_lines(env, inputs, tmp_path):
@@ -223,7 +289,7 @@ def test_the_header_names_period_terms_joints_and_checkpoint(contract, tmp_path)
         "// Agent lif_ppo on task Isaac-Ant-v0; checkpoint model_7.pt",
         "0 to 1    policy.joint_pos, rad, X Y: scale 0.2, clip (-1.0, 1.0)",
         "2 to 3    policy.velocity: history_length 2",
-        "In a history the oldest values come first",
+        "A history has the oldest values first",
         "0 to 1    legs (Legs): scale 0.25, use_default_offset True",
         "#define POLICY_PERIOD_US 20000",
         '#define POLICY_JOINTS {"hip", "knee"}',
