@@ -89,7 +89,7 @@ def test_a_request_takes_agent_and_environment_of_the_policy_and_the_users_chang
     ("given", "words"),
     [
         ({"agent": "hodgkin_huxley_ppo"}, ["--agent hodgkin_huxley_ppo", "lif_ppo"]),
-        ({"task": "Pendulum-v1"}, ["--task Pendulum-v1", "CartPole-v1"]),
+        ({"task": "Acrobot-v1"}, ["--task Acrobot-v1", "CartPole-v1"]),
         ({"library": "skrl"}, ["--rl_library skrl", "rsl_rl"]),
         ({"tuning": Path("x.json")}, ["--tuning x.json"]),
     ],
