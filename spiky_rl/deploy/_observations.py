@@ -169,7 +169,8 @@ def _describe_ranges(command: Any) -> str:
     ranges = getattr(cfg, "ranges", None)
     if not all(hasattr(ranges, name) for name in names):
         return ""
-    text = ", ".join("{:g} to {:g}".format(*getattr(ranges, name)) for name in names)
+    limits = (getattr(ranges, name) for name in names)
+    text = ", ".join(f"{low:g} to {high:g}" for low, high in limits)
     return f"; commanded {text}{', and 0 to stand' if getattr(cfg, 'rel_standing_envs', 0) else ''}"
 
 
