@@ -18,6 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from spiky_rl.config.registry import Component, RegistryError
+from spiky_rl.connections._cost import ConnectionCost, count_zeros, make_matrix_cost
 from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.kernels import dispatch
 
@@ -67,6 +68,27 @@ class Connection(Component, torch.nn.Module):
     def operations(self, events: Tensor) -> Tensor:
         """Count effective operations [...] of ``events`` [..., C]: the synapses that non-zero inputs reach."""
 
+    def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
+        """Return the cost of the present weights.
+
+        Here neurons may share weights, and `operations` alone knows how many operations they make.
+
+        Args:
+            signal_index: Index in `ForwardRecord.signals` of the signal that the connection reads.
+            inputs: C.
+        """
+        weights = [p.detach() for p in self.parameters() if p.ndim > 1]
+        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
+        max_operations = float(self.operations(torch.ones(1, 1, 1, inputs, device=device)))
+        return ConnectionCost(
+            signal_index,
+            weights=sum(p.numel() for p in weights),
+            zeros=sum(map(count_zeros, weights)),
+            dense=max_operations,
+            count=self.operations,
+            fan_out=max_operations,
+        )
+
 
 class IntraLayerConnection(Connection):
     """Connection among the neurons of a layer; a spike arrives 1 to ``delays`` inner steps later."""
@@ -84,6 +106,17 @@ class IntraLayerConnection(Connection):
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
+
+    @override
+    def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
+        delayed = self.synapses().detach().view(self.delays, self.width, self.width)
+        # a synapse has one delay, or several in a network from a NIR file: then a spike reaches it once per delay
+        most = max(1, int((delayed != 0).sum(0).max()))
+        largest = delayed.abs().topk(most, dim=0).values  # [most, N, N]
+        matrix = largest.transpose(0, 1).flatten(1)
+        weight = getattr(self, "weight", None)  # a user's own connection may have none
+        held = weight.numel() if isinstance(weight, Tensor) else None
+        return make_matrix_cost(matrix, signal_index, delays=self.delays, held=held)
 
     def count_arrivals(self, steps: int, stateful: bool) -> Tensor:
         """Return how many synapses that are not 0 a spike of each of K = ``steps`` inner steps reaches, [K, N].

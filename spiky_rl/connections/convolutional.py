@@ -23,9 +23,10 @@ from typing import Literal, Self, override
 import torch
 from pydantic import model_validator
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional, grad
 
 from spiky_rl.config.options import RegistryError, Settings, Widths, option
+from spiky_rl.connections._cost import ConnectionCost, count_zeros
 from spiky_rl.connections.base import Connection, Shape, count_values
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.convolution import LARGEST_POOL
@@ -133,6 +134,28 @@ class Convolutional(Connection):
         Fewer positions cover an input at the border. Positions in incomplete blocks, and the pooling itself, do not count.
         """
         return (events != 0).to(self.fan_out) @ self.fan_out
+
+    @override
+    def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
+        weight, reached = self.weight.detach(), self._count_reached_weights()
+        return ConnectionCost(
+            signal_index,
+            weights=weight.numel(),
+            zeros=count_zeros(weight),
+            dense=float(self.fan_out.sum()),
+            count=lambda events: (events != 0).to(reached) @ reached,
+            fan_out=float(reached.sum()),
+        )
+
+    def _count_reached_weights(self) -> Tensor:
+        """Return the number of non-zero weights that each input reaches, [C H W], without positions that pooling cuts off."""
+        weight = self.weight.detach()
+        _, rows, columns = self.shape
+        used = weight.new_zeros(1, weight.shape[0], *self.positions)
+        used[..., : rows * self.pool, : columns * self.pool] = 1.0
+        # the gradient of a convolution sums, for every input, the weights at the used positions that cover it
+        stored = (weight != 0).to(weight)
+        return grad.conv2d_input((1, *self.inputs), stored, used, self.stride, self.padding).flatten()
 
 
 def _get_map_shape(inputs: Shape | int, given: tuple[int, ...]) -> Shape:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
+from spiky_rl.connections._cost import ConnectionCost, make_matrix_cost
 from spiky_rl.connections.base import Connection, Shape, count_values, make_dale_factors, make_sparse_mask
 from spiky_rl.kernels import dispatch
 
@@ -98,6 +99,10 @@ class LinearConnection(Connection):
         if self.mask is None:
             return (events != 0).sum(-1) * self.out_features
         return (events != 0).to(self.mask) @ (self.mask != 0).to(self.mask).sum(1)
+
+    @override
+    def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
+        return make_matrix_cost(self.synapses(), signal_index)
 
 
 def _make_mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -> Tensor | None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels.emit import format_literal
-from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.connections._cost import WeightStorage
 
 CSRC = Path(__file__).parent / "csrc"
 """Folder of the templates of the files, and of the helper functions."""

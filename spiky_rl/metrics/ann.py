@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.connections._cost import WeightStorage
 from spiky_rl.metrics.updates import ArithmeticCounts, count_activation, count_recurrent_cell
 
 Hook = Callable[..., None]

@@ -7,37 +7,35 @@ a network is measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.connections._cost import ConnectionCost, WeightStorage
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import RELU_ZERO_SHARE, WORD, InferenceCost
-from spiky_rl.metrics.sparse_storage import WeightStorage
 from spiky_rl.metrics.updates import (
     ArithmeticCounts,
     count_activation,
     count_neuron,
     count_synapse_and_traces,
 )
-from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
-from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks.reservoir import Reservoir
+from spiky_rl.networks.base import ForwardRecord, NetworkCost, SpikingNetwork, UnitGroup
+from spiky_rl.neurons.base import Neuron
 
 
 class CostMeter:
     """Computes the cost of a network's forward passes from their records. Make a new meter when the set of zero weights changes."""
 
     def __init__(self, network: SpikingNetwork) -> None:
-        """Compute the costs that are the same in every pass. Raises RegistryError for connections unknown to `synops.list_connections`."""
-        self.connections = synops.list_connections(network)
-        assert isinstance(network, FeedForward | Reservoir)
-        self.updates, self.arithmetic, self.accesses = _count_updates(network)
-        self.sparsity = synops.connection_sparsity(self.connections)
-        self.memory = _measure_memory(network, [c.stored for c in self.connections], sum(network.state_sizes))
-        self.equal_ann = _measure_equal_ann(network, self.connections)
+        """Compute the costs that are the same in every pass."""
+        cost = network.measure_cost()
+        self.connections = cost.connections
+        self.updates, self.arithmetic, self.accesses = _count_updates(cost.units)
+        self.sparsity = synops.connection_sparsity(cost.connections)
+        self.memory = _measure_memory(network, [c.stored for c in cost.connections], sum(network.state_sizes))
+        self.equal_ann = _measure_equal_ann(network, cost)
 
     def __call__(self, record: ForwardRecord) -> InferenceCost:
         """Return the mean cost of a control step in the pass of ``record``."""
@@ -59,8 +57,9 @@ class CostMeter:
 
 
 def make_meter(network: SpikingNetwork) -> CostMeter | None:
-    """Return a meter for ``network``; None if it is a user's own network class, whose connections are unknown."""
-    return CostMeter(network) if isinstance(network, FeedForward | Reservoir) else None
+    """Return a meter for ``network``; None if its class defines no `SpikingNetwork.measure_cost`."""
+    is_defined = type(network).measure_cost is not SpikingNetwork.measure_cost
+    return CostMeter(network) if is_defined else None
 
 
 def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> InferenceCost:
@@ -90,85 +89,42 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
     )
 
 
-@dataclass(frozen=True)
-class _UpdatedUnits:
-    """Units of a network that have the same update."""
-
-    count: int
-    """Updates per control step."""
-    arithmetic: ArithmeticCounts
-    """Arithmetic of an update."""
-    states: int
-    """State values that an update reads and writes."""
-
-
-def _count_updates(network: FeedForward | Reservoir) -> tuple[float, ArithmeticCounts, float]:
-    """Return the neuron updates per control step, their arithmetic, and their reads and writes of states."""
-    kinds = (
-        _list_reservoir_units(network) if isinstance(network, Reservoir) else _list_feedforward_units(network)
-    )
+def _count_updates(units: Sequence[UnitGroup]) -> tuple[float, ArithmeticCounts, float]:
+    """Return the updates of ``units`` per control step, their arithmetic, and their reads and writes of states."""
     return (
-        sum(kind.count for kind in kinds),
-        sum((kind.arithmetic * kind.count for kind in kinds), ArithmeticCounts()),
-        2.0 * sum(kind.count * kind.states for kind in kinds),
+        sum(group.updates for group in units),
+        sum((_count_update(group) * group.updates for group in units), ArithmeticCounts()),
+        2.0 * sum(group.updates * group.states for group in units),
     )
 
 
-def _list_feedforward_units(network: FeedForward) -> list[_UpdatedUnits]:
-    kinds = []
-    for layer in network.layers:
-        states = len(layer.neuron.states)
-        recurrence = layer.loop
-        if recurrence is not None and recurrence.decay is not None:
-            states += 1  # the filtered synaptic current
-        kinds.append(_UpdatedUnits(layer.width * network.steps, count_neuron(layer.neuron), states))
-    if (potential := network.decoder.potential) is not None:
-        count = network.readout.out_features * network.steps
-        kinds.append(_UpdatedUnits(count, count_neuron(potential), len(potential.states)))
-    return kinds
+def _count_update(group: UnitGroup) -> ArithmeticCounts:
+    """Return the arithmetic of one update of one unit."""
+    if not isinstance(group.unit, Neuron):
+        return count_activation(group.unit) or ArithmeticCounts()
+    count = count_neuron(group.unit)
+    return count if group.traces is None else count + count_synapse_and_traces(group.traces)
 
 
-def _list_reservoir_units(network: Reservoir) -> list[_UpdatedUnits]:
-    traces = len(network.trace_decays)
-    arithmetic = count_neuron(network.neuron) + count_synapse_and_traces(traces)
-    states = len(network.neuron.states) + 1 + traces  # 1: the synaptic current
-    kinds = [_UpdatedUnits(network.size * network.steps, arithmetic, states)]
-    activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
-    # the last linear map of the readout has no activation
-    for width, module in zip(network.readout_widths, activations, strict=False):
-        kinds.append(_UpdatedUnits(width, count_activation(module) or ArithmeticCounts(), 1))
-    return kinds
-
-
-def _measure_equal_ann(
-    network: FeedForward | Reservoir, connections: Sequence[synops.ConnectionCost]
-) -> InferenceCost:
+def _measure_equal_ann(network: SpikingNetwork, cost: NetworkCost) -> InferenceCost:
     """Return the cost of an ANN with the same layers and synapses and with ReLU units.
 
     The ANN skips multiplications by zero; a share `RELU_ZERO_SHARE` of its hidden values is assumed to be zero. It reads the
     observations themselves, so its first layer has fewer inputs than that of a spiking network whose encoder has several channels
     per observation.
     """
-    observations_per_channel = network.inputs / network.encoder.width
-    size_factors, active_factors = [], []
+    connections, size_factors, active_factors = cost.connections, [], []
     for connection in connections:
         reads_encoder = connection.signal_index == 0
-        size_factors.append(observations_per_channel if reads_encoder else 1.0)
-        active_factors.append(observations_per_channel if reads_encoder else 1.0 - RELU_ZERO_SHARE)
+        size_factors.append(cost.observations_per_channel if reads_encoder else 1.0)
+        active_factors.append(cost.observations_per_channel if reads_encoder else 1.0 - RELU_ZERO_SHARE)
     units = sum(network.layer_sizes)
-    # a convolutional layer has a bias for every channel
-    if isinstance(network, FeedForward):
-        biases = sum(layer.connection.shape[0] for layer in network.layers)
-    else:
-        biases = units
-    vectors = biases + network.readout.out_features
+    vectors = cost.biases + network.readout.out_features
     parameters = round(_sum_weighted(connections, size_factors, lambda c: c.weights)) + vectors
     return InferenceCost(
         effective_macs=_sum_weighted(connections, active_factors, lambda c: c.max_operations),
         effective_acs=0.0,
-        dense_operations=_sum_weighted(
-            connections, size_factors, lambda c: c.weights if c.dense is None else c.dense
-        ),
+        dense_operations=_sum_weighted(connections, size_factors, lambda c: c.dense),
         encoder_operations=0.0,
         neuron_updates=units,
         additions=units,
@@ -192,9 +148,9 @@ def _measure_equal_ann(
 
 
 def _sum_weighted(
-    connections: Sequence[synops.ConnectionCost],
+    connections: Sequence[ConnectionCost],
     shares: Sequence[float],
-    value: Callable[[synops.ConnectionCost], float],
+    value: Callable[[ConnectionCost], float],
 ) -> float:
     """Return the sum of ``value`` over ``connections``, weighted by ``shares``."""
     return sum(value(connection) * share for connection, share in zip(connections, shares, strict=True))

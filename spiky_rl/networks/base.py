@@ -18,6 +18,8 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import Component
+from spiky_rl.connections._cost import ConnectionCost
+from spiky_rl.neurons.base import Neuron
 
 State = tuple[Tensor, ...]
 """Hidden state: one [1, B, N] tensor per state, in a fixed order; the initial value is zero."""
@@ -49,6 +51,33 @@ class ForwardRecord:
     def encoder_operations(self) -> Tensor:
         """Effective operations [T, B] of the encoder."""
         return self.operations[0]
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units of a network that have the same update: neurons, or activations of a readout."""
+
+    unit: Neuron | torch.nn.Module
+    """A neuron, or the module of an activation."""
+    updates: int
+    """Updates of all units in a control step."""
+    states: int
+    """State values that an update reads and writes."""
+    traces: int | None = None
+    """Number of traces of its spikes that a neuron with an exponential synapse updates; None if it has no such synapse."""
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """Costs of a network that are the same in every control step."""
+
+    connections: list[ConnectionCost]
+    """All connections, the readout's included, with their present weights."""
+    units: list[UnitGroup]
+    biases: int
+    """Constant currents of all layers; a convolutional layer has one per channel."""
+    observations_per_channel: float
+    """Observations divided by channels of the encoder."""
 
 
 class SpikingNetwork(Component, torch.nn.Module):
@@ -85,6 +114,10 @@ class SpikingNetwork(Component, torch.nn.Module):
     @abstractmethod
     def layer_sizes(self) -> tuple[int, ...]:
         """Number of neurons of every layer."""
+
+    def measure_cost(self) -> NetworkCost:
+        """Return the costs of a control step. A network without this method acts and learns, but its energy is not estimated."""
+        raise NotImplementedError(f"{type(self).__name__} defines no measure_cost; a network with costs must")
 
     @abstractmethod
     def set_spike_channels(self, channels: Sequence[SpikeChannel]) -> None:

@@ -12,6 +12,7 @@ by one (`_run_layers`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeGuard, override
@@ -27,6 +28,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec, Part, list_names, resolve
 from spiky_rl.config.schema import MAX_LAYERS
+from spiky_rl.connections._cost import ConnectionCost
 from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks, precision
@@ -36,7 +38,14 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import LayerStack
 from spiky_rl.networks import _own_parts
 from spiky_rl.networks._layer import SpikingLayer, quantize_weights
-from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
+from spiky_rl.networks.base import (
+    ForwardRecord,
+    NetworkCost,
+    SpikeChannel,
+    SpikingNetwork,
+    State,
+    UnitGroup,
+)
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates, expand_factors
 from spiky_rl.surrogates.base import Surrogate
@@ -111,6 +120,19 @@ def _take(states: list[Tensor] | None, start: int, count: int | None = None) -> 
     if states is None:
         return None
     return tuple(states[start:] if count is None else states[start : start + count])
+
+
+def _drop_late_spikes(cost: ConnectionCost, arrivals: Tensor) -> ConnectionCost:
+    """Return the ``cost`` of a recurrent connection without spikes that would arrive after the control step.
+
+    ``arrivals`` [K, N] is from `IntraLayerConnection.count_arrivals`. No spike of the last inner step arrives.
+    """
+    reached = arrivals[:-1].float()
+    return dataclasses.replace(
+        cost,
+        count=lambda events: torch.einsum("tkbn,kn->tkb", (events != 0).to(reached), reached),
+        read=lambda outputs: outputs[:, :-1],
+    )
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:
@@ -310,6 +332,29 @@ class FeedForward(SpikingNetwork):
             recompute=self.recompute,
             rule=self.learning,
         )
+
+    @override
+    def measure_cost(self) -> NetworkCost:
+        connections, units = [], []
+        widths = [self.encoder.width, *self.layer_sizes]
+        for i, layer in enumerate(self.layers):
+            connections.append(layer.connection.measure_cost(i, widths[i]))
+            if layer.recurrent is not None:
+                cost = layer.recurrent.measure_cost(i + 1, layer.width)
+                if not self.stateful:
+                    arrivals = layer.recurrent.count_arrivals(self.steps, stateful=False)
+                    cost = _drop_late_spikes(cost, arrivals)
+                connections.append(cost)
+            # a filtered synaptic current is a state too
+            is_filtered = layer.loop is not None and layer.loop.decay is not None
+            units.append(
+                UnitGroup(layer.neuron, layer.width * self.steps, len(layer.neuron.states) + is_filtered)
+            )
+        connections.append(self.decoder.measure_cost(len(self.layer_sizes)))
+        if (potential := self.decoder.potential) is not None:
+            units.append(UnitGroup(potential, self.readout.out_features * self.steps, len(potential.states)))
+        biases = sum(layer.connection.shape[0] for layer in self.layers)
+        return NetworkCost(connections, units, biases, self.inputs / self.encoder.width)
 
     def _list_state_sizes(self) -> tuple[int, ...]:
         """Return the width of every state tensor: those of the encoder, of each layer, and of the decoder if it has one."""

@@ -35,13 +35,21 @@ from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, error_path, option
 from spiky_rl.config.registry import ComponentSpec
+from spiky_rl.connections._cost import ConnectionCost, count_zeros, make_matrix_cost
 from spiky_rl.connections.base import Shape, count_values
 from spiky_rl.kernels import dispatch, neuron_checks
 from spiky_rl.kernels.launch import NeuronRun, RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks import _own_parts
 from spiky_rl.networks._layer import NeuronParameters, run_neuron
-from spiky_rl.networks.base import ForwardRecord, SpikeChannel, SpikingNetwork, State
+from spiky_rl.networks.base import (
+    ForwardRecord,
+    NetworkCost,
+    SpikeChannel,
+    SpikingNetwork,
+    State,
+    UnitGroup,
+)
 from spiky_rl.reservoirs import calibration
 
 if TYPE_CHECKING:
@@ -246,6 +254,23 @@ class Reservoir(SpikingNetwork):
     @property
     def readout(self) -> nn.Linear:
         return self.decoder[-1]  # type: ignore[return-value]
+
+    @override
+    def measure_cost(self) -> NetworkCost:
+        readout = [m.weight.detach() for m in self.decoder if isinstance(m, nn.Linear)]
+        connections = [
+            make_matrix_cost(self.input_weight, 0),
+            make_matrix_cost(self.weight, 1),
+            *(ConnectionCost(None, w.numel(), count_zeros(w), w.numel()) for w in readout),
+        ]
+        traces = len(self.trace_decays)
+        states = len(self.neuron.states) + 1 + traces  # 1: the synaptic current
+        units = [UnitGroup(self.neuron, self.size * self.steps, states, traces)]
+        activations = [module for module in self.decoder if not isinstance(module, nn.Linear)]
+        # the last linear map of the readout has no activation
+        for width, module in zip(self.readout_widths, activations, strict=False):
+            units.append(UnitGroup(module, width, states=1))
+        return NetworkCost(connections, units, sum(self.layer_sizes), self.inputs / self.encoder.width)
 
     def count_update(self) -> None:
         super().count_update()

@@ -20,7 +20,7 @@ from spiky_rl.metrics.energy import (
     get_energy_model,
 )
 from spiky_rl.metrics.meter import CostMeter, measure_ann
-from spiky_rl.metrics.sparse_storage import WeightStorage
+from spiky_rl.connections._cost import WeightStorage
 from spiky_rl.run.evaluate import compute_nominal_energy
 from spiky_rl.run.play import PlayResult
 from tests.metrics.costs import of_network

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from spiky_rl.config import registry
+from spiky_rl.connections._cost import make_matrix_cost
 from spiky_rl.connections.base import Connection
 from spiky_rl.learners.common.activity import compute_activity
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.meter import CostMeter
-from spiky_rl.networks.base import ForwardRecord
+from spiky_rl.metrics.meter import CostMeter, make_meter
+from spiky_rl.networks.base import ForwardRecord, NetworkCost, SpikingNetwork, UnitGroup
 from spiky_rl.networks.nir import FileFeedback
 from tests.metrics.costs import of_network
 
@@ -37,7 +38,7 @@ def passed(network, x):
 
 
 def counted(network, x):
-    return synops.count_operations(synops.list_connections(network), passed(network, x))
+    return synops.count_operations(network.measure_cost().connections, passed(network, x))
 
 
 def noise(*shape, seed=1):
@@ -48,7 +49,7 @@ def test_the_example_of_nine_dense_and_four_effective_operations():
     connection = registry.configure("connections", "linear", "connection").build(inputs=3, outputs=3)
     with torch.no_grad():
         connection.weight.copy_(EXAMPLE.t())
-    link = synops.make_connection_cost(connection)
+    link = connection.measure_cost(0, 0)
     assert link.count(torch.tensor([0.0, 1.3, -1.0])).tolist() == 4
     assert (link.dense, link.weights, link.zeros) == (9, 9, 3)
     layer = nn.Linear(3, 3)
@@ -89,7 +90,7 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
     network = built(**NETWORKS[name])
     width = 98 if name == "convolutional" else INPUTS
     record = passed(network, noise(1, BATCH, width))
-    found = synops.count_operations(synops.list_connections(network), record)
+    found = synops.count_operations(network.measure_cost().connections, record)
     expected = synops.operations_by_environment(record).mean().item() - float(
         record.operations[0].float().mean()
     )
@@ -139,7 +140,7 @@ def test_an_ann_with_a_users_own_connection_uses_shared_weights_as_often_as_the_
 def test_spikes_accumulate_and_a_graded_observation_multiplies():
     network = built(layers=[7, 6])
     record = passed(network, noise(1, BATCH, INPUTS))
-    found = synops.count_operations(synops.list_connections(network), record)
+    found = synops.count_operations(network.measure_cost().connections, record)
     spikes = [float(s.sum()) / BATCH for s in record.layer_spikes]
     assert found.effective_macs == INPUTS * 7, "the observation, once per control step"
     assert found.effective_acs == pytest.approx(spikes[0] * 6 + spikes[1] * OUTPUTS)
@@ -161,7 +162,7 @@ def test_graded_events_of_sigma_delta_multiply():
 def test_recurrent_spikes_reach_their_synapses_once_whatever_the_delays():
     network = built(**NETWORKS["recurrent"])
     (layer,) = network.layers
-    link = synops.make_connection_cost(layer.recurrent, 1)
+    link = layer.recurrent.measure_cost(1, layer.width)
     alive = int((layer.recurrent.synapses() != 0).sum())
     assert (link.dense, link.zeros) == (49, 49 - alive)
     assert float(link.count(torch.ones(7))) == alive
@@ -182,7 +183,7 @@ def test_spikes_that_a_stateless_network_drops_reach_no_synapse(steps, delays, s
     assert spikes.any() and (arrived > 0 or steps == 1)
     expected = INPUTS * 20 + arrived + float(spikes.sum()) / BATCH * OUTPUTS
     assert synops.operations_by_environment(record).mean().item() == pytest.approx(expected)
-    found = synops.count_operations(synops.list_connections(network), record)
+    found = synops.count_operations(network.measure_cost().connections, record)
     assert found.effective_macs + found.effective_acs == pytest.approx(expected)
 
 
@@ -190,7 +191,7 @@ def test_a_spike_reaches_a_synapse_of_several_delays_once_per_delay():
     weight = np.zeros((3, 4, 4))
     weight[0, 0, 1] = weight[2, 0, 1] = weight[1, 2, 3] = 0.5
     feedback = FileFeedback(weight.reshape(12, 4))
-    link = synops.make_connection_cost(feedback, 1)
+    link = feedback.measure_cost(1, feedback.width)
     for events in (torch.eye(4), torch.ones(4)):
         assert torch.equal(link.count(events), feedback.operations(events))
     assert link.count(torch.eye(4)).tolist() == [2, 0, 1, 0]
@@ -209,7 +210,7 @@ def test_a_pruned_convolution_counts_its_remaining_weights_place_by_place():
         y, x = 2 * r + i - 1, 2 * c + j - 1
         if 0 <= y < 7 and 0 <= x < 7:
             expected += int(events[m, y, x] != 0 and connection.weight[n, m, i, j] != 0)
-    link = synops.make_connection_cost(connection)
+    link = connection.measure_cost(0, 0)
     assert float(link.count(events.flatten())) == expected > 0
     assert link.zeros == int((connection.weight == 0).sum()) > 0
 
@@ -219,7 +220,7 @@ def test_weights_that_int8_rounds_to_zero_cost_nothing_in_the_readout_either():
     with torch.no_grad():
         for weight in (network.layers[1].connection.weight[::2], network.decoder.readout.weight[:, ::2]):
             weight.mul_(1e-4)
-    *_, hidden, readout = synops.list_connections(network)
+    *_, hidden, readout = network.measure_cost().connections
     assert (hidden.zeros, readout.zeros) == (4 * 6, 3 * OUTPUTS)
     assert float(readout.count(torch.ones(6))) == 3 * OUTPUTS
 
@@ -260,12 +261,31 @@ class TestAnn:
         assert not any(module._forward_hooks for module in mlp.modules())
 
 
-def test_a_network_from_elsewhere_is_refused_by_name():
-    class Elsewhere(nn.Module):
-        pass
+class Pair(SpikingNetwork):
+    """A network of one's own: a matrix, and units without a neuron."""
 
-    with pytest.raises(registry.RegistryError, match="'Elsewhere'.*FeedForward, Reservoir"):
-        CostMeter(Elsewhere())  # type: ignore[arg-type]
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = torch.nn.Linear(3, 2, bias=False)
+        self.state_sizes = ()
+
+    layer_sizes = (2,)
+    readout = property(lambda self: self.connection)
+
+
+class MeasuredPair(Pair):
+    def measure_cost(self) -> NetworkCost:
+        weights = make_matrix_cost(self.connection.weight.t(), 0)
+        return NetworkCost([weights], [UnitGroup(nn.ELU(), 8, states=1)], 0, 1.0)
+
+
+def test_a_network_of_ones_own_is_measured_if_it_defines_its_costs():
+    assert make_meter(Pair()) is None
+    meter = make_meter(MeasuredPair())
+    signal = torch.tensor([1.0, 0.0, 1.0]).view(1, 1, 1, 3)
+    cost = meter(ForwardRecord([signal, torch.ones(1, 1, 1, 2)], operations=[torch.zeros(1, 1)]))
+    assert (cost.effective_acs, cost.dense_operations, cost.neuron_updates) == (4, 6, 8)
+    assert (cost.equal_ann.dense_operations, cost.state_accesses) == (6, 16)
 
 
 def test_a_sample_of_many_frames_costs_their_sum():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
+from spiky_rl.connections._cost import ConnectionCost, make_matrix_cost
 from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.connections.base import read_weight
 from spiky_rl.kernels.ops import TorchOps
@@ -109,3 +110,7 @@ class Decoder(Component, torch.nn.Module):
     def operations(self, spikes: Tensor) -> Tensor:
         """Count effective operations [T, B] for ``spikes`` [T, K, B, N]: non-zero events times F."""
         return (self.select_events(spikes) != 0).sum((1, 3)) * self.readout.out_features
+
+    def measure_cost(self, signal_index: int) -> ConnectionCost:
+        """Return the cost of the readout's present weights, which read ``ForwardRecord.signals[signal_index]``."""
+        return make_matrix_cost(self.synapses().t(), signal_index, self.select_events)
