@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config import registry
+from spiky_rl.run.policies import find_policy
 from tests.cli import browser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,6 +167,20 @@ assert "options" in found["spiky_rl.neurons.base.Neuron.__init__"]
 assert modules[-1].__name__ == "spiky_rl.learners.rsl_rl" and "SpikingPPO" in doc.Module(modules[-1]).members
 """
 """Reads signatures of the modules in its arguments, as the pages of the API do; a warning is an error."""
+
+
+def test_films_are_of_the_policies_that_ship():
+    text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    films = re.findall(
+        r"--task (\S+) --agent (\S+) --checkpoint pretrained[^`]*--video.*\n<!-- film of the policy (\w+) -->",
+        text,
+    )
+    assert len(films) == len(re.findall("pretrained[^`]*--video", text)) >= 5
+    for task, agent, digest in films:
+        policy = find_policy(task, agent, "--checkpoint")
+        assert policy.sha256.startswith(
+            digest
+        ), f"{policy.name}: record the film again, and name the new policy"
 
 
 @pytest.mark.slow
