@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -153,6 +155,35 @@ def test_the_image_copies_all_that_a_build_needs() -> None:
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
     assert copied == admitted == {*SHIPPED, "requirements.lock", NATIVE.name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extras", ["gymnasium,skrl", "isaaclab,skrl", "isaaclab,skrl,cuda"])
+def test_the_image_installs_packages_that_exist(extras: str, tmp_path: Path) -> None:
+    """Docker is not needed: the image's own line runs on a copy of what it copies, up to the download."""
+    uv = ROOT / ".uv" / "bin" / "uv"
+    if not uv.exists():
+        pytest.skip("uv is not installed: make setup")
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    (line,) = re.findall(r"^RUN (case .*)$", text, re.MULTILINE)
+    for copied in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE):
+        for name in copied.split():
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tmp_path / name)
+    line = line.replace("/opt/uv/bin/uv", str(uv)).replace("/opt/spiky/bin/python", sys.executable)
+    done = subprocess.run(
+        ["sh", "-c", f"{line} --dry-run --reinstall"],
+        cwd=tmp_path,
+        env={**os.environ, "EXTRAS": extras, "TORCH": "auto"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    planned = set(re.findall(r"^ \+ ([a-z0-9_.-]+)[=@ ]", done.stderr, re.MULTILINE))
+    expected = {"spiky-rl", "torch", "gymnasium", "skrl"}
+    expected |= {"isaaclab", "isaaclab-mujoco"} if "isaaclab" in extras else set()
+    assert expected <= planned and any("cupy" in name for name in planned) == ("cuda" in extras)
 
 
 @pytest.mark.slow
