@@ -20,6 +20,7 @@ from spiky_rl.kernels.emit import format_literal
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.networks.nir import Nir
 from spiky_rl.networks.reservoir import Reservoir
 from spiky_rl.neurons.base import Neuron
 
@@ -27,6 +28,8 @@ from spiky_rl.neurons.base import Neuron
 def write_network(w: CWriter, network: SpikingNetwork, x: Signal) -> Signal:
     """Write ``network`` of the normalised observations ``x`` and return its features."""
     w.steps, w.stateful = network.steps, network.stateful
+    if isinstance(network, Nir):
+        x = _write_normaliser(w, network, x)
     signal = write_encoder(w, network.encoder, x)
     if isinstance(network, Reservoir):
         return _write_reservoir(w, network, signal)
@@ -42,6 +45,17 @@ def write_network(w: CWriter, network: SpikingNetwork, x: Signal) -> Signal:
         if layer.loop is not None:
             w.remember(f"s->{path}_past", layer.loop.delays, signal)
     return write_decoder(w, network.decoder, signal)
+
+
+def _write_normaliser(w: CWriter, network: Nir, x: Signal) -> Signal:
+    """Write the map of a NIR file's first node from observations to the encoder's input, if the file has one."""
+    if network.input_mean is None or network.input_scale is None:
+        return x
+    mean = w.format_element("input_mean", network.input_mean, "c")
+    scale = w.format_element("input_scale", network.input_scale, "c")
+    mapped = w.add_scratch("mapped", x.width, "observation after the file's first node")
+    w.write_loop(w.once, "c", x.width, f"{mapped}[c] = ({x.array}[c] - {mean}) / {scale};")
+    return Signal(mapped, x.width, constant=True)
 
 
 def _write_connection(w: CWriter, path: str, connection: Any, signal: Signal) -> str:

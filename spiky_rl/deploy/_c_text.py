@@ -23,12 +23,6 @@ from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
-BOUNDS_TEXT = (
-    f"After normalisation, an observation that is not a number counts as 0, and observations beyond {BOUND:g} in size are clamped. State"
-    " that is not finite after a step becomes 0, its value when an episode begins. So no observation breaks the steps after it."
-)
-"""The header's sentences on invalid observations."""
-
 
 def write_policy(
     model: MLPModel,
@@ -69,7 +63,8 @@ def write_policy(
             else:
                 raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
         w.comment("action", w.last)
-        action, notes = format_action(distribution, features.array, outputs, w), BOUNDS_TEXT
+        action = format_action(distribution, features.array, outputs, w)
+        notes = _describe_invalid_values(w, isinstance(model, SpikingModel))
     write_action(w, distribution, action, outputs)
     body, commands = _format_body(w), get_commands(distribution)  # the body declares helper functions
     about = format_contract(contract, name, inputs, outputs, commands)
@@ -84,12 +79,16 @@ def write_policy(
         "contract": "".join(f"// {line}\n" for line in about),
         "usage": _format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
         "notes": _format_comment(notes),
-        "equality": _format_comment(_describe_equality(equality, name, w)),
+        "equality": _format_comment(_describe_equality(equality, name, w, isinstance(model, SpikingModel))),
         "macros": format_macros(contract, name, commands),
         "inputs": inputs,
         "outputs": outputs,
         "bytes": w.struct_bytes,
-        "carried": w.count_bytes(w.state_fields) if w.stateful else 0,
+        "kept": (
+            f"{w.count_bytes(w.state_fields)} bytes of it are state of the network."
+            if w.stateful
+            else "The network keeps no state."
+        ),
         "flash": w.constant_bytes,
         "fields": w.struct,
     }
@@ -132,12 +131,23 @@ def _format_body(w: CWriter) -> str:
     return textwrap.indent("\n".join(lines), "  ")
 
 
-def _describe_equality(equality: str, name: str, w: CWriter) -> str:
+def _describe_invalid_values(w: CWriter, is_spiking: bool) -> str:
+    """Return the header's sentences on invalid observations."""
+    live = "" if is_spiking else " The live policy, an ANN, does neither."
+    state = " State that is not finite after a step becomes 0, its value when an episode begins. So no observation breaks the steps after it."
+    return (
+        f"After normalisation, an observation that is not a number counts as 0, and observations beyond {BOUND:g} in size are clamped."
+        f"{live}{state if w.stateful else ''}"
+    )
+
+
+def _describe_equality(equality: str, name: str, w: CWriter, is_spiking: bool) -> str:
     """Return the header's sentences on what the actions equal, and with which compilers."""
+    moved = ", which may move a spike" if is_spiking else ""
     is_fused = "define MULTIPLY_ADD" in w.helpers
     fused = (
         " if the target has fused multiply-adds and the compiler may use them (GCC and Clang: -march=native, -mfma,"
-        " -mfpu=fpv4-sp-d16). Without them sums differ in their last bits, which may move a spike. All other products"
+        f" -mfpu=fpv4-sp-d16). Without them sums differ in their last bits{moved}. All other products"
         if is_fused
         else ". Products"
     )

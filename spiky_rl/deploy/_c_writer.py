@@ -129,7 +129,11 @@ class CWriter:
     def struct(self) -> str:
         """Declarations of the struct's arrays, the largest elements first, so that no padding lies between them."""
         order = sorted(self.fields.values(), key=lambda f: (-SIZES[self.resolve(f)], not f.carried))
-        return "\n".join(f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}" for f in order)
+        scratch = "" if self.stateful else " (scratch)"  # a control step that begins at rest keeps nothing
+        return "\n".join(
+            f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}{scratch if f.carried else ''}"
+            for f in order
+        )
 
     @property
     def struct_bytes(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from spiky_rl.config.progress import ProgressCallback
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._commands import read_commands
-from spiky_rl.deploy.base import Session, Target
+from spiky_rl.deploy.base import Session, Target, get_command_scale
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
@@ -31,6 +31,8 @@ MAX_MEAN_ERROR = 0.1
 class VerificationResult:
     """Comparison of a file's actions with the policy's."""
 
+    scale: float = 1.0
+    """Largest factor from the policy's actions to the file's."""
     steps: int = 0
     mismatches: int = 0
     """Control steps that differ by more than the target's tolerance."""
@@ -51,7 +53,6 @@ class VerificationResult:
         expected: list[np.ndarray],
         target: Target,
         model: MLPModel,
-        scale: float = 1.0,
     ) -> None:
         """Add a control step.
 
@@ -59,14 +60,13 @@ class VerificationResult:
             returned: The file's action and, if the file returns it, state.
             expected: Action and state of the policy.
             model: The live policy.
-            scale: Largest factor from the policy's actions to the file's.
         """
         # the maximum of NumPy, unlike Python's, is NaN if a part is
         worst = float(np.max([np.abs(a - b).max() for a, b in zip(returned, expected, strict=False)]))
-        self.largest = max(self.largest, float(np.abs(expected[0]).max()) / scale)
+        self.largest = max(self.largest, float(np.abs(expected[0]).max()) / self.scale)
         unit = self.largest if target.has_relative_tolerance else 1.0
         self.steps += 1
-        if worst <= target.get_tolerance(model) * scale * unit:
+        if worst <= target.get_tolerance(model) * self.scale * unit:
             self.max_accepted_error = max(self.max_accepted_error, worst)
         else:
             self.mismatches += 1
@@ -85,7 +85,7 @@ class VerificationResult:
 
     def format(self, target: Target, model: MLPModel) -> str:
         """Return the result in words, for a file of ``target`` and the live policy ``model``."""
-        verdict = f"equal {target.format_tolerance(model)}"
+        verdict = f"equal {target.format_tolerance(model, self.scale)}"
         reference_note = ""
         if target.get_reference_model(model) is not model:
             verdict += f" to the policy {target.reference_text}"
@@ -143,11 +143,9 @@ class _FileCheck:
         self.target, self.session, self.model = target, session, model
         self.gives_commands = command_model is not None and target.gives_commands
         source: Any = command_model if self.gives_commands else model
-        scales = source.distribution.to_task_units.scale if self.gives_commands else torch.ones(1)
-        self.scale = float(scales.abs().max())
         self.reference = target.get_reference_model(source)
         self.has_own_reference = self.reference is not source
-        self.result = VerificationResult()
+        self.result = VerificationResult(scale=get_command_scale(source))
         self.live_values: list[np.ndarray] = []
         self.returned: list[np.ndarray] = []
         self.reference_actions: list[np.ndarray] = []
@@ -164,9 +162,7 @@ class _FileCheck:
         self.live_values.append(live[0].copy())
         for action in self.reference_actions:
             self.result.reference_difference_sum += float(np.abs(action - live[0]).mean())
-        self.result.compare(
-            self.returned, self.reference_actions or live, self.target, self.model, self.scale
-        )
+        self.result.compare(self.returned, self.reference_actions or live, self.target, self.model)
 
     def get_result(self) -> VerificationResult:
         """Return the result of the episode."""

@@ -108,10 +108,13 @@ class Target(Component):
         """Return the tolerance for ``model``; see `tolerance`."""
         return self.tolerance
 
-    def format_tolerance(self, model: MLPModel) -> str:
-        """Return in words how far actions of a file may differ from the reference policy's, as in: equal ``within 1e-4``."""
+    def format_tolerance(self, model: MLPModel, scale: float) -> str:
+        """Return in words how far actions of a file may differ from the reference policy's, as in: equal ``within 1e-4``.
+
+        ``scale`` is `get_command_scale` of the policy that the file is written from.
+        """
         limit = self.get_tolerance(model)
-        share = " of the largest action so far, or of 1," if self.has_relative_tolerance else ""
+        share = f" of the largest action so far, or of {scale:g}," if self.has_relative_tolerance else ""
         return f"within {limit:.1g}{share}" if limit else "to the last bit"
 
     @abstractmethod
@@ -177,6 +180,14 @@ def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
     if isinstance(normalizer, nn.Identity):
         return None
     return normalizer.mean.detach().cpu(), (normalizer.std + normalizer.eps).detach().cpu()
+
+
+def get_command_scale(model: MLPModel) -> float:
+    """Return the largest factor from the policy's actions to commands; 1 if ``model`` does not give commands."""
+    from spiky_rl.deploy._commands import CommandMap
+
+    commands = getattr(model.distribution, "to_task_units", None)
+    return float(commands.scale.abs().max()) if isinstance(commands, CommandMap) else 1.0
 
 
 def count_observations(model: MLPModel) -> int:

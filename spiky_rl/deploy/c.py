@@ -21,7 +21,7 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.deploy.base import ANNS, Session, Target
+from spiky_rl.deploy.base import ANNS, Session, Target, get_command_scale
 from spiky_rl.kernels.compiler import find_command
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
     supported = {
-        "network.name": ("feedforward", "reservoir"),
+        "network.name": ("feedforward", "nir", "reservoir"),
         "network.encoder.name": ENCODERS,
         "network.connection.name": ("convolutional", "linear"),
         "network.decoder.name": DECODERS,
@@ -145,7 +145,7 @@ def format_equality(target: Target, model: MLPModel) -> str:
     """Return the header's words for what the actions of ``model`` in C equal: ``the live policy's to the last bit``."""
     changed = target.get_reference_model(model) is not model
     reference = f"those of the policy {target.reference_text}" if changed else "the live policy's"
-    return f"{reference} {target.format_tolerance(model)}".rstrip(",")
+    return f"{reference} {target.format_tolerance(model, get_command_scale(model))}".rstrip(",")
 
 
 def read_sizes(path: Path) -> dict[str, int]:

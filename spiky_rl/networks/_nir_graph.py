@@ -612,14 +612,27 @@ class _Builder:
         return -_to_double(node.bias) * scale, scale
 
     def _compute_digest(self) -> int:
-        """Return 63 bits of a digest of all nodes and edges."""
+        """Return 63 bits of a digest of all nodes and edges, and of the metadata of the nodes and of the file."""
         digest = hashlib.sha256(json.dumps(sorted(self.edges)).encode())
+        _add_values(digest, "", self.metadata)
         for name, node in sorted(self.nodes.items()):
             digest.update(f"{name} {_kind(node)}".encode())
-            for key, value in sorted(vars(node).items()):
-                if isinstance(value, np.ndarray | int | float):
-                    digest.update(key.encode() + np.ascontiguousarray(value).tobytes())
+            shapes = ("input_type", "output_type")  # nir derives them, each version in another form
+            _add_values(digest, "", {key: x for key, x in vars(node).items() if key not in shapes})
         return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def _add_values(digest: Any, path: str, values: Mapping[str, Any]) -> None:
+    """Add numbers, arrays, texts, sequences and mappings in ``values`` to a ``digest``, each with its path."""
+    for key, value in sorted(values.items()):
+        name = f"{path}.{key}"
+        if isinstance(value, Mapping):
+            _add_values(digest, name, value)
+        elif isinstance(value, str | bytes):
+            digest.update(f"{name} {value!r}".encode())
+        elif isinstance(value, np.ndarray | np.generic | int | float | tuple | list):
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
 
 
 def _kind(node: Any) -> str:

@@ -14,7 +14,7 @@ ${equality}
 enum { ${NAME}_OBSERVATIONS = ${inputs}, ${NAME}_ACTIONS = ${outputs}, ${NAME}_BYTES = ${bytes} };
 ${macros}
 // All memory that the policy writes to. The caller owns it. Weights are constants.
-// ${carried} bytes of it are state of the network. Arrays marked (scratch) are used within one control step; keep the others.
+// ${kept} Arrays marked (scratch) are used within one control step; keep the others.
 typedef struct {
 ${fields}
 } ${name}_state;
