@@ -4,7 +4,7 @@
 #   docker build -t spiky_rl:cuda --build-arg EXTRAS=isaaclab,skrl,cuda --build-arg TORCH=auto \
 #     --build-arg BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04 .
 #   docker run --rm spiky_rl play --task CartPole-v1 --checkpoint pretrained --device cpu
-#   docker run --rm --gpus all spiky_rl:cuda train --task Isaac-Ant-v0 --agent lif_ppo
+#   docker run --rm --gpus all spiky_rl:cuda train --task Isaac-Ant --agent lif_ppo
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
 

@@ -10,7 +10,7 @@ SHELL := /bin/bash
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
 MJLAB_DEV := onnxruntime pytest pytest-timeout setuptools
-RUN_ARGS ?= --task Isaac-Cartpole-v0 --agent lif_ppo --num_envs 512 --max_iterations 60
+RUN_ARGS ?= --task Isaac-Cartpole --agent lif_ppo --num_envs 512 --max_iterations 60
 
 setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing changed)
 

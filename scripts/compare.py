@@ -1,4 +1,4 @@
-"""Compare agents on tasks over seeds: ``python scripts/compare.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole-v0``."""
+"""Compare agents on tasks over seeds: ``python scripts/compare.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.compare import compare

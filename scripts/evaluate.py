@@ -1,4 +1,4 @@
-"""Evaluate a trained policy under conditions: ``python scripts/evaluate.py --task Isaac-Ant-v0 --agent lif_ppo``."""
+"""Evaluate a trained policy under conditions: ``python scripts/evaluate.py --task Isaac-Ant --agent lif_ppo``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""Export a trained policy for other programs and chips: ``python scripts/export.py --task Isaac-Ant-v0 --agent lif_ppo --to c``."""
+"""Export a trained policy for other programs and chips: ``python scripts/export.py --task Isaac-Ant --agent lif_ppo --to c``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.export import export

@@ -1,4 +1,4 @@
-"""Play a trained policy: ``python scripts/play.py --task Isaac-Ant-v0 --agent lif_ppo --checkpoint latest``."""
+"""Play a trained policy: ``python scripts/play.py --task Isaac-Ant --agent lif_ppo --checkpoint latest``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.play import play

@@ -1,4 +1,4 @@
-"""List components, agents and tasks: ``python scripts/show.py agents`` or ``python scripts/show.py agents lif_ppo --task Isaac-Ant-v0``."""
+"""List components, agents and tasks: ``python scripts/show.py agents`` or ``python scripts/show.py agents lif_ppo --task Isaac-Ant``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.show import show

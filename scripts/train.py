@@ -1,4 +1,4 @@
-"""Train an agent: ``python scripts/train.py --task Isaac-Ant-v0 --agent lif_ppo``."""
+"""Train an agent: ``python scripts/train.py --task Isaac-Ant --agent lif_ppo``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.train import train

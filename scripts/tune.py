@@ -1,4 +1,4 @@
-"""Tune agents with equally many trials: ``python scripts/tune.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole-v0 --trials 30``."""
+"""Tune agents with equally many trials: ``python scripts/tune.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole --trials 30``."""
 
 from spiky_rl.cli.common import run
 from spiky_rl.cli.tune import tune

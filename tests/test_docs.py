@@ -244,7 +244,12 @@ def test_the_search_finds_pages_opened_from_a_folder(site, tmp_path):
     needed("websockets")
     if browser.installed() is None:
         pytest.skip("no Chromium is installed, which would open the page")
-    wanted = {"wandb": "runs.html", "own robot": "robots.html#a-robot", "policy.c": "targets.html"}
+    wanted = {
+        "wandb": "runs.html",
+        "own robot": "robots.html#a-robot",
+        "policy.c": "deploying.html",
+        "multi gpu": "hosts.html",
+    }
     with browser.opened((site / "index.html").as_uri(), tmp_path / "profile") as page:
         for query, target in wanted.items():
             first = page.wait_for(FIND % json.dumps(query), 120)

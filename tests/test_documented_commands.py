@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 import spiky_rl
 from benchmarks.run import OTHER_BENCHMARKS
@@ -160,11 +161,16 @@ def test_networks_of_other_libraries_equal_ours_where_the_guide_says_so():
 def test_the_agent_of_the_guide_for_users_of_rsl_rl_is_valid(tmp_path):
     text = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
     (agent,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    theirs: dict[str, dict] = {}
+    exec(read_python(ROOT / "docs" / "coming_from.md")[-1], theirs)
+    ours = yaml.safe_load(agent)
+    assert theirs["cfg"]["actor"]["hidden_dims"] == ours["network"]["layers"]
+    assert theirs["cfg"]["critic"].items() >= ours["critic"].items()
     (tmp_path / "my_agent.yaml").write_text(agent, encoding="utf-8")
     from spiky_rl.run.prepare import check_without_simulator
 
     check_without_simulator(
-        find_host("Isaac-Cartpole-v0"), "Isaac-Cartpole-v0", str(tmp_path / "my_agent.yaml"), [], None
+        find_host("Isaac-Cartpole"), "Isaac-Cartpole", str(tmp_path / "my_agent.yaml"), [], None
     )
 
 
