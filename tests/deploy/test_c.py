@@ -46,10 +46,10 @@ def policy_of_an_agent(request, written, tmp_path_factory):
     return written[request.param]
 
 
-def walk(policy, seed=0):
-    """Observations [STEPS, 1, ...] that change little from one control step to the next."""
+def walk(policy, seed=0, steps=STEPS):
+    """Observations [steps, 1, ...] that change little from one control step to the next."""
     shape = policy.as_onnx(verbose=False).get_dummy_inputs()[0].shape
-    noise = torch.randn(STEPS, *shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(steps, *shape, generator=torch.Generator().manual_seed(seed))
     x, seen = torch.zeros(shape), []
     for step in noise:
         x = 0.95 * x + 0.4 * step
