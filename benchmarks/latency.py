@@ -1,11 +1,12 @@
 """``bench.py latency``: time of one action of one robot, for trained policies and for their exports.
 
 The observations are those of one episode. Exports and agents take turns, one control step at a time, in one process on one thread, each
-with its own state, so that all run under the same load.
+with its own state, so that all run under the same load. Then each policy in C acts in a loop of its own, ``loop.c``, as on a robot.
 """
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,11 @@ LIVE = "live"
 """The policy itself, on the backend that ``auto`` chooses."""
 WARM_UP = 50
 """Control steps before the measurement."""
+LOOP = Path(__file__).with_name("loop.c")
+IN_LOOP = "{}, in a loop"
+"""Form of a target in C that acts in a loop of its own."""
+type Times = dict[tuple[str, str], list[int]]
+"""Nanoseconds of every control step by agent and form."""
 
 
 def parser() -> common.Parser:
@@ -69,14 +75,18 @@ def bench(argv: Sequence[str]) -> int:
     first = plans[0][0]
     with start_simulation(open_env(first)) as env, tempfile.TemporaryDirectory() as folder:
         contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
+        sources: dict[tuple[str, str], Path] = {}
         policies = []
         for plan, checkpoint in plans:
             policies.append(load_inference_policy(plan, env, checkpoint)[0].alg.get_policy())
             with ProgressBar("recording", plan.agent) as report_progress:
                 rollout = _calibration.record_rollout(policies[-1], env, report_progress)
-            contenders |= build_contenders(plan, policies[-1], Path(folder) / plan.agent, rollout)
+            contenders |= build_contenders(plan, policies[-1], Path(folder) / plan.agent, rollout, sources)
         observations = record_observations(env, policies[0])
-    rows = race(contenders, observations, args.steps)
+        times = race(contenders, observations, args.steps)
+        for (agent, name), path in sources.items():
+            times[agent, IN_LOOP.format(name)] = time_loop(path, observations, args.steps)
+    rows = print_table(times)
     if args.json:
         files.write_json(args.json, {"task": first.task, "steps": args.steps, "rows": rows})
     return 0
@@ -91,9 +101,16 @@ def require_same_observations(plans: Sequence[RunPlan]) -> None:
 
 
 def build_contenders(
-    plan: RunPlan, policy: Any, folder: Path, rollout: _calibration.CalibrationRollout
+    plan: RunPlan,
+    policy: Any,
+    folder: Path,
+    rollout: _calibration.CalibrationRollout,
+    sources: dict[tuple[str, str], Path],
 ) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
-    """Return functions from an observation [1, O] to an action, by agent and form: the policy itself and each export that it allows."""
+    """Return functions from an observation [1, O] to an action, by agent and form: the policy itself and each export that it allows.
+
+    The files in C are added to ``sources``.
+    """
     from tensordict import TensorDict
 
     agent = plan.agent
@@ -113,7 +130,10 @@ def build_contenders(
             common.log.info("%s cannot be exported to %s: %s", agent, name, error)
             continue
         target.calibrate(rollout)
-        session = target.open_session(target.write(policy, folder))
+        path = target.write(policy, folder)
+        if target.is_c:
+            sources[agent, name] = path
+        session = target.open_session(path)
         if session is not None:
             contenders[agent, name] = make_stateful(session, policy)
     return contenders
@@ -152,21 +172,39 @@ def record_observations(env: Any, policy: Any) -> list[np.ndarray]:
 
 def race(
     contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]], observations: list[np.ndarray], steps: int
-) -> list[dict[str, Any]]:
-    """Time all contenders in turns, one step each at a time; print a line and return a row for each contender."""
-    times: dict[tuple[str, str], list[int]] = {key: [] for key in contenders}
+) -> Times:
+    """Time all contenders in turns, one step each at a time."""
+    times: Times = {key: [] for key in contenders}
     for i in range(WARM_UP + steps):
         x = observations[i % len(observations)]
         for key, step in contenders.items():
             start = time.perf_counter_ns()
             step(x)
             times[key].append(time.perf_counter_ns() - start)
+    return {key: spent[WARM_UP:] for key, spent in times.items()}
+
+
+def time_loop(path: Path, observations: list[np.ndarray], steps: int) -> list[int]:
+    """Return the nanoseconds of every action of ``path``, a policy.c, in a C program that does nothing else."""
+    from spiky_rl.deploy.c import FLAGS, find_compiler, run_compiler
+
+    program, recorded = path.with_name("loop"), path.with_name("observations.bin")
+    np.concatenate(observations).astype(np.float32).tofile(recorded)
+    compiler = [*find_compiler(), "-std=c99", *FLAGS, f"-I{path.parent}"]
+    run_compiler([*compiler, "-o", str(program), str(LOOP), str(path), "-lm"], f"{LOOP}: compiling")
+    line = [str(program), str(recorded), str(WARM_UP + steps)]
+    printed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    return [int(spent) for spent in printed.split()][WARM_UP:]
+
+
+def print_table(times: Times) -> list[dict[str, Any]]:
+    """Print a line for each contender, and return its row."""
     rows = []
-    print(f"{'agent':<22}{'form':<14}{'best, us':>12}{'median, us':>12}{'99 %, us':>12}")
+    print(f"{'agent':<22}{'form':<20}{'best, us':>12}{'median, us':>12}{'99 %, us':>12}")
     for (agent, form), spent in times.items():
-        best, median, high = np.percentile(np.array(spent[WARM_UP:]) / 1e3, (0, 50, 99))
+        best, median, high = np.percentile(np.array(spent) / 1e3, (0, 50, 99))
         rows.append(
             {"agent": agent, "form": form, "best_us": best, "median_us": median, "percentile_99_us": high}
         )
-        print(f"{agent:<22}{form:<14}{best:>12.1f}{median:>12.1f}{high:>12.1f}")
+        print(f"{agent:<22}{form:<20}{best:>12.1f}{median:>12.1f}{high:>12.1f}")
     return rows

@@ -488,17 +488,23 @@ def physics(file: str) -> str:
 
 
 def latencies(file: str) -> str:
-    """Return a table of the shortest time of an action, in µs, by form and agent, from a ``file`` of ``bench.py latency --json``."""
-    times: dict[str, dict[str, float]] = {}
+    """Return a table of the shortest and the median time of an action, in µs, by form and agent.
+
+    ``file`` is one of ``bench.py latency --json``.
+    """
+    times: dict[str, dict[str, str]] = {}
     agents: dict[str, None] = {}
     for row in read_value(ROOT / "benchmarks" / "results" / f"{file}.json", "rows"):
-        times.setdefault(row["form"], {})[row["agent"]] = row["best_us"]
+        text = f"{_format_figure(row['best_us'])}, {_format_figure(row['median_us'])}"
+        times.setdefault(row["form"], {})[row["agent"]] = text
         agents[row["agent"]] = None
     lines = [
-        [f"`{form}`", *(_format_figure(found[agent]) if agent in found else "-" for agent in agents)]
+        [" in a loop".join(f"`{form}`".split(", in a loop`")), *(found.get(agent, "-") for agent in agents)]
         for form, found in times.items()
     ]
-    return format_table(" | ".join(["µs per action", *(f"`{agent}`" for agent in agents)]), lines)
+    return format_table(
+        " | ".join(["µs per action: shortest, median", *(f"`{agent}`" for agent in agents)]), lines
+    )
 
 
 KINDS = {

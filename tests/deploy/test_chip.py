@@ -6,13 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tensordict import TensorDict
 
 from spiky_rl.cli import export
 from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import resolve_agent
 from spiky_rl.deploy import _footprint, c, c_int8
+from spiky_rl.learners.rsl_rl.actor import build_actor
 from tests.deploy import chips
+from tests.deploy.perturbed import perturb_learned_values
 from tests.deploy.test_c import answers, live, walk
 from tests.deploy.test_c_int8 import rollout_of
+from tests.hosts.point_env import config
 from tests.hosts.test_first_minibatch import agent_runner
 
 CHIP, SIZES = "cortex-m4", "agent.network.layers=[128,64]"
@@ -45,6 +51,19 @@ def test_the_report_counts_weights_struct_and_stack_and_integers_take_about_a_qu
     assert found[integers].flash < 0.35 * found[single].flash
     assert found[single].state == c.read_sizes(single)["BYTES"]
     assert found[integers].state == c.read_sizes(integers)["BYTES"] < found[single].state
+
+
+@needs_compiler
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os"])
+def test_the_ants_recurrent_agent_fits_into_400_kb_at_every_level(level, tmp_path, monkeypatch):
+    spec = resolve_agent("alif_recurrent_ppo", "Isaac-Ant", config(), [])
+    ant = TensorDict({"policy": torch.zeros(1, 60)}, batch_size=[1])
+    policy = perturb_learned_values(build_actor(spec, ant, 8, ["policy"]).eval())
+    path = c.C().write(policy, tmp_path)
+    monkeypatch.setattr(_footprint, "OPTIMISED", (level, *_footprint.OPTIMISED[1:]))
+    found = _footprint.measure_footprint(path, CHIP)
+    weights = 4 * (60 * 256 + 256 * 256 + 256 * 8)
+    assert weights < found.flash < 400_000, found
 
 
 @needs_compiler
