@@ -1,5 +1,6 @@
 """The header of policy.c says what an engineer needs, and two policies link into one program under names of their own."""
 
+import re
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ import torch
 
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
-from spiky_rl.deploy._commands import find_command_map
+from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import HISTORY_TEXT, describe_contract, format_contract
 from spiky_rl.deploy._targets import ExportOptions
+from spiky_rl.deploy.base import get_command_scale
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.run.run_plan import RunRequest
 from tests.deploy.test_c import act, answers, live, walk
@@ -560,3 +562,29 @@ def test_the_header_names_what_the_actions_equal_and_how_closely(agent, target, 
     comment = path.with_suffix(".h").read_text().replace("\n//", "")
     assert f"Actions {text}" in comment
     assert ("MULTIPLY_ADD" in path.read_text()) == ("fused" in comment)
+
+
+@pytest.mark.parametrize(
+    ("agent", "said", "unsaid"),
+    [
+        ("lif_ppo", "The network keeps no state.", "State that is not finite"),
+        ("lif_stateful_ppo", "bytes of it are state of the network.", "keeps no state"),
+        ("mlp_ppo", "The live policy, an ANN, does neither.", "spike"),
+        ("gru_ppo", "State that is not finite after a step becomes 0", "spike"),
+    ],
+)
+def test_the_header_says_what_is_kept_and_what_invalid_values_become(agent, said, unsaid, tmp_path):
+    header = c.C().write(trained(agent), tmp_path).with_suffix(".h").read_text()
+    comment = header.replace("\n//", "")
+    assert said in comment and unsaid not in comment
+    states = re.findall(r"float layers_0_neuron_v\[.*", header)
+    assert all(("(scratch)" in line) == (agent == "lif_ppo") for line in states)
+    assert bool(states) == agent.startswith("lif")
+
+
+def test_a_tolerance_of_commands_has_their_unit():
+    maps = CommandMap(*(torch.full((2,), value) for value in (torch.inf, 7.5, 0.0, -torch.inf, torch.inf)))
+    policy = trained("mlp_ppo")
+    assert get_command_scale(policy) == 1.0
+    scale = get_command_scale(convert_actions(policy, maps, 2))
+    assert c.C().format_tolerance(policy, scale) == "within 1e-05 of the largest action so far, or of 7.5,"

@@ -93,9 +93,6 @@ WAYS = {
 LIKE_ANOTHER = ("recurrent", "trained on 8 bits, voting", "learned, ODE", "pooled")
 """Of parts that other ways have too; they are slow."""
 WIDE = "agent.network.layers=[64,64]"
-DIFFERENT = 1e-3
-"""Share of spikes that may differ in a library that rounds otherwise."""
-
 
 FOREIGN = {
     "subtract": ("lif_ppo",),
@@ -380,7 +377,7 @@ def test_sinabs_spikes_as_the_policy_does_with_its_own_nir(reset, tmp_path):
         for i in range(2)
     ]
     assert 0.02 < found["layer_1"].mean() < 0.9
-    assert max(different) <= DIFFERENT
+    assert max(different) == 0.0
 
 
 class InSnnTorch:
@@ -529,14 +526,14 @@ def test_foreign_libraries_spike_as_the_policy_does(case, library, seen, tmp_pat
     policy = policy_of(*FOREIGN[case], WIDE)
     different, rate = compared(library(reread(policy, tmp_path)[0]), policy, seen)
     assert 0.02 < rate < 0.9
-    assert different <= DIFFERENT
+    assert different == 0.0
 
 
 def test_spikingjelly_runs_a_recurrent_layer_as_the_policy_does(seen, tmp_path):
     policy = policy_of("lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}")
     different, rate = compared(InSpikingJelly(reread(policy, tmp_path)[0]), policy, seen)
     assert 0.02 < rate < 0.9
-    assert different <= DIFFERENT
+    assert different == 0.0
 
 
 @pytest.mark.slow
@@ -570,7 +567,7 @@ def test_a_feedback_edge_is_the_recurrent_connection_to_nirtorchs_interpreter(se
 
     different, rate = compared(Interpreted(path), policy, seen)
     assert 0.02 < rate < 0.9
-    assert different <= DIFFERENT
+    assert different == 0.0
 
 
 def test_a_target_that_is_not_installed_says_so(monkeypatch):

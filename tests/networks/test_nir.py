@@ -12,9 +12,12 @@ from torch.nn.utils import prune
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.deploy._nir_write import build_graph
+from spiky_rl.deploy.c import C
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.networks import _nir_graph
 from spiky_rl.networks.base import ForwardRecord
+from tests.deploy.test_c import act, live, walk
+from tests.deploy.trained import trained
 from tests.hosts.test_first_minibatch import agent_runner
 from tests.hosts.test_rsl_rl_model import rollout
 
@@ -401,16 +404,41 @@ def test_it_trains_on_and_a_checkpoint_has_what_was_learned(file):
         assert not torch.equal(
             before[f"network.layers.0.{part}"], trained.state_dict()[f"network.layers.0.{part}"]
         )
-    saved = runner.alg.save()
+    saved, original = runner.alg.save(), file.with_name("original.nir")
+    nir.write(original, nir.read(file, type_check=False))
     resumed = agent_runner("lif_ppo", override)
     resumed.alg.load(saved, None, True)
     obs = runner.env.get_observations()
     assert torch.equal(resumed.alg.get_policy()(obs), trained(obs))
-    graph = nir.read(file, type_check=False)
-    graph.nodes["n1"].v_threshold[:] = 0.5
-    nir.write(file, graph)
-    with pytest.raises(RegistryError, match="graph differs from that of the checkpoint"):
+    for change in (change_threshold, change_metadata):
+        graph = nir.read(file, type_check=False)
+        change(graph)
+        nir.write(file, graph)
+        with pytest.raises(RegistryError, match="graph differs from that of the checkpoint"):
+            agent_runner("lif_ppo", override).alg.load(saved, None, True)
+        nir.write(file, nir.read(original, type_check=False))
         agent_runner("lif_ppo", override).alg.load(saved, None, True)
+
+
+def change_threshold(graph):
+    graph.nodes["n1"].v_threshold[:] = 0.5
+
+
+def change_metadata(graph):
+    graph.nodes["n1"].metadata["reset"] = "subtract"
+
+
+@pytest.mark.parametrize("origin", ["recurrent graph", "own file, normalised"])
+def test_a_graph_acts_in_c_as_here(origin, file, tmp_path):
+    if origin != "recurrent graph":
+        source = trained("lif_ppo", "agent.actor.obs_normalization=true")
+        file = registry.configure("targets", "nir", "--to").build().write(source, tmp_path)
+    policy = trained("lif_ppo", f"agent.network={{name: nir, file: {file}, steps: 4}}")
+    assert (policy.network.input_mean is None) == (origin == "recurrent graph")
+    target, seen = C(), walk(policy)
+    assert target.get_tolerance(policy) == 0.0
+    found = act(target.open_session(target.write(policy, tmp_path)), seen)
+    np.testing.assert_array_equal(found, live(policy, seen))
 
 
 def test_a_file_that_does_not_fit_the_agent_is_refused_by_key(file):
