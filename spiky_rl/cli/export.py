@@ -42,11 +42,16 @@ def export(argv: list[str]) -> int:
 
 
 def print_report(chip: str, files: Sequence[Path]) -> None:
-    """Print a line per C file: bytes of flash, state and stack on the ``chip``."""
-    from spiky_rl.deploy import _footprint
+    """Print a line per C file: bytes of flash, state and stack on the ``chip``; its header gets them, too."""
+    from spiky_rl.deploy import _footprint, c
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")
     for path in files:
         footprint = _footprint.measure_footprint(path, chip)
+        c.add_note(
+            path,
+            f"On a {chip}, compiled at {_footprint.OPTIMISED[0]}: {footprint.flash:,} bytes of flash, the called parts of the C library"
+            f" included, and at most {footprint.stack:,} bytes of stack.",
+        )
         label = "/".join(path.parts[-2:])
         print(f"{label:<40}{footprint.flash:>10,}{footprint.state:>10,}{footprint.stack:>10,}")

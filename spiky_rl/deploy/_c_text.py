@@ -17,6 +17,7 @@ from spiky_rl.deploy._c_writer import CSRC, NEEDS_MATH, CWriter, Signal
 from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import describe_values, write_integer_network
+from spiky_rl.deploy.c import format_comment
 from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_class_name, get_normalization
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.inference_policy import BOUND
@@ -77,9 +78,9 @@ def write_policy(
         "constants": "\n".join(w.constants.values()),
         "body": body,
         "contract": "".join(f"// {line}\n" for line in about),
-        "usage": _format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
-        "notes": _format_comment(notes),
-        "equality": _format_comment(_describe_equality(equality, name, w, isinstance(model, SpikingModel))),
+        "usage": format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
+        "notes": format_comment(notes),
+        "equality": format_comment(_describe_equality(equality, name, w, isinstance(model, SpikingModel))),
         "macros": format_macros(contract, name, commands),
         "inputs": inputs,
         "outputs": outputs,
@@ -156,8 +157,3 @@ def _describe_equality(equality: str, name: str, w: CWriter, is_spiking: bool) -
         " it by flag in other compilers. The last bits differ if floats are computed in more than 32 bits (FLT_EVAL_METHOD other"
         " than 0). With -ffast-math the file does not compile."
     )
-
-
-def _format_comment(text: str) -> str:
-    """Return ``text`` as lines of a C comment."""
-    return textwrap.fill(text, 110, initial_indent="// ", subsequent_indent="// ")

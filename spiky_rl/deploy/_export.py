@@ -15,6 +15,7 @@ from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._targets import ExportOptions, check_expressible
 from spiky_rl.deploy._verification import MAX_MEAN_ERROR, VerificationResult, verify_targets
 from spiky_rl.deploy.base import ExportError, Target, count_observations
+from spiky_rl.deploy.c import add_note
 from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
@@ -85,6 +86,9 @@ def write_and_verify(
                 report_progress(i / len(targets))
         with progress("comparing exports", "over an episode") as report_progress:
             results = verify_targets(policy, env, written, report_progress, command_model)
+        for path, result in results.items():
+            if written[path].is_c:
+                add_note(path, f"Verified at its export: {result.format(written[path], policy)}.")
     exported = {path: folder / path.relative_to(staging) for path in written}
     for path, result in results.items():
         _log_result(exported[path], result, written[path], policy)

@@ -588,3 +588,12 @@ def test_a_tolerance_of_commands_has_their_unit():
     assert get_command_scale(policy) == 1.0
     scale = get_command_scale(convert_actions(policy, maps, 2))
     assert c.C().format_tolerance(policy, scale) == "within 1e-05 of the largest action so far, or of 7.5,"
+
+
+def test_a_note_that_is_known_later_joins_the_headers_comment(tmp_path):
+    path = c.C().write(trained("lif_ppo"), tmp_path)
+    c.add_note(path, "On a chip: 5 bytes.")
+    c.add_note(path, "Verified.")
+    header = path.with_suffix(".h").read_text()
+    assert "//\n// On a chip: 5 bytes.\n//\n// Verified.\n#ifndef POLICY_H\n" in header
+    assert c.open_c_session(path)(np.zeros((1, 4), np.float32), [])[0].shape == (1, 2)
