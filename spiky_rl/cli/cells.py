@@ -1,4 +1,4 @@
-"""Output of compare.py: the plan of a study, a live table of its cells, and their outcome."""
+"""Output of ``spiky compare``: the plan of a study, a live table of its cells, and their outcome."""
 
 from __future__ import annotations
 

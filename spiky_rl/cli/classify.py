@@ -1,4 +1,4 @@
-"""``classify.py``: train an agent's network as a classifier of event recordings, evaluate it, and predict classes."""
+"""``spiky classify``: train and evaluate a classifier of event recordings, or predict classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Train an agent's network as a classifier of event recordings (Ctrl-C stops and saves), evaluate it, or predict classes."
-    return common.Parser("classify.py", about, ClassifyRequest, ClassifyOptions, verbose=True)
+    return common.Parser("classify", about, ClassifyRequest, ClassifyOptions, verbose=True)
 
 
 def classify(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""``demo.py``: show a trained robot and its spikes in a browser, or record a film without one.
+"""``spiky demo``: show a trained robot and its spikes in a browser, or record a film without one.
 
 The demonstration plays a policy of ``policies/``: Isaac-Ant, or InvertedPendulum-v5 where Isaac Lab is not installed. It shows a page if
 there is a browser or an ssh session, else it records a film.
@@ -52,7 +52,7 @@ VIEWS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 def parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser(
-        "demo.py", "Show a trained robot and its spikes; nothing is trained.", verbose=True
+        "demo", "Show a trained robot and its spikes; nothing is trained.", verbose=True
     )
     command_parser.add_argument(
         "--view",

@@ -34,29 +34,29 @@ CHECKPOINT_FLAGS: dict[str, Any] = {
 """Keyword arguments of `Parser` for commands that take a trained policy."""
 SHOWN_DEFAULT_TYPES = int | float | str | tuple | Path
 """Types of defaults that the help shows, unless they are empty or False."""
-VIEW = "--visualizer viser (train.py, play.py) for a live view in a browser"
+VIEW = "--visualizer viser (spiky train, spiky play) for a live view in a browser"
 SETTINGS = "agent.key=value and env.key=value"
 REPLACEMENTS = {
     "--livestream": VIEW,
     "--viz": VIEW,
     "--visualizer": VIEW,
     "--enable_cameras": "leave it out; --video works without it",
-    "--num_envs": "evaluate.py --episodes N, with one environment per episode",
-    "--video": "play.py --video",
-    "--video_length": "play.py --video --video_length N",
+    "--num_envs": "spiky evaluate --episodes N, with one environment per episode",
+    "--video": "spiky play --video",
+    "--video_length": "spiky play --video --video_length N",
     "--load_checkpoint": "--checkpoint FILE",
     "--model_path": "--checkpoint FILE",
     "--algorithm": "--agent NAME, and agent.algorithm.key=value",
     "--config_name": SETTINGS,
     "--config_path": SETTINGS,
     "--log_interval": "agent.save_interval=N for checkpoints",
-    "--logger": "train.py --logger",
-    "--track": "train.py --logger wandb",
-    "--wandb-project-name": "train.py --logger wandb --log_project_name NAME",
-    "--run_name": "train.py --run_name, or --checkpoint RUN_FOLDER for a trained run",
-    "--max_iterations": "train.py --max_iterations",
-    "--export_method": "export.py --to NAMES",
-    "--export_save_path": "export.py --out FOLDER",
+    "--logger": "spiky train --logger",
+    "--track": "spiky train --logger wandb",
+    "--wandb-project-name": "spiky train --logger wandb --log_project_name NAME",
+    "--run_name": "spiky train --run_name, or --checkpoint RUN_FOLDER for a trained run",
+    "--max_iterations": "spiky train --max_iterations",
+    "--export_method": "spiky export --to NAMES",
+    "--export_save_path": "spiky export --out FOLDER",
     "--disable_fabric": "leave it out; there is no Fabric without Kit",
     "--list_tasks": "isaaclab list_envs --all",
 }

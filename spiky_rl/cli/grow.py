@@ -1,4 +1,4 @@
-"""``grow.py``: evolve a rule that grows the graph of a spiking reservoir."""
+"""``spiky grow``: evolve a rule that grows the graph of a spiking reservoir."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spiky_rl.reservoirs.growth.settings import GrowRequest
 def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
-        "grow.py",
+        "grow",
         "Evolve a graph for a spiking reservoir; Ctrl-C stops, the best graph is saved.",
         GrowRequest,
     )

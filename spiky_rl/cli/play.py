@@ -1,4 +1,4 @@
-"""``play.py``: run a trained policy, report its episodes, record a video, export it."""
+"""``spiky play``: run a trained policy, report its episodes, record a video, export it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
 EXPORT_TARGETS = ("torchscript", "onnx")
-"""Targets of ``--export``; ``export.py`` has all targets."""
+"""Targets of ``--export``; ``spiky export`` has all targets."""
 MAX_PRINTED_EPISODES = 50
 """Maximum number of printed episodes."""
 
@@ -26,7 +26,7 @@ MAX_PRINTED_EPISODES = 50
 def parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Run a trained policy and report its episodes; optionally watch it, record a video or export it."
-    return common.Parser("play.py", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
+    return common.Parser("play", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
 
 
 def play(argv: list[str]) -> int:

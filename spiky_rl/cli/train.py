@@ -1,4 +1,4 @@
-"""``train.py``: train an agent on a task."""
+"""``spiky train``: train an agent on a task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train
 def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
-        "train.py",
+        "train",
         "Train an agent on a task of Isaac Lab, Gymnasium or mjlab.",
         RunRequest,
         TrainOptions,

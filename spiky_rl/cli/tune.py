@@ -1,4 +1,4 @@
-"""``tune.py``: tune agents with equally many trials each; write a file of tuned values and a report."""
+"""``spiky tune``: tune agents with equally many trials each; write a file of tuned values and a report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parser() -> common.Parser:
     )
     epilog = "A trial gets a third of --budget. Studies that use the tuning need other --seeds."
     return common.Parser(
-        "tune.py",
+        "tune",
         about,
         TuneOptions,
         Study,

@@ -1,4 +1,4 @@
-"""Tuned values: a file of ``tune.py`` with overrides for agents on tasks.
+"""Tuned values: a file of ``spiky tune`` with overrides for agents on tasks.
 
 {version: 1, tuning: pilot, trials: 40, seeds: [90000], budget: ..., tasks: {Isaac-Ant: {lif_ppo: {trial: 17, agent: {...}, physics: ...}}}}
 """
@@ -84,4 +84,4 @@ def read_tuned(path: Path) -> TunedValuesFile:
     try:
         return TunedValuesFile.check("", {**data, "path": path})
     except RegistryError as error:
-        raise SpecError(f"{path}: {error}; not a file of tune.py, or of another version") from None
+        raise SpecError(f"{path}: {error}; not a file of spiky tune, or of another version") from None
