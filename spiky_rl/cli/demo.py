@@ -73,14 +73,14 @@ def demo(argv: list[str]) -> int:
     host = find_host(task)
     view = choose_view(host, args.view)
     text, view_request, view_options = VIEWS[view]
+    common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
+    request = resolve_pretrained(RunRequest.check("", {**common_request, "device": "cpu", **view_request}))
     print(text, flush=True)
     if view == FILM and args.view is None and can_show_page(host):
         print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
     logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
-    common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
-    request = RunRequest.check("", {**common_request, "device": "cpu", **view_request})
     options = PlayOptions.check("", view_options)
-    return run_play(resolve_pretrained(request), options, no_progress if view == PAGE else ProgressBar)
+    return run_play(request, options, no_progress if view == PAGE else ProgressBar)
 
 
 def choose_view(host: Host, requested: str | None) -> str:
