@@ -12,7 +12,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import MEASURE_TITLES, print_table
-from spiky_rl.config.progress import ProgressFactory
+from spiky_rl.config.progress import ProgressFactory, format_count
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
@@ -113,4 +113,4 @@ def print_episodes(
         ["mean", *(format_cell(name, means) for name in titles)],
     )
     if len(rows) > MAX_PRINTED_EPISODES:
-        print(f"({len(rows) - MAX_PRINTED_EPISODES} more episodes in playback.json)")
+        print(f"({format_count(len(rows) - MAX_PRINTED_EPISODES, 'more episode')} in playback.json)")

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from spiky_rl.config.options import FileRecord, RegistryError, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.spec import SpecError, read_yaml
 
 FILE_NAME = "tuned.yaml"
@@ -24,7 +25,7 @@ def find_shortfall(trials: int, seeds: int) -> str:
     """Return a text if a tuning has fewer than `MIN_TRIALS` trials of `MIN_SEEDS` seeds, else an empty text."""
     if trials >= MIN_TRIALS and seeds >= MIN_SEEDS:
         return ""
-    return f"{trials} trials of {seeds} seed{'s' * (seeds != 1)}, fewer than {MIN_TRIALS} of {MIN_SEEDS}"
+    return f"{format_count(trials, 'trial')} of {format_count(seeds, 'seed')}, fewer than {MIN_TRIALS} of {MIN_SEEDS}"
 
 
 class TunedAgent(FileRecord):

@@ -15,6 +15,7 @@ from scipy import stats
 from spiky_rl.config import files, registry
 from spiky_rl.config.named_code import find_code
 from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.config.schema import get_algorithm
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
@@ -121,7 +122,7 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _format_score(score: Mapping[str, Any]) -> str:
-    return f"return {score['mean_return']:.1f} [{score['low']:.1f}, {score['high']:.1f}] over {score['episodes']} episodes"
+    return f"return {score['mean_return']:.1f} [{score['low']:.1f}, {score['high']:.1f}] over {format_count(score['episodes'], 'episode')}"
 
 
 def _get_values(overrides: Sequence[str]) -> dict[str, str]:
