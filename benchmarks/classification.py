@@ -1,4 +1,4 @@
-"""``bench.py classify``: accuracy and training time of a classifier and of snnTorch's with the same layers.
+"""``spiky bench classify``: accuracy and training time of a classifier and of snnTorch's with the same layers.
 
 All contenders start from the same weights and get the same frames in the same batches, with the same optimiser and learning rate. They
 take turns epoch by epoch in one process, on one thread, and process time is measured, so that other load on the machine does not matter.
@@ -48,7 +48,7 @@ BATCH = 50
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command_line = common.Parser(
-        prog="bench.py classify",
+        "bench classify",
         description="Train a classifier of event recordings and snnTorch's, side by side.",
     )
     add = command_line.add_argument
@@ -272,7 +272,9 @@ def bench(argv: list[str]) -> int:
     """Run the benchmark. Raises UserError for invalid arguments, before training."""
     args = parser().parse_intermixed_args(argv)
     if importlib.util.find_spec("snntorch") is None:
-        raise UserError("bench.py classify: snntorch is not installed; install it with: pip install snntorch")
+        raise UserError(
+            "spiky bench classify: snntorch is not installed; install it with: pip install snntorch"
+        )
     path = args.json or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}_classify.json")
     files.require_file("--json", path, (".json",))
     for name in args.contenders:

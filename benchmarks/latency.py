@@ -1,4 +1,4 @@
-"""``bench.py latency``: time of one action of one robot, for trained policies and for their exports.
+"""``spiky bench latency``: time of one action of one robot, for trained policies and for their exports.
 
 The observations are those of one episode. Exports and agents take turns, one control step at a time, in one process on one thread, each
 with its own state, so that all run under the same load. Then each policy in C acts in a loop of its own, ``loop.c``, as on a robot.
@@ -42,8 +42,9 @@ def parser() -> common.Parser:
     """Return the parser of the command line."""
     # fields of RunRequest that are not flags of this command
     without = (*CHECKPOINT_FLAGS["without"], "agent", "video", "video_length")
+    about = "Time one action of one robot, of trained policies and of their exports."
     flags = {**CHECKPOINT_FLAGS, "without": without}
-    command_line = common.Parser("bench.py latency", __doc__, RunRequest, num_envs=1, device="cpu", **flags)
+    command_line = common.Parser("bench latency", about, RunRequest, num_envs=1, device="cpu", **flags)
     command_line.add_argument(
         "--agents",
         default="lif_ppo,mlp_ppo",

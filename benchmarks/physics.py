@@ -1,4 +1,4 @@
-"""``bench.py physics``: times of Isaac Lab's MuJoCo-Warp and of native MuJoCo, by task, environments and threads.
+"""``spiky bench physics``: times of Isaac Lab's MuJoCo-Warp and of native MuJoCo, by task, environments and threads.
 
 Each physics backend with each number of threads has its own process, because a process holds one simulation. They take turns, a slice of
 control steps each, so that other load slows all alike. If all have one thread, process time counts, else wall time.
@@ -37,7 +37,7 @@ def parser() -> Any:
     from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP
 
     command_line = common.Parser(
-        prog="bench.py physics",
+        "bench physics",
         description="Time a task's environment, with its managers and random actions, on both physics backends.",
     )
     command_line.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
@@ -153,7 +153,7 @@ class Racer:
         for text in self.process.stdout:
             if text.startswith("{"):
                 return json.loads(text)
-        raise UserError(f"bench.py physics: a simulation ended with exit code {self.process.wait()}")
+        raise UserError(f"spiky bench physics: a simulation ended with exit code {self.process.wait()}")
 
     def run(self, steps: int) -> dict[str, float]:
         """Let the process run a slice of ``steps`` control steps; return its times."""

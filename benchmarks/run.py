@@ -48,11 +48,11 @@ MIN_BATCH_TO_COMPARE = 64
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command_line = common.Parser(
-        prog="bench.py",
+        "bench",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
-        epilog="bench.py classify: a classifier of event recordings and snnTorch's; bench.py physics: native MuJoCo and"
-        " MuJoCo-Warp; bench.py latency: exported policies, one action at a time; bench.py updates: gradient steps of PPO and"
-        " TD3; see their --help.",
+        epilog="Further benchmarks: spiky bench classify (classifiers of event recordings, ours and snnTorch's), spiky bench physics"
+        " (native MuJoCo and MuJoCo-Warp), spiky bench latency (exported policies, one action at a time), spiky bench updates"
+        " (gradient steps of PPO and TD3); each has a --help.",
     )
     counts: dict[str, Any] = {"type": positive_int, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -387,5 +387,5 @@ def bench(argv: list[str]) -> int:
 
 
 def main() -> int:
-    """Run ``scripts/bench.py``."""
+    """Run ``spiky bench``."""
     return common.run(bench)

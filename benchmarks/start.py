@@ -1,4 +1,4 @@
-"""``bench.py``: times of a spiking policy, of a plain loop, of peers and of an equal-size ANN, in one run.
+"""``spiky bench``: times of a spiking policy, a plain loop, peers and an equal-size ANN, in one run.
 
 The start is light: it answers before PyTorch is imported, which takes seconds.
 """

@@ -1,4 +1,4 @@
-"""``bench.py updates``: time of one gradient step of PPO and TD3, with spikes and with an MLP of the same widths.
+"""``spiky bench updates``: time of one gradient step of PPO and TD3, with spikes and with an MLP of the same widths.
 
 A step is the learner's own: sampling, losses, both networks forward and backward, clipping and the optimiser. PPO's update has one epoch of
 one minibatch; the environment only fills the rollout or the replay buffer, and is not timed. Agents take turns, on one thread with process
@@ -57,7 +57,7 @@ class Row:
 def parser() -> common.Parser:
     """The command line."""
     command_line = common.Parser(
-        prog="bench.py updates",
+        "bench updates",
         description="Time gradient steps of PPO and TD3 with a spiking actor and with an MLP of its widths.",
     )
     command_line.add_argument(

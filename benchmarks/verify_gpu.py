@@ -1,4 +1,4 @@
-"""``verify_gpu.py``: runs everything that needs a GPU, step by step, and writes one page of results."""
+"""``spiky verify_gpu``: runs everything that needs a GPU, step by step, and writes one page of results."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Step:
 def parser() -> common.Parser:
     """The command line."""
     command_line = common.Parser(
-        prog="verify_gpu.py",
+        "verify_gpu",
         description="Run everything that needs a GPU, from a checkout: tests, benchmarks with the peers, Isaac-Ant.",
     )
     command_line.add_argument(
@@ -352,5 +352,5 @@ def verify(argv: list[str]) -> int:
 
 
 def main() -> int:
-    """Run ``verify_gpu.py``; its packages must be installed."""
+    """Run ``spiky verify_gpu``; its packages must be installed."""
     return common.run(verify)

@@ -1,4 +1,7 @@
-"""``verify_gpu.py``: run all checks that need a GPU; the start needs only Python, and reports missing packages first."""
+"""``spiky verify_gpu``: run all checks that need a GPU, and write one page of results.
+
+The start needs only Python, and reports missing packages first.
+"""
 
 from __future__ import annotations
 

@@ -244,3 +244,11 @@ def test_an_editable_install_of_native_physics_is_found_beside_the_folder_of_its
     code = "import site, sys; site.addsitedir(sys.argv[1]); import isaaclab_mujoco; print(isaaclab_mujoco.__file__)"
     where = python("-E", "-S", "-c", code, site_packages, cwd=native.parent)
     assert Path(where.strip()) == native / "src" / "isaaclab_mujoco" / "__init__.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("twine"), reason="twine is not installed (pip install twine)")
+def test_an_index_would_take_and_show_all_archives(archives: tuple[Path, Path], native: Path) -> None:
+    dist = native.parent / "checked"
+    python("-m", "build", "--no-isolation", "--outdir", dist, native, cwd=native.parent)
+    python("-m", "twine", "check", "--strict", *archives, *dist.iterdir(), cwd=native.parent)

@@ -32,7 +32,7 @@ from spiky_rl.classification.split import select_subset, split
 from spiky_rl.classification.training import Epoch, History, Trainer, TrainerSettings, get_sequence_shape
 from spiky_rl.config import files, memory_check, registry
 from spiky_rl.config.options import UserError
-from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressFactory, format_count, no_progress
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.safe_loading import ReadingError, parse_json, read_file
 from spiky_rl.config.spec import AgentSpec
@@ -156,7 +156,7 @@ def _prepare_resume(
         trainer.restore(dict(loaded.content))
     if device != loaded.identity["device"]:
         settings.changed["device"] = [loaded.identity["device"], device]
-    log.info("resumed from %s after %d epochs", loaded.path, len(trainer.history.loss))
+    log.info("resumed from %s after %s", loaded.path, format_count(len(trainer.history.loss), "epoch"))
     for key, (before, now) in settings.changed.items():
         log.info("  --%s is %s now, was %s", key, now, before)
     return trainer

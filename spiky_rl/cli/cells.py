@@ -1,4 +1,4 @@
-"""Output of compare.py: the plan of a study, a live table of its cells, and their outcome."""
+"""Output of ``spiky compare``: the plan of a study, a live table of its cells, and their outcome."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def print_groups(cells: Sequence[Cell], finished: Collection[str]) -> None:
     max_rows = MAX_PLAN_LINES - 3  # three lines follow
     print_columns(rows[:max_rows])
     if len(rows) > max_rows:
-        print(f"and {len(rows) - max_rows} more pairs of agent and task")
+        print(f"and {format_count(len(rows) - max_rows, 'more pair')} of agent and task")
     print("\nevery cell with its commands: add --verbose")
 
 

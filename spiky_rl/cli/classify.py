@@ -1,4 +1,4 @@
-"""``classify.py``: train an agent's network as a classifier of event recordings, evaluate it, and predict classes."""
+"""``spiky classify``: train and evaluate a classifier of event recordings, or predict classes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import DisplayRow, ProgressBar, TrainingDisplay, format_sparkline
 from spiky_rl.cli.flags import get_given_values, parse_settings
 from spiky_rl.cli.tables import print_facts
+from spiky_rl.config.progress import format_count
 from spiky_rl.run.command import handle_stop_signals
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Train an agent's network as a classifier of event recordings (Ctrl-C stops and saves), evaluate it, or predict classes."
-    return common.Parser("classify.py", about, ClassifyRequest, ClassifyOptions, verbose=True)
+    return common.Parser("classify", about, ClassifyRequest, ClassifyOptions, verbose=True)
 
 
 def classify(argv: list[str]) -> int:
@@ -74,14 +75,14 @@ def evaluate_or_predict(request: ClassifyRequest) -> int:
     if request.predict:
         out = inference.predict(trained, request.out)
         print(
-            f"{len(trained.samples)} recordings predicted, {n_trained_on} of which the network was trained with"
+            f"{format_count(len(trained.samples), 'recording')} predicted, {n_trained_on} of which the network was trained with"
         )
         print(out)
         return 0
     out, result = inference.evaluate(trained, request.out)
     share, (low, high) = result["accuracy"], result["interval_95"]
     print(
-        f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
+        f"{trained.agent} on {result['dataset']}: {share:.1%} of {format_count(result['samples'], 'recording')}  [{low:.1%}, {high:.1%}]"
     )
     parts = (result["other_parts"], "outside the test set")
     left_out = ((n_trained_on, "seen in training"), (result["without_class"], "without a class"), parts)

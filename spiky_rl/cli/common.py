@@ -29,6 +29,13 @@ def program(name: str) -> str:
     return f"spiky {name}"
 
 
+def name_command(name: str) -> str:
+    """Return how usage lines and errors call the command ``name``: as a script where its script was started, else by ``spiky``."""
+    verb, _, further = name.partition(" ")
+    script = f"{verb}.py"
+    return f"{script} {further}".rstrip() if Path(sys.argv[0]).name == script else f"spiky {name}"
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help with the default of each flag, unless the default is None or False."""
 
@@ -41,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(
         self,
-        prog: str,
+        command_name: str,
         description: str | None,
         *settings: type[Settings],
         verbose: bool = False,
@@ -49,9 +56,14 @@ class Parser(argparse.ArgumentParser):
         **flag_arguments: Any,
     ) -> None:
         """Build the parser with a flag for every field of the ``settings``; ``flag_arguments`` are arguments of `add_flags`."""
-        if Path(sys.argv[0]).name == "spiky":  # its messages name ``spiky train``, not ``train.py``
-            prog = f"spiky {prog.removesuffix('.py')}"
-        super().__init__(prog, None, description, epilog, formatter_class=HelpFormatter, allow_abbrev=False)
+        super().__init__(
+            name_command(command_name),
+            None,
+            description,
+            epilog,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
         if verbose:
             self.add_argument("-v", "--verbose", action="store_true", help="show messages of all libraries")
         for settings_class in settings:

@@ -1,4 +1,4 @@
-"""``compare.py``: run a study, agents x tasks x seeds, and write its report."""
+"""``spiky compare``: run a study, agents x tasks x seeds, and write its report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from spiky_rl.run.run_plan import split_overrides
 def parser() -> common.Parser:
     """Build the parser of the command; flags override keys of the study file."""
     command_parser = common.Parser(
-        "compare.py",
+        "compare",
         "Compare agents on tasks over seeds. Run the same command again to resume, or with more seeds to add them.",
         verbose=True,
         epilog="--dry-run prints a line per agent and task; with --verbose, every cell and its commands.",

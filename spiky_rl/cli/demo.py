@@ -1,4 +1,4 @@
-"""``demo.py``: show a trained robot and its spikes in a browser, or record a film without one.
+"""``spiky demo``: show a trained robot and its spikes in a browser, or record a film without one.
 
 The demonstration plays a policy of ``policies/``: Isaac-Ant, or InvertedPendulum-v5 where Isaac Lab is not installed. It shows a page if
 there is a browser or an ssh session, else it records a film.
@@ -52,7 +52,7 @@ VIEWS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 def parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser(
-        "demo.py", "Show a trained robot and its spikes; nothing is trained.", verbose=True
+        "demo", "Show a trained robot and its spikes; nothing is trained.", verbose=True
     )
     command_parser.add_argument(
         "--view",
@@ -73,14 +73,14 @@ def demo(argv: list[str]) -> int:
     host = find_host(task)
     view = choose_view(host, args.view)
     text, view_request, view_options = VIEWS[view]
+    common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
+    request = resolve_pretrained(RunRequest.check("", {**common_request, "device": "cpu", **view_request}))
     print(text, flush=True)
     if view == FILM and args.view is None and can_show_page(host):
         print(f"No browser was found; --view {PAGE} opens the page for another machine.", flush=True)
     logging.getLogger("spiky_rl").addHandler(_BrowserOpener())
-    common_request = {"task": task, "agent": args.agent, "checkpoint": PRETRAINED, "log_root": args.log_root}
-    request = RunRequest.check("", {**common_request, "device": "cpu", **view_request})
     options = PlayOptions.check("", view_options)
-    return run_play(resolve_pretrained(request), options, no_progress if view == PAGE else ProgressBar)
+    return run_play(request, options, no_progress if view == PAGE else ProgressBar)
 
 
 def choose_view(host: Host, requested: str | None) -> str:

@@ -29,6 +29,8 @@ LOG_INTERVAL_S = 30.0
 """Seconds between two lines of a `ProgressBar` without a terminal."""
 WIDTH = 76
 """Width of a panel in characters."""
+LINE_WIDTH = 100
+"""Maximum width of a line without a terminal in characters."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 """Characters of a sparkline, from the lowest to the highest value."""
 CURVE_WIDTH = 32
@@ -127,10 +129,12 @@ class DisplayRow(NamedTuple):
     value: str
     detail: str = ""
     """Further text for the panel; lines leave it out."""
+    line: str = ""
+    """Shorter text of the row in a line; empty: its name and value."""
 
 
 class TrainingDisplay(TerminalDisplay):
-    """Display of a training: a panel, or without a terminal a line per step."""
+    """Display of a training: a panel, or without a terminal a line per step, with the first rows that fit."""
 
     def __init__(self, title: str, shown: bool = True) -> None:
         self.title, self.shown = title, shown
@@ -144,8 +148,7 @@ class TrainingDisplay(TerminalDisplay):
         if self.live is not None:
             self.live.update(self.render())
         elif self.shown:
-            line = "  ".join(f"{name} {value}" for name, value, _ in rows)
-            print(f"{line}  {self.remaining} left", flush=True)
+            print(format_line(rows, f"{self.remaining} left"), flush=True)
 
     def render(self) -> RenderableType:
         """Render the panel."""
@@ -155,7 +158,7 @@ class TrainingDisplay(TerminalDisplay):
 
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
-        for name, value, detail in self.rows or [DisplayRow("", "waiting for the first step")]:
+        for name, value, detail, _ in self.rows or [DisplayRow("", "waiting for the first step")]:
             table.add_row(name, f"{value.strip()}   {detail}")
         if self.rows:
             table.add_row("", RichBar(total=1.0, completed=self.share, width=48))
@@ -178,22 +181,41 @@ class IterationDisplay(TrainingDisplay):
             DisplayRow(
                 "return", f"{format_number(progress.returns[-1]):>8}", format_sparkline(progress.returns)
             ),
-            DisplayRow("length", f"{format_number(progress.lengths[-1]):>7}", "control steps"),
+            DisplayRow(
+                "length",
+                f"{format_number(progress.lengths[-1]):>7}",
+                "control steps",
+                f"length {format_number(progress.lengths[-1], 0):>4}",
+            ),
             *([DisplayRow("firing rate", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
-            DisplayRow("effective ops/step", f"{activity.operations:7,.0f}"),
             *(
                 [DisplayRow("resets", f"{progress.worlds_reset:,}", "worlds with failed physics")]
                 if progress.worlds_reset
                 else []
             ),
-            DisplayRow("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
+            DisplayRow("speed", speed := f"{iteration.steps_per_second:7,.0f} steps/s", line=speed),
+            DisplayRow(
+                "effective ops/step",
+                operations := f"{activity.operations:7,.0f}",
+                line=f"ops/step {operations}",
+            ),
         ]
         self.show(training_step.share, rows, training_step.initial_share or 0.0)
 
 
-def format_number(value: float) -> str:
-    """Format with two decimals, or as a dash if NaN (no episode has ended yet)."""
-    return "-" if math.isnan(value) else f"{value:.2f}"
+def format_line(rows: Sequence[DisplayRow], end: str) -> str:
+    """Return the ``rows`` and the ``end`` in one line; later rows that would make it longer than `LINE_WIDTH` are left out."""
+    line = ""
+    for row in rows:
+        text = f"{row.line or f'{row.name} {row.value}'}  "
+        if len(line) + len(text) + len(end) <= LINE_WIDTH:
+            line += text
+    return line + end
+
+
+def format_number(value: float, decimals: int = 2) -> str:
+    """Format with ``decimals``, or as a dash if NaN (no episode has ended yet)."""
+    return "-" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def format_sparkline(values: Sequence[float]) -> str:

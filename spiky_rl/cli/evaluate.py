@@ -1,4 +1,4 @@
-"""``evaluate.py``: evaluate a trained policy, undisturbed and under conditions, in one simulation."""
+"""``spiky evaluate``: evaluate a trained policy, undisturbed and under conditions, in one simulation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parser() -> common.Parser:
     # an evaluation has one environment per episode, and records no videos
     without = (*CHECKPOINT_FLAGS["without"], "num_envs", "video", "video_length")
     flags = {**CHECKPOINT_FLAGS, "without": without, "epilog": epilog}
-    return common.Parser("evaluate.py", about, RunRequest, EvaluateOptions, **flags)
+    return common.Parser("evaluate", about, RunRequest, EvaluateOptions, **flags)
 
 
 def evaluate(argv: list[str]) -> int:

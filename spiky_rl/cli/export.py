@@ -1,4 +1,4 @@
-"""``export.py``: export a trained policy for other programs and chips, and verify the files against it."""
+"""``spiky export``: export a trained policy for other programs and chips, and verify the files against it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parser() -> common.Parser:
     about = "Export a trained policy for other programs and chips, and verify the files against the policy."
     # an export records no videos
     flags = {**CHECKPOINT_FLAGS, "without": (*CHECKPOINT_FLAGS["without"], "video", "video_length")}
-    return common.Parser("export.py", about, RunRequest, ExportOptions, num_envs=1, **flags)
+    return common.Parser("export", about, RunRequest, ExportOptions, num_envs=1, **flags)
 
 
 def export(argv: list[str]) -> int:

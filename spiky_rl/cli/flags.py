@@ -7,6 +7,7 @@ empty list means no flag. Foreign flags for checkpoints work here too; the other
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from spiky_rl.config.options import (
     shorten,
 )
 from spiky_rl.config.schema import MAX_INT32
+from spiky_rl.config.spec import get_task_id, read_agent, strip_version
+from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 
 DEFAULT_SEPARATOR = re.compile(r"; (?:null|empty): ")
 """Text in a description before the meaning of an absent value."""
@@ -34,29 +37,29 @@ CHECKPOINT_FLAGS: dict[str, Any] = {
 """Keyword arguments of `Parser` for commands that take a trained policy."""
 SHOWN_DEFAULT_TYPES = int | float | str | tuple | Path
 """Types of defaults that the help shows, unless they are empty or False."""
-VIEW = "--visualizer viser (train.py, play.py) for a live view in a browser"
+VIEW = "--visualizer viser (spiky train, spiky play) for a live view in a browser"
 SETTINGS = "agent.key=value and env.key=value"
 REPLACEMENTS = {
     "--livestream": VIEW,
     "--viz": VIEW,
     "--visualizer": VIEW,
     "--enable_cameras": "leave it out; --video works without it",
-    "--num_envs": "evaluate.py --episodes N, with one environment per episode",
-    "--video": "play.py --video",
-    "--video_length": "play.py --video --video_length N",
+    "--num_envs": "spiky evaluate --episodes N, with one environment per episode",
+    "--video": "spiky play --video",
+    "--video_length": "spiky play --video --video_length N",
     "--load_checkpoint": "--checkpoint FILE",
     "--model_path": "--checkpoint FILE",
     "--algorithm": "--agent NAME, and agent.algorithm.key=value",
     "--config_name": SETTINGS,
     "--config_path": SETTINGS,
     "--log_interval": "agent.save_interval=N for checkpoints",
-    "--logger": "train.py --logger",
-    "--track": "train.py --logger wandb",
-    "--wandb-project-name": "train.py --logger wandb --log_project_name NAME",
-    "--run_name": "train.py --run_name, or --checkpoint RUN_FOLDER for a trained run",
-    "--max_iterations": "train.py --max_iterations",
-    "--export_method": "export.py --to NAMES",
-    "--export_save_path": "export.py --out FOLDER",
+    "--logger": "spiky train --logger",
+    "--track": "spiky train --logger wandb",
+    "--wandb-project-name": "spiky train --logger wandb --log_project_name NAME",
+    "--run_name": "spiky train --run_name, or --checkpoint RUN_FOLDER for a trained run",
+    "--max_iterations": "spiky train --max_iterations",
+    "--export_method": "spiky export --to NAMES",
+    "--export_save_path": "spiky export --out FOLDER",
     "--disable_fabric": "leave it out; there is no Fabric without Kit",
     "--list_tasks": "isaaclab list_envs --all",
 }
@@ -69,7 +72,7 @@ CHECKPOINT_NAMES = {"--resume": "latest", "--use_last_checkpoint": "latest", SHI
 HEADLESS = "--headless"
 """Foreign flag that is accepted and ignored, because nothing is rendered without a flag for it."""
 LOAD_RUN = "--load_run"
-"""Foreign flag with the name or the path of a run folder."""
+"""Foreign flag with the name or the path of a run folder, or a regular expression of names."""
 
 
 def number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
@@ -172,8 +175,8 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     """Return a command line with Isaac Lab's flags for checkpoints replaced by `CHECKPOINT`, and without `HEADLESS`.
 
     ``flags`` are those of the command; only a command with `CHECKPOINT` takes the foreign flags. A value of `CHECKPOINT` on the
-    command line wins over `CHECKPOINT_NAMES`. Raises UserError if `LOAD_RUN` has no value, or is given beside `CHECKPOINT`, or
-    `SHIPPED` beside another flag for a checkpoint.
+    command line wins over `CHECKPOINT_NAMES`; beside `LOAD_RUN` it names a checkpoint in that run. Raises UserError if `LOAD_RUN`
+    has no value or names no run, or if `SHIPPED` is given beside another flag for a checkpoint.
     """
     if CHECKPOINT not in flags:
         return list(argv)
@@ -189,20 +192,71 @@ def translate_flags(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     if SHIPPED in argv and others:
         raise UserError(f"{SHIPPED} and {others[0]}: pass only one of them")
     if run:
-        folder = find_run(run, argv)
+        path = find_run(run, argv)
         if checkpoint is not None:
-            raise UserError(
-                f"{LOAD_RUN} {run} and {CHECKPOINT} {checkpoint}: pass only one; a run's checkpoint is"
-                f" {CHECKPOINT} {Path(folder) / checkpoint}"
-            )
-        return [*words, CHECKPOINT, folder]
+            path = find_run_checkpoint(path, checkpoint)
+        return [*remove_flag(CHECKPOINT, words), CHECKPOINT, str(path)]
     return [*words, CHECKPOINT, names[0]] if names and checkpoint is None else words
 
 
-def find_run(name: str, argv: Sequence[str]) -> str:
-    """Return the path of the run folder ``name`` below the command line's ``--log_root``; ``name`` itself if it is a path or unknown."""
+def find_run(name: str, argv: Sequence[str]) -> Path:
+    """Return the run folder ``name``: a path, or a name or a regular expression of names below the command line's ``--log_root``.
+
+    As in Isaac Lab, the alphabetically last matching run is taken, of those with the task and the agent of the command line. Raises
+    UserError if there is none.
+    """
     if Path(name).exists():
-        return name
+        return Path(name)
     root = Path(find_value("--log_root", argv) or "logs")
-    folders = [folder for folder in root.glob("*/*/*") if folder.name == name]
-    return str(folders[0]) if len(folders) == 1 else name
+    library, experiment = (find_value(flag, argv) or "*" for flag in ("--rl_library", "--experiment_name"))
+    folders = [path for path in root.glob(f"{library}/{experiment}/*") if list_checkpoints(path)]
+    named = [folder for folder in folders if folder.name == name]
+    if len(named) == 1:
+        return named[0]
+    pattern = _compile_pattern(LOAD_RUN, name)
+    runs = [folder for folder in folders if pattern.match(folder.name) and _is_of_request(folder, argv)]
+    if not runs:
+        raise UserError(
+            f"{LOAD_RUN} {name}: no run with checkpoints below {root} matches; allowed: a run folder, its name, or a regular"
+            " expression of names"
+        )
+    return max(runs, key=lambda run: run.name)
+
+
+def find_run_checkpoint(run: Path, name: str) -> Path:
+    """Return the checkpoint ``name`` of a ``run``: a file name, ``best``, ``latest``, or a regular expression of file names.
+
+    Raises UserError if there is none.
+    """
+    if name == "latest":
+        return run
+    files = sorted((*list_checkpoints(run), *run.glob("best.pt")), key=lambda path: f"{path.name:0>15}")
+    pattern = _compile_pattern(CHECKPOINT, "best.pt" if name == "best" else name)
+    matches = [path for path in files if path.name == name] or [
+        path for path in files if pattern.match(path.name)
+    ]
+    if not matches:
+        allowed = ", ".join(path.name for path in files[-3:]) or "none, for the run has no checkpoints"
+        raise UserError(f"{LOAD_RUN} {run} {CHECKPOINT} {name}: not found; allowed: {allowed}")
+    return matches[-1]
+
+
+def _compile_pattern(flag: str, text: str) -> re.Pattern[str]:
+    """Return the regular expression ``text``. Raises UserError that names the ``flag``."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"{flag} {text}: neither a name nor a regular expression ({error})") from None
+
+
+def _is_of_request(run: Path, argv: Sequence[str]) -> bool:
+    """Return whether a ``run`` has the task and the agent of a command line, as far as both are known."""
+    try:
+        manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        trained = manifest["task"], manifest["metadata"]["agent"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return True  # the checkpoint itself is checked later
+    task, agent = find_value("--task", argv), find_value("--agent", argv)
+    tasks = {strip_version(name.rpartition(":")[2]) for name in (task, get_task_id(task))} if task else set()
+    has_task = not task or trained[0] == task or strip_version(str(trained[0])) in tasks
+    return has_task and (not agent or trained[1] == read_agent(agent)[0])

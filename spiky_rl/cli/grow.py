@@ -1,17 +1,18 @@
-"""``grow.py``: evolve a rule that grows the graph of a spiking reservoir."""
+"""``spiky grow``: evolve a rule that grows the graph of a spiking reservoir."""
 
 from __future__ import annotations
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import parse_settings
+from spiky_rl.config.progress import format_count
 from spiky_rl.reservoirs.growth.settings import GrowRequest
 
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
-        "grow.py",
+        "grow",
         "Evolve a graph for a spiking reservoir; Ctrl-C stops, the best graph is saved.",
         GrowRequest,
     )
@@ -27,5 +28,7 @@ def grow(argv: list[str]) -> int:
 
     best = evolve_graph(request, ProgressBar)
     edges = int(best.cells.adjacency.sum())
-    print(f"{request.out}: {best.cells.size} nodes, {edges} edges, seed {request.seed}")
+    print(
+        f"{request.out}: {format_count(best.cells.size, 'node')}, {format_count(edges, 'edge')}, seed {request.seed}"
+    )
     return 0

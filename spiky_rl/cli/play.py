@@ -1,24 +1,28 @@
-"""``play.py``: run a trained policy, report its episodes, record a video, export it."""
+"""``spiky play``: run a trained policy, report its episodes, record a video, export it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import MEASURE_TITLES, print_table
-from spiky_rl.config.progress import ProgressFactory
+from spiky_rl.config.progress import ProgressFactory, format_count
 from spiky_rl.deploy._targets import check_expressible, make_targets
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import PlayOptions, RunRequest
 
+if TYPE_CHECKING:
+    from spiky_rl.metrics.energy import EnergyRow
+
 EXPORT_TARGETS = ("torchscript", "onnx")
-"""Targets of ``--export``; ``export.py`` has all targets."""
+"""Targets of ``--export``; ``spiky export`` has all targets."""
 MAX_PRINTED_EPISODES = 50
 """Maximum number of printed episodes."""
 
@@ -26,7 +30,7 @@ MAX_PRINTED_EPISODES = 50
 def parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Run a trained policy and report its episodes; optionally watch it, record a video or export it."
-    return common.Parser("play.py", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
+    return common.Parser("play", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
 
 
 def play(argv: list[str]) -> int:
@@ -48,7 +52,7 @@ def run_play(request: RunRequest, options: PlayOptions, progress: ProgressFactor
     check_expressible(targets.values(), plan.spec.to_dict())
 
     from spiky_rl.deploy import _export
-    from spiky_rl.metrics.energy import format_ann_energy, format_energy
+    from spiky_rl.metrics.energy import tabulate_energies
     from spiky_rl.run.play import PlayResult, play_policy
 
     def export(policy: Any, env: Any, folder: Path) -> None:
@@ -60,14 +64,24 @@ def run_play(request: RunRequest, options: PlayOptions, progress: ProgressFactor
         print_episodes(playback.rows, playback.means, measure, is_spiking)
         if playback.cost is not None:
             ann_operations = playback.ann_operations if is_spiking else 0.0  # an ANN has no equal-size ANN
-            energy = format_energy(playback.cost, ann_operations=ann_operations)
-            for text in (energy, *format_ann_energy(playback.cost)):
-                print(f"energy per action: {text}")
+            print_energies(tabulate_energies(playback.cost, ann_operations))
         sys.stdout.flush()  # video and export follow: slow, with progress on stderr
 
     for path in play_policy(plan, options, export, progress, report):
         print(path)
     return 0
+
+
+def print_energies(energies: Sequence[EnergyRow]) -> None:
+    """Print a line per energy model, with columns for the equal-size ANN if there is one."""
+    titles = ["nJ per action", "policy", "equal-size\nANN,\nproducts", "equal-size\nANN,\nskips zeros"]
+    has_value = [any(row[i] is not None for row in energies) for i in range(len(titles))]
+    rows = [[row[0], *("-" if value is None else f"{value:,.1f}" for value in row[1:])] for row in energies]
+    print_table(
+        list(compress(titles, has_value)),
+        [list(compress(row, has_value)) for row in rows],
+        padding=(0, 0, 0, 0),
+    )
 
 
 def print_episodes(
@@ -99,4 +113,4 @@ def print_episodes(
         ["mean", *(format_cell(name, means) for name in titles)],
     )
     if len(rows) > MAX_PRINTED_EPISODES:
-        print(f"({len(rows) - MAX_PRINTED_EPISODES} more episodes in playback.json)")
+        print(f"({format_count(len(rows) - MAX_PRINTED_EPISODES, 'more episode')} in playback.json)")

@@ -1,4 +1,4 @@
-"""``publish.py``: add the policy of a finished run to policies/, for ``--checkpoint pretrained``."""
+"""``spiky publish``: add the policy of a finished run to policies/, for --checkpoint pretrained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVALUATION = "evaluation.json"
 def parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser(
-        "publish.py",
+        "publish",
         "Add the policy of a finished run to policies/: weights alone, and a manifest with its score.",
     )
     command_parser.add_argument(
@@ -28,7 +28,7 @@ def parser() -> common.Parser:
         "--evaluation",
         type=Path,
         metavar="FILE",
-        help=f"result of evaluate.py for this checkpoint; default: {EVALUATION} beside it or in the cell's folder",
+        help=f"result of spiky evaluate for this checkpoint; default: {EVALUATION} beside it or in the cell's folder",
     )
     command_parser.add_argument(
         "--rl_library",

@@ -1,4 +1,4 @@
-"""``report.py``: write a study's report from its result files."""
+"""``spiky report``: write a study's report from its result files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
-    command_parser = common.Parser("report.py", "Write a study's report from its result files.")
-    command_parser.add_argument("folder", type=Path, help="folder of the study, the --out of compare.py")
+    command_parser = common.Parser("report", "Write a study's report from its result files.")
+    command_parser.add_argument("folder", type=Path, help="folder of the study, the --out of spiky compare")
     return command_parser
 
 

@@ -1,4 +1,4 @@
-"""``show.py``: list components, agents and tasks, or describe one of them."""
+"""``spiky show``: list components, agents and tasks, or describe one of them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ SCHEMA = "schema"
 
 def parser() -> common.Parser:
     """Build the parser of the command."""
-    command_parser = common.Parser(
-        prog="show.py", description="List the components, agents and tasks, or describe one of them."
-    )
+    command_parser = common.Parser("show", "List the components, agents and tasks, or describe one of them.")
     command_parser.add_argument(
         "kind",
         choices=(*KINDS, RESERVOIR, SCHEMA),
@@ -90,13 +88,13 @@ def show(argv: list[str]) -> int:
 def check_combination(args: argparse.Namespace) -> None:
     """Raise UserError if an argument does not go with the kind of component, or the name of a reservoir is missing."""
     is_reservoir, has_name = args.kind == RESERVOIR, args.name is not None
-    example = "show.py agents lif_ppo --task CartPole-v1"
+    example = "spiky show agents lif_ppo --task CartPole-v1"
     # (argument, whether it may be given, error)
     rules = (
         (
             args.source,
             args.kind == "neurons" and has_name,
-            "--source: only available for a neuron, as in: show.py neurons lif --source",
+            "--source: only available for a neuron, as in: spiky show neurons lif --source",
         ),
         (
             args.task,
@@ -107,7 +105,7 @@ def check_combination(args: argparse.Namespace) -> None:
         (
             args.out or args.compare,
             is_reservoir,
-            "--out, --compare: only available for a reservoir, as in: show.py reservoir grown.json --compare",
+            "--out, --compare: only available for a reservoir, as in: spiky show reservoir grown.json --compare",
         ),
         (
             args.overrides,
@@ -117,12 +115,12 @@ def check_combination(args: argparse.Namespace) -> None:
         (
             args.json,
             args.compare,
-            "--json: needs --compare, as in: show.py reservoir grown.json --compare --json grown.json",
+            "--json: needs --compare, as in: spiky show reservoir grown.json --compare --json grown.json",
         ),
         (
             is_reservoir,
             has_name,
-            "name: missing; give the .json of a grown graph, or an agent, as in: show.py reservoir grown.json",
+            "name: missing; give the .json of a grown graph, or an agent, as in: spiky show reservoir grown.json",
         ),
     )
     for argument, is_available, message in rules:
@@ -259,7 +257,7 @@ def show_component(args: argparse.Namespace) -> None:
     for key, option in get_options(cls.Options).items():
         rows.append((key, _format_default(option), option.allowed_text, option.description))
     for key, (kind, default) in cls.parts.items():
-        rows.append((key, _format_part(default), f"one of show.py {kind}", "component"))
+        rows.append((key, _format_part(default), f"one of spiky show {kind}", "component"))
     print_columns(rows)
 
 

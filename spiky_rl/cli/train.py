@@ -1,4 +1,4 @@
-"""``train.py``: train an agent on a task."""
+"""``spiky train``: train an agent on a task."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.display import IterationDisplay
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.cli.tables import print_facts
+from spiky_rl.config.progress import format_count
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
@@ -23,7 +24,7 @@ from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train
 def parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
-        "train.py",
+        "train",
         "Train an agent on a task of Isaac Lab, Gymnasium or mjlab.",
         RunRequest,
         TrainOptions,
@@ -104,11 +105,12 @@ def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOption
 
 def describe_result(result: Mapping[str, Any], is_spiking: bool) -> Iterator[tuple[str, str]]:
     """Yield name and text of the measurements in a ``result``."""
-    yield "completed", f"{result['iterations']} iterations, {result['env_steps']:,} environment steps"
+    yield "completed", f"{format_count(result['iterations'], 'iteration')}, {format_count(result['env_steps'], 'environment step')}"
     keys = ("mean_return_final", "mean_return_best")
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     last = min(result["iterations"], 10)
-    yield "mean return", f"{final} over the last {last} iterations, {best} at best"
+    span = "iteration" if last == 1 else f"{last} iterations"
+    yield "mean return", f"{final} over the last {span}, {best} at best"
     if "max_evaluation" in result:
         last_ten, highest = result["last_ten_evaluations"], result["max_evaluation"]
         last = min(len(result["evaluations"]["mean_return"]), 10)

@@ -1,4 +1,4 @@
-"""``tune.py``: tune agents with equally many trials each; write a file of tuned values and a report."""
+"""``spiky tune``: tune agents with equally many trials each; write a file of tuned values and a report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parser() -> common.Parser:
     )
     epilog = "A trial gets a third of --budget. Studies that use the tuning need other --seeds."
     return common.Parser(
-        "tune.py",
+        "tune",
         about,
         TuneOptions,
         Study,
@@ -59,7 +59,7 @@ def tune(argv: list[str]) -> int:
     require_module("optuna", "experiments")
     split_overrides(args.overrides)  # raises if a text is not an override
     options = parse_settings(TuneOptions, args)
-    common.announce(f"tuning {args.agents} on {args.tasks}, {options.trials} trials each")
+    common.announce(f"tuning {args.agents} on {args.tasks}, {format_count(options.trials, 'trial')} each")
     design = tuning_plan.make_tuning_design(get_given_values(Study, args), options)
     out = (options.out or tuning_plan.get_default_folder(design)).absolute()
     files.require_writable("--out", out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,15 +47,20 @@ def get_error_text(error: BaseException) -> str:
         return f"its own text fails with {type(failure).__name__}"
 
 
+def format_install_command(*requirements: str) -> str:
+    """Return the command that installs ``requirements`` such as ``.[live]`` in a clone: the package is on no index."""
+    return f"in a clone: pip install {shlex.join(requirements)}"
+
+
 def require_module(module: str, extra: str, remedy: str = "") -> Path:
     """Return the file of ``module`` without importing it.
 
-    Raises UserError with a ``remedy`` if the module is missing, by default the line that installs the ``extra`` of spiky-rl.
+    Raises UserError with a ``remedy`` if the module is missing, by default the command that installs the ``extra``.
     """
     spec = importlib.util.find_spec(module)
     # a folder without code, such as the wandb/ of earlier runs, has a spec without an origin
     if spec is None or spec.origin is None:
-        remedy = remedy or f"install it with: pip install 'spiky-rl[{extra}]'"
+        remedy = remedy or f"install it {format_install_command(f'.[{extra}]')}"
         raise UserError(f"{module} is not installed; {remedy}")
     return Path(spec.origin)
 

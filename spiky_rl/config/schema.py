@@ -405,7 +405,7 @@ class TaskSpec(Settings):
     num_envs: dict[str, Annotated[int, Field(ge=1, le=MAX_INT32)]] = option(
         {"cpu": 256, "cuda": 4096}, "default number of environments by kind of device"
     )
-    measure: Measure = option("", "measure that play.py reports besides the return")
+    measure: Measure = option("", "measure that spiky play reports besides the return")
     leg: str = option("", "regular expression of the joints of one leg of the robot; empty: no leg is known")
     solved: float | None = option(None, "mean return from which the task counts as solved")
     steps_per_second: dict[str, Annotated[float, Field(ge=1e-3)]] = option(

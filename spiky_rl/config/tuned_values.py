@@ -1,4 +1,4 @@
-"""Tuned values: a file of ``tune.py`` with overrides for agents on tasks.
+"""Tuned values: a file of ``spiky tune`` with overrides for agents on tasks.
 
 {version: 1, tuning: pilot, trials: 40, seeds: [90000], budget: ..., tasks: {Isaac-Ant: {lif_ppo: {trial: 17, agent: {...}, physics: ...}}}}
 """
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from spiky_rl.config.options import FileRecord, RegistryError, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.spec import SpecError, read_yaml
 
 FILE_NAME = "tuned.yaml"
@@ -24,7 +25,7 @@ def find_shortfall(trials: int, seeds: int) -> str:
     """Return a text if a tuning has fewer than `MIN_TRIALS` trials of `MIN_SEEDS` seeds, else an empty text."""
     if trials >= MIN_TRIALS and seeds >= MIN_SEEDS:
         return ""
-    return f"{trials} trials of {seeds} seed{'s' * (seeds != 1)}, fewer than {MIN_TRIALS} of {MIN_SEEDS}"
+    return f"{format_count(trials, 'trial')} of {format_count(seeds, 'seed')}, fewer than {MIN_TRIALS} of {MIN_SEEDS}"
 
 
 class TunedAgent(FileRecord):
@@ -84,4 +85,4 @@ def read_tuned(path: Path) -> TunedValuesFile:
     try:
         return TunedValuesFile.check("", {**data, "path": path})
     except RegistryError as error:
-        raise SpecError(f"{path}: {error}; not a file of tune.py, or of another version") from None
+        raise SpecError(f"{path}: {error}; not a file of spiky tune, or of another version") from None

@@ -1,4 +1,4 @@
-"""Targets by name, the options of ``export.py``, and checks of a request. Without torch, so that commands fail at once."""
+"""Targets by name, the options of ``spiky export``, and checks of a request. Without torch, so that commands fail at once."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class ExportOptions(Settings):
 
     def check_request(self, request: RunRequest) -> dict[str, Target]:
         """Return the targets by name. Raises UserError if the request cannot be exported, as far as known without Isaac Lab."""
-        request.learner.require_ability(EXPORTS, "export.py", request.algorithm)
+        request.learner.require_ability(EXPORTS, "spiky export", request.algorithm)
         if self.nir_version is not None and "nir" not in self.target_names:
             raise UserError(f"--nir_version: {self.nir_version} given with --to {self.to}; allowed: --to nir")
         if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name) or self.name in C_HEADERS:

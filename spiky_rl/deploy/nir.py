@@ -182,7 +182,7 @@ class NirPolicy:
 def read(path: Path | str) -> NirPolicy:
     """Read the policy in the file ``path``.
 
-    Raises UserError if the file is not a NIR file, was not written by ``export.py``, or is damaged.
+    Raises UserError if the file is not a NIR file, was not written by ``spiky export``, or is damaged.
     """
     from spiky_rl.kernels import dispatch
     from spiky_rl.networks._nir_graph import Reading, read_content
@@ -190,7 +190,7 @@ def read(path: Path | str) -> NirPolicy:
     content = read_content(Reading(str(path)))
     if not content.own or content.readout is None:
         raise UserError(
-            f"{path}: not written by export.py --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
+            f"{path}: not written by spiky export --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
         )
     settings = {"name": "nir", "file": str(path), "backend": dispatch.REFERENCE}
     network = registry.configure("networks", settings, str(path)).build(

@@ -24,7 +24,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from spiky_rl.config.registry import RegistryError, suggest_name
 
@@ -282,23 +282,28 @@ def average(costs: Sequence[InferenceCost], weights: Sequence[float] | None = No
     return dataclasses.replace(costs[-1], **means)
 
 
-def format_energy(cost: InferenceCost, ann_operations: float = 0.0) -> str:
-    """Return the energy of ``cost`` in single precision, with its assumption.
+class EnergyRow(NamedTuple):
+    """Energy of one action in nJ, under one energy model."""
+
+    assumption: str
+    policy: float
+    ann_products: float | None
+    """Energy of the products of a dense ANN of the same sizes; None if there is no such ANN, or another column has it."""
+    ann_skipping_zeros: float | None
+    """Energy of an ANN of the same sizes that skips zeros; None if there is no such ANN, or another column has it."""
+
+
+def tabulate_energies(cost: InferenceCost, ann_operations: float = 0.0) -> list[EnergyRow]:
+    """Return the energies of ``cost``: of its arithmetic in single precision, and, if it has an equal-size ANN, under the models of `MAIN`.
 
     Args:
         ann_operations: Multiply-accumulates of an ANN to compare with; 0 for none.
     """
-    text = f"{cost.compute_energy(FP32) / 1000.0:,.1f} nJ"
-    if ann_operations:
-        text += f", the ANN's products {ann_operations * FP32.multiply_accumulate / 1000.0:,.1f} nJ"
-    return f"{text} ({FP32.text})"
-
-
-def format_ann_energy(cost: InferenceCost) -> list[str]:
-    """Return one line per energy model of `MAIN` with the energy of ``cost`` and of its equal-size ANN; no lines without that ANN."""
-    lines = []
+    products = ann_operations * FP32.multiply_accumulate / 1000.0 if ann_operations else None
+    rows = [EnergyRow(FP32.text, cost.compute_energy(FP32) / 1000.0, products, None)]
     for name in MAIN if cost.equal_ann is not None else ():
-        model, ann = ENERGY_MODELS[name], cost.get_ann_energies()[name]
-        own = cost.compute_energy(model) / 1000.0
-        lines.append(f"{own:,.1f} nJ, an ANN of the same sizes that skips zeros {ann:,.1f} nJ ({model.text})")
-    return lines
+        model = ENERGY_MODELS[name]
+        rows.append(
+            EnergyRow(model.text, cost.compute_energy(model) / 1000.0, None, cost.get_ann_energies()[name])
+        )
+    return rows

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
+from spiky_rl.config.progress import format_count
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_checkpoints
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.learners.common.runner import BaseRunner
@@ -50,7 +51,9 @@ def choose_best_checkpoint(
     )
     if len(paths) < 2 or not steps:
         return None
-    log.info("comparing %d checkpoints without noise, %d control steps each", len(paths), steps)
+    log.info(
+        "comparing %d checkpoints without noise, %s each", len(paths), format_count(steps, "control step")
+    )
     began = time.perf_counter()
     try:
         policies = [_load_policy(runner, path, plan.device) for path in paths]

@@ -134,8 +134,8 @@ def evaluate(
     plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
     checkpoint, adapts = evaluation_plan.checkpoint, evaluation_plan.is_plastic
     log.info(
-        "%s on %s, %d conditions x %d episodes, %s",
-        plan.agent, plan.task, len(names), episodes, plan.device,
+        "%s on %s, %s x %s, %s",
+        plan.agent, plan.task, format_count(len(names), "condition"), format_count(episodes, "episode"), plan.device,
     )  # fmt: skip
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     find_commit()  # found now and cached, because the checkout may change during the evaluation

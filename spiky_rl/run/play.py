@@ -100,7 +100,9 @@ def play_policy(
     checkpoint = find_checkpoint(plan)
     folder, videos = checkpoint.parent, list[Path]()
     files.require_writable("--checkpoint", folder)
-    log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
+    log.info(
+        "%s on %s, %s, %s", plan.agent, plan.task, format_count(plan.num_envs, "environment"), plan.device
+    )
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
     with open_policy(plan, checkpoint, options, options.real_time) as (env, runner, policy):

@@ -15,6 +15,7 @@ from scipy import stats
 from spiky_rl.config import files, registry
 from spiky_rl.config.named_code import find_code
 from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.config.schema import get_algorithm
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
@@ -38,13 +39,13 @@ def publish_policy(
 ) -> tuple[Policy, Path]:
     """Write a policy's weights and manifest into policies/; return the manifest and its file.
 
-    ``evaluation`` is the result of ``evaluate.py`` for the checkpoint; ``study`` is None for a single training. Raises UserError if a file is
+    ``evaluation`` is the result of ``spiky evaluate`` for the checkpoint; ``study`` is None for a single training. Raises UserError if a file is
     missing, or does not belong to the run, or the policy cannot be shipped, or exists and ``replace`` is False.
     """
     loaded = read_checkpoint(str(checkpoint), library=library)
     identity = dict(get_identity(loaded))
     if not identity.get("spec"):
-        raise UserError(f"{checkpoint}: not written by train.py")
+        raise UserError(f"{checkpoint}: not written by spiky train")
     if code := find_code(identity["spec"], list_trusted_packages()):
         raise UserError(
             f"{checkpoint}: its agent names the code {code[0]!r}; allowed: agents without code of their own"
@@ -121,7 +122,7 @@ def compute_score(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _format_score(score: Mapping[str, Any]) -> str:
-    return f"return {score['mean_return']:.1f} [{score['low']:.1f}, {score['high']:.1f}] over {score['episodes']} episodes"
+    return f"return {score['mean_return']:.1f} [{score['low']:.1f}, {score['high']:.1f}] over {format_count(score['episodes'], 'episode')}"
 
 
 def _get_values(overrides: Sequence[str]) -> dict[str, str]:
@@ -140,7 +141,7 @@ def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, 
     if checkpoint.absolute().parts[-len(evaluated) :] != evaluated:
         raise UserError(f"{evaluation}: checkpoint: {result['checkpoint']} given; allowed: {checkpoint}")
     if "conditions" not in result:
-        raise UserError(f"{evaluation}: conditions: missing; allowed: a result of evaluate.py")
+        raise UserError(f"{evaluation}: conditions: missing; allowed: a result of spiky evaluate")
     if quantize := result.get("quantize"):
         raise UserError(
             f"{evaluation}: quantize: {quantize} given; allowed: null, the network as it was trained"
@@ -152,6 +153,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file of a run. Raises UserError if it is missing or damaged."""
     if not path.is_file():
         raise UserError(
-            f"{path}: not found; allowed: a run folder of train.py with an evaluation of evaluate.py"
+            f"{path}: not found; allowed: a run folder of spiky train with an evaluation of spiky evaluate"
         )
     return read_file(path, parse_json)

@@ -67,7 +67,7 @@ class RunRequest(Settings):
         flags=["--rl_library"],
     )
     tuning: Path | None = option(
-        None, "tuned values for this agent on this task: the file that tune.py wrote, or its folder"
+        None, "tuned values for this agent on this task: the file that spiky tune wrote, or its folder"
     )
     num_envs: int | None = option(
         None,
@@ -255,7 +255,7 @@ class VisualizerOptions(Settings):
 
 
 class TrainOptions(VisualizerOptions):
-    """Options of train.py besides `RunRequest`."""
+    """Options of spiky train besides `RunRequest`."""
 
     teacher: str | None = option(
         None,
@@ -297,7 +297,7 @@ class TrainOptions(VisualizerOptions):
 
 
 class EvaluateOptions(Settings):
-    """Options of evaluate.py besides `RunRequest`."""
+    """Options of spiky evaluate besides `RunRequest`."""
 
     episodes: int = option(64, "episodes per condition", low=1, high=MAX_INT32)
     conditions: str = option(
@@ -306,7 +306,7 @@ class EvaluateOptions(Settings):
         " nominal is always included",
     )
     quantize: Literal["int8"] | None = option(
-        None, "evaluate the int8 network that `export.py --to c-int8` writes"
+        None, "evaluate the int8 network that `spiky export --to c_int8` writes"
     )
     out: Path | None = option(
         None,
@@ -338,7 +338,7 @@ class EvaluateOptions(Settings):
 
 
 class PlayOptions(VisualizerOptions):
-    """Options of play.py besides `RunRequest`."""
+    """Options of spiky play besides `RunRequest`."""
 
     episodes: int = option(10, "episodes to measure", low=1, high=MAX_INT32)
     real_time: bool = option(False, "run at real-time speed, for the live view", flags=["--real-time"])

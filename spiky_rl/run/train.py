@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.config.progress import format_count
 from spiky_rl.config.safe_loading import read_json_record
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
@@ -153,8 +154,8 @@ class TrainingRun:
             path = error.filename or str(root)
             raise UserError(f"--log_root {root}: cannot write to {path!r}: {error.strerror}") from None
         log.info(
-            "%s on %s, %d environments, %s, seed %d",
-            plan.agent, plan.task, plan.num_envs, plan.device, plan.seed,
+            "%s on %s, %s, %s, seed %d",
+            plan.agent, plan.task, format_count(plan.num_envs, "environment"), plan.device, plan.seed,
         )  # fmt: skip
         log.info("run folder: %s", self.folder)
 

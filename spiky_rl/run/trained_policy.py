@@ -124,7 +124,7 @@ def load_policy(
     loaded = read_checkpoint(str(path), library=library)
     identity = get_identity(loaded)
     if not identity.get("spec"):
-        raise CheckpointError(f"{path}: not written by train.py, so its network is unknown")
+        raise CheckpointError(f"{path}: not written by spiky train, so its network is unknown")
     values = follow_moved_files(identity["spec"], code)
     remedy = "pass each name in code to allow it"
     check_code_is_named(path, values, code, remedy, list_trusted_packages())

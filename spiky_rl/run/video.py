@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.config.progress import ProgressFactory, format_count, no_progress
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.metrics.video import Frame, RasterPanel, concat_frames, write_video
 from spiky_rl.run.wrapper import EnvWrapper
@@ -27,7 +27,7 @@ def record_video(
     log.info("recording %d control steps of new episodes", steps)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with progress("recording", f"{steps} control steps") as report_progress:
+    with progress("recording", format_count(steps, "control step")) as report_progress:
         camera = env.open_camera()
         with torch.inference_mode():
             env.reset()

@@ -68,6 +68,13 @@ def test_a_page_of_a_host_without_a_live_view_is_refused(asked, monkeypatch):
     assert asked == []
 
 
+def test_a_task_without_a_policy_is_refused_before_a_film_is_announced(monkeypatch, capsys):
+    make_viewable(monkeypatch, viewable=False)
+    with pytest.raises(UserError, match="no trained policy of --agent lif_ppo on --task Acrobot-v1"):
+        demo.demo(["--task", "Acrobot-v1"])
+    assert capsys.readouterr().out == ""
+
+
 def test_the_task_is_one_whose_host_is_installed(monkeypatch):
     tasks = [policy.task for policy in list_policies() if policy.agent == "lif_ppo"]
     assert set(demo.TASKS) <= set(tasks), "a shipped policy of the first agent for each of them"

@@ -87,6 +87,19 @@ def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(logged, mo
     assert len(logged) == 2 and capsys.readouterr().out == ""
 
 
+def test_a_line_fits_and_leaves_out_the_last_rows_first():
+    rows = [
+        DisplayRow("iteration", " 1/1000"),
+        DisplayRow("return", "1.5", "a curve"),
+        DisplayRow("length", "1000.00", line="length 1000"),
+        DisplayRow("speed", "x" * 60),
+        DisplayRow("operations", "12"),
+    ]
+    line = display.format_line(rows, "0:00:05 left")
+    assert line == "iteration  1/1000  return 1.5  length 1000  operations 12  0:00:05 left"
+    assert display.format_line(rows[:2], "left").endswith("return 1.5  left")
+
+
 def test_a_share_that_is_almost_none_leaves_a_time_that_can_be_shown(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)

@@ -141,7 +141,7 @@ def test_a_visualizer_that_cannot_run_here_is_refused(name, command, tmp_path, m
     arguments = ["--task", "cartpole", "--log_root", tmp_path, "--viz"]
     assert_refused(*command(name, *arguments, "newton_gl"), "newton_gl", "DISPLAY", "viser or rerun")
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    line = "pip install 'spiky-rl[live]'"
+    line = "in a clone: pip install '.[live]'"
     assert_refused(*command(name, *arguments, "viser"), "--visualizer viser", "viser is not installed", line)
     assert_no_run(tmp_path)
 

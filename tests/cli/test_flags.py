@@ -1,5 +1,6 @@
 """A flag is a field: what settings declare is what a command takes, refuses and says of itself."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -80,12 +81,12 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
         (train, "--model_path", "--checkpoint FILE"),
         (train, "--livestream", "--visualizer viser"),
         (export, "--viz", "--visualizer viser"),
-        (export, "--video", "play.py --video"),
-        (evaluate, "--num_envs", "evaluate.py --episodes N"),
-        (evaluate, "--num_envs=8", "evaluate.py --episodes N"),
-        (evaluate, "--video", "play.py --video"),
-        (evaluate, "--video_length", "play.py --video --video_length N"),
-        (play, "--logger", "train.py --logger"),
+        (export, "--video", "spiky play --video"),
+        (evaluate, "--num_envs", "spiky evaluate --episodes N"),
+        (evaluate, "--num_envs=8", "spiky evaluate --episodes N"),
+        (evaluate, "--video", "spiky play --video"),
+        (evaluate, "--video_length", "spiky play --video --video_length N"),
+        (play, "--logger", "spiky train --logger"),
         (play, "--experiment", "did you mean '--experiment_name'"),
     ],
 )
@@ -101,8 +102,6 @@ def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here
     [
         ("--headless", None),
         ("--resume", "latest"),
-        ("--resume --load_run 2026-11-29_06-08-52", "2026-11-29_06-08-52"),
-        ("--load_run=logs/rsl_rl/ant/x --headless", "logs/rsl_rl/ant/x"),
         ("--use_pretrained_checkpoint", "pretrained"),
         ("--use_last_checkpoint", "latest"),
         ("--resume --checkpoint best", "best"),
@@ -118,10 +117,8 @@ def test_isaac_labs_words_for_checkpoints_work(line, checkpoint):
     [
         ("--load_run", "--load_run: expected the name"),
         ("--load_run --headless", "--load_run: expected the name"),
-        (
-            "--load_run x --checkpoint model_3.pt",
-            "pass only one; a run's checkpoint is --checkpoint x/model_3.pt",
-        ),
+        ("--load_run 2026-11-29", "^--load_run 2026-11-29: no run with checkpoints below logs"),
+        ("--load_run .*(", r"^--load_run \.\*\(: neither a name nor a regular expression"),
         *(
             (f"--use_pretrained_checkpoint {other}", f"checkpoint and {other.split()[0]}: pass only one")
             for other in ("--load_run x", "--checkpoint best", "--resume", "--use_last_checkpoint")
@@ -133,12 +130,74 @@ def test_a_run_that_is_not_named_or_named_twice_is_refused(line, words):
         train.parser().parse(["--task", "cartpole", *line.split()])
 
 
-def test_the_name_of_a_run_is_found_below_the_folder_of_all_runs(tmp_path):
-    run = tmp_path / "rsl_rl" / "ant" / "2026-11-29"
-    run.mkdir(parents=True)
-    for root in (["--log_root", str(tmp_path)], ["--log_root=elsewhere", f"--log_root={tmp_path}"]):
-        args = train.parser().parse(["--task", "ant", "--resume", "--load_run", run.name, *root])
-        assert args.checkpoint == str(run)
+@pytest.fixture
+def runs(tmp_path):
+    """Runs of two agents on Isaac-Ant and of one on Isaac-Cartpole, each with three checkpoints and a best one."""
+    trained = [
+        ("ant", "06", "lif_ppo"),
+        ("ant", "07", "lif_ppo"),
+        ("ant", "08", "mlp_ppo"),
+        ("cartpole", "09", "lif_ppo"),
+    ]
+    for task, day, agent in trained:
+        run = tmp_path / "rsl_rl" / task / f"2026-11-{day}"
+        run.mkdir(parents=True)
+        manifest = {"task": f"Isaac-{task.title()}", "metadata": {"agent": agent}}
+        (run / "run.json").write_text(json.dumps(manifest))
+        for name in ("model_0.pt", "model_90.pt", "model_100.pt", "best.pt"):
+            (run / name).touch()
+    return tmp_path / "rsl_rl"
+
+
+def get_checkpoint(line, runs):
+    args = train.parser().parse([*line.split(), "--log_root", str(runs.parent)])
+    return str(Path(args.checkpoint).relative_to(runs))
+
+
+@pytest.mark.parametrize(
+    ("line", "checkpoint"),
+    [
+        ("--task Isaac-Ant-v0 --agent lif_ppo --load_run .*", "ant/2026-11-07"),
+        ("--task ant --agent mlp_ppo --load_run .*", "ant/2026-11-08"),
+        ("--task Isaac-Ant --load_run=2026-11-0[67]", "ant/2026-11-07"),
+        ("--task Isaac-Cartpole --load_run 2026 --headless", "cartpole/2026-11-09"),
+        ("--task Isaac-Ant --resume --load_run 2026-11-06", "ant/2026-11-06"),
+        (
+            "--task Isaac-Ant --resume --load_run 2026-11-06 --checkpoint model_0.pt",
+            "ant/2026-11-06/model_0.pt",
+        ),
+        ("--task Isaac-Ant --load_run 2026-11-06 --checkpoint=model_.*.pt", "ant/2026-11-06/model_100.pt"),
+        ("--task Isaac-Ant --load_run 2026-11-06 --checkpoint best", "ant/2026-11-06/best.pt"),
+        ("--task Isaac-Ant --load_run 2026-11-06 --checkpoint latest", "ant/2026-11-06"),
+    ],
+)
+def test_isaac_labs_words_for_runs_find_the_last_match(line, checkpoint, runs):
+    assert get_checkpoint(line, runs) == checkpoint
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "--load_run 2027.*",
+            "^--load_run 2027.*: no run with checkpoints below .* matches; allowed: a run folder",
+        ),
+        ("--agent mlp_ppo --load_run 2026-11-0[67]", "--load_run .* matches"),
+        (
+            "--load_run 2026-11-06 --checkpoint model_7.pt",
+            "--checkpoint model_7.pt: not found; allowed: model_0.pt, ",
+        ),
+    ],
+)
+def test_a_run_or_a_checkpoint_that_does_not_match_is_refused_by_the_flag_that_was_given(line, words, runs):
+    with pytest.raises(UserError, match=words):
+        get_checkpoint(f"--task Isaac-Ant {line}", runs)
+
+
+def test_a_run_is_found_below_the_last_folder_of_all_runs_that_is_given(runs):
+    root = ["--log_root=elsewhere", f"--log_root={runs.parent}"]
+    args = train.parser().parse(["--task", "ant", "--resume", "--load_run", "2026-11-06", *root])
+    assert args.checkpoint == str(runs / "ant" / "2026-11-06")
 
 
 def test_a_flag_whose_field_has_no_default_is_required(capsys):

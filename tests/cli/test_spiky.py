@@ -1,5 +1,6 @@
 """One command for all: it lists what there is, starts it, and knows a name that is nearly right."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import spiky_rl
-from spiky_rl.cli import __main__
+from spiky_rl.cli import __main__, common
 from spiky_rl.cli.__main__ import CHECKOUT_COMMANDS, COMMANDS, get_summary
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -23,13 +24,32 @@ def test_every_script_is_a_command():
     assert set(EVERY) == {path.stem for path in SCRIPTS.glob("*.py")}
 
 
-@pytest.mark.parametrize("command", EVERY)
-def test_usage_names_the_command_as_it_was_called(command, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/spiky", command, "--help"])
+@pytest.mark.parametrize(
+    "command", [*EVERY, *(f"bench {name}" for name in ("classify", "latency", "physics", "updates"))]
+)
+def test_the_help_names_every_command_as_spiky_verb(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/spiky", *command.split(), "--help"])
     with pytest.raises(SystemExit) as ended:
         __main__.main()
     assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: spiky {command} ")
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: spiky {command} ")
+    assert not re.findall(rf"\b(?:{'|'.join(EVERY)})\.py\b", text)
+
+
+@pytest.mark.parametrize(
+    ("started", "name", "called"),
+    [
+        ("/somewhere/bin/spiky", "train", "spiky train"),
+        ("/somewhere/spiky_rl/cli/__main__.py", "train", "spiky train"),
+        ("scripts/train.py", "train", "train.py"),
+        ("scripts/bench.py", "bench latency", "bench.py latency"),
+        ("scripts/train.py", "play", "spiky play"),
+    ],
+)
+def test_only_a_script_that_was_started_is_named_as_a_file(started, name, called, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert common.Parser(name, None).prog == called
 
 
 def test_the_help_of_no_command_of_the_package_imports_torch():
@@ -59,6 +79,7 @@ def test_alone_it_lists_all_commands_and_what_they_do():
     assert done.returncode == 0
     assert all(f"  {name}" in done.stdout and get_summary(name) in done.stdout for name in EVERY)
     assert all(len(get_summary(name)) > 10 for name in EVERY)
+    assert max(map(len, done.stdout.splitlines())) <= 100
 
 
 def test_it_starts_what_is_named():

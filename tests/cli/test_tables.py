@@ -9,8 +9,9 @@ import pytest
 
 from spiky_rl.cli import show, tables, train
 from spiky_rl.cli.evaluate import print_conditions, print_recovery
-from spiky_rl.cli.play import print_episodes
+from spiky_rl.cli.play import print_energies, print_episodes
 from spiky_rl.config import registry
+from spiky_rl.metrics.energy import EnergyRow
 from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 ENTRIES = [(kind, name) for kind in show.KINDS for name in (None, *registry.list_names(kind))]
@@ -60,6 +61,21 @@ def test_episodes_and_conditions_fit(capsys):
     text = capsys.readouterr().out
     assert get_widest(text) <= tables.WIDTH
     assert "sensor_dropout_and_a_long_name" in text and "12345.68 ± 1234.56" in text and "1,000,000" in text
+
+
+def test_energies_fit_and_columns_without_a_value_are_left_out(capsys):
+    longest = "fp32 at 45 nm, weights and states each in an SRAM of their size"
+    energies = [
+        EnergyRow("fp32 arithmetic", 1234.5, 123456.7, None),
+        EnergyRow(longest, 12345.6, None, 1234.5),
+    ]
+    print_energies(energies)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= tables.WIDTH
+    text = "\n".join(lines)
+    assert longest in text and "123,456.7" in text and "12,345.6" in text and "skips zeros" in text
+    print_energies(energies[:1])
+    assert "products" in (alone := capsys.readouterr().out) and "skips zeros" not in alone
 
 
 @pytest.mark.parametrize(("is_spiking", "rate"), [(True, "0.0%"), (False, "-")])

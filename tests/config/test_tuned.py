@@ -74,7 +74,7 @@ def changed(**more):
         (changed(seeds=["a"]), ["seeds", "whole numbers"]),
         (changed(tasks={CARTPOLE: {"lif_ppo": 3}}), [f"tasks.{CARTPOLE}.lif_ppo"]),
         (changed(tasks={CARTPOLE: 3}), [f"tasks.{CARTPOLE}"]),
-        ({"agents": []}, ["version", "not a file of tune.py"]),
+        ({"agents": []}, ["version", "not a file of spiky tune"]),
     ],
 )
 def test_what_is_no_file_of_tuned_values_is_refused_by_name(tmp_path, data, words):

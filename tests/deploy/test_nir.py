@@ -256,7 +256,7 @@ def altered(path, change):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda g: g.metadata.update(producer="another"), "not written by export.py"),
+        (lambda g: g.metadata.update(producer="another"), "not written by spiky export"),
         (lambda g: g.metadata.update(encoder=json.dumps({"name": "own.py:Own"})), "names code"),
         (lambda g: g.nodes["layer_0.neuron"].tau.__setitem__(0, np.nan), "layer_0.neuron.tau is not finite"),
         (lambda g: g.edges.remove(("readout", "output")), r"readout \(Linear\): edges to none given"),

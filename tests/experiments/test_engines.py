@@ -172,7 +172,7 @@ def test_without_ray_the_install_line_is_named():
         "except engines.EngineError as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'spiky-rl[ray]'" in said
+    assert "in a clone: pip install '.[ray]'" in said
 
 
 CANCELLED = """

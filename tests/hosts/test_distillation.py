@@ -209,7 +209,7 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
         load_teacher_from_student(read_checkpoint(str(tmp_path / "model_0.pt")), tmp_path / "model_0.pt")
     run.identity = {}
     run.save(str(tmp_path / "foreign.pt"))
-    with pytest.raises(CheckpointError, match="not written by train.py"):
+    with pytest.raises(CheckpointError, match="not written by spiky train"):
         read_teacher(tmp_path / "foreign.pt", TASK, RSL_RL)
     torch.save({"policy": {}, "value": {}, "iter": 1}, tmp_path / "skrl.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint of rsl_rl"):

@@ -297,10 +297,10 @@ def torch_for_rocm(monkeypatch, _):
     monkeypatch.setattr(torch.version, "hip", "7.1.25424")
 
 
-REMEDY = r"remove it \(pip uninstall cupy-cuda12x cupy-cuda13x\) and pip install 'spiky-rl\[cuda(12)?\]'"
+REMEDY = r"remove it \(pip uninstall cupy-cuda12x cupy-cuda13x\) and install it in a clone: pip install '\.\[cuda(12)?\]'"
 MACHINES = {
     no_gpu: r"torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch",
-    no_cupy: r"CuPy is not installed; pip install 'spiky-rl\[cuda(12)?\]'",
+    no_cupy: r"CuPy is not installed; install it in a clone: pip install '\.\[cuda(12)?\]'",
     cupy_of_another_driver: rf"CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version: {REMEDY}",
     cupy_without_its_libraries: rf"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); {REMEDY}",
     cupy_that_crashes: rf"CuPy does not load \(RuntimeError: driver too old\); {REMEDY}",
@@ -324,7 +324,7 @@ def test_the_remedy_names_the_extra_that_fits_the_cuda_of_torch(machine, version
     machine(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.version, "cuda", version)
     extra, package = EXTRAS[version]
-    assert CUPY.get_unavailable_reason().endswith(f"pip install 'spiky-rl[{extra}]'")
+    assert CUPY.get_unavailable_reason().endswith(f"in a clone: pip install '.[{extra}]'")
     with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         (named,) = tomllib.load(file)["project"]["optional-dependencies"][extra]
     assert named.startswith(package)

@@ -12,8 +12,8 @@ from spiky_rl.metrics.energy import (
     ANN_ENERGY_MODELS,
     ENERGY_MODELS,
     average,
-    format_energy,
     get_energy_model,
+    tabulate_energies,
 )
 from spiky_rl.metrics.meter import CostMeter, measure_ann
 from spiky_rl.metrics.updates import ArithmeticCounts
@@ -209,5 +209,5 @@ def test_unknown_prices_are_refused_with_the_nearest():
 
 
 def test_an_energy_names_its_assumption():
-    text = format_energy(measured(built()), ann_operations=296)
-    assert "the ANN's products 1.4 nJ (fp32 arithmetic at 45 nm, no memory)" in text
+    row = tabulate_energies(measured(built()), ann_operations=296)[0]
+    assert row.assumption == "fp32 arithmetic at 45 nm, no memory" and f"{row.ann_products:.1f}" == "1.4"

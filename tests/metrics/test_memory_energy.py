@@ -16,7 +16,7 @@ from spiky_rl.metrics.energy import (
     average,
     compute_access_energy,
     compute_energy_per_metre,
-    format_ann_energy,
+    tabulate_energies,
     get_energy_model,
 )
 from spiky_rl.metrics.meter import CostMeter, measure_ann
@@ -359,8 +359,9 @@ def test_results_and_texts_have_the_ann_beside():
     assert "equal_ann" not in data and data["state_accesses"] == 16
     assert cost.equal_ann is not None and data["ann_skipping_zeros"] == cost.equal_ann.counts()
     assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "equal_ann"}
-    for text, kind in zip(format_ann_energy(cost), ("fp32", "int8"), strict=True):
-        assert kind in text
+    for row, kind in zip(tabulate_energies(cost)[1:], ("fp32", "int8"), strict=True):
+        assert kind in row.assumption
+        assert row.ann_skipping_zeros == data["ann_skipping_zeros_energy_nj"][f"{kind}_sram"]
     twice = cost.scale(2).equal_ann
     assert (
         average([cost, cost.scale(3)]).state_accesses == 32

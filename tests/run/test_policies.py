@@ -331,7 +331,7 @@ def test_a_training_from_a_tuned_policy_resumes_with_the_policys_agent(own, tmp_
     recorded = json.loads((run / "settings.json").read_text())["overrides"]
     assert sorted(recorded) == sorted([*tuned, *changed])
     out = capsys.readouterr().out
-    assert "over the last 1 iterations" in out
+    assert "over the last iteration," in out
     line = out.partition("play with")[2].partition("\n")[0]
     assert all(text in line for text in tuned)
     assert train([*where, "--checkpoint", str(run), "--max_iterations", "1"]) == 0

@@ -131,16 +131,16 @@ class StudyPlan(Settings):
     family: Literal["all", "endpoint"] = option(
         "all", "tests that Holm corrects together: all, or those of each endpoint"
     )
-    date: str = option("", "date of the plan; empty: the day on which compare.py first writes it")
+    date: str = option("", "date of the plan; empty: the day on which spiky compare first writes it")
     commit: str = option(
-        "", "commit of the project on that date; empty: the commit that compare.py runs from"
+        "", "commit of the project on that date; empty: the commit that spiky compare runs from"
     )
     seeds: tuple[int, ...] = option(
-        (), "seeds of the study on that date; empty: its seeds when compare.py writes the plan"
+        (), "seeds of the study on that date; empty: its seeds when spiky compare writes the plan"
     )
     tasks: tuple[str, ...] = option(
         (),
-        "tasks of the study on that date; empty: its tasks when compare.py writes the plan, or, in a plan written before"
+        "tasks of the study on that date; empty: its tasks when spiky compare writes the plan, or, in a plan written before"
         " they were kept, unknown",
     )
 

@@ -162,7 +162,7 @@ class Study(Settings):
     )
     tuning: Tunings = option(
         "",
-        "tuned values of the agents: the file that tune.py wrote, or its folder (in a study file also {agent: file or folder}, which"
+        "tuned values of the agents: the file that spiky tune wrote, or its folder (in a study file also {agent: file or folder}, which"
         " leaves out agents that are not tuned); empty: no tuned values",
     )
     plan: StudyPlan | None = option(

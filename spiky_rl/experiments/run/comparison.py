@@ -17,7 +17,7 @@ import yaml
 from spiky_rl.config import files
 from spiky_rl.config.options import FileRecord, RegistryError
 from spiky_rl.config.plain_data import PlainMapping, get_section
-from spiky_rl.config.progress import format_duration
+from spiky_rl.config.progress import format_count, format_duration
 from spiky_rl.config.schema import TaskSpec, get_algorithm
 from spiky_rl.config.tuned_values import read_tuned
 from spiky_rl.experiments.design import grid
@@ -64,7 +64,7 @@ class StudyRun:
         known = [seconds for seconds in trained if seconds is not None]
         text = f"{format_duration(sum(known) / self.place.parallel)} with {self.place.parallel} at once"
         unknown = len(trained) - len(known)
-        return text + (f", and {unknown} cells of unknown length" if unknown else "")
+        return text + (f", and {format_count(unknown, 'cell')} of unknown length" if unknown else "")
 
     def check(self) -> None:
         """Raise UserError if the folder has cells of something else, or if seeds or arms of the study are not allowed."""

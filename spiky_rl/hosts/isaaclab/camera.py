@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.workflows import WrappedEnv
 
@@ -29,7 +30,9 @@ FRONT_VIEW = (0.92, -0.3, 0.26)
 
 LIBRARIES = ("libEGL.so.1", "libGL.so.1")
 PACKAGES = ("pyglet", "imgui_bundle", "PIL")
-REMEDY = 'apt-get install libegl1 libgl1 libgl1-mesa-dri libegl-mesa0, and pip install "spiky-rl[video]"'
+REMEDY = (
+    f"apt-get install libegl1 libgl1 libgl1-mesa-dri libegl-mesa0, and {format_install_command('.[video]')}"
+)
 
 
 class GraphicsError(UserError):

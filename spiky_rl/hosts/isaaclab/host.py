@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
-from spiky_rl.config.errors import require_module
+from spiky_rl.config.errors import format_install_command, require_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
@@ -142,7 +142,7 @@ class IsaacLab(Host):
     @override
     def require_installed(self, video: bool = False) -> None:
         # the extra needs isaaclab_mujoco, which is on no index
-        remedy = "install it in a clone with: pip install ./isaaclab_mujoco '.[isaaclab]'"
+        remedy = f"install it {format_install_command('./isaaclab_mujoco', '.[isaaclab]')}"
         require_module("isaaclab", "isaaclab", remedy)
         if video:
             require_module("av", "video")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.config.registry import UserError
 
 if TYPE_CHECKING:
@@ -239,4 +240,5 @@ def newton_version() -> str:
     try:
         return importlib.metadata.version("newton")
     except importlib.metadata.PackageNotFoundError as error:
-        raise AssetError('Newton is not installed: pip install "spiky-rl[isaaclab]"') from error
+        install = format_install_command("./isaaclab_mujoco", ".[isaaclab]")
+        raise AssetError(f"Newton is not installed; install it {install}") from error

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spiky_rl.config.errors import UserError, require_module
+from spiky_rl.config.errors import UserError, format_install_command, require_module
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
 
 NATIVE, AUTO, WARP = "mujoco", "auto", "newton_mjwarp"
@@ -79,5 +79,5 @@ def list_sources() -> list[Path]:
 
 def find_package() -> Path:
     """Return the folder of `isaaclab_mujoco`, without an import of it. Raises UserError if it is not installed."""
-    remedy = "install it in a clone with: pip install ./isaaclab_mujoco"
+    remedy = f"install it {format_install_command('./isaaclab_mujoco')}"
     return require_module("isaaclab_mujoco", "", remedy).parent

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
-from spiky_rl.config.errors import require_module
+from spiky_rl.config.errors import format_install_command, require_module
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec
@@ -136,7 +136,7 @@ class Mjlab(Host):
     def require_installed(self, video: bool = False) -> None:
         # mjlab's pins would replace Isaac Lab's versions
         place = "an environment without Isaac Lab and without the extra gymnasium"
-        require_module("mjlab", "mjlab", f"in {place}, install it with: pip install 'spiky-rl[mjlab]'")
+        require_module("mjlab", "mjlab", f"in {place}, install it {format_install_command('.[mjlab]')}")
         if video:
             require_module("av", "video")
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import compiler, cuda_driver, operators, programs
 from spiky_rl.kernels.backends._compiled import Compiled
@@ -71,7 +72,7 @@ def get_missing_reason() -> str | None:
         usual = "on a machine with one, install NVIDIA's driver and a CUDA build of torch"
         return f"torch sees no CUDA device; {cuda_driver.find_driver_fault() or usual}"
     if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed; pip install 'spiky-rl[{get_extra_name()}]'"
+        return f"CuPy is not installed; install it {format_install_command(f'.[{get_extra_name()}]')}"
     try:
         import cupy
 
@@ -102,9 +103,8 @@ def suggest_remedy(error: Exception) -> str:
 
 def get_reinstall_remedy() -> str:
     """Return the remedy for a CuPy that does not fit. It removes both builds, because one beside the other overwrites its files."""
-    return (
-        f"remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{get_extra_name()}]'"
-    )
+    install = format_install_command(f".[{get_extra_name()}]")
+    return f"remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and install it {install}"
 
 
 @cache

@@ -45,7 +45,7 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
     loaded = read_checkpoint(str(path), library=learner.name)
     identity = get_identity(loaded)
     if not identity.get("spec") or "task" not in identity:
-        raise CheckpointError(f"{path}: not written by train.py, so the teacher's network is unknown")
+        raise CheckpointError(f"{path}: not written by spiky train, so the teacher's network is unknown")
     if identity["task"] != task:
         raise CheckpointError(f"{path}: teacher of task {identity['task']!r}, not {task!r}")
     return Teacher(str(path), identity["agent"], identity["spec"], loaded[weights_key])

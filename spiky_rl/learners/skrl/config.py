@@ -224,7 +224,7 @@ def make_registered_cfg(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, An
         if config["obs_groups"][role] != groups:
             raise SpecError(
                 f"agent.obs_groups.{role}: {config['obs_groups'][role]}: not available with Isaac Lab's own skrl command;"
-                f" allowed: {groups}; scripts/train.py --rl_library skrl has no such limit"
+                f" allowed: {groups}; spiky train --rl_library skrl has no such limit"
             )
     config["seed"] = raw.get("seed", 42)
     config["agent"]["experiment"] = {

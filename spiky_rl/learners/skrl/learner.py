@@ -75,7 +75,7 @@ class Skrl(Learner):
         if spec.algorithm != "ppo":
             raise SpecError(
                 f"agent.algorithm.class_name: {spec.algorithm.upper()}: not available with a host's own skrl command; allowed:"
-                " PPO; scripts/train.py has no such limit"
+                " PPO; spiky train has no such limit"
             )
         config = make_registered_cfg(spec, registered)
         register_components()

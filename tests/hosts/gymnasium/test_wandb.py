@@ -89,7 +89,7 @@ def test_a_training_is_on_wandb(command, tmp_path, monkeypatch, case):
 def test_a_package_that_is_not_installed_is_named_with_its_extra(command, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     code, _, stderr = command("train", *RUN, "--log_root", tmp_path, "--logger", "wandb")
-    assert code == 2 and "wandb is not installed" in stderr and "spiky-rl[wandb]" in stderr
+    assert code == 2 and "wandb is not installed" in stderr and "in a clone: pip install '.[wandb]'" in stderr
 
 
 def test_a_folder_of_earlier_runs_is_no_package(tmp_path, monkeypatch):

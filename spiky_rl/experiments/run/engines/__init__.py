@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.experiments.run.engines.base import Engine, EngineError
 
 
@@ -14,7 +15,9 @@ def create(name: str, address: str | None = None, cpus: float = 1.0, gpus: float
 
         return LocalEngine()
     if importlib.util.find_spec("ray") is None:
-        raise EngineError(f"--engine {name}: ray is missing; pip install 'spiky-rl[ray]'")
+        raise EngineError(
+            f"--engine {name}: ray is not installed; install it {format_install_command('.[ray]')}"
+        )
     from spiky_rl.experiments.run.engines.ray import RayEngine
 
     return RayEngine(address, cpus, gpus)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, override
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run.cells import is_finished
 from spiky_rl.experiments.run.engines.base import (
@@ -79,8 +80,8 @@ class RayEngine(Engine):
 
         if self.address is None and tuple(map(int, ray.__version__.split(".")[:2])) < AUTHENTICATED:
             raise EngineError(
-                f"--engine ray: Ray {ray.__version__} has no authentication, so others could run code here; pip install"
-                " -U 'spiky-rl[ray]'"
+                f"--engine ray: Ray {ray.__version__} has no authentication, so others could run code here; install a later"
+                f" one {format_install_command('-U', '.[ray]')}"
             )
         try:
             if self.address and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):

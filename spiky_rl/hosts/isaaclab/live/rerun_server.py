@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.hosts.isaaclab.camera import GraphicsError
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 10.0
@@ -60,7 +61,7 @@ def _find_program() -> Path:
         if (path := Path(folder) / "rerun").is_file():
             return path
     raise GraphicsError(
-        "--visualizer rerun: its program is not installed; install it with: pip install 'spiky-rl[live]'"
+        f"--visualizer rerun: its program is not installed; install it {format_install_command('.[live]')}"
     )
 
 

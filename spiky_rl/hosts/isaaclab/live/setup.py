@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spiky_rl.config.errors import format_install_command
 from spiky_rl.config.registry import suggest_name
 from spiky_rl.hosts.isaaclab.camera import (
     LIBRARIES,
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.live.base import LiveVisualizer
 
 REQUIREMENTS = {
-    "newton_gl": (("pyglet", "imgui_bundle"), "spiky-rl[video]"),
-    "viser": (("viser",), "spiky-rl[live]"),
-    "rerun": (("rerun",), "spiky-rl[live]"),
-    "kit": (("isaacsim",), "spiky-rl[isaacsim]"),
+    "newton_gl": (("pyglet", "imgui_bundle"), ".[video]"),
+    "viser": (("viser",), ".[live]"),
+    "rerun": (("rerun",), ".[live]"),
+    "kit": (("isaacsim",), ".[isaacsim]"),
     "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
 }
 """Visualizer -> modules that it imports, and the pip requirement that installs them."""
@@ -61,8 +62,11 @@ def check_visualizers(names: Sequence[str], records_video: bool) -> None:
         modules, package = REQUIREMENTS[name]
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
-            remedy = f"install it with: pip install '{package}'"
-            raise GraphicsError(f"--visualizer {name}: {', '.join(missing)} is not installed; {remedy}")
+            is_ours = package.startswith(".")
+            install = format_install_command(package) if is_ours else f"with: pip install '{package}'"
+            raise GraphicsError(
+                f"--visualizer {name}: {', '.join(missing)} is not installed; install it {install}"
+            )
     if "newton_gl" in names:
         if records_video:
             raise GraphicsError(
