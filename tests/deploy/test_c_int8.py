@@ -214,6 +214,8 @@ def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it
         and single.mismatches == integers.mismatches == 0
     )
     assert single.reference_difference == 0.0 < integers.reference_difference < 0.1
+    header = (tmp_path / "int8" / "policy.h").read_text().replace("\n//", "")
+    assert "Verified at its export: equal to the last bit to the policy in int8 in" in header
     target = c_int8.CInt8()
     target.calibrate(rollout_of(policy))
     path = target.write(policy, tmp_path / "other")
