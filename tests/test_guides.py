@@ -64,20 +64,16 @@ class Reader:
     def __init__(self, page: Path, folder: Path) -> None:
         self.folder, self.trained = folder, set()
         path = [str(ROOT), str(ROOT / "isaaclab_mujoco" / "src"), os.environ.get("PYTHONPATH", "")]
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path),
-            "SPIKY_RL_CACHE": str(folder / "cache"),
-        }
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         for name in ("examples", "studies", "agents"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("figures"))
         text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
-            block = textwrap.dedent(block)
-            for name in {"network": ("mine.yaml", "my_agent.yaml"), "shared": ("my_space.yaml",)}.get(
-                block.partition(":")[0], ()
-            ):
-                (folder / name).write_text(block, encoding="utf-8")
+        for block in map(
+            textwrap.dedent, re.findall(r"^ *```yaml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+        ):
+            for name in re.findall(r"\b(my_agent|mine|my_space)\.yaml", text):
+                if re.search("^shared:" if name == "my_space" else "^network:", block, re.MULTILINE):
+                    (folder / f"{name}.yaml").write_text(block, encoding="utf-8")
 
     def run(self, verb: str, arguments: list[str]) -> None:
         """Run a command of the page, after a training if it needs one."""
@@ -104,11 +100,11 @@ class Reader:
             self.trained.add((values["--task"], values["--agent"]))
 
     def _fill_in(self, word: str) -> str:
-        """Put the newest run in the place of RUN or <date>."""
+        """Put the newest run in the place of RUN, and the first one in the place of <date>."""
         if word == "RUN":
             return str(max(self.folder.rglob("result.json"), key=lambda path: path.stat().st_mtime_ns).parent)
         before, date, _ = word.partition("<date>")
-        return str(max((self.folder / before).iterdir())) if date else word
+        return str(min((self.folder / before).iterdir())) if date else word
 
     def _require(self, verb: str, *arguments: str) -> None:
         line = [sys.executable, "-m", "spiky_rl.cli", verb, *arguments]
