@@ -12,8 +12,16 @@ import time
 
 import numpy as np
 
+from spiky_rl.run.spike_raster import HEIGHT, WIDTH
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+
+
+SPIKES = (
+    f"[...document.images].find(image => image.naturalWidth == {WIDTH} && image.naturalHeight == {HEIGHT})"
+)
+"""Script that gives the picture of the spikes on the page of a live view."""
 
 
 def installed() -> str | None:

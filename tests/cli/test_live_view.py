@@ -60,11 +60,8 @@ def until(condition) -> None:
         time.sleep(1.0)
 
 
-SPIKES = (
-    f"[...document.images].find(image => image.naturalWidth == {WIDTH} && image.naturalHeight == {HEIGHT})"
-)
 DARK = f"""(() => {{
-    const image = {SPIKES}, canvas = document.createElement("canvas");
+    const image = {browser.SPIKES}, canvas = document.createElement("canvas");
     canvas.width = {WIDTH}; canvas.height = {HEIGHT};
     canvas.getContext("2d").drawImage(image, 0, 0);
     const values = canvas.getContext("2d").getImageData(0, 0, {WIDTH}, {HEIGHT}).data;
@@ -79,8 +76,8 @@ def test_visers_page_shows_the_robot_and_its_spikes_move(training, tmp_path):
     if browser.installed() is None:
         pytest.skip("no Chromium is installed, which would open the page")
     with browser.opened(url, tmp_path / "profile") as page:
-        first = page.wait_for(f"{SPIKES}?.src", WAIT)
-        page.wait_for(f"{SPIKES}?.src != {json.dumps(first)}", WAIT)
+        first = page.wait_for(f"{browser.SPIKES}?.src", WAIT)
+        page.wait_for(f"{browser.SPIKES}?.src != {json.dumps(first)}", WAIT)
         assert page.evaluate("document.body.innerText").count("Spikes of environment 0") == 1
         assert WIDTH * HEIGHT / 200 < page.evaluate(DARK) < WIDTH * HEIGHT / 3
         for _ in range(60):  # what has come is drawn a while later without a GPU
@@ -114,33 +111,3 @@ def test_a_recording_from_rerun_has_the_robot_and_its_spikes(training, tmp_path)
     assert "EncodedImage:blob" in kinds["/spikes"]
     assert any(path.startswith("/model/shapes") and "InstancePoses3D" in kinds[path] for path in kinds)
     assert sum(path == "/spikes" for path, _ in entities) > 3, "pictures follow each other"
-
-
-def test_the_demonstration_shows_an_ant_that_walks(tmp_path):
-    if browser.installed() is None:
-        pytest.skip("no Chromium is installed, which would open the page")
-    said = tmp_path / "stderr"
-    line = [sys.executable, "-m", "spiky_rl.cli", "demo", "--view", "page", "--log_root", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    with (
-        said.open("w") as stderr,
-        subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=stderr) as process,
-    ):
-        try:
-            until(lambda: "live view: " in said.read_text() or process.poll() is not None)
-            assert process.poll() is None, said.read_text()[-2000:]
-            (url,) = re.findall("live view: (.*)", said.read_text())
-            with browser.opened(url, tmp_path / "profile") as page:
-                page.wait_for(f"{SPIKES}?.src", WAIT)
-                until(lambda: count_colours(page) > 1000)  # the robots are drawn
-                first = page.screenshot()[:, :1000].astype(int)
-                until(lambda: (abs(page.screenshot()[:, :1000] - first) > 40).any(-1).sum() > 500)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(WAIT) in (0, 130), said.read_text()[-2000:]
-        finally:
-            process.kill()
-
-
-def count_colours(page) -> int:
-    """Number of colours of the page without its panel; the floor alone has few."""
-    return len(set(map(tuple, page.screenshot()[::2, :1000:2].reshape(-1, 3).tolist())))
