@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.deploy._commands import CommandMap, describe_motors, describe_term
+from spiky_rl.deploy._commands import CommandMap, describe_motors, describe_term, get_joint_names
 from spiky_rl.deploy._observations import ContractTerm, describe_observations
 from spiky_rl.learners.common.action_bounds import LARGEST_BOUND, ActionMap
 
@@ -27,9 +27,6 @@ HISTORY_TEXT = (
 COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied:"
 UNBOUNDED_TEXT = "without bounds"
 MAPPED_TEXT = "raw: the mapping below gives the actions in the units of the task"
-MOTORS_TEXT = (
-    "Simulated motors, in N m/rad, N m s/rad, N m and rad/s; the robot's must have these gains and limits:"
-)
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class PolicyContract:
     image_shape: tuple[int, ...] = ()
     """(C, H, W) of observations that are images of Gymnasium; empty for others."""
     motors: tuple[str, ...] = ()
-    """A line on each group of the simulated robot's motors; empty if they are not known."""
+    """A heading and a line on each group of the simulated robot's motors; empty if they are not known."""
     action_limit: float | None = None
     """Limit of the size of raw actions before their scale; None if there is none."""
     task_terms: tuple[ContractTerm, ...] = ()
@@ -118,7 +115,7 @@ def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str
     start = 0
     for name in manager.active_terms:
         term = manager.get_term(name)
-        names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
+        names = get_joint_names(term)
         text = f"{name} ({type(term).__name__}){describe_term(term)}"
         terms.append(ContractTerm(start, term.action_dim, text, parts=tuple(names)))
         joints += names if len(names) == term.action_dim else [""] * term.action_dim
@@ -178,9 +175,7 @@ def format_contract(
                 else passed
             )
         )
-    if contract.motors:
-        lines += [MOTORS_TEXT, *(f"  {line}" for line in contract.motors)]
-    return lines
+    return [*lines, *contract.motors]
 
 
 def _format_task_observations(contract: PolicyContract, inputs: int) -> list[str]:
