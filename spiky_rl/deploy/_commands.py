@@ -6,7 +6,9 @@ compute anything, so the commands of its environment are not known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,19 +26,30 @@ COMMAND_BY_TERM = {
 """Quantity and unit of a revolute joint's command, by name of the action term's class."""
 XML_CONTROL = "control of the motor in the robot's XML file, before its gear and within its ctrlrange"
 """Quantity of an effort that mjlab gives to a motor of the robot's file."""
-MOTOR_VALUES = (
-    *(
-        "stiffness",
-        "damping",
-        "effort_limit",
-        "effort_limit_sim",
-        "saturation_effort",
-        "velocity_limit",
-        "velocity_limit_sim",
+MOTOR_UNITS = {
+    "stiffness": "N m/rad",
+    "damping": "N m s/rad",
+    **dict.fromkeys(
+        (
+            "actuator_effort_limit",
+            "joint_effort_limit",
+            "effort_limit",
+            "effort_limit_sim",
+            "saturation_effort",
+        ),
+        "N m",
     ),
-    *("min_delay", "max_delay", "delay_min_lag", "delay_max_lag"),
+    **dict.fromkeys(
+        ("actuator_velocity_limit", "joint_velocity_limit", "velocity_limit", "velocity_limit_sim"), "rad/s"
+    ),
+    **dict.fromkeys(("min_delay", "max_delay", "delay_min_lag", "delay_max_lag"), "physics steps"),
+}
+"""Unit by name of a value in a motor's configuration in Isaac Lab 3.0 and mjlab 1.6, of a revolute joint."""
+TERM_SETTINGS = (
+    *("scale", "offset", "clip", "use_default_offset"),
+    *("open_command_expr", "close_command_expr", "threshold", "positive_threshold"),
 )
-"""Values of a motor's configuration in Isaac Lab and mjlab."""
+"""Settings of an action term whose commands are not known; those of a gripper have the commands of both its states."""
 PACKAGES = ("isaaclab", "mjlab")
 """Packages that define the classes of `COMMAND_BY_TERM`."""
 
@@ -127,7 +140,15 @@ def _get_robot(term: Any) -> Any:
 def describe_term(term: Any) -> str:
     """Return the scale, the offset and the clip of an action ``term``, as text."""
     if _find_command(term) is None:
-        return format_settings(getattr(term, "cfg", None), "scale", "offset", "clip", "use_default_offset")
+        cfg, joints = getattr(term, "cfg", None), get_joint_names(term)
+        settings = {name: getattr(cfg, name, None) for name in TERM_SETTINGS}
+        # as text, a command of 0 is a setting too
+        by_joint = {
+            name: str(_resolve_by_joint(value, joints))
+            for name, value in settings.items()
+            if isinstance(value, Mapping) and value
+        }
+        return format_settings(SimpleNamespace(**settings | by_joint), *settings)
     scale, offset, low, high = _read_term(term)
     values = {"scale": scale} | ({"offset": offset} if offset.any() else {})
     values |= {key: x for key, x in (("at least", low), ("at most", high)) if x.isfinite().any()}
@@ -136,20 +157,69 @@ def describe_term(term: Any) -> str:
     return ": " + ", ".join(f"{key} {value}" for key, value in plain.items())
 
 
+def get_joint_names(term: Any) -> list[str]:
+    """Return the names of the joints, or of other targets, of an action ``term``, in order; none if it has none."""
+    return list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
+
+
 def describe_motors(env: Any) -> list[str]:
-    """Return a line on each group of motors of the robots that the action terms of ``env`` move; none if they are not known."""
+    """Return a heading and a line on each group of motors of the robots that the action terms of ``env`` move; none if they are not known."""
     robots = {id(robot): robot for term in _list_terms(env) if (robot := _get_robot(term)) is not None}
-    lines = []
+    lines, has_values = [], False
     for robot in robots.values():
         cfg = getattr(robot, "cfg", None)
         groups = getattr(cfg, "actuators", getattr(getattr(cfg, "articulation", None), "actuators", ()))
         for group in groups.values() if isinstance(groups, Mapping) else groups:
-            joints = getattr(group, "joint_names_expr", getattr(group, "target_names_expr", ()))
-            values = {name: getattr(group, name, None) for name in MOTOR_VALUES}
-            text = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+            expressions, joints = _find_joints(group, getattr(robot, "joint_names", ()))
+            values = _list_motor_values(group, joints)
+            has_values |= bool(values)
             kind = type(group).__name__.removesuffix("Cfg")
-            lines.append(f"{', '.join(joints)} ({kind}){': ' if text else ''}{text}")
-    return lines
+            lines.append(
+                f"  {', '.join(joints or expressions)} ({kind}){': ' if values else ''}{', '.join(values)}"
+            )
+    if not lines:
+        return []
+    if not has_values:
+        return ["Simulated motors:", *lines]
+    period = getattr(getattr(env, "unwrapped", env), "physics_dt", None)
+    steps = "" if period is None else f", which act in every physics step, of {period:.9g} s"
+    return [f"Simulated motors; the robot's must have these gains and limits{steps}:", *lines]
+
+
+def _find_joints(group: Any, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the regular expressions of a ``group`` of motors, and the ``names`` that they match, in order."""
+    expressions = getattr(group, "joint_names_expr", getattr(group, "target_names_expr", ()))
+    expressions = [expressions] if isinstance(expressions, str) else list(expressions)
+    return expressions, [name for name in names if any(re.fullmatch(each, name) for each in expressions)]
+
+
+def _list_motor_values(group: Any, joints: Sequence[str]) -> list[str]:
+    """Return the values that the configuration of a ``group`` of motors sets, as texts with units, by joint where they differ."""
+    texts = []
+    for name, unit in MOTOR_UNITS.items():
+        value = _resolve_by_joint(getattr(group, name, None), joints)
+        if isinstance(value, Mapping) and value:
+            numbers = [f"{number:.9g} of {pattern}" for pattern, number in value.items()]
+        elif isinstance(value, int | float | list):
+            numbers = [f"{number:.9g}" for number in (value if isinstance(value, list) else [value])]
+        else:
+            continue
+        texts.append(f"{name} {', '.join(numbers)} {unit}")
+    return texts
+
+
+def _resolve_by_joint(value: Any, joints: Sequence[str]) -> Any:
+    """Return values by regular expression of names as a list by joint, or as one value if all are equal; any other ``value`` as it is.
+
+    As in Isaac Lab, a joint without a value has 0.
+    """
+    if not isinstance(value, Mapping) or not joints:
+        return value
+    values = [
+        next((each for pattern, each in value.items() if re.fullmatch(pattern, joint)), 0.0)
+        for joint in joints
+    ]
+    return values[0] if all(each == values[0] for each in values) else values
 
 
 def _expand(value: Tensor | float, size: int) -> Tensor:

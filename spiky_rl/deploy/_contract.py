@@ -1,6 +1,7 @@
 """Contract of a policy with its caller: period, observation terms, action terms, and where the policy is from.
 
-Environments with managers, as of Isaac Lab and mjlab, name the terms; of any other environment only sizes and the period are known.
+Environments with managers, as of Isaac Lab and mjlab, name the terms. Any other environment may describe its task's values itself, in
+an attribute ``interface``; otherwise only sizes, bounds and the period are known.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.deploy._commands import CommandMap, describe_motors, describe_term
+from spiky_rl.deploy._commands import CommandMap, describe_motors, describe_term, get_joint_names
 from spiky_rl.deploy._observations import ContractTerm, describe_observations
-from spiky_rl.learners.common.action_bounds import ActionMap
+from spiky_rl.learners.common.action_bounds import LARGEST_BOUND, ActionMap
 
 UNITS_TEXT = "Units are those of hinges: of a sliding joint, rad stands for m, rad/s for m/s and N m for N."
 LAST_ACTION_TEXT = "For the observation of the last action pass {}, clipped and scaled as its line says; before the first step pass zeros."
@@ -23,9 +25,8 @@ HISTORY_TEXT = (
     " observation fills all of it."
 )
 COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied:"
-MOTORS_TEXT = (
-    "Simulated motors, in N m/rad, N m s/rad, N m and rad/s; the robot's must have these gains and limits:"
-)
+UNBOUNDED_TEXT = "without bounds"
+MAPPED_TEXT = "raw: the mapping below gives the actions in the units of the task"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,17 @@ class PolicyContract:
     image_shape: tuple[int, ...] = ()
     """(C, H, W) of observations that are images of Gymnasium; empty for others."""
     motors: tuple[str, ...] = ()
-    """A line on each group of the simulated robot's motors; empty if they are not known."""
+    """A heading and a line on each group of the simulated robot's motors; empty if they are not known."""
     action_limit: float | None = None
     """Limit of the size of raw actions before their scale; None if there is none."""
+    task_terms: tuple[ContractTerm, ...] = ()
+    """Terms of one observation of an environment without managers, as its host describes them; empty if it does not."""
+    task_note: str = ""
+    """Sentence on the names in ``task_terms`` and ``task_actions``."""
+    task_actions: tuple[str, ...] = ()
+    """Meaning by action, or by choice of discrete actions, in an environment without managers; empty if it is not known."""
+    bounds: tuple[tuple[float, float], ...] = ()
+    """Smallest and largest action in the task's units, by action; empty if actions are discrete or have none."""
 
 
 def describe_contract(
@@ -62,6 +71,7 @@ def describe_contract(
     base = getattr(env, "unwrapped", env)
     manager = getattr(base, "action_manager", None)
     actions, joints = _describe_actions(manager)
+    interface = getattr(env, "interface", None)
     return PolicyContract(
         agent,
         task,
@@ -70,12 +80,31 @@ def describe_contract(
         getattr(env, "control_period", getattr(env, "step_dt", None)),
         describe_observations(base, groups),
         actions,
-        joints,
+        joints or getattr(interface, "joints", ()),
         getattr(env, "history", 1),
         getattr(env, "image_shape", ()),
         tuple(describe_motors(env)),
         None if manager is None else getattr(env, "clip_actions", None),
+        _place_terms(getattr(interface, "observations", ())),
+        getattr(interface, "note", ""),
+        getattr(interface, "actions", ()),
+        _read_bounds(env),
     )
+
+
+def _place_terms(terms: Iterable[tuple[int, str]]) -> tuple[ContractTerm, ...]:
+    """Return ``terms``, each with number of values and meaning, at their places in the observation."""
+    sizes, texts = zip(*terms, strict=True) if terms else ((), ())
+    return tuple(map(ContractTerm, accumulate(sizes, initial=0), sizes, texts))
+
+
+def _read_bounds(env: Any) -> tuple[tuple[float, float], ...]:
+    bounds = getattr(env, "action_bounds", None)
+    if bounds is None:
+        return ()
+    # as many digits as single precision has
+    low, high = ([float(str(x)) for x in bound.numpy()] for bound in bounds)
+    return tuple(zip(low, high, strict=True))
 
 
 def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str, ...]]:
@@ -86,7 +115,7 @@ def _describe_actions(manager: Any) -> tuple[tuple[ContractTerm, ...], tuple[str
     start = 0
     for name in manager.active_terms:
         term = manager.get_term(name)
-        names = list(getattr(term, "_joint_names", getattr(term, "_target_names", ())))
+        names = get_joint_names(term)
         text = f"{name} ({type(term).__name__}){describe_term(term)}"
         terms.append(ContractTerm(start, term.action_dim, text, parts=tuple(names)))
         joints += names if len(names) == term.action_dim else [""] * term.action_dim
@@ -120,11 +149,8 @@ def format_contract(
             " then times the scale:"
         )
         lines += [_format_term(term, contract.joints) for term in contract.observations]
-    elif contract.history > 1:
-        count = inputs // contract.history
-        lines.append(
-            f"observation[{inputs}]: the last {contract.history} observations of the task, of {count} values each."
-        )
+    else:
+        lines += _format_task_observations(contract, inputs)
     if contract.image_shape:
         shape = ", ".join(map(str, contract.image_shape))
         lines.append(f"observation[{inputs}]: an image [{shape}], channels first; bytes are divided by 255.")
@@ -134,6 +160,8 @@ def format_contract(
         text = RAW_TEXT if commands is None else COMMANDS_TEXT
         lines.append(f"action[{outputs}], of these terms: {text}")
         lines += [_format_term(replace(term, parts=()) if commands else term) for term in contract.actions]
+    else:
+        lines += _format_task_actions(contract, outputs, commands)
     if isinstance(commands, CommandMap):
         lines += _format_commands(contract, commands)
     elif contract.action_limit is not None:
@@ -147,9 +175,53 @@ def format_contract(
                 else passed
             )
         )
-    if contract.motors:
-        lines += [MOTORS_TEXT, *(f"  {line}" for line in contract.motors)]
+    return [*lines, *contract.motors]
+
+
+def _format_task_observations(contract: PolicyContract, inputs: int) -> list[str]:
+    """Return lines on the observation of an environment without managers, as far as it is known."""
+    lines = [contract.task_note] if contract.task_note else []
+    place = f"observation[{inputs}]"
+    if contract.history > 1:
+        place, count = "one observation", inputs // contract.history
+        lines.append(
+            f"observation[{inputs}]: the last {contract.history} observations of the task, of {count} values each."
+        )
+    if contract.task_terms:
+        lines += [f"{place}, in this order:", *map(_format_term, contract.task_terms)]
     return lines
+
+
+def _format_task_actions(contract: PolicyContract, outputs: int, commands: ActionMap | None) -> list[str]:
+    """Return lines on the actions of an environment without managers: meaning and bounds, as far as they are known."""
+    meanings = [f": {text}" for text in contract.task_actions] or [""] * outputs
+    if not contract.bounds:
+        if not contract.task_actions:
+            return []
+        heading = f"action[{outputs}], one number for each choice of the task's action:"
+        return [heading, *(f"  action[{i}]{meaning}" for i, meaning in enumerate(meanings))]
+    bounds = [_format_bounds(*pair) for pair in contract.bounds]
+    is_mapped_later = commands is None and set(bounds) != {UNBOUNDED_TEXT}
+    heading = f"action[{outputs}], {MAPPED_TEXT if is_mapped_later else 'in the units of the task'}"
+    if len(set(bounds)) == 1:
+        heading, bounds = f"{heading}, {bounds[0]}{' each' if outputs > 1 else ''}", [""] * outputs
+    else:
+        bounds = [f", {text}" for text in bounds]
+    lines = [
+        f"  action[{i}]{meaning}{bound}"
+        for i, (meaning, bound) in enumerate(zip(meanings, bounds, strict=True))
+        if meaning or bound
+    ]
+    return [f"{heading}{':' if lines else '.'}", *lines]
+
+
+def _format_bounds(low: float, high: float) -> str:
+    has_low, has_high = low > -LARGEST_BOUND, high < LARGEST_BOUND
+    if has_low and has_high:
+        return f"{low:.9g} to {high:.9g}"
+    if has_low or has_high:
+        return f"at least {low:.9g}" if has_low else f"at most {high:.9g}"
+    return UNBOUNDED_TEXT
 
 
 def _format_commands(contract: PolicyContract, commands: CommandMap) -> list[str]:

@@ -17,12 +17,15 @@ from torch import Tensor
 LAST_ACTION = "last_action"
 """Name of the function that observes the last action."""
 _GRAVITY = "direction of gravity, of length 1: 0, 0, -1 if {} is upright; an accelerometer at rest shows the opposite sign"
+_BASE_VELOCITY = (
+    "m/s, X forward, Y left, Z up in the robot's frame, of {}; no sensor measures it, so estimate it"
+)
 _MEANINGS = {
     "projected_gravity": _GRAVITY.format("the robot"),
     "projected_gravity_from_sensor": _GRAVITY.format("the sensor"),
     "pva_projected_gravity": _GRAVITY.format("the sensor"),
     "body_projected_gravity_b": _GRAVITY.format("a body"),
-    "base_lin_vel": "m/s, X forward, Y left, Z up in the robot's frame; no sensor measures it, so estimate it",
+    "base_lin_vel": _BASE_VELOCITY.format("the base"),
     "base_ang_vel": "rad/s, X forward, Y left, Z up in the robot's frame",
     "root_lin_vel_w": "m/s, X Y Z in the world's frame",
     "root_ang_vel_w": "rad/s, X Y Z in the world's frame",
@@ -30,9 +33,10 @@ _MEANINGS = {
     "root_quat_w": "quaternion X Y Z W",
     "pva_orientation": "quaternion X Y Z W",
     "body_pose_w": "position X Y Z in m, then quaternion X Y Z W",
-    "body_incoming_wrench": "force X Y Z in N, then torque X Y Z in N m",
-    "base_yaw_roll": "rad, yaw, then roll",
-    "base_angle_to_target": "rad, direction of the target less the yaw",
+    "body_incoming_wrench": "force X Y Z in N, then torque X Y Z in N m about the joint's anchor, that the joint to the parent exerts"
+    " on the body, in the joint's frame on the body's side",
+    "base_yaw_roll": "rad, yaw, then roll, each wrapped to [-pi, pi]",
+    "base_angle_to_target": "rad, direction of the target less the yaw, wrapped to [-pi, pi]",
     "base_up_proj": "cosine of the tilt, 1 if the robot is upright",
     "base_heading_proj": "cosine of the angle between heading and target",
     "height_scan": "m, height of the sensor above the ground less the offset",
@@ -44,6 +48,12 @@ _MEANINGS = {
     "joint_vel_rel": "rad/s",
 }
 """Meaning by name of a function of Isaac Lab 3.0 or mjlab 1.6; joints are hinges."""
+_MEANINGS_IN_PACKAGES = {
+    ("isaaclab", "base_lin_vel"): _BASE_VELOCITY.format("the base's centre of mass"),
+    ("mjlab", "base_lin_vel"): _BASE_VELOCITY.format("the origin of the base's frame"),
+    ("isaaclab", "root_lin_vel_w"): "m/s, X Y Z in the world's frame, of the base's centre of mass",
+}
+"""Meaning by package and name, of functions whose package decides which point of the base they observe."""
 _COMMANDS = {
     "UniformVelocityCommand": "m/s forward, m/s to the left, rad/s of a turn to the left",
     "UniformPoseCommand": "position X Y Z in m, then quaternion X Y Z W, in the robot's frame",
@@ -153,8 +163,9 @@ def _find_meaning(env: Any, config: Any) -> str:
     name = getattr(function, "__name__", "")
     if name == "builtin_sensor":
         return _SENSORS.get(getattr(env.scene[params["sensor_name"]].cfg, "sensor_type", ""), "")
-    if name in _MEANINGS and str(getattr(function, "__module__", "")).startswith(_PACKAGES):
-        return _MEANINGS[name]
+    module = str(getattr(function, "__module__", ""))
+    if name in _MEANINGS and (package := next(filter(module.startswith, _PACKAGES), None)):
+        return _MEANINGS_IN_PACKAGES.get((package, name), _MEANINGS[name])
     declared = getattr(
         getattr(function, "_descriptor", None), "extras", {}
     )  # Isaac Lab's own functions have one

@@ -1,8 +1,10 @@
 """The header of policy.c says what an engineer needs, and two policies link into one program under names of their own."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -189,9 +191,10 @@ def test_the_header_has_the_simulated_motors_and_the_limit_of_raw_actions(tmp_pa
     term._asset = SimpleNamespace(cfg=SimpleNamespace(actuators={"legs": DCMotorCfg()}))
     contract, raw = describe_lines(env, 2, tmp_path)
     motors = (
-        "  .*_hip, .*_knee (DCMotor): stiffness 20.0, damping 0.0, effort_limit {'.*_hip': 23.7}, min_delay 0"
+        "  .*_hip, .*_knee (DCMotor): stiffness 20 N m/rad, damping 0 N m s/rad, effort_limit 23.7 of .*_hip N m,"
+        " min_delay 0 physics steps"
     )
-    assert raw[-1] == motors
+    assert raw[-1] == motors, "a robot that does not name its joints"
     assert "Limit raw actions to -1 to 1 first." in raw
     assert any("pass the raw action, so limited, clipped and scaled as its line says" in line for line in raw)
     assert any(
@@ -207,6 +210,94 @@ def test_the_header_has_the_simulated_motors_and_the_limit_of_raw_actions(tmp_pa
     contract, _ = describe_lines(env, 2, tmp_path)
     lines = format_contract(contract, "policy", 2, 2, find_command_map(env))
     assert any("control of the motor in the robot's XML file" in line for line in lines)
+
+
+def test_the_header_has_the_motors_of_every_joint_with_units(tmp_path):
+    class DCMotorCfg:
+        joint_names_expr = [".*_hip", ".*_knee"]
+        stiffness, damping = {".*_hip": 20.0, ".*_knee": 20.0}, 0.5
+        effort_limit, velocity_limit, max_delay = {".*_hip": 23.7, "l_knee": 45.43}, 30.0, 4
+        armature = actuator_effort_limit = None
+        joint_effort_limit, joint_velocity_limit = 80.0, {".*": 7.5}
+
+    env, term = Managed(), JointEffortAction()
+    env.action_manager = SimpleNamespace(active_terms=["legs"], get_term=lambda name: term)
+    env.physics_dt = 0.005
+    cfg = SimpleNamespace(actuators={"legs": DCMotorCfg()})
+    names = ["l_hip", "r_hip", "head", "l_knee", "r_knee"]
+    term._asset = SimpleNamespace(cfg=cfg, joint_names=names)
+    _, lines = describe_lines(env, 4, tmp_path)
+    assert lines[-2:] == [
+        "Simulated motors; the robot's must have these gains and limits, which act in every physics step, of 0.005 s:",
+        "  l_hip, r_hip, l_knee, r_knee (DCMotor): stiffness 20 N m/rad, damping 0.5 N m s/rad, joint_effort_limit 80 N m,"
+        " effort_limit 23.7, 23.7, 45.43, 0 N m, joint_velocity_limit 7.5 rad/s, velocity_limit 30 rad/s,"
+        " max_delay 4 physics steps",
+    ]
+    cfg.actuators = {"legs": XmlActuator()}
+    cfg.actuators["legs"].target_names_expr = (".*_hip",)
+    _, lines = describe_lines(env, 4, tmp_path)
+    assert lines[-2:] == ["Simulated motors:", "  l_hip, r_hip (XmlActuator)"]
+
+
+def test_the_header_has_the_commands_of_a_gripper(tmp_path):
+    """Also a command of 0, which other settings leave out."""
+
+    class BinaryJointPositionAction:
+        action_dim, _joint_names = 1, ["left_finger", "right_finger"]
+        cfg = SimpleNamespace(
+            open_command_expr={".*_finger": 0.04},
+            close_command_expr={"left_.*": 0.0, "right_.*": 0.0},
+            clip=None,
+        )
+
+    env = Managed()
+    env.action_manager.get_term = lambda name: BinaryJointPositionAction()
+    _, lines = describe_lines(env, 4, tmp_path)
+    assert lines[-1] == (
+        "     0 to 0    legs (BinaryJointPositionAction): open_command_expr 0.04, close_command_expr 0.0;"
+        " of left_finger, right_finger"
+    )
+    BinaryJointPositionAction.cfg.close_command_expr = {"left_.*": 0.0, "right_.*": -0.1}
+    _, lines = describe_lines(env, 4, tmp_path)
+    assert "close_command_expr [0.0, -0.1]" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "expected"),
+    [
+        ("isaaclab", "base_lin_vel", "of the base's centre of mass; no sensor measures it, so estimate it"),
+        ("mjlab", "base_lin_vel", "of the origin of the base's frame; no sensor measures it, so estimate it"),
+        ("isaaclab", "root_lin_vel_w", "m/s, X Y Z in the world's frame, of the base's centre of mass"),
+        ("mjlab", "root_lin_vel_w", "m/s, X Y Z in the world's frame"),
+        ("isaaclab_tasks", "base_yaw_roll", "rad, yaw, then roll, each wrapped to [-pi, pi]"),
+        ("isaaclab_tasks", "base_angle_to_target", "less the yaw, wrapped to [-pi, pi]"),
+        ("isaaclab", "body_incoming_wrench", "on the body, in the joint's frame on the body's side"),
+        ("users", "base_lin_vel", "policy.x (base_lin_vel)"),
+    ],
+)
+def test_a_term_means_what_its_package_observes(package, name, expected, tmp_path):
+    def function(env):
+        """Observe something."""
+
+    function.__name__, function.__module__ = name, f"{package}.mdp"
+    _, lines = describe_lines(observed(function, 3), 3, tmp_path)
+    assert lines[-1].endswith(expected)
+
+
+def test_isaac_lab_observes_what_the_header_says():
+    """Which point of the base, and in which frame, are facts of its source, read without its import."""
+    package = importlib.util.find_spec("isaaclab")
+    if package is None:
+        pytest.skip("Isaac Lab is not installed")
+    root = Path(package.submodule_search_locations[0])
+    data = (root / "assets" / "articulation" / "base_articulation_data.py").read_text()
+    for name in ("root_lin_vel_b", "root_lin_vel_w"):
+        body = data.partition(f"def {name}(")[2].partition("def ")[0]
+        assert f"return self.{name.replace('root', 'root_com')}" in body
+    functions = (root / "envs" / "mdp" / "observations.py").read_text()
+    assert "data.root_lin_vel_b" in functions.partition("def base_lin_vel(")[2].partition("def ")[0]
+    wrench = (root / "sensors" / "joint_wrench" / "joint_wrench_sensor_cfg.py").read_text()
+    assert 'convention: Literal["incoming_joint_frame"] =' in wrench, "the only frame"
 
 
 def describe_lines(env, inputs, tmp_path):

@@ -22,6 +22,7 @@ from spiky_rl.metrics.video import scale_frame
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.gymnasium.host import GymnasiumTask
+    from spiky_rl.hosts.gymnasium.interface import TaskInterface
 
 FRAME_RATE = 30.0
 """Frames of a video per second if the task tells neither its control period nor a frame rate."""
@@ -98,6 +99,11 @@ class GymnasiumVecEnv(HostEnvironment):
             return None
         low, high = self.spaces.bounds
         return torch.as_tensor(low), torch.as_tensor(high)
+
+    @property
+    def interface(self) -> TaskInterface:
+        """Meaning of the task's observations and actions, for the header of an exported policy."""
+        return self.spaces.interface
 
     @property
     def image_shape(self) -> tuple[int, ...]:

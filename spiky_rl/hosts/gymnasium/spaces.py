@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from spiky_rl.config.options import UserError, error_path
 from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import require_obs_groups
+from spiky_rl.hosts.gymnasium.interface import TaskInterface, describe_interface, list_choice_texts
 from spiky_rl.learners.common.action_bounds import ActionBounds, round_inwards
 from spiky_rl.learners.common.discrete_actions import LargestChoice, list_choices
 
@@ -43,7 +44,9 @@ class TaskSpaces:
     action_space: Any
     """Gymnasium's space of an action: a Box, Discrete, MultiDiscrete or MultiBinary."""
     control_period: float | None
-    """Seconds from one control step to the next, the task's ``dt``; None if it has none."""
+    """Seconds from one control step to the next, the task's ``dt``, or ``tau`` of a CartPole; None if it has none."""
+    interface: TaskInterface
+    """Meaning of observations and actions, as far as it is known."""
 
     @classmethod
     def read(cls, task: str, env: gymnasium.Env) -> Self:
@@ -68,8 +71,13 @@ class TaskSpaces:
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box, Discrete, MultiDiscrete and MultiBinary"
             )
         dt = getattr(env.unwrapped, "dt", None)
+        if dt is None and _is_cartpole(env.unwrapped):
+            dt = env.unwrapped.tau
         control_period = float(dt) if isinstance(dt, int | float) and dt > 0 else None
-        return cls(shape, has_channels_last, not is_box, actions, control_period)
+        interface = describe_interface(env)
+        if (choices := list_choices(actions))[0]:
+            interface = replace(interface, actions=list_choice_texts(*choices, interface.actions))
+        return cls(shape, has_channels_last, not is_box, actions, control_period, interface)
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -190,6 +198,11 @@ class TaskSpaces:
     def _mapping(self) -> ActionBounds:
         low, high = self.bounds
         return ActionBounds(torch.as_tensor(low), torch.as_tensor(high))
+
+
+def _is_cartpole(task: Any) -> bool:
+    """Return whether a ``task`` is Gymnasium's CartPole or derives from it; ``tau`` of another class may be anything, as a torque."""
+    return any(base.__module__ == "gymnasium.envs.classic_control.cartpole" for base in type(task).__mro__)
 
 
 def _is_flattenable(space: gymnasium.Space) -> bool:
