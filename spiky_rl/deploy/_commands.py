@@ -188,8 +188,8 @@ def describe_motors(env: Any) -> list[str]:
 
 def _find_joints(group: Any, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the regular expressions of a ``group`` of motors, and the ``names`` that they match, in order."""
-    expressions = getattr(group, "joint_names_expr", getattr(group, "target_names_expr", ()))
-    expressions = [expressions] if isinstance(expressions, str) else list(expressions)
+    given: Any = getattr(group, "joint_names_expr", getattr(group, "target_names_expr", ()))
+    expressions = [given] if isinstance(given, str) else list(given)
     return expressions, [name for name in names if any(re.fullmatch(each, name) for each in expressions)]
 
 

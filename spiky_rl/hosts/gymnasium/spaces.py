@@ -72,7 +72,7 @@ class TaskSpaces:
             )
         dt = getattr(env.unwrapped, "dt", None)
         if dt is None and _is_cartpole(env.unwrapped):
-            dt = env.unwrapped.tau
+            dt = getattr(env.unwrapped, "tau", None)
         control_period = float(dt) if isinstance(dt, int | float) and dt > 0 else None
         interface = describe_interface(env)
         if (choices := list_choices(actions))[0]:
