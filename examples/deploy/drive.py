@@ -1,6 +1,7 @@
 """Isaac-Ant, driven for an episode by a compiled policy: ``python examples/deploy/drive.py FOLDER``.
 
-FOLDER holds policy.c and policy.h as ``export.py --raw_actions`` wrote them, for the environment scales actions itself; ``make -C examples/deploy POLICY=FOLDER`` has made policy.so.
+FOLDER holds policy.c and policy.h of an export with ``--raw_actions``, since the environment scales actions itself and observes the last
+one. ``make -C examples/deploy POLICY=FOLDER`` writes policy.so, which this program loads.
 """
 
 import ctypes
@@ -16,10 +17,10 @@ TASK, SEED = "Isaac-Ant", 1
 Action = Callable[[np.ndarray], np.ndarray]
 
 
-def compiled(folder: Path) -> Action:
-    """The policy in policy.so: an observation [O] to an action [A]."""
-    told = re.findall(r"POLICY_(\w+) = (\d+)", (folder / "policy.h").read_text())
-    sizes = {name: int(size) for name, size in told}
+def load_policy(folder: Path) -> Action:
+    """Return the policy in policy.so as a function from an observation [O] to an action [A]."""
+    header = (folder / "policy.h").read_text()
+    sizes = {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", header)}
     library = ctypes.CDLL(str(Path(__file__).with_name("policy.so")))
     state, action = np.zeros(sizes["BYTES"] // 4, np.float32), np.zeros(sizes["ACTIONS"], np.float32)
     pointer = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
@@ -33,8 +34,8 @@ def compiled(folder: Path) -> Action:
     return act
 
 
-def episode(act: Action) -> float:
-    """The return of one robot's first episode."""
+def run_episode(act: Action) -> float:
+    """Return the return of one robot's first episode."""
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
     configure_assets("local")
@@ -55,4 +56,4 @@ def episode(act: Action) -> float:
 
 
 if __name__ == "__main__":
-    print(f"return: {episode(compiled(Path(sys.argv[1]))):.4f}")
+    print(f"return: {run_episode(load_policy(Path(sys.argv[1]))):.4f}")

@@ -14,12 +14,14 @@ from spiky_rl.config import files
 from spiky_rl.deploy._c_ann import format_action, get_commands, write_action, write_mlp, write_recurrent
 from spiky_rl.deploy._c_network import write_network
 from spiky_rl.deploy._c_writer import CSRC, NEEDS_MATH, CWriter, Signal
+from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import describe_values, write_integer_network
 from spiky_rl.deploy.c import format_comment
 from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_class_name, get_normalization
 from spiky_rl.kernels.emit import format_literal
+from spiky_rl.learners.common.action_bounds import ActionMap
 from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
@@ -81,7 +83,8 @@ def write_policy(
         "usage": format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
         "notes": format_comment(notes),
         "equality": format_comment(_describe_equality(equality, name, w, isinstance(model, SpikingModel))),
-        "macros": format_macros(contract, name, commands),
+        "macros": format_macros(contract, name, commands)
+        + _format_last_action(contract, name, outputs, commands),
         "inputs": inputs,
         "outputs": outputs,
         "bytes": w.struct_bytes,
@@ -140,6 +143,18 @@ def _describe_invalid_values(w: CWriter, is_spiking: bool) -> str:
         f"After normalisation, an observation that is not a number counts as 0, and observations beyond {BOUND:g} in size are clamped."
         f"{live}{state if w.stateful else ''}"
     )
+
+
+def _format_last_action(
+    contract: PolicyContract | None, name: str, outputs: int, commands: ActionMap | None
+) -> str:
+    """Return the macro of the index at which the observation repeats ``raw_action`` of the struct; empty if no such index exists."""
+    if contract is None or not isinstance(commands, CommandMap):
+        return ""
+    terms = [term for term in contract.observations if term.is_last_action]
+    if len(terms) != 1 or terms[0].size != outputs or not terms[0].is_plain:
+        return ""
+    return f"#define {name.upper()}_LAST_ACTION {terms[0].start}\n"
 
 
 def _describe_equality(equality: str, name: str, w: CWriter, is_spiking: bool) -> str:

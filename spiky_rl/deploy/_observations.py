@@ -81,6 +81,8 @@ class ContractTerm:
     """Name and, where they are known, function, meaning, history, scale, offset, clip and modifiers."""
     is_last_action: bool = False
     """Whether the term observes the last action."""
+    is_plain: bool = False
+    """Whether the elements are known to be the function's own values, without scale, clip, delay, modifiers and history."""
     parts: tuple[str, ...] = ()
     """Names of the observed joints or bodies in the order of their values; empty if the term observes something else."""
     has_history: bool = False
@@ -125,10 +127,10 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
         modified = ", ".join(getattr(each, "__name__", type(each).__name__) for each in modifiers)
         text = f"{group}.{name}{source}{f', {meaning}' if meaning else ''}{settings}"
         text += f"; modified first by {modified}" if modified else ""
-        is_last_action = function_name == LAST_ACTION
+        is_last_action, is_plain = function_name == LAST_ACTION, not settings and not modified
         has_history = (getattr(config, "history_length", 0) or 0) > 1
         parts, note = _list_observed_parts(env, config, size)
-        terms.append(ContractTerm(0, size, text, is_last_action, parts, has_history, note))
+        terms.append(ContractTerm(0, size, text, is_last_action, is_plain, parts, has_history, note))
     if not getattr(manager, "_group_obs_time_major", {}).get(group, False):
         return terms
     length = configs[0].history_length

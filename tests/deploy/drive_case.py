@@ -35,7 +35,7 @@ def main(checkpoint: str) -> None:
         with torch.inference_mode():
             return held[0](obs)[0].numpy()
 
-    print(f"return: {drive.episode(live):.4f}")
+    print(f"return: {drive.run_episode(live):.4f}")
 
 
 def policy_of(plan, checkpoint):

@@ -4,8 +4,6 @@
 
 #include "policy.h"
 
-#define LAST_ACTION 52  // policy.actions: raw_action after the last step
-
 static policy_state state;
 
 // "a value is the measured one, clipped, then times the scale": the header names the scales of two terms and no clip
@@ -19,12 +17,12 @@ int main(void) {
   float observation[POLICY_OBSERVATIONS], command[POLICY_ACTIONS];
   policy_reset(&state);
   for (;;) {
-    for (int i = 0; i < LAST_ACTION; i++) {
+    for (int i = 0; i < POLICY_LAST_ACTION; i++) {
       float measured;
       if (scanf("%f", &measured) != 1) return i ? 1 : 0;
       observation[i] = measured * scale(i);
     }
-    for (int i = 0; i < POLICY_ACTIONS; i++) observation[LAST_ACTION + i] = state.raw_action[i];
+    for (int i = 0; i < POLICY_ACTIONS; i++) observation[POLICY_LAST_ACTION + i] = state.raw_action[i];
     policy_step(&state, observation, command);
     for (int i = 0; i < POLICY_ACTIONS; i++) printf("%.9g ", (double)command[i]);
     for (int i = 0; i < POLICY_ACTIONS; i++) printf("%.9g ", (double)state.raw_action[i]);

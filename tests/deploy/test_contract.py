@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
+from spiky_rl.deploy import _c_text, _export, _targets, _verification, c, c_int8
 from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import HISTORY_TEXT, describe_contract, format_contract
 from spiky_rl.deploy._targets import ExportOptions
@@ -518,6 +517,36 @@ def test_the_header_says_which_actions_it_gives(contract, tmp_path):
     assert not any("(scratch)" in line for line in texts["commands"].splitlines() if "raw_action" in line)
 
 
+@pytest.mark.parametrize(
+    ("settings", "size", "more", "macro"),
+    [
+        ({}, 2, (), "#define POLICY_LAST_ACTION 2"),
+        ({"scale": 0.5}, 2, (), ""),
+        ({"clip": (-1.0, 1.0)}, 2, (), ""),
+        ({"delay_max_lag": 2}, 2, (), ""),
+        ({"modifiers": [SimpleNamespace(func=joint_share)]}, 2, (), ""),
+        ({"history_length": 3}, 6, (), ""),
+        ({}, 1, (), ""),
+        ({}, 2, ("again",), ""),
+    ],
+)
+def test_the_header_has_the_index_of_a_last_action_that_is_the_raw_one(settings, size, more, macro, tmp_path):
+    env = observed(measured, 2)
+    manager, config = env.observation_manager, env.observation_manager._group_obs_term_cfgs["policy"][0]
+    for name in ("actions", *more):
+        manager.active_terms["policy"].append(name)
+        manager.group_obs_term_dim["policy"].append((size,))
+        term = SimpleNamespace(**{**vars(config), "func": last_action, **settings})
+        manager._group_obs_term_cfgs["policy"].append(term)
+    contract, _ = describe_lines(env, 4, tmp_path)
+    assert sum(term.is_last_action for term in contract.observations) == 1 + len(more)
+    commands = find_command_map(Driven())
+    found = _c_text._format_last_action(contract, "policy", 2, commands)
+    assert found == (f"{macro}\n" if macro else "")
+    assert not _c_text._format_last_action(contract, "policy", 2, None), "raw actions have no raw_action"
+    assert not _c_text._format_last_action(None, "policy", 2, commands)
+
+
 def test_an_environment_without_managers_has_a_period_alone(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
     found = describe_contract(SimpleNamespace(step_dt=0.1), ["policy"], "a", "t", tmp_path / "model.pt")
@@ -576,51 +605,6 @@ def test_a_file_in_place_of_the_folder_is_refused_before_the_simulator_starts(tm
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--out: cannot write to"):
         ExportOptions(out=tmp_path / "file").check_request(RunRequest(task="cartpole"))
-
-
-WRAPPED = """
-#include <cstdio>
-#include "policy.hpp"
-
-int main() {
-  spiky::Policy policy;
-  spiky::Policy::Observation x;
-  while (true) {
-    for (float &value : x)
-      if (std::scanf("%f", &value) != 1) return 0;
-    for (float value : policy.step(x)) std::printf("%.9g ", (double)value);
-    std::puts("");
-  }
-}
-"""
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
-def test_the_wrapper_for_cpp_acts_as_the_policy_does(tmp_path):
-    from tests.deploy.test_example import EXAMPLE
-
-    policy = trained("lif_stateful_ppo")
-    path = c.C().write(policy, tmp_path)
-    shutil.copy(EXAMPLE / "policy.hpp", tmp_path)
-    (tmp_path / "main.cpp").write_text(WRAPPED)
-    flags = ["-O2", "-march=native", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}"]
-    subprocess.run(["gcc", "-std=c99", *flags, "-c", path, "-o", tmp_path / "policy.o"], check=True)
-    sources, seen = (tmp_path / "main.cpp", tmp_path / "policy.o"), walk(policy)
-    subprocess.run(["g++", "-std=c++17", *flags, *sources, "-lm", "-o", tmp_path / "main"], check=True)
-    np.testing.assert_array_equal(answers([tmp_path / "main"], seen), live(policy, seen))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
-def test_the_example_builds_with_cmake(tmp_path):
-    from tests.deploy.test_example import EXAMPLE
-
-    c.C().write(trained("lif_ppo"), tmp_path / "policy")
-    shutil.copytree(EXAMPLE, tmp_path / "deploy")
-    folders = ("-S", tmp_path / "deploy", "-B", tmp_path / "build")
-    subprocess.run(["cmake", *folders, f"-DPOLICY={tmp_path / 'policy'}"], check=True, capture_output=True)
-    subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, capture_output=True)
-    assert (tmp_path / "build" / "act").is_file()
 
 
 def test_a_policy_is_where_it_was_after_a_verification_that_fails():

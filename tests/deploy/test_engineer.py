@@ -9,8 +9,10 @@ from tests.deploy.engineer_case import PROGRAM
 
 HEADER = (
     "policy.joint_vel_rel, rad/s: scale 0.2; of the joints of the actions",
-    "policy.feet_body_forces (body_incoming_wrench), force X Y Z in N, then torque X Y Z in N m: scale 0.1; of front_left_foot, front_right_foot,"
-    " left_back_foot, right_back_foot, 6 values each",
+    "policy.feet_body_forces (body_incoming_wrench), force X Y Z in N, then torque X Y Z in N m about the joint's anchor, that the joint to"
+    " the parent exerts on the body, in the joint's frame on the body's side: scale 0.1; of front_left_foot, front_right_foot, left_back_foot,"
+    " right_back_foot, 6 values each",
+    "raw_action[8];  // action before scale, offset and clip: the environment's last action\n",
     "a value is the measured one, minus its default value where one is named, clipped, then times the scale",
     "commands to the robot",
     "action[0]: effort of ",

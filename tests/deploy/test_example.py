@@ -53,7 +53,7 @@ def test_a_policy_in_integers_is_driven_from_python_by_the_bytes_that_its_header
     assert spec is not None and spec.loader is not None
     drive = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drive)
-    seen, act = walk(policy), drive.compiled(folder)
+    seen, act = walk(policy), drive.load_policy(folder)
     found = np.stack([act(x.numpy().reshape(-1)).copy() for x in seen])
     np.testing.assert_array_equal(found, live(target.get_reference_model(policy), seen))
 

@@ -1,8 +1,10 @@
-// A ROS 2 node: every POLICY_PERIOD_US it acts on the latest message of `observation`, in the order of policy.h, and publishes the action on
-// `commands`, which forward controllers of ros2_control take. A message on `reset` begins an episode.
+// A ROS 2 node. Every POLICY_PERIOD_US microseconds it takes the latest message of `observation`, in the order of policy.h, and publishes the
+// action on `commands`, which forward controllers of ros2_control read. A message on `reset` begins an episode. If the policy observes its last
+// action (POLICY_LAST_ACTION), the node fills it in; the values of the message at its place are ignored.
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <memory>
 #include <rclcpp/rclcpp.hpp>
 #include <std_msgs/msg/empty.hpp>
 #include <std_msgs/msg/float32_multi_array.hpp>
@@ -43,6 +45,9 @@ class PolicyNode : public rclcpp::Node {
   void step() {
     if (!is_new_) return;  // no command without a new observation: the controller's own timeout stops the robot
     is_new_ = false;
+#ifdef POLICY_LAST_ACTION
+    std::copy_n(state_.raw_action, POLICY_ACTIONS, observation_.begin() + POLICY_LAST_ACTION);
+#endif
     std::array<float, POLICY_ACTIONS> action;
     policy_step(&state_, observation_.data(), action.data());
     std_msgs::msg::Float64MultiArray message;
