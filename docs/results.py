@@ -499,7 +499,7 @@ def latencies(file: str) -> str:
         times.setdefault(row["form"], {})[row["agent"]] = text
         agents[row["agent"]] = None
     lines = [
-        [" in a loop".join(f"`{form}`".split(", in a loop`")), *(found.get(agent, "-") for agent in agents)]
+        ["`{}`{}{}".format(*form.partition(",")), *(found.get(agent, "-") for agent in agents)]
         for form, found in times.items()
     ]
     return format_table(
