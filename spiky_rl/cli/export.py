@@ -43,12 +43,13 @@ def export(argv: list[str]) -> int:
 
 def print_report(chip: str, files: Sequence[Path]) -> None:
     """Print a line per C file: bytes of flash, state and stack on the ``chip``; its header gets them, too."""
-    from spiky_rl.deploy import _footprint, c
+    from spiky_rl.deploy import _footprint
+    from spiky_rl.deploy._c_text import add_note
 
     print(f"{'bytes on a ' + chip:<40}{'flash':>10}{'state':>10}{'stack':>10}")
     for path in files:
         footprint = _footprint.measure_footprint(path, chip)
-        c.add_note(
+        add_note(
             path,
             f"On a {chip}, compiled at {_footprint.OPTIMISED[0]}: {footprint.flash:,} bytes of flash, the called parts of the C library"
             f" included, and at most {footprint.stack:,} bytes of stack.",

@@ -18,7 +18,6 @@ from spiky_rl.deploy._commands import CommandMap
 from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_text import describe_values, write_integer_network
-from spiky_rl.deploy.c import format_comment
 from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_class_name, get_normalization
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.action_bounds import ActionMap
@@ -172,3 +171,16 @@ def _describe_equality(equality: str, name: str, w: CWriter, is_spiking: bool) -
         " it by flag in other compilers. The last bits differ if floats are computed in more than 32 bits (FLT_EVAL_METHOD other"
         " than 0). With -ffast-math the file does not compile."
     )
+
+
+def add_note(path: Path, note: str) -> None:
+    """Add a ``note``, known only after ``path``, a policy.c, was written, to the comment of its header."""
+    header = path.with_suffix(".h")
+    text = header.read_text(encoding="utf-8")
+    guard = f"#ifndef {path.stem.upper()}_H"
+    files.write_text(header, text.replace(guard, f"//\n{format_comment(note)}\n{guard}", 1))
+
+
+def format_comment(text: str) -> str:
+    """Return ``text`` as lines of a C comment."""
+    return textwrap.fill(text, 110, initial_indent="// ", subsequent_indent="// ")

@@ -9,13 +9,13 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.progress import ProgressFactory, no_progress
+from spiky_rl.deploy._c_text import add_note
 from spiky_rl.deploy._calibration import read_rollout, record_rollout
 from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
 from spiky_rl.deploy._targets import ExportOptions, check_expressible
 from spiky_rl.deploy._verification import MAX_MEAN_ERROR, VerificationResult, verify_targets
 from spiky_rl.deploy.base import ExportError, Target, count_observations
-from spiky_rl.deploy.c import add_note
 from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution

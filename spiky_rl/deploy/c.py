@@ -13,14 +13,12 @@ import ctypes
 import re
 import subprocess
 import tempfile
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
-from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.deploy.base import ANNS, Session, Target, get_command_scale
@@ -148,19 +146,6 @@ def format_equality(target: Target, model: MLPModel) -> str:
     changed = target.get_reference_model(model) is not model
     reference = f"those of the policy {target.reference_text}" if changed else "the live policy's"
     return f"{reference} {target.format_tolerance(model, get_command_scale(model))}".rstrip(",")
-
-
-def add_note(path: Path, note: str) -> None:
-    """Add a ``note``, known only after ``path``, a policy.c, was written, to the comment of its header."""
-    header = path.with_suffix(".h")
-    text = header.read_text(encoding="utf-8")
-    guard = f"#ifndef {path.stem.upper()}_H"
-    files.write_text(header, text.replace(guard, f"//\n{format_comment(note)}\n{guard}", 1))
-
-
-def format_comment(text: str) -> str:
-    """Return ``text`` as lines of a C comment."""
-    return textwrap.fill(text, 110, initial_indent="// ", subsequent_indent="// ")
 
 
 def read_sizes(path: Path) -> dict[str, int]:

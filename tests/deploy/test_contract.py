@@ -12,6 +12,7 @@ import torch
 
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _c_text, _export, _targets, _verification, c, c_int8
+from spiky_rl.deploy._c_text import add_note
 from spiky_rl.deploy._commands import CommandMap, find_command_map
 from spiky_rl.deploy._contract import HISTORY_TEXT, describe_contract, format_contract
 from spiky_rl.deploy._targets import ExportOptions
@@ -667,8 +668,8 @@ def test_a_tolerance_of_commands_has_their_unit():
 
 def test_a_note_that_is_known_later_joins_the_headers_comment(tmp_path):
     path = c.C().write(trained("lif_ppo"), tmp_path)
-    c.add_note(path, "On a chip: 5 bytes.")
-    c.add_note(path, "Verified.")
+    add_note(path, "On a chip: 5 bytes.")
+    add_note(path, "Verified.")
     header = path.with_suffix(".h").read_text()
     assert "//\n// On a chip: 5 bytes.\n//\n// Verified.\n#ifndef POLICY_H\n" in header
     assert c.open_c_session(path)(np.zeros((1, 4), np.float32), [])[0].shape == (1, 2)
