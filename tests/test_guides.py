@@ -43,6 +43,7 @@ NOT_RUN = {
     "--tuning": "a tuning takes hours; tests/cli/test_tune.py uses one",
     "--distributed": "torchrun starts it; tests/hosts/gymnasium/test_distributed.py does so",
     "--ray_address": "it needs a cluster; tests/experiments/test_engines.py has a small one",
+    "--logger wandb": "it needs wandb; tests/hosts/gymnasium/test_wandb.py has it offline",
     "isaacsim_physx": "Isaac Sim is not installed",
     "physics=newton_mjwarp": "MuJoCo-Warp compiles for minutes on a CPU; tests/hosts runs it",
     "--dataset nmnist": "the published recordings are not here; tests/datasets reads samples of them",
