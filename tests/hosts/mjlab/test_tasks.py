@@ -21,7 +21,7 @@ def test_ids_of_mjlab_belong_to_it():
 
 @pytest.mark.skipif(INSTALLED, reason="mjlab is installed")
 def test_without_mjlab_the_line_that_installs_it_is_the_answer():
-    with pytest.raises(ValueError, match=r"without Isaac Lab .*spiky-rl\[mjlab\]"):
+    with pytest.raises(ValueError, match=r"without Isaac Lab .*pip install '\.\[mjlab\]'"):
         find_host("Mjlab-Cartpole-Balance").require_installed()
 
 
