@@ -25,7 +25,6 @@ OURS = {
     "spiky_rl.metrics.spikes:_measure": "firing of every layer, once per iteration",
     "spiky_rl.metrics.spikes:draw_raster": "the raster, every 25 iterations",
     "spiky_rl.connections._cost:count_zeros": "how many weights are zero, where a meter is made",
-    "spiky_rl.connections.base:Connection.measure_cost": "how many weights are zero, where a meter is made",
     "spiky_rl.connections.base:IntraLayerConnection.measure_cost": "how many weights are zero, where a meter is made",
     "spiky_rl.connections.convolutional:Convolutional.measure_cost": "how many weights are zero, where a meter is made",
     "spiky_rl.metrics.synops:count_operations": "a network's cost, once per iteration",
