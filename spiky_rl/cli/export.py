@@ -37,12 +37,12 @@ def export(argv: list[str]) -> int:
     for path in written:
         print(path)
     if options.report is not None:
-        print_report(options.report, [path for path in written if path.suffix == ".c"])
+        report_footprints(options.report, [path for path in written if path.suffix == ".c"])
     return 0
 
 
-def print_report(chip: str, files: Sequence[Path]) -> None:
-    """Print a line per C file: bytes of flash, state and stack on the ``chip``; its header gets them, too."""
+def report_footprints(chip: str, files: Sequence[Path]) -> None:
+    """Measure every C file on the ``chip``: print its bytes of flash, state and stack, and write them into its header."""
     from spiky_rl.deploy import _footprint
     from spiky_rl.deploy._c_text import add_note
 

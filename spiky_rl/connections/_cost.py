@@ -93,7 +93,7 @@ class ConnectionCost:
     """Storage of the weight matrix; None if the weights are not a matrix, as in a convolution."""
 
     @property
-    def stored(self) -> WeightStorage:
+    def storage(self) -> WeightStorage:
         """Storage of the weights."""
         return self.matrix or WeightStorage(1, self.weights, 0)
 

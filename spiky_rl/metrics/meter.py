@@ -34,7 +34,7 @@ class CostMeter:
         self.connections = cost.connections
         self.updates, self.arithmetic, self.accesses = _count_updates(cost.units)
         self.sparsity = synops.connection_sparsity(cost.connections)
-        self.memory = _measure_memory(network, [c.stored for c in cost.connections], sum(network.state_sizes))
+        self.memory = _measure_memory(network, [c.storage for c in cost.connections], sum(network.state_sizes))
         self.equal_ann = _measure_equal_ann(network, cost)
 
     def __call__(self, record: ForwardRecord) -> InferenceCost:
@@ -136,13 +136,13 @@ def _measure_equal_ann(network: SpikingNetwork, cost: NetworkCost) -> InferenceC
         footprint_bytes=parameters * WORD,
         state_bytes=units * WORD,
         state_accesses=2.0 * units,
-        stored_values=round(_sum_weighted(connections, size_factors, lambda c: c.stored.values)) + vectors,
-        index_bytes=round(_sum_weighted(connections, size_factors, lambda c: c.stored.index_bytes)),
+        stored_values=round(_sum_weighted(connections, size_factors, lambda c: c.storage.values)) + vectors,
+        index_bytes=round(_sum_weighted(connections, size_factors, lambda c: c.storage.index_bytes)),
         # every input reads its list and every non-zero weight its index
         index_reads=_sum_weighted(
             connections,
             active_factors,
-            lambda c: c.stored.count_read_bytes(c.max_operations, c.stored.inputs),
+            lambda c: c.storage.count_read_bytes(c.max_operations, c.storage.inputs),
         ),
     )
 

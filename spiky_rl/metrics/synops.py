@@ -58,7 +58,7 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
         multiplied = multiplied + (operations * ~is_ternary).sum(1).mean()
         active_inputs = (events != 0).sum(-1).double().mean(2)
         index_reads = (
-            index_reads + connection.stored.count_read_bytes(operations, active_inputs).sum(1).mean()
+            index_reads + connection.storage.count_read_bytes(operations, active_inputs).sum(1).mean()
         )
         dense += events.shape[1] * connection.dense
     if any(c.signal_index is None for c in connections):
