@@ -34,7 +34,9 @@ class CostMeter:
         self.connections = cost.connections
         self.updates, self.arithmetic, self.accesses = _count_updates(cost.units)
         self.sparsity = synops.connection_sparsity(cost.connections)
-        self.memory = _measure_memory(network, [c.storage for c in cost.connections], sum(network.state_sizes))
+        self.memory = _measure_memory(
+            network, [c.storage for c in cost.connections], sum(network.state_sizes)
+        )
         self.equal_ann = _measure_equal_ann(network, cost)
 
     def __call__(self, record: ForwardRecord) -> InferenceCost:
