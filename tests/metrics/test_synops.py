@@ -276,7 +276,7 @@ class Pair(SpikingNetwork):
 class MeasuredPair(Pair):
     def measure_cost(self) -> NetworkCost:
         weights = make_matrix_cost(self.connection.weight.t(), 0)
-        return NetworkCost([weights], [UnitGroup(nn.ELU(), 8, states=1)], 0, 1.0)
+        return NetworkCost([weights], [UnitGroup(nn.ELU(), 8, states=2)], 0, 1.0)
 
 
 def test_a_network_of_ones_own_is_measured_if_it_defines_its_costs():
@@ -285,7 +285,7 @@ def test_a_network_of_ones_own_is_measured_if_it_defines_its_costs():
     signal = torch.tensor([1.0, 0.0, 1.0]).view(1, 1, 1, 3)
     cost = meter(ForwardRecord([signal, torch.ones(1, 1, 1, 2)], operations=[torch.zeros(1, 1)]))
     assert (cost.effective_acs, cost.dense_operations, cost.neuron_updates) == (4, 6, 8)
-    assert (cost.equal_ann.dense_operations, cost.state_accesses) == (6, 16)
+    assert (cost.equal_ann.dense_operations, cost.state_accesses) == (6, 32)
 
 
 def test_a_sample_of_many_frames_costs_their_sum():
