@@ -1,1 +1,4 @@
-"""Measures of a running network: spikes, operations, energy; and videos of them."""
+"""Measures of a running network: spikes, operations, energy; and videos of them.
+
+`meter.CostMeter` measures a network's pass, `energy` prices it.
+"""

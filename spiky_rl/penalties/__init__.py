@@ -1,1 +1,4 @@
-"""Penalties on activity: terms added to the training loss."""
+"""Penalties on activity: terms added to the training loss.
+
+A new one derives from `base.Penalty`; agents name it under `network.sparsity`.
+"""

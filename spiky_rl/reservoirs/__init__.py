@@ -1,1 +1,4 @@
-"""Reservoirs: graphs, growth, plasticity, calibration, and measures of memory."""
+"""Reservoirs: graphs, growth, plasticity, calibration, and measures of memory.
+
+The network itself is `spiky_rl.networks.reservoir`.
+"""

@@ -1,1 +1,4 @@
-"""Decoders: spikes of the last layer into features [T, B, F]."""
+"""Decoders: spikes of the last layer into features [T, B, F].
+
+A new one derives from `base.Decoder`; its file is its name in an agent.
+"""

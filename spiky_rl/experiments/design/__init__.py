@@ -1,1 +1,4 @@
-"""The design of a study or a tuning: agents, tasks, seeds, budget, search space."""
+"""The design of a study or a tuning: agents, tasks, seeds, budget, search space.
+
+`study.Study` has every key of a `study.yaml`, `grid` makes its cells.
+"""
