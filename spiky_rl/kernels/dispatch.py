@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch._C import _is_tracing, _len_torch_dispatch_stack  # a rollout asks in every step: these cost 0.2 us
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import option
@@ -141,9 +143,14 @@ def _log_fallback_if_eager(device: str, reason: str) -> None:
     _log_fallback(device, reason)
 
 
-# torch.compile does not trace these two and treats their results as constants; torch.compiler.assume_constant_result has the same
+def _is_transformed() -> bool:
+    """Return whether a transform of `torch.func`, or a level of forward-mode AD, sees the operations."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None  # 0.1 us
+
+
+# torch.compile does not trace these three and treats their results as constants; torch.compiler.assume_constant_result has the same
 # effect, but takes seconds to import
-for function in (_resolve_name, _log_fallback_if_eager):
+for function in (_resolve_name, _log_fallback_if_eager, _is_transformed):
     setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  # functions declare no such attribute
 
 
@@ -168,6 +175,8 @@ def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend
         reason = f"computes in float32, not in {x.dtype}"
     elif ops is not None and ops.soft_spike:
         reason = "has no smooth spikes"
+    elif _is_transformed():
+        reason = "supports neither torch.func nor derivatives of forward mode"
     if reason is None:
         return chosen
     if name != AUTO:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from spiky_rl.neurons.base import Neuron, Params, ReferenceOps, States
 from spiky_rl.surrogates.base import Surrogate
@@ -86,6 +87,8 @@ class TorchOps(ReferenceOps):
         return (x >= 0).to(x.dtype) if isinstance(x, Tensor) else float(x >= 0)
 
     def spike(self, x: Tensor) -> Tensor:
+        if _has_tangent(x):
+            return _TangentSpike.apply(x, self)  # type: ignore[return-value]
         if x.requires_grad and torch.is_grad_enabled():
             return _Spike.apply(x, self)  # type: ignore[return-value]
         return self.forward_spike(x)
@@ -97,21 +100,44 @@ class TorchOps(ReferenceOps):
         return (x >= 0).to(x.dtype)
 
 
+def _has_tangent(x: Tensor) -> bool:
+    """Return whether ``x`` carries a derivative of forward mode, as under `torch.func.jvp`."""
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None
+
+
 class _Spike(torch.autograd.Function):
     """Heaviside forward, surrogate backward."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ops: TorchOps) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.derivative = ops.surrogate.derivative, ops, ops.slope
+    def forward(x: Tensor, ops: TorchOps) -> Tensor:
         return ops.forward_spike(x)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, TorchOps], output: Tensor) -> None:
+        x, ctx.ops = inputs
+        ctx.slope = ctx.ops.slope  # a schedule may change it before the backward pass
+        ctx.save_for_backward(x)
+
+    @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        derivative: Callable[..., Tensor]
         (x,) = ctx.saved_tensors
-        derivative, ops, slope = ctx.derivative
-        return grad[0] * derivative(ops, x, slope), None
+        return grad[0] * ctx.ops.surrogate.derivative(ctx.ops, x, ctx.slope), None
+
+
+class _TangentSpike(_Spike):
+    """A spike with the surrogate in its derivative of forward mode, too, which torch.compile does not trace."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, TorchOps], output: Tensor) -> None:
+        _Spike.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return tangents[0] * ctx.ops.surrogate.derivative(ctx.ops, x, ctx.slope)
 
 
 SPIKELESS = TorchOps(Rectangle.from_options())

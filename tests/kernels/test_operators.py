@@ -1,7 +1,6 @@
 """The kernels are operators: torch checks them, compiles and exports networks of them whole, and refuses what they cannot do."""
 
 import copy
-import functools
 import io
 import itertools
 import math
@@ -12,11 +11,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import option
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import dispatch, emit, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import ForwardRecord
@@ -473,15 +474,34 @@ def test_a_second_derivative_is_refused(settings, fused):
         (y.sum() + slope.pow(2).sum()).backward()
 
 
-def test_transforms_of_functions_are_refused():
-    network, x = build(), torch.stack([observations(seed=s) for s in range(3)])
-    run = functools.partial(network, state=None)
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.vmap(run)(x)
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.jvp(run, (x[0],), (x[0],))
-    with torch.no_grad(), pytest.raises(RuntimeError, match="Cannot access data pointer"):
-        torch.vmap(run)(x)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize("transform", ["jvp", "vmap", "jacrev", "dual"])
+def test_transforms_of_functions_take_the_reference(transform, mode):
+    """Compare with sums of what backward mode gives; the kernels support no transform."""
+    network, x, v = build(), observations(), observations(seed=2)
+    expected = torch.autograd.functional.jacobian(lambda x: network(x, None)[0], x)
+
+    def compute(network):
+        def run(x):
+            return network(x, None)[0]
+
+        with mode():
+            if transform == "vmap":
+                return torch.vmap(run)(torch.stack([x, v]))
+            if transform == "jvp":
+                return torch.func.jvp(run, (x,), (v,))[1]
+            if transform == "jacrev":
+                return torch.func.jacrev(run)(x)
+            with forward_ad.dual_level():
+                return forward_ad.unpack_dual(run(forward_ad.make_dual(x, v))).tangent
+
+    if transform == "vmap":
+        expected = torch.stack([network(signal, None)[0] for signal in (x, v)])
+    elif transform != "jacrev":
+        expected = torch.tensordot(expected, v, v.dim())
+    torch.testing.assert_close(compute(network), expected)
+    with pytest.raises(RegistryError, match="'cpu' supports neither torch.func nor .*; backend: torch does"):
+        compute(build(backend="cpu"))
 
 
 @pytest.mark.parametrize("record", [None, ForwardRecord], ids=["stack", "layers"])
