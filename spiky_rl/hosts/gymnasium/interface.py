@@ -57,6 +57,31 @@ BODY_TERMS = {
     "cfrc_ext": f"external torque X Y Z in N m about {CENTRE}, then external force X Y Z in N",
 }
 """Meaning of the values of a body in MuJoCo's data, by name of the array; the world, body 0, is not observed."""
+ROBOT_TERMS = {
+    "inverted_double_pendulum": (
+        (1, "qpos, position of slider, m"),
+        (2, "sines of the angles of hinge, hinge2"),
+        (2, "cosines of the angles of hinge, hinge2"),
+        (1, "qvel, velocity of slider, m/s, clipped to -10 to 10"),
+        (2, "qvel, angular velocity of hinge, hinge2, rad/s, clipped to -10 to 10"),
+        (1, "qfrc_constraint, force of the constraints on slider, N, clipped to -10 to 10"),
+    ),
+    "reacher": (
+        (2, "cosines of the angles of joint0, joint1"),
+        (2, "sines of the angles of joint0, joint1"),
+        (2, "qpos, position of target_x, target_y, m"),
+        (2, "qvel, angular velocity of joint0, joint1, rad/s"),
+        (2, f"position X Y of fingertip less that of target, m {WORLD}"),
+    ),
+    "pusher": (
+        (7, "qpos, angle of the seven joints of the arm, in the order of the actions, rad"),
+        (7, "qvel, angular velocity of these joints, rad/s"),
+        *((3, f"position X Y Z of {body}, m {WORLD}") for body in ("tips_arm", "object", "goal")),
+    ),
+}
+"""Terms of the version 5 robots whose classes compute their observations without a structure, by module."""
+STATES_OF_VERSION_4 = ("ant", "half_cheetah", "hopper", "inverted_pendulum", "swimmer", "walker2d")
+"""Modules of the version 4 robots that observe the last positions and all velocities, unless they observe contacts."""
 CLASSIC_CONTROL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cartpole:CartPoleEnv": (
         (
@@ -207,8 +232,14 @@ def _describe_state(task: Any) -> tuple[list[tuple[int, str]], list[tuple[int, s
 
     Both are empty if Gymnasium does not tell the structure of the observation, or it has an array that is not known here.
     """
-    structure = dict(getattr(task, "observation_structure", {}))
     model, terms = task.model, []
+    module = type(task).__module__.removeprefix(MUJOCO_PACKAGE)
+    if module.removesuffix("_v5") in ROBOT_TERMS:
+        return list(ROBOT_TERMS[module.removesuffix("_v5")]), []
+    structure = dict(getattr(task, "observation_structure", {}))
+    left_out = model.nq + model.nv - task.observation_space.shape[0]
+    if module.removesuffix("_v4") in STATES_OF_VERSION_4 and left_out >= 0:
+        structure = {"skipped_qpos": left_out, "qpos": model.nq - left_out, "qvel": model.nv}
     positions, velocities, efforts = (
         _list_joint_values(model, values) for values in zip(*JOINT_VALUES, strict=True)
     )
