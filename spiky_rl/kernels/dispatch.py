@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch._C import _is_tracing, _len_torch_dispatch_stack  # a rollout asks in every step: these cost 0.2 us
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import peek_interpreter_stack  # pylint: disable=import-error  # in C
 from torch.autograd import forward_ad
 
 from spiky_rl.config import registry
@@ -145,6 +145,7 @@ def _log_fallback_if_eager(device: str, reason: str) -> None:
 
 def _is_transformed() -> bool:
     """Return whether a transform of `torch.func`, or a level of forward-mode AD, sees the operations."""
+    # pylint: disable-next=protected-access
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None  # 0.1 us
 
 
