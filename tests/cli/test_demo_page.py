@@ -29,6 +29,7 @@ def test_the_demonstration_shows_an_ant_that_walks_and_its_spikes(tmp_path):
             page.wait_for(f"{browser.SPIKES}?.src != {spikes!r}", PATIENCE)
             # red, green and blue of the floor are alike
             demo.until(lambda: (scene(page).max(-1) - scene(page).min(-1) > 60).sum() > 500)
+            page.wait_for("document.body.innerText.includes('Physics: MuJoCo\\n')", PATIENCE)
             first = scene(page)
             demo.until(lambda: (abs(scene(page) - first).max(-1) > 40).sum() > 500)
         demo.send(signal.SIGINT)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, override
 
 import numpy as np
+from isaaclab.sim import SimulationContext
 from isaaclab.visualizers.base_visualizer import BaseVisualizer
 
 if TYPE_CHECKING:
@@ -38,6 +39,16 @@ class LiveVisualizer(BaseVisualizer):
         self.target: Callable[[], np.ndarray] | None = None
         """Returns the point that the camera follows, [3] in m; None for a camera that stays."""
         self.waited, self.due, self.picture_due = 0.0, 0.0, 0.0
+
+    @property
+    @override
+    def physics_backend(self) -> str | None:
+        """Name that the view shows of what steps the worlds; Isaac Lab takes native MuJoCo for MuJoCo-Warp, whose manager it extends."""
+        context = SimulationContext.instance()
+        uses_native_solver = getattr(context and context.physics_manager, "uses_native_solver", None)
+        if uses_native_solver is not None and uses_native_solver():
+            return "MuJoCo"
+        return super().physics_backend
 
     @override
     def step(self, dt: float) -> None:
