@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, override
 
 from torch import Tensor
 
@@ -12,7 +13,9 @@ from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy._c_ann import write_mlp
 from spiky_rl.deploy._c_codecs import write_decoder, write_encoder
+from spiky_rl.deploy._c_layers import LayerWriter
 from spiky_rl.deploy._c_step import format_step
+from spiky_rl.deploy._c_term import Term
 from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels.convolution import LARGEST_POOL, adds_by_columns
@@ -35,15 +38,10 @@ def write_network(w: CWriter, network: SpikingNetwork, x: Signal) -> Signal:
         return _write_reservoir(w, network, signal)
     assert isinstance(network, FeedForward)
     for i, layer in enumerate(network.layers):
-        path = f"layers_{i}"
-        w.comment(f"layer {i}: {layer.width} {type(layer.neuron.source_neuron).__name__} neurons")
-        current = _write_connection(w, f"{path}_connection", layer.connection, signal)
-        if layer.recurrent is not None and layer.loop is not None:
-            weight = layer.recurrent.synapses()
-            current = _write_feedback(w, path, layer.width, layer.loop, weight, current)
-        signal = _write_neurons(w, path, layer.neuron, layer.parameters_of_neuron(), layer.width, current)
-        if layer.loop is not None:
-            w.remember(f"s->{path}_past", layer.loop.delays, signal)
+        title = f"layer {i}: {layer.width} {type(layer.neuron.source_neuron).__name__} neurons"
+        recurrent = None if layer.recurrent is None else layer.recurrent.synapses()
+        parts = layer.parameters_of_neuron(), layer.width, layer.connection, layer.loop, recurrent
+        signal = FloatLayer(w, f"layers_{i}", layer.neuron, *parts).write(title, signal)
     return write_decoder(w, network.decoder, signal)
 
 
@@ -58,20 +56,64 @@ def _write_normaliser(w: CWriter, network: Nir, x: Signal) -> Signal:
     return Signal(mapped, x.width, constant=True)
 
 
-def _write_connection(w: CWriter, path: str, connection: Any, signal: Signal) -> str:
-    """Write the current of ``connection`` and return its C array; a constant signal gives a constant current."""
-    name, block = "current", w.step
-    if signal.constant:
-        name, block = f"{path}_current", w.once
-        w.comment(f"{path}: its current is the same in all inner steps", block)
-    current = w.add_scratch(name, connection.width, "current of a layer's neurons")
-    if type(connection) is LinearConnection:
-        w.write_product(block, f"{path}_weight", connection.synapses(), connection.bias, signal, current)
-    elif type(connection) is Convolutional:
-        block.append(_format_convolution(w, path, connection, signal, current))
-    else:
-        raise ExportError("agent.network.connection: no form in C; allowed: convolutional, linear")
-    return current
+class FloatLayer(LayerWriter):
+    """Writer of a layer in floats."""
+
+    def __init__(
+        self,
+        w: CWriter,
+        path: str,
+        neuron: Neuron,
+        params: Sequence[Tensor | float],
+        width: int,
+        connection: Any,
+        loop: RecurrentFeedback | None,
+        recurrent_weight: Tensor | None,
+    ) -> None:
+        """Begin a layer of ``neuron`` with ``params``; ``connection``: of a layer, or [C, N] weights and [N] bias."""
+        states = dict.fromkeys(neuron.states, "float")
+        delays, kind = loop.delays if loop else 0, "float" if neuron.graded else "uint8_t"
+        super().__init__(w, path, width, delays, kind, states)
+        self.neuron, self.params, self.connection = neuron, params, connection
+        self.loop, self.recurrent_weight = loop, recurrent_weight
+
+    def _make(self, array: str) -> Term:
+        return Term(f"{array}[n]", self.body, self.w.use_function)
+
+    @override
+    def write_current(self, block: list[str], signal: Signal, name: str) -> Term:
+        w, link, path = self.w, self.connection, f"{self.path}_connection"
+        current = w.add_scratch(name, self.width, "current of a layer's neurons")
+        if type(link) is Convolutional:
+            block.append(_format_convolution(w, path, link, signal, current))
+            return self._make(current)
+        if type(link) is LinearConnection:
+            link = link.synapses(), link.bias
+        if not isinstance(link, tuple):
+            raise ExportError("agent.network.connection: no form in C; allowed: convolutional, linear")
+        w.write_product(block, f"{path}_weight", *link, signal, current)
+        return self._make(current)
+
+    @override
+    def write_feedback(self, past: Signal) -> Term:
+        w, width, decay = self.w, self.width, self.loop.decay
+        current = w.add_scratch("feedback", width, "current that a layer sends back to itself")
+        w.write_product(w.step, f"{self.path}_recurrent_weight", self.recurrent_weight, None, past, current)
+        if decay is None:
+            return self._make(current)
+        synapse = w.add_state(f"{self.path}_synapse", width, "current of its synapses")
+        self.body.append(f"{synapse}[n] = {format_literal(decay)} * {synapse}[n] + {current}[n];")
+        return self._make(synapse)
+
+    @override
+    def write_step(self, current: Term, states: list[Term]) -> str:
+        path, width, texts = f"{self.path}_neuron", self.width, [state.text for state in states]
+        params = [value.expand(width) if isinstance(value, Tensor) else value for value in self.params]
+        lines, output = format_step(self.w, path, self.neuron, params, texts, current.text)
+        self.body += lines
+        if self.neuron.graded:
+            return output
+        return f"{f'({output})' if ' ' in output else output} != 0.0f"
 
 
 def _format_convolution(w: CWriter, path: str, link: Convolutional, signal: Signal, current: str) -> str:
@@ -111,55 +153,18 @@ if (y >= 0 && y < {rows} && z >= 0 && z < {columns})
     return w.format_loop("o", outputs, w.format_loop("R", high, w.format_loop("Q", wide, *inner)))
 
 
-def _write_feedback(
-    w: CWriter, path: str, width: int, loop: RecurrentFeedback, weight: Tensor, current: str
-) -> str:
-    """Write the current that a layer's last spikes send back, and return the C array of both currents' sum."""
-    kind = "uint8_t" if loop.binary else "float"
-    size = width * loop.delays
-    past = w.add_state(f"{path}_past", size, "its output in the last inner steps, the latest first", kind)
-    arrived = w.add_scratch("feedback", width, "current that a layer sends back to itself")
-    drive = w.add_scratch("drive", width, "sum of the currents of a recurrent layer")
-    w.write_product(w.step, f"{path}_recurrent_weight", weight, None, Signal(past, size, kind), arrived)
-    if loop.decay is not None:
-        synapse = w.add_state(f"{path}_synapse", width, "current of its synapses")
-        decayed = f"{format_literal(loop.decay)} * {synapse}[n]"
-        w.write_loop(w.step, "n", width, f"{synapse}[n] = {decayed} + {arrived}[n];")
-        arrived = synapse
-    w.write_loop(w.step, "n", width, f"{drive}[n] = {current}[n] + {arrived}[n];")
-    return drive
-
-
-def _write_neurons(
-    w: CWriter, path: str, neuron: Neuron, params: tuple[Tensor | float, ...], width: int, current: str
-) -> Signal:
-    """Write an inner step of a layer's neurons and return their output."""
-    fields = [
-        w.add_state(f"{path}_neuron_{name}", width, f"state {name} of a neuron") for name in neuron.states
-    ]
-    values = [value.expand(width) if isinstance(value, Tensor) else value for value in params]
-    states = [f"{field}[n]" for field in fields]
-    lines, output = format_step(w, f"{path}_neuron", neuron, values, states, f"{current}[n]")
-    if neuron.graded:
-        signal = Signal(w.add_scratch("sent", width, "output of a layer"), width)
-        lines.append(f"{signal.array}[n] = {output};")
-    else:
-        signal = Signal(w.add_scratch("fired", width, "spikes of a layer", "uint8_t"), width, "uint8_t")
-        lines.append(f"{signal.array}[n] = {f'({output})' if ' ' in output else output} != 0.0f;")
-    w.write_loop(w.step, "n", width, *lines)
-    return signal
-
-
 def _write_reservoir(w: CWriter, network: Reservoir, signal: Signal) -> Signal:
     """Write a reservoir and its readout; return its features."""
     size, feedback = network.size, network.feedback
-    w.comment(f"reservoir: {size} {type(network.neuron).__name__} neurons")
-    current = w.add_scratch("current", size, "current of the neurons")
-    block = w.once if signal.constant else w.step
-    w.write_product(block, "input_weight", network.input_weight, network.bias, signal, current)
-    drive = _write_feedback(w, "reservoir", size, feedback, network.weight, current)
-    fired = _write_neurons(w, "reservoir", network.neuron, network.parameters_of_neuron(), size, drive)
-    w.remember("s->reservoir_past", feedback.delays, fired)
+    parts = (
+        network.parameters_of_neuron(),
+        size,
+        (network.input_weight, network.bias),
+        feedback,
+        network.weight,
+    )
+    layer = FloatLayer(w, "reservoir", network.neuron, *parts)
+    fired = layer.write(f"reservoir: {size} {type(network.neuron).__name__} neurons", signal)
     count = size * len(network.trace_decays)
     trace = w.add_state("traces", count, "filtered spikes of the neurons")
     for i, decay in enumerate(network.trace_decays):

@@ -6,11 +6,12 @@ equal to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from spiky_rl.deploy._c_term import Term, bracket
 
 NARROW_LIMIT, WIDE_LIMIT = 2**15 - 1, 2**29
 """Largest absolute value of a state in 16 and in 32 bits. The second leaves room for the sums of a step below 2^31."""
@@ -21,59 +22,7 @@ DECAY_BITS = {False: 15, True: 30}
 ONE_BITS = 15
 """Fraction bits of the activity of a receptive field; 2^ONE_BITS is 1."""
 
-
-class Term:
-    """The C expression of an integer. `name` declares it, so that its text is evaluated once."""
-
-    def __init__(
-        self, text: str, lines: list[str], use_function: Callable[[str], str], rank: int = 9
-    ) -> None:
-        self.text, self.lines, self.use_function = text, lines, use_function
-        self.rank = min(rank, 7) if text.startswith("-") else rank
-
-    def make(self, text: str, rank: int = 9) -> Term:
-        """Return another term of the same statements; ``rank``: precedence of the operator in ``text``."""
-        return Term(text, self.lines, self.use_function, rank)
-
-    def infix(self, operator: str, other: Integer, rank: int) -> Term:
-        """Return this term and ``other`` with an ``operator`` between them."""
-        return self.make(f"{bracket(self, rank)} {operator} {bracket(other, rank + 1)}", rank)
-
-    def __add__(self, other: Integer) -> Term:
-        return self.infix("+", other, 5)
-
-    def __sub__(self, other: Integer) -> Term:
-        return self.infix("-", other, 5)
-
-    def __mul__(self, other: Integer) -> Term:
-        return self.infix("*", other, 6)
-
-    def __neg__(self) -> Term:
-        return self.make(f"-{bracket(self, 8)}", 7)
-
-    def __rshift__(self, bits: int) -> Term:
-        return self.make(f"{bracket(self, 7)} >> {bits}", 4)
-
-    def __ge__(self, other: Integer) -> Term:
-        return self.infix(">=", other, 3)
-
-    def __lt__(self, other: Integer) -> Term:
-        return self.infix("<", other, 3)
-
-    def call(self, function: str, *args: Integer) -> Term:
-        """Return a call of a helper ``function`` on this term and ``args``."""
-        return self.make(f"{self.use_function(function)}({', '.join(bracket(x, -1) for x in (self, *args))})")
-
-
 type Integer = Tensor | Term | int
-
-
-def bracket(x: Any, least: int) -> str:
-    """Return the C text of ``x``, in parentheses unless its precedence is at ``least``."""
-    if isinstance(x, Term):
-        return x.text if x.rank >= least else f"({x.text})"
-    assert not isinstance(x, Tensor)
-    return f"({x})" if x < 0 and least > -1 else str(x)
 
 
 def name(x: Any, called: str) -> Any:

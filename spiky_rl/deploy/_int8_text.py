@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import override
 
 from torch import Tensor
 
 from spiky_rl.deploy import _int8_arithmetic as op
+from spiky_rl.deploy._c_layers import LayerWriter
+from spiky_rl.deploy._c_term import Term, bracket
 from spiky_rl.deploy._c_writer import CWriter, Signal
-from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT, Term
+from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT
 from spiky_rl.deploy._int8_codecs import FIELD_BITS, Int8Encoder, Int8Readout
 from spiky_rl.deploy._int8_layers import Int8Format, Int8Layer
 from spiky_rl.deploy._int8_network import IntegerNetwork
@@ -24,7 +27,7 @@ def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str
     w.comment("encoder: observations become integers", w.once)
     signal = _write_encoder(w, network.encoding, network.stages[0].source, x)
     for i, layer in enumerate(network.stages):
-        signal = _write_layer(w, f"layers_{i}", layer, signal)
+        signal = IntegerLayer(w, f"layers_{i}", layer).write(layer.title, signal)
     return _write_readout(w, network.decoding, signal)
 
 
@@ -176,38 +179,37 @@ def _write_sums(w: CWriter, block: list[str], path: str, weight: Tensor, signal:
     return array
 
 
-def _write_layer(w: CWriter, path: str, layer: Int8Layer, signal: Signal) -> Signal:
-    width, body, kind = layer.width, list[str](), layer.output_format.c_type
-    c = _Constants(w, path, layer, body)
-    w.comment(layer.title)
-    target, block = "sum", w.step
-    if signal.constant:
-        target, block = f"{path}_current", w.once
-        w.comment(f"{path}: its current is the same in all inner steps", block)
-    total = f"{_write_sums(w, block, f'{path}_weight', layer.weight, signal, target)}[n]"
-    current = layer.scale_input(c.make(total), c)
-    if signal.constant:
-        w.write_loop(block, "n", width, f"{total} = {current.text};")
-        current = c.make(total)
-    past, size = "", width * layer.delays
-    if layer.recurrent_weight is not None:
-        past = w.add_state(f"{path}_past", size, "last spikes, the latest first", kind)
-        weights = f"{path}_recurrent_weight"
-        total = _write_sums(w, w.step, weights, layer.recurrent_weight, Signal(past, size, kind), "feedback")
-        current = current + layer.scale_feedback(c.make(f"{total}[n]"), c)
-    states = {
-        w.add_state(f"{path}_{name}", width, f"state {name} of a neuron", c_type) + "[n]": c_type
-        for name, c_type in layer.state_types.items()
-    }
-    output, new = layer.step(current, [c.make(state) for state in states], c)
-    for (state, c_type), value in zip(states.items(), new, strict=True):
-        body.append(f"{state} = ({c_type}){op.bracket(value, 9)};")
-    name = "sent" if layer.output_format.graded else "fired"
-    result = Signal(w.add_scratch(name, width, "output of a layer", kind), width, kind)
-    w.write_loop(w.step, "n", width, *body, f"{result.array}[n] = ({kind}){op.bracket(output, 9)};")
-    if layer.recurrent_weight is not None:
-        w.remember(past, layer.delays, result)
-    return result
+class IntegerLayer(LayerWriter):
+    """Writer of a layer in integers."""
+
+    def __init__(self, w: CWriter, path: str, layer: Int8Layer) -> None:
+        kind = layer.output_format.c_type
+        super().__init__(w, path, layer.width, layer.delays, kind, layer.state_types)
+        self.layer, self.constants = layer, _Constants(w, path, layer, self.body)
+
+    @override
+    def write_current(self, block: list[str], signal: Signal, name: str) -> Term:
+        c, weights = self.constants, f"{self.path}_weight"
+        total = f"{_write_sums(self.w, block, weights, self.layer.weight, signal, name)}[n]"
+        current = self.layer.scale_input(c.make(total), c)
+        if not signal.constant:
+            return current
+        self.w.write_loop(block, "n", self.width, f"{total} = {current.text};")
+        return c.make(total)
+
+    @override
+    def write_feedback(self, past: Signal) -> Term:
+        c, w, weight = self.constants, self.w, self.layer.recurrent_weight
+        assert weight is not None
+        total = _write_sums(w, w.step, f"{self.path}_recurrent_weight", weight, past, "feedback")
+        return self.layer.scale_feedback(c.make(f"{total}[n]"), c)
+
+    @override
+    def write_step(self, current: Term, states: list[Term]) -> str:
+        output, new = self.layer.step(current, states, self.constants)
+        for state, kind, value in zip(states, self.state_types.values(), new, strict=True):
+            self.body.append(f"{state.text} = ({kind}){bracket(value, 9)};")
+        return f"({self.output_type}){bracket(output, 9)}"
 
 
 # decoder

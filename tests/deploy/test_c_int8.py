@@ -299,9 +299,9 @@ def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
         header.replace("// ", "").split()
     )
     fields = re.findall(r"^  (\w+) (\w+)\[(\d+)\];  // (.+)$", header, re.MULTILINE)
-    assert {"layers_0_v", "layers_0_a", "layers_0_past"} <= {name for _, name, _, _ in fields} and all(
-        text for *_, text in fields
-    )
+    assert {"layers_0_neuron_v", "layers_0_neuron_a", "layers_0_past"} <= {
+        name for _, name, _, _ in fields
+    } and all(text for *_, text in fields)
     sizes = {"int64_t": 8, "float": 4, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
     total = sum(sizes[kind] * int(count) for kind, _, count, _ in fields)
     assert c.read_sizes(made("alif, recurrent")[2])["BYTES"] == -(-total // 4) * 4
