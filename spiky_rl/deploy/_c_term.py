@@ -48,6 +48,9 @@ class Term:
     def __lt__(self, other: Term | float) -> Term:
         return self.infix("<", other, 3)
 
+    def __gt__(self, other: Term | float) -> Term:
+        return self.infix(">", other, 3)
+
     def call(self, function: str, *args: Term | float) -> Term:
         """Return a call of a helper ``function`` on this term and ``args``."""
         return self.make(f"{self.use_function(function)}({', '.join(bracket(x, -1) for x in (self, *args))})")

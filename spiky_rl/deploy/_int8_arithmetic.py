@@ -43,6 +43,16 @@ def is_below(x: Any, y: Any) -> Any:
     return (x < y).long() if isinstance(x, Tensor) else x < y
 
 
+def is_above(x: Any, y: Any) -> Any:
+    """Return 1 where ``x`` > ``y``, else 0."""
+    return (x > y).long() if isinstance(x, Tensor) else x > y
+
+
+def is_equal(x: Any, y: Any) -> Any:
+    """Return 1 where ``x`` is ``y``, else 0."""
+    return (x == y).long() if isinstance(x, Tensor) else x.infix("==", y, 2)
+
+
 def select(condition: Any, x: Any, y: Integer) -> Any:
     """Return ``x`` where the ``condition`` is 1, else ``y``."""
     if isinstance(condition, Tensor):
@@ -108,44 +118,31 @@ def interpolate(position: Any, table: Integer, bits: int) -> Any:
     return table[i] + (((table[i + 1] - table[i]) * (position - (i << bits))) >> bits)
 
 
-# encoders
-
-
-def send_change(x: Any, reference: Any, threshold: int) -> tuple[Any, Any]:
-    """Return the event of sigma-delta, and the new reference."""
+def send_change(x: Any, reference: Any, threshold: Any) -> tuple[Any, Any]:
+    """Return the change of ``x`` from ``reference`` if it reaches the ``threshold``, else 0, and the new reference."""
     change = name(x - reference, "change")
     event = name(select(is_at_least(take_size(change), threshold), change, 0), "event")
     return event, reference + event
 
 
-def count_changes(x: Any, reference: Any, threshold: int, steps: int) -> tuple[Any, Any]:
-    """Return the signed number of the delta encoder's spikes in a control step, and the new reference."""
-    count = name(divide(x - reference, threshold, 0, steps), "count")
-    return count, reference + count * threshold
+def fill(x: Any, value: int) -> Any:
+    """Return ``value`` in the shape of ``x``."""
+    return torch.full_like(x, value) if isinstance(x, Tensor) else x.make(str(value))
 
 
-def integrate_activity(v: Any, activity: Any) -> tuple[Any, Any]:
-    """Return spike and new potential of a receptive field's integrate-and-fire neuron, whose input is its ``activity``."""
-    total = name(v + activity, "total")
-    spike = name(is_at_least(total, 1 << ONE_BITS), "spike")
-    return spike, total - spike * (1 << ONE_BITS)
+def clip(x: Any, most: float) -> Any:
+    """Return the float ``x``, at most ``most`` in size."""
+    return x.clamp(-most, most) if isinstance(x, Tensor) else x.call("observed", most)
 
 
-def time_spike(activity: Any, steps: int, cutoff: int) -> Any:
-    """Return the inner step in which a receptive field spikes; -1 if it does not."""
-    time = shift((-activity + (1 << ONE_BITS)) * (steps - 1), ONE_BITS)
-    return select(is_at_least(activity, cutoff), time, -1)
-
-
-# only in torch
+def round_clamped(x: Any, limit: int) -> Any:
+    """Round floats ``x`` to the nearest integers, halves away from 0, clamped to ``limit``; NaN gives 0."""
+    if not isinstance(x, Tensor):
+        return x.call("whole", float(limit))
+    x = x.nan_to_num(nan=0.0, posinf=float(limit), neginf=-float(limit)).clamp(-limit, limit)
+    return (x + torch.where(x < 0, -0.5, 0.5)).trunc().long()
 
 
 def integer_matmul(signal: Tensor, weight: Tensor) -> Tensor:
-    """Return the product of integers ``signal`` [B, C] and ``weight`` [C, N]; computed in float64, which is exact here."""
+    """Return the product of integers ``signal`` [B, C] and ``weight`` [C, N]; computed in float64, which is exact here. Only in torch."""
     return (signal.double() @ weight.double()).long()
-
-
-def round_clamped(x: Tensor, limit: int) -> Tensor:
-    """Round floats ``x`` to the nearest integers, halves away from 0, clamped to ``limit``; NaN gives 0."""
-    x = x.nan_to_num(nan=0.0, posinf=float(limit), neginf=-float(limit)).clamp(-limit, limit)
-    return (x + torch.where(x < 0, -0.5, 0.5)).trunc().long()

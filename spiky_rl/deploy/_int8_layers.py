@@ -257,10 +257,8 @@ class Int8SigmaDeltaLayer(Int8Layer):
         total = op.name(op.clamp(states[0] + current, 2 * WIDE_LIMIT), "total")
         y = op.name(op.multiply(total, c.factor, self.shift, self.output_format.limit), "y")
         value = op.select(op.is_at_least(y, 0), y, 0) if self.is_rectified else y
-        change = op.name(value - states[1], "change")
-        sent = op.is_at_least(op.take_size(change), c.threshold)
-        event = op.name(op.select(sent, change, 0), "event")
-        return event, [total, states[1] + event]
+        event, sent = op.send_change(value, states[1], c.threshold)
+        return event, [total, sent]
 
 
 class Int8QuadraticLayer(Int8Layer):

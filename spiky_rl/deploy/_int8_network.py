@@ -17,7 +17,7 @@ from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantization import compute_scales, quantize
 from spiky_rl.deploy._calibration import ValueRanges
-from spiky_rl.deploy._int8_codecs import Int8Readout, quantize_encoder
+from spiky_rl.deploy._int8_codecs import Int8Readout, encode, quantize_encoder
 from spiky_rl.deploy._int8_layers import Int8Layer, get_layer_class
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels import dispatch
@@ -40,7 +40,7 @@ class IntegerNetwork(SpikingNetwork):
         super().__init__()
         rounded = [_round_weights(weights) for weights in _list_weights(origin)]
         largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
-        self.encoding, source = quantize_encoder(origin, ranges.observed, largest[0])
+        self.encoders, source = quantize_encoder(origin, ranges.observed, largest[0])
         self.stages: list[Int8Layer] = []
         for i, (layer, seen) in enumerate(zip(origin.layers, ranges.states, strict=True)):
             weights, unit = rounded[i]
@@ -107,7 +107,7 @@ class IntegerNetwork(SpikingNetwork):
         """Run one control step; return features [B, F], the new states, and the record."""
         remaining = iter(states)
         parts = [list(itertools.islice(remaining, count)) for count in self.counts]
-        signals, parts[0] = self.encoding(x, parts[0], self.steps)
+        signals, parts[0] = encode(self.encoders.values(), x, parts[0])
         read, potentials = [signals], []
         currents = [self.stages[0].compute_current(signal) for signal in signals]
         for i, stage in enumerate(self.stages):
@@ -142,7 +142,7 @@ class IntegerNetwork(SpikingNetwork):
     def _move_to(self, device: torch.device) -> None:
         """Move the parts to ``device``."""
         if self.decoding.weight.device != device:
-            for part in (*self.encoding.list_encoders(), *self.stages, self.decoding):
+            for part in (*self.encoders.values(), *self.stages, self.decoding):
                 for name, value in vars(part).items():
                     if isinstance(value, Tensor):
                         setattr(part, name, value.to(device))

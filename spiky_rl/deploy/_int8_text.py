@@ -2,162 +2,113 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import override
 
 from torch import Tensor
 
-from spiky_rl.deploy import _int8_arithmetic as op
 from spiky_rl.deploy._c_layers import LayerWriter
 from spiky_rl.deploy._c_term import Term, bracket
 from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT
-from spiky_rl.deploy._int8_codecs import FIELD_BITS, Int8Encoder, Int8Readout
+from spiky_rl.deploy._int8_codecs import Int8Encoder, Int8Readout
 from spiky_rl.deploy._int8_layers import Int8Format, Int8Layer
 from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.kernels.emit import format_literal
 
-REFERENCE_TEXT = "the encoder's reference of an observation"
+STATE_TEXTS = {
+    "begun": "whether the episode has begun",
+    "reference": "the encoder's reference of an observation",
+}
+"""Descriptions of the states of encoders."""
 
 
 def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str:
     """Write ``network`` of the normalised observations ``x``, and return the C expression of the policy's action n."""
     w.steps, w.stateful = network.steps, network.stateful
     w.comment("encoder: observations become integers", w.once)
-    signal = _write_encoder(w, network.encoding, network.stages[0].source, x)
+    signal = _write_encoders(w, network.encoders, network.stages[0].source, x)
     for i, layer in enumerate(network.stages):
         signal = IntegerLayer(w, f"layers_{i}", layer).write(layer.title, signal)
     return _write_readout(w, network.decoding, signal)
 
 
 class _Constants:
-    """A layer's constants in C, for neuron n; a constant that is the same for all neurons is a number."""
+    """Constants of a layer or an encoder in C; a constant of which all elements are equal is a number."""
 
-    def __init__(self, w: CWriter, path: str, layer: Int8Layer, lines: list[str]) -> None:
-        self.w, self.path, self.layer, self.lines = w, path, layer, lines
+    def __init__(
+        self, w: CWriter, path: str, part: Int8Layer | Int8Encoder, lines: list[str], index: str = "n"
+    ) -> None:
+        """Name the constants of ``part``, by elements ``index``, with the prefix ``path``; ``lines``: of the statement that uses them."""
+        self.w, self.path, self.part, self.lines, self.index = w, path, part, lines, index
 
     def make(self, text: str) -> Term:
         """Return the term of a C expression, which may declare names before the statement that uses it."""
         return Term(text, self.lines, self.w.use_function)
 
     def __getattr__(self, name: str) -> Term:
-        values = getattr(self.layer, name)
+        values, constant = getattr(self.part, name), f"{self.path}_{name}"
         if name == "table":
-            return self.make(self.w.add_constant(f"{self.path}_{name}", values, "int32_t"))
-        return self.make(self.w.format_element(f"{self.path}_neuron_{name}", values))
+            return self.make(self.w.add_constant(constant, values, "int32_t"))
+        return self.make(self.w.format_element(constant, values, self.index))
 
 
 # encoder
 
 
-def _write_encoder(w: CWriter, encoder: Int8Encoder, source: Int8Format, x: Signal) -> Signal:
-    kind = source.c_type
-    array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
-    if not encoder.constant:
-        w.comment(f"encoder: {encoder.width} channels of an inner step")
-    signal = Signal(array, encoder.width, kind, encoder.constant)
-    _write_channels(w, "encoder", encoder, x, signal)
+def _write_encoders(w: CWriter, encoders: dict[str, Int8Encoder], source: Int8Format, x: Signal) -> Signal:
+    """Write the ``encoders`` of the observations ``x`` and return their signal, of the format ``source``."""
+    width, constant = sum(part.width for part in encoders.values()), all(
+        part.is_constant for part in encoders.values()
+    )
+    array = w.add_scratch("encoder", width, "signal of the encoder in an inner step", source.c_type)
+    if not constant:
+        w.comment(f"encoder: {width} channels of an inner step")
+    signal = Signal(array, width, source.c_type, constant)
+    first = 0
+    for path, encoder in encoders.items():
+        _write_channels(w, path, encoder, x, replace(signal, first=first))
+        first += encoder.width
     return signal
 
 
 def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
-    if encoder.parts:
-        first, second = encoder.parts
-        _write_channels(w, f"{path}_first", first, x, out)
-        _write_channels(w, f"{path}_second", second, x, replace(out, first=out.first + first.width))
-    elif encoder.table is not None:
-        _write_fields(w, path, encoder, x, out)
-    elif encoder.kind in ("direct", "sigma_delta"):
-        _write_values(w, path, encoder, x, out)
+    """Write an ``encoder``: before the inner steps the value of each observation c or field j, then what its channels send."""
+    lines, after_loop, fields = list[str](), list[str](), encoder.fields
+    c = _Constants(w, path, encoder, lines, "c" if fields == 1 else "j")
+    states = {}
+    for (name, kind), size in zip(encoder.state_types.items(), encoder.state_sizes, strict=False):
+        array = w.add_state(f"{path}_{name}", size, STATE_TEXTS[name], kind)
+        states[f"{array}[{'c' if size == x.width else 0}]"] = kind
+    observation = encoder.round_observation(c.make(f"{x.array}[c]"), c)
+    value, new = encoder.prepare(observation, [c.make(state) for state in states], c)
+    for (state, kind), term in zip(states.items(), new, strict=True):
+        (lines if "[c]" in state else after_loop).append(f"{state} = ({kind}){bracket(term, 9)};")
+    if encoder.is_graded:
+        lines.append(f"{out.get('c')} = (int16_t){bracket(value, 9)};")
+        if not encoder.is_constant:
+            w.clear_after_first_step(out, x.width)
     else:
-        _write_signed_spikes(w, path, encoder, x, out)
-
-
-def _format_rounding(w: CWriter, encoder: Int8Encoder, x: Signal) -> str:
-    """Return the C declaration of observation c as an integer."""
-    factor, limit = (format_literal(float(n)) for n in (encoder.factor[0], encoder.limit))
-    return f"const int32_t x = {w.use_function('whole')}({x.array}[c] * {factor}, {limit});"
-
-
-def _write_values(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
-    """Write rounded observations; sigma_delta: their changes, in the first inner step."""
-    lines = [_format_rounding(w, encoder, x)]
-    value = Term("x", lines, w.use_function)
-    if encoder.kind == "sigma_delta":
-        stored = w.add_state(f"{path}_reference", x.width, REFERENCE_TEXT, "int16_t")
-        value, reference = op.send_change(value, value.make(f"{stored}[c]"), encoder.threshold)
-        lines.append(f"{stored}[c] = (int16_t)({reference.text});")
-        w.clear_after_first_step(out, x.width)
-    w.write_loop(w.once, "c", x.width, *lines, f"{out.get('c')} = (int16_t){value.text};")
-
-
-def _write_signed_spikes(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
-    """Write the spikes of the kinds delta and rate, which have a second channel for negative observations."""
-    lines, lines_after_loop = [_format_rounding(w, encoder, x)], list[str]()
-    content = "spike counts" if encoder.noise is None else "spike probabilities"
-    text = f"{content} of the encoder, negative in the second channel"
-    count = w.add_scratch(f"{path}_counts", x.width, text, "int32_t") + "[c]"
-    if encoder.noise is not None:
-        noise = f"{w.add_constant(f'{path}_noise', encoder.noise)}[k * {2 * x.width} + "
-        lines.append(f"{count} = x;")
-        tests = f"{noise}c] < {count}", f"{noise}{x.width} + c] < -{count}"
-    else:
-        stored = w.add_state(f"{path}_reference", x.width, REFERENCE_TEXT, "int32_t") + "[c]"
-        if encoder.starts_at_first:
-            begun = w.add_state(f"{path}_begun", 1, "whether the episode has begun", "uint8_t")
-            lines.append(f"if (!{begun}[0]) {stored} = x;")
-            lines_after_loop.append(f"{begun}[0] = 1;")
-        seen = Term("x", lines, w.use_function)
-        events, reference = op.count_changes(seen, seen.make(stored), encoder.threshold, w.steps)
-        lines += [f"{stored} = {reference.text};", f"{count} = {events.text};"]
-        tests = f"{count} > k", f"-{count} > k"
-    body = [_format_spike(encoder, out, "c", test, i * x.width) for i, test in enumerate(tests)]
-    w.write_loop(w.step, "c", x.width, *body)
+        name, text = encoder.content
+        array = w.add_scratch(f"{path}_{name}", x.width * fields, text, "int32_t")
+        lines.append(f"{array}[{c.index}] = {value.text};")
+        _write_spikes(w, path, encoder, c.make(f"{array}[{c.index}]"), x.width * fields, out)
+    if fields > 1:
+        lines = [w.format_loop("f", fields, f"const int j = c * {fields} + f;", *lines)]
     w.write_loop(w.once, "c", x.width, *lines)
-    w.once += lines_after_loop
+    w.once += after_loop
 
 
-def _format_spike(encoder: Int8Encoder, out: Signal, index: str, test: str, offset: int = 0) -> str:
-    """Return the C statement that sends a spike where ``test`` holds."""
-    return out.assign(index, f"(({test}){'' if encoder.spike == 1 else f' * {encoder.spike}'})", offset)
-
-
-def _write_fields(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
-    """Write receptive fields, whose activity is looked up in a table; j is the channel."""
-    assert encoder.table is not None and encoder.offset is not None
-    fields = encoder.offset.shape[1]
-    factor = w.format_element(f"{path}_factor", encoder.factor, "j")
-    offset = w.format_element(f"{path}_centre", encoder.offset, "j")
-    table = w.add_constant(f"{path}_activity_of_distance", encoder.table, "int32_t")
-    activity = w.add_scratch(f"{path}_activity", encoder.width, "activity of a receptive field", "int32_t")
-    to_integer, limit = w.use_function("whole"), format_literal(float(encoder.limit))
-    seen = f"{x.array}[c]"
-    if math.isfinite(encoder.span):
-        seen = f"{w.use_function('observed')}({seen}, {format_literal(encoder.span)})"
-    lines = [
-        f"const int j = c * {fields} + f;",
-        f"const int32_t distance = {to_integer}({seen} * {factor} - {offset}, {limit});",
-    ]
-    distance = op.take_size(Term("distance", lines, w.use_function))
-    value = op.name(op.interpolate(distance, distance.make(table), FIELD_BITS), "value")
-    if encoder.kind == "latency":
-        value = op.time_spike(value, w.steps, encoder.threshold)
-    w.write_loop(w.once, "c", x.width, w.format_loop("f", fields, *lines, f"{activity}[j] = {value.text};"))
-    body: list[str] = []
-    if encoder.kind == "latency":
-        test = f"{activity}[j] == k"
-    elif encoder.noise is not None:
-        noise = w.add_constant(f"{path}_noise", encoder.noise)
-        test = f"{noise}[k * {encoder.width} + j] < {activity}[j]"
-    else:
-        v = w.add_scratch(f"{path}_v", encoder.width, "charge of a receptive field's neuron", "int32_t")
-        w.clear(w.once, v, encoder.width)
-        charge = Term(f"{v}[j]", body, w.use_function)
-        spike, remainder = op.integrate_activity(charge, charge.make(f"{activity}[j]"))
-        body.append(f"{v}[j] = {remainder.text};")
-        test = spike.text
-    w.write_loop(w.step, "j", encoder.width, *body, _format_spike(encoder, out, "j", test))
+def _write_spikes(w: CWriter, path: str, encoder: Int8Encoder, value: Term, width: int, out: Signal) -> None:
+    """Write the spikes of the channels of ``value``, of which the encoder has ``width``."""
+    index, noise, body = "c" if encoder.fields == 1 else "j", None, []
+    for i, term in enumerate([value, -value] if encoder.is_signed else [value]):
+        if encoder.noise is not None:
+            row = f"k * {encoder.width} + {f'{i * width} + ' if i else ''}{index}"
+            noise = value.make(f"{w.add_constant(f'{path}_noise', encoder.noise)}[{row}]")
+        spike = encoder.send(term, value.make("k"), noise)
+        spike = spike if encoder.spike == 1 else spike * encoder.spike
+        body.append(out.assign(index, bracket(spike, 9), i * width))
+    w.write_loop(w.step, index, width, *body)
 
 
 # layers
@@ -185,7 +136,7 @@ class IntegerLayer(LayerWriter):
     def __init__(self, w: CWriter, path: str, layer: Int8Layer) -> None:
         kind = layer.output_format.c_type
         super().__init__(w, path, layer.width, layer.delays, kind, layer.state_types)
-        self.layer, self.constants = layer, _Constants(w, path, layer, self.body)
+        self.layer, self.constants = layer, _Constants(w, f"{path}_neuron", layer, self.body)
 
     @override
     def write_current(self, block: list[str], signal: Signal, name: str) -> Term:
@@ -238,20 +189,16 @@ def _write_readout(w: CWriter, readout: Int8Readout, signal: Signal) -> str:
 def _write_integration(w: CWriter, readout: Int8Readout, drive: str, count: int) -> str:
     """Write the sum of ``drive`` over the inner steps, and return the C array of the readout's result."""
     add = w.add_state if readout.sizes else w.add_scratch
-    total, lines = add("decoder_v", count, "integrated readout", "int32_t"), list[str]()
-    term = Term(f"{total}[n]", lines, w.use_function)
-    change = term.make(f"{drive}[n]")
-    value = readout.integrate(term, change) if readout.sizes else term + change
-    lines.append(f"{total}[n] = {value.text};")
-    result = total
+    result = total = add("decoder_v", count, "integrated readout", "int32_t")
+    term = Term(f"{total}[n]", [], w.use_function)
+    lines = [f"{total}[n] = {readout.integrate(term, term.make(f'{drive}[n]')).text};"]
     if not readout.sizes:
         w.clear(w.once, total, count)
-    elif readout.kind == "membrane" and readout.read != "last":
+    elif readout.read in ("mean", "max"):
         wide = "int64_t" if readout.read == "mean" else "int32_t"
         result = w.add_scratch("decoder_read", count, f"{readout.read} of the readout", wide)
-        w.clear(w.once, result, count)
-        largest = f"if (k == 0 || {total}[n] > {result}[n]) {result}[n] = {total}[n];"
-        lines.append(largest if readout.read == "max" else f"{result}[n] += {total}[n];")
+        w.write_loop(w.once, "n", count, f"{result}[n] = {readout.start};")
+        lines.append(f"{result}[n] = {readout.read_total(term.make(f'{result}[n]'), term).text};")
     w.write_loop(w.step, "n", count, *lines)
     return result
 

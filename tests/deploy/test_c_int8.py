@@ -165,7 +165,7 @@ def test_a_batch_of_environments_is_that_many_single_ones():
 def test_a_quantised_network_is_on_another_device_as_a_whole(made):
     network = copy.deepcopy(made("values and spikes")[1].network)
     network._move_to(torch.device("meta"))
-    parts = [network.encoding, *network.encoding.parts, *network.stages, network.decoding]
+    parts = [*network.encoders.values(), *network.stages, network.decoding]
     found = {value.device.type for part in parts for value in vars(part).values() if torch.is_tensor(value)}
     assert found == {"meta"}
 
