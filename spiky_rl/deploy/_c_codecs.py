@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.deploy._c_step import format_step
 from spiky_rl.deploy._c_writer import CWriter, Signal
-from spiky_rl.deploy.base import ExportError, get_entry_name
+from spiky_rl.deploy.base import ExportError, get_entry_name, list_encoders
 from spiky_rl.kernels.emit import format_literal
 
 
@@ -23,12 +23,17 @@ def write_encoder(w: CWriter, encoder: Any, x: Signal) -> Signal:
     w.comment(f"encoder: {name}", w.once)
     array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
     signal = Signal(array, encoder.width, kind)
-    _write_channels(w, "encoder", encoder, x, signal)
+    for path, part, out in split_channels(signal, list_encoders("encoder", encoder)):
+        _get_writer("encoder", part, ENCODERS)(w, path, part, x, out)
     return signal
 
 
-def _write_channels(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
-    _get_writer("encoder", encoder, ENCODERS)(w, path, encoder, x, out)
+def split_channels(signal: Signal, encoders: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any, Signal]]:
+    """Yield the path and the encoder of ``encoders``, whose channels lie side by side in ``signal``, and its part of the signal."""
+    first = 0
+    for path, encoder in encoders:
+        yield path, encoder, replace(signal, first=first)
+        first += encoder.width
 
 
 def _get_writer(key: str, part: Any, writers: dict[str, Any]) -> Any:
@@ -36,13 +41,6 @@ def _get_writer(key: str, part: Any, writers: dict[str, Any]) -> Any:
         names = ", ".join(registry.list_names(f"{key}s"))
         raise ExportError(f"agent.network.{key}: no form in C; allowed: {names}")
     return writers[name]
-
-
-def _encode_concat(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal) -> None:
-    _write_channels(w, f"{path}_first", encoder.first, x, out)
-    _write_channels(
-        w, f"{path}_second", encoder.second, x, replace(out, first=out.first + encoder.first.width)
-    )
 
 
 def _encode_direct(w: CWriter, _path: str, _encoder: Any, x: Signal, out: Signal) -> None:
@@ -146,7 +144,6 @@ def _encode_latency(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal)
 
 
 ENCODERS: dict[str, Callable[[CWriter, str, Any, Signal, Signal], None]] = {
-    "concat": _encode_concat,
     "delta": _encode_delta,
     "direct": _encode_direct,
     "latency": _encode_latency,

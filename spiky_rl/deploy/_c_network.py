@@ -156,14 +156,9 @@ if (y >= 0 && y < {rows} && z >= 0 && z < {columns})
 def _write_reservoir(w: CWriter, network: Reservoir, signal: Signal) -> Signal:
     """Write a reservoir and its readout; return its features."""
     size, feedback = network.size, network.feedback
-    parts = (
-        network.parameters_of_neuron(),
-        size,
-        (network.input_weight, network.bias),
-        feedback,
-        network.weight,
-    )
-    layer = FloatLayer(w, "reservoir", network.neuron, *parts)
+    params, connection = network.parameters_of_neuron(), (network.input_weight, network.bias)
+    parts = network.neuron, params, size, connection, feedback, network.weight
+    layer = FloatLayer(w, "reservoir", *parts)
     fired = layer.write(f"reservoir: {size} {type(network.neuron).__name__} neurons", signal)
     count = size * len(network.trace_decays)
     trace = w.add_state("traces", count, "filtered spikes of the neurons")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from spiky_rl.deploy._c_term import Term, select
 from spiky_rl.deploy._c_writer import CWriter
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.emit import INFIX, StepWriter, format_literal
@@ -17,7 +18,7 @@ from spiky_rl.surrogates.rectangle import Rectangle
 CALLS = {"exp": "exponential", "tanh": "hyperbolic_tangent", "tan": "tangent", "sqrt": "square_root",
          "abs": "absolute", "max": "larger", "min": "smaller"}  # fmt: skip
 """Helper functions of `_c_writer.FUNCTIONS` by operation."""
-LOOSE = {"<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 2}
+RANKS = {"<": 3, "<=": 3, ">": 3, ">=": 3, "+": 5, "-": 5, "*": 6, "/": 6}
 """Precedence of the infix operations."""
 
 
@@ -95,10 +96,10 @@ class _Printer:
         for node in sorted(order, key=lambda node: node.index):
             is_simple = node.op in ("input", "detach", *trace.COMPARISONS)
             if self.uses[node.index] > 1 and not is_simple:
-                text = self._format(node)[0]
+                text = self._format(node).text
                 self.names[node.index] = f"t{len(self.names) + 1}"
                 lines.append(f"const float {self.names[node.index]} = {text};")
-        return lines, [self._format(value)[0] for value in values]
+        return lines, [self._format(value).text for value in values]
 
     def _visit(self, x: Expression, order: list[Node]) -> None:
         if not isinstance(x, Node) or not x.lane:
@@ -110,50 +111,37 @@ class _Printer:
             for argument in x.args:
                 self._visit(argument, order)
 
-    def _format(self, x: Expression) -> tuple[str, int]:
-        """Return the C expression of ``x`` and its precedence."""
-        if not isinstance(x, Node) or not x.lane:
-            return self._format_uniform(x)
-        if x.index in self.names:
-            return self.names[x.index], 9
-        return (self.inputs[x.name], 9) if x.op == "input" else self._format_operation(x)
+    def _make(self, text: str) -> Term:
+        return Term(text, [], self.use_function)
 
-    def _format_operation(self, x: Node) -> tuple[str, int]:
-        if x.op == "detach":
-            return self._format(x.args[0])
-        if x.op in INFIX:
-            return self._format_infix(x)
+    def _format(self, x: Expression) -> Term:
+        """Return the C expression of ``x``."""
+        if not isinstance(x, Node) or not x.lane:
+            return self._make(format_literal(self._evaluate(x)))
+        if x.index in self.names:
+            return self._make(self.names[x.index])
+        if x.op == "input":
+            return self._make(self.inputs[x.name])
         if x.op == "where":
             return self._format_choice(*x.args)
+        first, *others = [self._format(argument) for argument in x.args]
+        if x.op == "detach":
+            return first
         if x.op == "neg":
-            return f"-{self._bracket(x.args[0], 9)}", 8
+            return -first
         if x.op in ("spike", "heaviside"):
-            return f"{self._bracket(x.args[0], 1)} >= 0.0f ? 1.0f : 0.0f", -1
-        args = [self._format(argument)[0] for argument in x.args]
-        return f"{self.use_function(CALLS[x.op])}({', '.join(args)})", 9
+            return select(first.infix(">=", self._make("0.0f"), 3), self._make("1.0f"), self._make("0.0f"))
+        if x.op == "*" and "1.0f" in (first.text, others[0].text):
+            return others[0] if first.text == "1.0f" else first
+        if x.op in INFIX:
+            return first.infix(x.op, others[0], RANKS[x.op])
+        return first.call(CALLS[x.op], *others)
 
-    def _format_choice(self, condition: Expression, x: Expression, y: Expression) -> tuple[str, int]:
+    def _format_choice(self, condition: Expression, x: Expression, y: Expression) -> Term:
         if isinstance(condition, Node) and not condition.lane:
-            return self._format(x if trace.evaluate([condition], self.numbers)[0] else y)
-        text, first, second = (self._bracket(part, 0) for part in (condition, x, y))
-        return f"{text} ? {first} : {second}", -1
+            return self._format(x if self._evaluate(condition) else y)
+        return select(*(self._format(part) for part in (condition, x, y)))
 
-    def _format_uniform(self, x: Expression) -> tuple[str, int]:
-        value = trace.evaluate([x], self.numbers)[0] if isinstance(x, Node) else x
-        text = format_literal(value)
-        return text, 8 if text.startswith("-") else 9
-
-    def _format_infix(self, x: Node) -> tuple[str, int]:
-        rank = LOOSE[x.op]
-        left, right = x.args
-        if x.op == "*":
-            one = format_literal(1.0)
-            for factor, other in ((left, right), (right, left)):
-                if not (isinstance(factor, Node) and factor.lane) and self._format_uniform(factor)[0] == one:
-                    return self._format(other)
-        return f"{self._bracket(left, rank)} {x.op} {self._bracket(right, rank + 1)}", rank
-
-    def _bracket(self, x: Expression, least: int) -> str:
-        """Return the C expression of ``x``, in parentheses unless its precedence is at ``least``."""
-        text, rank = self._format(x)
-        return text if rank >= least else f"({text})"
+    def _evaluate(self, x: Expression) -> float:
+        """Return the value of ``x``, which is the same for all neurons."""
+        return trace.evaluate([x], self.numbers)[0] if isinstance(x, Node) else x

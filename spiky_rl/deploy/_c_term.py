@@ -63,3 +63,8 @@ def bracket(x: Any, least: int) -> str:
     assert not isinstance(x, Tensor)
     text = format_literal(x) if isinstance(x, float) else str(x)
     return f"({text})" if x < 0 and least > -1 else text
+
+
+def select(condition: Term, x: Term | float, y: Term | float) -> Term:
+    """Return ``x`` if the ``condition`` is not 0, else ``y``."""
+    return condition.make(f"{bracket(condition, 1)} ? {bracket(x, 1)} : {bracket(y, 1)}", 0)

@@ -291,12 +291,24 @@ class CWriter:
         if outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).has_lists:
             self._add_synapses(block, path, weight, signal, target, fused)
             return
-        array = self.add_constant(path, weight)
-        if signal.binary:
-            function, x = "add_rows", ""
-        else:
-            function, x = "add_products" if fused else "add_few_products", f"{signal.array}, "
-        block.append(f"{self.use_function(function)}({target}, {array}, {x}s->event, events, {outputs});")
+        function = "add_rows" if signal.binary else "add_products" if fused else "add_few_products"
+        self.add_rows(block, function, path, weight, signal, target)
+
+    def add_rows(
+        self,
+        block: list[str],
+        function: str,
+        path: str,
+        weight: Tensor,
+        signal: Signal,
+        target: str,
+        kind: str = "",
+    ) -> None:
+        """Append C to ``block`` that adds the rows of ``weight`` [C, N] of the events of ``signal`` to ``target`` by a helper ``function``."""
+        array, x = self.add_constant(path, weight, kind), "" if signal.binary else f"{signal.array}, "
+        block.append(
+            f"{self.use_function(function)}({target}, {array}, {x}s->event, events, {weight.shape[1]});"
+        )
 
     def _add_synapses(
         self, block: list[str], path: str, weight: Tensor, signal: Signal, target: str, fused: bool

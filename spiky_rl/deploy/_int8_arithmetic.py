@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.deploy._c_term import Term, bracket
+from spiky_rl.deploy import _c_term
+from spiky_rl.deploy._c_term import Term
 
 NARROW_LIMIT, WIDE_LIMIT = 2**15 - 1, 2**29
 """Largest absolute value of a state in 16 and in 32 bits. The second leaves room for the sums of a step below 2^31."""
@@ -33,19 +34,9 @@ def name(x: Any, called: str) -> Any:
     return x.make(called)
 
 
-def is_at_least(x: Any, y: Any) -> Any:
-    """Return 1 where ``x`` >= ``y``, else 0."""
-    return (x >= y).long() if isinstance(x, Tensor) else x >= y
-
-
-def is_below(x: Any, y: Any) -> Any:
-    """Return 1 where ``x`` < ``y``, else 0."""
-    return (x < y).long() if isinstance(x, Tensor) else x < y
-
-
-def is_above(x: Any, y: Any) -> Any:
-    """Return 1 where ``x`` > ``y``, else 0."""
-    return (x > y).long() if isinstance(x, Tensor) else x > y
+def as_integer(condition: Any) -> Any:
+    """Return 1 where the ``condition`` holds, else 0."""
+    return condition.long() if isinstance(condition, Tensor) else condition
 
 
 def is_equal(x: Any, y: Any) -> Any:
@@ -54,10 +45,10 @@ def is_equal(x: Any, y: Any) -> Any:
 
 
 def select(condition: Any, x: Any, y: Integer) -> Any:
-    """Return ``x`` where the ``condition`` is 1, else ``y``."""
+    """Return ``x`` where the ``condition`` holds or is 1, else ``y``."""
     if isinstance(condition, Tensor):
         return torch.where(condition.bool(), x, y)  # type: ignore[arg-type]
-    return condition.make(f"{bracket(condition, 1)} ? {bracket(x, 1)} : {bracket(y, 1)}", 0)
+    return _c_term.select(condition, x, y)  # type: ignore[arg-type]
 
 
 def clamp(x: Any, most: int) -> Any:
@@ -121,7 +112,7 @@ def interpolate(position: Any, table: Integer, bits: int) -> Any:
 def send_change(x: Any, reference: Any, threshold: Any) -> tuple[Any, Any]:
     """Return the change of ``x`` from ``reference`` if it reaches the ``threshold``, else 0, and the new reference."""
     change = name(x - reference, "change")
-    event = name(select(is_at_least(take_size(change), threshold), change, 0), "event")
+    event = name(select(take_size(change) >= threshold, change, 0), "event")
     return event, reference + event
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, override
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from spiky_rl.deploy import _int8_arithmetic as op
 from spiky_rl.deploy._int8_arithmetic import DECAY_BITS, NARROW_LIMIT, ONE_BITS, SUM_LIMIT, WIDE_LIMIT
 from spiky_rl.deploy._int8_layers import Int8Format, choose_exponent
-from spiky_rl.deploy.base import ExportError, get_entry_name
+from spiky_rl.deploy.base import ExportError, get_entry_name, list_encoders
 from spiky_rl.networks.feedforward import FeedForward
 
 OBSERVED_ROOM = 4.0
@@ -28,152 +28,54 @@ FIELD_ENTRIES, FIELD_REACH = 32, 5
 
 
 class Int8Encoder:
-    """Base of the encoders, which round normalised observations to integers and make channels of them.
+    """An encoder: rounds normalised observations to integers and makes channels of them.
 
-    `round_observation` and `prepare` run once in a control step, `send` in every inner step. They are written once: on tensors they
-    run, on `Term`s they print themselves as C. ``c`` has the constants: it is the encoder, or their names in C.
+    `round_observation` and `prepare` run once in a control step for each value, `send` in every inner step for each channel. On tensors
+    they run, on `Term`s they print themselves as C; ``c`` has the constants: it is the encoder, or their names in C.
 
     Attributes:
+        fields: Number of values of an observation, P; more than 1 for receptive fields.
         factor: Factor of an observation before it is rounded, [O] float; of receptive fields [O P].
-        fields: Number of values of an observation, P; 1 without receptive fields.
         limit: Largest rounded observation.
+        threshold: sigma_delta: smallest change that is sent; delta: change per spike; latency: smallest activity that spikes.
         noise: rate, population: the noise that probabilities are compared with, [K, C] integers.
+        centre: Receptive fields: their centres in the unit of a rounded observation, [O P] float.
+        table: Receptive fields: activity by distance to the centre, [D] integers.
+        span: latency: bound to which observations are clipped.
         spike: Integer of a spike; more than 1 beside graded channels.
+        state_types: C type of each state by name.
     """
-
-    is_graded = False
-    """Whether it sends its values, in the first inner step."""
-    is_constant = False
-    """Whether it sends its values in all inner steps."""
-    is_signed = False
-    """Whether it has a second channel for each value, which sends spikes of its negative."""
-    content = ("", "")
-    """Name and description of the array of its values, which are prepared for the inner steps."""
-    state_types: Mapping[str, str] = {}
-    """C type of each state."""
 
     def __init__(self, encoder: Any, network: FeedForward, limit: int, exponent: int, spike: int) -> None:
         """Quantise an ``encoder`` of ``network``; ``limit`` and ``exponent``: of graded channels."""
-        self.width, self.limit, self.steps, self.fields = encoder.width, limit, network.steps, 1
-        self.spike = 1 if self.is_graded else spike
-        self.state_sizes: tuple[int, ...] = encoder.state_sizes
+        self.kind, self.width, self.limit, self.spike = get_entry_name(encoder), encoder.width, limit, spike
+        self.threshold, self.fields, self.steps, scale = 0, 1, network.steps, 2.0**exponent
         self.noise: Tensor | None = None
-        self.factor = torch.full((network.inputs,), 2.0**exponent)
-        self.quantize(encoder, network)
+        self.state_sizes, self.state_types = encoder.state_sizes, dict[str, str]()
+        if self.kind == "delta":
+            scale, self.limit, self.threshold = DELTA_STEPS / encoder.threshold, WIDE_LIMIT, DELTA_STEPS
+            self.state_types = {"reference": "int32_t"}
+            if (
+                len(self.state_sizes) > 1 and network.stateful
+            ):  # the reference starts at the first observation
+                self.state_types["begun"] = "uint8_t"
+        elif self.kind == "rate":
+            scale, self.limit = NOISE * encoder.max_rate / encoder.span, round(NOISE * encoder.max_rate)
+            self.noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
+        elif self.kind == "sigma_delta":
+            self.threshold, self.state_types = round(encoder.threshold * scale), {"reference": "int16_t"}
+        self.factor = torch.full((network.inputs,), scale)
+        if self.kind in ("population", "latency"):
+            self._quantize_fields(encoder)
 
-    def quantize(self, encoder: Any, network: FeedForward) -> None:
-        """Set the constants that ``encoder`` has of its own."""
-
-    def round_observation(self, x: Any, c: Any) -> Any:
-        """Return the integer of an observation ``x``."""
-        return op.name(op.round_clamped(x * c.factor, self.limit), "x")
-
-    def prepare(self, x: Any, states: Sequence[Any], _c: Any) -> tuple[Any, Sequence[Any]]:
-        """Return the value of a rounded observation ``x``, and the new states."""
-        return x, states
-
-    def send(self, value: Any, k: Any, _noise: Any) -> Any:
-        """Return what a channel of ``value`` sends in the inner step ``k``."""
-        return value * (k == 0)
-
-    def __call__(self, x: Tensor, states: list[Tensor]) -> tuple[list[Tensor], Sequence[Tensor]]:
-        """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new states."""
-        rounded = self.round_observation(x.repeat_interleave(self.fields, -1), self)
-        value, new = self.prepare(rounded, states, self)
-        if self.is_signed:
-            value = torch.cat([value, -value], -1)
-        noise = self.noise if self.noise is not None else [None] * (1 if self.is_constant else self.steps)
-        return [self.send(value, k, row) * self.spike for k, row in enumerate(noise)], new
-
-
-class Int8Direct(Int8Encoder):
-    """Observations."""
-
-    is_graded = is_constant = True
-
-
-class Int8SigmaDelta(Int8Encoder):
-    """Changes of an observation that reach a threshold."""
-
-    is_graded = True
-    state_types = {"reference": "int16_t"}
-
-    @override
-    def quantize(self, encoder: Any, network: FeedForward) -> None:
-        self.threshold = round(encoder.threshold * float(self.factor[0]))
-
-    @override
-    def prepare(self, x: Any, states: Sequence[Any], _c: Any) -> tuple[Any, Sequence[Any]]:
-        event, reference = op.send_change(x, states[0], self.threshold)
-        return event, [reference]
-
-
-class Int8Delta(Int8Encoder):
-    """As many spikes as an observation has changed by multiples of a threshold, whose integer is `DELTA_STEPS`."""
-
-    is_signed = True
-    content = "counts", "spike counts of the encoder, negative in the second channel"
-
-    @override
-    def quantize(self, encoder: Any, network: FeedForward) -> None:
-        self.factor = torch.full_like(self.factor, DELTA_STEPS / encoder.threshold)
-        self.limit = WIDE_LIMIT
-        self.state_types = {"reference": "int32_t"}
-        if len(self.state_sizes) > 1 and network.stateful:  # the reference starts at the first observation
-            self.state_types["begun"] = "uint8_t"
-
-    @override
-    def prepare(self, x: Any, states: Sequence[Any], _c: Any) -> tuple[Any, Sequence[Any]]:
-        reference, begun = states[0], states[1:] if "begun" in self.state_types else ()
-        if begun:
-            reference = op.name(op.select(begun[0], reference, x), "reference")
-        count = op.name(op.divide(x - reference, DELTA_STEPS, 0, self.steps), "count")
-        return count, [reference + count * DELTA_STEPS, *(op.fill(state, 1) for state in begun)]
-
-    @override
-    def send(self, value: Any, k: Any, _noise: Any) -> Any:
-        return op.is_above(value, k)
-
-
-class Int8Rate(Int8Encoder):
-    """Spikes whose probability is an observation, in parts of `NOISE`."""
-
-    is_signed = True
-    content = "counts", "spike probabilities of the encoder, negative in the second channel"
-
-    @override
-    def quantize(self, encoder: Any, network: FeedForward) -> None:
-        self.factor = torch.full_like(self.factor, NOISE * encoder.max_rate / encoder.span)
-        self.limit = round(NOISE * encoder.max_rate)
-        self.noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
-
-    @override
-    def send(self, value: Any, k: Any, noise: Any) -> Any:
-        return op.is_below(noise, value)
-
-
-class Int8Fields(Int8Encoder):
-    """Receptive fields: an integer distance to the centre, and a table of the activity by distance.
-
-    The kind latency sends one spike, the earlier the larger the activity, if it reaches the ``cutoff``. Fields of the kind population
-    spike with the probability ``activity``, or integrate it and fire.
-
-    Attributes:
-        centre: Centres in the unit of a rounded observation, [O P] float.
-        table: Activity by distance, [D] integers.
-        span: latency: bound to which observations are clipped.
-        cutoff: latency: smallest activity that spikes; 0 for population.
-    """
-
-    content = "activity", "activity of a receptive field"
-
-    @override
-    def quantize(self, encoder: Any, network: FeedForward) -> None:
+    def _quantize_fields(self, encoder: Any) -> None:
+        """Quantise receptive fields: an integer distance to the centre, and a table of the activity by distance."""
         steps = 2**FIELD_BITS * FIELD_ENTRIES  # of a distance of one standard deviation
-        self.limit, self.fields, self.cutoff = FIELD_REACH * steps - 1, encoder.width // network.inputs, 0
-        if get_entry_name(encoder) == "latency":
-            deviation = torch.full((network.inputs, self.fields), 1.0 / encoder.scale, dtype=torch.float64)
-            self.cutoff, self.span = max(1, round(encoder.cutoff * 2**ONE_BITS)), encoder.span
+        self.limit, self.fields = FIELD_REACH * steps - 1, self.width // len(self.factor)
+        if self.kind == "latency":
+            shape = len(self.factor), self.fields
+            deviation = torch.full(shape, 1.0 / encoder.scale, dtype=torch.float64)
+            self.threshold, self.span = max(1, round(encoder.cutoff * 2**ONE_BITS)), encoder.span
         else:
             deviation = encoder.log_deviation.detach().cpu().double().exp()
             if encoder.mode == "poisson":
@@ -183,37 +85,66 @@ class Int8Fields(Int8Encoder):
         self.factor = (steps / deviation).float().flatten()
         self.centre = (encoder.centre.detach().cpu().double() * steps / deviation).float().flatten()
 
-    @override
+    @property
+    def is_constant(self) -> bool:
+        """Whether the signal is the same in all inner steps."""
+        return self.kind == "direct"
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether a channel is a value; else it sends spikes."""
+        return self.kind in ("direct", "sigma_delta")
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether each value has a second channel, for the spikes of its negative."""
+        return self.kind in ("delta", "rate")
+
     def round_observation(self, x: Any, c: Any) -> Any:
-        x = op.clip(x, self.span) if self.cutoff else x
-        return op.name(op.round_clamped(x * c.factor - c.centre, self.limit), "distance")
+        """Return the integer of an observation ``x``: its distance to the centre, if there are receptive fields."""
+        if self.kind == "latency":
+            x = op.clip(x, self.span)
+        x = x * c.factor - c.centre if self.fields > 1 else x * c.factor
+        return op.name(op.round_clamped(x, self.limit), "x")
 
-    @override
     def prepare(self, x: Any, states: Sequence[Any], c: Any) -> tuple[Any, Sequence[Any]]:
-        activity = op.name(op.interpolate(op.take_size(x), c.table, FIELD_BITS), "value")
-        if not self.cutoff:
-            return activity, states
-        time = op.shift((-activity + (1 << ONE_BITS)) * (self.steps - 1), ONE_BITS)
-        return op.select(op.is_at_least(activity, self.cutoff), time, -1), states
+        """Return the value of a rounded observation ``x`` for the inner steps, and the new states."""
+        if self.kind == "sigma_delta":
+            event, reference = op.send_change(x, states[0], self.threshold)
+            return event, [reference]
+        if self.kind == "delta":
+            reference, begun = states[0], states[1 : len(self.state_types)]
+            if begun:
+                reference = op.name(op.select(begun[0], reference, x), "reference")
+            count = op.name(op.divide(x - reference, self.threshold, 0, self.steps), "count")
+            return count, [reference + count * self.threshold, *(op.fill(state, 1) for state in begun)]
+        if self.fields > 1:
+            x = op.name(op.interpolate(op.take_size(x), c.table, FIELD_BITS), "activity")
+        if self.kind == "latency":  # the inner step of the spike, -1 without one
+            time = op.shift((-x + (1 << ONE_BITS)) * (self.steps - 1), ONE_BITS)
+            x = op.select(x >= self.threshold, time, -1)
+        return x, states
 
-    @override
     def send(self, value: Any, k: Any, noise: Any) -> Any:
-        if self.cutoff:
-            return op.is_equal(value, k)
+        """Return what a channel of ``value`` sends in the inner step ``k``; ``noise``: the channel's, None without."""
+        if self.is_graded:
+            return value * (k == 0)
         if noise is not None:
-            return op.is_below(noise, value)
-        return ((value * (k + 1)) >> ONE_BITS) - ((value * k) >> ONE_BITS)  # whole parts of the integral
+            return op.as_integer(noise < value)
+        if self.kind == "delta":
+            return op.as_integer(value > k)
+        if self.kind == "latency":
+            return op.is_equal(value, k)
+        return ((value * (k + 1)) >> ONE_BITS) - ((value * k) >> ONE_BITS)  # of the integral of the activity
 
-
-ENCODERS: dict[str, type[Int8Encoder]] = {
-    "delta": Int8Delta,
-    "direct": Int8Direct,
-    "latency": Int8Fields,
-    "population": Int8Fields,
-    "rate": Int8Rate,
-    "sigma_delta": Int8SigmaDelta,
-}
-"""Class that quantises an encoder, by the encoder's name."""
+    def __call__(self, x: Tensor, states: list[Tensor]) -> tuple[list[Tensor], Sequence[Tensor]]:
+        """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new state."""
+        rounded = self.round_observation(x.repeat_interleave(self.fields, -1), self)
+        value, new = self.prepare(rounded, states, self)
+        value = torch.cat([value, -value], -1) if self.is_signed else value
+        spike, rows = 1 if self.is_graded else self.spike, self.noise
+        noise = [None] * (1 if self.is_constant else self.steps) if rows is None else rows
+        return [self.send(value, k, row) * spike for k, row in enumerate(noise)], new
 
 
 def encode(
@@ -229,15 +160,6 @@ def encode(
     return [torch.cat([signal[k % len(signal)] for signal in signals], -1) for k in range(count)], new
 
 
-def _list_encoders(path: str, encoder: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the encoder of each part of ``encoder`` that is no pair of others."""
-    if get_entry_name(encoder) != "concat":
-        yield path, encoder
-        return
-    yield from _list_encoders(f"{path}_first", encoder.first)
-    yield from _list_encoders(f"{path}_second", encoder.second)
-
-
 def quantize_encoder(
     network: FeedForward, observed: float, largest: int
 ) -> tuple[dict[str, Int8Encoder], Int8Format]:
@@ -247,7 +169,7 @@ def quantize_encoder(
         observed: Largest normalised observation in the rollout.
         largest: Largest sum of weights to a neuron of the first layer.
     """
-    encoder, parts = network.encoder, dict(_list_encoders("encoder", network.encoder))
+    encoder, parts = network.encoder, dict(list_encoders("encoder", network.encoder))
     # a change of a value is at most twice as large as the value
     halves = 1 if get_entry_name(encoder) == "direct" else 2
     limit = min(NARROW_LIMIT, SUM_LIMIT // largest) // halves
@@ -259,10 +181,7 @@ def quantize_encoder(
             )
         spike = 2**exponent
     source = Int8Format(False) if encoder.binary else Int8Format(True, exponent, halves * limit)
-    return {
-        path: ENCODERS[get_entry_name(part)](part, network, limit, exponent, spike)
-        for path, part in parts.items()
-    }, source
+    return {path: Int8Encoder(part, network, limit, exponent, spike) for path, part in parts.items()}, source
 
 
 class Int8Readout:
@@ -324,7 +243,7 @@ class Int8Readout:
     def read_total(self, result: Any, total: Any) -> Any:
         """Return the result after an inner step that ends with ``total``; ``result``: the one before it."""
         if self.read == "max":
-            return op.select(op.is_below(result, total), total, result)
+            return op.select(result < total, total, result)
         return result + total if self.read == "mean" else total
 
     def __call__(self, events: list[Tensor], states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

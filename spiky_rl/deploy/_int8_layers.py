@@ -216,11 +216,11 @@ class Int8SpikingLayer(Int8Layer):
         if "a" in self.state_types:
             trace = op.name(op.decay(states[1], c.trace_decay, self.is_trace_wide), "a")
             raised = op.decay(trace, c.adaptation, self.is_trace_wide, self.trace_fraction)
-            spike = op.name(op.is_at_least(v, raised + threshold), "spike")
+            spike = op.name(op.as_integer(v >= raised + threshold), "spike")
             most = WIDE_LIMIT if self.is_trace_wide else NARROW_LIMIT
             traces = [op.clamp(trace + spike * (1 << self.trace_fraction), most)]
         else:
-            spike = op.name(op.is_at_least(v, threshold), "spike")
+            spike = op.name(op.as_integer(v >= threshold), "spike")
         reset = op.select(spike, 0 if self.resets_to_zero else v - threshold, v)
         return spike, [op.clamp(reset, WIDE_LIMIT if self.is_wide else NARROW_LIMIT), *traces]
 
@@ -256,7 +256,7 @@ class Int8SigmaDeltaLayer(Int8Layer):
     def step(self, current: Any, states: Sequence[Any], c: Any) -> tuple[Any, list[Any]]:
         total = op.name(op.clamp(states[0] + current, 2 * WIDE_LIMIT), "total")
         y = op.name(op.multiply(total, c.factor, self.shift, self.output_format.limit), "y")
-        value = op.select(op.is_at_least(y, 0), y, 0) if self.is_rectified else y
+        value = op.select(y >= 0, y, 0) if self.is_rectified else y
         event, sent = op.send_change(value, states[1], c.threshold)
         return event, [total, sent]
 
@@ -315,11 +315,11 @@ class Int8QuadraticLayer(Int8Layer):
         above = op.name(above, "above")
         below = op.name(-op.multiply(v, m, REAL_BITS, most) + pull + one, "below")
         excess = op.name(above - op.multiply(below, c.peak, REAL_BITS, most), "excess")
-        floor = op.name(op.select(op.is_at_least(below, self.least), below, self.least), "divisor")
+        floor = op.name(op.select(below >= self.least, below, self.least), "divisor")
         inside = op.divide(above, floor, REAL_BITS, WIDE_LIMIT)
         # beyond the peak the neuron is reset, so the exact value does not matter, and adding the excess could overflow
-        moved = op.name(op.select(op.is_below(excess, 0), inside, c.peak), "moved")
-        spike = op.name(op.is_at_least(moved, c.peak), "spike")
+        moved = op.name(op.select(excess < 0, inside, c.peak), "moved")
+        spike = op.name(op.as_integer(moved >= c.peak), "spike")
         return spike, [op.clamp(op.select(spike, c.reset, moved), WIDE_LIMIT)]
 
     def compute_potential(self, states: list[Tensor]) -> Tensor:

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import override
 
 from torch import Tensor
 
+from spiky_rl.deploy._c_codecs import split_channels
 from spiky_rl.deploy._c_layers import LayerWriter
 from spiky_rl.deploy._c_term import Term, bracket
 from spiky_rl.deploy._c_writer import CWriter, Signal
 from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT
 from spiky_rl.deploy._int8_codecs import Int8Encoder, Int8Readout
-from spiky_rl.deploy._int8_layers import Int8Format, Int8Layer
+from spiky_rl.deploy._int8_layers import Int8Layer
 from spiky_rl.deploy._int8_network import IntegerNetwork
-
-STATE_TEXTS = {
-    "begun": "whether the episode has begun",
-    "reference": "the encoder's reference of an observation",
-}
-"""Descriptions of the states of encoders."""
 
 
 def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str:
     """Write ``network`` of the normalised observations ``x``, and return the C expression of the policy's action n."""
     w.steps, w.stateful = network.steps, network.stateful
     w.comment("encoder: observations become integers", w.once)
-    signal = _write_encoders(w, network.encoders, network.stages[0].source, x)
+    encoders, kind = network.encoders, network.stages[0].source.c_type
+    width, constant = sum(part.width for part in encoders.values()), all(
+        part.is_constant for part in encoders.values()
+    )
+    array = w.add_scratch("encoder", width, "signal of the encoder in an inner step", kind)
+    if not constant:
+        w.comment(f"encoder: {width} channels of an inner step")
+    signal = Signal(array, width, kind, constant)
+    for path, encoder, out in split_channels(signal, encoders.items()):
+        _write_channels(w, path, encoder, x, out)
     for i, layer in enumerate(network.stages):
         signal = IntegerLayer(w, f"layers_{i}", layer).write(layer.title, signal)
     return _write_readout(w, network.decoding, signal)
@@ -55,29 +58,13 @@ class _Constants:
 # encoder
 
 
-def _write_encoders(w: CWriter, encoders: dict[str, Int8Encoder], source: Int8Format, x: Signal) -> Signal:
-    """Write the ``encoders`` of the observations ``x`` and return their signal, of the format ``source``."""
-    width, constant = sum(part.width for part in encoders.values()), all(
-        part.is_constant for part in encoders.values()
-    )
-    array = w.add_scratch("encoder", width, "signal of the encoder in an inner step", source.c_type)
-    if not constant:
-        w.comment(f"encoder: {width} channels of an inner step")
-    signal = Signal(array, width, source.c_type, constant)
-    first = 0
-    for path, encoder in encoders.items():
-        _write_channels(w, path, encoder, x, replace(signal, first=first))
-        first += encoder.width
-    return signal
-
-
 def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out: Signal) -> None:
     """Write an ``encoder``: before the inner steps the value of each observation c or field j, then what its channels send."""
     lines, after_loop, fields = list[str](), list[str](), encoder.fields
     c = _Constants(w, path, encoder, lines, "c" if fields == 1 else "j")
     states = {}
     for (name, kind), size in zip(encoder.state_types.items(), encoder.state_sizes, strict=False):
-        array = w.add_state(f"{path}_{name}", size, STATE_TEXTS[name], kind)
+        array = w.add_state(f"{path}_{name}", size, f"state {name} of the encoder", kind)
         states[f"{array}[{'c' if size == x.width else 0}]"] = kind
     observation = encoder.round_observation(c.make(f"{x.array}[c]"), c)
     value, new = encoder.prepare(observation, [c.make(state) for state in states], c)
@@ -88,8 +75,8 @@ def _write_channels(w: CWriter, path: str, encoder: Int8Encoder, x: Signal, out:
         if not encoder.is_constant:
             w.clear_after_first_step(out, x.width)
     else:
-        name, text = encoder.content
-        array = w.add_scratch(f"{path}_{name}", x.width * fields, text, "int32_t")
+        text = f"{encoder.kind}: values of the observations in the inner steps"
+        array = w.add_scratch(f"{path}_values", x.width * fields, text, "int32_t")
         lines.append(f"{array}[{c.index}] = {value.text};")
         _write_spikes(w, path, encoder, c.make(f"{array}[{c.index}]"), x.width * fields, out)
     if fields > 1:
@@ -121,12 +108,10 @@ def _write_sums(w: CWriter, block: list[str], path: str, weight: Tensor, signal:
     narrow = signal.binary and most <= NARROW_LIMIT
     kind = "int16_t" if narrow else "int32_t"
     array = w.add_scratch(f"{target}_{kind[3:5]}", outputs, "sums of weights", kind)
-    constant = w.add_constant(path, weight, "int8_t")
-    add = "add_narrow_rows" if narrow else "add_wide_rows" if signal.binary else "add_multiples"
-    x = "" if signal.binary else f"{signal.array}, "
+    function = "add_narrow_rows" if narrow else "add_wide_rows" if signal.binary else "add_multiples"
     w.clear(block, array, outputs)
     w.list_events(block, signal)
-    block.append(f"{w.use_function(add)}({array}, {constant}, {x}s->event, events, {outputs});")
+    w.add_rows(block, function, path, weight, signal, array, "int8_t")
     return array
 
 

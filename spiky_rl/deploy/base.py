@@ -10,7 +10,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -170,6 +170,15 @@ def get_entry_name(part: object) -> str:
     """Return the registry name of a ``part``, which is its file's; empty if the part is a user's."""
     package, _, name = type(part).__module__.rpartition(".")
     return name if package.startswith("spiky_rl.") else ""
+
+
+def list_encoders(path: str, encoder: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the ``path`` and the encoder of each part of ``encoder`` that is no pair of others; their channels lie side by side."""
+    if get_entry_name(encoder) != "concat":
+        yield path, encoder
+        return
+    yield from list_encoders(f"{path}_first", encoder.first)
+    yield from list_encoders(f"{path}_second", encoder.second)
 
 
 def get_normalization(model: MLPModel) -> tuple[Tensor, Tensor] | None:
