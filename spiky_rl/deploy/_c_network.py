@@ -91,11 +91,13 @@ class FloatLayer(LayerWriter):
             link = link.synapses(), link.bias
         if not isinstance(link, tuple):
             raise ExportError("agent.network.connection: no form in C; allowed: convolutional, linear")
-        w.write_product(block, f"{path}_weight", *link, signal, current)
+        weight, bias = link
+        w.write_product(block, f"{path}_weight", weight, bias, signal, current)
         return self._make(current)
 
     @override
     def write_feedback(self, past: Signal) -> Term:
+        assert self.loop is not None and self.recurrent_weight is not None
         w, width, decay = self.w, self.width, self.loop.decay
         current = w.add_scratch("feedback", width, "current that a layer sends back to itself")
         w.write_product(w.step, f"{self.path}_recurrent_weight", self.recurrent_weight, None, past, current)
