@@ -305,10 +305,9 @@ class CWriter:
         kind: str = "",
     ) -> None:
         """Append C to ``block`` that adds the rows of ``weight`` [C, N] of the events of ``signal`` to ``target`` by a helper ``function``."""
-        array, x = self.add_constant(path, weight, kind), "" if signal.binary else f"{signal.array}, "
-        block.append(
-            f"{self.use_function(function)}({target}, {array}, {x}s->event, events, {weight.shape[1]});"
-        )
+        array, outputs = self.add_constant(path, weight, kind), weight.shape[1]
+        x = "" if signal.binary else f"{signal.array}, "
+        block.append(f"{self.use_function(function)}({target}, {array}, {x}s->event, events, {outputs});")
 
     def _add_synapses(
         self, block: list[str], path: str, weight: Tensor, signal: Signal, target: str, fused: bool

@@ -55,9 +55,8 @@ class Int8Encoder:
         if self.kind == "delta":
             scale, self.limit, self.threshold = DELTA_STEPS / encoder.threshold, WIDE_LIMIT, DELTA_STEPS
             self.state_types = {"reference": "int32_t"}
-            if (
-                len(self.state_sizes) > 1 and network.stateful
-            ):  # the reference starts at the first observation
+            # the reference starts at the first observation
+            if len(self.state_sizes) > 1 and network.stateful:
                 self.state_types["begun"] = "uint8_t"
         elif self.kind == "rate":
             scale, self.limit = NOISE * encoder.max_rate / encoder.span, round(NOISE * encoder.max_rate)
@@ -251,9 +250,8 @@ class Int8Readout:
         if self.kind == "first_spike":  # a neuron counts in all inner steps from its first spike on
             events = list(torch.stack(events).cummax(0).values)
         sums = [op.integer_matmul(event, self.weight) for event in events]
-        total, result = states[0] if states else torch.zeros_like(sums[0]), torch.full_like(
-            sums[0], self.start
-        )
+        total = states[0] if states else torch.zeros_like(sums[0])
+        result = torch.full_like(sums[0], self.start)
         for drive in sums[-1:] if self.kind == "linear" else sums:
             total = self.integrate(total, drive)
             result = self.read_total(result, total)

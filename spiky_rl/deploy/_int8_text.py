@@ -21,9 +21,8 @@ def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str
     w.steps, w.stateful = network.steps, network.stateful
     w.comment("encoder: observations become integers", w.once)
     encoders, kind = network.encoders, network.stages[0].source.c_type
-    width, constant = sum(part.width for part in encoders.values()), all(
-        part.is_constant for part in encoders.values()
-    )
+    width = sum(part.width for part in encoders.values())
+    constant = all(part.is_constant for part in encoders.values())
     array = w.add_scratch("encoder", width, "signal of the encoder in an inner step", kind)
     if not constant:
         w.comment(f"encoder: {width} channels of an inner step")
