@@ -168,11 +168,11 @@ def _format_command(commands: ActionMap, x: str, w: CWriter) -> str:
         x = f"{x} * {w.format_element('action_scale', commands.scale)}"
     if (commands.middle != 0.0).any():
         x = f"{x} + {w.format_element('action_offset', commands.middle)}"
-    if commands.low.isinf().all() and commands.high.isinf().all():
-        return x
-    low = w.format_element("action_low", commands.low.clamp(min=-LARGEST))
-    high = w.format_element("action_high", commands.high.clamp(max=LARGEST))
-    return _format_clamp(x, low, high, w)
+    if commands.clips:
+        low = w.format_element("action_low", commands.low.clamp(min=-LARGEST))
+        high = w.format_element("action_high", commands.high.clamp(max=LARGEST))
+        x = _format_clamp(x, low, high, w)
+    return f"{w.use_function('nearest')}({x})" if commands.rounds else x
 
 
 def _format_clamp(x: str, low: str, high: str, w: CWriter) -> str:

@@ -62,6 +62,8 @@ class PolicyContract:
     """Meaning by action, or by choice of discrete actions, in an environment without managers; empty if it is not known."""
     bounds: tuple[tuple[float, float], ...] = ()
     """Smallest and largest action in the task's units, by action; empty if actions are discrete or have none."""
+    takes_whole_numbers: bool = False
+    """Whether the task takes whole numbers within these bounds."""
 
 
 def describe_contract(
@@ -89,6 +91,7 @@ def describe_contract(
         getattr(interface, "note", ""),
         getattr(interface, "actions", ()),
         _read_bounds(env),
+        getattr(env, "takes_whole_numbers", False),
     )
 
 
@@ -202,7 +205,12 @@ def _format_task_actions(contract: PolicyContract, outputs: int, commands: Actio
         return [heading, *(f"  action[{i}]{meaning}" for i, meaning in enumerate(meanings))]
     bounds = [_format_bounds(*pair) for pair in contract.bounds]
     is_mapped_later = commands is None and set(bounds) != {UNBOUNDED_TEXT}
-    heading = f"action[{outputs}], {MAPPED_TEXT if is_mapped_later else 'in the units of the task'}"
+    units = (
+        "whole numbers in the units of the task"
+        if contract.takes_whole_numbers
+        else "in the units of the task"
+    )
+    heading = f"action[{outputs}], {MAPPED_TEXT if is_mapped_later else units}"
     if len(set(bounds)) == 1:
         heading, bounds = f"{heading}, {bounds[0]}{' each' if outputs > 1 else ''}", [""] * outputs
     else:

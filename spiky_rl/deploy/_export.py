@@ -125,17 +125,23 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
 def _describe_raw_actions(policy: Any, env: Any) -> None:
     """Let files of ``policy`` give the mapping that ``env`` applies to its actions, if the task has bounds."""
     bounds = _find_bounds(env)
-    if bounds is not None and (bounds.clips or bounds.limit.isfinite().any()):
+    if bounds is not None and (bounds.clips or bounds.rounds or bounds.limit.isfinite().any()):
         rows = (f"{name} [{', '.join(map(str, row.numpy()))}]" for name, row in bounds.named_buffers())
+        rounding = ", rounded to whole numbers" if bounds.rounds else ""
         policy.distribution.actions_text = (
             "Actions are the mean of the policy, not in the task's units: the task takes clip(middle + scale * clip(action, -limit,"
-            f" limit), low, high), with {', '.join(rows)}."
+            f" limit), low, high){rounding}, with {', '.join(rows)}."
         )
 
 
 def _find_bounds(env: Any) -> ActionBounds | None:
     bounds = getattr(env, "action_bounds", None)
-    return None if bounds is None else ActionBounds(*bounds, clip=getattr(env, "clip_actions", None))
+    if bounds is None:
+        return None
+    low, high = bounds
+    return ActionBounds(
+        low, high, getattr(env, "clip_actions", None), getattr(env, "takes_whole_numbers", False)
+    )
 
 
 def _calibrate(

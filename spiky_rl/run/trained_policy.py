@@ -191,16 +191,17 @@ def _make_action_map(space: Any, clip: float | None) -> nn.Module:
     if list_choices(space)[0]:
         return LargestChoice(space)
     low, high = round_inwards(space.low, math.inf), round_inwards(space.high, -math.inf)
-    bounds = ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip)
-    return nn.Sequential(bounds, _Rounding(space.dtype)) if space.dtype.kind in "iub" else bounds
+    takes_whole_numbers = space.dtype.kind in "iub"
+    bounds = ActionBounds(torch.as_tensor(low), torch.as_tensor(high), clip, takes_whole_numbers)
+    return nn.Sequential(bounds, _Cast(space.dtype)) if takes_whole_numbers else bounds
 
 
-class _Rounding(nn.Module):
-    """Rounding of actions to a NumPy ``dtype`` of whole numbers or bools, as environments of Gymnasium round them."""
+class _Cast(nn.Module):
+    """Conversion of actions to a NumPy ``dtype``."""
 
     def __init__(self, dtype: np.dtype) -> None:
         super().__init__()
         self.dtype = torch.from_numpy(np.empty(0, dtype)).dtype
 
     def forward(self, actions: Tensor) -> Tensor:
-        return actions.round().to(self.dtype)
+        return actions.to(self.dtype)

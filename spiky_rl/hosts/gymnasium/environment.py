@@ -101,6 +101,11 @@ class GymnasiumVecEnv(HostEnvironment):
         return torch.as_tensor(low), torch.as_tensor(high)
 
     @property
+    def takes_whole_numbers(self) -> bool:
+        """Whether every component of an action is a whole number or a bool."""
+        return self.spaces.takes_whole_numbers
+
+    @property
     def interface(self) -> TaskInterface:
         """Meaning of the task's observations and actions, for the header of an exported policy."""
         return self.spaces.interface

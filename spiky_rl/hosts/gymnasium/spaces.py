@@ -185,10 +185,15 @@ class TaskSpaces:
         if not in_task_units:
             values = self._mapping(values)
         clipped = np.clip(values.numpy(), low, high).reshape(len(values), *space.shape)
-        if space.dtype.kind in "iub":
+        if self.takes_whole_numbers:
             clipped = np.rint(clipped)
         # float32 stays unless the task's type cannot hold it
         return clipped if np.can_cast(clipped.dtype, space.dtype) else clipped.astype(space.dtype)
+
+    @property
+    def takes_whole_numbers(self) -> bool:
+        """Whether every component of an action is a whole number or a bool."""
+        return self.action_space.dtype.kind in "iub"
 
     @functools.cached_property
     def _choose(self) -> LargestChoice:

@@ -22,9 +22,11 @@ def round_inwards(bound: NDArray[Any], inwards: float) -> NDArray[np.float32]:
 
 
 class ActionMap(nn.Module):
-    """Mapping of actions [..., A]: each is limited in size, scaled, added to a middle value, and the sum is clipped."""
+    """Mapping of actions [..., A]: each is limited in size, scaled, added to a middle value, and the sum is clipped, then rounded if asked."""
 
-    def __init__(self, limit: Tensor, scale: Tensor, middle: Tensor, low: Tensor, high: Tensor) -> None:
+    def __init__(
+        self, limit: Tensor, scale: Tensor, middle: Tensor, low: Tensor, high: Tensor, rounds: bool = False
+    ) -> None:
         """Initialise the mapping; all tensors are [A].
 
         Args:
@@ -33,8 +35,10 @@ class ActionMap(nn.Module):
             middle: Result of an action of 0.
             low: Smallest result.
             high: Largest result.
+            rounds: Whether results are whole numbers; halves become even.
         """
         super().__init__()
+        self.rounds = rounds
         self.middle, self.scale, self.limit = nn.Buffer(middle), nn.Buffer(scale), nn.Buffer(limit)
         self.low, self.high = nn.Buffer(low), nn.Buffer(high)
         self.clips = bool(low.isfinite().any() or high.isfinite().any())
@@ -43,7 +47,9 @@ class ActionMap(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         """Return the results."""
         values = self.middle + self.scale * torch.minimum(torch.maximum(actions, -self.limit), self.limit)
-        return torch.minimum(torch.maximum(values, self.low), self.high) if self.clips else values
+        if self.clips:
+            values = torch.minimum(torch.maximum(values, self.low), self.high)
+        return values.round() if self.rounds else values
 
 
 class ActionBounds(ActionMap):
@@ -52,8 +58,11 @@ class ActionBounds(ActionMap):
     A component without bounds stays as it is, and one with a single bound is only clipped to it.
     """
 
-    def __init__(self, low: Tensor, high: Tensor, clip: float | None = None) -> None:
-        """Initialise with the smallest and largest action, [A] each; ``clip`` is the agent's ``clip_actions``, in its own unit."""
+    def __init__(self, low: Tensor, high: Tensor, clip: float | None = None, rounds: bool = False) -> None:
+        """Initialise with the smallest and largest action, [A] each.
+
+        ``clip`` is the agent's ``clip_actions``, in its own unit; ``rounds`` says whether the task takes whole numbers.
+        """
         bounded = (low.abs() < LARGEST_BOUND) & (high.abs() < LARGEST_BOUND)
         middle = torch.where(bounded, (low + high) / 2.0, 0.0)
         scale = torch.where(bounded, (high - low) / 2.0, 1.0)
@@ -63,4 +72,4 @@ class ActionBounds(ActionMap):
         reach = scale * limit
         low = torch.where((middle - reach < low) & (low.abs() < LARGEST_BOUND), low, -torch.inf)
         high = torch.where((middle + reach > high) & (high.abs() < LARGEST_BOUND), high, torch.inf)
-        super().__init__(limit, scale, middle, low, high)
+        super().__init__(limit, scale, middle, low, high, rounds)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spiky_rl.deploy import _targets
-from spiky_rl.deploy._export import _describe_raw_actions, _map_to_bounds, write_and_verify
+from spiky_rl.deploy._export import _describe_raw_actions, _find_bounds, _map_to_bounds, write_and_verify
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.deploy.c import C
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
@@ -82,6 +82,27 @@ def test_an_exported_policy_keeps_single_bounds(tmp_path):
     for x in np.linspace(-9.0, 9.0, 50, dtype=np.float32):
         (action,) = session(np.float32([[x]]), [])
         assert space.contains(action[0]) and space.contains(script(torch.tensor([[x]]))[0].detach().numpy())
+
+
+def test_an_exported_policy_gives_whole_numbers_where_the_task_takes_them(tmp_path):
+    plan = plan_of(f"{SCRIPTS}Whole-v0", "mlp_ppo")
+    with open_env(plan) as env:
+        policy = make_policy(plan, env)
+        with torch.no_grad():  # beyond some bounds
+            policy.mlp[-1].weight *= 4.0
+        raw, taken = policy(env.get_observations()).detach(), []
+        for actions in (raw, raw * 3.0):
+            env.step(actions)
+            taken.append(env.latest_infos["action"])
+        bounds = _find_bounds(env)
+        np.testing.assert_array_equal(
+            np.stack(taken)[..., :2], bounds(torch.stack((raw, raw * 3.0))).numpy()[..., :2]
+        )
+        written = write_and_verify(policy, env, tmp_path, _targets.make_targets(["c", "torchscript", "onnx"]))
+    assert all(found.mismatches == 0 and found.steps > 1 for found in written.values())
+    session = C().open_session(tmp_path / "policy.c")
+    found = np.concatenate([session(np.float32([[x]]), [])[0] for x in 9.0 * np.linspace(-1.0, 1.0, 99) ** 5])
+    assert (found == np.rint(found)).all() and len(np.unique(found[:, 1])) > 3
 
 
 def test_an_exported_policy_keeps_the_bound_of_the_agents_actions(tmp_path):

@@ -115,6 +115,15 @@ def test_the_header_has_the_values_of_one_observation_of_several(tmp_path):
                 "  action[3], 0.1 to 0.7",
             ],
         ),
+        (
+            "Whole-v0",
+            [
+                "action[3], whole numbers in the units of the task:",
+                "  action[0], 0 to 5",
+                "  action[1], -3 to 4",
+                "  action[2], -9.2233715e+18 to 9.2233715e+18",
+            ],
+        ),
         ("Turn-v0", [f"  action[{i}]: {i + 3}" for i in range(4)]),
         ("Choices-v0", [f"  action[{i}]: {i - 2 + 5} of component 1" for i in (2, 3, 4)]),
     ],
