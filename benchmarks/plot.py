@@ -204,14 +204,19 @@ def format_summary(rows: Rows) -> str:
 def _format_ratios(title: str, group: Rows) -> str:
     """Return the table of the ratios of a neuron and mode."""
     sizes = list(itertools.product(list_distinct(group, "steps"), list_distinct(group, "batch")))
-    ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
+    row_by_place = {(row["contender"], row["steps"], row["batch"]): row for row in group}
     first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
     lines = [f"{title}, ratio"]
     lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
     lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
 
     def format_line(name: str) -> str:
-        cells = [_format_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
+        rows = [row_by_place.get((name, *size), {}) for size in sizes]
+        # without a ratio where the reference failed
+        cells = [
+            "failed" if row.get("failed") else _format_number(row.get("ratio"), "{:.2f}") or "-"
+            for row in rows
+        ]
         return "".join(cell.rjust(8) for cell in cells)
 
     return "\n".join([*lines, *_list_lines(group, format_line)]) + "\n"

@@ -218,7 +218,7 @@ def run(step: Step, folder: Path, device: str, limit: float) -> Outcome:
     with log.open("w", encoding="utf-8") as stream:
         code = run_group(line, {**ENVIRONMENT, **step.environment, **os.environ, **hidden}, stream, limit)
         if code is None:
-            stream.write(f"\nended after {limit:.0f} s: --limit\n")
+            stream.write(f"\nended after {limit:.0f} s, the time that it had\n")
     return Outcome(code, time.monotonic() - start)
 
 

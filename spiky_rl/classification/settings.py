@@ -391,16 +391,19 @@ def parse_dataset_options(
 ) -> dict[str, Any]:
     """Return the dataset options among ``overrides`` (``dataset.x=value``), with ``bins`` and ``binary`` if they are set.
 
-    Raises UserError if a value is not valid YAML.
+    Raises UserError if a value is missing or not valid YAML.
     """
     options: dict[str, Any] = {}
     for text in overrides:
         path, equals, value = text.partition("=")
-        if equals and path.startswith("dataset."):
-            try:
-                options[path.removeprefix("dataset.")] = parse_yaml(value)
-            except ReadingError as error:
-                raise UserError(f"{path}: {shorten(value)} is not a valid value: {error}") from None
+        if not path.startswith("dataset."):
+            continue
+        if not equals:
+            raise UserError(f"{text!r} has no value; allowed: {text}=value")
+        try:
+            options[path.removeprefix("dataset.")] = parse_yaml(value)
+        except ReadingError as error:
+            raise UserError(f"{path}: {shorten(value)} is not a valid value: {error}") from None
     return options | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
 
 

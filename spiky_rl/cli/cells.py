@@ -152,7 +152,7 @@ def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:
     for name in sorted(name for name, state in states.items() if state == BROKEN):
         folder = out / "cells" / name
         print(f"\n{name} failed; {folder / folders.ERROR}")
-        for line in folders.read_error(folder).splitlines()[-6:]:
+        for line in (folders.read_error_lines(folder) or ["it was killed and left no message"])[-6:]:
             print(f"    {line}")
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     print("\n" + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))

@@ -129,7 +129,7 @@ class HostTask(ABC):
     """Default number of environments of algorithms that replay transitions; None if they have the default of other algorithms."""
 
     @abstractmethod
-    def check_agent(self, spec: AgentSpec) -> None:
+    def adapt_to_agent(self, spec: AgentSpec) -> None:
         """Configure the task for an agent's observation groups and history. Raises UserError if they do not fit."""
 
     def require_video(self) -> None:
@@ -143,9 +143,9 @@ class HostTask(ABC):
     def configure(self, device: str, num_envs: int, seed: int) -> None:
         """Set device, number of environments and seed, and choose the physics backend. Raises UserError if it is not available."""
 
-    @abstractmethod
-    def get_physics_on(self, device: str) -> str:
-        """Return the name of the configured task's physics backend on another ``device``."""
+    def get_physics_on(self, device: str) -> str:  # pylint: disable=unused-argument
+        """Return the name of the configured task's physics backend on another ``device``; by default that of every device."""
+        return self.physics
 
     @abstractmethod
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> AbstractContextManager[Any]:
@@ -212,7 +212,7 @@ class Host(ABC):
     def require_ability(self, ability: str, flag: str) -> None:
         """Raise UserError if the host lacks the ``ability`` that a command's ``flag`` needs."""
         if ability not in self.abilities:
-            raise UserError(f"{flag}: not available on tasks of {self.name}, which has no {ability}")
+            raise UserError(f"{flag}: not available on tasks of {self.title}, which has no {ability}")
 
     @abstractmethod
     def owns(self, task: str) -> bool:

@@ -269,7 +269,12 @@ def compute_energy_per_metre(
     """
     if distance <= 0.0:
         return None
-    return {name: energy * steps / distance / 1000.0 for name, energy in energy_nj.items()}
+    return {name: spread_over_distance(energy, steps, distance) for name, energy in energy_nj.items()}
+
+
+def spread_over_distance(energy_nj: float, steps: float, distance: float) -> float:
+    """Return the energy per metre in µJ of episodes of ``steps`` control steps that cost ``energy_nj`` each and go ``distance`` m."""
+    return energy_nj * steps / distance / 1000.0
 
 
 def average(costs: Sequence[InferenceCost], weights: Sequence[float] | None = None) -> InferenceCost:

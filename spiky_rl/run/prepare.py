@@ -80,7 +80,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     spec = request.spec or _merge_agent(request, host, host_task, overrides, task_spec, tuned)
     # the task's defaults or tuned values may have changed the algorithm for which the learner was chosen
     require_algorithm(learner, spec.algorithm, request.agent)
-    host_task.check_agent(spec)
+    host_task.adapt_to_agent(spec)
     config = learner.make_runner_cfg(spec)
     experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
     seed = _choose_seed(request, host_task)
@@ -270,7 +270,7 @@ def merge_agent_on_task(
     spec = resolve_agent(
         agent, registered_id, host_task.agent_defaults, overrides, task_spec, host=host.title
     )
-    host_task.check_agent(spec)
+    host_task.adapt_to_agent(spec)
     learner.make_runner_cfg(spec)
     return registered_id, spec
 

@@ -111,7 +111,7 @@ class RunRequest(Settings):
     )
     overrides: tuple[str, ...] = option(
         (),
-        "overrides of the agent (agent.x.y=v), the environment (env.x.y=v), physics=NAME or presets=NAME",
+        "overrides of the agent (agent.x.y=v), the environment (env.x.y=v), physics=NAME, renderer=NAME or presets=NAME",
         flags=["overrides"],
         metavar="key=value",
     )
@@ -144,9 +144,8 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             # keys of an agent file are written without their prefix on the command line
             hint = f"; did you mean '{key}'?" if key in list_keys() else suggest_key(key, ())
             hint = hint.replace("'", "'agent.", 1)
-            raise UserError(
-                f"{text!r} is not an override; allowed: agent.key=value, env.key=value, physics=NAME, presets=NAME{hint}"
-            )
+            allowed = "agent.key=value, env.key=value, physics=NAME, renderer=NAME, presets=NAME"
+            raise UserError(f"{text!r} is not an override; allowed: {allowed}{hint}")
     return agent, environment
 
 

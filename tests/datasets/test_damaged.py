@@ -232,6 +232,7 @@ def test_a_packed_file_that_is_damaged_is_named(tmp_path, content):
 
 OPTIONS = {
     "more frames than microseconds": (["--bins", 10**6], ["dataset.bins", "between 1 and 100000"]),
+    "an option without a value": (["dataset.bins"], ["'dataset.bins' has no value", "dataset.bins=value"]),
     "all recordings held out": (["--hold_out", 2], ["--hold_out 2", "between 1 and 1"]),
     "more recordings than there are": (["--recordings", 10**6], ["--recordings 1000000", "at most 2"]),
     "no list": (["--ids", "none.txt"], ["--ids '", "none.txt'", "No such file"]),

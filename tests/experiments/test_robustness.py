@@ -10,7 +10,7 @@ import pytest
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.experiments.analysis.measures import (
     compute_ann_energy,
-    compute_energy_per_metre,
+    compute_metre_energy,
     compute_step_energy,
 )
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
@@ -98,7 +98,7 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
         energy = counts.compute_energy(price) / 1000.0
         assert compute_step_energy(result, name) == pytest.approx(energy)
         metre = energy * result.nominal.mean_length / DISTANCE / 1000.0
-        assert compute_energy_per_metre(result, name) == pytest.approx(metre)
+        assert compute_metre_energy(result, name) == pytest.approx(metre)
     with pytest.raises(RegistryError, match="fp32_sram"):
         compute_step_energy(result, "fp32_sramm")
 
@@ -118,7 +118,7 @@ def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(s
 def test_results_of_every_earlier_version_are_priced_as_far_as_their_counts_go(cell: str, known: list[str]):
     result = read_result(STUDIES / cell)
     assert [name for name in ENERGY_MODELS if compute_step_energy(result, name) is not None] == known
-    assert [name for name in ENERGY_MODELS if compute_energy_per_metre(result, name) is not None] == known
+    assert [name for name in ENERGY_MODELS if compute_metre_energy(result, name) is not None] == known
     assert not any(compute_ann_energy(result, name) for name in ANN_ENERGY_MODELS), "not kept then"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.statistics import Band, Interval, compute_intervals, interquartile_mean
 from spiky_rl.experiments.run.results import CellResult, CurveRecord
-from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN, spread_over_distance
 
 ARITHMETIC_MODEL = "fp32"
 """Energy model of arithmetic alone; the results of every version have the counts that it needs."""
@@ -174,7 +174,7 @@ def compute_row(
         energy=_average_each(results, compute_step_energy, ENERGY_MODELS),
         episode_energy=_average_each(results, compute_episode_energy, ENERGY_MODELS),
         ann_energy=_average_each(results, compute_ann_energy, ANN_ENERGY_MODELS),
-        energy_per_metre=_average_each(results, compute_energy_per_metre, ENERGY_MODELS),
+        energy_per_metre=_average_each(results, compute_metre_energy, ENERGY_MODELS),
         ann_energy_per_metre=_average_each(
             results, lambda r, p: _divide_by_distance(r, compute_ann_energy(r, p)), ANN_ENERGY_MODELS
         ),
@@ -206,7 +206,7 @@ def compute_episode_energy(result: CellResult, model: str) -> float | None:
     return None if energy is None else energy * result.nominal.mean_length
 
 
-def compute_energy_per_metre(result: CellResult, model: str) -> float | None:
+def compute_metre_energy(result: CellResult, model: str) -> float | None:
     """Return the energy per metre in µJ of the undisturbed episode, like `compute_step_energy`; None also if the robot does not move."""
     return _divide_by_distance(result, compute_step_energy(result, model))
 
@@ -234,7 +234,7 @@ def _divide_by_distance(result: CellResult, energy: float | None) -> float | Non
     distance = result.nominal.measures.get("distance", 0.0)
     if energy is None or distance <= 0.0:
         return None
-    return energy * result.nominal.mean_length / distance / 1000.0
+    return spread_over_distance(energy, result.nominal.mean_length, distance)
 
 
 def _average_each(

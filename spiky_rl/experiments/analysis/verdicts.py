@@ -25,7 +25,7 @@ from spiky_rl.experiments.analysis.comparisons import (
     find_fewest,
     holm,
 )
-from spiky_rl.experiments.analysis.measures import can_share_score, compute_energy_per_metre
+from spiky_rl.experiments.analysis.measures import can_share_score, compute_metre_energy
 from spiky_rl.experiments.analysis.statistics import Interval, pair_scores
 from spiky_rl.experiments.design.planned import (
     ALPHA,
@@ -87,7 +87,7 @@ def measure(result: CellResult, endpoint: Endpoint, reference: float | None = No
             return None
         return float(np.mean([result.conditions[name].mean_return for name in endpoint.kept])) / result.score
     if endpoint.energy_per_metre:
-        return compute_energy_per_metre(result, endpoint.energy_per_metre)
+        return compute_metre_energy(result, endpoint.energy_per_metre)
     if endpoint.measure == RETURN:
         return result.score
     return result.nominal.measures.get("distance" if endpoint.measure == METRES else endpoint.measure)

@@ -144,7 +144,7 @@ def _draw_band(axes: Axes, label: str, band: Band, colour: str) -> None:
 def draw_scores(analysis: StudyAnalysis) -> Figure:
     """Draw interquartile means over all tasks and per task, best first."""
     panels = {}
-    if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
+    if ALL in analysis.families:
         panels[ALL, "normalised score"] = analysis.overall
     for task in analysis.tasks:
         panels[task, "score (return)"] = {row.label: row.iqm for row in analysis.get_task_rows(task)}

@@ -152,7 +152,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, stop_signals: list[int
 
 def read_finished_training(folder: Path) -> dict[str, Any] | None:
     """Return the result of the finished training in a cell's ``folder``; None if there is none."""
-    for path in sorted(folder.glob("run/*/*/*/result.json")):
+    for path in sorted(cells.find_run_files(folder, "result.json")):
         result = read_mapping(path, (*TRAINING_FIELDS, "curve", "provenance"))
         if result is not None and result.get("outcome") == "finished":
             return result
@@ -204,7 +204,7 @@ def find_teacher_checkpoint(cell: Cell, out: Path) -> Path:
 
 def list_runs(folder: Path) -> list[Path]:
     """Return the runs with checkpoints in a cell's ``folder``, the newest last, by the times in their manifests."""
-    runs = {path.parent for path in folder.glob("run/*/*/*/model_*.pt")}
+    runs = {path.parent for path in cells.find_run_files(folder, "model_*.pt")}
     if not runs:
         return []
 
@@ -333,10 +333,13 @@ def count_attempts(folder: Path) -> int:
 
     An attempt that ended before its first checkpoint is none of them: the next one started anew.
     """
-    runs = {path.parent for path in folder.glob("run/*/*/*/model_*.pt")}
     # a training that resumes at its end leaves no checkpoint
-    results = ((path.parent, read_mapping(path, ("outcome",))) for path in folder.glob(f"run/*/*/*/{RESULT}"))
-    return len(runs | {run for run, result in results if result and result["outcome"] == "finished"})
+    results = (
+        (path.parent, read_mapping(path, ("outcome",))) for path in cells.find_run_files(folder, RESULT)
+    )
+    return len(
+        {*list_runs(folder)} | {run for run, result in results if result and result["outcome"] == "finished"}
+    )
 
 
 def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: PlainMapping) -> Provenance:
@@ -348,7 +351,7 @@ def combine_provenance(folder: Path, trained: PlainMapping | None, evaluated: Pl
     training = evaluation
     if trained is not None:
         training = Provenance.check("training.provenance", trained["provenance"])
-    paths = sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))
+    paths = sorted(cells.find_run_files(folder, PROVENANCE))
     attempts = [cells.read_if_valid(path, Provenance) for path in paths]
     commits = [provenance and provenance.commit for provenance in (*attempts, training, evaluation)]
     return training.model_copy(update={"commit": join_commits(commits)})

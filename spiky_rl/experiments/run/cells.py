@@ -250,14 +250,6 @@ def move_away(path: Path, stem: str, suffix: str = "") -> Path:
     return new_path
 
 
-def read_error(folder: Path) -> str:
-    """Return the reason why the cell in ``folder`` failed."""
-    path = folder / ERROR
-    if not path.exists():
-        return "it was killed and left no message"
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
 def read_error_lines(folder: Path) -> list[str] | None:
     """Return the lines of the error of the cell in ``folder``, without empty ones; None if it left no error."""
     path = folder / ERROR
@@ -295,7 +287,12 @@ def share_lock(folder: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
+def find_run_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the files called ``pattern`` in the runs of the cell in ``folder``, one run for each attempt of its training."""
+    return folder.glob(f"run/*/*/*/{pattern}")
+
+
 def read_progress(folder: Path) -> Heartbeat | None:
     """Return the last heartbeat of the training in a cell's ``folder``; None before its first iteration."""
-    reports = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
+    reports = sorted(find_run_files(folder, "progress.json"), key=lambda path: path.parent.name)
     return read_if_valid(reports[-1], Heartbeat) if reports else None

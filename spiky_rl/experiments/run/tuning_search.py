@@ -28,6 +28,7 @@ from spiky_rl.experiments.run.cells import (
     TrainingOutcome,
     is_finished,
     lock_cell,
+    find_run_files,
     read_error_lines,
     read_if_valid,
 )
@@ -296,7 +297,7 @@ class TuningSearch:
     def has_diverged(self, cell: Cell) -> bool:
         """Return whether training or evaluation of a ``cell`` ended with non-finite values."""
         folder = self.out / "cells" / cell.name
-        outcomes = (read_if_valid(path, TrainingOutcome) for path in folder.glob(f"run/*/*/*/{RESULT}"))
+        outcomes = (read_if_valid(path, TrainingOutcome) for path in find_run_files(folder, RESULT))
         return any(outcome and DIVERGED_TRAINING.match(outcome.outcome) for outcome in outcomes) or any(
             map(DIVERGED_EVALUATION.match, read_error_lines(folder) or ())
         )

@@ -60,8 +60,8 @@ class GymnasiumVecEnv(HostEnvironment):
         settings: dict[str, Any] = dict(task.settings)
         if options.video:
             settings["render_mode"] = "rgb_array"
-            if task.camera is not None and "camera_id" not in settings:  # an environment takes one of the two
-                settings.setdefault("camera_name", task.camera)
+            if task.camera is not None and not settings.keys() & {"camera_id", "camera_name"}:
+                settings["camera_name"] = task.camera
         flattening = [FlattenObservation] if task.spaces.needs_flattening else []
         self.vector_env: Any = gymnasium.make_vec(
             task.id,

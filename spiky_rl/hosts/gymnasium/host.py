@@ -114,7 +114,8 @@ class GymnasiumTask(HostTask):
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(f"--task {self.id}: {error}") from error
         except Exception as error:  # a task may raise anything
-            raise _explain_setting(error, registered, self.settings) from error
+            self._refuse_settings(error, registered)
+            raise
         with closing(env):
             self.camera = _find_camera(env)
             spaces = TaskSpaces.read(self.id, env)
@@ -123,11 +124,38 @@ class GymnasiumTask(HostTask):
                     env.reset()
                     env.step(env.action_space.sample())
                 except Exception as error:
-                    raise _explain_setting(error, registered, self.settings) from error
+                    self._refuse_settings(error, registered)
+                    raise
         return spaces
 
+    def _refuse_settings(self, error: Exception, registered: EnvSpec) -> None:
+        """Raise UserError with the settings under which the task raised ``error``, or only the one that it does not know.
+
+        Returns if the user set nothing, so that the caller raises the ``error`` itself.
+        """
+        from gymnasium.envs.registration import load_env_creator
+
+        own_settings = {key: value for key, value in self.settings.items() if key != "max_episode_steps"}
+        if not own_settings:
+            return
+        # part of the message of Python's TypeError for an unknown keyword argument
+        if key := next((key for key in own_settings if f"argument '{key}'" in str(error)), None):
+            entry = registered.entry_point
+            if isinstance(entry, str):
+                entry = load_env_creator(entry)
+            parameters = inspect.signature(entry).parameters.values() if entry else ()
+            allowed = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            names = sorted(allowed - {"render_mode"} | {"max_episode_steps", "vectorization_mode"})
+            hint = suggest_name(key, names)
+            raise UserError(f"env.{key}: unknown; allowed: {', '.join(names)}{hint}") from error
+        given = ", ".join(f"env.{key}={value!r}" for key, value in own_settings.items())
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{given}: {registered.id} does not start with it: {type(error).__name__}: {reason}"
+        ) from error
+
     @override
-    def check_agent(self, spec: AgentSpec) -> None:
+    def adapt_to_agent(self, spec: AgentSpec) -> None:
         if spec.runner.get("init_at_random_ep_len"):
             raise UserError(
                 f"agent.init_at_random_ep_len: true given, but tasks of {Gymnasium.title} count their steps themselves; allowed: false"
@@ -149,10 +177,6 @@ class GymnasiumTask(HostTask):
     @override
     def configure(self, device: str, num_envs: int, seed: int) -> None:
         """Do nothing: `open` gets these values itself."""
-
-    @override
-    def get_physics_on(self, device: str) -> str:
-        return self.physics
 
     @override
     @contextmanager
@@ -327,30 +351,6 @@ def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
         except ReadingError as error:
             raise UserError(f"{path}: {value} is not a value: {error}") from None
     return settings
-
-
-def _explain_setting(error: Exception, registered: EnvSpec, settings: Mapping[str, Any]) -> Exception:
-    """Return a UserError with the ``settings`` under which a task raised ``error``; the ``error`` itself if the user set nothing.
-
-    If the task does not know a setting, the UserError names only that one.
-    """
-    from gymnasium.envs.registration import load_env_creator
-
-    own_settings = {key: value for key, value in settings.items() if key != "max_episode_steps"}
-    if not own_settings:
-        return error
-    # part of the message of Python's TypeError for an unknown keyword argument
-    if key := next((key for key in own_settings if f"argument '{key}'" in str(error)), None):
-        entry = registered.entry_point
-        if isinstance(entry, str):
-            entry = load_env_creator(entry)
-        parameters = inspect.signature(entry).parameters.values() if entry else ()
-        allowed = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        names = sorted(allowed - {"render_mode"} | {"max_episode_steps", "vectorization_mode"})
-        return UserError(f"env.{key}: unknown; allowed: {', '.join(names)}{suggest_name(key, names)}")
-    given = ", ".join(f"env.{key}={value!r}" for key, value in own_settings.items())
-    reason = " ".join(str(error).split())
-    return UserError(f"{given}: {registered.id} does not start with it: {type(error).__name__}: {reason}")
 
 
 def _get_package(registered: EnvSpec) -> str:

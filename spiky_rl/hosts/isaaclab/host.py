@@ -58,7 +58,7 @@ class IsaacLabTask(HostTask):
         self.physics = ""
 
     @override
-    def check_agent(self, spec: AgentSpec) -> None:
+    def adapt_to_agent(self, spec: AgentSpec) -> None:
         from spiky_rl.hosts.isaaclab import history
         from spiky_rl.hosts.isaaclab.cfg_checks import check_obs_groups, check_symmetry
 

@@ -69,7 +69,7 @@ class MjlabTask(HostTask):
         self.agent_defaults = convert_to_agent_layout(load_rl_cfg(self.id))  # type: ignore[arg-type]  # all of mjlab's are on-policy
 
     @override
-    def check_agent(self, spec: AgentSpec) -> None:
+    def adapt_to_agent(self, spec: AgentSpec) -> None:
         known = [name for name, group in self.env_cfg.observations.items() if group is not None]
         used = spec.runner.get("obs_groups") or {}
         require_obs_groups(used, known)
@@ -87,10 +87,6 @@ class MjlabTask(HostTask):
     @override
     def configure(self, device: str, num_envs: int, seed: int) -> None:
         self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, seed
-
-    @override
-    def get_physics_on(self, device: str) -> str:
-        return self.physics
 
     @override
     @contextmanager
