@@ -45,7 +45,7 @@ DATASET, SYNTHETIC = "nmnist", "nmnist_synthetic"
 BATCH = 50
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     command_line = common.Parser(
         "bench classify",
@@ -270,7 +270,7 @@ def load(args: argparse.Namespace) -> tuple[str, Samples]:
 
 def bench(argv: list[str]) -> int:
     """Run the benchmark. Raises UserError for invalid arguments, before training."""
-    args = parser().parse_intermixed_args(argv)
+    args = build_parser().parse_intermixed_args(argv)
     if importlib.util.find_spec("snntorch") is None:
         raise UserError(
             "spiky bench classify: snntorch is not installed; install it with: pip install snntorch"

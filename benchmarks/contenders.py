@@ -68,11 +68,11 @@ class Setting(ABC):
     """Whether it runs over `control_steps`; otherwise T is 1."""
 
     @abstractmethod
-    def inputs(self, kind: str, batch: int) -> Tensor:
+    def make_inputs(self, kind: str, batch: int) -> Tensor:
         """Return the input of contenders of a kind."""
 
     @abstractmethod
-    def rates(self, kind: str, x: Tensor) -> list[float]:
+    def measure_rates(self, kind: str, x: Tensor) -> list[float]:
         """Return the firing rates of every hidden layer in the reference for its input ``x``."""
 
     @property
@@ -81,7 +81,7 @@ class Setting(ABC):
         return self.control_steps * (self.steps if self.has_sequences else 1) * sum(self.widths)
 
     @classmethod
-    def title(cls) -> str:
+    def format_widths(cls) -> str:
         """Return the widths as text."""
         return "-".join(map(str, cls.widths))
 
@@ -95,7 +95,7 @@ class FeedforwardSetting(Setting):
     usual_steps = (4, 5, 16)
     has_sequences = False
 
-    def network(self, **options: Any) -> FeedForward:
+    def build_network(self, **options: Any) -> FeedForward:
         """Build the network with new weights. Raises RegistryError for an unknown neuron."""
         torch.manual_seed(0)
         neuron = {"name": self.neuron, **(LIF if self.neuron == "lif" else {})}
@@ -108,8 +108,8 @@ class FeedforwardSetting(Setting):
     @cached_property
     def reference(self) -> FeedForward:
         """The network with the weights of all contenders; every layer is scaled to the firing rate."""
-        network, run = self.network(), self.run_neuron()
-        signal = network.encoder(self.observations(64).unsqueeze(0))
+        network, run = self.build_network(), self.run_neuron()
+        signal = network.encoder(self.make_observations(64).unsqueeze(0))
         with torch.no_grad():
             for layer in network.layers:
                 current = layer.connection(signal)
@@ -121,37 +121,37 @@ class FeedforwardSetting(Setting):
 
     def run_neuron(self, backend: str = "auto") -> Run:
         """Return a function from currents [1, K or 1, B, N] to outputs [1, K, B, N], from the zero state."""
-        network = self.network()
+        network = self.build_network()
         layer, ops = next(iter(network.layers)), TorchOps(network.surrogate)
         values = layer.parameters_of_neuron()
         return lambda x: dispatch.unroll(backend, layer.neuron, ops, x, self.steps, None, values)[0]
 
-    def inputs(self, kind: str, batch: int) -> Tensor:
-        return self.currents(batch) if kind == "neuron" else self.observations(batch)
+    def make_inputs(self, kind: str, batch: int) -> Tensor:
+        return self.make_currents(batch) if kind == "neuron" else self.make_observations(batch)
 
-    def observations(self, batch: int) -> Tensor:
+    def make_observations(self, batch: int) -> Tensor:
         """Return normalised observations [B, O]."""
         return torch.randn(batch, WIDTHS[0], generator=torch.Generator().manual_seed(1)).to(self.device)
 
-    def currents(self, batch: int) -> Tensor:
+    def make_currents(self, batch: int) -> Tensor:
         """Return noise [1, K, B, N] with which the neuron fires at the rate."""
         noise = torch.randn(1, self.steps, batch, LONE_NEURONS, generator=torch.Generator().manual_seed(1))
         noise = noise.to(self.device)
         return (find_gain(noise[:, :, :64], self.run_neuron(), self.rate) * noise).requires_grad_()
 
     @torch.no_grad()
-    def rates(self, kind: str, x: Tensor) -> list[float]:
+    def measure_rates(self, kind: str, x: Tensor) -> list[float]:
         if kind == "neuron":
-            return [firing_rate(self.run_neuron()(x))]
+            return [measure_rate(self.run_neuron()(x))]
         rates, signal = [], self.reference.encoder(x.unsqueeze(0))
         ops = TorchOps(self.reference.surrogate)
         for layer in self.reference.layers:
             signal, _ = layer(ops, signal, self.steps, None, None, None)  # no state, no reset, no record
-            rates.append(firing_rate(signal))
+            rates.append(measure_rate(signal))
         return rates
 
 
-def firing_rate(outputs: Tensor) -> float:
+def measure_rate(outputs: Tensor) -> float:
     """Return the share of non-zero outputs."""
     return (outputs != 0).float().mean().item()
 
@@ -161,7 +161,7 @@ def find_gain(current: Tensor, run: Run, rate: float) -> float:
     """Return the factor of the current with the firing rate closest to ``rate``, searched by octaves, then by eighths of an octave."""
 
     def distance(gain: float) -> float:
-        return abs(firing_rate(run(gain * current)) - rate)
+        return abs(measure_rate(run(gain * current)) - rate)
 
     octave = min((2.0**k for k in range(-6, 15)), key=distance)
     return min((octave * 2.0 ** (k / 8) for k in range(-8, 9)), key=distance)
@@ -184,7 +184,7 @@ class Contender(torch.nn.Module):
         self.zero_grad()
         self(x).pow(2).mean().backward()
 
-    def gradient(self) -> Tensor:
+    def get_gradient(self) -> Tensor:
         """Return the gradients of all weights in the last pass, concatenated."""
         return torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
 
@@ -194,15 +194,15 @@ class Ours(Contender):
 
     def __init__(self, setting: FeedforwardSetting, **options: Any) -> None:
         super().__init__()
-        self.network = setting.network(**options)
+        self.network = setting.build_network(**options)
         self.network.load_state_dict(setting.reference.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.unsqueeze(0), None)[0].squeeze(0)
 
-    def gradient(self) -> Tensor:
+    def get_gradient(self) -> Tensor:
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
-        parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
+        parts = [part for link in links for part in (to_output_major(link, link.weight.grad), link.bias.grad)]
         return torch.cat([part.flatten() for part in parts])
 
 
@@ -394,17 +394,17 @@ class Alone(Contender):
             self.grad_output = noise.to(out.device)
         (self.grad_current,) = torch.autograd.grad(out, x, self.grad_output)
 
-    def gradient(self) -> Tensor:
+    def get_gradient(self) -> Tensor:
         return self.grad_current.flatten()
 
 
 def copy_linear(link: Any) -> torch.nn.Linear:
     """Return a torch linear layer with the weights of ``link``."""
     copied = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
-    copied.load_state_dict({"weight": output_major(link, link.weight), "bias": link.bias})
+    copied.load_state_dict({"weight": to_output_major(link, link.weight), "bias": link.bias})
     return copied
 
 
-def output_major(link: Any, weight: Tensor) -> Tensor:
+def to_output_major(link: Any, weight: Tensor) -> Tensor:
     """Return ``weight`` as [outputs, inputs], as in torch; our connections are input-major."""
     return weight if isinstance(link, torch.nn.Linear) else weight.t()

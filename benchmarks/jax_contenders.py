@@ -113,7 +113,7 @@ class JaxContender(Contender):
         self.gradients = self.jax.block_until_ready(self.differentiate(self.weights, self._convert(x)))
 
     @override
-    def gradient(self) -> Tensor:
+    def get_gradient(self) -> Tensor:
         return torch.cat([torch.from_dlpack(self.gradients[name]).t().flatten() for name in self.names])
 
 

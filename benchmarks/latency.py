@@ -38,7 +38,7 @@ type Times = dict[tuple[str, str], list[int]]
 """Nanoseconds of every control step by agent and form."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Return the parser of the command line."""
     # fields of RunRequest that are not flags of this command
     without = (*CHECKPOINT_FLAGS["without"], "agent", "video", "video_length")
@@ -59,7 +59,7 @@ def parser() -> common.Parser:
 
 def bench(argv: Sequence[str]) -> int:
     """Run the benchmark of the command line ``argv``; return 0."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     if args.json:
         files.require_file("--json", args.json, (".json",))
     plans = []

@@ -32,7 +32,7 @@ WARM_UP = 10
 SEED = 1
 
 
-def parser() -> Any:
+def build_parser() -> Any:
     """The command line."""
     from spiky_rl.hosts.isaaclab.physics_selection import NATIVE, WARP
 
@@ -63,7 +63,7 @@ def bench(argv: list[str]) -> int:
     """Run the benchmark."""
     if argv[:1] == ["serve"]:
         return serve(json.loads(argv[1]))
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     require_module("isaaclab", "isaaclab")
     common.setup_logging(False)
     for threads in args.threads:

@@ -53,7 +53,7 @@ def format_header(
         machine, clock = f"{torch.cuda.get_device_name(device)} ({device})", "wall time"
     titles = {get_network(kind): setting for setting in compared for kind in setting.kinds}
     lines = [
-        f"{network} {setting.title()}"
+        f"{network} {setting.format_widths()}"
         + f", {setting.control_steps} control steps" * setting.has_sequences
         + f", {machine}, torch {torch.__version__}"
         for network, setting in titles.items()
@@ -305,7 +305,9 @@ def _format_figure_title(rows: Rows) -> str:
     """Return the networks and the device of all ``rows``."""
     device, threads = rows[0]["device"], rows[0]["threads"]
     machine = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
-    titles = dict.fromkeys(NETWORKS[get_network(get_kind(group[0]))].title() for _, group in group_rows(rows))
+    titles = dict.fromkeys(
+        NETWORKS[get_network(get_kind(group[0]))].format_widths() for _, group in group_rows(rows)
+    )
     return f"{', '.join(titles)} on {machine}"
 
 

@@ -24,8 +24,8 @@ from benchmarks.contenders import (
     Step,
     copy_linear,
     find_gain,
-    firing_rate,
-    output_major,
+    measure_rate,
+    to_output_major,
 )
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
@@ -48,10 +48,10 @@ CALIBRATION_SAMPLES = 64
 class SequenceSetting(Setting):
     """A setting with networks that carry their state over `control_steps`."""
 
-    def inputs(self, kind: str, batch: int) -> Tensor:
-        return self.observations(batch)
+    def make_inputs(self, kind: str, batch: int) -> Tensor:
+        return self.make_observations(batch)
 
-    def observations(self, batch: int) -> Tensor:
+    def make_observations(self, batch: int) -> Tensor:
         """Return normalised observations [T, B, O], new ones in every control step."""
         shape = (self.control_steps, batch, self.widths[0])
         return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
@@ -65,7 +65,7 @@ class RecurrentSetting(SequenceSetting):
     usual_neuron = "alif"
     usual_steps = (4,)
 
-    def network(self) -> FeedForward:
+    def build_network(self) -> FeedForward:
         """Build the network with new weights; every neuron is connected to all neurons of its layer, including itself."""
         torch.manual_seed(0)
         options = {
@@ -83,9 +83,9 @@ class RecurrentSetting(SequenceSetting):
     @cached_property
     def reference(self) -> FeedForward:
         """The network with the weights of all contenders; the input of every layer is scaled to the firing rate."""
-        network = self.network()
+        network = self.build_network()
         ops = TorchOps(network.surrogate)
-        signal = network.encoder(self.observations(CALIBRATION_SAMPLES))
+        signal = network.encoder(self.make_observations(CALIBRATION_SAMPLES))
         with torch.no_grad():
             for layer in network.layers:
                 current, run = layer.connection(signal), partial(self._run, layer, ops)
@@ -102,11 +102,11 @@ class RecurrentSetting(SequenceSetting):
         return dispatch.unroll("auto", layer.neuron, ops, current, self.steps, None, values, **recurrence)[0]
 
     @torch.no_grad()
-    def rates(self, kind: str, x: Tensor) -> list[float]:
+    def measure_rates(self, kind: str, x: Tensor) -> list[float]:
         rates, signal, ops = [], self.reference.encoder(x), TorchOps(self.reference.surrogate)
         for layer in self.reference.layers:
             signal, _ = layer(ops, signal, self.steps, None, None, None)  # no state, no reset, no record
-            rates.append(firing_rate(signal))
+            rates.append(measure_rate(signal))
         return rates
 
 
@@ -135,10 +135,10 @@ class ReservoirSetting(SequenceSetting):
         return built.build(inputs=self.widths[0], outputs=self.widths[-1]).to(self.device)
 
     @torch.no_grad()
-    def rates(self, kind: str, x: Tensor) -> list[float]:
+    def measure_rates(self, kind: str, x: Tensor) -> list[float]:
         record = ForwardRecord()
         self.reference(x, None, record=record)
-        return [firing_rate(record.signals[1])]
+        return [measure_rate(record.signals[1])]
 
 
 class OurRecurrent(Contender):
@@ -146,15 +146,15 @@ class OurRecurrent(Contender):
 
     def __init__(self, setting: RecurrentSetting) -> None:
         super().__init__()
-        self.network = setting.network()
+        self.network = setting.build_network()
         self.network.load_state_dict(setting.reference.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, None)[0]
 
-    def gradient(self) -> Tensor:
+    def get_gradient(self) -> Tensor:
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
-        parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
+        parts = [part for link in links for part in (to_output_major(link, link.weight.grad), link.bias.grad)]
         parts += [layer.recurrent.weight.grad.t() for layer in self.network.layers]  # type: ignore[union-attr]
         return torch.cat([part.flatten() for part in parts])
 
@@ -253,19 +253,19 @@ class ReservoirCopy(Contender):
         self.readout = copy_linear(network.readout)
 
     @abstractmethod
-    def traces(self, x: Tensor) -> Tensor:
+    def compute_traces(self, x: Tensor) -> Tensor:
         """Return every neuron's trace after each control step, [T, B, N], for observations [T, B, O]."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            traces = (self.traces(x) - self.mean) / self.deviation
+            traces = (self.compute_traces(x) - self.mean) / self.deviation
         return self.readout(traces)
 
 
 class PlainReservoir(ReservoirCopy):
     """The straightforward implementation."""
 
-    def traces(self, x: Tensor) -> Tensor:
+    def compute_traces(self, x: Tensor) -> Tensor:
         synaptic_current = spikes = trace = x.new_zeros(x.shape[1], len(self.recurrent_weight))
         states = self.neuron.named_states(*[spikes] * len(self.neuron.states))
         traces = []
@@ -290,7 +290,7 @@ class PeerReservoir(ReservoirCopy):
         # the cells do not scale their input by 1 - decay, so potentials and threshold are larger by that factor
         self.cell = cell(self, decay, threshold / (1.0 - decay))
 
-    def traces(self, x: Tensor) -> Tensor:
+    def compute_traces(self, x: Tensor) -> Tensor:
         spikes = v = x.new_zeros(x.shape[1], len(self.recurrent_weight))
         synaptic_current, trace, transposed = (
             torch.zeros_like(v),

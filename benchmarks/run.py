@@ -45,7 +45,7 @@ MIN_BATCH_TO_COMPARE = 64
 """Smallest batch for which differing outputs are a failure: in a small one a single flipped spike changes the share too much."""
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     command_line = common.Parser(
         "bench",
@@ -206,13 +206,13 @@ class Race:
                 continue
             rows = [self._make_row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
             if any(row.failed is None for row in rows):
-                self._time(rows, kind, self.setting.inputs(kind, batch), rounds)
+                self._time(rows, kind, self.setting.make_inputs(kind, batch), rounds)
             all_rows += rows
         return all_rows
 
     def _time(self, rows: list[Row], kind: str, x: Tensor, rounds: int) -> None:
         """Fill the rows of one kind, which share an input; the first row is the reference."""
-        rates = self.setting.rates(kind, x)
+        rates = self.setting.measure_rates(kind, x)
         expected: list[Tensor] = []
         calls = []
         for row in rows:
@@ -249,7 +249,7 @@ class Race:
             return []
         if row.mode == "infer":
             return [output.detach()]
-        return [output.detach(), module.gradient()]  # the gradient of the first call
+        return [output.detach(), module.get_gradient()]  # the gradient of the first call
 
     def _count_calls(self, row: Row, x: Tensor) -> int:
         """Warm up; return the number of calls that last `MIN_MEASUREMENT_S` seconds."""
@@ -357,7 +357,7 @@ def bench(argv: list[str]) -> int:
     if argv[:1] and argv[0] in OTHER_BENCHMARKS:
         module = importlib.import_module(f"benchmarks.{OTHER_BENCHMARKS[argv[0]]}")
         return module.bench(argv[1:])
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     device = resolve_device(args.device)
     args.networks = list(dict.fromkeys(args.networks))
     compared = build_settings(args, device)

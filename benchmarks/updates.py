@@ -54,7 +54,7 @@ class Row:
     """This time over that of the MLP."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """The command line."""
     command_line = common.Parser(
         "bench updates",
@@ -81,7 +81,7 @@ def parser() -> common.Parser:
 
 def bench(argv: Sequence[str]) -> int:
     """Run the benchmark."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.json:
         files.require_file("--json", args.json, (".json",))
     for size in args.minibatch:

@@ -112,7 +112,7 @@ class Step:
     """Variables besides `ENVIRONMENT`."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """The command line."""
     command_line = common.Parser(
         "verify_gpu",
@@ -330,7 +330,7 @@ def check_arguments(args: argparse.Namespace, folder: Path, out: Path) -> None:
 
 def verify(argv: list[str]) -> int:
     """Run all steps and write the page; return exit code 1 if a step failed."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     folder = args.folder or Path(f"logs/verify_gpu/{time.strftime('%Y-%m-%d_%H-%M-%S')}")
     out = args.out or (folder / PAGE.name if args.dry_run else PAGE)
     check_arguments(args, folder, out)

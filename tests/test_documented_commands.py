@@ -53,7 +53,7 @@ def open_parser(verb: str, arguments: list[str]):
     module = OPENED.get(verb, f"spiky_rl.cli.{verb}")
     if verb == "bench" and arguments[:1] and arguments[0] in OTHER_BENCHMARKS:
         module, arguments = f"benchmarks.{OTHER_BENCHMARKS[arguments[0]]}", arguments[1:]
-    return importlib.import_module(module).parser(), arguments
+    return importlib.import_module(module).build_parser(), arguments
 
 
 @pytest.mark.parametrize(

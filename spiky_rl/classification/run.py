@@ -67,7 +67,7 @@ def create_run(
     if settings is None:
         loaded = find_checkpoint(request)
         settings = resume_settings(request, loaded)
-    trainer = prepare_data(settings, loaded, request.device, request.download, open_progress)
+    trainer = prepare_trainer(settings, loaded, request.device, request.download, open_progress)
     return ClassificationRun(trainer, settings, request.log_root, request.run_name)
 
 
@@ -105,7 +105,7 @@ def _find_folder_name(log_root: Path, dataset: str) -> str:
     return dataset
 
 
-def prepare_data(
+def prepare_trainer(
     settings: ClassificationSettings,
     loaded: LoadedCheckpoint | None,
     device: str | None,
@@ -142,7 +142,7 @@ def _prepare_resume(
     fetch: bool,
     open_progress: ProgressFactory,
 ) -> Trainer:
-    """Return a trainer with the data and the state of the checkpoint ``loaded``. See `prepare_data`."""
+    """Return a trainer with the data and the state of the checkpoint ``loaded``. See `prepare_trainer`."""
     _require_epochs(settings, loaded)
     device = resolve_device(device)
     checkpoint.require_memory(loaded, settings.spec, get_memory(device))
@@ -152,6 +152,7 @@ def _prepare_resume(
     trainer = _make_trainer(settings, device, fetch, open_progress)
     _require_same(trainer, loaded, settings.flags.ids)
     with wrap_load_errors(str(loaded.path)):
+        # checks that the best weights fit; `restore` loads the latest ones
         trainer.network.load_state_dict(loaded.content["best"])
         trainer.restore(dict(loaded.content))
     if device != loaded.identity["device"]:

@@ -12,7 +12,7 @@ from spiky_rl.cli import common, evaluate, train
 from spiky_rl.experiments.run import cell_requests, cells
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser("cell", "Train or evaluate a cell of a study.")
     command_parser.add_argument("step", choices=["train", "evaluate"])
@@ -27,7 +27,7 @@ def parser() -> common.Parser:
 
 def run_step(argv: list[str]) -> int:
     """Train or evaluate the cell by its specification."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     if args.step == "evaluate":
         return evaluate.run_evaluation(*cell_requests.make_evaluation_request(args.folder))
     if args.distributed:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spiky_rl.classification.training import Epoch
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Train an agent's network as a classifier of event recordings (Ctrl-C stops and saves), evaluate it, or predict classes."
     return common.Parser("classify", about, ClassifyRequest, ClassifyOptions, verbose=True)
@@ -33,7 +33,7 @@ def parser() -> common.Parser:
 
 def classify(argv: list[str]) -> int:
     """Train, evaluate or predict; all checks that need no data run before the data is loaded."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     request = parse_settings(ClassifyRequest, args, flags=get_given_values(ClassifyOptions, args))
     action = "evaluating" if request.evaluate else "predicting with" if request.predict else "training"
     common.announce(f"{action} {request.agent or 'a classifier'} on {request.dataset or request.checkpoint}")
@@ -123,7 +123,7 @@ def print_summary(
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
     words = ["--checkpoint", str(folder), *required_arguments]
     root = ["--log_root", str(log_root)] if log_root != Path("logs") else []
-    command, outcome = common.program("classify"), result["outcome"]
+    command, outcome = common.format_program("classify"), result["outcome"]
     lacks_ann = result["settings"]["flags"]["ann"] == "mlp" and result["ann"] is None
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",

@@ -19,7 +19,7 @@ log = logging.getLogger("spiky_rl")
 run = command.run_command
 
 
-def program(name: str) -> str:
+def format_program(name: str) -> str:
     """Return the shell words that call the command ``name`` in the same way as the present command."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":

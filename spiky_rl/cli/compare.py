@@ -31,7 +31,7 @@ from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.run_plan import split_overrides
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command; flags override keys of the study file."""
     command_parser = common.Parser(
         "compare",
@@ -55,7 +55,7 @@ def parser() -> common.Parser:
 
 def compare(argv: list[str]) -> int:
     """Plan the study, run its unfinished cells and write the report."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     requested = read_study(args)
     place = parse_settings(ExecutionOptions, args)
     common.announce(

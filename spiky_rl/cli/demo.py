@@ -49,7 +49,7 @@ VIEWS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 """View -> (message at its start, its fields of `RunRequest`, its fields of `PlayOptions`)."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser(
         "demo", "Show a trained robot and its spikes; nothing is trained.", verbose=True
@@ -67,7 +67,7 @@ def parser() -> common.Parser:
 
 def demo(argv: list[str]) -> int:
     """Show a trained policy on a page or in a film."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     common.announce(f"showing a trained {args.agent}{f' on {args.task}' if args.task else ''}")
     task = args.task or find_task(args.agent)
     host = find_host(task)
@@ -118,7 +118,7 @@ def find_task(agent: str) -> str:
     if reasons:
         raise UserError("; ".join(reasons))
     raise UserError(
-        f"--agent {agent}: no trained policy to show; list them with: {common.program('show')} policies"
+        f"--agent {agent}: no trained policy to show; list them with: {common.format_program('show')} policies"
     )
 
 

@@ -17,7 +17,7 @@ from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
 from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunPlan, RunRequest
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command, with the names of the conditions in its help."""
     about = "Evaluate a trained policy, undisturbed and under test conditions."
     conditions = {name: get_host(name).list_conditions() for name in list_hosts()}
@@ -33,7 +33,7 @@ def parser() -> common.Parser:
 
 def evaluate(argv: list[str]) -> int:
     """Evaluate a policy; all checks run before a simulator starts."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     request, options = parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args)
     common.announce(f"evaluating {request.agent} on {request.task}")
     return run_evaluation(resolve_pretrained(request), options)

@@ -14,7 +14,7 @@ from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Export a trained policy for other programs and chips, and verify the files against the policy."
     # an export records no videos
@@ -24,7 +24,7 @@ def parser() -> common.Parser:
 
 def export(argv: list[str]) -> int:
     """Export a policy."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     request, options = parse_settings(RunRequest, args), parse_settings(ExportOptions, args)
     common.announce(f"exporting {request.agent} on {request.task}")
     request = resolve_pretrained(request)

@@ -75,7 +75,7 @@ LOAD_RUN = "--load_run"
 """Foreign flag with the name or the path of a run folder, or a regular expression of names."""
 
 
-def number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
+def make_number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
     """Return a function for argparse's ``type`` that parses a ``kind`` within the bounds of `check_number`."""
 
     def parse(text: str) -> N:
@@ -92,9 +92,9 @@ def number_type[N: (int, float)](kind: type[N], **bounds: float | None) -> Calla
     return parse
 
 
-positive_int = number_type(int, low=1, high=MAX_INT32)
+positive_int = make_number_type(int, low=1, high=MAX_INT32)
 """Parses a positive integer of at most 32 bits."""
-seed_int = number_type(int, low=-1, high=MAX_INT32)
+seed_int = make_number_type(int, low=-1, high=MAX_INT32)
 """Parses a seed: a non-negative integer, or -1 for a random seed."""
 
 
@@ -156,7 +156,7 @@ def _build_argument(key: str, field: OptionInfo, defaults: Mapping[str, object])
     if field.many:  # a text with commas, parsed by the settings
         return arguments
     if field.kind in (int, float):
-        return arguments | {"type": number_type(field.kind, **field.limits)}
+        return arguments | {"type": make_number_type(field.kind, **field.limits)}
     return arguments | ({"type": Path} if field.kind is Path else {})
 
 

@@ -9,7 +9,7 @@ from spiky_rl.config.progress import format_count
 from spiky_rl.reservoirs.growth.settings import GrowRequest
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
         "grow",
@@ -20,7 +20,7 @@ def parser() -> common.Parser:
 
 def grow(argv: list[str]) -> int:
     """Evolve a graph and write the best one."""
-    request = parse_settings(GrowRequest, parser().parse(argv)).with_drawn_seed()
+    request = parse_settings(GrowRequest, build_parser().parse(argv)).with_drawn_seed()
     common.announce(f"evolving a graph for {request.task} into {request.out}")
     request.check_request()
 

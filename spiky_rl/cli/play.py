@@ -27,7 +27,7 @@ MAX_PRINTED_EPISODES = 50
 """Maximum number of printed episodes."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     about = "Run a trained policy and report its episodes; optionally watch it, record a video or export it."
     return common.Parser("play", about, RunRequest, PlayOptions, **CHECKPOINT_FLAGS)
@@ -35,7 +35,7 @@ def parser() -> common.Parser:
 
 def play(argv: list[str]) -> int:
     """Run a policy; all checks run before a simulator starts."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     request, options = parse_settings(RunRequest, args), parse_settings(PlayOptions, args)
     common.announce(f"playing {request.agent} on {request.task}")
     return run_play(resolve_pretrained(request), options)

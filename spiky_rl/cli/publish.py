@@ -13,7 +13,7 @@ from spiky_rl.learners.common.checkpoint_names import is_numbered, list_checkpoi
 EVALUATION = "evaluation.json"
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser(
         "publish",
@@ -44,7 +44,7 @@ def parser() -> common.Parser:
 
 def publish(argv: list[str]) -> int:
     """Write the two files of a policy and print the manifest's."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     common.announce(f"publishing the policy of {args.run}")
     checkpoint = find_last_checkpoint(args.run)
     evaluation = args.evaluation or find_evaluation(args, checkpoint)
@@ -96,7 +96,7 @@ def find_evaluation(args: argparse.Namespace, checkpoint: Path) -> Path:
     for folder in (checkpoint.parent, args.run, find_cell(checkpoint) or args.run):
         if (folder / EVALUATION).is_file():
             return folder / EVALUATION
-    evaluate = f"{common.program('evaluate')} --task TASK --agent AGENT --checkpoint {checkpoint} --conditions nominal"
+    evaluate = f"{common.format_program('evaluate')} --task TASK --agent AGENT --checkpoint {checkpoint} --conditions nominal"
     raise UserError(
         f"--evaluation: {checkpoint} has none; make one, with the training's overrides of the environment: {evaluate}"
     )

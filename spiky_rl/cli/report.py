@@ -12,7 +12,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser("report", "Write a study's report from its result files.")
     command_parser.add_argument("folder", type=Path, help="folder of the study, the --out of spiky compare")
@@ -21,7 +21,7 @@ def parser() -> common.Parser:
 
 def report(argv: list[str]) -> int:
     """Write report.html, report.md, figures/ and tensorboard/ into the study's folder."""
-    folder = parser().parse(argv).folder
+    folder = build_parser().parse(argv).folder
     common.announce(f"writing the report of {folder}")
     if not os.path.isfile(folder / "study.json"):
         raise UserError(f"{str(folder)!r}: not the folder of a study; it has no study.json")

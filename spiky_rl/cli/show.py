@@ -27,7 +27,7 @@ SCHEMA = "schema"
 """First argument that prints JSON Schemas of files instead of listing a kind."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     command_parser = common.Parser("show", "List the components, agents and tasks, or describe one of them.")
     command_parser.add_argument(
@@ -74,7 +74,7 @@ def parser() -> common.Parser:
 
 def show(argv: list[str]) -> int:
     """Print the list or the description."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     check_combination(args)
     if args.task or args.source or args.kind == RESERVOIR:
         common.announce(f"describing {args.name or args.kind}{f' on {args.task}' if args.task else ''}")

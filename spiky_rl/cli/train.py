@@ -21,7 +21,7 @@ from spiky_rl.run.prepare import list_policy_overrides, make_plan
 from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train_options
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     return common.Parser(
         "train",
@@ -34,7 +34,7 @@ def parser() -> common.Parser:
 
 def train(argv: list[str]) -> int:
     """Train an agent; all checks run before a simulator starts."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     request, options = parse_settings(RunRequest, args), parse_settings(TrainOptions, args)
     common.announce(f"training {request.agent} on {request.task}")
     return run_training(resolve_pretrained(request), options, argv)
@@ -95,11 +95,11 @@ def print_summary(result: Mapping[str, Any], plan: RunPlan, options: TrainOption
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
         *describe_result(result, plan.spec.network is not None),
-        checkpoint is not None and ("play with", f"{common.program('play')} {play}"),
+        checkpoint is not None and ("play with", f"{common.format_program('play')} {play}"),
         ("TensorBoard", f"tensorboard --logdir {request.log_root}"),
         checkpoint is not None
         and outcome != "finished"
-        and ("resume with", f"{common.program('train')} {resume}"),
+        and ("resume with", f"{common.format_program('train')} {resume}"),
     )
 
 

@@ -33,7 +33,7 @@ EXCLUDED_KEYS = ("question", "conditions", "baseline", "tuning")
 """Keys of a study that tune.py has no flags for."""
 
 
-def parser() -> common.Parser:
+def build_parser() -> common.Parser:
     """Build the parser of the command."""
     about = (
         "Tune agents on tasks with equally many trials each. Run the same command again to resume, or with more trials to add"
@@ -55,7 +55,7 @@ def parser() -> common.Parser:
 
 def tune(argv: list[str]) -> int:
     """Run the remaining trials; write the tuned values and the report."""
-    args = parser().parse(argv)
+    args = build_parser().parse(argv)
     require_module("optuna", "experiments")
     split_overrides(args.overrides)  # raises if a text is not an override
     options = parse_settings(TuneOptions, args)

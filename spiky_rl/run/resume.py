@@ -148,8 +148,8 @@ def find_named_code(overrides: Sequence[str]) -> list[str]:
 def _read_values(override: str) -> dict[str, Any]:
     """Return all values that an ``override`` may have, under the last part of its key, without URLs.
 
-    We parse the text as YAML; Isaac Lab parses it as a Python literal, or else takes the text itself, which names no class if it ends
-    with a bracket.
+    For us the text is YAML. For Isaac Lab it is a Python literal or, if it is not one, the text itself; a text that ends with a bracket
+    names no class.
     """
     path, _, text = override.partition("=")
     values = [parse_yaml(text)] if text.rstrip().endswith(("}", "]")) else [text, parse_yaml(text)]

@@ -349,7 +349,7 @@ class _IterationCallback:
         used = self._compute_used_share(iteration)
         share = min(used, 1.0)
         if self.budget is not None and self.initial_share is None:
-            # a resumed run has used some of its budget already
+            # what a resumed run had used before this iteration, if all iterations so far used the same
             self.initial_share = share * (1.0 - 1.0 / len(progress.steps))
         self.show(TrainingStep(iteration, share, self.initial_share))
         if run.folder is not None:

@@ -138,7 +138,7 @@ def test_the_time_of_the_first_call_is_that_of_one_call(monkeypatch):
 
 
 def test_help_names_the_contenders_that_do_not_run_by_default():
-    (action,) = [one for one in bench.parser()._actions if "--contenders" in one.option_strings]
+    (action,) = [one for one in bench.build_parser()._actions if "--contenders" in one.option_strings]
     left_out = action.help.partition("default: all but ")[2].split(", ")
     assert left_out == [name for name in CONTENDERS if not CONTENDERS[name].quick] and "spyx" in left_out
 
@@ -222,7 +222,7 @@ def test_a_contender_for_the_cpu_alone_is_left_out_on_a_gpu_and_refused_where_it
 @pytest.mark.parametrize("rate", [0.05, 0.4])
 def test_layers_fire_at_the_rate_of_the_comparison(rate):
     setting = FeedforwardSetting("lif", STEPS, "cpu", rate=rate)
-    found = setting.rates("network", setting.inputs("network", 256))
+    found = setting.measure_rates("network", setting.make_inputs("network", 256))
     assert all(abs(each - rate) < 0.4 * rate for each in found), found
 
 
@@ -247,7 +247,7 @@ def test_jax_computes_on_as_many_threads_as_the_others_and_hands_no_call_over(th
         "import pathlib, time, torch; from benchmarks.contenders import FeedforwardSetting\n"
         "from benchmarks.jax_contenders import JaxLoop\n"
         f"torch.set_num_threads({threads}); setting = FeedforwardSetting('lif', 3, 'cpu')\n"
-        "run, x = JaxLoop(setting), setting.observations(1); run(x); run(x)\n"
+        "run, x = JaxLoop(setting), setting.make_observations(1); run(x); run(x)\n"
         "names = [file.read_text() for file in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
         "whole, own = time.process_time(), time.thread_time()\n"
         "for _ in range(200): run(x)\n"
@@ -273,5 +273,5 @@ def test_gradient_steps_of_ppo_and_td3_are_timed_in_turns(tmp_path, monkeypatch)
 
 
 def test_without_a_word_the_feedforward_network_is_compared():
-    networks = bench.parser().parse_args([]).networks
+    networks = bench.build_parser().parse_args([]).networks
     assert set(bench_choice.choose_contenders(None, networks, "cpu")) <= set(FEEDFORWARD)

@@ -227,7 +227,7 @@ def test_recordings_that_are_nothing_to_learn_from_are_refused_in_one_line(
 
 
 def test_a_race_is_not_on_the_recordings_that_settings_were_chosen_on():
-    assert bench_classify.parser().parse_args([]).split != 0
+    assert bench_classify.build_parser().parse_args([]).split != 0
 
 
 def test_without_snntorch_the_command_says_what_to_install(monkeypatch):

@@ -68,16 +68,16 @@ def test_every_contender_runs_and_is_compared_where_it_is_the_same_network(name,
             assert row.same > 0.9
             assert mode == "infer" or row.cosine > 0.999
     module = CONTENDERS[name].build(setting)
-    features = module(setting.inputs(setting.kinds[0], 5))
+    features = module(setting.make_inputs(setting.kinds[0], 5))
     assert features.shape == (CONTROL, 5, setting.widths[-1]) and features.std() > 0
 
 
 def test_every_layer_fires_at_the_rate_of_the_comparison_and_a_reservoir_at_that_of_its_agent(settings):
     layers = settings["recurrent"]
-    rates = layers.rates("recurrent", layers.inputs("recurrent", BATCH))
+    rates = layers.measure_rates("recurrent", layers.make_inputs("recurrent", BATCH))
     assert len(rates) == 2 and all(abs(rate - RATE) < 0.03 for rate in rates)
     reservoir = settings["reservoir"]
-    [rate] = reservoir.rates("reservoir", reservoir.inputs("reservoir", BATCH))
+    [rate] = reservoir.measure_rates("reservoir", reservoir.make_inputs("reservoir", BATCH))
     assert 0.01 < rate < 0.04, "25 Hz in steps of 1 ms"
 
 
@@ -112,8 +112,8 @@ def test_a_reservoir_that_computes_something_else_is_found_out(settings):
 def test_a_wrong_gradient_is_found_out_where_the_outputs_are_right(settings, monkeypatch):
     compared = bench.Race(settings["recurrent"], ["plain_recurrent", "spiky_rl_recurrent"], 1)
     ours = compared.modules["spiky_rl_recurrent"]
-    right = ours.gradient
-    monkeypatch.setattr(ours, "gradient", lambda: right().roll(1))
+    right = ours.get_gradient
+    monkeypatch.setattr(ours, "get_gradient", lambda: right().roll(1))
     rows = {row.contender: row for row in compared.run(BATCH, "train", 1)}
     assert "its gradient's cosine with the reference's is" in rows["spiky_rl_recurrent"].failed
 
@@ -122,9 +122,9 @@ def test_training_changes_of_a_reservoir_nothing_but_its_readout(settings):
     setting = settings["reservoir"]
     for name in ("plain_reservoir", "spiky_rl_reservoir"):
         module = CONTENDERS[name].build(setting)
-        module.learn(setting.inputs("reservoir", 3))
+        module.learn(setting.make_inputs("reservoir", 3))
         got = [key for key, value in module.named_parameters() if value.grad is not None]
-        assert len(got) == 2 and module.gradient().numel() == 256 * 8 + 8, got
+        assert len(got) == 2 and module.get_gradient().numel() == 256 * 8 + 8, got
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def resume(path):
     """Go on with a checkpoint's run, up to its first epoch."""
     asked = ClassifyRequest(checkpoint=str(path), device="cpu", flags={"epochs": 3})
     loaded = checkpoint.read(path)
-    return run.prepare_data(resume_settings(asked, loaded), loaded, "cpu")
+    return run.prepare_trainer(resume_settings(asked, loaded), loaded, "cpu")
 
 
 def test_the_whole_checkpoint_goes_on_and_is_used(good, tmp_path):

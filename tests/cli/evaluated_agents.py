@@ -11,7 +11,7 @@ import traceback
 
 import torch
 
-from spiky_rl.cli.evaluate import parser
+from spiky_rl.cli.evaluate import build_parser
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
@@ -28,7 +28,7 @@ NAMES += ["action_delay_2", "weights_4_bits", "dead_neurons"]
 def planned(library, logs, agent):
     line = "--task cartpole --device cpu --assets local env.episode_length_s=1.0".split()
     line += ["--agent", agent, "--rl_library", library, "--log_root", logs]
-    return make_plan(parse_settings(RunRequest, parser().parse_args(line)))
+    return make_plan(parse_settings(RunRequest, build_parser().parse_args(line)))
 
 
 def parts(policy, env, groups):

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from spiky_rl.cli.flags import parse_settings
-from spiky_rl.cli.train import parser
+from spiky_rl.cli.train import build_parser
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy._export import write_and_verify
 from spiky_rl.deploy._targets import ExportOptions, check_expressible
@@ -28,7 +28,7 @@ ONCE = "agent.algorithm.num_learning_epochs=1"
 def planned(library, logs, task, agent):
     line = ["--task", task, "--agent", agent, "--rl_library", library, "--log_root", logs]
     line += [*"--device cpu --assets local --num_envs 16 --seed 0".split(), ONCE]
-    return make_plan(parse_settings(RunRequest, parser().parse_args(line)))
+    return make_plan(parse_settings(RunRequest, build_parser().parse_args(line)))
 
 
 def warnings(runner, activity):

@@ -43,9 +43,9 @@ def listed(config):
 def parsed(script, line):
     """What a command line asks for: the run, and what else the command takes."""
     if "train" in script:
-        args = train.parser().parse_intermixed_args(line)
+        args = train.build_parser().parse_intermixed_args(line)
         return parse_settings(RunRequest, args), parse_settings(TrainOptions, args)
-    args = evaluate.parser().parse_intermixed_args(line)
+    args = evaluate.build_parser().parse_intermixed_args(line)
     return parse_settings(RunRequest, args), parse_settings(EvaluateOptions, args)
 
 

@@ -256,7 +256,7 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
         None,
         None,
     )
-    program = re.escape(common.program("classify"))
+    program = re.escape(common.format_program("classify"))
     (words,) = re.findall(f"resume with +{program} (.*)", capsys.readouterr().out)
     assert common.run(classify, shlex.split(words)) == 0
     _, resumed = newest(tmp_path)
@@ -447,7 +447,7 @@ def test_a_part_of_the_network_from_a_file_is_named_again_to_resume_and_to_predi
     data, neuron = folder(tmp_path / "data", 5, 0), f"agent.network.neuron={tmp_path / 'mine.py'}:Lif"
     assert run(tmp_path, *LINE, neuron, "--data", data, "--epochs", 1) == 0
     run_folder, _ = newest(tmp_path)
-    program = re.escape(common.program("classify"))
+    program = re.escape(common.format_program("classify"))
     (words,) = re.findall(f"predict with +{program} (.*)", capsys.readouterr().out)
     assert common.run(classify, shlex.split(words.replace("FOLDER", str(data)))) == 0
     use = ["--checkpoint", run_folder, "--device", "cpu"]

@@ -92,7 +92,7 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
 )
 def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here(command, flag, here, capsys):
     with pytest.raises(SystemExit) as ended:
-        command.parser().parse(["--task", "cartpole", flag])
+        command.build_parser().parse(["--task", "cartpole", flag])
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.count("\n") == 1 and flag in line and here in line
 
@@ -108,7 +108,7 @@ def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here
     ],
 )
 def test_isaac_labs_words_for_checkpoints_work(line, checkpoint):
-    args = train.parser().parse(["--task", "cartpole", *line.split()])
+    args = train.build_parser().parse(["--task", "cartpole", *line.split()])
     assert getattr(args, "checkpoint", None) == checkpoint
 
 
@@ -127,7 +127,7 @@ def test_isaac_labs_words_for_checkpoints_work(line, checkpoint):
 )
 def test_a_run_that_is_not_named_or_named_twice_is_refused(line, words):
     with pytest.raises(UserError, match=words):
-        train.parser().parse(["--task", "cartpole", *line.split()])
+        train.build_parser().parse(["--task", "cartpole", *line.split()])
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def runs(tmp_path):
 
 
 def get_checkpoint(line, runs):
-    args = train.parser().parse([*line.split(), "--log_root", str(runs.parent)])
+    args = train.build_parser().parse([*line.split(), "--log_root", str(runs.parent)])
     return str(Path(args.checkpoint).relative_to(runs))
 
 
@@ -196,7 +196,7 @@ def test_a_run_or_a_checkpoint_that_does_not_match_is_refused_by_the_flag_that_w
 
 def test_a_run_is_found_below_the_last_folder_of_all_runs_that_is_given(runs):
     root = ["--log_root=elsewhere", f"--log_root={runs.parent}"]
-    args = train.parser().parse(["--task", "ant", "--resume", "--load_run", "2026-11-06", *root])
+    args = train.build_parser().parse(["--task", "ant", "--resume", "--load_run", "2026-11-06", *root])
     assert args.checkpoint == str(runs / "ant" / "2026-11-06")
 
 
@@ -225,7 +225,7 @@ def test_help_says_what_a_field_means_and_what_holds_without_its_flag():
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
 def test_no_command_speaks_of_files_nulls(command):
-    text = command.parser().format_help()
+    text = command.build_parser().format_help()
     assert not [words for words in UNTOLD if words in text]
 
 
@@ -236,10 +236,10 @@ def test_bounds_of_a_number_that_may_not_be_reached_are_declared_too():
 
 
 def test_help_offers_only_what_a_command_line_can_give():
-    offered = evaluate.parser().format_help()
+    offered = evaluate.build_parser().format_help()
     assert "--episodes" in offered
     assert not any(f"{flag} " in offered for flag in ("--num_envs", "--video", "--video_length"))
-    offered = " ".join(compare.parser().format_help().split())
+    offered = " ".join(compare.build_parser().format_help().split())
     assert "its folder (in a study file also {agent: file or folder}" in offered
 
 
@@ -247,9 +247,9 @@ def test_a_study_file_in_a_folder_with_an_equals_sign_is_no_override(tmp_path):
     (folder := tmp_path / "lr=1e-3").mkdir()
     (folder / "study.yaml").write_text("{agents: [lif_ppo], tasks: [CartPole-v1]}")
     line = [str(folder / "study.yaml"), "env.x=1"]
-    asked = compare.read_study(compare.parser().parse(line))
+    asked = compare.read_study(compare.build_parser().parse(line))
     assert asked.agents == ("lif_ppo",) and asked.overrides == ("env.x=1",)
     with pytest.raises(
         UserError, match="'network.neuron.tau=2' is not an override; .*mean 'agent.network.neuron.tau'"
     ):
-        compare.read_study(compare.parser().parse(["network.neuron.tau=2", "--agents", "lif_ppo"]))
+        compare.read_study(compare.build_parser().parse(["network.neuron.tau=2", "--agents", "lif_ppo"]))

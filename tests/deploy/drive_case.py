@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.cli.evaluate import parser
+from spiky_rl.cli.evaluate import build_parser
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
@@ -25,7 +25,7 @@ def main(checkpoint: str) -> None:
     line = (
         f"--task Isaac-Ant-v0 --agent lif_ppo --device cpu --assets local --checkpoint {checkpoint}".split()
     )
-    plan = make_plan(parse_settings(RunRequest, parser().parse_intermixed_args(line)))
+    plan = make_plan(parse_settings(RunRequest, build_parser().parse_intermixed_args(line)))
     held: list = []
 
     def live(observation):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spiky_rl.cli.export import parser
+from spiky_rl.cli.export import build_parser
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.deploy import _export, c
 from spiky_rl.deploy._contract import describe_contract
@@ -29,7 +29,7 @@ PROGRAM = Path(__file__).with_name("engineer.c")
 def main(folder: Path) -> None:
     """Export the recorded policy of Isaac-Ant, drive an episode with it and one with the program, both from the same state."""
     line = "--task Isaac-Ant-v0 --agent lif_ppo --device cpu --assets local --checkpoint pretrained".split()
-    args = parser().parse([*line, "--log_root", str(folder / "logs")])
+    args = build_parser().parse([*line, "--log_root", str(folder / "logs")])
     plan = make_plan(resolve_pretrained(parse_settings(RunRequest, args)))
     checkpoint = find_checkpoint(plan)
     seen: list[np.ndarray] = []

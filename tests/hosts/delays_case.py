@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from spiky_rl.cli.evaluate import parser
+from spiky_rl.cli.evaluate import build_parser
 from spiky_rl.cli.flags import parse_settings
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, open_simulation
@@ -22,7 +22,7 @@ def main(task, agent):
     """Random actions over more than one episode of 30 control steps."""
     line = ["--task", task, "--agent", agent, "--device", "cpu", "--assets", "local"]
     plan = make_plan(
-        parse_settings(RunRequest, parser().parse_args([*line, f"env.episode_length_s={LENGTH}"]))
+        parse_settings(RunRequest, build_parser().parse_args([*line, f"env.episode_length_s={LENGTH}"]))
     )
     with open_simulation(
         plan.host_task.env_cfg,

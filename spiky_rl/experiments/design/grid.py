@@ -199,9 +199,8 @@ def build_cells(
         for variant in study.list_variants(agent)
     ]
     planned = [_build_random_cell(inputs, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
-    combinations.sort(
-        key=lambda combination: get_agent_name(combination[1]) in study.teachers
-    )  # teachers first
+    # teachers first; the keys of ``study.teachers`` are the students
+    combinations.sort(key=lambda combination: get_agent_name(combination[1]) in study.teachers)
     for seed in study.seeds:
         cells_of_seed: dict[tuple[str, str], Cell] = {}
         for task, agent, variant, plan in combinations:

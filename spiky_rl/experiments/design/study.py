@@ -341,12 +341,12 @@ def _check_arms(study: Study) -> None:
 def _check_teachers(study: Study) -> None:
     """Raise StudyError for a student or a teacher that is not an agent of the study, or a teacher with several variants."""
     stems = study.agent_names
+    teachers = [stem for stem in stems if stem not in study.teachers]
     for student, teacher in study.teachers.items():
         if student not in stems:
             raise StudyError(
                 f"teachers: {student!r} given; allowed: {', '.join(stems)}{suggest_name(student, stems)}"
             )
-        teachers = [stem for stem in stems if stem not in study.teachers]
         if teacher not in teachers:
             allowed = f"{', '.join(teachers) or 'none'}{suggest_name(teacher, teachers)}"
             raise StudyError(f"teachers: {student}: {teacher!r} given; allowed: {allowed}")
@@ -372,7 +372,9 @@ def _label_task(name: str, known: Collection[str]) -> str:
         return stem
     if versions := [task for task in known if task.startswith(f"{stem}-v") and strip_version(task) == stem]:
         return max(versions, key=lambda task: int(task.rpartition("-v")[2]))
-    return stem if module and plain not in known else plain
+    if module and plain not in known:  # a task that only the module registers; it may have a version
+        return stem
+    return plain
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from spiky_rl.learners.common.processes import LOST, STARTER, die_with_parent
 from spiky_rl.run.provenance import PROVENANCE, Provenance, join_commits
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
-"""Exit codes."""
+"""Exit codes. An interrupted cell exits like a process that has lost its parent: both can go on."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that request a stop; a step that received one exits with 128 plus its number."""
 STEP_MODULE = "spiky_rl.cli.cell"

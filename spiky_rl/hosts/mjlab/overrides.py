@@ -50,10 +50,11 @@ def apply_overrides(env_cfg: ManagerBasedRlEnvCfg, overrides: Sequence[str]) -> 
 def apply_override(env_cfg: ManagerBasedRlEnvCfg, path: str, text: str) -> None:
     """Set the field at ``path``, which begins with ``env.``, to the YAML value in ``text``. Raises OverrideError."""
     node: Any = env_cfg
-    parent, leaf, rest = "env", *_split_key(env_cfg, path.removeprefix("env."))
+    parent = "env"
+    leaf, rest = _split_key(node, path.removeprefix("env."))
     while rest is not None:
-        node = _get_field(node, leaf, parent)
-        parent, (leaf, rest) = f"{parent}.{leaf}", _split_key(node, rest)
+        node, parent = _get_field(node, leaf, parent), f"{parent}.{leaf}"
+        leaf, rest = _split_key(node, rest)
     current = _get_field(node, leaf, parent)
     try:
         value = parse_yaml(text)

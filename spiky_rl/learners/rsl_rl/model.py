@@ -32,9 +32,9 @@ class SpikingModel(MLPModel):
 
     is_recurrent: bool = False
     """Whether rsl_rl stores the hidden state and replays the network from it; set per instance."""
-    has_penalty_on_means: bool = True
-    """Whether a pass without sampling adds the network's penalty to its loss. False for an actor in `PPO.update`: the pass that samples
-    adds the penalty, and the loss on symmetry makes a second pass without sampling."""
+    penalizes_means: bool = True
+    """Whether a pass without sampling adds the network's penalty. False for an actor in `PPO.update`: there the pass that samples adds it,
+    and a second pass, for the loss on symmetry, would add it again."""
     input_shape: tuple[int, ...]
     """Input shape of the network: (O,), or (C, H, W) for an image."""
 
@@ -182,7 +182,7 @@ class SpikingModel(MLPModel):
             obs = unpadded
         if self.features_key is not None and (cached := obs.get(self.features_key, None)) is not None:
             output = self.network.apply_readout(cached).unflatten(-1, self.output_shape)
-        elif stochastic_output or self.has_penalty_on_means:
+        elif stochastic_output or self.penalizes_means:
             output = self._compute_output(self.get_latent(obs), masks, hidden_state)
         else:
             with leave_out_penalty(self.network):

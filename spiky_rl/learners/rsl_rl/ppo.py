@@ -210,11 +210,11 @@ def _penalize_samples_alone(actor: MLPModel) -> Iterator[None]:
     if not isinstance(actor, SpikingModel):
         yield
         return
-    actor.has_penalty_on_means = False
+    actor.penalizes_means = False
     try:
         yield
     finally:
-        actor.has_penalty_on_means = True
+        actor.penalizes_means = True
 
 
 def _check_burn_in(burn_in: int, **models: MLPModel) -> None:
