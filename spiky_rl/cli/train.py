@@ -18,7 +18,7 @@ from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import list_policy_overrides, make_plan
-from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, check_train_options
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
 
 
 def build_parser() -> common.Parser:
@@ -42,7 +42,7 @@ def train(argv: list[str]) -> int:
 
 def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str] = ()) -> int:
     """Train an agent and print the outcome; return the exit code. ``argv`` is the command line for further processes."""
-    check_train_options(request, options)
+    options.check_request(request)
     plan, options = plan_training(request, options)
 
     from spiky_rl.run.train import create_training_run

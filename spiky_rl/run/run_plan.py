@@ -294,6 +294,31 @@ class TrainOptions(VisualizerOptions):
         "with --checkpoint: restore the optimiser's state, and with the adaptive schedule its learning rate",
     )
 
+    def check_request(self, request: RunRequest) -> None:
+        """Raise UserError for conflicting or unavailable options of a training."""
+        lengths = {"--budget": self.budget, "--max_iterations": request.max_iterations}
+        given = [flag for flag, value in lengths.items() if value is not None]
+        if request.spec is None:  # a merged agent has its length already
+            given += [text for text in request.overrides if text.startswith("agent.max_iterations=")][-1:]
+        if len(given) > 1:
+            raise UserError(f"{given[0]} and {given[1]}: pass only one of them")
+        learner = request.learner
+        for flag, value in (("--distributed", request.distributed), ("--processes", self.processes)):
+            if value:
+                learner.require_ability(DISTRIBUTED, flag)
+        check_video_options(request, self)
+        if request.checkpoint is None and not self.resume_optimizer_state:
+            raise UserError("--no-resume_optimizer_state: has no effect without --checkpoint")
+        _check_logger(self, learner)
+        if self.processes and request.distributed:
+            raise UserError(
+                "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
+            )
+        if self.visualizer:
+            find_host(request.task).check_visualizers(self.visualizer, request.video)
+        if self.run_name:
+            files.require_plain_name("--run_name", self.run_name)
+
 
 class EvaluateOptions(Settings):
     """Options of spiky evaluate besides `RunRequest`."""
@@ -363,33 +388,6 @@ def check_video_options(request: RunRequest, options: Settings) -> None:
         for key in ("video_length", "video_interval"):
             if key in settings.model_fields_set:
                 raise UserError(f"--{key} {getattr(settings, key)}: has no effect without --video")
-
-
-def check_train_options(request: RunRequest, options: TrainOptions) -> None:
-    """Raise UserError for conflicting or unavailable options of a training."""
-    lengths = {"--budget": options.budget, "--max_iterations": request.max_iterations}
-    given = [flag for flag, value in lengths.items() if value is not None]
-    if request.spec is None:  # a merged agent has its length already
-        given += [text for text in request.overrides if text.startswith("agent.max_iterations=")][-1:]
-    if len(given) > 1:
-        raise UserError(f"{given[0]} and {given[1]}: pass only one of them")
-    learner = request.learner
-    if request.distributed:
-        learner.require_ability(DISTRIBUTED, "--distributed")
-    if options.processes:
-        learner.require_ability(DISTRIBUTED, "--processes")
-    check_video_options(request, options)
-    if request.checkpoint is None and not options.resume_optimizer_state:
-        raise UserError("--no-resume_optimizer_state: has no effect without --checkpoint")
-    _check_logger(options, learner)
-    if options.processes and request.distributed:
-        raise UserError(
-            "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
-        )
-    if options.visualizer:
-        find_host(request.task).check_visualizers(options.visualizer, request.video)
-    if options.run_name:
-        files.require_plain_name("--run_name", options.run_name)
 
 
 def _check_logger(options: TrainOptions, learner: Learner) -> None:

@@ -17,7 +17,7 @@ from spiky_rl.run import checkpoint, resume
 from spiky_rl.run import train as training
 from spiky_rl.run.command import StopRequest
 from spiky_rl.run.provenance import PROVENANCE, Provenance
-from spiky_rl.run.run_plan import RunRequest, TrainOptions, check_train_options
+from spiky_rl.run.run_plan import RunRequest, TrainOptions
 
 DONE = 40
 """Iterations before the checkpoint."""
@@ -164,7 +164,7 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
     called, command, monkeypatch
 ):
     monkeypatch.setattr("sys.argv", [called, "--task", "cartpole"])
-    assert common.program("play") == command
+    assert common.format_program("play") == command
     asked = RunRequest(task="cartpole", log_root=Path("my logs"), overrides=WITH)
     assert list_checkpoint_arguments(asked, Path("my logs/run")) == [
         *("--task", "cartpole", "--agent", "lif_ppo"),
@@ -188,14 +188,14 @@ def test_a_run_that_ends_before_its_first_iteration_names_the_checkpoint_that_it
 def test_an_optimiser_that_there_is_no_state_for_is_not_left_out():
     options = TrainOptions(resume_optimizer_state=False)
     with pytest.raises(UserError, match="--no-resume_optimizer_state: has no effect without --checkpoint"):
-        check_train_options(RunRequest(task="cartpole"), options)
-    check_train_options(RunRequest(task="cartpole", checkpoint="latest"), options)
+        options.check_request(RunRequest(task="cartpole"))
+    options.check_request(RunRequest(task="cartpole", checkpoint="latest"))
 
 
 def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):
     started = []
     plan: Any = SimpleNamespace(device="cpu", seed=4711)
-    monkeypatch.setattr(train, "check_train_options", lambda *_: None)
+    monkeypatch.setattr(TrainOptions, "check_request", lambda *_: None)
     monkeypatch.setattr(train, "plan_training", lambda request, options: (plan, options))
     monkeypatch.setattr("spiky_rl.run.train.create_training_run", lambda *_: None)
 

@@ -35,14 +35,12 @@ REQUIREMENTS = {
     "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
 }
 """Visualizer -> modules that it imports, and the pip requirement that installs them."""
-CONFIGURATIONS = {
-    "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
-    "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
-    "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
+EXTENDED = {
+    "newton_gl": ("isaaclab_visualizers.newton:NewtonGLVisualizerCfg", "NewtonGLView"),
+    "viser": ("isaaclab_visualizers.viser:ViserVisualizerCfg", "ViserView"),
+    "rerun": ("isaaclab_visualizers.rerun:RerunVisualizerCfg", "RerunView"),
 }
-"""Isaac Lab's configurations of the visualizers that this package extends; all others are used unchanged."""
-VIEWS = {"newton_gl": "NewtonGLView", "viser": "ViserView", "rerun": "RerunView"}
-"""Class of each extended visualizer in its module."""
+"""Visualizer that this package extends -> Isaac Lab's configuration, and our class; all others are used unchanged."""
 LOCAL = "127.0.0.1"
 """Address of the servers: viewers can pause and reset without a password, so other machines must use ssh."""
 FURTHER = 2.0
@@ -96,13 +94,14 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
     there = env_cfg.sim.visualizer_cfgs or []
     there = list(there) if isinstance(there, (list, tuple)) else [there]
     for name in names:
-        if name not in CONFIGURATIONS:
+        if name not in EXTENDED:
             continue
+        configuration, view = EXTENDED[name]
         cfg: Any = next((cfg for cfg in there if cfg.visualizer_type == name), None)
         if cfg is None:
-            cfg = pkgutil.resolve_name(CONFIGURATIONS[name])()
+            cfg = pkgutil.resolve_name(configuration)()
             there.append(cfg)
-        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{VIEWS[name]}")
+        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{view}")
         cfg.randomly_sample_visible_envs = False  # so that environment 0 is visible
         if name == "viser":
             cfg.bind_address, cfg.verbose = LOCAL, False
