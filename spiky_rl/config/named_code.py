@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from spiky_rl.config.options import UserError
+from spiky_rl.config.options import RegistryError, UserError
 
 PACKAGE = "spiky_rl"
 PYTHON_NAMES = ("class_name", "data_augmentation_func")
@@ -19,6 +19,12 @@ def find_code(tree: object, packages: Collection[str] = ()) -> list[str]:
     """
     allowed = {PACKAGE, *packages}
     return [name for key, name in _list_texts("", tree) if _is_code(key, name, allowed)]
+
+
+def require_no_code(path: str, tree: object) -> None:
+    """Raise RegistryError if the nested plain data at ``path`` of a file name code, which `find_code` finds."""
+    if names := find_code(tree):
+        raise RegistryError(f"{path}: {names[0]} names code; allowed: components of the package")
 
 
 def check_code_is_named(

@@ -112,11 +112,11 @@ def option(
     )
 
 
-def check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``names`` unchanged. Raises RegistryError if a name is repeated."""
-    if (name := find_repeated(names)) is not None:
-        raise RegistryError(f"{shorten(name)} is given twice")
-    return names
+def check_unique[T: Hashable](values: tuple[T, ...]) -> tuple[T, ...]:
+    """Return ``values`` unchanged. Raises RegistryError if one is repeated."""
+    if (repeated := find_repeated(values)) is not None:
+        raise RegistryError(f"{shorten(repeated)} is given twice")
+    return values
 
 
 def find_repeated[T: Hashable](values: Iterable[T]) -> T | None:

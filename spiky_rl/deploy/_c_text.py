@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import textwrap
 from pathlib import Path
 from string import Template
@@ -24,6 +25,9 @@ from spiky_rl.learners.common.action_bounds import ActionMap
 from spiky_rl.learners.common.inference_policy import BOUND
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
+
+MAX_LISTED = 256
+"""Number of observations whose normalisation a header lists; more fill pages."""
 
 
 def write_policy(
@@ -69,7 +73,7 @@ def write_policy(
         notes = _describe_invalid_values(w, isinstance(model, SpikingModel))
     write_action(w, distribution, action, outputs)
     body, commands = _format_body(w), get_commands(distribution)  # the body declares helper functions
-    about = format_contract(contract, name, inputs, outputs, commands)
+    about = [*format_contract(contract, name, inputs, outputs, commands), *_format_normalization(model, name)]
     texts = {
         "name": name,
         "NAME": name.upper(),
@@ -114,6 +118,20 @@ def _write_observations(w: CWriter, model: MLPModel, count: int) -> Signal:
     w.comment("observations, normalised", w.once)
     w.write_loop(w.once, "c", count, f"{observed}[c] = {call};")
     return Signal(observed, count, constant=True)
+
+
+def _format_normalization(model: MLPModel, name: str) -> list[str]:
+    """Return lines of the header on the normalisation: what observations were in training."""
+    scale = get_normalization(model)
+    if scale is None:
+        return []
+    mean, divisor = (values.flatten().tolist() for values in scale)
+    heading = "Each observation is normalised inside: less its mean in training, divided by its standard deviation there"
+    if len(mean) > MAX_LISTED:
+        return [f"{heading}; both are arrays of {name}.c."]
+    values = [f"{i}: {m:.3g} +- {d:.3g}" for i, (m, d) in enumerate(zip(mean, divisor, strict=True))]
+    rows = ["  " + ", ".join(row) for row in itertools.batched(values, 6)]
+    return [f"{heading} (observation: mean +- deviation):", *rows]
 
 
 def _format_body(w: CWriter) -> str:

@@ -24,6 +24,8 @@ COMMAND_BY_TERM = {
     "RelativeJointPositionAction": ("target position less the one measured in each {}", "rad"),
 }
 """Quantity and unit of a revolute joint's command, by name of the action term's class."""
+SLIDING_UNITS = {"rad": "m", "rad/s": "m/s", "N m": "N"}
+"""Unit of a sliding joint, by that of a revolute one."""
 XML_CONTROL = "control of the motor in the robot's XML file, before its gear and within its ctrlrange"
 """Quantity of an effort that mjlab gives to a motor of the robot's file."""
 MOTOR_UNITS = {
@@ -64,7 +66,7 @@ class CommandMap(ActionMap):
     quantities: tuple[str, ...]
     """Quantity by action."""
     units: tuple[str, ...]
-    """Unit by action, of a revolute joint."""
+    """Unit by action; of a revolute joint where the environment does not tell which joints slide."""
 
 
 def find_command_map(env: Any) -> CommandMap | None:
@@ -80,9 +82,15 @@ def find_command_map(env: Any) -> CommandMap | None:
     action_limit = getattr(env, "clip_actions", None)
     limit = torch.full_like(scale, torch.inf if action_limit is None else action_limit)
     command_map = CommandMap(limit, scale, offset, low, high)
-    by_action = [
-        command for command, term in zip(commands, terms, strict=True) for _ in range(term.action_dim)
-    ]
+    sliding = getattr(env, "sliding_joints", None) or ()
+    by_action = []
+    for (quantity, unit), term in zip(commands, terms, strict=True):  # type: ignore[misc]
+        joints = get_joint_names(term)
+        if len(joints) != term.action_dim:  # names of other targets
+            joints = [""] * term.action_dim
+        by_action += [
+            (quantity, SLIDING_UNITS.get(unit, unit) if joint in sliding else unit) for joint in joints
+        ]
     command_map.quantities, command_map.units = zip(*by_action, strict=True)
     return command_map
 

@@ -17,7 +17,7 @@ from spiky_rl.deploy._commands import CommandMap, describe_motors, describe_term
 from spiky_rl.deploy._observations import ContractTerm, describe_observations
 from spiky_rl.learners.common.action_bounds import LARGEST_BOUND, ActionMap
 
-UNITS_TEXT = "Units are those of hinges: of a sliding joint, rad stands for m, rad/s for m/s and N m for N."
+UNITS_TEXT = "Units{} are those of hinges: of {}, rad stands for m, rad/s for m/s and N m for N."
 LAST_ACTION_TEXT = "For the observation of the last action pass {}, clipped and scaled as its line says; before the first step pass zeros."
 RAW_TEXT = "raw actions of the policy, without their scale, offset and clip:"
 HISTORY_TEXT = (
@@ -62,6 +62,8 @@ class PolicyContract:
     """Meaning by action, or by choice of discrete actions, in an environment without managers; empty if it is not known."""
     bounds: tuple[tuple[float, float], ...] = ()
     """Smallest and largest action in the task's units, by action; empty if actions are discrete or have none."""
+    sliding_joints: frozenset[str] | None = None
+    """Names of joints that slide instead of turning; None if the environment does not tell."""
     takes_whole_numbers: bool = False
     """Whether the task takes whole numbers within these bounds."""
 
@@ -91,6 +93,7 @@ def describe_contract(
         getattr(interface, "note", ""),
         getattr(interface, "actions", ()),
         _read_bounds(env),
+        getattr(env, "sliding_joints", None),
         getattr(env, "takes_whole_numbers", False),
     )
 
@@ -146,7 +149,11 @@ def format_contract(
     if contract.period is not None:
         lines.append(f"Call {name}_step every {contract.period:.9g} s.")
     if contract.observations:
-        lines.append(UNITS_TEXT)
+        if contract.sliding_joints is None:
+            lines.append(UNITS_TEXT.format("", "a sliding joint"))
+        elif contract.sliding_joints:
+            names = ", ".join(sorted(contract.sliding_joints))
+            lines.append(UNITS_TEXT.format(" of observations and motors", names))
         lines.append(
             f"observation[{inputs}], in this order; a value is the measured one, minus its default value where one is named, clipped,"
             " then times the scale:"

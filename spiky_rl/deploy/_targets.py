@@ -16,11 +16,20 @@ from spiky_rl.learners.base import EXPORTS
 from spiky_rl.run.prepare import merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
 
-C_HEADERS = (
-    "assert complex ctype errno features fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint"
-    " stdio stdlib string tgmath time wchar wctype"
-).split()
-"""Headers of C99 and glibc's <features.h>: with -I of its folder, a policy of such a name would take the place of the header."""
+HEADERS = frozenset(
+    (
+        # C99 and C11
+        "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool"
+        " stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype"
+        # POSIX and glibc
+        " aio alloca cpio dirent dlfcn endian err fcntl features fmtmsg fnmatch ftw getopt glob grp iconv langinfo libgen malloc"
+        " memory monetary mqueue ndbm netdb nl_types poll pthread pwd regex resolv sched search semaphore spawn strings stropts syslog"
+        " sysexits tar termios trace ulimit unistd utime utmpx values wordexp"
+        # Arduino
+        " Arduino Client EEPROM IPAddress Print Printable SPI Server Stream Udp WString Wire"
+    ).split()
+)
+"""Headers without folder and suffix: with -I of its folder, a policy of such a name would take the place of the header."""
 
 
 def make_targets(
@@ -30,7 +39,7 @@ def make_targets(
     known, targets = registry.list_names("targets"), dict[str, Target]()
     for name in names:
         if name not in known:
-            raise UserError(f"--to: {name} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
+            raise UserError(f"--to: {name!r} given; allowed: {', '.join(known)}{suggest_name(name, known)}")
         settings = {"name": name, **(options or {}).get(name, {})}
         targets[name] = registry.configure("targets", settings, "--to").build()
         targets[name].check_requirements()
@@ -103,10 +112,10 @@ class ExportOptions(Settings):
         request.learner.require_ability(EXPORTS, "spiky export", request.algorithm)
         if self.nir_version is not None and "nir" not in self.target_names:
             raise UserError(f"--nir_version: {self.nir_version} given with --to {self.to}; allowed: --to nir")
-        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name) or self.name in C_HEADERS:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,30}", self.name) or self.name in HEADERS:
             raise UserError(
-                f"--name: {self.name} given; allowed: a letter, then up to 30 letters, digits and _, but not the name of a header"
-                f" of C: {', '.join(C_HEADERS)}"
+                f"--name: {self.name!r} given; allowed: a letter, then up to 30 letters, digits and _, but not the name of a header of"
+                " C, POSIX or Arduino, such as math, strings or Wire"
             )
         version = {} if self.nir_version is None else {"nir": {"version": self.nir_version}}
         targets = make_targets(self.target_names, version)

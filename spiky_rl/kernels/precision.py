@@ -41,6 +41,13 @@ def has_fast_bfloat16() -> bool:
     return gains
 
 
+def check_gradient_precision(name: str) -> str:
+    """Return the ``name`` of an option gradient_precision. Raises RegistryError for bfloat16 on a machine without it."""
+    if name == "bfloat16":
+        require_bfloat16()
+    return name
+
+
 def require_bfloat16() -> None:
     """Raise `RegistryError` if the CPU has no instruction that multiplies bfloat16."""
     if FLAGS.isdisjoint(read_cpu_flags()):

@@ -30,10 +30,10 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self, override
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from spiky_rl.config.options import RegistryError, Settings, option
+from spiky_rl.config.options import RegistryError, Settings, check_unique, option
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch
@@ -218,7 +218,7 @@ class LocalRule(LearningRule):
     """
 
     class Options(Settings):
-        layers: tuple[Annotated[int, Field(ge=0)], ...] = option(
+        layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(check_unique)] = option(
             (), "indices of the layers with plastic incoming weights; empty: all"
         )
         kind: Literal["pair", "triplet"] = option("pair", "number of spikes in a change: two or three")

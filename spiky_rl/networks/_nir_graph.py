@@ -15,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from spiky_rl.config.named_code import require_no_code
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.plain_data import PlainValue
 
@@ -52,6 +53,8 @@ OWN_GAIN_TOLERANCE = 1e-14
 """The same for our own files, whose numbers have 64 bits."""
 DELAY_TOLERANCE_STEPS = 1e-3
 """Largest distance of a delay from a whole number of steps, in steps."""
+MAX_DELAY = 10_000
+"""Longest delay of feedback, in steps, as in recurrent connections; the feedback itself takes one of them."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ class _Builder:
         self._find_single_node("Output")
         content = NirContent(bool(self.metadata), (), [], None, digest=self._compute_digest())
         walk = _Walk(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
-        visited, name = {first}, self._get_next_node(first)
+        visited, before, name = {first}, first, self._get_next_node(first)
         while (kind := _kind(self.nodes[name])) != "Output":
             if name in visited:
                 raise self._make_error(name, "in a loop of several layers", "a loop of one layer: feedback")
@@ -282,8 +285,8 @@ class _Builder:
                 walk.pool = self._get_pool(name)
                 walk.shape = (walk.shape[0], *(side // walk.pool for side in walk.shape[1:]))
             else:
-                raise self._make_error(name, f"behind {walk.link or 'neurons'}", ALLOWED_POSITIONS[kind])
-            name = self._get_next_node(name)
+                raise self._make_error(name, f"behind {before}", ALLOWED_POSITIONS[kind])
+            before, name = name, self._get_next_node(name)
         self._check_complete(content, visited | {name})
         content.inputs = content.layers[0].inputs
         if walk.link:
@@ -410,7 +413,7 @@ class _Builder:
             raise self._make_error(name, f"kernel {rows} x {columns}", "square kernels")
         if node.groups != 1:
             raise self._make_error(name, f"groups {node.groups}", "1")
-        stride = self._get_side(name, "stride", node.stride)
+        stride = self._get_side(name, "stride", node.stride, 1)
         if self._get_side(name, "dilation", node.dilation) != 1:
             raise self._make_error(name, f"dilation {np.atleast_1d(node.dilation).tolist()}", "1")
         padding = self._get_padding(name, rows, stride)
@@ -433,19 +436,22 @@ class _Builder:
             raise self._make_error(name, f"padding {side}", f"less than the kernel, {kernel}")
         return side
 
-    def _get_side(self, name: str, key: str, value: Any) -> int:
-        """Return the option ``key`` of a node, a number or equal numbers for rows and columns, as one number."""
+    def _get_side(self, name: str, key: str, value: Any, lowest: int = 0) -> int:
+        """Return the option ``key`` of a node, a number from ``lowest`` or equal numbers for rows and columns, as one number."""
         sides = {int(side) for side in np.atleast_1d(value)}
         if len(sides) != 1:
             raise self._make_error(
                 name, f"{key} {np.atleast_1d(value).tolist()}", "the same for rows and columns"
             )
-        return sides.pop()
+        (side,) = sides
+        if side < lowest:
+            raise self._make_error(name, f"{key} {side}", f"at least {lowest}")
+        return side
 
     def _get_pool(self, name: str) -> int:
         """Return the side of the blocks of an AvgPool2d."""
         node = self.nodes[name]
-        side = self._get_side(name, "kernel_size", node.kernel_size)
+        side = self._get_side(name, "kernel_size", node.kernel_size, 1)
         for key, allowed in (("stride", side), ("padding", 0)):
             if self._get_side(name, key, getattr(node, key)) != allowed:
                 raise self._make_error(
@@ -603,6 +609,10 @@ class _Builder:
         steps = np.rint(delay / self.dt)
         if (np.abs(delay / self.dt - steps) > DELAY_TOLERANCE_STEPS).any():
             raise self._make_error(path[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
+        if steps.min() < 0 or steps.max() >= MAX_DELAY:
+            raise self._make_error(
+                path[0], f"delays of {steps.min():g} to {steps.max():g} steps", f"0 to {MAX_DELAY - 1}"
+            )
         return steps, weight, bias
 
     def _read_normaliser(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -652,15 +662,5 @@ def _to_decimal(values: Any) -> np.ndarray:
 def _read_codec(key: str, text: str) -> PlainValue:
     """Return the settings of a codec in our own metadata. Raises RegistryError if they name code outside the package."""
     settings: PlainValue = json.loads(text)
-    for name in _list_names(settings):
-        if ":" in name:
-            raise RegistryError(f"metadata.{key}: {name} names code; allowed: components of the package")
+    require_no_code(f"metadata.{key}", settings)
     return settings
-
-
-def _list_names(settings: PlainValue) -> Sequence[str]:
-    """Return the values of all keys ``name`` in nested ``settings``."""
-    if isinstance(settings, Mapping):
-        named = [str(value) for key, value in settings.items() if key == "name"]
-        return named + [name for value in settings.values() for name in _list_names(value)]
-    return []

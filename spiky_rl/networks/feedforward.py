@@ -181,12 +181,7 @@ class FeedForward(SpikingNetwork):
             neutral=True,
         )
 
-        @field_validator("gradient_precision")
-        @classmethod
-        def _check_precision(cls, name: str) -> str:
-            if name == "bfloat16":
-                precision.require_bfloat16()
-            return name
+        _check_precision = field_validator("gradient_precision")(precision.check_gradient_precision)
 
     parts = {
         "encoder": ("encoders", "direct"),

@@ -23,7 +23,7 @@ from typing import Any, Literal, Self, override
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.membrane import Potential
@@ -33,7 +33,7 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.connections.base import Connection, IntraLayerConnection, Shape, count_values, read_weight
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
-from spiky_rl.kernels import dispatch, neuron_checks
+from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.networks._layer import NeuronParameters, SpikingLayer
 from spiky_rl.networks._nir_graph import DT, NirContent, NirLayer, Reading, read_content
 from spiky_rl.networks.base import ForwardRecord, State
@@ -78,6 +78,8 @@ class Nir(FeedForward):
         recompute: bool = option(
             False, "save memory: keep only each layer's input and run the layer again in the backward pass"
         )
+
+        _check_precision = field_validator("gradient_precision")(precision.check_gradient_precision)
 
         @model_validator(mode="after")
         def _take_from_file(self) -> Self:

@@ -6,7 +6,8 @@
 
 static policy_state state;
 
-// "a value is the measured one, clipped, then times the scale": the header names the scales of two terms and no clip
+// "a value is the measured one, minus its default value where one is named, clipped, then times the scale": the header names the
+// scales of two terms, and no default value or clip
 static float scale(int i) {
   if (i >= 20 && i <= 27) return 0.2f;  // policy.joint_vel_rel
   if (i >= 28 && i <= 51) return 0.1f;  // policy.feet_body_forces

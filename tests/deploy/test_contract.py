@@ -500,6 +500,13 @@ def test_a_term_that_does_otherwise_than_its_settings_is_an_error_and_leaves_the
     assert (tmp_path / "policy.c").read_text() == "older"
 
 
+def test_commands_to_a_sliding_joint_are_in_its_units():
+    env = Driven()
+    env.sliding_joints = frozenset({"knee"})
+    commands = find_command_map(env)
+    assert commands is not None and commands.units == ("N m", "N") and commands.quantities == ("effort",) * 2
+
+
 def test_the_header_says_which_actions_it_gives(contract, tmp_path):
     policy, commands = trained("lif_ppo"), find_command_map(Driven())
     texts = {}

@@ -258,6 +258,11 @@ def altered(path, change):
     [
         (lambda g: g.metadata.update(producer="another"), "not written by spiky export"),
         (lambda g: g.metadata.update(encoder=json.dumps({"name": "own.py:Own"})), "names code"),
+        (lambda g: g.metadata.update(encoder=json.dumps("own.py:Own")), "names code"),
+        (
+            lambda g: g.metadata.update(encoder=json.dumps({"name": "concat", "first": "own.py:Own"})),
+            "names code",
+        ),
         (lambda g: g.nodes["layer_0.neuron"].tau.__setitem__(0, np.nan), "layer_0.neuron.tau is not finite"),
         (lambda g: g.edges.remove(("readout", "output")), r"readout \(Linear\): edges to none given"),
         (lambda g: g.metadata.pop("decoder_bias"), "decoder_bias"),

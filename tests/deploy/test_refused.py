@@ -16,7 +16,7 @@ from tests.processes import ROOT
 TASK = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
 NET = "agent.network."
 LINES = {
-    "target": ("export", ["--to", "onxn"], "--to: onxn given; allowed: c, c_int8, nir, onnx, torchscript"),
+    "target": ("export", ["--to", "onxn"], "--to: 'onxn' given; allowed: c, c_int8, nir, onnx, torchscript"),
     "checkpoint": ("export", ["--checkpoint", "/nope"], "--checkpoint '/nope'"),
     "checkpoint, played": ("play", ["--checkpoint", "/nope"], "--checkpoint '/nope'"),
     "checkpoint, evaluated": ("evaluate", ["--checkpoint", "/nope"], "--checkpoint '/nope'"),

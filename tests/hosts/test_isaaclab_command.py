@@ -231,6 +231,7 @@ def test_leapp_and_policy_c_of_one_checkpoint_command_the_same_robot(tmp_path, m
     terms = description["models"]["Isaac-Cartpole"]
     for term in terms["inputs"][:2]:
         assert f"of {', '.join(term['element_names'][0])}\n" in header
+    assert '#define POLICY_UNITS {"N"}' in header, "the cart slides"
     assert f'JOINTS {{"{terms["outputs"][0]["element_names"][0][0]}"}}' in header
     period = float(re.search(r"every (\S+) s", header).group(1))
     assert period == pytest.approx(1.0 / description["pipeline"]["configs"]["frequency"])

@@ -494,7 +494,7 @@ REFUSED = {
     r"n1 \(Affine\): behind n0 given; allowed: behind LIF, CubaLIF|n1 \(Affine\): behind n0 given": lambda: chain(
         affine(4, 6), affine(6, 6), lif(6)
     ),
-    r"n2 \(LIF\): behind neurons given": lambda: chain(affine(4, 6), lif(6), lif(6)),
+    r"n2 \(LIF\): behind n1 given": lambda: chain(affine(4, 6), lif(6), lif(6)),
     r"n1 \(Delay\): behind n0 given; allowed: in feedback": lambda: chain(
         affine(4, 6), nir.Delay(np.full(6, 1e-4)), lif(6)
     ),
@@ -504,6 +504,9 @@ REFUSED = {
     r"n0 \(Conv2d\): an input of shape \[4\] given": lambda: chain(conv(), lif(3)),
     r"back \(Linear\): weight of shape \[5, 6\] given": lambda: chain(
         affine(4, 6), lif(6), back=nir.Linear(drawn(5, 6))
+    ),
+    r"back \(Delay\): delays of -1 to -1 steps given; allowed: 0 to 9999": lambda: chain(
+        affine(4, 6), lif(6), back=nir.Delay(np.full(6, -1e-4))
     ),
     r"n2 \(Affine\): in a loop of several layers given; allowed: a loop of one layer": lambda: loop(
         affine(4, 6), lif(6), affine(6, 6), lif(6), affine(6, 6), lif(6)
@@ -534,6 +537,7 @@ def test_a_subtracting_reset_needs_a_leak_towards_0(tmp_path):
         ({"groups": 3}, "groups 3 given; allowed: 1"),
         ({"dilation": 2}, r"dilation \[2, 2\] given; allowed: 1"),
         ({"stride": (1, 2)}, r"stride \[1, 2\] given"),
+        ({"padding": -1}, "padding -1 given; allowed: at least 0"),
         ({"padding": 2}, "padding 2 given; allowed: less than the kernel"),
     ],
 )

@@ -171,6 +171,11 @@ def test_a_grown_graph_of_another_size_is_refused(file):
         ('"seed": 7', '"sead": 7', r"sead: no such key; did you mean 'seed'\?"),
         ('"seed": 7,\n', "", r"seed: missing; allowed: a whole number"),
         ('"seed": 7', '"seed": -7', r"seed: -7 given"),
+        (
+            '"task": "narma10"',
+            '"network": {"neuron": "own.py:Own"}',
+            r"measured: own.py:Own names code; allowed: components of the package",
+        ),
         ('"fitness": 0.5', '"fitness": "low"', r"fitness: 'low' given; allowed: a number"),
         ('"state": [', '"stat": [', r"rule: .* given; .* 'action' and 'state'"),
         ("[0.25, 0.25, 0.25],\n", "[0.25, 0.25],\n", r"rule: .* given"),

@@ -4,7 +4,7 @@
 ${math}#include <string.h>
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
-#error "policy.c needs IEEE 754 arithmetic: compile it without -ffast-math, -Ofast and -ffinite-math-only"
+#error "$name.c needs IEEE 754 arithmetic: compile it without -ffast-math, -Ofast and -ffinite-math-only"
 #endif
 // products and sums are rounded separately, whatever the flags of the compiler
 #if defined(__clang__)

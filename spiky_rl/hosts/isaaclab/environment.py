@@ -298,6 +298,23 @@ class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
         robot = self.unwrapped.scene.articulations.get("robot")
         return RobotMeasures(self.unwrapped, robot, mdp.UniformVelocityCommand, "root_lin_vel_b")
 
+    @property
+    def sliding_joints(self) -> frozenset[str] | None:
+        """Names of the robots' joints that slide instead of turning; None if the physics is not Newton, which tells them."""
+        views = [robot.root_view for robot in self.unwrapped.scene.articulations.values()]
+        if not all(type(view).__module__.startswith("newton.") for view in views):
+            return None
+        from newton import JointType
+
+        # types by world, articulation and joint; all worlds are alike
+        types = [view.get_attribute("joint_type", view.model).numpy()[0, 0] for view in views]
+        return frozenset(
+            name
+            for view, kinds in zip(views, types, strict=True)
+            for name, kind in zip(view.joint_names, kinds, strict=True)
+            if kind == JointType.PRISMATIC
+        )
+
     @override
     def _get_condition_groups_class(self) -> type[ConditionGroups]:
         from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups

@@ -7,8 +7,9 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from typing import override
+from typing import Any, override
 
+import mujoco
 import numpy as np
 import warp
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
@@ -84,6 +85,15 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
 
         robot = self.unwrapped.scene.entities.get(ROBOT)
         return RobotMeasures(self.unwrapped, robot, UniformVelocityCommand, "root_link_lin_vel_b")
+
+    @property
+    def sliding_joints(self) -> frozenset[str]:
+        """Names of the entities' joints that slide instead of turning, without the prefix of their entity."""
+        joints = [joint for entity in self.unwrapped.scene.entities.values() for joint in entity.spec.joints]
+        library: Any = mujoco  # its stubs lack the enumerations
+        return frozenset(
+            joint.name.rpartition("/")[2] for joint in joints if joint.type == library.mjtJoint.mjJNT_SLIDE
+        )
 
     def open_camera(self) -> MjlabCamera:
         """Return a camera on environment 0."""

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import field_validator
 
 from spiky_rl.config import files, registry
+from spiky_rl.config.named_code import require_no_code
 from spiky_rl.config.options import RegistryError, Settings, option, shorten, suggest_name
 from spiky_rl.config.safe_loading import ReadingError, parse_json, read_file
 from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
@@ -176,6 +177,7 @@ def _check_content(data: Any, path: Path) -> None:
             raise RegistryError(f"{path}: {key}: missing; allowed: {allowed}")
         if not check(data[key]):
             raise RegistryError(f"{path}: {key}: {shorten(data[key])} given; allowed: {allowed}")
+    require_no_code(f"{path}: measured", data["measured"])
     size = len(data["states"])
     for i, edge in enumerate(data["edges"]):
         if max(edge) >= size:

@@ -66,6 +66,7 @@ def test_a_policy_is_trained_resumed_played_evaluated_and_exported(command, tmp_
     (header,) = folder.rglob("policy.h")
     text = header.read_text()
     assert "commands to the robot" in text and '#define POLICY_JOINTS {"slider"}' in text
+    assert "of slider, rad stands for m" in text
     (exported,) = folder.rglob("*.onnx")
     inputs = [i.name for i in onnxruntime.InferenceSession(exported).get_inputs()]
     assert inputs == (["obs", "state_in"] if agent == "lif_stateful_ppo" else ["obs"])
