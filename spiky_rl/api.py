@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, overload
 
+import torch
 from torch import Tensor, nn
 
 from spiky_rl.config.errors import RegistryError, UnknownKey, UserError
@@ -79,6 +80,10 @@ class SpikingModule(nn.Module):
         x, is_step = self._to_sequence(x)
         steps, batch = x.shape[:2]
         if keep is not None:
+            if not isinstance(keep, Tensor):
+                raise UserError(
+                    f"keep: {type(keep).__name__} given; allowed: a tensor, such as torch.as_tensor(keep)"
+                )
             _check_shape("keep", keep.shape, x.shape[is_step:2])
             keep = keep.reshape(steps, batch).to(x.dtype)
         returns_state = state is not _OMITTED
@@ -139,6 +144,12 @@ class NetworkModule(SpikingModule):
         self.state_sizes = spiking.state_sizes if spiking.stateful else ()
 
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
+        weights = next(self.parameters())
+        if x.dtype != weights.dtype and not torch.is_autocast_enabled(x.device.type):
+            kind = str(weights.dtype).removeprefix("torch.")
+            raise UserError(
+                f"x: {x.dtype} given; allowed: {weights.dtype}, as the weights; call x.to(torch.{kind})"
+            )
         return self.network(x, state, keep)
 
     def extra_repr(self) -> str:

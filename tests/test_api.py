@@ -265,6 +265,15 @@ def test_a_wrong_option_of_a_layer_is_named(options, key):
     assert str(error.value).startswith(f"{key}: ")
 
 
+def test_wrong_types_are_named_with_the_allowed_ones():
+    net = spiky_rl.network(OBS, F, layers=[8], stateful=True)
+    for x in (torch.randn(B, OBS).double(), torch.ones(B, OBS, dtype=torch.long)):
+        with pytest.raises(UserError, match=r"^x: torch\.(float64|int64) given; allowed: torch.float32"):
+            net(x)
+    with pytest.raises(UserError, match="^keep: list given; allowed: a tensor"):
+        net(torch.randn(2, OBS), None, [1, 1])
+
+
 def test_wrong_shapes_are_named_with_the_allowed_ones():
     stateless = spiky_rl.network(OBS, F, layers=[8])
     net = spiky_rl.network(OBS, F, layers=[8], stateful=True)

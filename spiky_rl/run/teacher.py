@@ -11,7 +11,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
-from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.registry import ComponentSpec, RegistryError
 from spiky_rl.config.spec import read_agent
 from spiky_rl.learners.common.checkpoint_names import has_checkpoint
 from spiky_rl.learners.common.checkpoints import read_checkpoint
@@ -61,8 +61,29 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
         raise UserError(
             f"{path}: the teacher {teacher.agent} spikes; allowed for --agent {plan.agent}, which converts its teacher: an MLP"
         )
+    if is_converted:
+        _check_conversion(plan, teacher)
     log.info("teacher: %s, %s", teacher.agent, path)
     return teacher
+
+
+def _check_conversion(plan: RunPlan, teacher: Teacher) -> None:
+    """Raise UserError if the student's layers or their activation differ from those of the ``teacher``, whose weights it gets."""
+    network, mlp = plan.spec.network, teacher.spec["actor"]
+    neuron = None if network is None else network.parts.get("neuron")
+    if network is None or not isinstance(neuron, ComponentSpec):
+        return  # the conversion refuses it by its part
+    given = {
+        "neuron.activation": getattr(neuron.options, "activation", None),
+        "layers": list(getattr(network.options, "layers", ())),
+    }
+    wanted = {"neuron.activation": mlp.get("activation"), "layers": list(mlp.get("hidden_dims", ()))}
+    for key, value in given.items():
+        if value and wanted[key] and value != wanted[key]:
+            allowed = str(wanted[key]).replace(" ", "")
+            raise UserError(
+                f"agent.network.{key}: {value} given, the teacher has {wanted[key]}; pass agent.network.{key}={allowed}"
+            )
 
 
 def _find_teacher_checkpoint(named: str, plan: RunPlan) -> Path:

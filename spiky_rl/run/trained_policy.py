@@ -120,6 +120,8 @@ def load_policy(
     Raises:
         UserError: The file is missing, damaged or of another kind, or names other code.
     """
+    if isinstance(code, str):
+        raise UserError(f"code: {code!r} given; allowed: a list, [{code!r}]")
     path, library = _find_checkpoint(source)
     loaded = read_checkpoint(str(path), library=library)
     identity = get_identity(loaded)
@@ -141,6 +143,8 @@ def load_policy(
 
 def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
     """Return the checkpoint that a ``source`` of `load_policy` means, and the name of its learner."""
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(f"source: {type(source).__name__} given; allowed: a name, or a path")
     name = os.fspath(source)
     names = registry.list_names(policies.KIND)
     if name in names:
@@ -148,11 +152,11 @@ def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
         return policy.weights, policy.library
     path = Path(name)
     checkpoints = list_checkpoints(path) if path.is_dir() else [path] if path.exists() else []
+    if not checkpoints and path.is_dir():
+        raise UserError(f"source: {name!r} has no checkpoint; allowed: a run folder with checkpoints")
     if not checkpoints:
-        hint = registry.suggest_name(name, names)
-        raise UserError(
-            f"source: {name!r} given; allowed: {', '.join(names)}, a checkpoint or a run folder with checkpoints{hint}"
-        )
+        allowed = "a policy of `spiky show policies`, a checkpoint or a run folder with checkpoints"
+        raise UserError(f"source: {name!r} given; allowed: {allowed}{registry.suggest_name(name, names)}")
     library = _find_library(checkpoints)
     return run_folders.find_named_checkpoint(name, library), library
 

@@ -339,3 +339,40 @@ def test_a_conversion_refuses_a_spiking_teacher_before_a_simulator_starts(tmp_pa
     said = refused(train, [*line, "--device", "cpu", "--log_root", tmp_path], capsys)
     assert "the teacher lif_ppo spikes" in said and "allowed" in said
     assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            (),
+            "agent.network.neuron.activation: elu given, the teacher has tanh; pass agent.network.neuron.activation=tanh",
+        ),
+        (
+            ("agent.network.neuron.activation=tanh", "agent.network.layers=[32]"),
+            "agent.network.layers: [32] given, the teacher has [64, 64]; pass agent.network.layers=[64,64]",
+        ),
+    ],
+)
+def test_a_conversion_refuses_a_student_of_another_form_before_a_simulator_starts(
+    overrides, said, tmp_path, capsys
+):
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    line = [
+        "--task",
+        "Pendulum-v1",
+        "--agent",
+        "sigma_delta_converted",
+        "--teacher",
+        "pretrained:mlp_matched_ppo",
+    ]
+    assert said in refused(train, [*line, *overrides, "--device", "cpu", "--log_root", tmp_path], capsys)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_warned"), [("stateful", True), ("recurrent", False), ("reset in every step", False)]
+)
+def test_a_student_whose_gradient_does_not_pass_its_state_is_warned_of(name, is_warned, caplog):
+    runner_of("lif_distilled", *STUDENTS[name])
+    assert ("gradient_length above 1" in caplog.text) == is_warned

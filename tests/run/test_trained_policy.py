@@ -346,8 +346,14 @@ def test_a_state_that_is_not_finite_is_reset_as_in_play():
 
 
 def test_a_folder_without_checkpoints_is_refused_as_source(tmp_path):
-    with pytest.raises(UserError, match="^source: '.*' given; allowed: "):
+    with pytest.raises(UserError, match="^source: '.*' has no checkpoint; allowed: "):
         spiky_rl.load_policy(tmp_path)
+    with pytest.raises(UserError, match="^source: '.*none' given; allowed: "):
+        spiky_rl.load_policy(tmp_path / "none")
+    with pytest.raises(UserError, match="^source: int given; allowed: "):
+        spiky_rl.load_policy(3)
+    with pytest.raises(UserError, match=r"^code: 'x.py:Y' given; allowed: a list"):
+        spiky_rl.load_policy("CartPole-v1.lif_ppo", code="x.py:Y")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, override
 
@@ -25,6 +26,8 @@ from spiky_rl.learners.common.optimizers import fuse_optimizer
 from spiky_rl.learners.rsl_rl.conversion import Converter
 from spiky_rl.learners.rsl_rl.model import SpikingModel, get_state
 from spiky_rl.learners.rsl_rl.ppo import RslRlSpikingPPO
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from spiky_rl.learners.common.teacher import Teacher
@@ -47,6 +50,11 @@ class DistillingPPO(RslRlSpikingPPO):
             chosen.pop(key) for key in EXTRA_KEYS
         )
         self.settings = {**chosen, "multi_gpu_cfg": kwargs.get("multi_gpu_cfg")}
+        if self.method == "imitation" and chosen["gradient_length"] == 1 and self.actor.is_recurrent:
+            log.warning(
+                "the student carries a state, but no gradient passes from one control step to the next; set"
+                " agent.algorithm.distillation_cfg.gradient_length above 1"
+            )
         self.updates = 0
         """Iterations so far."""
         self.teacher: Teacher | None = None
