@@ -227,6 +227,11 @@ def test_values_that_nobody_sets_are_defaults_and_all_of_them_are_listed(agent):
 def test_the_command_line_is_named_as_origin_of_its_errors(spiking):
     with pytest.raises(SpecError, match="^command line: agent.network.neuron.name: unknown neuron 'lfi'"):
         resolve(spiking, "agent.network.neuron.name=lfi")
+    listed = "agent.network.neuron=[lif, {name: lif, tau: -1}]"
+    with pytest.raises(
+        SpecError, match=r"^command line: agent\.network\.neuron\[1\]\.tau: -1\.0 is out of range"
+    ):
+        resolve(spiking, "agent.network.layers=[8,8]", listed)
     with pytest.raises(SpecError, match=r"^command line: agent\.network\.neuron\.tau: -1\.0 is out of range"):
         resolve(spiking, "agent.network.neuron.tau=-1")
 

@@ -254,7 +254,7 @@ def _check_models(
     for (key, network), ann_key in itertools.product(networks.items(), ANN_KEYS):
         role = "actor" if key == "network" else "critic"
         origin = origins.get(f"{role}.{ann_key}", "")
-        is_added = origin != COMMAND_LINE == find_origin(f"{key}.name", origins)
+        is_added = origin != COMMAND_LINE and find_origin(f"{key}.name", origins) == COMMAND_LINE
         value, layers = get_section(tree, role).get(ann_key), list(getattr(network.options, "layers", ()))
         if not is_agent_origin(origin) or is_added or (ann_key == "hidden_dims" and value == layers):
             continue
@@ -533,7 +533,11 @@ def flatten(tree: PlainMapping, prefix: str = "") -> dict[str, Any]:
 
 
 def find_origin(path: str, origins: Mapping[str, str]) -> str:
-    """Return the layer that set the value at ``path`` or the first value below it; `DEFAULT` if no layer did."""
+    """Return the layer that set the value at ``path`` or the first value below it; `DEFAULT` if no layer did.
+
+    An element of a list has the origin of the list.
+    """
+    path = path.partition("[")[0]
     if path in origins:
         return origins[path]
     for known, origin in origins.items():

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from spiky_rl.config.budget import OptionalBudget
+from spiky_rl.config.budget import Budget, OptionalBudget
 from spiky_rl.config.options import (
     RegistryError,
     Settings,
@@ -454,13 +454,19 @@ def merge_studies(old: Study, study: Study) -> Study:
     )
 
 
+def _format_value(study: Study, key: str) -> str:
+    """Return the value of a ``key`` of a ``study`` as users write it."""
+    value = getattr(study, key)
+    return str(value) if isinstance(value, Budget) else repr(value)
+
+
 def _require_comparable(old: Study, study: Study, keys: Sequence[str]) -> None:
     """Raise StudyError if the two studies differ in one of the ``keys``, in the varied keys, or in the question."""
     old_values, values = old.to_dict(), study.to_dict()
     for key in keys:
         if old_values.get(key) != values.get(key):
             raise StudyError(
-                f"{key}: {values.get(key)!r} given; the study in the folder has {old_values.get(key)!r}; choose another --out"
+                f"{key}: {_format_value(study, key)} given; the study in the folder has {_format_value(old, key)}; choose another --out"
             )
     if set(old.vary) != set(study.vary):
         raise StudyError(
