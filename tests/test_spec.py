@@ -112,6 +112,10 @@ BAD_FILES = {
     ),
     "summary as number": ("summary: 3", r"mine\.yaml: agent\.summary: expected text, got 3"),
     "slip": ("sumary: x", r"mine\.yaml: agent\.sumary: no such key; did you mean 'summary'"),
+    "another algorithm for a task": (
+        "tasks: {Isaac-Point: {algorithm: {class_name: TD3}}}",
+        r"mine\.yaml: agent\.tasks\.Isaac-Point\.algorithm\.class_name: given; allowed: in the agent's own algorithm",
+    ),
     "override for a task": (
         "tasks: {Isaac-Point: {algorithm: {lamda: 0.9}}}",
         r"mine\.yaml for Isaac-Point: agent\.algorithm\.lamda: .*'lam'",

@@ -188,8 +188,10 @@ def get_current_name(kind: str, name: str) -> str:
 
 def is_same_entry(first: object, second: object) -> bool:
     """Return whether two values name the same component: they are equal, or are the old and the new name in `RENAMED`."""
-    if first == second or not (isinstance(first, str) and isinstance(second, str)):
-        return first == second
+    if first == second:
+        return True
+    if not (isinstance(first, str) and isinstance(second, str)):
+        return False
     # the kind of the component is not known here
     return any(get_current_name(kind, first) == get_current_name(kind, second) for kind, _ in RENAMED)
 

@@ -149,6 +149,10 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     _check_layer(data, path.name, AgentFile)
     for task, override in (data.get("tasks") or {}).items():
         _check_layer(override, f"{path.name} for {task}")
+        if "class_name" in get_section(override or {}, "algorithm"):
+            raise SpecError(
+                f"{path.name}: agent.tasks.{task}.algorithm.class_name: given; allowed: in the agent's own algorithm, for all tasks"
+            )
     return path.stem, data, path.name
 
 

@@ -79,8 +79,7 @@ class LinearConnection(Connection):
 
     def synapses(self) -> Tensor:
         """Return the effective weights [inputs, outputs], rounded if quantised."""
-        weights = self.unrounded_weights()
-        return weights if self.quantiser is None else self.get_effective_weights(weights)
+        return self.get_effective_weights(self.unrounded_weights())
 
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [inputs, outputs]."""

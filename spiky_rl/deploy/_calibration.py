@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,7 +17,6 @@ from spiky_rl.learners.common.inference_policy import clamp_observations
 from spiky_rl.networks.base import ForwardRecord
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv
     from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
 ROBOTS = 64
@@ -50,9 +49,7 @@ class ValueRanges:
     """Description of the rollout."""
 
 
-def record_rollout(
-    model: MLPModel, env: IsaacLabVecEnv, report_progress: ProgressCallback
-) -> CalibrationRollout:
+def record_rollout(model: MLPModel, env: Any, report_progress: ProgressCallback) -> CalibrationRollout:
     """Record the observations of up to `ROBOTS` environments until the first environment's episode ends.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from spiky_rl.deploy._commands import read_commands
 from spiky_rl.deploy.base import Session, Target, get_command_scale
 from spiky_rl.kernels import dispatch
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv
 
 MAX_MEAN_ERROR = 0.1
 """If a quantised policy's actions differ by more than this share of their standard deviation, on average, a warning is given."""
@@ -95,7 +92,7 @@ class VerificationResult:
 
 def verify_targets(
     model: MLPModel,
-    env: IsaacLabVecEnv,
+    env: Any,
     targets: Mapping[Path, Target],
     progress: ProgressCallback,
     command_model: MLPModel | None = None,
@@ -172,7 +169,7 @@ class _FileCheck:
 
 def _run_episode(
     model: MLPModel,
-    env: IsaacLabVecEnv,
+    env: Any,
     checks: list[_FileCheck],
     progress: ProgressCallback,
     command_model: MLPModel | None,
@@ -219,7 +216,7 @@ def _move_to_cpu(model: MLPModel, backend: str) -> Iterator[None]:
         model.reset()
 
 
-def _read_live_commands(env: IsaacLabVecEnv, command_model: Any, action: torch.Tensor) -> np.ndarray:
+def _read_live_commands(env: Any, command_model: Any, action: torch.Tensor) -> np.ndarray:
     """Return the commands [1, A] of the latest step; ``command_model`` must map the policy's ``action`` [1, A] to the same bits."""
     commands, expected = read_commands(env), command_model.distribution.to_task_units(action)
     if not torch.equal(commands, expected):
