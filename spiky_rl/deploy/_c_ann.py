@@ -79,7 +79,7 @@ def write_recurrent(w: CWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal
     gates = (3 if is_gru else 4) * size
     logistic, tanh = w.use_function("logistic"), w.use_function("hyperbolic_tangent")
     for layer in range(rnn.num_layers):
-        w.comment(f"{type(rnn).__name__} layer {layer}: {size} units", w.last)
+        w.write_comment(f"{type(rnn).__name__} layer {layer}: {size} units", w.last)
         state = w.add_state(f"rnn_hidden_{layer}", size, "hidden state")
         inputs = w.add_scratch("gates_input", gates, "terms of the gates from the input")
         back = w.add_scratch("gates_state", gates, "terms of the gates from the state")

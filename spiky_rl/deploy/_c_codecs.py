@@ -19,8 +19,8 @@ def write_encoder(w: CWriter, encoder: Any, x: Signal) -> Signal:
         return x
     kind = "uint8_t" if encoder.binary else "float"
     name = type(encoder).__name__
-    w.comment(f"encoder: {name}, {encoder.width} channels")
-    w.comment(f"encoder: {name}", w.once)
+    w.write_comment(f"encoder: {name}, {encoder.width} channels")
+    w.write_comment(f"encoder: {name}", w.once)
     array = w.add_scratch("encoder", encoder.width, "signal of the encoder in an inner step", kind)
     signal = Signal(array, encoder.width, kind)
     for path, part, out in split_channels(signal, list_encoders("encoder", encoder)):
@@ -121,7 +121,7 @@ def _encode_population(w: CWriter, path: str, encoder: Any, x: Signal, out: Sign
         w.write_loop(w.step, "j", encoder.width, out.assign("j", spike))
         return
     v = w.add_scratch(f"{path}_v", encoder.width, "charge of a receptive field's neuron")
-    w.clear(w.once, v, encoder.width)
+    w.write_clear(w.once, v, encoder.width)
     w.write_loop(
         w.step, "j", encoder.width,
         f"const float charge = {v}[j] + {activity}[j];",
@@ -138,7 +138,7 @@ def _encode_latency(w: CWriter, path: str, encoder: Any, x: Signal, out: Signal)
     distance = f"({smaller}({larger}({x.array}[c], -{span}), {span}) - {centre}) * {scale}"
     activity = f"{_write_fields(w, path, x, len(encoder.centre), distance)}[j]"
     time = f"{w.use_function('nearest')}({format_literal(float(w.steps - 1))} * (1.0f - {activity}))"
-    w.comment(f"{path}: from here on the inner step of the spike; -1 without one", w.once)
+    w.write_comment(f"{path}: from here on the inner step of the spike; -1 without one", w.once)
     w.write_loop(w.once, "j", encoder.width, f"{activity} = {activity} >= {silent} ? {time} : -1.0f;")
     w.write_loop(w.step, "j", encoder.width, out.assign("j", f"({activity} == (float)k)"))
 
@@ -159,7 +159,7 @@ def write_decoder(w: CWriter, decoder: Any, signal: Signal) -> Signal:
     write = _get_writer("decoder", decoder, DECODERS)
     outputs = decoder.readout.out_features
     features = w.add_scratch("features", outputs, "output of the network")
-    w.comment(f"decoder: {type(decoder).__name__}", w.step, w.last)
+    w.write_comment(f"decoder: {type(decoder).__name__}", w.step, w.last)
     write(w, decoder, signal, features)
     return Signal(features, outputs)
 
@@ -185,7 +185,7 @@ def _decode_membrane(w: CWriter, decoder: Any, signal: Signal, features: str) ->
         larger = f"k == 0 || {output} > {result} ? {output} : {result}"
         lines.append(f"{result} = {larger if which == 'max' else f'{result} + {output}'};")
         if which == "mean":
-            w.clear(w.once, array, outputs)
+            w.write_clear(w.once, array, outputs)
             result += f" / {format_literal(float(w.steps))}"
     w.write_loop(w.step, "n", outputs, *lines)
     bias = w.format_element("decoder_readout_bias", decoder.readout.bias)
@@ -199,7 +199,7 @@ def _decode_linear(w: CWriter, decoder: Any, signal: Signal, features: str) -> N
 def _sum_steps(w: CWriter, signal: Signal) -> Signal:
     """Write the sum of ``signal`` over the inner steps and return it."""
     total = w.add_scratch("decoder_sum", signal.width, "sum of a neuron's output over the inner steps")
-    w.clear(w.once, total, signal.width)
+    w.write_clear(w.once, total, signal.width)
     w.write_loop(w.step, "n", signal.width, f"{total}[n] += {signal.array}[n];")
     return Signal(total, signal.width)
 

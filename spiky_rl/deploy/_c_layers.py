@@ -48,11 +48,11 @@ class LayerWriter(ABC):
     def write(self, title: str, signal: Signal) -> Signal:
         """Write an inner step of the layer with the input ``signal``, and return its output; ``title``: comment before it."""
         w, width, kind = self.w, self.width, self.output_type
-        w.comment(title)
+        w.write_comment(title)
         name, block = "current", w.step
         if signal.constant:
             name, block = f"{self.path}_connection_current", w.once
-            w.comment(f"{self.path}_connection: its current is the same in all inner steps", block)
+            w.write_comment(f"{self.path}_connection: its current is the same in all inner steps", block)
         current = self.write_current(block, signal, name)
         past = Signal("", width * self.delays, kind)
         if self.delays:
@@ -68,5 +68,5 @@ class LayerWriter(ABC):
         output = Signal(w.add_scratch(name, width, text, kind), width, kind)
         w.write_loop(w.step, "n", width, *self.body, f"{output.array}[n] = {value};")
         if self.delays:
-            w.remember(past.array, self.delays, output)
+            w.write_past_output(past.array, self.delays, output)
         return output

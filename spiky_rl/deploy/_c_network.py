@@ -171,6 +171,6 @@ def _write_reservoir(w: CWriter, network: Reservoir, signal: Signal) -> Signal:
     standardised = w.add_scratch("features", count, "standardised traces")
     mean = w.format_element("features_mean", network.mean)
     deviation = w.format_element("features_deviation", network.deviation)
-    w.comment("readout", w.last)
+    w.write_comment("readout", w.last)
     w.write_loop(w.last, "n", count, f"{standardised}[n] = ({trace}[n] - {mean}) / {deviation};")
     return write_mlp(w, "readout", network.decoder, Signal(standardised, count))

@@ -68,7 +68,7 @@ def write_policy(
                 features = write_mlp(w, "mlp", model.mlp, x)
             else:
                 raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
-        w.comment("action", w.last)
+        w.write_comment("action", w.last)
         action = format_action(distribution, features.array, outputs, w)
         notes = _describe_invalid_values(w, isinstance(model, SpikingModel))
     write_action(w, distribution, action, outputs)
@@ -115,7 +115,7 @@ def _write_observations(w: CWriter, model: MLPModel, count: int) -> Signal:
         read = f"(observation[c] - {mean}) / {divisor}"
         limit = min(BOUND, getattr(model.obs_normalizer, "bound", BOUND))
     call = f"{w.use_function('observed')}({read}, {format_literal(limit)})"
-    w.comment("observations, normalised", w.once)
+    w.write_comment("observations, normalised", w.once)
     w.write_loop(w.once, "c", count, f"{observed}[c] = {call};")
     return Signal(observed, count, constant=True)
 

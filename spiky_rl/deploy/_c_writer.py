@@ -220,7 +220,7 @@ class CWriter:
 
     # statements
 
-    def comment(self, text: str, *blocks: list[str]) -> None:
+    def write_comment(self, text: str, *blocks: list[str]) -> None:
         """Write a comment before the statements that follow in ``blocks``, by default in each inner step."""
         for block in blocks or (self.step,):
             block.append(f"\n// {text}")
@@ -236,7 +236,7 @@ class CWriter:
         """Append `format_loop` to ``block``."""
         block.append(self.format_loop(index, count, *body))
 
-    def clear(self, block: list[str], array: str, count: int) -> None:
+    def write_clear(self, block: list[str], array: str, count: int) -> None:
         """Append C to ``block`` that sets the first ``count`` elements of ``array`` to 0."""
         block.append(f"memset({array}, 0, {count} * sizeof {array}[0]);")
 
@@ -246,14 +246,14 @@ class CWriter:
             start = f"{signal.array} + {signal.first}" if signal.first else signal.array
             self.step.append(f"if (k == 1) memset({start}, 0, {count} * sizeof {signal.array}[0]);")
 
-    def remember(self, past: str, delays: int, signal: Signal) -> None:
+    def write_past_output(self, past: str, delays: int, signal: Signal) -> None:
         """Write ``signal`` into the array ``past`` of its values in the last ``delays`` inner steps, the latest first."""
         width = signal.width
         if delays > 1:
             self.step.append(f"memmove({past} + {width}, {past}, {width * (delays - 1)} * sizeof {past}[0]);")
         self.step.append(f"memcpy({past}, {signal.array}, {width} * sizeof {past}[0]);")
 
-    def list_events(self, block: list[str], signal: Signal) -> None:
+    def write_event_list(self, block: list[str], signal: Signal) -> None:
         """Append C to ``block`` that lists the events of ``signal``."""
         self.channels = max(self.channels, signal.width)
         event = self.add_scratch("event", signal.width, "channels with an event, in order", "event_index")
@@ -281,20 +281,20 @@ class CWriter:
         weight = weight.detach().cpu()
         inputs, outputs = weight.shape
         if bias is None or not bias.any():
-            self.clear(block, target, outputs)
+            self.write_clear(block, target, outputs)
         else:
             constant = self.add_constant(f"{path.removesuffix('_weight')}_bias", bias)
             block.append(f"memcpy({target}, {constant}, {outputs} * sizeof {target}[0]);")
-        self.list_events(block, signal)
+        self.write_event_list(block, signal)
         zeros = int((weight == 0).sum())
         fused = outputs >= self.vector_width and not signal.binary
         if outputs > 1 and zeros < weight.numel() and WeightStorage(inputs, outputs, zeros).has_lists:
             self._add_synapses(block, path, weight, signal, target, fused)
             return
         function = "add_rows" if signal.binary else "add_products" if fused else "add_few_products"
-        self.add_rows(block, function, path, weight, signal, target)
+        self.write_row_sum(block, function, path, weight, signal, target)
 
-    def add_rows(
+    def write_row_sum(
         self,
         block: list[str],
         function: str,

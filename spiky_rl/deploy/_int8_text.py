@@ -19,13 +19,13 @@ from spiky_rl.deploy._int8_network import IntegerNetwork
 def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str:
     """Write ``network`` of the normalised observations ``x``, and return the C expression of the policy's action n."""
     w.steps, w.stateful = network.steps, network.stateful
-    w.comment("encoder: observations become integers", w.once)
+    w.write_comment("encoder: observations become integers", w.once)
     encoders, kind = network.encoders, network.stages[0].source.c_type
     width = sum(part.width for part in encoders.values())
     constant = all(part.is_constant for part in encoders.values())
     array = w.add_scratch("encoder", width, "signal of the encoder in an inner step", kind)
     if not constant:
-        w.comment(f"encoder: {width} channels of an inner step")
+        w.write_comment(f"encoder: {width} channels of an inner step")
     signal = Signal(array, width, kind, constant)
     for path, encoder, out in split_channels(signal, encoders.items()):
         _write_channels(w, path, encoder, x, out)
@@ -108,9 +108,9 @@ def _write_sums(w: CWriter, block: list[str], path: str, weight: Tensor, signal:
     kind = "int16_t" if narrow else "int32_t"
     array = w.add_scratch(f"{target}_{kind[3:5]}", outputs, "sums of weights", kind)
     function = "add_narrow_rows" if narrow else "add_wide_rows" if signal.binary else "add_multiples"
-    w.clear(block, array, outputs)
-    w.list_events(block, signal)
-    w.add_rows(block, function, path, weight, signal, array, "int8_t")
+    w.write_clear(block, array, outputs)
+    w.write_event_list(block, signal)
+    w.write_row_sum(block, function, path, weight, signal, array, "int8_t")
     return array
 
 
@@ -156,17 +156,17 @@ def _write_readout(w: CWriter, readout: Int8Readout, signal: Signal) -> str:
     if readout.kind == "first_spike":
         fired = w.add_scratch("decoder_fired", signal.width, "whether a neuron has fired", "uint8_t")
         w.once.append(f"memset({fired}, 0, {signal.width});")
-        w.comment("decoder: a neuron counts in all inner steps from its first spike on")
+        w.write_comment("decoder: a neuron counts in all inner steps from its first spike on")
         w.write_loop(w.step, "n", signal.width, f"{fired}[n] |= {signal.array}[n];")
         signal = Signal(fired, signal.width, "uint8_t")
     block = w.last if readout.kind == "linear" else w.step
-    w.comment("decoder", block)
+    w.write_comment("decoder", block)
     result = _write_sums(w, block, "decoder_weight", readout.weight, signal, "drive")
     scale = w.format_element("decoder_scale", readout.scale)
     bias = w.format_element("decoder_bias", readout.bias)
     if readout.kind != "linear":
         result = _write_integration(w, readout, result, count)
-    w.comment("action: integers become floats", w.last)
+    w.write_comment("action: integers become floats", w.last)
     return f"(float){result}[n] * {scale} + {bias}"
 
 
@@ -177,7 +177,7 @@ def _write_integration(w: CWriter, readout: Int8Readout, drive: str, count: int)
     term = Term(f"{total}[n]", [], w.use_function)
     lines = [f"{total}[n] = {readout.integrate(term, term.make(f'{drive}[n]')).text};"]
     if not readout.sizes:
-        w.clear(w.once, total, count)
+        w.write_clear(w.once, total, count)
     elif readout.read in ("mean", "max"):
         wide = "int64_t" if readout.read == "mean" else "int32_t"
         result = w.add_scratch("decoder_read", count, f"{readout.read} of the readout", wide)

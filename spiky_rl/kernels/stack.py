@@ -208,12 +208,13 @@ class LayerStack:
             for stage, call in zip(self.stages, calls, strict=True):
                 tensors += [stage.weight, stage.bias, call.params, None, None]
             layers, kept_alive = self.fill_layers(calls, tensors)
-            # parameters, and weights and biases that are not contiguous, were copied; copies miss later changes, so fill again in the
-            # next call
+            # the structures may point to copies: of parameters, and of weights and biases that are not contiguous. Copies miss later
+            # changes, so the next call fills them again
             has_no_copies = all(call.params is None for call in calls) and all(
                 m["weight"].is_contiguous() and m["bias"].is_contiguous() for m in maps
             )
-            self._rollout = key if has_no_copies else (), layers, kept_alive
+            filled_for = key if has_no_copies else ()
+            self._rollout = filled_for, layers, kept_alive
         x, offset = x.contiguous(), offset.contiguous()
         self.check_signal(x, steps)
         T, K, B, _ = x.shape

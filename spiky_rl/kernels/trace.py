@@ -51,7 +51,7 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
     **FUNCTIONS,
 }
 """Every operation of the graph, on plain numbers."""
-ARGUMENTS = {"max": 2, "min": 2, "where": 3}
+ARGUMENT_COUNTS = {"max": 2, "min": 2, "where": 3}
 """Number of arguments of each function; 1 if it is not listed."""
 REFUSED = {
     "__bool__": "a branch on a state, current or parameter; use ops.where",
@@ -276,7 +276,7 @@ class TraceOps(Ops):
     def __getattr__(self, name: str) -> Callable[..., Value]:
         if name not in self.vocabulary:
             raise TraceError(f"'ops.{name}' {format_unknown_function(name)}")
-        count = ARGUMENTS.get(name, 1)
+        count = ARGUMENT_COUNTS.get(name, 1)
 
         def function(*args: Value, **named: Value) -> Value:
             if named or len(args) != count:

@@ -77,8 +77,23 @@ class StdpWindow:
 PAIRS = StdpWindow()
 """Parameters of the pair rule, with potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
 TRIPLETS = {
-    "all": StdpWindow(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
-    "nearest": StdpWindow(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
+    "all": StdpWindow(
+        tau_plus=16.8,
+        tau_minus=33.7,
+        potentiation=0.0,
+        depression=7.1e-3,
+        tau_y=114.0,
+        triplet_potentiation=6.5e-3,
+    ),
+    "nearest": StdpWindow(
+        tau_plus=16.8,
+        tau_minus=33.7,
+        potentiation=0.0,
+        depression=8e-3,
+        tau_y=40.0,
+        triplet_potentiation=5e-2,
+        nearest=True,
+    ),
 }
 """Parameters of the triplet rule by the option ``neighbours``: Pfister & Gerstner's minimal models of the visual cortex."""
 

@@ -175,7 +175,7 @@ class SpikingLayer(torch.nn.Module):
         # taken before `run`, which a recomputed layer calls again in the backward pass
         on_layer_output = self.rule.get_output_hook() if self.rule.has_hooks else None
 
-        def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        def run(signal: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
             rule_input = self.rule.on_layer_input(signal) if self.rule.has_hooks else signal
             current = self.connection(rule_input, self.backend, self.binary, self.bfloat16_gradient)
             neuron_run = NeuronRun(
@@ -183,7 +183,7 @@ class SpikingLayer(torch.nn.Module):
                 ops,
                 current,
                 steps,
-                state=state if is_stateful else None,
+                state=states if is_stateful else None,
                 params=self.parameters_of_neuron(),
                 keep=keep,
                 trace=recorded_potentials,

@@ -367,7 +367,7 @@ class FeedForward(SpikingNetwork):
             masks = [None] * len(rows) if keep is None else keep.split(CPU_ROWS, 1)
             parts = [self._forward(part, None, mask, None)[0] for part, mask in zip(rows, masks, strict=True)]
             return torch.cat(parts, 1), ()
-        # without a state, encoder and decoder start again in every control step, but neurons carry theirs
+        # without a state, encoder and decoder would begin anew in every control step of the sequence, while neurons go on
         before = self.zero_state(x.shape[1], x) if state is None and self.stateful else state
         span = self.learning.truncate
         if record is None and before is not None and 0 < span < x.shape[0]:

@@ -29,7 +29,7 @@ class Penalty(Component):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "compute" in vars(cls) and "compute_gradient" not in vars(cls):
-            # an inherited closed form is the gradient of another term
+            # a class with a term of its own must not inherit the closed form of another one
             cls.compute_gradient = Penalty.compute_gradient
 
     def __init__(self, options: Settings | None = None) -> None:
@@ -79,7 +79,7 @@ def expand_factors(penalty: Penalty, widths: Sequence[int], fan_out: Sequence[fl
 def compute_rates(output: Tensor) -> Tensor:
     """Return the mean absolute ``output`` [T, K, B, N] of every neuron, [N]; the firing rate if the output consists of spikes.
 
-    The derivative of |z| at z = 0 is 0, or 1 where the gradient raises the rate, so that a silent neuron can begin to fire.
+    At z = 0 the derivative of |z| is 1 where descent would raise the rate, so that a silent neuron can begin to fire, and else 0.
     """
     return _MeanActivity.apply(output)  # type: ignore[return-value]
 

@@ -155,7 +155,7 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
 @pytest.mark.parametrize("unit", [1, 128])
 def test_parts_are_equal_and_within_the_limit(limit, unit):
     for count in (1, 129, 1000, 1024):
-        part = cupy_backend.count_equal_part(count, limit, unit)
+        part = cupy_backend.choose_part_size(count, limit, unit)
         assert part % unit == 0 and (part <= limit or part == unit)
         sizes = [min(part, count - first) for first in range(0, count, part)]
         fewest = -(-count // max(unit, limit // unit * unit))

@@ -215,7 +215,7 @@ class Cupy(LayerKernels, Compiled):
         grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
         grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
         floats_per_lane = T * steps * programs.PROGRAMS[key].states
-        max_lanes = count_equal_part(B * N, count_scratch_floats(current.device) // floats_per_lane, BLOCK)
+        max_lanes = choose_part_size(B * N, count_scratch_floats(current.device) // floats_per_lane, BLOCK)
         scratch = current.new_empty(floats_per_lane * min(max_lanes, B * N))
         pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
         pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
@@ -257,7 +257,7 @@ class Cupy(LayerKernels, Compiled):
         T, _, B, N = current.shape
         # per inner step and neuron: the states, and one float each of output, of_output, grad_drive and arrived in _backward_rows
         floats_per_row = T * run.steps * N * (programs.PROGRAMS[run.key].states + 4)
-        max_rows = count_equal_part(B, count_scratch_floats(current.device) // floats_per_row, 1)
+        max_rows = choose_part_size(B, count_scratch_floats(current.device) // floats_per_row, 1)
         transposed = synapses.t().contiguous()
         masks = _make_delay_masks(run.keep, T, run.steps, run.feedback.delays)
         parts = [
@@ -611,7 +611,7 @@ def get_device_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
-def count_equal_part(count: int, limit: int, unit: int) -> int:
+def choose_part_size(count: int, limit: int, unit: int) -> int:
     """Return the size of one part if ``count`` is divided into the fewest parts of at most ``limit``, as equal as possible.
 
     The size is a multiple of ``unit``. It exceeds ``limit`` only if the limit is less than one unit.
