@@ -245,6 +245,17 @@ def test_ranges_are_inclusive_and_say_both_bounds():
         check_number("x", 4, int, high=3)
 
 
+@pytest.mark.parametrize(
+    "bounds",
+    [{"low": 0.2}, {"high": 0.0}, {"above": 0.1}, {"below": 0.1}],
+    ids=lambda bounds: next(iter(bounds)),
+)
+def test_a_default_is_within_its_own_bounds(bounds):
+    with pytest.raises(RegistryError, match="^default of 'time constant': 0.1 is out of range"):
+        option(0.1, "time constant", **bounds)
+    assert option(0.1, "time constant", low=0.1, high=0.1).default == 0.1
+
+
 def test_an_option_that_may_be_nothing_takes_nothing_or_a_number():
     class Limited(Settings):
         limit: float | None = option(None, "a limit, or none", low=0.0)

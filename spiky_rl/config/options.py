@@ -95,7 +95,20 @@ def option(
             later: with its default the component computes the same as before, so earlier results keep their digest.
         extra: Further metadata. For command-line flags: ``flags`` (names of the flag if they differ from ``--FIELD``; an
             empty list if the field is not a flag) and ``metavar`` (name of the value in the help).
+
+    Raises RegistryError for a number as default that is out of the bounds.
     """
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        if (
+            (low is not None and default < low)
+            or (high is not None and default > high)
+            or (above is not None and default <= above)
+            or (below is not None and default >= below)
+        ):
+            kind = type(default)
+            check_number(
+                f"default of {description!r}", default, kind, low=low, high=high, above=above, below=below
+            )
     extra |= {"unit": unit} if unit else {}
     extra |= {"neutral": True} if neutral else {}
     return Field(
@@ -204,7 +217,7 @@ def check_number[N: (int, float)](
     below: float | None = None,
 ) -> N:
     """Return ``value`` as a ``kind`` (int or float). Raises RegistryError naming ``path`` if it is out of the bounds of `option`."""
-    declaration = option(kind(), "", low=low, high=high, above=above, below=below)
+    declaration = option(..., "", low=low, high=high, above=above, below=below)
     settings: Any = create_model("Number", __base__=Settings, number=(kind, declaration))
     try:
         return settings(number=value).number

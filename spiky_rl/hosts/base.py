@@ -265,7 +265,8 @@ def parse_nominal(names: str) -> list[str]:
     for name in (text.strip() for text in names.split(",")):
         if name not in allowed:
             raise UserError(
-                f"--conditions: {name!r} given; allowed: {', '.join(allowed)}{suggest_name(name, allowed)}"
+                f"--conditions: {name!r} given; allowed on this task: {', '.join(allowed)}, which all mean {NOMINAL}"
+                f"{suggest_name(name, allowed)}"
             )
     return [NOMINAL]
 
