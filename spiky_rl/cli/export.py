@@ -8,7 +8,7 @@ from pathlib import Path
 from spiky_rl.cli import common
 from spiky_rl.cli.display import ProgressBar
 from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
-from spiky_rl.deploy._targets import ExportOptions
+from spiky_rl.deploy._targets import ExportOptions, require_action_mapping
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan
 from spiky_rl.run.run_plan import RunRequest
@@ -30,6 +30,8 @@ def export(argv: list[str]) -> int:
     request = resolve_pretrained(request)
     targets = options.check_request(request)
     plan = make_plan(request)
+    if plan.host_task.has_action_bounds and not options.raw_actions:
+        require_action_mapping(targets)
 
     from spiky_rl.deploy import _export
 

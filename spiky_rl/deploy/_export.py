@@ -13,9 +13,9 @@ from spiky_rl.deploy._c_text import add_note
 from spiky_rl.deploy._calibration import read_rollout, record_rollout
 from spiky_rl.deploy._commands import find_command_map
 from spiky_rl.deploy._contract import describe_contract
-from spiky_rl.deploy._targets import ExportOptions, check_expressible
+from spiky_rl.deploy._targets import ExportOptions, check_expressible, require_action_mapping
 from spiky_rl.deploy._verification import MAX_MEAN_ERROR, VerificationResult, verify_targets
-from spiky_rl.deploy.base import ExportError, Target, count_observations
+from spiky_rl.deploy.base import Target, count_observations
 from spiky_rl.learners.common.action_bounds import ActionBounds
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
 from spiky_rl.learners.rsl_rl.categorical import CategoricalDistribution
@@ -112,11 +112,7 @@ def _map_to_bounds(policy: Any, env: Any, targets: dict[str, Target]) -> Any:
     """Return ``policy`` with its actions mapped to the bounds of the task, if the task has bounds; ``env`` takes such actions from now on."""
     if (to_task_units := _find_bounds(env)) is None:
         return policy
-    for name, target in targets.items():
-        if not target.maps_actions:
-            raise ExportError(
-                f"--to {name}: not available with actions in the task's bounds; allowed: --raw_actions, whose file says how to map them"
-            )
+    require_action_mapping(targets)
     device = next(policy.parameters()).device  # where the policy acts to calibrate targets
     env.unwrapped.takes_task_units = True  # a wrapper forwards reads only
     return convert_actions(policy, to_task_units.to(device), len(to_task_units.scale))

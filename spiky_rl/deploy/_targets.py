@@ -11,7 +11,7 @@ from spiky_rl.config import files, registry
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.deploy import _footprint
-from spiky_rl.deploy.base import Target
+from spiky_rl.deploy.base import ExportError, Target
 from spiky_rl.learners.base import EXPORTS
 from spiky_rl.run.prepare import merge_agent_without_simulator
 from spiky_rl.run.run_plan import RunRequest
@@ -44,6 +44,16 @@ def make_targets(
         targets[name] = registry.configure("targets", settings, "--to").build()
         targets[name].check_requirements()
     return targets
+
+
+def require_action_mapping(targets: Mapping[str, Target]) -> None:
+    """Raise ExportError for the first of the ``targets`` whose files cannot map actions to the bounds of a task."""
+    for name, target in targets.items():
+        if not target.maps_actions:
+            raise ExportError(
+                f"--to {name}: not available with actions in the task's bounds; allowed: other targets, or --raw_actions, with which"
+                " all files say how to map them"
+            )
 
 
 def check_expressible(targets: Iterable[Target], agent: PlainMapping) -> None:

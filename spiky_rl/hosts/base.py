@@ -125,6 +125,8 @@ class HostTask(ABC):
     """Source of the robots, in words."""
     physics: str
     """Name of the physics backend. It may change when the environment is opened, see `open`."""
+    has_action_bounds: bool = False
+    """Whether the environment maps a policy's actions to bounds of the task."""
     replay_num_envs: int | None = None
     """Default number of environments of algorithms that replay transitions; None if they have the default of other algorithms."""
 

@@ -100,6 +100,7 @@ class GymnasiumTask(HostTask):
             log.info("%s has no time limit; an episode has at most %d steps", self.id, limit)
             self.settings["max_episode_steps"] = limit
         self.spaces = self._read_spaces(registered)
+        self.has_action_bounds = not self.spaces.is_discrete
         self.description = f"{self.id} of {_describe_package(_get_package(registered))}"
         self.agent_defaults = make_agent_defaults(self.id, self.spaces)
 

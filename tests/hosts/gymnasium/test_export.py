@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from spiky_rl.cli.export import export
 from spiky_rl.deploy import _targets
 from spiky_rl.deploy._export import _describe_raw_actions, _find_bounds, _map_to_bounds, write_and_verify
 from spiky_rl.deploy.base import ExportError
@@ -141,6 +142,15 @@ def test_an_environment_to_watch_takes_actions_in_the_tasks_units_too():
         actions = _map_to_bounds(policy, watched, {})(watched.get_observations()).detach()
         watched.step(actions)
         np.testing.assert_array_equal(env.latest_infos["action"][0], actions[0].numpy())
+
+
+def test_targets_without_bounds_are_refused_before_the_environments_open(monkeypatch):
+    monkeypatch.setattr("spiky_rl.deploy._export.run_export", lambda *_: pytest.fail("the environments open"))
+    line = "--task Pendulum-v1 --agent lif_ppo --checkpoint pretrained --device cpu --to c,nir".split()
+    with pytest.raises(
+        ExportError, match=r"^--to nir: not available .* allowed: other targets, or --raw_actions"
+    ):
+        export(line)
 
 
 def test_targets_without_bounds_are_refused_or_raw(tmp_path):
