@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,12 +100,8 @@ def option(
     Raises RegistryError for a number as default that is out of the bounds.
     """
     if isinstance(default, int | float) and not isinstance(default, bool):
-        if (
-            (low is not None and default < low)
-            or (high is not None and default > high)
-            or (above is not None and default <= above)
-            or (below is not None and default >= below)
-        ):
+        comparisons = ((operator.lt, low), (operator.gt, high), (operator.le, above), (operator.ge, below))
+        if any(bound is not None and is_outside(default, bound) for is_outside, bound in comparisons):
             kind = type(default)
             check_number(
                 f"default of {description!r}", default, kind, low=low, high=high, above=above, below=below

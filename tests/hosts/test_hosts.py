@@ -126,8 +126,8 @@ def test_every_learner_is_found_by_its_name(name):
 @pytest.mark.parametrize(
     "ask, words",
     [
-        (lambda: Bare().require_ability(VIDEO, "--video"), ("--video", "bare", "no video")),
-        (lambda: Bare().check_visualizers(["viser"], False), ("--visualizer viser", "bare", "no live view")),
+        (lambda: Bare().require_ability(VIDEO, "--video"), ("--video", "Bare", "no video")),
+        (lambda: Bare().check_visualizers(["viser"], False), ("--visualizer viser", "Bare", "no live view")),
         (lambda: Bare().parse_conditions("all,push"), ("--conditions", "'push'", "nominal, all, stress")),
         (
             lambda: learners.get_learner("skrl").require_ability(EXPORTS, "--export"),

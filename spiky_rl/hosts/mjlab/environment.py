@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from typing import Any, override
+from typing import override
 
 import mujoco
 import numpy as np
@@ -90,10 +90,9 @@ class MjlabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     def sliding_joints(self) -> frozenset[str]:
         """Names of the entities' joints that slide instead of turning, without the prefix of their entity."""
         joints = [joint for entity in self.unwrapped.scene.entities.values() for joint in entity.spec.joints]
-        library: Any = mujoco  # its stubs lack the enumerations
-        return frozenset(
-            joint.name.rpartition("/")[2] for joint in joints if joint.type == library.mjtJoint.mjJNT_SLIDE
-        )
+        # pylint: disable-next=no-member
+        slide = mujoco.mjtJoint.mjJNT_SLIDE  # pyright: ignore[reportAttributeAccessIssue]
+        return frozenset(joint.name.rpartition("/")[2] for joint in joints if joint.type == slide)
 
     def open_camera(self) -> MjlabCamera:
         """Return a camera on environment 0."""

@@ -132,7 +132,7 @@ def test_a_host_without_a_second_simulation_is_refused_by_the_key():
     key = "agent.evaluation_interval=5000"
     get_host("gymnasium").require_ability(SECOND_SIMULATION, key)
     for host in ("isaaclab", "mjlab"):
-        with pytest.raises(UserError, match=f"{key}.*{host}"):
+        with pytest.raises(UserError, match=f"{key}.*{get_host(host).title}"):
             get_host(host).require_ability(SECOND_SIMULATION, key)
 
 
