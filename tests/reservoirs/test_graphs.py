@@ -174,7 +174,7 @@ def test_a_grown_graph_of_another_size_is_refused(file):
         (
             '"task": "narma10"',
             '"network": {"neuron": "own.py:Own"}',
-            r"measured: own.py:Own names code; allowed: components of the package",
+            r"measured.network: own.py:Own names code; allowed: components of the package",
         ),
         ('"fitness": 0.5', '"fitness": "low"', r"fitness: 'low' given; allowed: a number"),
         ('"state": [', '"stat": [', r"rule: .* given; .* 'action' and 'state'"),
