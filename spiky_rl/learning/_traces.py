@@ -76,24 +76,10 @@ class StdpWindow:
 
 PAIRS = StdpWindow()
 """Parameters of the pair rule, with potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
+_VISUAL_CORTEX = StdpWindow(tau_plus=16.8, tau_minus=33.7, potentiation=0.0)
 TRIPLETS = {
-    "all": StdpWindow(
-        tau_plus=16.8,
-        tau_minus=33.7,
-        potentiation=0.0,
-        depression=7.1e-3,
-        tau_y=114.0,
-        triplet_potentiation=6.5e-3,
-    ),
-    "nearest": StdpWindow(
-        tau_plus=16.8,
-        tau_minus=33.7,
-        potentiation=0.0,
-        depression=8e-3,
-        tau_y=40.0,
-        triplet_potentiation=5e-2,
-        nearest=True,
-    ),
+    "all": replace(_VISUAL_CORTEX, depression=7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
+    "nearest": replace(_VISUAL_CORTEX, depression=8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
 }
 """Parameters of the triplet rule by the option ``neighbours``: Pfister & Gerstner's minimal models of the visual cortex."""
 
