@@ -145,6 +145,7 @@ def test_an_environment_to_watch_takes_actions_in_the_tasks_units_too():
 
 
 def test_targets_without_bounds_are_refused_before_the_environments_open(monkeypatch):
+    pytest.importorskip("nir")
     monkeypatch.setattr("spiky_rl.deploy._export.run_export", lambda *_: pytest.fail("the environments open"))
     line = "--task Pendulum-v1 --agent lif_ppo --checkpoint pretrained --device cpu --to c,nir".split()
     with pytest.raises(
