@@ -127,13 +127,13 @@ class LayerStack:
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
         # pylint: disable-next=protected-access
         self._maps: list[Any] = [stage.map._parameters for stage in stages]
-        self._rollout: tuple[tuple[Any, ...], Any, list[Any]] = (), None, []
-        """Filled C structures of `run_last_step`: what they were filled for, the structures, and the objects that they point to."""
+        self._buffers: list[Any] = [stage.map._buffers for stage in stages]  # pylint: disable=protected-access
+        self._rollout: _Rollout | None = None
 
     @property
     def masked(self) -> bool:
         """Whether any stage has a mask."""
-        return any(stage.masked for stage in self.stages)
+        return any([buffers.get("mask") is not None for buffers in self._buffers])
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a LayerStack cannot be copied or pickled; build a new one")
@@ -193,43 +193,48 @@ class LayerStack:
             ops: The network's op vocabulary.
             offset: [N].
         """
-        maps = self._maps
-        key = (
-            ops.slope,
-            *[m["weight"].data_ptr() for m in maps],
-            *[m["weight"].is_contiguous() for m in maps],  # a transposed weight has the same address
-            *[m["bias"].data_ptr() for m in maps],
-        )
-        filled_for, layers, kept_alive = self._rollout
-        if key != filled_for:
-            _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
-            calls = [stage.prepare_call(ops) for stage in self.stages]
-            tensors = []
-            for stage, call in zip(self.stages, calls, strict=True):
-                tensors += [stage.weight, stage.bias, call.params, None, None]
-            layers, kept_alive = self.fill_layers(calls, tensors)
-            # the structures may point to copies: of parameters, and of weights and biases that are not contiguous. Copies miss later
-            # changes, so the next call fills them again
-            has_no_copies = all(call.params is None for call in calls) and all(
-                m["weight"].is_contiguous() and m["bias"].is_contiguous() for m in maps
-            )
-            filled_for = key if has_no_copies else ()
-            self._rollout = filled_for, layers, kept_alive
         x, offset = x.contiguous(), offset.contiguous()
-        self.check_signal(x, steps)
-        T, K, B, _ = x.shape
-        features = x.new_empty(T, B, offset.shape[0])
-        if B == 0:
+        weights, biases = [m["weight"] for m in self._maps], [m["bias"] for m in self._maps]
+        key = (
+            *(x.shape, steps, ops.slope, torch.get_num_threads(), offset.data_ptr()),
+            *[weight.data_ptr() for weight in weights],
+            *[weight.is_contiguous() for weight in weights],  # a transposed weight has the same address
+            *[bias.data_ptr() for bias in biases],
+        )
+        rollout = self._rollout
+        if rollout is None or rollout.key != key:
+            rollout = self._rollout = self._prepare_rollout(key, x, steps, ops, offset)
+        features = x.new_empty(*rollout.shape)  # faster than with a tuple
+        if features.numel() == 0:
             return features
         # a structure of this call's own, because other threads may run the same network
-        stack = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), count=len(layers))
-        stack.last_step, stack.offset = features.data_ptr(), offset.data_ptr()
-        stack.T, stack.K, stack.B = T, steps, B
-        stack.constant, stack.threads = K == 1, count_threads(self.core)
+        stack = structures.StackStruct.from_buffer_copy(rollout.struct)
+        stack.x, stack.last_step = x.data_ptr(), features.data_ptr()
         if self.core.spiky_stack_forward(ctypes.addressof(stack)):
-            raise MemoryError(f"no memory to run {B} samples")
+            raise MemoryError(f"no memory to run {stack.B} samples")
         self.launches["stack"] += 1
         return features
+
+    def _prepare_rollout(
+        self, key: tuple[Any, ...], x: Tensor, steps: int, ops: TorchOps, offset: Tensor
+    ) -> _Rollout:
+        """Return the filled structures of `run_last_step` for its arguments."""
+        self.check_signal(x, steps)
+        _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
+        calls = [stage.prepare_call(ops) for stage in self.stages]
+        tensors = []
+        for stage, call in zip(self.stages, calls, strict=True):
+            tensors += [stage.weight, stage.bias, call.params, None, None]
+        layers, kept_alive = self.fill_layers(calls, tensors)
+        T, K, B, _ = x.shape
+        struct = structures.StackStruct(ctypes.addressof(layers), count=len(layers), T=T, K=steps, B=B)
+        struct.offset, struct.constant, struct.threads = offset.data_ptr(), K == 1, count_threads(self.core)
+        # the structures may point to copies: of parameters, and of weights and biases that are not contiguous. Copies miss later
+        # changes, so the next call fills them again
+        has_copies = any(call.params is not None for call in calls) or any(
+            not tensor.is_contiguous() for m in self._maps for tensor in (m["weight"], m["bias"])
+        )
+        return _Rollout(() if has_copies else key, struct, (T, B, offset.shape[0]), [layers, *kept_alive])
 
     def check_signal(self, x: Tensor, steps: int) -> None:
         """Raise `ValueError` if the kernels would read the signal ``x`` out of bounds; ``steps`` is K."""
@@ -283,6 +288,19 @@ class LayerStack:
                 self._layouts.clear()
             layout = self._layouts[shape] = _Layout(self, *shape)
         return layout
+
+
+class _Rollout(NamedTuple):
+    """Filled C structures of `LayerStack.run_last_step`."""
+
+    key: tuple[Any, ...]
+    """What they were filled for; empty if the next call must fill them again."""
+    struct: structures.StackStruct
+    """All but the addresses of the signal and of the output."""
+    shape: tuple[int, int, int]
+    """Shape of the output."""
+    kept_alive: list[Any]
+    """The objects that they point to."""
 
 
 class _Template:

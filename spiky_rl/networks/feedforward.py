@@ -135,14 +135,14 @@ def _drop_late_spikes(cost: ConnectionCost, arrivals: Tensor) -> ConnectionCost:
     )
 
 
-def _has_hooks(module: torch.nn.Module) -> bool:
-    """Return whether a call of ``module``, or its backward pass, also runs hooks."""
-    return bool(
-        module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
-    )
+def _list_hooks(module: torch.nn.Module) -> list[Mapping[int, Any]]:
+    """Return the tables of the hooks that a call of ``module``, or its backward pass, also runs."""
+    return [
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    ]
 
 
 def _can_run_last_step(stack: LayerStack | GpuStack) -> TypeGuard[LayerStack]:
@@ -288,9 +288,7 @@ class FeedForward(SpikingNetwork):
         """Backend of the last pass that asked for a stack, or None before the first."""
         self._stack: LayerStack | GpuStack | None = None
         """Stack of these layers on that backend, or None if it has no stacks."""
-        self._stack_modules: list[torch.nn.Module | None] = []
-        """Modules of the stack's layers, because a module may be replaced by another one."""
-        self._set_stack_parts((*layers, self.decoder))
+        self._inspect_stack()
 
     def _build_layers(
         self,
@@ -411,9 +409,10 @@ class FeedForward(SpikingNetwork):
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         encoder_state, states = self._split_state(state)
-        signal, new_encoder_state = self.encoder.encode_stateful(x, encoder_state, keep)
+        encoder: Any = self._modules["encoder"]
+        signal, new_encoder_state = encoder.encode_stateful(x, encoder_state, keep)
         if record is not None and not record.only_signals:
-            record.operations.append(self.encoder.count_operations(x))
+            record.operations.append(encoder.count_operations(x))
         if stack := self._choose_stack(signal, ops, record):
             features, new, rates = self._run_stack(stack, ops, signal, states, keep, share)
         else:
@@ -458,43 +457,45 @@ class FeedForward(SpikingNetwork):
 
         A stack reads the weights and calls no part, so it would ignore hooks, pruning, parametrizations and subclasses.
         """
-        parts = (*self._modules["layers"]._modules.values(), self._modules["decoder"])  # type: ignore[union-attr]
-        if parts != self._stack_parts:
-            self._set_stack_parts(parts)
-        if not self._can_use_stack:
+        if self._list_stack_modules() != self._stack_modules:
+            self._inspect_stack()
+        if not self._can_use_stack or any(self._stack_hooks) or _has_any_global_hook():
             return False
-        for modules, name, kind in self._linear_maps:
-            link: Any = modules[name]
-            if link.__class__ is not kind or _has_hooks(link) or not link._parameters.keys() >= WEIGHTS:
+        for link, kind in self._linear_maps:
+            if link.__class__ is not kind or not link._parameters.keys() >= WEIGHTS:
                 return False
-        return not (_has_any_global_hook() or any(map(_has_hooks, self._stack_parts)))
+        return True
 
-    def _set_stack_parts(self, parts: tuple[Any, ...]) -> None:
-        """Set ``parts``, the layers and the decoder, as those that a stack runs, and drop the stack of the previous ones."""
-        *layers, decoder = parts
-        # whether a stack computes what these parts do, unless hooks or other linear maps are set later
+    def _list_stack_modules(self) -> list[Any]:
+        """Return the layers, the decoder, and the modules in them."""
+        parts: list[Any] = [*self._modules["layers"]._modules.values(), self._modules["decoder"]]  # type: ignore[union-attr]
+        return parts + [module for part in parts for module in part._modules.values()]
+
+    def _inspect_stack(self) -> None:
+        """Set whether a stack can run the present modules, and drop the stack of the previous ones."""
+        layers, decoder = [*self.layers], self.decoder
+        # whether a stack computes what these modules do, unless they have hooks or are changed in place
         self._can_use_stack = all(
             layer.__class__ is SpikingLayer
             and layer.channel is None
             and getattr(layer.connection, "is_plain", False)
             for layer in layers
         ) and (decoder.potential is None or decoder.__class__ is Membrane)
-        # for each linear map: the modules of its owner, its name among them, and its expected class
-        self._linear_maps = [
-            *((layer._modules, "connection", LinearConnection) for layer in layers),
-            (decoder._modules, "readout", torch.nn.Linear),
-        ]
-        self._stack_backend, self._stack_parts = None, parts
+        # linear maps and their expected classes: a parametrization changes the class in place
+        links: list[Any] = [layer.connection for layer in layers]
+        self._linear_maps = [*((link, LinearConnection) for link in links), (decoder.readout, torch.nn.Linear)]
+        modules = (*layers, *links, decoder, decoder.readout)
+        self._stack_hooks = [hooks for module in modules for hooks in _list_hooks(module)]
+        self._stack_backend, self._stack_modules = None, self._list_stack_modules()
 
     def _get_stack(self, backend: Backend) -> LayerStack | GpuStack | None:
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
-        parts = [part for modules, _, _ in self._linear_maps for part in modules.values()]
-        if self._stack_backend is not backend or self._stack_modules != parts:
+        if self._stack_backend is not backend:
             stages = [layer.make_stage() for layer in self.layers]
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend.stack(stages, self.bfloat16_gradient, self.recompute)
-            self._stack_backend, self._stack_modules = backend, parts
+            self._stack_backend = backend
         return self._stack
 
     def _run_stack(
@@ -514,7 +515,8 @@ class FeedForward(SpikingNetwork):
         # in a single control step a mask has no state to reset
         starts_from_zero = states is None and (keep is None or signal.shape[0] == 1)
         if starts_from_zero and decoder.reads_last_step and _can_run_last_step(stack):
-            return stack.run_last_step(signal, self.steps, ops, decoder.readout.bias), (), []
+            bias = decoder._modules["readout"]._parameters["bias"]
+            return stack.run_last_step(signal, self.steps, ops, bias), (), []
         # with an offset, the stack returns the features themselves: the last potential plus the bias
         offset = decoder.readout.bias if decoder.reads_last_step else None
         rates: list[Tensor] = []
@@ -624,7 +626,7 @@ class FeedForward(SpikingNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers to the weights of this instance
-        return {**super().__getstate__(), "_stack_backend": None, "_stack": None, "_stack_modules": []}
+        return {**super().__getstate__(), "_stack_backend": None, "_stack": None}
 
     @property
     def has_local_rules(self) -> bool:  # type: ignore[override]
