@@ -27,8 +27,6 @@ from spiky_rl.surrogates.base import Surrogate
 
 log = logging.getLogger(__name__)
 
-_PER_STAGE = 5
-"""Number of tensors per stage that may have a gradient: weight, bias, params, state, synapses."""
 _SHAPES = 16
 """Number of input shapes whose layouts a stack remembers."""
 _ALIGNMENT = 64
@@ -124,6 +122,7 @@ class LayerStack:
         self.learned = any(stage.neuron.learn for stage in stages)
         self.supports_penalty = all(stage.binary for stage in stages[1:])
         self._template: _Template | None = None
+        self._filled: _FilledLayers | None = None
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
         # pylint: disable-next=protected-access
         self._maps: list[Any] = [stage.map._parameters for stage in stages]
@@ -164,19 +163,24 @@ class LayerStack:
         """
         if states is not None and len(states) < self.states:
             raise _make_shape_error("states", len(states), self.states)
-        calls, tensors, remaining = [], [offset], None if states is None else list(states)
-        for stage in self.stages:
-            calls.append(call := stage.prepare_call(ops))
-            state = None
-            if remaining is not None:
-                count = stage.states
-                state, remaining = torch.stack(remaining[:count]).to(x.dtype), remaining[count:]
-            params = None if call.params is None else call.params.to(x.dtype)
-            synapses = None if stage.synapses is None else stage.synapses()
-            tensors += (stage.weight, stage.bias, params, state, synapses)
+        calls = [stage.prepare_call(ops) for stage in self.stages]
+        tensors: list[Tensor | None] = []
+        if states is None and not (self.learned or self.recurrent):
+            for stage in self.stages:
+                tensors += (stage.weight, stage.bias)
+        else:
+            remaining = None if states is None else list(states)
+            for stage, call in zip(self.stages, calls, strict=True):
+                state = None
+                if remaining is not None:
+                    count = stage.states
+                    state, remaining = torch.stack(remaining[:count]).to(x.dtype), remaining[count:]
+                params = None if call.params is None else call.params.to(x.dtype)
+                synapses = None if stage.synapses is None else stage.synapses()
+                tensors += (stage.weight, stage.bias, params, state, synapses)
         # read the gradient mode here: inside of the autograd function it is always off
         request = _Request(self, calls, steps, torch.is_grad_enabled(), counted)
-        output, *others = _Run.apply(request, x, keep, *tensors)  # type: ignore[misc]
+        output, *others = _Run.apply(request, x, keep, offset, *tensors)  # type: ignore[misc]
         # states of the stages, if there are any, then the rates of all but the last, if they are counted
         n_states = len(others) - (len(self.stages) - 1 if counted else 0)
         return output, [s for layer in others[:n_states] for s in layer.unbind(0)], others[n_states:]
@@ -223,17 +227,14 @@ class LayerStack:
         _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
         calls = [stage.prepare_call(ops) for stage in self.stages]
         tensors = []
-        for stage, call in zip(self.stages, calls, strict=True):
-            tensors += [stage.weight, stage.bias, call.params, None, None]
+        for stage in self.stages:
+            tensors += [stage.weight, stage.bias]
         layers, kept_alive = self.fill_layers(calls, tensors)
         T, K, B, _ = x.shape
         struct = structures.StackStruct(ctypes.addressof(layers), count=len(layers), T=T, K=steps, B=B)
         struct.offset, struct.constant, struct.threads = offset.data_ptr(), K == 1, count_threads(self.core)
-        # the structures may point to copies: of parameters, and of weights and biases that are not contiguous. Copies miss later
-        # changes, so the next call fills them again
-        has_copies = any(call.params is not None for call in calls) or any(
-            not tensor.is_contiguous() for m in self._maps for tensor in (m["weight"], m["bias"])
-        )
+        # a weight or bias that is not contiguous was copied, and a copy misses later changes: the next call fills the structures again
+        has_copies = not all(tensor is None or tensor.is_contiguous() for tensor in tensors)
         return _Rollout(() if has_copies else key, struct, (T, B, offset.shape[0]), [layers, *kept_alive])
 
     def check_signal(self, x: Tensor, steps: int) -> None:
@@ -247,16 +248,18 @@ class LayerStack:
     ) -> tuple[Any, list[Any]]:
         """Return an array of `LayerStruct` with its inputs, and the objects that must stay alive while it is used.
 
-        ``tensors`` has weight, bias, parameters, state and synapses of each stage.
+        ``tensors`` has weight and bias of each stage, or weight, bias, parameters, state and synapses.
         """
-        key = [(call.key, call.numbers) for call in calls]
-        template = self._template
-        if template is None or template.key != key:
-            template = self._template = _Template(self, calls)
+        filled, place = self._filled, None
+        if len(tensors) == 2 * len(self.stages):
+            # what points to nothing but contiguous weights and biases is as before if they are where they were
+            place = [None if x is None else (x.data_ptr(), x.is_contiguous()) for x in tensors]
+            if filled is not None and filled.place == place and filled.calls == calls:
+                return filled.copy(), [filled]
+        template = self._get_template(calls)
         layers, kept_alive = template.copy(), [template]
-        for i, stage in enumerate(self.stages):
-            layer = layers[i]
-            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
+        for layer, stage, part in zip(layers, self.stages, self.divide(tensors), strict=True):
+            weight, bias, params, state, synapses = part
             C, N = stage.map.in_features, stage.map.out_features
             _check_tensor("weight", weight, (N, C) if stage.output_major else (C, N))
             if not weight.is_contiguous():
@@ -275,7 +278,22 @@ class LayerStack:
                 _check_tensor("synapses", synapses, (stage.feedback.delays * N, N))
                 kept_alive.append(synapses := synapses.detach().contiguous())
                 layer.within.fill(stage.feedback, synapses)
+        if place is not None and len(kept_alive) == 1:  # no copies
+            self._filled = _FilledLayers(calls, place, layers, template)
+            return self._filled.copy(), [self._filled]
         return layers, kept_alive
+
+    def _get_template(self, calls: Sequence[programs.NeuronCall]) -> _Template:
+        """Return the template for ``calls``; the last one is kept."""
+        key = [(call.key, call.numbers) for call in calls]
+        if self._template is None or self._template.key != key:
+            self._template = _Template(self, key, calls)
+        return self._template
+
+    def divide(self, tensors: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Return weight, bias, parameters, state and synapses of each stage; ``tensors`` is as in `fill_layers`."""
+        count = len(tensors) // len(self.stages)
+        return [(*part, None, None, None)[:5] for part in itertools.batched(tensors, count)]
 
     def get_layout(
         self, T: int, inner: int, steps: int, B: int, needs_backward: bool, counted: bool
@@ -303,11 +321,26 @@ class _Rollout(NamedTuple):
     """The objects that they point to."""
 
 
+class _FilledLayers(NamedTuple):
+    """The last `LayerStruct` array that points to weights and biases alone."""
+
+    calls: Sequence[programs.NeuronCall]
+    place: list[Any]
+    """Address of each weight and bias, and whether it is contiguous."""
+    layers: Any
+    template: _Template
+    """The layers point into it."""
+
+    def copy(self) -> Any:
+        """Return a copy of the array; it is valid while this object lives."""
+        return type(self.layers).from_buffer_copy(self.layers)
+
+
 class _Template:
     """The fields of a stack's `LayerStruct` array that depend on its neurons alone."""
 
-    def __init__(self, stack: LayerStack, calls: Sequence[programs.NeuronCall]) -> None:
-        self.key = [(call.key, call.numbers) for call in calls]
+    def __init__(self, stack: LayerStack, key: list[Any], calls: Sequence[programs.NeuronCall]) -> None:
+        self.key = key
         self._layers = (LayerStruct * len(calls))()
         self._numbers = []  # the layers point to them
         for layer, stage, call in zip(self._layers, stack.stages, calls, strict=True):
@@ -408,27 +441,29 @@ def _compute_rates(core: ctypes.CDLL, bits: int, rows: int, neurons: int, like: 
 
 
 class _Run(torch.autograd.Function):
-    """A call of the stack with gradients. ``given`` is the offset, then the weight, bias, params, state and synapses of every stage."""
+    """A call of the stack with gradients. ``tensors`` is as in `LayerStack.fill_layers`."""
 
     @staticmethod
-    def forward(ctx: Any, request: _Request, x: Tensor, keep: Tensor | None, *given: Any) -> Any:
+    def forward(
+        ctx: Any, request: _Request, x: Tensor, keep: Tensor | None, offset: Tensor | None, *tensors: Any
+    ) -> Any:
         stack, steps = request.stack, request.steps
         x = x.contiguous()
         keep = None if keep is None else keep.to(x.dtype).contiguous()
         stack.check_signal(x, steps)
         T, K, B, _ = x.shape
         needs_backward = request.recorded and any(ctx.needs_input_grad)
-        offset, *tensors = given
         if offset is not None:
             _check_tensor("bias", offset, (stack.stages[-1].map.out_features,))
             offset = offset.contiguous()
-        for stage, part in zip(stack.stages, itertools.batched(tensors, _PER_STAGE), strict=True):
-            _, _, params, state, _ = part
+        last = []
+        for stage, (*_, params, state, _) in zip(stack.stages, stack.divide(tensors), strict=True):
             if state is not None or params is not None or keep is not None:
                 width = stage.map.out_features
                 operators.check_shapes(T, B, width, state, params, keep, stage.states, x.device)
+            if state is not None:
+                last.append(torch.empty_like(state))
         layers, _kept_alive = stack.fill_layers(request.calls, tensors)
-        last = [torch.empty_like(state) for state in tensors[3::_PER_STAGE] if state is not None]
         for layer, state in zip(layers, last, strict=False):  # all stages have a state, or none has
             layer.last = state.data_ptr()
         layout = stack.get_layout(T, K, steps, B, needs_backward, request.counted)
@@ -473,8 +508,8 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros((T, request.steps, B, width) if offset is None else (T, B, width))
         grad_output = grad_output.contiguous()
         gradients: list[Tensor | None] = []
-        for i, part in enumerate(itertools.batched(tensors, _PER_STAGE)):
-            layer = layers[i]
+        per_stage = len(tensors) // len(stack.stages)
+        for i, (layer, part) in enumerate(zip(layers, stack.divide(tensors), strict=True)):
             if grad_last and grad_last[i] is not None:
                 kept_alive.append(grad := grad_last[i].contiguous())
                 layer.grad_last = grad.data_ptr()
@@ -490,7 +525,7 @@ class _Run(torch.autograd.Function):
             layer.grad_weight, layer.grad_bias, layer.grad_params, layer.grad_state, of_synapses = pointers
             if of_synapses is not None:
                 layer.within.grad_weight = of_synapses
-            gradients += of_part
+            gradients += of_part[:per_stage]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
         c = structures.StackStruct(ctypes.addressof(layers), get_pointer(x), get_pointer(keep))
         if offset is None:
