@@ -126,13 +126,14 @@ class LayerStack:
         self._layouts: dict[tuple[int, int, int, int, bool, bool], _Layout] = {}
         # pylint: disable-next=protected-access
         self._maps: list[Any] = [stage.map._parameters for stage in stages]
-        self._buffers: list[Any] = [stage.map._buffers for stage in stages]  # pylint: disable=protected-access
+        # pylint: disable-next=protected-access
+        self._buffers: list[Any] = [stage.map._buffers for stage in stages]
         self._rollout: _Rollout | None = None
 
     @property
     def masked(self) -> bool:
         """Whether any stage has a mask."""
-        return any([buffers.get("mask") is not None for buffers in self._buffers])
+        return any(buffers.get("mask") is not None for buffers in self._buffers)
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a LayerStack cannot be copied or pickled; build a new one")
@@ -250,11 +251,12 @@ class LayerStack:
 
         ``tensors`` has weight and bias of each stage, or weight, bias, parameters, state and synapses.
         """
-        filled, place = self._filled, None
+        filled, key = self._filled, None
         if len(tensors) == 2 * len(self.stages):
-            # what points to nothing but contiguous weights and biases is as before if they are where they were
-            place = [None if x is None else (x.data_ptr(), x.is_contiguous()) for x in tensors]
-            if filled is not None and filled.place == place and filled.calls == calls:
+            key = [
+                None if x is None else (x.data_ptr(), x.dtype, x.shape, x.is_contiguous()) for x in tensors
+            ]
+            if filled is not None and filled.key == key and filled.calls == calls:
                 return filled.copy(), [filled]
         template = self._get_template(calls)
         layers, kept_alive = template.copy(), [template]
@@ -278,8 +280,8 @@ class LayerStack:
                 _check_tensor("synapses", synapses, (stage.feedback.delays * N, N))
                 kept_alive.append(synapses := synapses.detach().contiguous())
                 layer.within.fill(stage.feedback, synapses)
-        if place is not None and len(kept_alive) == 1:  # no copies
-            self._filled = _FilledLayers(calls, place, layers, template)
+        if key is not None and len(kept_alive) == 1:  # no copies
+            self._filled = _FilledLayers(calls, key, layers, template)
             return self._filled.copy(), [self._filled]
         return layers, kept_alive
 
@@ -322,11 +324,11 @@ class _Rollout(NamedTuple):
 
 
 class _FilledLayers(NamedTuple):
-    """The last `LayerStruct` array that points to weights and biases alone."""
+    """The last `LayerStruct` array that points to weights and biases alone, without copies."""
 
     calls: Sequence[programs.NeuronCall]
-    place: list[Any]
-    """Address of each weight and bias, and whether it is contiguous."""
+    key: list[Any]
+    """What the array was filled for: address, type and shape of each weight and bias, and whether it is contiguous."""
     layers: Any
     template: _Template
     """The layers point into it."""

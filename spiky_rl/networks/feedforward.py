@@ -459,12 +459,12 @@ class FeedForward(SpikingNetwork):
         """
         if self._list_stack_modules() != self._stack_modules:
             self._inspect_stack()
-        if not self._can_use_stack or any(self._stack_hooks) or _has_any_global_hook():
+        if not self._can_use_stack or any(self._stack_hooks):
             return False
         for link, kind in self._linear_maps:
             if link.__class__ is not kind or not link._parameters.keys() >= WEIGHTS:
                 return False
-        return True
+        return not _has_any_global_hook()
 
     def _list_stack_modules(self) -> list[Any]:
         """Return the layers, the decoder, and the modules in them."""
@@ -483,7 +483,10 @@ class FeedForward(SpikingNetwork):
         ) and (decoder.potential is None or decoder.__class__ is Membrane)
         # linear maps and their expected classes: a parametrization changes the class in place
         links: list[Any] = [layer.connection for layer in layers]
-        self._linear_maps = [*((link, LinearConnection) for link in links), (decoder.readout, torch.nn.Linear)]
+        self._linear_maps = [
+            *((link, LinearConnection) for link in links),
+            (decoder.readout, torch.nn.Linear),
+        ]
         modules = (*layers, *links, decoder, decoder.readout)
         self._stack_hooks = [hooks for module in modules for hooks in _list_hooks(module)]
         self._stack_backend, self._stack_modules = None, self._list_stack_modules()

@@ -377,8 +377,6 @@ def test_a_weight_that_is_transposed_in_place_is_read_anew():
 
 
 def test_a_copy_of_a_network_has_weights_of_its_own():
-    import copy
-
     network, x = build(), observations()
     with torch.inference_mode():
         before, _ = network(x, None)
@@ -388,6 +386,49 @@ def test_a_copy_of_a_network_has_weights_of_its_own():
         network(x, None)
     with torch.inference_mode():
         assert torch.equal(copied(x, None)[0], before)
+
+
+def test_hooks_of_a_copy_are_called_after_the_original_ran():
+    network, x = build(), observations()
+    network(x, None)
+    called: list[str] = []
+    copied = copy.deepcopy(network)
+    copied.layers[0].connection.register_forward_hook(lambda *_: called.append("copy"))
+    network(x, None)
+    assert not called
+    copied(x, None)
+    assert called
+
+
+WEIGHT_CHANGES = {
+    "in place": lambda link: link.weight.data.mul_(2.0),
+    "replaced": lambda link: setattr(link, "weight", torch.nn.Parameter(link.weight.detach() * 2.0)),
+    "transposed": lambda link: setattr(link.weight, "data", link.weight.data.t()),
+    "in strides": lambda link: setattr(link.weight, "data", link.weight.data.t().contiguous().t().mul(2.0)),
+}
+
+
+@pytest.mark.parametrize("change", WEIGHT_CHANGES)
+def test_gradients_are_those_of_weights_that_change_between_updates(change):
+    network, x = build(layers=[16, 16]), observations()
+    link = network.layers[1].connection
+
+    def learn(run):
+        network.zero_grad()
+        features = run()
+        features.square().sum().backward()
+        return [features.detach(), *(p.grad for p in network.parameters())]
+
+    before = learn(lambda: network(x, None)[0])
+    for _ in range(2):
+        WEIGHT_CHANGES[change](link)
+        after = learn(lambda: network(x, None)[0])
+        expected = learn(lambda: layer_by_layer(network, x, None)[0])
+        assert torch.equal(after[0], expected[0]) and not torch.equal(after[0], before[0])
+        assert all(
+            relative(found, right) < 1e-5 for found, right in zip(after[1:], expected[1:], strict=True)
+        )
+        before = after
 
 
 def test_threads_of_the_caller_may_share_a_network():
