@@ -27,7 +27,7 @@ from spiky_rl.learners.common.checkpoints import get_random_state, restore_rando
 from spiky_rl.learners.common.progress import Amount
 from spiky_rl.metrics.meter import make_meter
 from spiky_rl.metrics.spikes import LayerActivity, compute_layer_activity, compute_mean_rate
-from spiky_rl.metrics.synops import operations_by_environment
+from spiky_rl.metrics.synops import count_operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork
 
 EVALUATION_BATCH_SIZE, EVALUATION_RATIO = 200, 4
@@ -335,7 +335,7 @@ class Trainer:
         with torch.no_grad():
             compute_logits(self.network, to_sequence(frames, self.settings.frame_mode), record)
         layers, meter = compute_layer_activity(record), make_meter(self.network)
-        operations = operations_by_environment(record, None if meter is None else meter.connections)
+        operations = count_operations_by_environment(record, None if meter is None else meter.connections)
         return layers, compute_mean_rate(layers, record), operations.mean().item()
 
     def predict(self, indices: np.ndarray) -> np.ndarray:

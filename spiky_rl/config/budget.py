@@ -68,13 +68,15 @@ def parse_budget(data: object, path: str = "") -> Budget:
 
 
 def _parse_amount(kind: str, amount: object) -> float:
-    """Return the ``amount`` of a budget as a number. Raises RegistryError unless it is above zero and at most `MAX_AMOUNT`."""
+    """Return the ``amount`` of a budget as a number. Raises RegistryError unless it is above zero, or one step, and at most `MAX_AMOUNT`."""
     try:
         number = float(str(amount))
     except ValueError:
         number = math.nan
     if number > MAX_AMOUNT[kind]:
         raise RegistryError(f"{kind}: at most {MAX_AMOUNT[kind]:g} {KINDS[kind]}; got {amount!r}")
+    if kind == "env_steps" and 0 < number < 1:
+        raise RegistryError(f"{kind}: at least 1 step; got {amount!r}")
     if not number > 0:  # nor NaN
         raise RegistryError(f"{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
     return number

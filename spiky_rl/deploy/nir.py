@@ -185,10 +185,10 @@ def read(path: Path | str) -> NirPolicy:
     Raises UserError if the file is not a NIR file, was not written by ``spiky export``, or is damaged.
     """
     from spiky_rl.kernels import dispatch
-    from spiky_rl.networks._nir_graph import Reading, read_content
+    from spiky_rl.networks._nir_graph import NirReadOptions, read_content
 
-    content = read_content(Reading(str(path)))
-    if not content.own or content.readout is None:
+    content = read_content(NirReadOptions(str(path)))
+    if not content.is_own_export or content.readout is None:
         raise UserError(
             f"{path}: not written by spiky export --to nir; run it as an agent: agent.network.name=nir agent.network.file={path}"
         )

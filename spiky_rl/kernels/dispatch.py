@@ -26,7 +26,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
 if TYPE_CHECKING:
-    from spiky_rl.kernels.backends._compiled import Compiled
+    from spiky_rl.kernels.backends._compiled import CompiledBackend
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def list_compiled_backends() -> dict[str, str]:
     return names_by_device
 
 
-def get_device_backend(device: str) -> Compiled:
+def get_device_backend(device: str) -> CompiledBackend:
     """Return the compiled backend for a ``device`` type: the torch operators run its kernels."""
     return get_backend(list_compiled_backends()[device])  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
 """Measures of a running network: spikes, operations, energy; and videos of them.
 
-`meter.CostMeter` measures a network's pass, `energy` prices it.
+`meter.CostMeter` measures a network's pass, `energy` estimates its energy.
 """

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spiky_rl.connections._cost import WeightStorage
-from spiky_rl.metrics.updates import ArithmeticCounts, count_activation, count_recurrent_cell
+from spiky_rl.metrics.updates import ArithmeticCounts, count_activation_arithmetic, count_recurrent_arithmetic
 
 Hook = Callable[..., None]
 """A forward hook of torch: (module, inputs, output)."""
@@ -109,7 +109,7 @@ def _make_hook(tally: OperationCounter, module: nn.Module) -> Hook | None:
         return _make_convolution_hook(tally, module)
     if isinstance(module, nn.RNNBase):
         return _make_recurrent_hook(tally, module)
-    each = count_activation(module)
+    each = count_activation_arithmetic(module)
     return None if each is None else lambda _, inputs, output: tally.add_activations(output.detach(), each)
 
 
@@ -146,7 +146,7 @@ def _make_recurrent_hook(tally: OperationCounter, module: nn.RNNBase) -> Hook:
     first, *hidden_weights = get_weights(module)
     fan_out = (first != 0).float().sum(0)
     hidden = sum(int((w != 0).sum()) for w in hidden_weights)
-    each = count_recurrent_cell(module) * module.num_layers
+    each = count_recurrent_arithmetic(module) * module.num_layers
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         x, last = inputs[0].detach(), outputs[0].detach()

@@ -120,7 +120,7 @@ def get_energy_model(name: str) -> EnergyModel:
     """Return the energy model called ``name``. Raises RegistryError if it is unknown."""
     if name not in ENERGY_MODELS:
         raise RegistryError(
-            f"prices: {name!r} is not known; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(name, ENERGY_MODELS)}"
+            f"energy model: {name!r} given; allowed: {', '.join(ENERGY_MODELS)}{suggest_name(name, ENERGY_MODELS)}"
         )
     return ENERGY_MODELS[name]
 
@@ -179,10 +179,10 @@ class InferenceCost:
             + model.multiplication * (self.multiplications + self.encoder_operations)
             + model.transcendental * self.transcendental
             + model.update * self.neuron_updates
-            + self.traffic(model)
+            + self.compute_memory_energy(model)
         )
 
-    def traffic(self, model: EnergyModel) -> float:
+    def compute_memory_energy(self, model: EnergyModel) -> float:
         """Return the energy in pJ of the memory traffic under the energy ``model``."""
         stored_bytes = self.footprint_bytes * model.bytes_per_value / WORD
         read_bytes = model.bytes_per_value * self.effective_operations
@@ -194,7 +194,7 @@ class InferenceCost:
         state_access = compute_access_energy(self.state_bytes * model.bytes_per_value / WORD)
         return (weight_access * read_bytes + model.bytes_per_value * state_access * self.state_accesses) / 8
 
-    def throughput(self, per_second: float) -> float:
+    def compute_throughput(self, per_second: float) -> float:
         """Return the effective operations per second at a number of actions or samples ``per_second``."""
         return self.effective_operations * per_second
 

@@ -17,8 +17,8 @@ from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import RELU_ZERO_SHARE, WORD, InferenceCost
 from spiky_rl.metrics.updates import (
     ArithmeticCounts,
-    count_activation,
-    count_neuron,
+    count_activation_arithmetic,
+    count_neuron_arithmetic,
     count_synapse_and_traces,
 )
 from spiky_rl.networks.base import ForwardRecord, NetworkCost, SpikingNetwork, UnitGroup
@@ -33,7 +33,7 @@ class CostMeter:
         cost = network.measure_cost()
         self.connections = cost.connections
         self.updates, self.arithmetic, self.accesses = _count_updates(cost.units)
-        self.sparsity = synops.connection_sparsity(cost.connections)
+        self.sparsity = synops.compute_connection_sparsity(cost.connections)
         self.memory = _measure_memory(
             network, [c.storage for c in cost.connections], sum(network.state_sizes)
         )
@@ -59,7 +59,7 @@ class CostMeter:
 
 
 def make_meter(network: SpikingNetwork) -> CostMeter | None:
-    """Return a meter for ``network``; None if its class defines no `SpikingNetwork.measure_cost`."""
+    """Return a meter for ``network``; None if its class does not override `SpikingNetwork.measure_cost`."""
     is_defined = type(network).measure_cost is not SpikingNetwork.measure_cost
     return CostMeter(network) if is_defined else None
 
@@ -103,8 +103,8 @@ def _count_updates(units: Sequence[UnitGroup]) -> tuple[float, ArithmeticCounts,
 def _count_update(group: UnitGroup) -> ArithmeticCounts:
     """Return the arithmetic of one update of one unit."""
     if not isinstance(group.unit, Neuron):
-        return count_activation(group.unit) or ArithmeticCounts()
-    count = count_neuron(group.unit)
+        return count_activation_arithmetic(group.unit) or ArithmeticCounts()
+    count = count_neuron_arithmetic(group.unit)
     return count if group.traces is None else count + count_synapse_and_traces(group.traces)
 
 
@@ -133,7 +133,7 @@ def _measure_equal_ann(network: SpikingNetwork, cost: NetworkCost) -> InferenceC
         multiplications=0.0,
         transcendental=0.0,
         activation_sparsity=RELU_ZERO_SHARE,
-        connection_sparsity=synops.connection_sparsity(connections),
+        connection_sparsity=synops.compute_connection_sparsity(connections),
         parameters=parameters,
         footprint_bytes=parameters * WORD,
         state_bytes=units * WORD,

@@ -38,7 +38,7 @@ class OperationCounts:
     """Bytes read from lists of synapses, apart from the weights."""
 
 
-def connection_sparsity(connections: Sequence[ConnectionCost]) -> float:
+def compute_connection_sparsity(connections: Sequence[ConnectionCost]) -> float:
     """Return the share of zero weights in these ``connections``."""
     return sum(c.zeros for c in connections) / sum(c.weights for c in connections)
 
@@ -71,7 +71,7 @@ def count_operations(connections: Sequence[ConnectionCost], record: ForwardRecor
     return OperationCounts(macs, acs, dense, sparsity, index_reads)
 
 
-def operations_by_environment(
+def count_operations_by_environment(
     record: ForwardRecord, connections: Sequence[ConnectionCost] | None = None
 ) -> Tensor:
     """Return the effective operations per control step of a ``record`` for every environment, [B]: of encoder, connections and decoder.
@@ -96,7 +96,7 @@ def dense_operations(model: torch.nn.Module) -> int:
     """Return the multiply-accumulates of one pass through an ANN: its linear and recurrent modules, and an rsl_rl CNNModel's CNNs."""
     total = 0
     for i, cnn in enumerate(getattr(model, "cnns", {}).values()):
-        total += convolution_operations(cnn, (model.obs_channels_2d[i], *model.obs_dims_2d[i]))  # type: ignore
+        total += count_convolution_operations(cnn, (model.obs_channels_2d[i], *model.obs_dims_2d[i]))  # type: ignore
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | LinearConnection):
             total += module.weight.numel()
@@ -105,7 +105,7 @@ def dense_operations(model: torch.nn.Module) -> int:
     return total
 
 
-def convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
+def count_convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
     """Return the multiply-accumulates of the Conv2d modules of ``cnn`` for one image of ``shape`` [C, H, W]."""
     operations: list[int] = []
 

@@ -52,7 +52,7 @@ class ArithmeticCounts:
         return self.additions + self.multiplications + self.transcendental
 
 
-def count_neuron(neuron: Neuron) -> ArithmeticCounts:
+def count_neuron_arithmetic(neuron: Neuron) -> ArithmeticCounts:
     """Count one update of one ``neuron``, with all its sub-steps. Raises TraceError if its step uses more than `Ops` allows."""
 
     def count(function: Callable[..., tuple[Value, States]], *input_names: str) -> ArithmeticCounts:
@@ -75,22 +75,22 @@ def count_synapse_and_traces(traces: int) -> ArithmeticCounts:
     """Count one inner step of a reservoir neuron's exponential synapse and of ``traces`` traces of its spikes."""
 
     def step(
-        _: Ops, decay: Value, input_current: Value, synapse: Value, spike: Value, *traces: Value
+        _: Ops, decay: Value, input_current: Value, synapse: Value, spike: Value, *trace_values: Value
     ) -> list[Value]:
         # the synaptic operations include adding the input to the synapse
         synapse = decay * synapse
-        return [synapse, input_current + synapse, *(spike + decay * (r - spike) for r in traces)]
+        return [synapse, input_current + synapse, *(spike + decay * (r - spike) for r in trace_values)]
 
     return _count_function(step, 3 + traces, constants=1)
 
 
-def count_activation(module: nn.Module) -> ArithmeticCounts | None:
+def count_activation_arithmetic(module: nn.Module) -> ArithmeticCounts | None:
     """Count one value of the activation ``module``; None if the module is not a known activation."""
     known = next((kind for kind in ACTIVATIONS if isinstance(module, kind)), None)
     return None if known is None else _count_function(ACTIVATIONS[known], 1)
 
 
-def count_recurrent_cell(module: nn.RNNBase) -> ArithmeticCounts:
+def count_recurrent_arithmetic(module: nn.RNNBase) -> ArithmeticCounts:
     """Count the gates of one hidden unit in one step of a GRU, LSTM or plain RNN ``module``, without the matrix products."""
     if isinstance(module, nn.GRU):
         return _count_function(_gru, 7)
@@ -116,7 +116,7 @@ def _lstm(ops: Ops, c: Value, *products: Value) -> list[Value]:
     return [c, _sigmoid(ops, o) * ops.tanh(c)]
 
 
-def _exponential(ops: Ops, x: Value) -> list[Value]:
+def _elu(ops: Ops, x: Value) -> list[Value]:
     return [ops.where(x > 0.0, x, ops.exp(x) - 1.0)]
 
 
@@ -130,8 +130,8 @@ def _softplus(ops: Ops, x: Value) -> list[Value]:
 
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Ops, Value], list[Value]]] = {
-    nn.ELU: _exponential,
-    nn.CELU: _exponential,
+    nn.ELU: _elu,
+    nn.CELU: _elu,
     nn.SELU: _selu,
     nn.ReLU: lambda ops, x: [ops.max(x, 0.0)],
     nn.LeakyReLU: lambda ops, x: [ops.max(x, 0.01 * x)],

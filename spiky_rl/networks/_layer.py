@@ -302,12 +302,12 @@ class _Recomputation(torch.autograd.Function):
         with torch.enable_grad():
             outputs = ctx.run(*inputs)
         # a rule may cut the gradient of an output, as e-prop does of the spikes that a recurrent layer carries on
-        learned = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if y.requires_grad]
+        differentiable = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if y.requires_grad]
         gradients = iter(
             torch.autograd.grad(
-                [y for y, _ in learned],
+                [y for y, _ in differentiable],
                 [x for x, need in zip(wanted, needs, strict=True) if need],
-                [grad for _, grad in learned],
+                [grad for _, grad in differentiable],
                 allow_unused=True,
             )
         )

@@ -105,7 +105,7 @@ class NirLayer:
 class NirContent:
     """Content of a file as a network here needs it."""
 
-    own: bool
+    is_own_export: bool
     """Whether `spiky export` wrote the file."""
     inputs: tuple[int, ...]
     """Shape of an observation."""
@@ -124,7 +124,7 @@ class NirContent:
 
 
 @dataclass(frozen=True)
-class Reading:
+class NirReadOptions:
     """Choices that a file leaves open."""
 
     file: str
@@ -136,27 +136,27 @@ class Reading:
     """Reset of all neurons, ``zero`` or ``subtract``; None for the file's."""
 
 
-def read_content(reading: Reading) -> NirContent:
-    """Read the graph of ``reading.file``. Raises RegistryError that names the file, the node and what is allowed."""
+def read_content(options: NirReadOptions) -> NirContent:
+    """Read the graph of ``options.file``. Raises RegistryError that names the file, the node and what is allowed."""
     try:
-        status = os.stat(reading.file)
+        status = os.stat(options.file)
     except FileNotFoundError:
-        raise RegistryError(f"{reading.file}: no such file") from None
+        raise RegistryError(f"{options.file}: no such file") from None
     except OSError as error:
-        raise RegistryError(f"{reading.file}: {error.strerror}") from None
-    return _read_cached(reading, status.st_mtime_ns, status.st_size)
+        raise RegistryError(f"{options.file}: {error.strerror}") from None
+    return _read_cached(options, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=8)
-def _read_cached(reading: Reading, _modified: int, _size: int) -> NirContent:
-    graph = _read_file(reading.file)
+def _read_cached(options: NirReadOptions, _modified: int, _size: int) -> NirContent:
+    graph = _read_file(options.file)
     try:
-        return _Builder(graph, reading).build()
+        return _Builder(graph, options).build()
     except RegistryError as error:
-        raise RegistryError(f"{reading.file}: {error}") from None
+        raise RegistryError(f"{options.file}: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         text = " ".join(str(error).split())[:200]
-        raise RegistryError(f"{reading.file}: damaged: {type(error).__name__}: {text}") from None
+        raise RegistryError(f"{options.file}: damaged: {type(error).__name__}: {text}") from None
 
 
 def require_nir(key: str) -> None:
@@ -200,7 +200,7 @@ class _Walk:
 class _Builder:
     """Builder of a `NirContent` from a graph."""
 
-    def __init__(self, graph: Any, reading: Reading) -> None:
+    def __init__(self, graph: Any, options: NirReadOptions) -> None:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self._add_graph("", graph)
@@ -211,9 +211,9 @@ class _Builder:
             raise RegistryError(
                 f"metadata.layout: {self.metadata.get('layout')} given; allowed: {FILE_VERSION}"
             )
-        self.dt = reading.dt or float(self.metadata.get("dt", DT))
-        self.spike = reading.spike or ("at" if self.metadata else "above")
-        self.reset = reading.reset
+        self.dt = options.dt or float(self.metadata.get("dt", DT))
+        self.spike = options.spike or ("at" if self.metadata else "above")
+        self.reset = options.reset
         for name, node in self.nodes.items():
             self._check_node(name, node)
         self.after: dict[str, list[str]] = {}
@@ -226,7 +226,7 @@ class _Builder:
         ends: dict[str, str] = {}
         for name, node in graph.nodes.items():
             path = f"{prefix}{name}"
-            if _kind(node) != "NIRGraph":
+            if _get_type_name(node) != "NIRGraph":
                 self.nodes[path] = node
                 continue
             begins[path], ends[path] = self._add_inner_graph(path, node)
@@ -241,8 +241,8 @@ class _Builder:
         earlier = set(self.nodes)
         self._add_graph(f"{path}.", graph)
         new = [name for name in self.nodes if name not in earlier]
-        inputs = [name for name in new if _kind(self.nodes[name]) == "Input"]
-        outputs = [name for name in new if _kind(self.nodes[name]) == "Output"]
+        inputs = [name for name in new if _get_type_name(self.nodes[name]) == "Input"]
+        outputs = [name for name in new if _get_type_name(self.nodes[name]) == "Output"]
         if len(inputs) != 1 or len(outputs) != 1:
             raise RegistryError(
                 f"{path} (NIRGraph): {len(inputs)} inputs and {len(outputs)} outputs given; allowed: 1 each"
@@ -258,8 +258,8 @@ class _Builder:
         del self.nodes[name]
 
     def _check_node(self, name: str, node: Any) -> None:
-        if _kind(node) not in ALLOWED:
-            raise RegistryError(f"{name}: {_kind(node)} given; allowed: {', '.join(ALLOWED)}")
+        if _get_type_name(node) not in ALLOWED:
+            raise RegistryError(f"{name}: {_get_type_name(node)} given; allowed: {', '.join(ALLOWED)}")
         for key, value in vars(node).items():
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise RegistryError(f"{name}.{key} is not finite")
@@ -271,7 +271,7 @@ class _Builder:
         content = NirContent(bool(self.metadata), (), [], None, digest=self._compute_digest())
         walk = _Walk(tuple(int(side) for side in np.atleast_1d(self.nodes[first].input_type["input"])))
         visited, before, name = {first}, first, self._get_next_node(first)
-        while (kind := _kind(self.nodes[name])) != "Output":
+        while (kind := _get_type_name(self.nodes[name])) != "Output":
             if name in visited:
                 raise self._make_error(name, "in a loop of several layers", "a loop of one layer: feedback")
             visited.add(name)
@@ -297,7 +297,7 @@ class _Builder:
 
     def _is_in_convolution(self, walk: _Walk) -> bool:
         """Return whether ``walk`` is between a convolution and its neurons."""
-        return bool(walk.link) and _kind(self.nodes[walk.link]) == "Conv2d"
+        return bool(walk.link) and _get_type_name(self.nodes[walk.link]) == "Conv2d"
 
     def _pass_map(self, content: NirContent, walk: _Walk, name: str) -> None:
         """Go behind the map ``name``. In our own files, two maps may begin the graph: the first one normalises observations."""
@@ -328,11 +328,11 @@ class _Builder:
     def _read_readout(self, content: NirContent, name: str) -> None:
         """Read the linear map ``name`` behind the last neurons."""
         node = self.nodes[name]
-        if _kind(node) == "Conv2d":
+        if _get_type_name(node) == "Conv2d":
             raise self._make_error(name, "as the last node", "Affine, Linear")
         if content.layers[-1].kind == "LI" and not self.metadata:
             raise self._make_error(name, "behind LI", f"behind {', '.join(SPIKING)}")
-        bias = _to_double(node.bias) if _kind(node) == "Affine" else None
+        bias = _to_double(node.bias) if _get_type_name(node) == "Affine" else None
         content.readout = _to_double(node.weight), bias
 
     def _read_metadata(self, content: NirContent) -> None:
@@ -355,7 +355,7 @@ class _Builder:
 
     def _find_single_node(self, kind: str) -> str:
         """Return the name of the node of a ``kind``. Raises RegistryError unless there is exactly one."""
-        names = [name for name, node in self.nodes.items() if _kind(node) == kind]
+        names = [name for name, node in self.nodes.items() if _get_type_name(node) == kind]
         if len(names) != 1:
             raise RegistryError(f"{len(names)} nodes {kind} given; allowed: 1")
         return names[0]
@@ -366,18 +366,18 @@ class _Builder:
         if len(ahead) != 1:
             targets = ", ".join(ahead) if ahead else "none"
             raise RegistryError(
-                f"{name} ({_kind(self.nodes[name])}): edges to {targets} given; allowed: 1 edge"
+                f"{name} ({_get_type_name(self.nodes[name])}): edges to {targets} given; allowed: 1 edge"
             )
         return ahead[0]
 
     def _trace_back(self, name: str, start: str) -> list[str] | None:
         """Return the nodes from ``start`` back to the neurons ``name``, without them; None if that path leads elsewhere."""
-        if _kind(self.nodes[name]) not in NEURONS:
+        if _get_type_name(self.nodes[name]) not in NEURONS:
             return None
         path, here = [], start
         while here != name:
             ahead = self.after.get(here, [])
-            if len(ahead) != 1 or here in path or _kind(self.nodes[here]) not in (*MAPS, "Delay"):
+            if len(ahead) != 1 or here in path or _get_type_name(self.nodes[here]) not in (*MAPS, "Delay"):
                 return None
             path.append(here)
             here = ahead[0]
@@ -385,12 +385,14 @@ class _Builder:
 
     def _make_error(self, name: str, given: str, allowed: str) -> RegistryError:
         """Return the error of the node ``name``, which has ``given`` in place of ``allowed``."""
-        return RegistryError(f"{name} ({_kind(self.nodes[name])}): {given} given; allowed: {allowed}")
+        return RegistryError(
+            f"{name} ({_get_type_name(self.nodes[name])}): {given} given; allowed: {allowed}"
+        )
 
     def _get_map_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape behind a map, for the ``shape`` of its input."""
         node = self.nodes[name]
-        if _kind(node) != "Conv2d":
+        if _get_type_name(node) != "Conv2d":
             if node.weight.ndim != 2:
                 raise self._make_error(name, f"weight of shape {list(node.weight.shape)}", "2 dimensions")
             if math.prod(shape) != node.weight.shape[1]:
@@ -462,7 +464,7 @@ class _Builder:
     def _build_layer(self, name: str, walk: _Walk, feedback_paths: list[list[str]]) -> NirLayer:
         """Build the layer of the neurons ``name`` at ``walk``; each of the ``feedback_paths`` has the nodes of one path back to them."""
         link, shape = walk.link, walk.shape
-        node, link_kind = self.nodes[link], _kind(self.nodes[link])
+        node, link_kind = self.nodes[link], _get_type_name(self.nodes[link])
         options, gain, values = self._read_neurons(name, math.prod(shape))
         # the gain is a product of rounded numbers of the file, so a gain meant as 1 is only near 1
         tolerance = OWN_GAIN_TOLERANCE if self.metadata else GAIN_TOLERANCE
@@ -486,14 +488,14 @@ class _Builder:
         if feedback is not None:
             feedback = feedback * gain
         return NirLayer(
-            name, _kind(self.nodes[name]), weight, bias, geometry, shape, options, values, feedback
+            name, _get_type_name(self.nodes[name]), weight, bias, geometry, shape, options, values, feedback
         )
 
     def _read_neurons(
         self, name: str, width: int
     ) -> tuple[dict[str, PlainValue], np.ndarray, tuple[np.ndarray, ...]]:
         """Return the options of the neurons ``name``, the gain of their input [N], and the values of their step."""
-        node, kind = self.nodes[name], _kind(self.nodes[name])
+        node, kind = self.nodes[name], _get_type_name(self.nodes[name])
 
         def get(key: str) -> np.ndarray:
             value = _to_decimal(getattr(node, key)).reshape(-1)
@@ -590,9 +592,9 @@ class _Builder:
         self, name: str, path: list[str], width: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return delay in steps [N], weight [N, N] and bias [N] of one path from the neurons ``name`` back to them."""
-        delays = [each for each in path if _kind(self.nodes[each]) == "Delay"]
+        delays = [each for each in path if _get_type_name(self.nodes[each]) == "Delay"]
         maps = path[len(delays) :]
-        kinds = [_kind(self.nodes[each]) for each in maps]
+        kinds = [_get_type_name(self.nodes[each]) for each in maps]
         if kinds not in ([], ["Affine"], ["Linear"]):
             raise self._make_error(
                 name, f"feedback over {', '.join(path)}", "Delay, then one Affine or Linear"
@@ -626,7 +628,7 @@ class _Builder:
         digest = hashlib.sha256(json.dumps(sorted(self.edges)).encode())
         _add_values(digest, "", self.metadata)
         for name, node in sorted(self.nodes.items()):
-            digest.update(f"{name} {_kind(node)}".encode())
+            digest.update(f"{name} {_get_type_name(node)}".encode())
             shapes = ("input_type", "output_type")  # nir derives them, each version in another form
             _add_values(digest, "", {key: x for key, x in vars(node).items() if key not in shapes})
         return int.from_bytes(digest.digest()[:8], "big") >> 1
@@ -645,7 +647,7 @@ def _add_values(digest: Any, path: str, values: Mapping[str, Any]) -> None:
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
 
 
-def _kind(node: Any) -> str:
+def _get_type_name(node: Any) -> str:
     return type(node).__name__
 
 

@@ -98,7 +98,10 @@ class SpikingNetwork(Component, torch.nn.Module):
     fixed_size: int | None = None
     """Number of outputs of `compute_fixed_part`; None if no part of the network is fixed."""
     updates: int = 0
-    """Number of PPO updates so far; a Python number, so that no forward pass waits for a device."""
+    """Number of updates so far: of PPO, iterations of off-policy learning, or optimiser steps of a classifier.
+
+    It is a Python number, so that no forward pass waits for a device.
+    """
 
     @classmethod
     @abstractmethod
@@ -181,7 +184,7 @@ class SpikingNetwork(Component, torch.nn.Module):
         """Use another kernel backend from now on."""
 
     def count_update(self) -> None:
-        """Count one PPO update, for slope schedules and the noise of random encoders."""
+        """Count one update, for slope schedules and the noise of random encoders."""
         self.updates += 1
 
     def get_extra_state(self) -> Tensor:

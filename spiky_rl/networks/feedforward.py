@@ -285,7 +285,7 @@ class FeedForward(SpikingNetwork):
             self.register_buffer("penalty_factors", factors, persistent=False)
             self.penalty_factors: Tensor
         self._stack_backend: Backend | None = None
-        """Backend of the last pass that asked for a stack, or None before the first."""
+        """Backend that the stack was made for; None if the modules are new since."""
         self._stack: LayerStack | GpuStack | None = None
         """Stack of these layers on that backend, or None if it has no stacks."""
         self._inspect_stack()

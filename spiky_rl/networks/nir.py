@@ -4,9 +4,9 @@
 
 A graph is a chain of linear maps or convolutions, each with its neurons: `LIF`, `IF`, `CubaLIF` or, at its end, the leaky
 integrator `LI`. Layers may be recurrent, with delays. Neurons keep the time constants, thresholds and resets of the file; weights
-and biases are trained on, and a weight of exactly 0 in a matrix with others is no synapse and stays 0. A last linear map is the
-readout. Without one the features are the spikes: each neuron is its own feature where the file has as many neurons as the agent
-needs features, else a new readout is drawn.
+and biases are trained further. A weight of exactly 0 is no synapse and stays 0, in a matrix that has other weights. A last linear
+map is the readout. A file without one gets a readout of the last layer's outputs: the identity if it has as many neurons as the
+agent needs features, else a random one.
 
 Our own files bring encoder, decoder, normalisation, ``steps`` and ``stateful``, unless the agent names others; other files hold
 none of these. The file is read whenever the network is built, so keep it beside the run; the checkpoint has the learned weights and
@@ -35,7 +35,7 @@ from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.kernels import dispatch, neuron_checks, precision
 from spiky_rl.networks._layer import NeuronParameters, SpikingLayer
-from spiky_rl.networks._nir_graph import DT, NirContent, NirLayer, Reading, read_content
+from spiky_rl.networks._nir_graph import DT, NirContent, NirLayer, NirReadOptions, read_content
 from spiky_rl.networks.base import ForwardRecord, State
 from spiky_rl.networks.feedforward import FeedForward, check_learning
 from spiky_rl.neurons.base import Neuron
@@ -88,7 +88,7 @@ class Nir(FeedForward):
             if not absent:
                 return self
             with error_path("file"):
-                content = read_content(_get_reading(self))
+                content = read_content(_get_read_options(self))
             of_file = {"steps": content.steps, "stateful": content.stateful}
             found = {key: of_file[key] for key in absent if of_file[key] is not None}
             return self.with_changes(**found) if found else self
@@ -106,10 +106,10 @@ class Nir(FeedForward):
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with error_path(f"{path}.file"):
-            content = read_content(_get_reading(options))
+            content = read_content(_get_read_options(options))
             decoder = _choose_codec(content, "decoder", parts["decoder"])
             neurons = [_make_neuron(layer) for layer in content.layers]
-        if content.readout is not None and decoder.name not in READOUTS and not content.own:
+        if content.readout is not None and decoder.name not in READOUTS and not content.is_own_export:
             raise RegistryError(
                 f"{path}.decoder: {decoder.name} given for a file with a readout; allowed: {', '.join(READOUTS)}"
             )
@@ -141,7 +141,7 @@ class Nir(FeedForward):
         Raises:
             RegistryError: The graph takes another number of observations, or has another number of outputs.
         """
-        content = read_content(_get_reading(options))
+        content = read_content(_get_read_options(options))
         _check_sizes(content, options.file, count_values(inputs), outputs)
         codecs = {
             "encoder": _choose_codec(content, "encoder", encoder),
@@ -285,9 +285,9 @@ class FileFeedback(IntraLayerConnection):
         return (events != 0).to(events.dtype) @ fan_out
 
 
-def _get_reading(options: Nir.Options) -> Reading:
+def _get_read_options(options: Nir.Options) -> NirReadOptions:
     """Return the file and the choices of ``options``, which `read_content` takes."""
-    return Reading(options.file, options.dt, options.spike, options.reset)
+    return NirReadOptions(options.file, options.dt, options.spike, options.reset)
 
 
 def _check_sizes(content: NirContent, file: str, observations: int, features: int) -> None:

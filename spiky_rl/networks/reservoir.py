@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from spiky_rl.reservoirs.graphs.base import Wiring
     from spiky_rl.reservoirs.plasticity.base import Plasticity
 
-SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
+SERIES, CONTROL_STEPS, WASHOUT = 24, 36, 12
 """Calibration: number of series of observations, control steps in each, and control steps at the start that are left out."""
 MIN_DEVIATION = 0.3
 """Smallest standard deviation by which a trace is divided, as a share of the mean standard deviation of all traces."""
@@ -424,11 +424,13 @@ class Reservoir(SpikingNetwork):
 
         if options.control == "rate":
 
-            def measure_rate(drives: calibration.Drives) -> float:
+            def measure_rate(drives: calibration.ReservoirWeights) -> float:
                 self.bias, self.input_weight.data, self.weight = drives
                 return self._measure_rate(x)
 
-            start = calibration.Drives(self.bias.clone(), self.input_weight.detach().clone(), weight)
+            start = calibration.ReservoirWeights(
+                self.bias.clone(), self.input_weight.detach().clone(), weight
+            )
             calibrated = calibration.calibrate_rate(start, self.rheobase, options.target_rate, measure_rate)
             self.bias, self.input_weight.data, self.weight = calibrated
         elif options.control == "gain":
@@ -440,7 +442,7 @@ class Reservoir(SpikingNetwork):
             self.weight = float(options.spectral_radius / largest) * weight
         # [CONTROL_STEPS, SERIES, N x traces]
         traces, _ = self.compute_fixed_part(x, self.zero_state(SERIES, x))
-        traces = traces[WARM_UP:].flatten(0, 1)
+        traces = traces[WASHOUT:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)
         if not deviation.any():
@@ -455,7 +457,7 @@ class Reservoir(SpikingNetwork):
         record = ForwardRecord()
         with torch.no_grad():
             self._forward_reservoir(x, self.zero_state(x.shape[1], x), None, record)
-        return float(record.signals[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt
+        return float(record.signals[1][WASHOUT:].mean()) * 1000.0 / self.neuron.dt
 
 
 def _make_mlp_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:

@@ -21,7 +21,7 @@ surrogate gradient, which goes to the sub-step with the highest potential. Not i
 Source: Hodgkin & Huxley (1952), in today's sign; Rush & Larsen (1978).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets ops, states and parameters
 
 import math
 from collections.abc import Sequence

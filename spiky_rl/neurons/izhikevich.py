@@ -15,7 +15,7 @@ conductances, noise.
 Source: Izhikevich (2003); patterns after its figure 2.
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets ops, states and parameters
 
 from typing import Literal, Self
 

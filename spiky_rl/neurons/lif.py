@@ -12,7 +12,7 @@ V is relative to rest, in units of the threshold's default. Not included: a syna
 Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter & Diesmann (1999).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets ops, states and parameters
 
 from typing import Literal
 

@@ -20,7 +20,7 @@ minus infinity it is the theta neuron. Not included: adaptation, a synaptic curr
 Source: Ermentrout & Kopell (1986); Gerstner et al., Neuronal Dynamics (2014), chapter 5.
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets ops, states and parameters
 
 from typing import Self
 
@@ -71,7 +71,7 @@ class Quadratic(Ode):
 
     def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.options.peak
-        m = h * _tangent_ratio(ops, (current - half**2) * h**2)
+        m = h * _compute_tangent_ratio(ops, (current - half**2) * h**2)
         numerator = s.v * (1.0 - half * m) + current * m
         denominator = 1.0 + half * m - s.v * m
         # excess >= 0 beyond the peak, where the denominator may be negative: use a linear function that rises with v and current
@@ -86,7 +86,7 @@ class Quadratic(Ode):
         return s.replace(v=s.v + spike * (self.options.reset - s.v))
 
 
-def _tangent_ratio(ops: Ops, z: Value) -> Value:
+def _compute_tangent_ratio(ops: Ops, z: Value) -> Value:
     """Return tan(sqrt(z))/sqrt(z) for z > 0 and tanh(sqrt(-z))/sqrt(-z) for z < 0, one smooth function."""
     z = ops.min(z, MAX_ANGLE**2)
     # the bound keeps both roots away from 0 where their branch is not used

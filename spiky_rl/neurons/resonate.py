@@ -22,7 +22,7 @@ currents correspond to gain 1. Not included: a reset of u or v, spikes on v.
 Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2001).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets ops, states and parameters
 
 import math
 from typing import Self

@@ -69,7 +69,7 @@ def bisect(rate: Callable[[float], float], target: float, low: float, high: floa
     return 0.5 * (low + high)
 
 
-class Drives(NamedTuple):
+class ReservoirWeights(NamedTuple):
     """The constant current, input weights and recurrent weights of a reservoir."""
 
     bias: Tensor
@@ -78,8 +78,8 @@ class Drives(NamedTuple):
 
 
 def calibrate_rate(
-    start: Drives, rheobase: float, target: float, measure_rate: Callable[[Drives], float]
-) -> Drives:
+    start: ReservoirWeights, rheobase: float, target: float, measure_rate: Callable[[ReservoirWeights], float]
+) -> ReservoirWeights:
     """Return drives with which the neurons fire at the target rate.
 
     The bias alone may give a share `BIAS_SHARE` of the target, bias and input a share `INPUT_SHARE`; each is reduced if it gives

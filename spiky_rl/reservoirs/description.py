@@ -15,7 +15,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import merge, parse_overrides, read_agent
 from spiky_rl.reservoirs import memory
 from spiky_rl.reservoirs import narma as narma_task
-from spiky_rl.reservoirs.echo_state import Drive, draw_echo_state
+from spiky_rl.reservoirs.echo_state import ReservoirFunction, draw_echo_state
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.graphs.base import Wiring
 from spiky_rl.reservoirs.growth import scoring
@@ -106,11 +106,11 @@ def describe_structure(wiring: Wiring) -> Rows:
 
 def compute_measures(net: SpikingReservoir) -> Rows:
     """Return computational measures of the spiking reservoir, with inputs standardised like its observations."""
-    drive = memory.standardize_drive(net.drive, -1.0, 1.0)
+    drive = memory.standardize_inputs(net.drive, -1.0, 1.0)
     states = net.size * net.traces
-    kernel = memory.kernel_rank(drive, default_rng(0), series=states)
-    generalisation = memory.generalisation_rank(drive, default_rng(1), series=states)
-    capacity = memory.memory_capacity(drive, default_rng(2), DELAYS, washout=WASHOUT, series=SERIES)
+    kernel = memory.compute_kernel_rank(drive, default_rng(0), series=states)
+    generalisation = memory.compute_generalisation_rank(drive, default_rng(1), series=states)
+    capacity = memory.compute_memory_capacity(drive, default_rng(2), DELAYS, washout=WASHOUT, series=SERIES)
     exponent = memory.compute_lyapunov(drive, default_rng(3), perturbation=PERTURBATION)
     separation = memory.compute_separation(drive, default_rng(4))
     rows = [
@@ -124,7 +124,7 @@ def compute_measures(net: SpikingReservoir) -> Rows:
         ("Lyapunov exponent", f"{exponent:+.3f} per control step, perturbed by {PERTURBATION}"),
         ("separation", f"{separation:.3f} mean state lengths"),
     ]
-    drive = memory.standardize_drive(net.drive, *narma_task.INPUT)
+    drive = memory.standardize_inputs(net.drive, *narma_task.INPUT)
     for order in narma_task.COEFFICIENTS:
         score = evaluate_narma(drive, order, 0)
         rows.append((f"NARMA-{order}", f"NRMSE {score.nrmse:.3f}, NMSE {score.nmse:.3f}"))
@@ -134,10 +134,10 @@ def compute_measures(net: SpikingReservoir) -> Rows:
 def compare_with_echo_state(net: SpikingReservoir) -> dict[str, list[float]]:
     """Return the NARMA-10 NRMSE of this reservoir and of echo-state networks for every seed, with the same protocol and data."""
 
-    def errors(drives: Sequence[Drive]) -> list[float]:
+    def errors(drives: Sequence[ReservoirFunction]) -> list[float]:
         return [evaluate_narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
 
-    spiking = memory.standardize_drive(net.drive, *narma_task.INPUT)
+    spiking = memory.standardize_inputs(net.drive, *narma_task.INPUT)
     errors_by_network = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, ECHO_STATE_SIZE]):
         drives = [draw_echo_state(size, default_rng(seed)) for seed in SEEDS]
@@ -154,7 +154,7 @@ def format_comparison(errors_by_network: Mapping[str, Sequence[float]]) -> Rows:
     ]
 
 
-def evaluate_narma(drive: Drive, order: int, seed: int) -> narma_task.NarmaScore:
+def evaluate_narma(drive: ReservoirFunction, order: int, seed: int) -> narma_task.NarmaScore:
     """Return the NARMA error of ``drive`` with the protocol of this description.
 
     Args:

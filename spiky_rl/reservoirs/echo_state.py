@@ -14,7 +14,7 @@ from scipy.sparse import csgraph, csr_array
 
 DENSITY = 0.1
 """Share of possible synapses in a random network."""
-Drive = Callable[[np.ndarray], np.ndarray]
+ReservoirFunction = Callable[[np.ndarray], np.ndarray]
 """A reservoir as a function, the argument of every measure: inputs [series, time, channels] -> states [series, time, N]; each series
 starts from rest."""
 
@@ -23,7 +23,7 @@ def echo_state(
     weights: np.ndarray,
     input_weights: np.ndarray,
     activation: Callable[[np.ndarray], np.ndarray] = np.tanh,
-) -> Drive:
+) -> ReservoirFunction:
     """Return the drive of an echo-state network with ``weights`` [N, N], from row to column, and ``input_weights`` [channels, N]."""
 
     def drive(u: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def draw_echo_state(
     generator: np.random.Generator,
     spectral_radius: float = 0.9,
     input_scaling: float = 0.4,
-) -> Drive:
+) -> ReservoirFunction:
     """Return the drive of a common random network with one input: sparse normal weights and uniform input weights.
 
     A network without cycles, as small ones may be, is drawn again.

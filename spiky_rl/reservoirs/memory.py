@@ -1,7 +1,7 @@
 """Task-independent measures of a reservoir: ranks, memory, separation, growth of perturbations.
 
-Every measure takes a `Drive`: inputs [series, time, channels] -> states [series, time, N]; each series starts from rest. Inputs are
-uniform in [-1, 1] if a measure does not state otherwise; `standardize_drive` adapts a reservoir that expects other inputs.
+Every measure takes a `ReservoirFunction`: inputs [series, time, channels] -> states [series, time, N]; each series starts from rest. Inputs are
+uniform in [-1, 1] if a measure does not state otherwise; `standardize_inputs` adapts a reservoir that expects other inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiky_rl.reservoirs.echo_state import Drive
+from spiky_rl.reservoirs.echo_state import ReservoirFunction
 from spiky_rl.reservoirs.regression import predict_test_series
 
 RANK_SHARE = 0.99
@@ -49,7 +49,7 @@ class MemoryCapacity:
         return float(self.correlations[self.correlations >= MIN_CORRELATION].sum())
 
 
-def standardize_drive(drive: Drive, low: float, high: float) -> Drive:
+def standardize_inputs(drive: ReservoirFunction, low: float, high: float) -> ReservoirFunction:
     """Wrap ``drive``: inputs uniform in [``low``, ``high``] reach it with mean 0 and variance 1."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
@@ -63,8 +63,8 @@ def compute_rank(states: np.ndarray) -> StateRank:
     return StateRank(value, states.shape[-1])
 
 
-def kernel_rank(
-    drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100
+def compute_kernel_rank(
+    drive: ReservoirFunction, generator: np.random.Generator, series: int = 100, steps: int = 100
 ) -> StateRank:
     """Return the rank of the last states under different inputs: the number of directions that separate them.
 
@@ -79,8 +79,8 @@ def kernel_rank(
     return compute_rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
 
-def generalisation_rank(
-    drive: Drive,
+def compute_generalisation_rank(
+    drive: ReservoirFunction,
     generator: np.random.Generator,
     series: int = 100,
     steps: int = 100,
@@ -100,8 +100,8 @@ def generalisation_rank(
     return compute_rank(drive(u)[:, -1])
 
 
-def memory_capacity(
-    drive: Drive,
+def compute_memory_capacity(
+    drive: ReservoirFunction,
     generator: np.random.Generator,
     delays: int,
     train: int = 2000,
@@ -122,10 +122,10 @@ def memory_capacity(
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
     predicted, target = predict_test_series(states, past, train, test, ridge)
-    return MemoryCapacity(_squared_correlation(predicted, target))
+    return MemoryCapacity(_compute_squared_correlation(predicted, target))
 
 
-def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _compute_squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the squared correlation of each column of two arrays [samples, columns]; 0 if a column is constant."""
     a, b = a - a.mean(0), b - b.mean(0)
     power = (a**2).sum(0) * (b**2).sum(0)
@@ -133,7 +133,7 @@ def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def compute_lyapunov(
-    drive: Drive,
+    drive: ReservoirFunction,
     generator: np.random.Generator,
     series: int = 20,
     washout: int = 100,
@@ -174,7 +174,7 @@ def compute_lyapunov(
 
 
 def compute_separation(
-    drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100
+    drive: ReservoirFunction, generator: np.random.Generator, pairs: int = 50, steps: int = 100
 ) -> float:
     """Return the mean distance of the last states under two unrelated inputs, divided by the mean norm of a state.
 

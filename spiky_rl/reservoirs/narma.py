@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from spiky_rl.reservoirs.echo_state import Drive
-from spiky_rl.reservoirs.regression import nmse, predict_test_series
+from spiky_rl.reservoirs.echo_state import ReservoirFunction
+from spiky_rl.reservoirs.regression import compute_nmse, predict_test_series
 
 COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType(
     {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}
@@ -73,7 +73,7 @@ def draw_series(steps: int, generator: np.random.Generator, order: int = 10) -> 
 
 
 def evaluate_narma(
-    drive: Drive,
+    drive: ReservoirFunction,
     generator: np.random.Generator,
     order: int = 10,
     train: int = 2000,
@@ -92,11 +92,11 @@ def evaluate_narma(
         test: Number of samples for testing.
         washout: Steps at the start of every series that are not used.
         series: Number of parallel series that the samples for fitting are split over, and likewise the samples for testing.
-        ridge: See `ridge_regression`.
+        ridge: See `fit_ridge_readout`.
     """
     length = math.ceil(max(train, test) / series)
     drawn = [draw_series(washout + length, generator, order) for _ in range(2 * series)]
     states = drive(np.stack([u for u, _ in drawn])[..., None])[:, washout:]
     targets = np.stack([y for _, y in drawn])[:, washout:, None]
     predicted, target = predict_test_series(states, targets, train, test, ridge)
-    return NarmaScore(nmse(target, predicted))
+    return NarmaScore(compute_nmse(target, predicted))

@@ -26,7 +26,7 @@ class LinearReadout:
         return states @ self.weights + self.bias
 
 
-def ridge_regression(states: np.ndarray, targets: np.ndarray, ridge: float | None = None) -> LinearReadout:
+def fit_ridge_readout(states: np.ndarray, targets: np.ndarray, ridge: float | None = None) -> LinearReadout:
     """Return the readout that minimises squared error + ``ridge`` x squared weights; the intercept is not penalised.
 
     Args:
@@ -71,17 +71,17 @@ def predict_test_series(
         targets: [series, time, targets]
         train: Number of samples for fitting.
         test: Number of samples for testing.
-        ridge: See `ridge_regression`.
+        ridge: See `fit_ridge_readout`.
     """
     half = len(states) // 2
 
     def stack(values: np.ndarray, count: int) -> np.ndarray:
         return values.reshape(-1, values.shape[-1])[:count]
 
-    readout = ridge_regression(stack(states[:half], train), stack(targets[:half], train), ridge)
+    readout = fit_ridge_readout(stack(states[:half], train), stack(targets[:half], train), ridge)
     return readout(stack(states[half:], test)), stack(targets[half:], test)
 
 
-def nmse(target: np.ndarray, predicted: np.ndarray) -> float:
+def compute_nmse(target: np.ndarray, predicted: np.ndarray) -> float:
     """Return the mean squared error of ``predicted`` over the variance of ``target``; predicting the mean gives 1."""
     return float(np.mean((target - predicted) ** 2) / np.var(target))

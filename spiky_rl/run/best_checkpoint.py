@@ -22,7 +22,7 @@ from spiky_rl.learners.common.checkpoint_names import CheckpointError, list_chec
 from spiky_rl.learners.common.inference_policy import InferencePolicy
 from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.run import run_folders
-from spiky_rl.run.periodic_evaluation import draw_evaluation_seed
+from spiky_rl.run.periodic_evaluation import derive_evaluation_seed
 from spiky_rl.run.run_plan import RunPlan
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def choose_best_checkpoint(
         log.warning("%s stays the checkpoint of the highest mean return: %s", run_folders.BEST, error)
         return None
     # `evaluate` with the training's seed must not measure the chosen checkpoint on the episodes that chose it
-    seed = draw_evaluation_seed(plan.seed, runner.progress.env_steps)
+    seed = derive_evaluation_seed(plan.seed, runner.progress.env_steps)
     returns = _compute_returns(env, policies, episodes, steps, seed, is_stopped)
     if returns is None:
         return None

@@ -33,7 +33,7 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
         return
     present_spec = spec.to_dict()
     trained_spec = follow_moved_files(trained_spec, list_texts(present_spec))
-    old, new = get_function_values(trained_spec), get_function_values(present_spec)
+    old, new = get_policy_settings(trained_spec), get_policy_settings(present_spec)
     # the default of an option that the file does not have yet equals the earlier behaviour
     ignored = {path for path, _, origin in spec.list_values() if origin == "default"} - old.keys()
     # without groups in the specification, the host chooses them
@@ -45,7 +45,7 @@ def check_network(loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, 
             raise UserError(f"{checkpoint}: trained with {path}={old.get(path)}, not {new.get(path)}{remedy}")
 
 
-def get_function_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+def get_policy_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a specification that define the networks' function and the bound of their actions, by dotted path."""
     values: dict[str, Any] = {"history": tree.get("history", 1), "clip_actions": tree.get("clip_actions")}
     for network, role in (("network", "actor"), ("critic_network", "critic")):

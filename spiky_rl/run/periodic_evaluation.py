@@ -45,7 +45,7 @@ def require_available(plan: RunPlan) -> None:
         memory_check.require_memory(needed, get_memory(plan.device))
 
 
-def draw_evaluation_seed(seed: int, env_steps: int) -> int:
+def derive_evaluation_seed(seed: int, env_steps: int) -> int:
     """Return the seed of an evaluation after ``env_steps`` of a training with ``seed``.
 
     Its first states are neither those of the training nor those of `evaluate` with the training's seed.
@@ -110,7 +110,7 @@ class PeriodicEvaluation:
         """Return the return of an episode of every environment."""
         policy, count = runner.inference_policy.copy(), self.env.num_envs
         policy.model.eval()
-        seed = draw_evaluation_seed(self.seed, env_steps)
+        seed = derive_evaluation_seed(self.seed, env_steps)
         torch.manual_seed(seed)
         returns: list[float] = []
         with torch.inference_mode():

@@ -53,10 +53,11 @@ class PlayResult:
 
     @property
     def energy_per_metre(self) -> dict[str, float] | None:
-        """µJ per metre by energy model over all episodes; None if distance or cost is unknown."""
-        if self.cost is None or "distance" not in self.rows[0]:
+        """µJ per metre by energy model over the episodes with a distance; None if distance or cost is unknown."""
+        rows = [row for row in self.rows if "distance" in row]
+        if self.cost is None or not rows:
             return None
-        steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
+        steps, distance = (sum(row[name] for row in rows) for name in ("length", "distance"))
         return compute_energy_per_metre(self.cost.to_dict()["energy_nj"], steps, distance)
 
     def make_result(self, plan: RunPlan, checkpoint: Path) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def play_episodes(
     with torch.inference_mode():
         env.reset()
         policy.reset()
-        observed = _ObservedPolicy(policy, count, env.device)
+        observed = _MeteredPolicy(policy, count, env.device)
         for step in run_episodes(env, observed, env.get_observations().to(env.device), quota):
             policy.reset(step.dones)
             for row in step.rows:
@@ -151,7 +152,7 @@ def play_episodes(
     )
 
 
-class _ObservedPolicy:
+class _MeteredPolicy:
     """Policy with its computing time and its activity in every control step."""
 
     def __init__(self, policy: InferencePolicy, num_envs: int, device: torch.device | str) -> None:

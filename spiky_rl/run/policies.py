@@ -159,7 +159,7 @@ def resolve_pretrained(request: RunRequest) -> RunRequest:
     given_keys = {text.partition("=")[0] for text in environment}
     inherited = [text for text in policy.overrides if text.partition("=")[0] not in given_keys]
     return request.with_changes(
-        checkpoint=str(provide_weights(policy, request.log_root)),
+        checkpoint=str(copy_weights(policy, request.log_root)),
         spec=merge_spec(policy, [*agent, *limit]),
         library=policy.library,
         overrides=(*inherited, *request.overrides),
@@ -180,10 +180,10 @@ def read_weights(policy: Policy) -> bytes:
     return content
 
 
-def provide_weights(policy: Policy, log_root: Path) -> Path:
-    """Return a copy of a policy's weights below ``log_root``, beside which are its manifest and the results of commands.
+def copy_weights(policy: Policy, log_root: Path) -> Path:
+    """Copy a policy's weights and manifest into a folder below ``log_root``, where commands also write their results.
 
-    Raises UserError as `read_weights`, or if ``log_root`` cannot be written.
+    Returns the path of the weights. Raises UserError as `read_weights`, or if ``log_root`` cannot be written.
     """
     content = read_weights(policy)
     files.require_writable("--log_root", log_root)
@@ -203,4 +203,4 @@ def find_teacher_weights(named: str, task: str, log_root: Path) -> Path | None:
         return None
     if not colon:
         raise UserError(f"--teacher {named}: names no agent; allowed: {PRETRAINED}:AGENT")
-    return provide_weights(find_policy(task, agent, f"--teacher {named}"), log_root)
+    return copy_weights(find_policy(task, agent, f"--teacher {named}"), log_root)

@@ -62,7 +62,7 @@ def collect_provenance(device: str, task: str, physics: str) -> Provenance:
         threads=torch.get_num_threads(),
         omp_num_threads=os.environ.get("OMP_NUM_THREADS"),
         commit=find_commit(),
-        compiler=find_compiler(),
+        compiler=find_compiler_version(),
     )
 
 
@@ -141,7 +141,7 @@ def _find_module_file(name: str) -> Path | None:
     return None if path is None or any(path.is_relative_to(folder) for folder in libraries) else path
 
 
-def find_compiler() -> str | None:
+def find_compiler_version() -> str | None:
     """Return the first line of the C++ compiler's version, or None if no compiler starts."""
     try:
         return compiler.get_compiler_version().partition("\n")[0] if compiler.find_compiler() else None

@@ -72,7 +72,7 @@ def _check_conversion(plan: RunPlan, teacher: Teacher) -> None:
     network, mlp = plan.spec.network, teacher.spec["actor"]
     neuron = None if network is None else network.parts.get("neuron")
     if network is None or not isinstance(neuron, ComponentSpec):
-        return  # the conversion refuses it by its part
+        return  # the converter checks such a network itself and names the part that it refuses
     given = {
         "neuron.activation": getattr(neuron.options, "activation", None),
         "layers": list(getattr(network.options, "layers", ())),

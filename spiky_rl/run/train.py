@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 PROGRESS = "progress.json"
 """File of the progress in a run folder, written after every iteration."""
 UNLIMITED_ITERATIONS = 10**15
-"""Number of iterations of a run whose budget counts something else, such as wall time: more than any run can make."""
+"""Number of iterations of a run whose budget is wall time or synaptic operations: more than any run can make."""
 LOAD_WITHOUT_OPTIMIZER = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
 """Parts of a checkpoint to load if the optimiser starts anew, in rsl_rl's form."""
 
@@ -54,7 +54,7 @@ class TrainingStep:
     share: float
     """Completed share of the training, in [0, 1]."""
     initial_share: float | None
-    """Share of the budget that was used before this process started; None if the budget is a number of iterations."""
+    """Share of the budget that was used before this process started; None if the number of iterations is fixed."""
 
 
 type Display = Callable[[], AbstractContextManager[Callable[[TrainingStep], None]]]

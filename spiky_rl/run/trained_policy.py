@@ -27,7 +27,7 @@ from spiky_rl.learners.common.checkpoints import (
     find_library,
     get_identity,
     read_checkpoint,
-    read_mapping,
+    read_unchecked_checkpoint,
 )
 from spiky_rl.learners.common.discrete_actions import LargestChoice, list_choices
 from spiky_rl.learners.common.inference_policy import clamp_observations, reset_nonfinite
@@ -165,7 +165,7 @@ def _find_library(files: Sequence[Path]) -> str:
     """Return the name of the learner that wrote the last undamaged one of the checkpoints ``files``, else of the default learner."""
     for file in reversed(files):
         with contextlib.suppress(CheckpointError):
-            return find_library(read_mapping(str(file))) or DEFAULT_LEARNER
+            return find_library(read_unchecked_checkpoint(str(file))) or DEFAULT_LEARNER
     return DEFAULT_LEARNER
 
 

@@ -18,6 +18,7 @@ def test_a_budget_is_read_from_a_command_line_and_from_yaml():
         ("steps=3", ["'steps'", "env_steps, wall, synops", "mean 'env_steps'"]),
         ("wall", ["wall", "above zero", "None"]),
         ("wall=0", ["wall", "'0'"]),
+        ("env_steps=1e-3", ["env_steps", "at least 1 step", "'1e-3'"]),
         ("wall=-3", ["wall", "'-3'"]),
         ("wall=nan", ["wall", "'nan'"]),
         ("synops=many", ["synops", "'many'"]),
@@ -37,6 +38,12 @@ def test_only_environment_steps_tell_the_number_of_iterations_before_and_the_las
     assert Budget("env_steps", 1000).to_iterations(256) == 4
     assert Budget("env_steps", 1024).to_iterations(256) == 4
     assert Budget("wall", 10).to_iterations(256) is Budget("synops", 10).to_iterations(256) is None
+
+
+def test_a_training_without_iterations_has_spent_nothing():
+    from spiky_rl.learners.common.progress import TrainingProgress
+
+    assert TrainingProgress().total_operations == 0
 
 
 def test_every_kind_is_spent_by_what_it_is_named_for():

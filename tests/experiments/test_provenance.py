@@ -102,7 +102,7 @@ def test_finished_cells_of_another_commit_or_compiler_are_warned_of_while_cells_
     finish(
         tmp_path,
         first,
-        provenance={"kernels": "", "commit": "c" * 40, "compiler": provenance.find_compiler()},
+        provenance={"kernels": "", "commit": "c" * 40, "compiler": provenance.find_compiler_version()},
     )
     place: Any = None
     run = StudyRun(ASKED, tmp_path, place, place, [first, *others], {first.name})

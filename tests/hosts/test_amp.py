@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.learners.common.activity import compute_step_activity
+from spiky_rl.learners.common.activity import record_step
 
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
@@ -20,7 +20,7 @@ def test_a_spiking_actor_imitates_recorded_motions():
         agent, motions = main(updates)
         transitions = agent.memory.get_tensor_by_name("amp_observations").reshape(-1, motions.shape[-1])
         speeds.append(transitions[:, 2].abs().mean().item())
-    record = compute_step_activity(agent.policy.network, motions[:32, :3], None)
+    record = record_step(agent.policy.network, motions[:32, :3], None)
     assert all(
         0.0 < layer.mean() < 1.0 and set(layer.unique().tolist()) == {0.0, 1.0}
         for layer in record.layer_spikes

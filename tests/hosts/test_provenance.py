@@ -101,7 +101,7 @@ def test_a_compiler_that_does_not_start_is_none(monkeypatch):
         raise compiler.CompileError("it does not start")
 
     monkeypatch.setattr(compiler, "get_compiler_version", fail)
-    assert provenance.find_compiler() is None
+    assert provenance.find_compiler_version() is None
 
 
 def test_versions_that_decide_are_the_chosen_hosts_and_no_builds(monkeypatch):

@@ -56,7 +56,7 @@ def test_a_driver_of_an_older_major_version_is_too_old(machine, number, built, c
     assert (fault is not None) == is_old
     if fault:
         assert "CUDA 12.8" in fault and "CUDA 13.0" in fault and "\n" not in fault
-    assert ("too old" in (cupy_backend.get_missing_reason.__wrapped__() or "")) == is_old
+    assert ("too old" in (cupy_backend.find_unavailable_reason.__wrapped__() or "")) == is_old
 
 
 def test_a_run_says_so_once_whether_or_not_it_names_a_device(machine, caplog):

@@ -26,7 +26,7 @@ CACHED = (
         dispatch.resolve_auto,
         dispatch._log_fallback,
     ),  # pylint: disable=protected-access
-    *(cpu_backend.get_missing_reason, cupy_backend.get_missing_reason, precision.has_fast_bfloat16),
+    *(cpu_backend.find_unavailable_reason, cupy_backend.find_unavailable_reason, precision.has_fast_bfloat16),
 )
 
 TORCH = dispatch.get_backend("torch")

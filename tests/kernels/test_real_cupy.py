@@ -197,10 +197,12 @@ def test_a_fake_of_another_shape_is_found(change):
 
 @compiles
 def test_the_backend_takes_the_real_cupy_where_there_is_a_device(monkeypatch):
-    assert cupy_backend.get_missing_reason.__wrapped__() is not None, "nothing has been told yet"
+    assert cupy_backend.find_unavailable_reason.__wrapped__() is not None, "nothing has been told yet"
     real_cupy.tell_of_a_device(monkeypatch)
-    assert cupy_backend.get_missing_reason.__wrapped__() is None
-    monkeypatch.setattr(cupy_backend, "get_missing_reason", cupy_backend.get_missing_reason.__wrapped__)
+    assert cupy_backend.find_unavailable_reason.__wrapped__() is None
+    monkeypatch.setattr(
+        cupy_backend, "find_unavailable_reason", cupy_backend.find_unavailable_reason.__wrapped__
+    )
     assert dispatch.resolve_auto.__wrapped__("cuda") == "cupy"
 
 

@@ -28,7 +28,7 @@ def neuron(name, **options):
 
 
 def of(name, **options):
-    return updates.count_neuron(neuron(name, **options))
+    return updates.count_neuron_arithmetic(neuron(name, **options))
 
 
 def test_lif_is_counted_as_by_hand():
@@ -94,12 +94,12 @@ class Scaled(Neuron):
 
 
 def test_a_parameter_may_be_called_as_the_current_of_the_counted_step_is():
-    assert updates.count_neuron(Scaled.from_options()) == ArithmeticCounts(multiplications=1)
+    assert updates.count_neuron_arithmetic(Scaled.from_options()) == ArithmeticCounts(multiplications=1)
 
 
 def test_a_gru_and_an_lstm_cost_their_gates():
     # three gates' sums, two sigmoids, two tanh-like products and the mix of old and new
-    gru, lstm = (updates.count_recurrent_cell(kind(1, 1)) for kind in (nn.GRU, nn.LSTM))
+    gru, lstm = (updates.count_recurrent_arithmetic(kind(1, 1)) for kind in (nn.GRU, nn.LSTM))
     assert (gru.transcendental, lstm.transcendental) == (3, 5)
     assert lstm.total > gru.total
 
@@ -130,7 +130,7 @@ def test_a_reservoir_counts_its_synapses_traces_and_hidden_readout():
     torch.manual_seed(0)
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
     cost, each = measured(network), of("lif", input_gain="ode")
-    around, elu = updates.count_synapse_and_traces(2), updates.count_activation(nn.ELU())
+    around, elu = updates.count_synapse_and_traces(2), updates.count_activation_arithmetic(nn.ELU())
     assert around == ArithmeticCounts(additions=5, multiplications=3)
     assert cost.neuron_updates == 5 * 20 + 6
     assert cost.multiplications == 100 * (each.multiplications + 3)
@@ -163,7 +163,7 @@ def test_an_mlp_stands_on_the_scale_of_the_spiking_policy():
     products = INPUTS * 16 + 16 * 12 + 12 * OUTPUTS
     assert ann.effective_macs == ann.dense_operations == products
     assert (ann.effective_acs, ann.neuron_updates, ann.activation_sparsity) == (0, 28, 0)
-    elu = updates.count_activation(nn.ELU())
+    elu = updates.count_activation_arithmetic(nn.ELU())
     expected = 4.6 * products + 28 * (0.9 * elu.additions + 7.1 * 3.7 * elu.transcendental)
     assert ann.compute_energy(ENERGY_MODELS["fp32"]) == pytest.approx(expected)
     # the readout's potential is there in addition; biases are in both
@@ -183,7 +183,7 @@ def test_energy_is_counts_times_prices():
         10 * 0.23 + 100 * 0.03 + 20 * 0.03 + 8 * 0.2
     )
     assert cost.compute_energy(get_energy_model("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
-    assert cost.throughput(50.0) == 110 * 50
+    assert cost.compute_throughput(50.0) == 110 * 50
     assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(
         cost.compute_energy(get_energy_model("fp32")) / 1000
     )

@@ -97,14 +97,18 @@ def test_a_spiking_network_s_traffic_is_a_weight_per_operation_and_its_states_tw
     assert cost.compute_energy(ENERGY_MODELS["fp32_dram"]) == pytest.approx(
         cost.compute_energy(ENERGY_MODELS["fp32"]) + outside
     )
-    assert cost.traffic(ENERGY_MODELS["fp32"]) == cost.traffic(ENERGY_MODELS["loihi"]) == 0.0
+    assert (
+        cost.compute_memory_energy(ENERGY_MODELS["fp32"])
+        == cost.compute_memory_energy(ENERGY_MODELS["loihi"])
+        == 0.0
+    )
 
 
 def test_weights_of_a_larger_network_come_from_a_larger_memory():
     cost = dataclasses.replace(of_network(built(), X), footprint_bytes=20_480)
     words = 5.0 * 2.5**0.5 * cost.effective_operations + 5.0 * cost.state_accesses
-    assert cost.traffic(ENERGY_MODELS["fp32_sram"]) == pytest.approx(words)
-    assert cost.traffic(ENERGY_MODELS["int8_sram"]) == pytest.approx(
+    assert cost.compute_memory_energy(ENERGY_MODELS["fp32_sram"]) == pytest.approx(words)
+    assert cost.compute_memory_energy(ENERGY_MODELS["int8_sram"]) == pytest.approx(
         1.25 * cost.effective_operations + 1.25 * 16
     ), "5 KB"
 
@@ -118,8 +122,8 @@ def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know
     # the encoder is constant: each list is read once, and where it begins and ends
     assert cost.index_reads == 40 * 1 + 6 * 8
     read = 4 * (cost.effective_operations + cost.state_accesses) + cost.index_reads
-    assert cost.traffic(ENERGY_MODELS["fp32_lists"]) == pytest.approx(1.25 * read)
-    assert cost.traffic(ENERGY_MODELS["int8_lists"]) == pytest.approx(
+    assert cost.compute_memory_energy(ENERGY_MODELS["fp32_lists"]) == pytest.approx(1.25 * read)
+    assert cost.compute_memory_energy(ENERGY_MODELS["int8_lists"]) == pytest.approx(
         1.25 * (read / 4 + 0.75 * cost.index_reads)
     )
     rival = cost.equal_ann
@@ -130,7 +134,7 @@ def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know
 def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
     cost = dataclasses.replace(of_network(built(), X), stored_values=8_000, index_bytes=768, index_reads=7.0)
     states = 5.0 * cost.state_accesses
-    assert cost.traffic(ENERGY_MODELS["fp32_lists"]) == pytest.approx(
+    assert cost.compute_memory_energy(ENERGY_MODELS["fp32_lists"]) == pytest.approx(
         20 / 8 * (4 * cost.effective_operations + 7) + states
     )
     assert cost.scale(3).index_reads == 21 and average([cost, cost.scale(3)]).index_reads == 14
@@ -321,7 +325,7 @@ def test_an_ann_writes_and_reads_its_activations_and_reads_once_more_what_it_rem
     mlp, gru = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), nn.GRU(2, 3)
     cost = measure_ann(mlp, lambda: mlp(X[0]), 2)
     assert cost.state_accesses == 2 * 3 and cost.equal_ann is None
-    assert cost.traffic(get_energy_model("int8_sram")) == pytest.approx(
+    assert cost.compute_memory_energy(get_energy_model("int8_sram")) == pytest.approx(
         1.25 * (cost.effective_operations + 6)
     )
     assert measure_ann(gru, lambda: gru(X), 2).state_accesses == 2 * 3 + 3
@@ -346,6 +350,8 @@ def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_som
     nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
     assert compute_nominal_energy(cost.to_dict(), nominal) == pytest.approx(played)
     assert PlayResult([{"length": 100}], cost, 0.0, 1.0).energy_per_metre is None
+    with_a_gap = PlayResult([*rows, {"length": 7}], cost, 0.0, 1.0).energy_per_metre
+    assert with_a_gap == PlayResult([{"length": 7}, *rows], cost, 0.0, 1.0).energy_per_metre == played
     assert compute_nominal_energy(cost.to_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
     assert compute_nominal_energy(None, nominal) is None
 

@@ -14,7 +14,7 @@ from spiky_rl.metrics.spikes import (
     get_timelines,
     compute_mean_rate,
 )
-from spiky_rl.metrics.synops import dense_operations, operations_by_environment
+from spiky_rl.metrics.synops import dense_operations, count_operations_by_environment
 from spiky_rl.metrics.video import (
     BACKGROUND,
     INK,
@@ -113,7 +113,7 @@ def test_effective_operations_equal_the_count_by_hand():
     assert first == [1 * 3, 0], "one non-zero input, once per control step, to three neurons"
     assert second == [STEPS * 2 * 2, 0], "two spikes per inner step to two neurons"
     assert readout == [STEPS * 1 * 1, 0]
-    assert operations_by_environment(record).mean().item() == (3 + 16 + 4) / 2
+    assert count_operations_by_environment(record).mean().item() == (3 + 16 + 4) / 2
 
 
 def test_effective_operations_never_exceed_a_dense_pass_in_every_step():
@@ -122,7 +122,7 @@ def test_effective_operations_never_exceed_a_dense_pass_in_every_step():
     x = torch.randn(1, 50, 2)
     network(x, network.zero_state(50, x), record=record)
     assert dense_operations(network) == 2 * 3 + 3 * 2 + 2 * 1
-    assert 0 < operations_by_environment(record).mean().item() < STEPS * dense_operations(network)
+    assert 0 < count_operations_by_environment(record).mean().item() < STEPS * dense_operations(network)
 
 
 def test_dense_operations_are_the_weights_of_linear_and_recurrent_modules():

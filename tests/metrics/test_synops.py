@@ -91,7 +91,7 @@ def test_without_zero_weights_the_count_is_what_the_parts_say_of_themselves(name
     width = 98 if name == "convolutional" else INPUTS
     record = passed(network, noise(1, BATCH, width))
     found = synops.count_operations(network.measure_cost().connections, record)
-    expected = synops.operations_by_environment(record).mean().item() - float(
+    expected = synops.count_operations_by_environment(record).mean().item() - float(
         record.operations[0].float().mean()
     )
     assert found.effective_macs + found.effective_acs == pytest.approx(expected, rel=1e-6)
@@ -182,7 +182,7 @@ def test_spikes_that_a_stateless_network_drops_reach_no_synapse(steps, delays, s
             arrived += float((spikes[0, k] @ alive[delay - 1].float()).sum()) / BATCH
     assert spikes.any() and (arrived > 0 or steps == 1)
     expected = INPUTS * 20 + arrived + float(spikes.sum()) / BATCH * OUTPUTS
-    assert synops.operations_by_environment(record).mean().item() == pytest.approx(expected)
+    assert synops.count_operations_by_environment(record).mean().item() == pytest.approx(expected)
     found = synops.count_operations(network.measure_cost().connections, record)
     assert found.effective_macs + found.effective_acs == pytest.approx(expected)
 

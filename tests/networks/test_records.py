@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import programs
-from spiky_rl.learners.common.activity import compute_step_activity, record_steps
+from spiky_rl.learners.common.activity import record_step, record_steps
 from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.networks.base import ForwardRecord
 from tests.kernels.cases import CPU
@@ -62,7 +62,7 @@ def test_the_pass_that_is_measured_is_the_one_that_acts(encoder, stateful):
     made.register_forward_hook(lambda module, given, found: features.append(found[0]))
     with torch.no_grad():
         made(x[None], made.zero_state(BATCH, x) if stateful else None)
-    compute_step_activity(made, x, None)
+    record_step(made, x, None)
     if not stateful:  # the control steps of a raster are independent samples
         record_steps(made, x[:, None], None, torch.zeros(BATCH, dtype=torch.bool))
     acting, *measured = features

@@ -114,7 +114,7 @@ def test_the_score_is_that_of_a_spiking_reservoir_and_the_same_every_time():
     assert best is not None
     found = score(best.cells)
     assert 0.3 < found < 1.2
-    graph = scoring.make_graph_file(best.cells, best.rule, score, found)
+    graph = scoring.make_grown_graph(best.cells, best.rule, score, found)
     assert np.array_equal(graph.adjacency, best.cells.adjacency)
     net = scoring.make_reservoir(graph.make_wiring(), graph.measured["network"])
     assert score.evaluate(net.drive) == found

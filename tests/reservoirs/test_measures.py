@@ -8,7 +8,7 @@ import pytest
 from spiky_rl.reservoirs import memory as reservoir
 from spiky_rl.reservoirs import narma
 from spiky_rl.reservoirs.echo_state import DENSITY, draw_echo_state, echo_state, has_cycle, scale_weights
-from spiky_rl.reservoirs.regression import nmse, ridge_regression
+from spiky_rl.reservoirs.regression import compute_nmse, fit_ridge_readout
 
 SIZE = 12
 DIVERGING = 75
@@ -38,14 +38,14 @@ def ring(size, radius):
 
 
 def test_a_delay_line_of_n_nodes_recalls_exactly_n_steps():
-    found = reservoir.memory_capacity(delay_line(SIZE), generator(), 2 * SIZE)
+    found = reservoir.compute_memory_capacity(delay_line(SIZE), generator(), 2 * SIZE)
     assert found.correlations[:SIZE] == pytest.approx(1.0, abs=1e-9)
     assert (found.correlations[SIZE:] < 0.01).all()
     assert found.total == pytest.approx(SIZE, abs=1e-6)
 
 
 def test_a_linear_cycle_has_a_memory_of_its_size_of_which_the_present_input_takes_one():
-    found = reservoir.memory_capacity(ring(SIZE, 0.7), generator(), 3 * SIZE, ridge=0.0)
+    found = reservoir.compute_memory_capacity(ring(SIZE, 0.7), generator(), 3 * SIZE, ridge=0.0)
     # node i holds the inputs i, i + N, i + 2N, ... steps ago, each weaker by radius^N
     power = 0.7 ** (2 * SIZE)
     recalled = [(1 - power) * power ** (k // SIZE) for k in range(1, 3 * SIZE + 1)]
@@ -55,14 +55,16 @@ def test_a_linear_cycle_has_a_memory_of_its_size_of_which_the_present_input_take
 
 def test_what_chance_correlates_is_no_memory():
     noise = generator(5)
-    found = reservoir.memory_capacity(lambda u: noise.normal(size=(*u.shape[:2], SIZE)), generator(), 50)
+    found = reservoir.compute_memory_capacity(
+        lambda u: noise.normal(size=(*u.shape[:2], SIZE)), generator(), 50
+    )
     assert found.total == 0.0 < found.correlations.sum()
 
 
 @pytest.mark.parametrize(("radius", "expected"), [(0.5, 11.5), (0.9, 17.1), (0.99, 17.1)])
 def test_memory_of_an_echo_state_network_is_that_of_the_reference_sheet(radius, expected):
     drives = [draw_echo_state(50, generator(s), radius, 0.1) for s in range(5)]
-    found = [reservoir.memory_capacity(d, generator(7), 100, ridge=1e-6).total for d in drives]
+    found = [reservoir.compute_memory_capacity(d, generator(7), 100, ridge=1e-6).total for d in drives]
     assert np.mean(found) == pytest.approx(expected, rel=0.15)
 
 
@@ -73,9 +75,9 @@ RANKS = {0.5: (21, 1), 0.9: (65, 1), 1.2: (78, 27), 2.0: (85, 85)}
 def test_ranks_of_an_echo_state_network_are_those_of_the_reference_sheet(radius):
     kernel, general = RANKS[radius]
     drives = [draw_echo_state(100, generator(s), radius, 0.5) for s in range(3)]
-    found = np.mean([reservoir.kernel_rank(d, generator(9)).value for d in drives])
+    found = np.mean([reservoir.compute_kernel_rank(d, generator(9)).value for d in drives])
     assert found == pytest.approx(kernel, rel=0.15)
-    found = np.mean([reservoir.generalisation_rank(d, generator(9)).value for d in drives])
+    found = np.mean([reservoir.compute_generalisation_rank(d, generator(9)).value for d in drives])
     assert found == pytest.approx(general, rel=0.3)
 
 
@@ -90,9 +92,9 @@ def test_rank_is_the_fewest_singular_values_that_make_up_99_percent():
 
 
 def test_the_kernel_of_a_linear_cycle_is_full_and_what_inputs_share_generalises():
-    assert reservoir.kernel_rank(ring(SIZE, 0.999), generator()).value == SIZE
-    assert reservoir.generalisation_rank(delay_line(SIZE), generator(), shared=SIZE + 1).value == 1
-    assert reservoir.generalisation_rank(delay_line(SIZE), generator(), shared=SIZE).value == 2
+    assert reservoir.compute_kernel_rank(ring(SIZE, 0.999), generator()).value == SIZE
+    assert reservoir.compute_generalisation_rank(delay_line(SIZE), generator(), shared=SIZE + 1).value == 1
+    assert reservoir.compute_generalisation_rank(delay_line(SIZE), generator(), shared=SIZE).value == 2
 
 
 @pytest.mark.parametrize("radius", [0.5, 0.9, 1.0, 1.3])
@@ -132,7 +134,7 @@ def test_echo_states_fade_below_and_grow_above_the_edge_of_chaos():
 @pytest.mark.parametrize("shared", [-1, 30, 50])
 def test_inputs_cannot_share_more_steps_than_they_have(shared):
     with pytest.raises(ValueError, match=f"shared: {shared} is out of range; allowed: 0 to 29"):
-        reservoir.generalisation_rank(delay_line(SIZE), generator(), steps=30, shared=shared)
+        reservoir.compute_generalisation_rank(delay_line(SIZE), generator(), steps=30, shared=shared)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
@@ -171,7 +173,7 @@ def test_unrelated_states_are_root_two_apart():
 
 def test_standardised_inputs_have_mean_0_and_variance_1():
     u = generator().uniform(0.0, 0.5, (1, 100_000, 1))
-    seen = reservoir.standardize_drive(lambda x: x, 0.0, 0.5)(u)
+    seen = reservoir.standardize_inputs(lambda x: x, 0.0, 0.5)(u)
     assert seen.mean() == pytest.approx(0.0, abs=0.02)
     assert seen.std() == pytest.approx(1.0, abs=0.02)
 
@@ -242,7 +244,7 @@ def test_many_short_series_judge_as_one_long_series_does():
 
 def test_the_readout_is_the_normal_equations_solution_and_its_intercept_is_free():
     x, y = generator().normal(size=(40, 5)) + 3.0, generator(1).normal(size=(40, 2)) + 7.0
-    found = ridge_regression(x, y, 0.5)
+    found = fit_ridge_readout(x, y, 0.5)
     centred = x - x.mean(0)
     weights = np.linalg.solve(centred.T @ centred + 0.5 * np.eye(5), centred.T @ (y - y.mean(0)))
     assert found.weights == pytest.approx(weights)
@@ -252,16 +254,16 @@ def test_the_readout_is_the_normal_equations_solution_and_its_intercept_is_free(
 def test_a_chosen_ridge_is_small_without_noise_and_large_for_noise_alone():
     x = generator().normal(size=(100, 60))
     exact = x @ generator(1).normal(size=(60, 1))
-    assert nmse(exact, ridge_regression(x, exact)(x)) < 1e-12
+    assert compute_nmse(exact, fit_ridge_readout(x, exact)(x)) < 1e-12
     noise, fresh = generator(2).normal(size=(2, 100, 1))
-    chosen, none = (nmse(fresh, ridge_regression(x, noise, ridge)(x)) for ridge in (None, 0.0))
+    chosen, none = (compute_nmse(fresh, fit_ridge_readout(x, noise, ridge)(x)) for ridge in (None, 0.0))
     assert chosen < 0.8 * none
 
 
 def test_errors_are_measured_in_the_targets_deviation():
     y = generator().normal(2.0, 3.0, 1000)
-    assert nmse(y, np.full_like(y, y.mean())) == pytest.approx(1.0)
-    assert nmse(y, y + 0.5 * y.std()) == pytest.approx(0.25)
+    assert compute_nmse(y, np.full_like(y, y.mean())) == pytest.approx(1.0)
+    assert compute_nmse(y, y + 0.5 * y.std()) == pytest.approx(0.25)
 
 
 def pair(size, seed, **settings):
@@ -305,7 +307,7 @@ def test_memory_capacity_is_reservoirpys():
 
     u = generator(2).uniform(-1.0, 1.0, (4300, 1))
     expected = from_theirs.memory_capacity(theirs >> Ridge(ridge=1e-6), 60, True, u, test_size=2000)
-    found = reservoir.memory_capacity(ours, generator(3), 60, ridge=1e-6)
+    found = reservoir.compute_memory_capacity(ours, generator(3), 60, ridge=1e-6)
     # different draws of the same quantity
     assert found.total == pytest.approx(expected[expected > reservoir.MIN_CORRELATION].sum(), rel=0.05)
     assert found.correlations == pytest.approx(expected, abs=0.12)

@@ -54,7 +54,7 @@ def own(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_policy_is_whole_and_of_its_manifest(name, tmp_path):
     policy = policies.read_policy(name)
-    loaded = read_checkpoint(str(policies.provide_weights(policy, tmp_path)), library=policy.library)
+    loaded = read_checkpoint(str(policies.copy_weights(policy, tmp_path)), library=policy.library)
     identity = get_identity(loaded)
     assert (identity["task"], identity["agent"], identity["seed"]) == (policy.task, policy.agent, policy.seed)
     assert policies.merge_spec(policy, []).to_dict() == policy.spec == identity["spec"]

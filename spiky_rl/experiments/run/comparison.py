@@ -31,7 +31,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_arms, refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
-from spiky_rl.run.provenance import find_commit, find_compiler
+from spiky_rl.run.provenance import find_commit, find_compiler_version
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def warn_of_other_code(plan: StudyRun) -> None:
     origins = [
         result.provenance for result in results if result is not None and result.provenance is not None
     ]
-    for key, here in (("commit", find_commit()), ("compiler", find_compiler())):
+    for key, here in (("commit", find_commit()), ("compiler", find_compiler_version())):
         others = {str(getattr(origin, key)) for origin in origins} - {str(here)}
         if others:
             log.warning("%s: %s here, %s in finished cells", key, here, ", ".join(sorted(others)))

@@ -79,7 +79,7 @@ class GymnasiumVecEnv(HostEnvironment):
         """Gymnasium's infos of the latest step."""
         try:
             # Gymnasium would seed environment i with seed + i, so runs with neighbouring seeds would share nearly all episodes
-            observations, _ = self.vector_env.reset(seed=draw_seeds(options.seed, num_envs))
+            observations, _ = self.vector_env.reset(seed=derive_seeds(options.seed, num_envs))
             self._begin(observations)
             if options.video:
                 self.open_camera().render()  # raises before a training starts
@@ -136,7 +136,7 @@ class GymnasiumVecEnv(HostEnvironment):
 
     @override
     def reseed(self, seed: int, env_steps: int) -> None:
-        observations, _ = self.vector_env.reset(seed=draw_seeds([seed, env_steps], self.num_envs))
+        observations, _ = self.vector_env.reset(seed=derive_seeds([seed, env_steps], self.num_envs))
         self._begin(observations)
 
     def restart(self, parts: Sequence[Tensor], seed: int) -> TensorDict:
@@ -147,7 +147,7 @@ class GymnasiumVecEnv(HostEnvironment):
         """
         seeds = [0] * self.num_envs
         for ids in parts:
-            part_seeds = draw_seeds([RESTART_STREAM, seed], len(ids))
+            part_seeds = derive_seeds([RESTART_STREAM, seed], len(ids))
             for index, env_seed in zip(ids.tolist(), part_seeds, strict=True):
                 seeds[index] = env_seed
         observations, _ = self.vector_env.reset(seed=seeds)
@@ -164,7 +164,7 @@ class GymnasiumVecEnv(HostEnvironment):
         """
         started = time.perf_counter()
         if not bool(actions.isfinite().all()):
-            # no step has checked the first observation
+            # `reset` checks no observation, so one that is not finite may be the cause
             self._require_finite("an observation", self._frames.cpu().numpy())
             raise NonFiniteError("an action is not finite", blames_policy=True)
         # the bound is in the policy's unit; clipping could make the scores of discrete actions equal
@@ -173,9 +173,8 @@ class GymnasiumVecEnv(HostEnvironment):
         observations, rewards, terminated, truncated, self.latest_infos = self.vector_env.step(
             self.spaces.to_actions(actions, self.takes_task_units)
         )
-        reward = torch.as_tensor(
-            rewards, dtype=torch.float32
-        )  # its range is smaller than that of Gymnasium's
+        # checked in float32, which a reward of double precision may overflow
+        reward = torch.as_tensor(rewards, dtype=torch.float32)
         self._require_finite("a reward", reward.numpy())
         self._require_finite("an observation", observations)
         ended = terminated | truncated
@@ -337,6 +336,6 @@ class GymnasiumCamera:
         """Do nothing: the environment closes its own renderer."""
 
 
-def draw_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+def derive_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     """Return ``count`` independent seeds, so that two runs with different seeds have no seed in common."""
     return [int(value) for value in np.random.SeedSequence(seed).generate_state(count, np.uint32)]

@@ -332,7 +332,10 @@ def _read_ids() -> tuple[str, ...]:
 
 
 def _parse_overrides(overrides: Collection[str]) -> dict[str, Any]:
-    """Return ``env.key=value`` texts as keyword arguments of `gymnasium.make`. Raises UserError for any other text."""
+    """Return ``env.key=value`` texts as keyword arguments of `gymnasium.make`, without ``physics=gymnasium``.
+
+    Raises UserError for any other text.
+    """
     settings: dict[str, Any] = {}
     for text in overrides:
         path, _, value = text.partition("=")

@@ -14,14 +14,14 @@ from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.launch import KernelLaunch, NeuronRun, RecurrentLaunch
 
 
-class Compiled(Backend):
-    """Compiled kernels for the tensors of one device type."""
+class CompiledBackend(Backend):
+    """CompiledBackend kernels for the tensors of one device type."""
 
     device: ClassVar[str]
     convolution_forward: Callable[..., None]
-    """Fills y [rows, N] with the pooled currents of x [rows, C]; if given, also the bits of x and the position of each maximum."""
+    """On the CPU: fills y [rows, N] with the pooled currents of x [rows, C]; if given, also the bits of x and the position of each maximum."""
     convolution_backward: Callable[..., None]
-    """Fills the gradients of x (skipped if empty), weight and bias."""
+    """On the CPU: fills the gradients of x (skipped if empty), weight and bias."""
 
     def __init__(self) -> None:
         self.launches: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """Base class of backends: a backend runs neurons over time, and as many other parts of a network as it supports.
 
-A backend must define `run_neuron`. If it does not define `run_recurrent`, `stack`, `linear`, `convolution` or `pack`, the torch
-reference runs that part instead.
+A backend must define `run_neuron`. If it does not define `run_recurrent`, `stack`, `linear`, `convolution`, `pack` or `unpack`, the
+torch reference runs that part instead.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Backend(Component):
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        """Return x times weight plus bias, [..., N].
+        """Return x times the transposed weight, plus bias, [..., N].
 
         Args:
             x: [..., C].
@@ -85,7 +85,7 @@ class Backend(Component):
             x: Maps [..., C H W], flat, columns fastest; the result has the same layout.
             weight: [C', C, kernel, kernel].
             bias: [C'].
-            geometry: Sizes of maps, kernel and blocks.
+            geometry: Maps, stride, padding and side of the pooled blocks.
             binary: Whether x is 0 or 1.
             bfloat16: Whether the gradients of x and weight may be computed in bfloat16.
         """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import compiler, operators, programs, structures
 from spiky_rl.kernels import convolution as event_driven
-from spiky_rl.kernels.backends._compiled import Compiled
+from spiky_rl.kernels.backends._compiled import CompiledBackend
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
@@ -21,7 +21,7 @@ from spiky_rl.kernels.structures import JobStruct, LayerStruct, get_pointer
 
 
 @cache
-def get_missing_reason() -> str | None:
+def find_unavailable_reason() -> str | None:
     """Return the reason why kernels cannot be compiled here, with a remedy; None if they can."""
     try:
         load_core_kernels()
@@ -76,13 +76,13 @@ def load_kernels(key: str) -> ctypes.CDLL:
     return library
 
 
-class Cpu(Compiled):
+class Cpu(CompiledBackend):
     """Kernels for the vector registers of this CPU."""
 
     device = "cpu"
 
     def get_unavailable_reason(self) -> str | None:
-        return get_missing_reason()
+        return find_unavailable_reason()
 
     @override
     def linear(
@@ -112,7 +112,7 @@ class Cpu(Compiled):
 
     @override
     def forward(self, run: KernelLaunch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        job, kept_alive = _job(run)
+        job, kept_alive = _make_job(run)
         output, final, potentials = self.allocate_outputs(run, programs.PROGRAMS[run.key].states, last, trace)
         job.output = output.data_ptr()
         job.last = final.data_ptr() if last else None
@@ -126,7 +126,7 @@ class Cpu(Compiled):
     def backward(
         self, run: KernelLaunch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
-        job, kept_alive = _job(run)
+        job, kept_alive = _make_job(run)
         current, state, params = run.current, run.state, run.params
         T, _, B, N = current.shape
         grad_current = torch.empty_like(current, memory_format=torch.contiguous_format)
@@ -150,7 +150,7 @@ class Cpu(Compiled):
     ) -> tuple[Tensor, Tensor, Tensor]:
         B, count = run.current.shape[2], programs.PROGRAMS[run.key].states + run.feedback.states
         output, final, potentials = self.allocate_outputs(run, count, last, trace)
-        layer, stack, kept_alive = _as_stack(run)
+        layer, stack, kept_alive = _make_stack_struct(run)
         layer.within.trace = potentials.data_ptr() if trace else None
         stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
         if B and load_core_kernels().spiky_stack_forward(ctypes.addressof(stack)):
@@ -165,7 +165,7 @@ class Cpu(Compiled):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         current = run.current
         T, _, B, N = current.shape
-        layer, stack, kept_alive = _as_stack(run)
+        layer, stack, kept_alive = _make_stack_struct(run)
         of_current, of_state, of_params, of_synapses = (
             current.new_zeros((0,) if x is None else x.shape)
             for x in (current, run.state, run.params, run.synapses)
@@ -189,7 +189,7 @@ class Cpu(Compiled):
     def linear_forward(
         self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """Run `Compiled.linear_forward`; if ``x`` is None, read the events from ``bits`` instead."""
+        """Run `CompiledBackend.linear_forward`; if ``x`` is None, read the events from ``bits`` instead."""
         operators.check_weight(weight)
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
@@ -286,7 +286,7 @@ class Cpu(Compiled):
         return x
 
 
-def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct, list[Any]]:
+def _make_stack_struct(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct, list[Any]]:
     """Return the run as a stack of one layer without a map, and the objects that must outlive it."""
     operators.check_weight(run.synapses)
     T, inner, B, N = run.current.shape
@@ -304,7 +304,7 @@ def _as_stack(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct
     return layer, stack, [layer, x, own, *others, numbers]
 
 
-def _job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:
+def _make_job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:
     """Return the run as a job, and the tensors that must outlive it."""
     current = run.current
     kept_alive = [current.contiguous()]

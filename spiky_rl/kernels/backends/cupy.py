@@ -22,7 +22,7 @@ from torch import Tensor
 from spiky_rl.config.errors import format_install_command
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import compiler, cuda_driver, operators, programs
-from spiky_rl.kernels.backends._compiled import Compiled
+from spiky_rl.kernels.backends._compiled import CompiledBackend
 from spiky_rl.kernels.gpu_stack import GpuStack, LayerKernels
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentFeedback, RecurrentLaunch
 from spiky_rl.kernels.stack import StackStage
@@ -64,7 +64,7 @@ def has_cuda_headers() -> bool:
 
 
 @cache
-def get_missing_reason() -> str | None:
+def find_unavailable_reason() -> str | None:
     """Return the reason why kernels cannot run here, with a remedy; None if they can."""
     if torch.version.hip:  # torch calls AMD's devices cuda as well
         return "torch is built for ROCm, and these kernels are for CUDA; on AMD's GPUs use network.backend: torch"
@@ -165,13 +165,13 @@ def build_layer_source(key: str, register_steps: int, readers: int) -> str:
     return f"{text}\n{constants}\n{programs.read_header('layer_gpu')}"
 
 
-class Cupy(LayerKernels, Compiled):
+class Cupy(LayerKernels, CompiledBackend):
     """Kernels for CUDA devices: neurons and bit packing; torch's own functions do the rest."""
 
     device = "cuda"
 
     def get_unavailable_reason(self) -> str | None:
-        return get_missing_reason()
+        return find_unavailable_reason()
 
     @override
     def stack(self, stages: Sequence[StackStage], bfloat16: bool, recompute: bool) -> GpuStack | None:
@@ -241,7 +241,7 @@ class Cupy(LayerKernels, Compiled):
         pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
         values = build_arguments(pointers, current, steps, run.uniforms, _format_feedback(feedback))
         self._launch(
-            key, 0, values, current, B, count_threads(N), count_shared_bytes(N, feedback), recurrent=True
+            key, 0, values, current, B, choose_block_size(N), count_shared_bytes(N, feedback), recurrent=True
         )
         return output, final, potentials
 
@@ -332,7 +332,7 @@ class Cupy(LayerKernels, Compiled):
         values = build_arguments(pointers, current, steps, run.uniforms, others)
         gradient_bytes = 2 * 4 * N  # the gradient of I in the present and the previous step
         shared_bytes = max(count_shared_bytes(N, feedback), gradient_bytes)
-        self._launch(key, 1, values, current, rows, count_threads(N), shared_bytes, recurrent=True)
+        self._launch(key, 1, values, current, rows, choose_block_size(N), shared_bytes, recurrent=True)
         of_weights = []
         for d in range(1, D + 1):
             past = output[D - d : D - d + count]
@@ -531,7 +531,7 @@ def _format_feedback(feedback: RecurrentFeedback) -> tuple[np.generic, ...]:
     return np.int64(feedback.delays), filtered, decay, np.int32(feedback.binary)
 
 
-def count_threads(N: int) -> int:
+def choose_block_size(N: int) -> int:
     """Return the number of threads of the block that runs a row of ``N`` neurons."""
     return min(MAX_THREADS, (N + 31) // 32 * 32)
 

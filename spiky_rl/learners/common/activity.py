@@ -20,7 +20,7 @@ from spiky_rl.metrics.spikes import (
     draw_raster,
     get_timelines,
 )
-from spiky_rl.metrics.synops import dense_operations, operations_by_environment
+from spiky_rl.metrics.synops import dense_operations, count_operations_by_environment
 from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def compute_activity(
     ``ann_operations`` are the multiply-accumulates of the ANN that the network replaces. A ``meter`` of the network is valid until its
     weights change; None makes a new one.
     """
-    record = compute_step_activity(network, x, state)
+    record = record_step(network, x, state)
     layers = compute_layer_activity(record)
     meter = meter or make_meter(network)
     cost, connections = (None, None) if meter is None else (meter(record), meter.connections)
-    operations_each = operations_by_environment(record, connections)
+    operations_each = count_operations_by_environment(record, connections)
     return PolicyActivity(
         layers=layers,
         rate=compute_mean_rate(layers, record),
@@ -93,7 +93,7 @@ def compute_activity(
     )
 
 
-def compute_step_activity(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
+def record_step(network: SpikingNetwork, x: Tensor, state: State | None) -> ForwardRecord:
     """Return the record of one control step for the input ``x`` [B, O].
 
     It starts from ``state``, or from the zero state if that is None. A stateless network gets no state, as where it acts: with one, an

@@ -29,7 +29,7 @@ CLASSIFY = "classify"
 """Value of ``library`` for the checkpoints of classifications."""
 CLASSIFY_KEYS = ("network", "best", "optimizer", "history", "random", "learned", "infos")
 """Required keys of a classification's checkpoint."""
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
+CONTENT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
 """Errors that content of a wrong kind may raise."""
 DIRECTORY = 0x10
 """Attribute of a folder in a zip file, as in MS-DOS."""
@@ -112,7 +112,7 @@ def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
     files.write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
-def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
+def read_unchecked_checkpoint(path: str, map_location: str = "cpu") -> dict[str, Any]:
     """Read the file ``path`` without executing code from it; return an empty dict if it holds no mapping.
 
     Raises CheckpointError if there is no such file, or it is damaged.
@@ -142,7 +142,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
     ``library`` names the learner that wrote the file, or is `CLASSIFY`. Raises CheckpointError if there is no such file, or it is damaged
     or of another library.
     """
-    content = read_mapping(path, map_location)
+    content = read_unchecked_checkpoint(path, map_location)
     if missing := _list_missing_keys(content, library):
         message = f"{path}: not a checkpoint of {library}: {', '.join(missing)} missing"
         if owner := find_library(content):
@@ -153,7 +153,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
             for name, tensor in iterate_tensors(value, str(key)):
                 check_tensor(name, tensor)
         check_metadata(content, library)
-    except DAMAGE as error:
+    except CONTENT_ERRORS as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged: {detail}") from None
     return content
@@ -203,7 +203,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 def check_metadata(content: Mapping[str, object], library: str) -> None:
     """Check the iteration and our runners' data in the ``content`` of a checkpoint of ``library``, as in `read_checkpoint`.
 
-    Raises ValueError that names the damaged key; other damage may raise any of `DAMAGE`.
+    Raises ValueError that names the damaged key; other damage may raise any of `CONTENT_ERRORS`.
     """
     infos = content.get("infos")
     runner_state = None if infos is None else CheckpointInfos.check("infos", infos).spiky_rl
@@ -286,7 +286,7 @@ def check_random_state(state: Any) -> None:
         # pylint: disable-next=no-member  # a compiled class
         np.random.RandomState().set_state(_to_numpy_state(state["numpy"]))
         random.Random().setstate(_to_python_state(state["python"]))
-    except DAMAGE as error:
+    except CONTENT_ERRORS as error:
         raise ValueError(f"random: not a valid state of the generators ({error})") from None
 
 

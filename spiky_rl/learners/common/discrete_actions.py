@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def list_choices(space: gymnasium.Space) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the number of choices and the first choice of every component of a discrete ``space``; nothing for any other space."""
+    """Return the number of choices and the first choice of every component of ``space``; two empty tuples if it is not discrete."""
     from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 
     if isinstance(space, Discrete):

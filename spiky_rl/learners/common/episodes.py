@@ -23,11 +23,10 @@ class EpisodeStatistics:
 
     def add(self, rewards: Tensor, ended: Tensor) -> None:
         """Count a control step: rewards [B], and whether an episode ended with it [B]."""
-        left = (~ended).to(self._return.dtype)
-        # not in place: earlier steps have not been fetched yet
+        keep = (~ended).to(self._return.dtype)
         self._return, self._length = self._return + rewards, self._length + 1
-        self._steps.append(torch.stack([self._return, self._length, left]))
-        self._return, self._length = self._return * left, self._length * left
+        self._steps.append(torch.stack([self._return, self._length, keep]))
+        self._return, self._length = self._return * keep, self._length * keep
 
     def fetch(self) -> None:
         """Fetch the episodes that ended since the last call; this waits for the device."""

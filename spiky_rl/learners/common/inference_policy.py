@@ -102,7 +102,7 @@ class InferencePolicy(ABC):
         """Return environment 0's spikes [K, N] of every layer in the control step after ``obs``, or None for an ANN."""
         if self.network is None:
             return None
-        record = activity.compute_step_activity(
+        record = activity.record_step(
             self.network, self.get_network_input(obs)[:1], select_state(self.state, slice(1))
         )
         return get_spikes(record)

@@ -74,7 +74,7 @@ class TrainingProgress(Settings):
     @property
     def total_operations(self) -> float:
         """Effective synaptic operations of all control steps; each iteration counts with its final value per step."""
-        before = [0, *self.steps[:-1]]
+        before = [0, *self.steps][:-1]
         return sum(
             (after - start) * each
             for start, after, each in zip(before, self.steps, self.operations, strict=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spiky_rl.learners.common.activity import PolicyActivity, write_activity
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
-    DAMAGE,
+    CONTENT_ERRORS,
     CheckpointError,
     get_random_state,
     get_runner_state,
@@ -393,6 +393,6 @@ def wrap_load_errors(path: str) -> Iterator[None]:
     """Turn a library's error about weights that do not fit into CheckpointError that names ``path``."""
     try:
         yield
-    except DAMAGE as error:
+    except CONTENT_ERRORS as error:
         detail = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: the networks do not fit this agent: {detail}") from None

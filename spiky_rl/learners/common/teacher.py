@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from spiky_rl.learners.common.checkpoints import CheckpointError, get_identity, read_checkpoint, read_mapping
+from spiky_rl.learners.common.checkpoints import (
+    CheckpointError,
+    get_identity,
+    read_checkpoint,
+    read_unchecked_checkpoint,
+)
 
 if TYPE_CHECKING:
     from spiky_rl.learners.base import Learner
@@ -38,7 +43,7 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
     Raises CheckpointError if the teacher learned another task, or another program wrote the file.
     """
     weights_key = learner.checkpoint_keys["ppo"][0]  # teachers are trained by PPO
-    if weights_key not in read_mapping(str(path)):
+    if weights_key not in read_unchecked_checkpoint(str(path)):
         raise CheckpointError(
             f"{path}: not a checkpoint of {learner.name}; a teacher must be trained by the student's library"
         )

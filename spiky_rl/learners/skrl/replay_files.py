@@ -11,7 +11,12 @@ from torch import Tensor
 
 from spiky_rl.config.options import FileRecord, option
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, read_iteration
-from spiky_rl.learners.common.checkpoints import DAMAGE, check_tensor, read_mapping, write_checkpoint
+from spiky_rl.learners.common.checkpoints import (
+    CONTENT_ERRORS,
+    check_tensor,
+    read_unchecked_checkpoint,
+    write_checkpoint,
+)
 
 FOLDER = "replay"
 """Folder of the files in a run folder. Each is called transitions_N.pt, for the checkpoint model_N.pt, and is no checkpoint itself."""
@@ -108,7 +113,7 @@ class ReplayFiles:
 def _read_file(path: Path) -> tuple[Mapping[str, Tensor], UpdateCounters]:
     """Return the transitions and counters in a file. Raises CheckpointError if it is damaged."""
     try:
-        content = read_mapping(str(path))
+        content = read_unchecked_checkpoint(str(path))
         transitions = content["transitions"]
         rows = transitions["rewards"].shape[:2]
         for name, tensor in transitions.items():
@@ -118,7 +123,7 @@ def _read_file(path: Path) -> tuple[Mapping[str, Tensor], UpdateCounters]:
                     f"transitions.{name}: shape {list(tensor.shape)} beside {list(rows)} rewards"
                 )
         return transitions, UpdateCounters.check("counters", content["counters"])
-    except (CheckpointError, *DAMAGE) as error:
+    except (CheckpointError, *CONTENT_ERRORS) as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path}: damaged: {detail}; delete it to resume without its transitions"

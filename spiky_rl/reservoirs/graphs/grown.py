@@ -27,6 +27,7 @@ from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 VERSION = 1
 FORMAT = "spiky_rl grown graph"
 STATES = 3
+"""Number of states of a node."""
 INHIBITORY = 2
 """The state of inhibitory neurons."""
 

@@ -18,7 +18,8 @@ import networkx
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-STATES = 3
+from spiky_rl.reservoirs.graphs.grown import STATES
+
 CHOICES = 15
 """Outputs of the action network: 3 for remove, stay, divide; 4 each for forward, backward and new-new wiring."""
 REMOVE, DIVIDE = 0, 2

@@ -31,7 +31,7 @@ from spiky_rl.reservoirs.growth.dgca import (
     extract_largest_part,
     grow,
 )
-from spiky_rl.reservoirs.growth.scoring import ReservoirScore, make_graph_file
+from spiky_rl.reservoirs.growth.scoring import ReservoirScore, make_grown_graph
 from spiky_rl.reservoirs.growth.settings import GrowRequest
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def evolve_graph(request: GrowRequest, open_progress: ProgressFactory = no_progr
             if best is not None:
                 status = f"{unit} {best.fitness:.4f} with {best.cells.size} nodes"
             if best is not None and progress.improved:
-                write(request.out, make_graph_file(best.cells, best.rule, score, best.fitness))
+                write(request.out, make_grown_graph(best.cells, best.rule, score, best.fitness))
                 written = True
                 label = f"tournament {progress.tournament:4d}/{request.tournaments}"
                 log.info(

@@ -11,12 +11,12 @@ import numpy as np
 from spiky_rl.config import registry
 from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.reservoirs import narma as narma_task
-from spiky_rl.reservoirs.echo_state import Drive
+from spiky_rl.reservoirs.echo_state import ReservoirFunction
 from spiky_rl.reservoirs.graphs.base import ReservoirGraph, Wiring
 from spiky_rl.reservoirs.graphs.grown import GrownGraph
 from spiky_rl.reservoirs.growth.dgca import CellGraph, GrowthRule
 from spiky_rl.reservoirs.growth.settings import Task
-from spiky_rl.reservoirs.memory import memory_capacity, standardize_drive
+from spiky_rl.reservoirs.memory import compute_memory_capacity, standardize_inputs
 
 NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
 """Settings of the reservoir that receives the graph; the others are the defaults."""
@@ -31,7 +31,7 @@ class SpikingReservoir:
     wiring: Wiring
     traces: int
     """Number of traces per neuron."""
-    drive: Drive
+    drive: ReservoirFunction
     """Computes the traces [series, time, N * traces] of inputs [series, time, channels]; each series starts from rest."""
 
     @property
@@ -81,20 +81,20 @@ class ReservoirScore:
 
     def __call__(self, cells: CellGraph) -> float:
         net = make_reservoir(
-            make_graph_file(cells, GrowthRule((), ()), self, np.nan).make_wiring(),
+            make_grown_graph(cells, GrowthRule((), ()), self, np.nan).make_wiring(),
             {**NETWORK, "seed": self.seed},
         )
         return self.evaluate(net.drive)
 
-    def evaluate(self, drive: Drive) -> float:
+    def evaluate(self, drive: ReservoirFunction) -> float:
         """Return the score of a reservoir that expects standardised inputs, by its ``drive``."""
         generator = np.random.default_rng(self.seed)
         if self.task == "memory":
-            drive = standardize_drive(drive, -1.0, 1.0)
-            return -memory_capacity(
+            drive = standardize_inputs(drive, -1.0, 1.0)
+            return -compute_memory_capacity(
                 drive, generator, DELAYS, self.train, self.test, self.washout, self.series
             ).total
-        drive = standardize_drive(drive, *narma_task.INPUT)
+        drive = standardize_inputs(drive, *narma_task.INPUT)
         return narma_task.evaluate_narma(
             drive, generator, int(self.task.removeprefix("narma")),
             self.train, self.test, self.washout, self.series,
@@ -106,7 +106,7 @@ class ReservoirScore:
         return {**vars(self), "unit": unit, "network": {**NETWORK, "seed": self.seed}}
 
 
-def make_graph_file(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, fitness: float) -> GrownGraph:
+def make_grown_graph(cells: CellGraph, rule: GrowthRule, score: ReservoirScore, fitness: float) -> GrownGraph:
     """Return the content of a graph's file: the ``cells``, the ``rule`` that grew them, the ``score`` and its value ``fitness``."""
     import torch
 

@@ -13,7 +13,7 @@ from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 from spiky_rl.config.options import UserError
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions, TaskRequest
-from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv, draw_seeds
+from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv, derive_seeds
 from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 from spiky_rl.learners import get_learner
 from spiky_rl.learners.common.action_bounds import ActionBounds
@@ -197,7 +197,7 @@ def test_boxes_of_other_shapes_are_vectors_in_c_order(shape):
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_other_spaces_are_flattened_as_gymnasium_flattens_them(mode):
     bare = FlattenObservation(gymnasium.make(f"{SCRIPTS}Groups-v0", ends=4))
-    rows = [bare.reset(seed=draw_seeds(0, 1)[0])[0]]
+    rows = [bare.reset(seed=derive_seeds(0, 1)[0])[0]]
     rows += [bare.step(np.float32([0.0, 2.0]))[0] for _ in range(4)]
     wanted = torch.as_tensor(np.array(rows), dtype=torch.float32)
     with open_env(f"{SCRIPTS}Groups-v0", 1, "env.ends=4", f"env.vectorization_mode={mode}") as env:
@@ -218,7 +218,7 @@ def test_a_task_without_time_limit_gets_one():
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_steps_equal_those_of_bare_environments_bit_for_bit(mode):
     """Hopper ends at different steps in every environment; each bare one is reset when it ends."""
-    generator, seeds = torch.Generator().manual_seed(1), draw_seeds(3, 3)
+    generator, seeds = torch.Generator().manual_seed(1), derive_seeds(3, 3)
     bare = [gymnasium.make("Hopper-v5") for _ in seeds]
     seen = [env.reset(seed=seed)[0] for env, seed in zip(bare, seeds, strict=True)]
     with open_env("Hopper-v5", 3, f"env.vectorization_mode={mode}", seed=3) as env:
@@ -246,7 +246,7 @@ def test_runs_with_neighbouring_seeds_share_no_stream():
         with open_env("Pendulum-v1", 8, seed=seed) as env:
             starts.append({tuple(row) for row in env.get_observations()["policy"].tolist()})
     assert len(starts[0] | starts[1]) == 16
-    assert len(set(draw_seeds(0, 1000))) == 1000
+    assert len(set(derive_seeds(0, 1000))) == 1000
 
 
 def test_restart_gives_every_part_the_same_states():
@@ -270,7 +270,7 @@ def test_an_evaluation_does_not_start_from_the_states_of_a_training_with_its_see
 def test_episode_statistics_equal_gymnasiums():
     options = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     theirs = RecordEpisodeStatistics(gymnasium.make_vec("Hopper-v5", 4, **options), buffer_length=1000)
-    theirs.reset(seed=draw_seeds(7, 4))
+    theirs.reset(seed=derive_seeds(7, 4))
     ours = EpisodeStatistics(4, "cpu")
     generator = torch.Generator().manual_seed(2)
     with open_env("Hopper-v5", 4, seed=7) as env:
@@ -288,7 +288,7 @@ def test_episode_statistics_equal_gymnasiums():
 def test_scaled_rewards_equal_gymnasiums():
     options = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     theirs = NormalizeReward(gymnasium.make_vec("Hopper-v5", 4, **options), gamma=0.98)
-    theirs.reset(seed=draw_seeds(7, 4))
+    theirs.reset(seed=derive_seeds(7, 4))
     ours, saved = RewardScaler(4, 0.98), None
     generator = torch.Generator().manual_seed(2)
     with open_env("Hopper-v5", 4, seed=7) as env:
