@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from spiky_rl.config import files
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.safe_loading import open_regular
@@ -126,7 +127,7 @@ def _open_cached(path: Path) -> CachedRecordings | None:
             raise ValueError(f"has {size:,} bytes")
         event_indices = np.memmap(path, INDEX_TYPE, "r")
     except DAMAGE as error:
-        log.warning("%s: damaged (%s); it is made anew", path, " ".join(str(error).split()))
+        log.warning("%s: damaged (%s); it is made anew", path, get_error_text(error))
         return None
     with suppress(OSError):  # the cache may be another user's, or on a read-only file system
         for used in (path, arrays_path):

@@ -40,9 +40,9 @@ def shorten(value: object) -> str:
 
 
 def get_error_text(error: BaseException) -> str:
-    """Return the text of ``error``, or a note if its ``__str__`` fails: the class may be foreign code."""
+    """Return the text of ``error`` on one line, cut to 300 characters, or a note if its ``__str__`` fails: the class may be foreign code."""
     try:
-        return str(error)
+        return " ".join(str(error).split())[:300]
     except Exception as failure:  # pylint: disable=broad-exception-caught
         return f"its own text fails with {type(failure).__name__}"
 

@@ -19,6 +19,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import ArrayLike
 
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import read_array, read_arrays
 
@@ -87,8 +88,7 @@ def decode_events(
     except EventFileError:
         raise
     except DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise EventFileError(f"{path}: not a recording, or damaged: {reason}") from None
+        raise EventFileError(f"{path}: not a recording, or damaged: {get_error_text(error)}") from None
     if shape is not None and content.ndim == 4 and content.shape[1:] != shape:
         raise EventFileError(
             f"{path}: is {list(content.shape)}; expected [time, {', '.join(map(str, shape))}] like the others"

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.named_code import require_no_code
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.plain_data import PlainValue
@@ -155,8 +156,9 @@ def _read_cached(options: NirReadOptions, _modified: int, _size: int) -> NirCont
     except RegistryError as error:
         raise RegistryError(f"{options.file}: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise RegistryError(f"{options.file}: damaged: {type(error).__name__}: {text}") from None
+        raise RegistryError(
+            f"{options.file}: damaged: {type(error).__name__}: {get_error_text(error)}"
+        ) from None
 
 
 def require_nir(key: str) -> None:
@@ -179,8 +181,9 @@ def _read_file(path: str) -> Any:
         # without nir's check of shapes, because libraries write batch sizes into inputs and outputs; `_Builder` checks them
         return nir.read(path, type_check=False)
     except (OSError, KeyError, ValueError, TypeError, AssertionError, RuntimeError, AttributeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise RegistryError(f"{path}: not a NIR file: {type(error).__name__}: {text}") from None
+        raise RegistryError(
+            f"{path}: not a NIR file: {type(error).__name__}: {get_error_text(error)}"
+        ) from None
 
 
 @dataclass

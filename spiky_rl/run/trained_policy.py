@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spiky_rl.api import SpikingModule
 from spiky_rl.config import registry
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.named_code import check_code_is_named
 from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import CATEGORICAL
@@ -136,8 +137,7 @@ def load_policy(
     try:
         model = learner.load_actor(spec, loaded)
     except (RuntimeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be loaded as a module: {detail}") from None
+        raise UserError(f"{path}: cannot be loaded as a module: {get_error_text(error)}") from None
     return PolicyModule(model, spec, action_space).eval()
 
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, override
 import yaml
 
 from spiky_rl.config import files
-from spiky_rl.config.errors import require_module
+from spiky_rl.config.errors import get_error_text, require_module
 from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError, check_number, suggest_name
-from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
+from spiky_rl.config.schema import CATEGORICAL
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
     SECOND_SIMULATION,
@@ -150,9 +150,8 @@ class GymnasiumTask(HostTask):
             hint = suggest_name(key, names)
             raise UserError(f"env.{key}: unknown; allowed: {', '.join(names)}{hint}") from error
         given = ", ".join(f"env.{key}={value!r}" for key, value in own_settings.items())
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{given}: {registered.id} does not start with it: {type(error).__name__}: {reason}"
+            f"{given}: {registered.id} does not start with it: {type(error).__name__}: {get_error_text(error)}"
         ) from error
 
     @override

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spiky_rl.config import files
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.options import FileRecord, check_number
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner, list_learners
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, OtherLibraryError
@@ -154,8 +155,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = DEFAULT
                 check_tensor(name, tensor)
         check_metadata(content, library)
     except CONTENT_ERRORS as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: damaged: {detail}") from None
+        raise CheckpointError(f"{path}: damaged: {get_error_text(error)}") from None
     return content
 
 

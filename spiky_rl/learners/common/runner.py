@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.learners.common.activity import PolicyActivity, write_activity
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.learners.common.checkpoints import (
@@ -394,5 +395,6 @@ def wrap_load_errors(path: str) -> Iterator[None]:
     try:
         yield
     except CONTENT_ERRORS as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: the networks do not fit this agent: {detail}") from None
+        raise CheckpointError(
+            f"{path}: the networks do not fit this agent: {get_error_text(error)}"
+        ) from None

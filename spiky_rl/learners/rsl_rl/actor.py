@@ -13,6 +13,7 @@ from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec, build_agent_spec
 from spiky_rl.learners.common.checkpoints import CheckpointError
@@ -56,9 +57,8 @@ def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) 
     try:
         model.load_state_dict(teacher.weights)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{teacher.path}: the teacher does not fit the observations and actions of this task: {detail}"
+            f"{teacher.path}: the teacher does not fit the observations and actions of this task: {get_error_text(error)}"
         ) from None
     return model.to(device).eval()
 

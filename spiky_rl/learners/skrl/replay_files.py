@@ -9,6 +9,7 @@ import torch
 from skrl.memories.torch import Memory
 from torch import Tensor
 
+from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.options import FileRecord, option
 from spiky_rl.learners.common.checkpoint_names import CheckpointError, read_iteration
 from spiky_rl.learners.common.checkpoints import (
@@ -124,7 +125,6 @@ def _read_file(path: Path) -> tuple[Mapping[str, Tensor], UpdateCounters]:
                 )
         return transitions, UpdateCounters.check("counters", content["counters"])
     except (CheckpointError, *CONTENT_ERRORS) as error:
-        detail = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{path}: damaged: {detail}; delete it to resume without its transitions"
+            f"{path}: damaged: {get_error_text(error)}; delete it to resume without its transitions"
         ) from None
