@@ -166,7 +166,7 @@ class Cpu(CompiledBackend):
         current = run.current
         T, _, B, N = current.shape
         layer, stack, kept_alive = _make_stack_struct(run)
-        of_current, of_state, of_params, of_synapses = (
+        grad_current, grad_state, grad_params, grad_synapses = (
             current.new_zeros((0,) if x is None else x.shape)
             for x in (current, run.state, run.params, run.synapses)
         )
@@ -177,14 +177,14 @@ class Cpu(CompiledBackend):
         if grad_last is not None:
             gradients.append(grad_last.contiguous())
             layer.grad_last = gradients[1].data_ptr()
-        stack.grad_x, layer.within.grad_weight = of_current.data_ptr(), of_synapses.data_ptr()
-        layer.grad_state = None if run.state is None else of_state.data_ptr()
-        layer.grad_params = None if run.params is None else of_params.data_ptr()
+        stack.grad_x, layer.within.grad_weight = grad_current.data_ptr(), grad_synapses.data_ptr()
+        layer.grad_state = None if run.state is None else grad_state.data_ptr()
+        layer.grad_params = None if run.params is None else grad_params.data_ptr()
         if B and load_core_kernels().spiky_stack_backward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         self.launches[f"{run.key} recurrent backward"] += 1
         del kept_alive
-        return of_current, of_state, of_params, of_synapses
+        return grad_current, grad_state, grad_params, grad_synapses
 
     def linear_forward(
         self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
@@ -290,18 +290,18 @@ def _make_stack_struct(run: RecurrentLaunch) -> tuple[LayerStruct, structures.St
     """Return the run as a stack of one layer without a map, and the objects that must outlive it."""
     operators.check_weight(run.synapses)
     T, inner, B, N = run.current.shape
-    x, own = run.current.contiguous(), run.synapses.contiguous()
+    x, synapses = run.current.contiguous(), run.synapses.contiguous()
     others = [None if t is None else t.to(x.dtype).contiguous() for t in (run.state, run.params, run.keep)]
     layer = LayerStruct(C=N, N=N, states=programs.PROGRAMS[run.key].states)
     numbers = layer.set_neuron(load_kernels(run.key), run.uniforms)
-    layer.state, layer.params, at_start = map(get_pointer, others)
+    layer.state, layer.params, keep = map(get_pointer, others)
     layer.parameters = 0 if run.params is None else run.params.shape[0]
-    layer.within.fill(run.feedback, own)
+    layer.within.fill(run.feedback, synapses)
     stack = structures.StackStruct(
-        ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B
+        ctypes.addressof(layer), x.data_ptr(), keep, count=1, T=T, K=run.steps, B=B
     )
     stack.constant, stack.threads = inner == 1, count_threads(load_core_kernels())
-    return layer, stack, [layer, x, own, *others, numbers]
+    return layer, stack, [layer, x, synapses, *others, numbers]
 
 
 def _make_job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:

@@ -255,7 +255,7 @@ class Cupy(LayerKernels, CompiledBackend):
         )
         run = replace(run, current=current, state=state, params=params, keep=keep, synapses=synapses)
         T, _, B, N = current.shape
-        # per inner step and neuron: the states, and one float each of output, of_output, grad_drive and arrived in _backward_rows
+        # per inner step and neuron: the states, and one float each of output, grad_spikes, grad_drive and grad_synaptic in _backward_rows
         floats_per_row = T * run.steps * N * (programs.PROGRAMS[run.key].states + 4)
         max_rows = choose_part_size(B, count_scratch_floats(current.device) // floats_per_row, 1)
         transposed = synapses.t().contiguous()
@@ -267,14 +267,14 @@ class Cupy(LayerKernels, CompiledBackend):
             for first in range(0, B, max_rows)
         ]
         if not parts:  # B = 0
-            of_state, of_params = (
+            grad_state, grad_params = (
                 current.new_empty(0) if x is None else torch.zeros_like(x) for x in (state, params)
             )
-            return torch.zeros_like(current), of_state, of_params, torch.zeros_like(synapses)
-        of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
+            return torch.zeros_like(current), grad_state, grad_params, torch.zeros_like(synapses)
+        grad_currents, grad_states, all_params, all_weights = zip(*parts, strict=True)
         return (
-            _concat_parts(of_currents, 2),
-            current.new_empty(0) if state is None else _concat_parts(of_states, 1),
+            _concat_parts(grad_currents, 2),
+            current.new_empty(0) if state is None else _concat_parts(grad_states, 1),
             current.new_empty(0) if params is None else reduce(torch.add, all_params),
             reduce(torch.add, all_weights),
         )
@@ -305,10 +305,10 @@ class Cupy(LayerKernels, CompiledBackend):
         rows, filtered = part.stop - part.start, feedback.decay is not None
         S, D, count = programs.PROGRAMS[key].states, feedback.delays, T * steps
         # outputs and their gradients, beginning D inner steps before the first step
-        output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
+        output, grad_spikes = (current.new_empty(D + count, rows, N) for _ in range(2))
         output[:D] = 0.0 if state is None else _reverse_delays(state[S : S + D, part])
-        of_output[:D] = 0.0
-        of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
+        grad_spikes[:D] = 0.0
+        grad_spikes[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
         # states and filtered current of the present step, and their gradients, which the kernel moves backwards in time: from after the
         # last step to before the first
         now = current.new_empty(S + filtered, rows, N)
@@ -318,35 +318,35 @@ class Cupy(LayerKernels, CompiledBackend):
             grad_now[S:] = grad_last[S + D :, part]
             for d in range(1, D + 1):
                 if not feedback.cut or d > count:
-                    of_last = grad_last[S + d - 1, part]
-                    reached = of_last if masks is None else of_last * masks[d - 1][-1, part, None]
-                    of_output[D + count - d] += reached
+                    grad_delayed = grad_last[S + d - 1, part]
+                    reached = grad_delayed if masks is None else grad_delayed * masks[d - 1][-1, part, None]
+                    grad_spikes[D + count - d] += reached
         path = current.new_empty(count, S, rows, N)  # the states before every step
         # gradients of the neurons' whole current and of the synaptic current I
-        grad_drive, arrived = (current.new_empty(count, rows, N) for _ in range(2))
-        of_params = None if run.params is None else current.new_zeros(run.params.shape[0], rows, N)
+        grad_drive, grad_synaptic = (current.new_empty(count, rows, N) for _ in range(2))
+        grad_params = None if run.params is None else current.new_zeros(run.params.shape[0], rows, N)
         pointers = [current, state, run.params, run.keep, run.synapses, transposed, output[D:], now]
-        pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
+        pointers += [path, grad_drive, grad_synaptic, grad_spikes, grad_now, grad_params]
         others = _format_feedback(feedback)
         others += (np.int32(feedback.cut), np.int64(part.start), np.int64(rows))
         values = build_arguments(pointers, current, steps, run.uniforms, others)
         gradient_bytes = 2 * 4 * N  # the gradient of I in the present and the previous step
         shared_bytes = max(count_shared_bytes(N, feedback), gradient_bytes)
         self._launch(key, 1, values, current, rows, choose_block_size(N), shared_bytes, recurrent=True)
-        of_weights = []
+        grad_weights = []
         for d in range(1, D + 1):
             past = output[D - d : D - d + count]
             past = past if masks is None else past * masks[d - 1][:-1, part, None]
-            of_weights.append(past.flatten(0, 1).t() @ arrived.flatten(0, 1))
-        of_current = grad_drive.view(T, steps, rows, N)
-        of_state = None
+            grad_weights.append(past.flatten(0, 1).t() @ grad_synaptic.flatten(0, 1))
+        grad_current = grad_drive.view(T, steps, rows, N)
+        grad_state = None
         if state is not None:
-            of_state = torch.cat([grad_now[:S], _reverse_delays(of_output[:D]), grad_now[S:]])
+            grad_state = torch.cat([grad_now[:S], _reverse_delays(grad_spikes[:D]), grad_now[S:]])
         return (
-            of_current.sum(1, keepdim=True) if current.shape[1] == 1 else of_current,
-            of_state,
-            None if of_params is None else of_params.sum(1),
-            of_weights[0] if D == 1 else torch.cat(of_weights),
+            grad_current.sum(1, keepdim=True) if current.shape[1] == 1 else grad_current,
+            grad_state,
+            None if grad_params is None else grad_params.sum(1),
+            grad_weights[0] if D == 1 else torch.cat(grad_weights),
         )
 
     @override

@@ -29,21 +29,21 @@ class Torch(Backend):
             if keep is not None:
                 states = tuple(s * keep[t].unsqueeze(-1) for s in states)
             for k in range(steps):
-                own, past, arrived = states[:count], states[count : count + delays], states[count + delays :]
+                own, past, filtered = states[:count], states[count : count + delays], states[count + delays :]
                 drive = current[t, k if current.shape[1] > 1 else 0]
                 if loop is not None and synapses is not None:
-                    arriving = torch.cat(past, -1) @ synapses
+                    synaptic_current = torch.cat(past, -1) @ synapses
                     if loop.decay is not None:
-                        arriving = loop.decay * arrived[0] + arriving
-                        arrived = (arriving,)
-                    drive = drive + arriving
+                        synaptic_current = loop.decay * filtered[0] + synaptic_current
+                        filtered = (synaptic_current,)
+                    drive = drive + synaptic_current
                 output, own = step(ops, drive, named(*own), values)
                 outputs.append(output)
                 if trace is not None:
                     trace.append(own[0])
                 if loop is not None:
                     past = (output.detach() if loop.cut else output, *past[:-1])
-                states = (*own, *past, *arrived)
+                states = (*own, *past, *filtered)
         whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
         return whole, () if state is None else states
 
