@@ -28,7 +28,7 @@ from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.experiments.analysis.comparisons import compare_agents
 from spiky_rl.experiments.analysis.measures import (
     ARITHMETIC_MODEL,
-    MAIN,
+    MAIN_ENERGY_MODELS,
     AgentTaskRow,
     choose_energy_models,
 )
@@ -209,7 +209,7 @@ def _format_cell(verdict: Verdict | None) -> str:
 
 def headline(*studies: str) -> str:
     """Return a table of agents of those ``studies`` that have ended. A study has one task and is given as ``studies/a:lif_ppo,mlp_ppo``."""
-    price, lines = next(iter(MAIN)), []
+    price, lines = next(iter(MAIN_ENERGY_MODELS)), []
     for folder, _, agents in (text.partition(":") for text in studies):
         if not (ROOT / folder / "study.json").is_file() or load_study(folder).skipped:
             continue

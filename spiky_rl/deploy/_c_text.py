@@ -22,7 +22,7 @@ from spiky_rl.deploy._int8_text import describe_values, write_integer_network
 from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_class_name, get_normalization
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.action_bounds import ActionMap
-from spiky_rl.learners.common.inference_policy import BOUND
+from spiky_rl.learners.common.inference_policy import MAX_OBSERVATION
 from spiky_rl.learners.rsl_rl.export import make_metadata
 from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
@@ -108,12 +108,12 @@ def write_policy(
 def _write_observations(w: CWriter, model: MLPModel, count: int) -> Signal:
     """Write the normalisation of the ``count`` observations; return the normalised observations."""
     observed = w.add_scratch("input", count, "observation after normalisation")
-    read, limit = "observation[c]", BOUND
+    read, limit = "observation[c]", MAX_OBSERVATION
     if (scale := get_normalization(model)) is not None:
         mean = w.format_element("obs_normalizer_mean", scale[0], "c")
         divisor = w.format_element("obs_normalizer_divisor", scale[1], "c")
         read = f"(observation[c] - {mean}) / {divisor}"
-        limit = min(BOUND, getattr(model.obs_normalizer, "bound", BOUND))
+        limit = min(MAX_OBSERVATION, getattr(model.obs_normalizer, "bound", MAX_OBSERVATION))
     call = f"{w.use_function('observed')}({read}, {format_literal(limit)})"
     w.write_comment("observations, normalised", w.once)
     w.write_loop(w.once, "c", count, f"{observed}[c] = {call};")
@@ -157,7 +157,7 @@ def _describe_invalid_values(w: CWriter, is_spiking: bool) -> str:
     live = "" if is_spiking else " The live policy, an ANN, does neither."
     state = " State that is not finite after a step becomes 0, its value when an episode begins. So no observation breaks the steps after it."
     return (
-        f"After normalisation, an observation that is not a number counts as 0, and observations beyond {BOUND:g} in size are clamped."
+        f"After normalisation, an observation that is not a number counts as 0, and observations beyond {MAX_OBSERVATION:g} in size are clamped."
         f"{live}{state if w.stateful else ''}"
     )
 

@@ -40,7 +40,7 @@ CAVEATS = (
 )
 
 
-DIVISION = 7.1
+DIVISION_IN_MULTIPLICATIONS = 7.1
 """Energy of a floating-point division, in multiplications, measured on a Cortex-M4F (PMC8934428, table 3). Every transcendental
 operation is assumed to cost as much."""
 
@@ -76,8 +76,12 @@ class EnergyModel:
     """Whether the weights of sparse connections are stored as lists of synapses instead of matrices with zeros."""
 
 
-FP32 = EnergyModel("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
-INT8 = EnergyModel("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
+FP32 = EnergyModel(
+    "fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION_IN_MULTIPLICATIONS * 3.7
+)
+INT8 = EnergyModel(
+    "int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION_IN_MULTIPLICATIONS * 0.2
+)
 IN_SRAM = "weights and states each in an SRAM of their size"
 IN_DRAM = "weights in DRAM, states in SRAM"
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
@@ -110,9 +114,11 @@ ENERGY_MODELS: Mapping[str, EnergyModel] = MappingProxyType(
 """Energy models by name. In ``loihi`` every synaptic operation has the same energy, memory included; it does not apply to ANNs."""
 ANN_ENERGY_MODELS = tuple(name for name in ENERGY_MODELS if name != "loihi")
 """Names of the energy models that apply to ANNs too, so that a spiking network can be compared with its equal-size ANN."""
-MAIN: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32", "int8_sram": "int8"})
+MAIN_ENERGY_MODELS: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32", "int8_sram": "int8"})
 """Energy models that tables show first, for every agent, with their column titles."""
-AS_LISTS: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32_lists", "int8_sram": "int8_lists"})
+LIST_ENERGY_MODELS: Mapping[str, str] = MappingProxyType(
+    {"fp32_sram": "fp32_lists", "int8_sram": "int8_lists"}
+)
 """The energy model with lists of synapses for each energy model with matrices."""
 
 
@@ -202,7 +208,7 @@ class InferenceCost:
         """Return the cost of a number of ``passes``: counts are multiplied, shares and memory stay."""
         equal_ann = None if self.equal_ann is None else self.equal_ann.scale(passes)
         return dataclasses.replace(
-            self, equal_ann=equal_ann, **{name: getattr(self, name) * passes for name in COUNTS}
+            self, equal_ann=equal_ann, **{name: getattr(self, name) * passes for name in COUNT_FIELDS}
         )
 
     def counts(self) -> dict[str, float]:
@@ -231,7 +237,7 @@ class InferenceCost:
         }
 
 
-COUNTS = (
+COUNT_FIELDS = (
     "effective_macs effective_acs dense_operations encoder_operations neuron_updates"
     " additions multiplications transcendental state_accesses index_reads"
 ).split()
@@ -282,7 +288,7 @@ def average(costs: Sequence[InferenceCost], weights: Sequence[float] | None = No
     if not costs:
         raise ValueError("cannot average an empty list of costs")
     means = {}
-    for name in (*COUNTS, "activation_sparsity", "connection_sparsity"):
+    for name in (*COUNT_FIELDS, "activation_sparsity", "connection_sparsity"):
         means[name] = statistics.fmean([getattr(cost, name) for cost in costs], weights)
     return dataclasses.replace(costs[-1], **means)
 
@@ -299,14 +305,14 @@ class EnergyRow(NamedTuple):
 
 
 def tabulate_energies(cost: InferenceCost, ann_operations: float = 0.0) -> list[EnergyRow]:
-    """Return the energies of ``cost``: of its arithmetic in single precision, and, if it has an equal-size ANN, under the models of `MAIN`.
+    """Return the energies of ``cost``: of its arithmetic in single precision, and, if it has an equal-size ANN, under the models of `MAIN_ENERGY_MODELS`.
 
     Args:
         ann_operations: Multiply-accumulates of an ANN to compare with; 0 for none.
     """
     products = ann_operations * FP32.multiply_accumulate / 1000.0 if ann_operations else None
     rows = [EnergyRow(FP32.text, cost.compute_energy(FP32) / 1000.0, products, None)]
-    for name in MAIN if cost.equal_ann is not None else ():
+    for name in MAIN_ENERGY_MODELS if cost.equal_ann is not None else ():
         model = ENERGY_MODELS[name]
         rows.append(
             EnergyRow(model.text, cost.compute_energy(model) / 1000.0, None, cost.get_ann_energies()[name])

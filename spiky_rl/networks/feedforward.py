@@ -50,7 +50,7 @@ from spiky_rl.neurons.base import Neuron
 from spiky_rl.penalties.base import Penalty, add_penalty_gradient, compute_rates, expand_factors
 from spiky_rl.surrogates.base import Surrogate
 
-CPU_ROWS = 2048
+MAX_CPU_ROWS = 2048
 """Maximum number of samples in one pass of a stateless network on a CPU, so that tensors for the backward pass stay in the cache.
 Measured with 8,192 rows of 400-200-100, forward and backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024. A pass
 over all rows takes longer if its memory is newly allocated."""
@@ -361,8 +361,8 @@ class FeedForward(SpikingNetwork):
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: ForwardRecord | None = None
     ) -> tuple[Tensor, State]:
         if record is None and state is None and self._can_split(x):
-            rows = x.split(CPU_ROWS, 1)
-            masks = [None] * len(rows) if keep is None else keep.split(CPU_ROWS, 1)
+            rows = x.split(MAX_CPU_ROWS, 1)
+            masks = [None] * len(rows) if keep is None else keep.split(MAX_CPU_ROWS, 1)
             parts = [self._forward(part, None, mask, None)[0] for part, mask in zip(rows, masks, strict=True)]
             return torch.cat(parts, 1), ()
         # without a state, encoder and decoder would begin anew in every control step of the sequence, while neurons go on
@@ -376,7 +376,7 @@ class FeedForward(SpikingNetwork):
 
     def _can_split(self, x: Tensor) -> bool:
         """Return whether ``x`` [T, B, O] is a large stateless batch on the CPU whose parts may run one after the other."""
-        if self.stateful or x.shape[1] <= CPU_ROWS or x.device.type != "cpu":
+        if self.stateful or x.shape[1] <= MAX_CPU_ROWS or x.device.type != "cpu":
             return False
         # the gradient of a sample must not depend on the other samples
         return not torch.is_grad_enabled() or (

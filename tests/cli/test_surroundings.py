@@ -299,7 +299,7 @@ def test_what_a_batch_job_left_is_taken_from_a_process_that_runs_alone(variables
     caplog.set_level("INFO")
     with_variables(monkeypatch, variables)
     processes.setup_distributed_env(distributed=False)
-    assert not [key for key in processes.NUMBERS if key in os.environ]
+    assert not [key for key in processes.RANK_VARIABLES if key in os.environ]
     assert re.search("ignored, because --distributed is not given", caplog.text)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spiky_rl.deploy import c, c_int8
-from spiky_rl.learners.common.inference_policy import BOUND, clamp_observations, reset_nonfinite
+from spiky_rl.learners.common.inference_policy import MAX_OBSERVATION, clamp_observations, reset_nonfinite
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.learners.skrl import activity as skrl
 from tests.deploy.test_c import NEWEST, act, live, walk
@@ -70,8 +70,10 @@ def test_a_policy_takes_what_is_no_number_as_it_is_while_it_learns(value):
 
 
 def test_numbers_that_are_some_keep_their_bits():
-    x = torch.tensor([[0.0, -0.0, 1e-40, -BOUND, 123.456, float("nan"), float("inf"), -3e38]])
-    expected = torch.tensor([[0.0, -0.0, 1e-40, -BOUND, 123.456, 0.0, BOUND, -BOUND]])
+    x = torch.tensor([[0.0, -0.0, 1e-40, -MAX_OBSERVATION, 123.456, float("nan"), float("inf"), -3e38]])
+    expected = torch.tensor(
+        [[0.0, -0.0, 1e-40, -MAX_OBSERVATION, 123.456, 0.0, MAX_OBSERVATION, -MAX_OBSERVATION]]
+    )
     assert torch.equal(clamp_observations(x).view(torch.int32), expected.view(torch.int32))
     whole, (real,) = torch.tensor([[1, -2]]), (torch.tensor([[-0.0, 3e38, float("nan"), -float("inf")]]),)
     counts, values = reset_nonfinite((whole, real))
@@ -89,7 +91,7 @@ def test_the_policy_of_skrl_does_so_too():
     policy = skrl.SkrlInferencePolicy(
         SimpleNamespace(normalize_observations=lambda x: x, policy=model), environment
     )
-    assert policy(given).tolist() == [[0.0, 1.0, BOUND]]
+    assert policy(given).tolist() == [[0.0, 1.0, MAX_OBSERVATION]]
     assert policy.state[0].tolist() == [[[0.0, 2.0]]]
 
 
@@ -172,5 +174,5 @@ def test_a_compiler_that_takes_numbers_for_finite_is_refused(compiler, flag, wri
 
 def test_the_header_says_so(written):
     header = " ".join(written[1].with_suffix(".h").read_text().replace("// ", "").split())
-    for words in ("contraction", "-ffast-math", f"beyond {BOUND:g}", "not a number counts as 0"):
+    for words in ("contraction", "-ffast-math", f"beyond {MAX_OBSERVATION:g}", "not a number counts as 0"):
         assert words in header

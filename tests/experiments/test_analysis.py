@@ -23,7 +23,7 @@ from spiky_rl.experiments.run.results import (
     read_plan,
     read_results,
 )
-from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN_ENERGY_MODELS
 from tests.experiments.results import (
     CARTPOLE,
     ITERATIONS,
@@ -209,7 +209,7 @@ def test_an_ann_has_no_energy_on_a_chip_for_spikes(analysis: StudyAnalysis):
 
 
 def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: StudyAnalysis):
-    for task, price in itertools.product((CARTPOLE, MASKED), (ARITHMETIC_MODEL, *MAIN)):
+    for task, price in itertools.product((CARTPOLE, MASKED), (ARITHMETIC_MODEL, *MAIN_ENERGY_MODELS)):
         front = analysis.get_pareto_front(task, price)
         points = {
             label: (

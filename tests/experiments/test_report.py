@@ -23,7 +23,7 @@ from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import THREATS
 from spiky_rl.experiments.run.results import read_plan
-from spiky_rl.metrics.energy import MAIN
+from spiky_rl.metrics.energy import MAIN_ENERGY_MODELS
 from tests.experiments.results import (
     CARTPOLE,
     ITERATIONS,
@@ -122,7 +122,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
 @pytest.mark.slow
 def test_the_answer_has_energies_in_fp32_and_in_int8(study: Path):
     analysis = analyze_study(study)
-    for price, kind in MAIN.items():
+    for price, kind in MAIN_ENERGY_MODELS.items():
         spiking = [label for label in analysis.labels if label not in analysis.anns]
         least = min(analysis.rows[label, CARTPOLE].energy[price].estimate for label in spiking)
         text = f"least energy of an agent with sparse activity, {kind} {least:.3g} nJ"

@@ -12,7 +12,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learners.common.penalties import leave_out_penalty
 from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron, SingleSpikeNeuron
-from spiky_rl.networks.feedforward import CPU_ROWS
+from spiky_rl.networks.feedforward import MAX_CPU_ROWS
 from spiky_rl.neurons.base import parameter
 from spiky_rl.neurons.lif import Lif
 
@@ -229,7 +229,7 @@ def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
     with torch.no_grad():
         net.layers[0].connection.weight.zero_()
         net.layers[0].connection.bias.copy_(torch.tensor([0.0, 5.0]))
-    for batch in (3, 2 * CPU_ROWS + 3):
+    for batch in (3, 2 * MAX_CPU_ROWS + 3):
         net.zero_grad()
         (net(torch.zeros(1, batch, 1), None)[0] * 0.0).sum().backward()
         silent, busy = net.layers[0].connection.bias.grad

@@ -12,7 +12,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.metrics.spikes import compute_layer_activity
 from spiky_rl.networks._layer import NeuronParameters
 from spiky_rl.networks.base import ForwardRecord
-from spiky_rl.networks.feedforward import CPU_ROWS
+from spiky_rl.networks.feedforward import MAX_CPU_ROWS
 from spiky_rl.neurons.base import parameter
 from spiky_rl.neurons.lif import Lif
 from tests.agents import is_ppo
@@ -67,7 +67,7 @@ def test_keep_mask_starts_an_environment_from_rest_and_leaves_the_others_alone()
     assert not torch.allclose(fresh[0, others], plain[2, others])
 
 
-@pytest.mark.parametrize("batch", [BATCH, CPU_ROWS + 1])
+@pytest.mark.parametrize("batch", [BATCH, MAX_CPU_ROWS + 1])
 @pytest.mark.parametrize("decoder", ["membrane", "rate"])
 def test_without_a_state_too_the_keep_mask_starts_an_environment_from_rest(batch, decoder):
     network, x = build(decoder=decoder).float(), observations(time=3, batch=batch).float()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.networks.feedforward import CPU_ROWS
+from spiky_rl.networks.feedforward import MAX_CPU_ROWS
 from spiky_rl.penalties.base import add_penalty_gradient, compute_rates, expand_factors
 from spiky_rl.penalties.rate import RatePenalty
 from spiky_rl.penalties.synops import SynopsPenalty
@@ -70,7 +70,7 @@ def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
 
 @pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.parametrize("rule", ["bptt", "slayer"])
-@pytest.mark.parametrize("batch", [BATCH, 2 * CPU_ROWS + 100])
+@pytest.mark.parametrize("batch", [BATCH, 2 * MAX_CPU_ROWS + 100])
 def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule, batch):
     sparsity = {"name": name, **PENALTIES[name]}
     net, plain = network(sparsity, learning=rule).double(), network(learning=rule).double()

@@ -14,7 +14,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.kernels.dispatch import REFERENCE
-from spiky_rl.learners.common.inference_policy import BOUND
+from spiky_rl.learners.common.inference_policy import MAX_OBSERVATION
 from spiky_rl.learners.rsl_rl.actor import build_actor, load_actor
 from spiky_rl.networks.base import ForwardRecord
 from spiky_rl.run.policies import list_policies
@@ -341,7 +341,7 @@ def test_a_state_that_is_not_finite_is_reset_as_in_play():
         assert torch.equal(action, actor(TensorDict({"policy": step}, batch_size=[1])))
         assert all(part.isfinite().all() for part in state)
         if i == 1:
-            _, bare = network(torch.full((1, 1, 4), BOUND), before)
+            _, bare = network(torch.full((1, 1, 4), MAX_OBSERVATION), before)
             assert not all(part.isfinite().all() for part in bare), "the network itself leaves such a state"
 
 

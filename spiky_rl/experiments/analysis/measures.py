@@ -15,7 +15,7 @@ import numpy as np
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.statistics import Band, Interval, compute_intervals, interquartile_mean
 from spiky_rl.experiments.run.results import CellResult, CurveRecord
-from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN, spread_over_distance
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN_ENERGY_MODELS, spread_over_distance
 
 ARITHMETIC_MODEL = "fp32"
 """Energy model of arithmetic alone; the results of every version have the counts that it needs."""
@@ -221,12 +221,12 @@ def compute_ann_energy(result: CellResult, model: str) -> float | None:
 def choose_energy_models(rows: Iterable[AgentTaskRow]) -> Mapping[str, str]:
     """Return the main energy models of ``rows`` with their column titles.
 
-    These are `MAIN`, or models without memory if no row has the counts of memory accesses.
+    These are `MAIN_ENERGY_MODELS`, or models without memory if no row has the counts of memory accesses.
     """
     names = {name for row in rows for name in row.energy}
-    if names & MAIN.keys():
-        return MAIN
-    return {kind: kind for kind in MAIN.values() if kind in names}
+    if names & MAIN_ENERGY_MODELS.keys():
+        return MAIN_ENERGY_MODELS
+    return {kind: kind for kind in MAIN_ENERGY_MODELS.values() if kind in names}
 
 
 def _divide_by_distance(result: CellResult, energy: float | None) -> float | None:

@@ -18,7 +18,7 @@ from spiky_rl.experiments.report.blocks import (
     make_slug,
     make_table,
 )  # fmt: skip
-from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, AS_LISTS, CAVEATS, ENERGY_MODELS
+from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, LIST_ENERGY_MODELS, CAVEATS, ENERGY_MODELS
 
 COUNTS = {
     "effective_operations": "synaptic",
@@ -71,7 +71,7 @@ def build_task_blocks(analysis: StudyAnalysis, task: str, shown: Mapping[str, st
 
 def _title_lists(rows: Sequence[AgentTaskRow], shown: Mapping[str, str]) -> dict[str, str]:
     """Return the energy models with lists of synapses that differ from the ``shown`` ones, with the titles of their columns."""
-    pairs = {name: AS_LISTS[name] for name in shown if name in AS_LISTS}
+    pairs = {name: LIST_ENERGY_MODELS[name] for name in shown if name in LIST_ENERGY_MODELS}
     return {lists: f"{shown[name]} in lists" for name, lists in pairs.items() if _differs(rows, name, lists)}
 
 
@@ -81,7 +81,7 @@ def make_step_table(
     """Return the table of the energies of a control step on a ``task``; ``titles`` of columns are by energy model."""
     has_ann = [bool(row.ann_energy) for row in rows if row.label not in anns]
     notes = {
-        IN_LISTS: not titles.keys().isdisjoint(AS_LISTS.values()),
+        IN_LISTS: not titles.keys().isdisjoint(LIST_ENERGY_MODELS.values()),
         ANN: any(has_ann),
         LEFT_OUT: not all(has_ann),
     }

@@ -30,7 +30,7 @@ from spiky_rl.experiments.report.drawing import (
     make_grid,
     name_rows,
 )
-from spiky_rl.metrics.energy import MAIN
+from spiky_rl.metrics.energy import MAIN_ENERGY_MODELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -186,7 +186,7 @@ def draw_intervals(
 
 def draw_ladder(analysis: StudyAnalysis, task: str) -> Figure | None:
     """Draw return, energy per metre and processor seconds of the agents on a ``task``, in the study's order."""
-    rows, model, colours = analysis.get_task_rows(task), next(iter(MAIN)), get_colors(analysis)
+    rows, model, colours = analysis.get_task_rows(task), next(iter(MAIN_ENERGY_MODELS)), get_colors(analysis)
     if not rows:
         return None
     all_panels = {

@@ -35,7 +35,7 @@ from spiky_rl.experiments.report.blocks import (
 )
 from spiky_rl.experiments.report.drawing import DOTTED, INK, RULE, draw_interval, fit_label, format_tick
 from spiky_rl.experiments.report.threats import build_reuse_notes, list_additions
-from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN
+from spiky_rl.metrics.energy import ENERGY_MODELS, MAIN_ENERGY_MODELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -293,7 +293,7 @@ def compute_advantage(verdict: Verdict) -> Interval:
 def make_agents_table(analysis: StudyAnalysis, task: str) -> Block:
     """Return the table of the agents on a ``task``: return, energy per metre in fp32, and seeds."""
     rows = analysis.get_task_rows(task)
-    model = next(iter(MAIN))
+    model = next(iter(MAIN_ENERGY_MODELS))
     energies = format_intervals([row.energy_per_metre.get(model) for row in rows], each=True)
     return make_table(
         f"Agents on {task}",

@@ -26,10 +26,10 @@ from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
 from spiky_rl.experiments.run.results import CellResult, TrainingRecord, parse_result
-from spiky_rl.learners.common.processes import LOST, STARTER, die_with_parent
+from spiky_rl.learners.common.processes import PARENT_ENDED_EXIT_CODE, STARTER, die_with_parent
 from spiky_rl.run.provenance import PROVENANCE, Provenance, join_commits
 
-FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
+FINISHED, FAILED, INTERRUPTED = 0, 1, PARENT_ENDED_EXIT_CODE
 """Exit codes. An interrupted cell exits like a process that has lost its parent: both can go on."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that request a stop; a step that received one exits with 128 plus its number."""

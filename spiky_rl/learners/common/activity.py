@@ -26,7 +26,7 @@ from spiky_rl.networks.base import ForwardRecord, SpikingNetwork, State
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAMPLES = 512
+MAX_MEASURED_ENVS = 512
 """Maximum number of environments in which the activity of a rollout is measured."""
 
 

@@ -19,9 +19,9 @@ from spiky_rl.networks.base import SpikingNetwork, State
 EnvSelection = slice | Tensor
 """Selection of environments by index."""
 ALL_ENVS = slice(None)
-BOUND = 1e6
+MAX_OBSERVATION = 1e6
 """Maximum absolute value of an observation (after normalisation) in inference; larger values are clamped."""
-LARGEST = torch.finfo(torch.float32).max
+MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
 def select_state(state: State | None, part: EnvSelection) -> State | None:
@@ -36,16 +36,16 @@ def reset_state(state: State, dones: Tensor) -> State:
 
 
 def clamp_observations(x: Tensor) -> Tensor:
-    """Return observations ``x`` with NaN replaced by 0 and values clamped to `BOUND`, for inference.
+    """Return observations ``x`` with NaN replaced by 0 and values clamped to `MAX_OBSERVATION`, for inference.
 
     Otherwise a single such value would stay in the hidden state for the rest of the episode.
     """
-    return torch.where(x.isnan(), 0.0, x).clamp(-BOUND, BOUND)
+    return torch.where(x.isnan(), 0.0, x).clamp(-MAX_OBSERVATION, MAX_OBSERVATION)
 
 
 def reset_nonfinite(state: State) -> State:
     """Return ``state`` with non-finite values replaced by 0."""
-    return tuple(torch.where(s.abs() <= LARGEST, s, 0.0) if s.is_floating_point() else s for s in state)
+    return tuple(torch.where(s.abs() <= MAX_FLOAT32, s, 0.0) if s.is_floating_point() else s for s in state)
 
 
 class InferencePolicy(ABC):

@@ -14,14 +14,14 @@ from spiky_rl.config.registry import UserError
 
 log = logging.getLogger(__name__)
 
-NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
-ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
 FLAG = "--processes"
 STARTER = "SPIKY_RL_STARTER"
 """Variable with the process id of our command that started a distributed run; the other processes end with it."""
-LOST = 3
+PARENT_ENDED_EXIT_CODE = 3
 """Exit code of a process whose parent has ended."""
-START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
+TORCHRUN_COMMAND = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
 
 
 def launch_processes(device: str, count: int, arguments: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def die_with_parent(parent: int) -> None:
     """Ask the Linux kernel to kill this process when the process ``parent`` ends, even if ``parent`` is killed."""
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # the parent had already ended
-        os._exit(LOST)
+        os._exit(PARENT_ENDED_EXIT_CODE)
 
 
 def setup_distributed_env(distributed: bool) -> None:
@@ -58,7 +58,7 @@ def setup_distributed_env(distributed: bool) -> None:
     A process of a distributed run started by our command ends with torchrun, even if torchrun is killed.
     """
     if not distributed:
-        leftover = [key for key in NUMBERS if os.environ.pop(key, None) not in (None, "1", "0")]
+        leftover = [key for key in RANK_VARIABLES if os.environ.pop(key, None) not in (None, "1", "0")]
         if leftover:
             log.info("%s: ignored, because --distributed is not given", ", ".join(leftover))
         return
@@ -69,15 +69,17 @@ def setup_distributed_env(distributed: bool) -> None:
 
 def _check_torchrun_variables() -> None:
     """Raise UserError if torchrun's variables are missing, no numbers, or contradict each other."""
-    missing = [key for key in NUMBERS + ADDRESS if not os.environ.get(key)]
+    missing = [key for key in RANK_VARIABLES + ADDRESS_VARIABLES if not os.environ.get(key)]
     if missing:
-        raise UserError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")
-    for key in NUMBERS:
+        raise UserError(
+            f"--distributed: {', '.join(missing)} not set; start the processes with {TORCHRUN_COMMAND}"
+        )
+    for key in RANK_VARIABLES:
         if not os.environ[key].isdecimal():
             raise UserError(
-                f"--distributed: {key}={os.environ[key]!r}: expected a whole number; start the processes with {START}"
+                f"--distributed: {key}={os.environ[key]!r}: expected a whole number; start the processes with {TORCHRUN_COMMAND}"
             )
     processes = int(os.environ["WORLD_SIZE"])
-    for key in NUMBERS[1:]:
+    for key in RANK_VARIABLES[1:]:
         if int(os.environ[key]) >= processes:
             raise UserError(f"--distributed: {key}={os.environ[key]}: must be below WORLD_SIZE={processes}")

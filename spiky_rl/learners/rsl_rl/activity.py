@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.learners.common import activity
-from spiky_rl.learners.common.activity import SAMPLES, PolicyActivity
+from spiky_rl.learners.common.activity import MAX_MEASURED_ENVS, PolicyActivity
 from spiky_rl.learners.common.inference_policy import ALL_ENVS, EnvSelection, InferencePolicy, select_state
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.metrics.meter import CostMeter
@@ -87,15 +87,15 @@ def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State)
 
 
 def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> PolicyActivity:
-    """Return the actor's activity at the last control step of the rollout, over at most `SAMPLES` environments.
+    """Return the actor's activity at the last control step of the rollout, over at most `MAX_MEASURED_ENVS` environments.
 
     ``meter`` is the actor's cost meter; None to make a new one.
     """
     actor, storage = algorithm.get_policy(), algorithm.storage
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
-    obs: TensorDict = storage.observations[-1][:SAMPLES]  # type: ignore[assignment]
+    obs: TensorDict = storage.observations[-1][:MAX_MEASURED_ENVS]  # type: ignore[assignment]
     if not isinstance(actor, SpikingModel):
-        hidden = tuple(s[-1][:, :SAMPLES].contiguous() for s in saved or ())
+        hidden = tuple(s[-1][:, :MAX_MEASURED_ENVS].contiguous() for s in saved or ())
         return _ann_activity(actor, obs, hidden if len(hidden) > 1 else next(iter(hidden), None))
     with torch.no_grad():
         x = actor.get_latent(obs)
@@ -104,7 +104,7 @@ def compute_last_activity(algorithm: PPO, meter: CostMeter | None = None) -> Pol
     else:  # nothing is replayed, so no state is stored; the state after the step serves as well for counting spikes
         state = actor.state if actor.network.stateful else None
     return activity.compute_activity(
-        actor.network, x, select_state(state, slice(SAMPLES)), actor.ann_operations, meter
+        actor.network, x, select_state(state, slice(MAX_MEASURED_ENVS)), actor.ann_operations, meter
     )
 
 

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.learners.common import activity
-from spiky_rl.learners.common.activity import SAMPLES, PolicyActivity
+from spiky_rl.learners.common.activity import MAX_MEASURED_ENVS, PolicyActivity
 from spiky_rl.learners.common.inference_policy import (
     ALL_ENVS,
     EnvSelection,
@@ -98,12 +98,12 @@ def compute_activity(
 
 
 def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -> PolicyActivity:
-    """Return the policy's activity at the last control step of the rollout, over at most `SAMPLES` environments.
+    """Return the policy's activity at the last control step of the rollout, over at most `MAX_MEASURED_ENVS` environments.
 
     ``meter`` is the network's cost meter; None to make a new one.
     """
-    x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :SAMPLES])
-    return compute_activity(agent.policy, x, _get_stored_state(agent, -1, slice(SAMPLES)), meter)
+    x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :MAX_MEASURED_ENVS])
+    return compute_activity(agent.policy, x, _get_stored_state(agent, -1, slice(MAX_MEASURED_ENVS)), meter)
 
 
 def draw_raster(agent: SpikingAgent) -> Figure | None:

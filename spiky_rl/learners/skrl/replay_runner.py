@@ -20,7 +20,12 @@ from skrl.resources.preprocessors.torch import RunningStandardScaler
 from torch import Tensor, nn
 
 from spiky_rl.config.memory_check import NUMBER, get_machine_memory, require_memory
-from spiky_rl.learners.common.activity import SAMPLES, PolicyActivity, draw_rollout_raster, write_figures
+from spiky_rl.learners.common.activity import (
+    MAX_MEASURED_ENVS,
+    PolicyActivity,
+    draw_rollout_raster,
+    write_figures,
+)
 from spiky_rl.learners.common.checkpoint_names import is_numbered
 from spiky_rl.learners.skrl.activity import compute_activity
 from spiky_rl.learners.skrl.ann import AnnModel
@@ -216,9 +221,9 @@ class ReplayRunner(SkrlBaseRunner):
         return compute_activity(self.policy, x, None, self.meter)
 
     def _get_latest_observations(self) -> Tensor:
-        """Return the observations of at most `SAMPLES` environments before the next control step."""
+        """Return the observations of at most `MAX_MEASURED_ENVS` environments before the next control step."""
         assert self._observations is not None
-        return self._observations[:SAMPLES]
+        return self._observations[:MAX_MEASURED_ENVS]
 
 
 def _make_models(config: Mapping[str, Any], spaces: Spaces) -> dict[str, Model]:
