@@ -166,7 +166,7 @@ class LayerStack:
             raise _make_shape_error("states", len(states), self.states)
         calls = [stage.prepare_call(ops) for stage in self.stages]
         tensors: list[Tensor | None] = []
-        if states is None and not (self.learned or self.recurrent):
+        if states is None and not self.recurrent and all(call.params is None for call in calls):
             for stage in self.stages:
                 tensors += (stage.weight, stage.bias)
         else:
@@ -228,14 +228,17 @@ class LayerStack:
         _check_tensor("bias", offset, (self.stages[-1].map.out_features,))
         calls = [stage.prepare_call(ops) for stage in self.stages]
         tensors = []
-        for stage in self.stages:
-            tensors += [stage.weight, stage.bias]
+        for stage, call in zip(self.stages, calls, strict=True):
+            tensors += [stage.weight, stage.bias, call.params, None, None]
         layers, kept_alive = self.fill_layers(calls, tensors)
         T, K, B, _ = x.shape
         struct = structures.StackStruct(ctypes.addressof(layers), count=len(layers), T=T, K=steps, B=B)
         struct.offset, struct.constant, struct.threads = offset.data_ptr(), K == 1, count_threads(self.core)
-        # a weight or bias that is not contiguous was copied, and a copy misses later changes: the next call fills the structures again
-        has_copies = not all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+        # the structures may point to copies: of parameters, and of weights and biases that are not contiguous. Copies miss later
+        # changes, so the next call fills them again
+        has_copies = any(call.params is not None for call in calls) or any(
+            not tensor.is_contiguous() for m in self._maps for tensor in (m["weight"], m["bias"])
+        )
         return _Rollout(() if has_copies else key, struct, (T, B, offset.shape[0]), [layers, *kept_alive])
 
     def check_signal(self, x: Tensor, steps: int) -> None:
@@ -281,16 +284,18 @@ class LayerStack:
                 kept_alive.append(synapses := synapses.detach().contiguous())
                 layer.within.fill(stage.feedback, synapses)
         if key is not None and len(kept_alive) == 1:  # no copies
-            self._filled = _FilledLayers(calls, key, layers, template)
-            return self._filled.copy(), [self._filled]
+            # other threads may set another one meanwhile
+            filled = self._filled = _FilledLayers(calls, key, layers, template)
+            return filled.copy(), [filled]
         return layers, kept_alive
 
     def _get_template(self, calls: Sequence[programs.NeuronCall]) -> _Template:
         """Return the template for ``calls``; the last one is kept."""
         key = [(call.key, call.numbers) for call in calls]
-        if self._template is None or self._template.key != key:
-            self._template = _Template(self, key, calls)
-        return self._template
+        template = self._template
+        if template is None or template.key != key:
+            template = self._template = _Template(self, key, calls)
+        return template
 
     def divide(self, tensors: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Return weight, bias, parameters, state and synapses of each stage; ``tensors`` is as in `fill_layers`."""

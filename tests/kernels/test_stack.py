@@ -431,6 +431,28 @@ def test_gradients_are_those_of_weights_that_change_between_updates(change):
         before = after
 
 
+class GivenParameters(torch.nn.Module):
+    """Parameters that differ between neurons and are not learned, as a graph's file has them."""
+
+    def __init__(self, values, width):
+        super().__init__()
+        self.values = [torch.linspace(0.9, 1.0, width) * value for value in values]
+
+    def forward(self):
+        return tuple(self.values)
+
+
+def test_parameters_that_differ_between_neurons_need_not_be_learned():
+    network, x = build(), observations()
+    for layer in network.layers:
+        layer.parameters_of_neuron = GivenParameters(layer.parameters_of_neuron(), layer.width)
+    with torch.inference_mode():
+        expected = layer_by_layer(network, x, None)[0]
+        assert torch.equal(network(x, None)[0], expected) and torch.equal(network(x, None)[0], expected)
+    trained = network(x, None)[0]
+    assert trained.requires_grad and torch.equal(trained, expected)
+
+
 def test_threads_of_the_caller_may_share_a_network():
     network = build()
     inputs = [observations(batch=b + 1, seed=b) for b in range(8)]
