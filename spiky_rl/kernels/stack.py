@@ -205,6 +205,9 @@ class LayerStack:
             *[weight.data_ptr() for weight in weights],
             *[weight.is_contiguous() for weight in weights],  # a transposed weight has the same address
             *[bias.data_ptr() for bias in biases],
+            *[
+                tensor.nbytes for tensor in (*weights, *biases, offset)
+            ],  # a view of a part has the same address
         )
         rollout = self._rollout
         if rollout is None or rollout.key != key:

@@ -180,7 +180,9 @@ def test_a_process_whose_starter_has_ended_before_it_could_ask_ends_at_once():
         environment = {**os.environ, **variables, processes.STARTER: str(starter)}
         line = [sys.executable, "-c", code]
         done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == ((0, said) if said else (processes.PARENT_ENDED_EXIT_CODE, ""))
+        assert (done.returncode, done.stdout) == (
+            (0, said) if said else (processes.PARENT_ENDED_EXIT_CODE, "")
+        )
 
 
 def a_cell(folder: Path, **more) -> Path:

@@ -376,6 +376,16 @@ def test_a_weight_that_is_transposed_in_place_is_read_anew():
         assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
 
 
+def test_a_weight_that_shrinks_in_place_is_refused():
+    network, x = build(), observations()
+    link = network.layers[1].connection
+    with torch.no_grad():
+        network(x, None)
+        link.weight.data = link.weight.data[:8]
+        with pytest.raises(ValueError, match="weight: shape"):
+            network(x, None)
+
+
 def test_a_copy_of_a_network_has_weights_of_its_own():
     network, x = build(), observations()
     with torch.inference_mode():
