@@ -205,9 +205,8 @@ class LayerStack:
             *[weight.data_ptr() for weight in weights],
             *[weight.is_contiguous() for weight in weights],  # a transposed weight has the same address
             *[bias.data_ptr() for bias in biases],
-            *[
-                tensor.nbytes for tensor in (*weights, *biases, offset)
-            ],  # a view of a part has the same address
+            # a view of a part has the same address
+            *[tensor.nbytes for tensor in (*weights, *biases, offset)],
         )
         rollout = self._rollout
         if rollout is None or rollout.key != key:
@@ -237,11 +236,9 @@ class LayerStack:
         T, K, B, _ = x.shape
         struct = structures.StackStruct(ctypes.addressof(layers), count=len(layers), T=T, K=steps, B=B)
         struct.offset, struct.constant, struct.threads = offset.data_ptr(), K == 1, count_threads(self.core)
-        # the structures may point to copies: of parameters, and of weights and biases that are not contiguous. Copies miss later
-        # changes, so the next call fills them again
-        has_copies = any(call.params is not None for call in calls) or any(
-            not tensor.is_contiguous() for m in self._maps for tensor in (m["weight"], m["bias"])
-        )
+        # after the first object come copies, of parameters and of weights and biases that are not contiguous. Copies miss later
+        # changes, so the next call fills the structures again
+        has_copies = len(kept_alive) > 1
         return _Rollout(() if has_copies else key, struct, (T, B, offset.shape[0]), [layers, *kept_alive])
 
     def check_signal(self, x: Tensor, steps: int) -> None:
@@ -255,6 +252,7 @@ class LayerStack:
     ) -> tuple[Any, list[Any]]:
         """Return an array of `LayerStruct` with its inputs, and the objects that must stay alive while it is used.
 
+        The first of these objects is the template or the kept array; the others are copies of tensors.
         ``tensors`` has weight and bias of each stage, or weight, bias, parameters, state and synapses.
         """
         filled, key = self._filled, None
@@ -322,7 +320,7 @@ class _Rollout(NamedTuple):
     """Filled C structures of `LayerStack.run_last_step`."""
 
     key: tuple[Any, ...]
-    """What they were filled for; empty if the next call must fill them again."""
+    """Arguments and weights that they were filled for; empty if the next call must fill them again."""
     struct: structures.StackStruct
     """All but the addresses of the signal and of the output."""
     shape: tuple[int, int, int]
@@ -336,7 +334,7 @@ class _FilledLayers(NamedTuple):
 
     calls: Sequence[programs.NeuronCall]
     key: list[Any]
-    """What the array was filled for: address, type and shape of each weight and bias, and whether it is contiguous."""
+    """Contents that the array was filled for: address, type and shape of each weight and bias, and whether it is contiguous."""
     layers: Any
     template: _Template
     """The layers point into it."""

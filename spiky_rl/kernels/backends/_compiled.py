@@ -15,7 +15,7 @@ from spiky_rl.kernels.launch import KernelLaunch, NeuronRun, RecurrentLaunch
 
 
 class CompiledBackend(Backend):
-    """CompiledBackend kernels for the tensors of one device type."""
+    """Compiled kernels for the tensors of one device type."""
 
     device: ClassVar[str]
     convolution_forward: Callable[..., None]
