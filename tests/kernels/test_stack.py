@@ -463,6 +463,14 @@ def test_parameters_that_differ_between_neurons_need_not_be_learned():
     assert trained.requires_grad and torch.equal(trained, expected)
 
 
+def test_a_connection_without_a_bias_runs_in_rollouts_as_in_updates():
+    network, x = build(), observations()
+    network.layers[0].connection.bias = None
+    trained = network(x, None)[0]
+    with torch.inference_mode():
+        assert torch.equal(network(x, None)[0], trained) and torch.equal(network(x, None)[0], trained)
+
+
 def test_threads_of_the_caller_may_share_a_network():
     network = build()
     inputs = [observations(batch=b + 1, seed=b) for b in range(8)]

@@ -254,6 +254,10 @@ class CheckedTask(gymnasium.Wrapper):
         observation, reward, terminated, truncated, infos = self.env.step(action)
         if shape := np.shape(reward):
             self._refuse(f"a reward has shape {shape}; allowed: a number")
+        try:
+            float(reward)
+        except (TypeError, ValueError):
+            self._refuse(f"a reward is {reward!r}; allowed: a number")
         return self._copy(observation), reward, terminated, truncated, infos
 
     def _copy(self, observation: Any) -> NDArray[Any]:

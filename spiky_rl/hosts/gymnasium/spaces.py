@@ -70,6 +70,9 @@ class TaskSpaces:
             raise UserError(
                 f"--task {task}: {type(actions).__name__} actions are not available; allowed: Box, Discrete, MultiDiscrete and MultiBinary"
             )
+        for name, space in (("observations", observations), ("actions", actions)):
+            if flatdim(space) == 0:
+                raise UserError(f"--task {task}: {name} of 0 values are not available; allowed: at least 1")
         dt = getattr(env.unwrapped, "dt", None)
         if dt is None and _is_cartpole(env.unwrapped):
             dt = getattr(env.unwrapped, "tau", None)

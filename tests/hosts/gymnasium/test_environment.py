@@ -399,9 +399,19 @@ def test_an_observation_or_reward_of_another_shape_than_the_task_declares_is_ref
     monkeypatch.setattr(scripted.Script, "step", lambda *_: results)
     with open_env(task, 2) as env, pytest.raises(UserError, match=r"a reward has shape \(1,\)"):
         env.step(torch.zeros(2, 2))
+    monkeypatch.setattr(scripted.Script, "step", lambda *_: (np.zeros(1), None, False, False, {}))
+    with open_env(task, 2) as env, pytest.raises(UserError, match="a reward is None; allowed: a number"):
+        env.step(torch.zeros(2, 2))
     monkeypatch.setattr(scripted.Script, "reset", lambda *_, **_settings: (np.zeros((1, 1)), {}))
     with pytest.raises(UserError, match=r"an observation has shape \(1, 1\)"), open_env(task, 2):
         pass
+
+
+@pytest.mark.parametrize("name", ["observation_space", "action_space"])
+def test_a_space_without_values_is_refused(monkeypatch, name):
+    monkeypatch.setattr(scripted.Script, name, gymnasium.spaces.Box(-1.0, 1.0, (0,)))
+    with pytest.raises(UserError, match=f"Script-v0: {name.removesuffix('_space')}s of 0 values"):
+        open_env(f"{SCRIPTS}Script-v0", 2)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2.5", "many"])
