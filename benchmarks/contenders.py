@@ -179,9 +179,15 @@ class Contender(torch.nn.Module):
     def prepare(self) -> None:
         """Prepare for a batch size and mode; called before each."""
 
+    @cached_property
+    def learned(self) -> list[torch.nn.Parameter]:
+        """The parameters, listed once as in an optimizer: `zero_grad` of a module searches all its modules in every call."""
+        return list(self.parameters())
+
     def learn(self, x: Tensor) -> None:
         """Run one forward and backward pass with new gradients."""
-        self.zero_grad()
+        for parameter in self.learned:
+            parameter.grad = None
         self(x).pow(2).mean().backward()
 
     def get_gradient(self) -> Tensor:

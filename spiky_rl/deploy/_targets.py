@@ -102,14 +102,14 @@ class ExportOptions(Settings):
 
     calibrate: Path | None = option(
         None,
-        "file of NumPy with observations [T, O] or [T, B, O], such as a robot's own, that set the ranges of --to c_int8;"
-        " null: those of an episode of the policy in the task",
+        "NumPy file (.npy) of observations [T, O] or [T, B, O], such as a robot's own, from which --to c_int8 takes its ranges; null:"
+        " record an episode in the task",
         metavar="FILE",
     )
 
     raw_actions: bool = option(
         False,
-        "give the policy's raw actions, without the task's scale, offset, clip and bounds that make a robot's commands of them",
+        "write files that give raw actions: do not apply the task's scale, offset, clip and bounds",
     )
 
     @property

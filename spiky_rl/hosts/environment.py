@@ -1,4 +1,4 @@
-"""Parts of the hosts' environments: conditions, timing, random numbers, observations term by term, and the start of Warp."""
+"""Base classes of the hosts' environments, a stopwatch, seeded resets, and the start of Warp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of one process, from what a user asks for to what it leaves: training, playing and measuring in a simulator.
+"""Training, playback and evaluation in a simulator, in one process: from the request to the result files.
 
 `run_plan` turns a request into a plan, `train`, `play` and `evaluate` carry it out.
 """

@@ -133,6 +133,8 @@ def _get_values(overrides: Sequence[str]) -> dict[str, str]:
 def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is another one's, or no such result."""
     result = _read_record(evaluation)
+    if "conditions" not in result:
+        raise UserError(f"{evaluation}: conditions: missing; allowed: a result of spiky evaluate")
     for key in ("task", "agent", "library", "assets"):
         if result.get(key) != identity.get(key):
             raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity.get(key)}")
@@ -140,8 +142,6 @@ def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, 
     evaluated = Path(result["checkpoint"]).parts[-2:]
     if checkpoint.absolute().parts[-len(evaluated) :] != evaluated:
         raise UserError(f"{evaluation}: checkpoint: {result['checkpoint']} given; allowed: {checkpoint}")
-    if "conditions" not in result:
-        raise UserError(f"{evaluation}: conditions: missing; allowed: a result of spiky evaluate")
     if quantize := result.get("quantize"):
         raise UserError(
             f"{evaluation}: quantize: {quantize} given; allowed: null, the network as it was trained"

@@ -85,7 +85,7 @@ def restore_settings(plan: RunPlan, options: TrainOptions) -> tuple[RunRequest, 
     changes, differences = _restore_request(settings, request, given_keys)
     changed_options = _restore_processes(settings, request, options, differences)
     remaining = (settings.max_iterations or 0) - loaded["iter"] - 1
-    if _has_no_length(request, options):
+    if not _has_length(request, options):
         if settings.budget is not None:
             changed_options["budget"] = settings.budget
         elif remaining > 0:
@@ -167,7 +167,7 @@ def require_iterations(plan: RunPlan, options: TrainOptions, checkpoint: Path) -
             f"--checkpoint {checkpoint}: its run has spent the budget {options.budget}; pass a larger one with --budget, or the"
             " number of additional iterations with --max_iterations"
         )
-    if not _has_no_length(plan.request, options):
+    if _has_length(plan.request, options):
         return
     settings = read_settings(checkpoint)
     if settings is not None and settings.max_iterations is not None:
@@ -190,10 +190,10 @@ def read_settings(checkpoint: Path) -> RunSettings | None:
     return read_json_record(record, RunSettings) if record.is_file() else None
 
 
-def _has_no_length(request: RunRequest, options: TrainOptions) -> bool:
-    """Return whether neither iterations nor a budget are given."""
+def _has_length(request: RunRequest, options: TrainOptions) -> bool:
+    """Return whether iterations or a budget are given."""
     keys = {text.partition("=")[0] for text in request.overrides}
-    return request.max_iterations is None and options.budget is None and MAX_ITERATIONS_KEY not in keys
+    return request.max_iterations is not None or options.budget is not None or MAX_ITERATIONS_KEY in keys
 
 
 def _merge_overrides(

@@ -39,7 +39,7 @@ STAMP = "%Y-%m-%d_%H-%M-%S"
 """Time format at the start of a run folder's name."""
 FINAL_ITERATIONS = 10
 """Number of last iterations whose mean is ``mean_return_final``."""
-ALL_DAMAGED = "all {} checkpoints are damaged; train again without it"
+ALL_DAMAGED = "all {} checkpoints are damaged; train again without --checkpoint"
 LAST_EVALUATIONS = 10
 """Number of last evaluations whose mean is ``last_ten_evaluations``."""
 
@@ -209,7 +209,7 @@ def _iterate_runs(
 
 
 def _find_latest_valid(checkpoints: list[Path], library: str) -> Path | None:
-    """Return the last readable checkpoint, or None; remove temporary files of killed writers beside it.
+    """Return the last readable checkpoint, or None; remove temporary files of killed writers beside the checkpoints.
 
     Raises OtherLibraryError for a run of another learner.
     """

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, override
 
 from pydantic import BeforeValidator, ConfigDict
 
@@ -41,7 +41,7 @@ FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "en
 
 def parse_names(value: object) -> object:
     """Split comma-separated names and drop repetitions; ``none`` gives an empty tuple, which turns a task's own visualizers off."""
-    names = value.split(",") if isinstance(value, str) else value
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         return value
     return () if [*names] == ["none"] else tuple(dict.fromkeys(names))
@@ -252,6 +252,12 @@ class VisualizerOptions(Settings):
         DEFAULT_VISIBLE_ENVS, "number of environments in the live view", low=1, high=MAX_INT32
     )
 
+    def check_request(self, request: RunRequest) -> None:
+        """Raise UserError for conflicting or unavailable options."""
+        check_video_options(request, self)
+        if self.visualizer:
+            find_host(request.task).check_visualizers(self.visualizer, request.video)
+
 
 class TrainOptions(VisualizerOptions):
     """Options of spiky train besides `RunRequest`."""
@@ -294,8 +300,8 @@ class TrainOptions(VisualizerOptions):
         "with --checkpoint: restore the optimiser's state, and with the adaptive schedule its learning rate",
     )
 
+    @override
     def check_request(self, request: RunRequest) -> None:
-        """Raise UserError for conflicting or unavailable options of a training."""
         lengths = {"--budget": self.budget, "--max_iterations": request.max_iterations}
         given = [flag for flag, value in lengths.items() if value is not None]
         if request.spec is None:  # a merged agent has its length already
@@ -306,7 +312,7 @@ class TrainOptions(VisualizerOptions):
         for flag, value in (("--distributed", request.distributed), ("--processes", self.processes)):
             if value:
                 learner.require_ability(DISTRIBUTED, flag)
-        check_video_options(request, self)
+        super().check_request(request)
         if request.checkpoint is None and not self.resume_optimizer_state:
             raise UserError("--no-resume_optimizer_state: has no effect without --checkpoint")
         _check_logger(self, learner)
@@ -314,8 +320,6 @@ class TrainOptions(VisualizerOptions):
             raise UserError(
                 "--processes and --distributed: pass only one of them; --processes starts the processes of a --distributed run itself"
             )
-        if self.visualizer:
-            find_host(request.task).check_visualizers(self.visualizer, request.video)
         if self.run_name:
             files.require_plain_name("--run_name", self.run_name)
 
@@ -371,13 +375,11 @@ class PlayOptions(VisualizerOptions):
         "export TorchScript and ONNX files and verify them against the policy (rsl_rl, TD3 and SAC only)",
     )
 
+    @override
     def check_request(self, request: RunRequest) -> None:
-        """Raise UserError for conflicting or unavailable options."""
         if self.export:
             request.learner.require_ability(EXPORTS, "--export", request.algorithm)
-        check_video_options(request, self)
-        if self.visualizer:
-            find_host(request.task).check_visualizers(self.visualizer, request.video)
+        super().check_request(request)
 
 
 def check_video_options(request: RunRequest, options: Settings) -> None:

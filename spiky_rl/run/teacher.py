@@ -56,12 +56,11 @@ def find_teacher(plan: RunPlan, options: TrainOptions, checkpoint: Path | None) 
             f"{path}: the teacher observes agent.history={teacher_history}, the student {student_history}; pass"
             f" agent.history={teacher_history}"
         )
-    is_converted = plan.spec.runner["algorithm"]["distillation_cfg"].get("method") == "conversion"
-    if is_converted and teacher.spec.get("network"):
-        raise UserError(
-            f"{path}: the teacher {teacher.agent} spikes; allowed for --agent {plan.agent}, which converts its teacher: an MLP"
-        )
-    if is_converted:
+    if plan.spec.runner["algorithm"]["distillation_cfg"].get("method") == "conversion":
+        if teacher.spec.get("network"):
+            raise UserError(
+                f"{path}: the teacher {teacher.agent} spikes; allowed for --agent {plan.agent}, which converts its teacher: an MLP"
+            )
         _check_conversion(plan, teacher)
     log.info("teacher: %s, %s", teacher.agent, path)
     return teacher
@@ -132,7 +131,8 @@ def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str 
     with torch.inference_mode():
         for name, policy in (("student", runner.inference_policy), ("teacher", runner.teacher_policy)):
             all_envs = ConditionGroups(env, [NOMINAL], env.num_envs, groups, plan.seed)
-            nominal = measure_conditions(all_envs, policy)[0][0][NOMINAL]
+            tables, _ = measure_conditions(all_envs, policy)
+            nominal = tables[0][NOMINAL]
             returns |= {f"{name}_return": nominal["mean_return"], f"{name}_std": nominal["std_return"]}
     teacher = runner.alg.teacher
     return {"teacher": teacher.path, "teacher_agent": teacher.agent, **returns, "episodes": env.num_envs}

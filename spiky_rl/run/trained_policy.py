@@ -148,7 +148,8 @@ def _find_checkpoint(source: str | os.PathLike[str]) -> tuple[Path, str]:
     name = os.fspath(source)
     names = registry.list_names(policies.KIND)
     if name in names:
-        policies.read_weights(policy := policies.read_policy(name))
+        policy = policies.read_policy(name)
+        policies.read_weights(policy)  # raises if the file is damaged
         return policy.weights, policy.library
     path = Path(name)
     checkpoints = list_checkpoints(path) if path.is_dir() else [path] if path.exists() else []

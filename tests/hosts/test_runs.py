@@ -119,7 +119,9 @@ def test_an_older_run_is_taken_where_all_of_the_newest_are_damaged(tmp_path):
     older, newer = a_run(tmp_path), a_run(tmp_path, checkpoints=("model_0.pt",))
     (newer / "model_0.pt").write_bytes(b"")
     assert find("latest", tmp_path) == older / "model_10.pt"
-    with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged; train again without it"):
+    with pytest.raises(
+        CheckpointError, match="all 1 checkpoints are damaged; train again without --checkpoint"
+    ):
         find(str(newer), tmp_path)
 
 

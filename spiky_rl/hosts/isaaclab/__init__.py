@@ -1,4 +1,4 @@
-"""Isaac Lab: its tasks, its simulation and what it draws.
+"""Isaac Lab: its tasks, simulation and live views.
 
-`host` is the entry, `environment` wraps a task, `conditions` disturb it.
+`host` is the entry, `environment` wraps a task, `conditions` perturb it.
 """

@@ -98,8 +98,9 @@ def explain_write_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        place = "" if error.filename is None else f" to {error.filename!r}"
         raise AssetError(
-            f"cannot write robots to {error.filename!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
+            f"cannot write robots{place}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
         ) from None
     except NoHomeError as error:
         raise AssetError(f"cannot write robots: {error}") from None
@@ -116,17 +117,15 @@ def make_cached_folder(name: str, build_content: Callable[[Path], None]) -> Path
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        build_content(build)
-        build.chmod(0o755)
-        os.replace(build, folder)
-    except OSError as error:
-        if not folder.is_dir():  # otherwise another process was faster
-            raise AssetError(
-                f"cannot write robots to {str(folder)!r}: {error.strerror}; set SPIKY_RL_CACHE to a writable folder"
-            ) from None
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
+        try:
+            build_content(build)
+            build.chmod(0o755)
+            os.replace(build, folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
+        finally:
+            shutil.rmtree(build, ignore_errors=True)
     return folder
 
 

@@ -116,7 +116,9 @@ def check_values(path: str, value: object, current: object) -> None:
 
 
 def _is_vector(value: object) -> TypeGuard[tuple[float, ...]]:
-    return isinstance(value, tuple) and all(isinstance(number, int | float) for number in value)
+    return (
+        isinstance(value, tuple) and bool(value) and all(isinstance(number, int | float) for number in value)
+    )
 
 
 def _check_representable(path: str, number: float, current: object) -> None:

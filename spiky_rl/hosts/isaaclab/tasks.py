@@ -20,7 +20,7 @@ GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 
 
 PREFIXES = ("Isaac-", "IsaacContrib-", "Spiky-")
-"""First letters of the ids of Isaac Lab and of `OWN`."""
+"""Prefixes of the ids of Isaac Lab's tasks and of `OWN`."""
 ENV_CFG = "env_cfg_entry_point"
 """Keyword argument of every task of Isaac Lab in gymnasium's registry."""
 OUR_ENTRIES = ("spiky_rl.", "isaaclab_mujoco.")

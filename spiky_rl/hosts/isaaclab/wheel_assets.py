@@ -108,6 +108,6 @@ def unpack_wheel(wheel: Wheel, file: Path, folder: Path) -> None:
 def suggest_remedy(wheel: Wheel) -> str:
     """Return the remedy for a wheel that cannot be fetched."""
     return (
-        f"where there is a network: pip download --no-deps {wheel.pinned}; "
+        f"on a machine with a network run pip download --no-deps {wheel.pinned}, "
         f"then set {wheel.variable} to the file"
     )

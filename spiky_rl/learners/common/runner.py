@@ -345,7 +345,7 @@ class BaseRunner(ABC):
         seconds_simulation = getattr(self.env, "seconds_simulation", 0.0)
         simulation = seconds_simulation - self._seconds_simulation
         self._seconds_simulation = seconds_simulation
-        # learners measure wall-clock time, which may be set back during an iteration
+        # rsl_rl measures wall-clock time, which may be set back during an iteration
         collecting, learning = max(seconds[0], simulation), max(seconds[1], 0.0)
         progress.iterations = index + 1
         progress.env_steps += env_steps

@@ -41,9 +41,6 @@ class ConvertedDistribution(Distribution):
         return nn.Sequential(first, self.to_task_units)
 
 
-BoundedDistribution = ConvertedDistribution  # old name, kept for one release
-
-
 def convert_actions(model: Any, to_task_units: nn.Module, outputs: int) -> MLPModel:
     """Return a shallow copy of ``model``, with the same weights, whose deterministic actions are in the task's units.
 
@@ -53,6 +50,3 @@ def convert_actions(model: Any, to_task_units: nn.Module, outputs: int) -> MLPMo
     converted._modules = dict(model._modules)  # pylint: disable=protected-access  # of the copy
     converted.distribution = ConvertedDistribution(model.distribution, outputs, to_task_units)
     return converted
-
-
-bound_actions = convert_actions  # old name, kept for one release

@@ -1,4 +1,7 @@
-"""rsl_rl's PPO for spiking actors: separate learning rates for critic and action noise, a minimum learning rate, and burn-in."""
+"""rsl_rl's PPO for spiking actors.
+
+It adds separate learning rates for critic and action noise, a minimum learning rate, burn-in, scaled rewards and local learning rules.
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class SkrlBaseRunner(BaseRunner):
     @property
     @abstractmethod
     def action_std(self) -> Tensor:
-        """Standard deviation of the actions in training, [A]."""
+        """Standard deviation of the action noise, [A]; of SAC before the tanh."""
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train for further ``iterations``, and save the last finished one on every exit (see `BaseRunner.save_on_exit`).

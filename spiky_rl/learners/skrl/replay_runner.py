@@ -150,17 +150,17 @@ class ReplayRunner(SkrlBaseRunner):
     @override
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
         steps, agent = self.cfg["num_steps_per_env"], self.alg
-        learning, started = 0.0, time.time()
+        learning, started = 0.0, time.perf_counter()
         for step in range(steps):
             clock = {"timestep": index * steps + step, "timesteps": (index + 1) * steps}
             observations = self._observations = self._run_control_step(observations, clock)
             if agent.is_learning:
                 self.is_recorded = False
-                before = time.time()
+                before = time.perf_counter()
                 agent.post_interaction(**clock)
-                learning += time.time() - before
+                learning += time.perf_counter() - before
         agent.count_update()
-        return observations, time.time() - started - learning, learning
+        return observations, time.perf_counter() - started - learning, learning
 
     @override
     def save(self, path: str, infos: dict | None = None) -> None:

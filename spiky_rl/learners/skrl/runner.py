@@ -96,16 +96,16 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
     def _run_iteration(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
         # a rollout, and its update at its end
         steps, agent = self.cfg["num_steps_per_env"], self.alg
-        begun = collected = time.time()
+        begun = collected = time.perf_counter()
         for step in range(steps):
             clock = {"timestep": index * steps + step, "timesteps": (index + 1) * steps}
             agent.pre_interaction(**clock)
             observations = self._run_control_step(observations, clock)
             if step == steps - 1:
-                collected = time.time()
+                collected = time.perf_counter()
                 self.is_recorded = False  # the update follows
             agent.post_interaction(**clock)
-        return observations, collected - begun, time.time() - collected
+        return observations, collected - begun, time.perf_counter() - collected
 
     @override
     def _write_figures(self, index: int) -> None:

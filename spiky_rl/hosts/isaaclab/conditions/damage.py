@@ -30,7 +30,7 @@ PAYLOAD = (1.5, 2.5)
 class LockedLeg(Damage):
     """Leg with locked joints."""
 
-    text = "from the middle of the episode on the joints of one leg stay where they are"
+    text = "from the middle of the episode on, the joints of one leg are locked"
     requirements = ("robot", "worlds", "leg")
 
     def begin(self) -> None:
@@ -78,8 +78,8 @@ class HalfTorque(Damage):
     """Weakened motors."""
 
     text = (
-        f"from the middle of the episode on every motor gives {STRENGTH:g} of the torque that it is told; of a joint that is told"
-        f" where to be, {STRENGTH:g} of its gains are left"
+        f"from the middle of the episode on, every motor gives {STRENGTH:g} times its commanded torque; a position-controlled joint"
+        f" keeps {STRENGTH:g} times its gains"
     )
     requirements = ("robot", "worlds", "motors")
 

@@ -74,7 +74,7 @@ class QuantizedWeights(NetworkFault):
 class DeadNeurons(NetworkFault):
     """Dead neurons."""
 
-    text = f"{DEAD_FRACTION:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
+    text = f"{DEAD_FRACTION:g} of the neurons of every hidden layer have no output; every episode has one of {PATTERNS} random patterns"
     requirements = ("neurons",)
     copies = PATTERNS
 
@@ -122,7 +122,7 @@ class LostSpikes(NetworkFault):
 class SpuriousSpikes(NetworkFault):
     """Spurious spikes."""
 
-    text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS_RATE:g}"
+    text = f"in every inner step, each silent neuron appears to spike with a probability of {SPURIOUS_RATE:g}"
     requirements = ("plain_spikes",)
 
     def apply_fault(self, policy: InferencePolicy) -> None:

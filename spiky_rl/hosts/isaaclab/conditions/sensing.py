@@ -58,8 +58,8 @@ class HeldObservations(EvalCondition):
     """Sensors without a common clock."""
 
     text = (
-        f"every sensor sends a new value with a probability of {UPDATE_PROBABILITY:g} in each control step; until it does, the policy sees its"
-        " last one"
+        f"every sensor sends a new value with a probability of {UPDATE_PROBABILITY:g} in each control step; otherwise the policy gets"
+        " its previous value"
     )
 
     def __init__(self, group: EnvGroup) -> None:
@@ -150,12 +150,12 @@ def make_delay_conditions(name: str, base: type[Delay], text: str) -> dict[str, 
 
 DELAY_CONDITIONS = {
     **make_delay_conditions(
-        "action", ActionDelay, "actions take effect {} late; before the first one does, they are 0"
+        "action", ActionDelay, "actions are delayed by {}; they are 0 until the first one takes effect"
     ),
     **make_delay_conditions(
         "observation",
         ObservationDelay,
-        "everything observed is {} old; in the first steps of an episode it is the first observation",
+        "observations are delayed by {}; in the first steps of an episode the policy gets the first observation",
     ),
 }
 

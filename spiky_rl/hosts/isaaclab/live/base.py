@@ -43,7 +43,7 @@ class LiveVisualizer(BaseVisualizer):
     @property
     @override
     def physics_backend(self) -> str | None:
-        """Name that the view shows of what steps the worlds; Isaac Lab takes native MuJoCo for MuJoCo-Warp, whose manager it extends."""
+        """Displayed name of the physics backend. Isaac Lab itself would show native MuJoCo as MuJoCo-Warp, whose manager it extends."""
         context = SimulationContext.instance()
         uses_native_solver = getattr(context and context.physics_manager, "uses_native_solver", None)
         if uses_native_solver is not None and uses_native_solver():
