@@ -180,13 +180,13 @@ class Contender(torch.nn.Module):
         """Prepare for a batch size and mode; called before each."""
 
     @cached_property
-    def learned(self) -> list[torch.nn.Parameter]:
-        """The parameters, listed once as in an optimizer: `zero_grad` of a module searches all its modules in every call."""
+    def parameter_list(self) -> list[torch.nn.Parameter]:
+        """Parameters, listed once as in an optimizer: `zero_grad` of a module searches all its modules in every call."""
         return list(self.parameters())
 
     def learn(self, x: Tensor) -> None:
         """Run one forward and backward pass with new gradients."""
-        for parameter in self.learned:
+        for parameter in self.parameter_list:
             parameter.grad = None
         self(x).pow(2).mean().backward()
 

@@ -199,9 +199,8 @@ class LayerStack:
             offset: [N].
         """
         x, offset = x.contiguous(), offset.contiguous()
-        weights, biases = [m["weight"] for m in self._maps], [
-            m["bias"] for m in self._maps if m["bias"] is not None
-        ]
+        weights = [m["weight"] for m in self._maps]
+        biases = [m["bias"] for m in self._maps if m["bias"] is not None]
         key = (
             *(x.shape, steps, ops.slope, torch.get_num_threads(), offset.data_ptr()),
             *[weight.data_ptr() for weight in weights],

@@ -355,3 +355,11 @@ def test_robots_that_cannot_be_written_are_refused_with_what_to_set(cause, tmp_p
         monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(AssetError, match="cannot write robots.*; set SPIKY_RL_CACHE"):
         local_asset_root()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("newton") is None, reason="Newton is not installed")
+def test_a_full_disk_is_named_without_a_file():
+    from spiky_rl.hosts.isaaclab.assets import AssetError, explain_write_errors
+
+    with pytest.raises(AssetError, match="cannot write robots: No space left"), explain_write_errors():
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 from spiky_rl.config.options import UserError
-from spiky_rl.hosts.isaaclab.cfg_checks import check_symmetry
+from spiky_rl.hosts.isaaclab.cfg_checks import check_symmetry, check_values
 from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
 from tests.test_bad_input import configured
 
@@ -107,3 +107,9 @@ def test_values_of_a_spiking_agent_are_refused_where_they_would_be_ignored_or_ov
         configured("lif_ppo", override)
     for words in AGENT[override]:
         assert words in str(refused.value)
+
+
+def test_a_field_whose_value_is_empty_takes_numbers():
+    check_values("env.sim.gravity", [1.0, 2.0], ())
+    with pytest.raises(UserError, match=r"env\.sim\.gravity: expected 3 numbers"):
+        check_values("env.sim.gravity", [1.0, 2.0], (0.0, 0.0, -9.81))

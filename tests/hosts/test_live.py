@@ -275,7 +275,7 @@ def watched_with(text):
 
 def test_the_names_are_isaac_labs():
     assert set(setup.REQUIREMENTS) == set(_VISUALIZER_TYPES)
-    assert watched_with("viser,rerun,viser") == ("viser", "rerun")
+    assert watched_with("viser, rerun,viser") == ("viser", "rerun")
     assert watched_with("none") == ()
 
 

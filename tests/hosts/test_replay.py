@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 
 import pytest
 
@@ -279,6 +280,14 @@ class TestActors:
             plain, _ = run.policy.compute({"observations": x})
         assert float((noisy - plain).std()) == pytest.approx(0.2, rel=0.1)
         assert float(run.action_std.mean()) == pytest.approx(0.2)
+
+    def test_exploration_noise_may_be_a_whole_number_and_the_clock_may_stand_still(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(time, "time", lambda: 1.0e9)
+        run = runner("lif_td3", "agent.algorithm.exploration_noise=1", folder=tmp_path)
+        run.learn(1)
+        assert float(run.action_std.mean()) == 1.0
 
     def test_a_squashed_gaussian_has_torchs_probabilities_also_at_the_bounds(self):
         actor = runner("lif_sac").policy

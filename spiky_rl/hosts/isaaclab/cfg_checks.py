@@ -108,7 +108,7 @@ def check_values(path: str, value: object, current: object) -> None:
         return
     if not isinstance(value, list | tuple):
         value = (value,)
-    elif _is_vector(current) and len(value) != len(current):
+    elif current and _is_vector(current) and len(value) != len(current):
         raise UserError(f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}")
     for number in value:
         if is_number(number):
@@ -116,9 +116,7 @@ def check_values(path: str, value: object, current: object) -> None:
 
 
 def _is_vector(value: object) -> TypeGuard[tuple[float, ...]]:
-    return (
-        isinstance(value, tuple) and bool(value) and all(isinstance(number, int | float) for number in value)
-    )
+    return isinstance(value, tuple) and all(isinstance(number, int | float) for number in value)
 
 
 def _check_representable(path: str, number: float, current: object) -> None:

@@ -104,7 +104,7 @@ class ReplayRunner(SkrlBaseRunner):
             x = self.alg.normalize_observations(self._get_latest_observations())
             with torch.no_grad():
                 return self.policy.compute_gaussian({"observations": x})[1].exp().mean(0)
-        return torch.full((self.env.num_actions,), self.cfg["agent"]["exploration_noise"])
+        return torch.full((self.env.num_actions,), float(self.cfg["agent"]["exploration_noise"]))
 
     @override
     def _start(self) -> None:
