@@ -137,7 +137,8 @@ def test_several_patterns_of_dead_neurons_are_drawn_the_same_ones_for_the_same_w
     )
     patterns = [dead_units(changed.model) for changed in units]
     assert (
-        len(patterns) == len(neurons) == PATTERNS and f"{PATTERNS} patterns" in condition("dead_neurons").text
+        len(patterns) == len(neurons) == PATTERNS
+        and f"{PATTERNS} random patterns" in condition("dead_neurons").text
     )
     assert len({tuple(pattern) for pattern in patterns}) == PATTERNS
     for pattern, changed in zip(patterns, neurons, strict=True):
