@@ -16,13 +16,8 @@ import pytest
 from spiky_rl.experiments.analysis.measures import ARITHMETIC_MODEL, WINDOW, find_steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, StudyAnalysis, analyze_study
 from spiky_rl.experiments.design.planned import ALPHA
-from spiky_rl.experiments.run.results import (
-    CellResult,
-    CurveRecord,
-    ResultsError,
-    read_plan,
-    read_results,
-)
+from spiky_rl.experiments.run.records import CellResult, CurveRecord
+from spiky_rl.experiments.run.results import ResultsError, read_plan, read_results
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN_ENERGY_MODELS
 from tests.experiments.results import (
     CARTPOLE,

@@ -15,7 +15,7 @@ from spiky_rl.config import files
 from spiky_rl.experiments.run import cell_worker, cells
 from spiky_rl.experiments.run.cell_worker import StepFailed, StepInterrupted
 from spiky_rl.learners.common import processes
-from tests.experiments.results import TRUTHS, cell_of
+from tests.experiments.results import TRUTHS, cell_of, finish
 from tests.experiments.test_grid import cells as planned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -440,7 +440,7 @@ def worked(folder: Path) -> int:
 
 def test_a_finished_cell_is_left_alone(tmp_path):
     folder = a_cell(tmp_path / "cell")
-    files.write_json(folder / "result.json", {"hash": "a" * 16})
+    finish(folder, "cell", "a" * 16)
     before = sorted(path.name for path in folder.iterdir())
     assert worked(folder) == cell_worker.FINISHED
     assert sorted(path.name for path in folder.iterdir()) == sorted([*before, "lock"])

@@ -1,6 +1,7 @@
 """A study's folder: written whole, worked by one process at a time, and never taken over by another study."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from spiky_rl.experiments.design.grid import StudyPlanFile
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run import cell_requests, cells
 from spiky_rl.experiments.run.results import parse_result, read_design
+from tests.experiments.results import CARTPOLE, change, dump, finish, write_study
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 
@@ -99,16 +101,21 @@ def test_an_evaluation_of_random_actions_is_not_taken_for_another_one(folder):
         cells.refuse_other_cells(folder, [changed])
 
 
-def test_only_a_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_aside(tmp_path):
-    assert not cells.is_finished(tmp_path, "a")
-    files.write_json(tmp_path / "result.json", {"hash": "a"})
-    assert cells.is_finished(tmp_path, "a") and not cells.is_finished(tmp_path, "b")
-    for name in ("result.corrupt.json", "result.corrupt1.json"):
-        (tmp_path / "result.json").write_text('{"hash": "a"')
-        assert not cells.is_finished(tmp_path, "a")
-        assert cells.move_damaged_result(tmp_path) == tmp_path / name
-        assert (tmp_path / name).read_text() == '{"hash": "a"'
-    assert cells.move_damaged_result(tmp_path) is None
+def test_only_a_complete_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_aside(tmp_path):
+    write_study(tmp_path, agents=("mlp_ppo",), tasks=(CARTPOLE,), seeds=(0,))
+    cell = f"{CARTPOLE}.mlp_ppo.seed0"
+    folder = tmp_path / "cells" / cell
+    complete = json.loads((folder / "result.json").read_text())
+    assert cells.is_finished(folder, complete["hash"]) and not cells.is_finished(folder, "b")
+    damages = {"training": None, "evaluation.conditions.nominal.mean_return": math.nan, "budget": {}}
+    for number, (key, value) in enumerate(damages.items()):
+        dump(folder / "result.json", complete)
+        change(tmp_path, cell, key, value)
+        damaged = (folder / "result.json").read_text()
+        assert not cells.is_finished(folder, complete["hash"]), key
+        assert cells.move_damaged_result(folder) == folder / f"result.corrupt{number or ''}.json"
+        assert (folder / f"result.corrupt{number or ''}.json").read_text() == damaged
+    assert cells.move_damaged_result(folder) is None and not cells.is_finished(folder, complete["hash"])
 
 
 def test_a_cell_is_held_by_one_process_and_by_all_that_inherit_it(tmp_path):
@@ -135,8 +142,8 @@ def test_a_damaged_study_file_is_written_anew(tmp_path, text):
 
 def test_cells_of_two_physics_do_not_stand_in_one_study(folder):
     done, *others = planned()
-    held = {"hash": done.hash, "assets": ROBOTS}  # of a version that did not say what stepped its worlds
-    files.write_json(folder / "cells" / done.name / "result.json", held)
+    # of a version that did not say what stepped its worlds
+    finish(folder / "cells" / done.name, done.name, done.hash, assets=ROBOTS)
     cells.write_plan(folder, ASKED, planned())
     native = [cell.model_copy(update={"physics": "mujoco"}) for cell in planned()]
     said = f"{done.name}: physics: 'newton_mjwarp'.*'mujoco'; choose another --out"
@@ -152,7 +159,7 @@ def derive(found):
 
 def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     begun, done, *others = planned()
-    files.write_json(folder / "cells" / done.name / "result.json", {"hash": done.hash, "assets": ROBOTS})
+    finish(folder / "cells" / done.name, done.name, done.hash, assets=ROBOTS)
     (folder / "cells" / begun.name / "run").mkdir()
     cells.write_plan(folder, ASKED, planned())
     before = (folder / "cells" / begun.name / "cell.json").read_text()
@@ -167,9 +174,7 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
 def test_a_study_of_two_simulators_goes_on_though_each_has_its_robots(folder):
     own = [cell.model_copy(update={"assets": cell.task}) for cell in planned()]
     for task in {cell.task: cell for cell in own}.values():
-        files.write_json(
-            folder / "cells" / task.name / "result.json", {"hash": task.hash, "assets": task.task}
-        )
+        finish(folder / "cells" / task.name, task.name, task.hash, assets=task.task)
     cells.write_plan(folder, ASKED, own)
 
 

@@ -27,6 +27,7 @@ from spiky_rl.experiments.run.engines.base import (
 )
 from spiky_rl.experiments.run.engines.local import LocalEngine
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from tests.experiments.results import finish
 from tests.experiments.test_grid import cells as planned
 
 
@@ -37,7 +38,7 @@ def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=
         own = {"hash": cell.hash, "train": ["--agent", "lif_poo"], "processes": 1, "library": "rsl_rl"}
         files.write_json(out / "cells" / cell.name / "cell.json", own)
         if cell is not cells[1]:
-            files.write_json(out / "cells" / cell.name / "result.json", {"hash": cell.hash})
+            finish(out / "cells" / cell.name, cell.name, cell.hash)
     return WorkOrder(cells, out, parallel, changed, asked)
 
 
@@ -259,11 +260,12 @@ from pathlib import Path
 from spiky_rl.config import files
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import WorkOrder
+from tests.experiments.results import finish
 from tests.experiments.test_grid import cells
 
 out, (cell, *_) = Path(sys.argv[1]), cells()
 files.write_json(out / "cells" / cell.name / "cell.json", {"hash": cell.hash})
-files.write_json(out / "cells" / cell.name / "result.json", {"hash": cell.hash})
+finish(out / "cells" / cell.name, cell.name, cell.hash)
 
 def changed(states, told=[]):
     if not told:

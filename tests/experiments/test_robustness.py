@@ -16,7 +16,8 @@ from spiky_rl.experiments.analysis.measures import (
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report.robustness import build_memory_section
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.experiments.run.results import LIST_KEYS, OPTIONAL_KEYS, read_design, read_result, read_results
+from spiky_rl.experiments.run.records import LIST_KEYS, OPTIONAL_KEYS
+from spiky_rl.experiments.run.results import read_design, read_result, read_results
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, InferenceCost
 from tests.experiments.results import CARTPOLE, change, write_study
 

@@ -16,7 +16,7 @@ from spiky_rl.experiments.analysis.statistics import (
     normalise,
     performance_profile,
 )
-from spiky_rl.experiments.run.results import CurveRecord
+from spiky_rl.experiments.run.records import CurveRecord
 
 STUDIES = 2000
 """Simulated for a coverage: its standard error is 0.5 %."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.statistics import Band, Interval, compute_intervals, interquartile_mean
-from spiky_rl.experiments.run.results import CellResult, CurveRecord
+from spiky_rl.experiments.run.records import CellResult, CurveRecord
 from spiky_rl.metrics.energy import ANN_ENERGY_MODELS, ENERGY_MODELS, MAIN_ENERGY_MODELS, spread_over_distance
 
 ARITHMETIC_MODEL = "fp32"

@@ -33,13 +33,15 @@ from spiky_rl.experiments.analysis.measures import (
 )  # fmt: skip
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Cells, Verdict, judge
+from spiky_rl.experiments.design.grid import PlannedCell
 from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import get_agent_name, read_copies
 from spiky_rl.experiments.run import results as files
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_specs, take_arms
-from spiky_rl.experiments.run.results import CellResult, PlannedCell, SkippedCell
+from spiky_rl.experiments.run.records import CellResult
+from spiky_rl.experiments.run.results import SkippedCell
 
 ALL = "all tasks"
 """Name of the comparisons over all tasks, beside those of each task."""

@@ -35,7 +35,7 @@ from spiky_rl.experiments.design.planned import (
     StudyPlan,
     count_deciding_seeds,
 )
-from spiky_rl.experiments.run.results import CellResult
+from spiky_rl.experiments.run.records import CellResult
 
 type Cells = Mapping[tuple[str, str], Sequence[CellResult]]
 """Results of an agent's seeds, by label and task."""

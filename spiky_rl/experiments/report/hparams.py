@@ -24,7 +24,7 @@ from spiky_rl.experiments.analysis.measures import (
 )
 from spiky_rl.experiments.analysis.outcome import StudyAnalysis, analyze_study
 from spiky_rl.experiments.report import TENSORBOARD
-from spiky_rl.experiments.run.results import CellResult
+from spiky_rl.experiments.run.records import CellResult
 
 # protobuf creates the classes of these modules at run time
 api: Any = importlib.import_module("tensorboard.plugins.hparams.api_pb2")

@@ -38,7 +38,7 @@ from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.report.robustness import build_memory_section, build_robustness_section
 from spiky_rl.experiments.report.threats import build_threats_section
 from spiky_rl.experiments.report.verdicts import build_summary
-from spiky_rl.experiments.run.results import CellResult
+from spiky_rl.experiments.run.records import CellResult
 
 
 def write_report(

@@ -21,7 +21,7 @@ from spiky_rl.experiments.report.blocks import (
     make_paragraph,
     make_table,
 )
-from spiky_rl.experiments.run.results import CellResult
+from spiky_rl.experiments.run.records import CellResult
 
 type Check = Callable[[StudyAnalysis], str]
 """Function that returns the evidence for a threat as text; empty if there is none."""

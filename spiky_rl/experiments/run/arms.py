@@ -19,7 +19,8 @@ from spiky_rl.experiments.design.planned import find_uncontrolled
 from spiky_rl.experiments.design.study import Arm, Study, StudyError
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run.cells import find_differences
-from spiky_rl.experiments.run.results import CellResult, SkippedCell, read_design, read_results, skip_cell
+from spiky_rl.experiments.run.records import CellResult
+from spiky_rl.experiments.run.results import SkippedCell, read_design, read_results, skip_cell
 from spiky_rl.run.provenance import list_deciding_distributions
 
 log = logging.getLogger(__name__)

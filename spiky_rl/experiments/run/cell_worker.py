@@ -25,7 +25,8 @@ from spiky_rl.config.plain_data import PlainMapping
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
-from spiky_rl.experiments.run.results import CellResult, TrainingRecord, parse_result
+from spiky_rl.experiments.run.records import CellResult, TrainingRecord
+from spiky_rl.experiments.run.results import parse_result
 from spiky_rl.learners.common.processes import PARENT_ENDED_EXIT_CODE, STARTER, die_with_parent
 from spiky_rl.run.provenance import PROVENANCE, Provenance, join_commits
 

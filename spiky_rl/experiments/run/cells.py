@@ -2,9 +2,9 @@
 
     study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
 
-Files are written atomically. A cell is finished if its ``result.json`` has the hash of the plan. Only the holder of the cell's lock may
-work on an unfinished cell. The kernel of the operating system releases a lock when the last process that inherited it ends. So if a
-killed command left a cell running, the next command waits for it and does not run it twice.
+Files are written atomically. A cell is finished if its ``result.json`` is complete and has the hash of the plan. Only the holder of the
+cell's lock may work on an unfinished cell. The kernel of the operating system releases a lock when the last process that inherited it
+ends. So if a killed command left a cell running, the next command waits for it and does not run it twice.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from spiky_rl.config.options import FileRecord, RegistryError, Settings
 from spiky_rl.config.safe_loading import ReadingError, read_json_record, read_text
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, EVALUATION, Cell, StudyPlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, merge_studies
+from spiky_rl.experiments.run.records import CellResult
 from spiky_rl.run.provenance import Provenance
 
 log = logging.getLogger(__name__)
@@ -231,8 +232,8 @@ def read_json(path: Path) -> Any:
 
 
 def is_finished(folder: Path, cell_hash: str) -> bool:
-    """Return whether a cell's ``folder`` has a result with the hash ``cell_hash``."""
-    result = read_if_valid(folder / RESULT, CellIdentity)
+    """Return whether a cell's ``folder`` has a complete result with the hash ``cell_hash``."""
+    result = read_if_valid(folder / RESULT, CellResult)
     return result is not None and result.hash == cell_hash
 
 
