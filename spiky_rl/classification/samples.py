@@ -116,7 +116,7 @@ def load_samples(
         for reason in cached.skipped[:MAX_LOGGED]:
             log.warning("  %s", reason)
         if len(cached.skipped) > MAX_LOGGED:
-            log.warning("  and %d more; result.json names them all", len(cached.skipped) - MAX_LOGGED)
+            log.warning("  and %d more", len(cached.skipped) - MAX_LOGGED)
     if "window" in dataset.settings() and (count := int((cached.ends > dataset.window[1]).sum())):
         last = cached.ends.argmax()
         log.warning(

@@ -14,6 +14,7 @@ from spiky_rl.experiments.run import comparison
 from spiky_rl.experiments.run.planning import ExecutionOptions
 from tests import processes
 from tests.cli.refusals import refused
+from tests.experiments.results import finish
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -307,9 +308,7 @@ def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_w
     place = ExecutionOptions(device="cpu")
     cells = comparison.plan_study(study.choose_baseline(asked), tmp_path, place).cells
     for cell in cells:
-        path = tmp_path / "cells" / cell.name / "result.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"hash": cell.earlier_hash}), encoding="utf-8")
+        finish(tmp_path / "cells" / cell.name, cell.name, cell.earlier_hash)
     held = comparison.plan_study(study.choose_baseline(asked), tmp_path, place)
     held.check()
     assert not held.remaining and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]

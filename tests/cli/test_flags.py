@@ -253,3 +253,12 @@ def test_a_study_file_in_a_folder_with_an_equals_sign_is_no_override(tmp_path):
         UserError, match="'network.neuron.tau=2' is not an override; .*mean 'agent.network.neuron.tau'"
     ):
         compare.read_study(compare.build_parser().parse(["network.neuron.tau=2", "--agents", "lif_ppo"]))
+
+
+def test_an_override_that_a_study_does_not_take_is_not_blamed_on_its_file(tmp_path):
+    (path := tmp_path / "study.yaml").write_text(
+        "{agents: [lif_ppo], tasks: [CartPole-v1], vary: {agent.algorithm.learning_rate: [0.1, 0.2]}}"
+    )
+    override = "agent.algorithm.learning_rate=0.3"
+    with pytest.raises(UserError, match=f"^overrides: '{override}' given"):
+        compare.read_study(compare.build_parser().parse([str(path), override]))

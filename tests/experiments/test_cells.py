@@ -47,6 +47,12 @@ def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(
         cells.load_or_extend_study(folder, study.build_study("mine", {**GIVEN, "budget": "wall=3"}))
     with pytest.raises(StudyError, match="name"):
         cells.load_or_extend_study(folder, study.build_study("other", GIVEN))
+    for key, text in (("tasks", "Isaac-Cartpole"), ("agents", "agents/lif_ppo.yaml")):
+        values = [text, *GIVEN[key][1:]]
+        with pytest.raises(
+            StudyError, match=f"{key}: '{text}' given; the study in the folder has '{GIVEN[key][0]}'"
+        ):
+            cells.load_or_extend_study(folder, study.build_study("mine", {**GIVEN, key: values}))
 
 
 def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(folder):

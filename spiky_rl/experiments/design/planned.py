@@ -74,10 +74,8 @@ class Endpoint(Settings):
         return {METRES: "m", VELOCITY_ERROR: "m/s"}.get(self.measure, "")
 
     def fits(self, measure: str) -> bool:
-        """Return whether a task with this ``measure`` has what the endpoint needs; an empty measure says nothing."""
-        if self.measure == VELOCITY_ERROR:
-            return measure in ("", VELOCITY_ERROR)
-        return measure != "upright" or not (self.measure == METRES or self.energy_per_metre)
+        """Return whether a task with this ``measure`` has what the endpoint needs."""
+        return (self.measure or ("kept" if self.kept else "energy_per_metre")) in list_measures(measure)
 
     @property
     def scale(self) -> float:
@@ -88,6 +86,14 @@ class Endpoint(Settings):
     def is_lower_better(self) -> bool:
         """Whether a lower number is better."""
         return bool(self.energy_per_metre) or self.measure == VELOCITY_ERROR
+
+
+def list_measures(task_measure: str) -> list[str]:
+    """Return the measures of endpoints that a task with this ``task_measure`` allows; an empty one allows all."""
+    unavailable: tuple[str, ...] = () if task_measure in ("", VELOCITY_ERROR) else (VELOCITY_ERROR,)
+    if task_measure == "upright":
+        unavailable += (METRES, "energy_per_metre")
+    return [name for name in MEASURES if name not in unavailable]
 
 
 def read_endpoint(value: object) -> object:

@@ -258,7 +258,7 @@ def read_study(path: Path, flags: PlainMapping | None = None, overrides: Sequenc
         return build_study(name, {**data, **flags, "overrides": merged})
     except UserError as error:
         key = str(error).partition(":")[0]  # every message about a study begins with its key
-        if key in flags:
+        if key in flags or (key == "overrides" and overrides):
             raise
         raise StudyError(f"{path}: {error}") from None
 
@@ -439,6 +439,8 @@ def merge_studies(old: Study, study: Study) -> Study:
     tuning = merge_tunings(old.tuning, study.tuning, shared_agents)
     # the tunings differ and cannot be merged if the result is None
     _require_comparable(old, study, EQUAL_KEYS if tuning is not None else (*EQUAL_KEYS, "tuning"))
+    _require_same_text("agents", old.agent_names, old.agents, study.agent_names, study.agents)
+    _require_same_text("tasks", label_tasks(old), old.tasks, label_tasks(study), study.tasks)
     return study.with_changes(
         plan=study.plan or old.plan,
         question=study.question or old.question,
@@ -477,6 +479,18 @@ def _require_comparable(old: Study, study: Study, keys: Sequence[str]) -> None:
         raise StudyError(
             f"question: another one given; the study in the folder asks {old.question!r}; choose another --out"
         )
+
+
+def _require_same_text(
+    key: str, old_names: Sequence[str], old: Sequence[str], names: Sequence[str], texts: Sequence[str]
+) -> None:
+    """Raise StudyError if two studies write the same agent or task in two ways, such as its name and its file."""
+    old_texts = dict(zip(old_names, old, strict=True))
+    for name, text in zip(names, texts, strict=True):
+        if (old_text := old_texts.get(name, text)) != text:
+            raise StudyError(
+                f"{key}: {text!r} given; the study in the folder has {old_text!r}; write it the same way, or choose another --out"
+            )
 
 
 def _merge_arms(old: Sequence[Arm], new: Sequence[Arm]) -> tuple[Arm, ...]:

@@ -13,7 +13,7 @@ from spiky_rl.config.plain_data import format_override
 from spiky_rl.config.spec import TaskSpec, load_task, read_algorithm
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell, CellResources
-from spiky_rl.experiments.design.planned import count_deciding_seeds
+from spiky_rl.experiments.design.planned import count_deciding_seeds, list_measures
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
@@ -192,8 +192,9 @@ class AgentResolver:
                 )
         for endpoint in study.plan.endpoints if study.plan is not None else ():
             if plan.task_spec is not None and not endpoint.fits(plan.task_spec.measure):
+                allowed = ", ".join(list_measures(plan.task_spec.measure))
                 raise UserError(
-                    f"plan.endpoints: {endpoint.label!r} given; {plan.task} does not measure it; allowed: return, kept"
+                    f"plan.endpoints: {endpoint.label!r} given; {plan.task} does not measure it; allowed: {allowed}"
                 )
 
     def _make_plan(self, task: str, agent: str, varied: Sequence[str]) -> RunPlan:
