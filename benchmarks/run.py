@@ -31,6 +31,7 @@ from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
 from spiky_rl.config.errors import require_module
 from spiky_rl.config.registry import UserError
+from spiky_rl.kernels import stack_operator
 from spiky_rl.run.devices import resolve_device
 
 MIN_MEASUREMENT_S = 0.02
@@ -370,6 +371,7 @@ def bench(argv: list[str]) -> int:
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
+        stack_operator.use_operator()  # as after the first minutes of a training
     keeps_memory = keep_memory()
     print(bench_plot.format_header(names, compared, args.threads, args.rounds, keeps_memory), flush=True)
     rows = run_races(args, compared, names)

@@ -23,6 +23,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.flags import positive_int
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.kernels import stack_operator
 
 if TYPE_CHECKING:
     from spiky_rl.run.run_plan import RunRequest
@@ -90,6 +91,7 @@ def bench(argv: Sequence[str]) -> int:
     common.log.setLevel(logging.WARNING)
     check_task(args)
     torch.set_num_threads(1)
+    stack_operator.use_operator()  # as after the first minutes of a training
     print(f"{args.task}, hidden layers {'-'.join(map(str, args.layers))}, one thread, {args.rounds} rounds\n")
     print(f"{'':<16}{'minibatch':>10}{'MLP, ms':>12}{'spiking, ms':>14}{'times the MLP':>16}")
     rows: list[Row] = []

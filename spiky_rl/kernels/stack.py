@@ -21,6 +21,7 @@ from torch import Tensor
 from spiky_rl.kernels import dispatch, operators, programs, structures
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.stack_operator import find_operator, make_plan
 from spiky_rl.kernels.structures import LayerStruct, get_pointer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
@@ -129,6 +130,8 @@ class LayerStack:
         # pylint: disable-next=protected-access
         self._buffers: list[Any] = [stage.map._buffers for stage in stages]
         self._rollout: _Rollout | None = None
+        self._plans: dict[tuple[Any, ...], tuple[Sequence[programs.NeuronCall], Tensor]] = {}
+        """The last calls and the plan of the compiled operator, by shape and settings."""
 
     @property
     def masked(self) -> bool:
@@ -169,6 +172,8 @@ class LayerStack:
         if states is None and not self.recurrent and all(call.params is None for call in calls):
             for stage in self.stages:
                 tensors += (stage.weight, stage.bias)
+            if keep is None and (found := self._run_operator(x, steps, calls, counted, offset, tensors)):
+                return found[0], [], found[1:]
         else:
             remaining = None if states is None else list(states)
             for stage, call in zip(self.stages, calls, strict=True):
@@ -185,6 +190,36 @@ class LayerStack:
         # states of the stages, if there are any, then the rates of all but the last, if they are counted
         n_states = len(others) - (len(self.stages) - 1 if counted else 0)
         return output, [s for layer in others[:n_states] for s in layer.unbind(0)], others[n_states:]
+
+    def _run_operator(
+        self,
+        x: Tensor,
+        steps: int,
+        calls: Sequence[programs.NeuronCall],
+        counted: bool,
+        offset: Tensor | None,
+        tensors: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """Return the output and the rates of the stack from the compiled operator; empty if it is not used or refuses the ``tensors``."""
+        T, inner, B, _ = x.shape
+        if B == 0 or not torch.is_grad_enabled() or (run := find_operator(T * B)) is None:
+            return []
+        key = (x.shape, steps, counted, torch.get_num_threads())
+        plan = self._plans.get(key)
+        if plan is None or plan[0] != calls:
+            self.check_signal(x, steps)
+            layers = self._get_template(calls).copy()
+            for layer, bias in zip(layers, tensors[1::2], strict=True):
+                layer.bias = None if bias is None else bias.data_ptr()
+            layout = self.get_layout(T, inner, steps, B, True, counted)
+            sizes = {"T": T, "inner": inner, "K": steps, "B": B, "width": layers[-1].N, "memory": layout.size}
+            flags = {"counted": counted, "bfloat16": self.bfloat16, "threads": count_threads(self.core)}
+            if len(self._plans) >= _SHAPES:
+                self._plans.clear()
+            plan = self._plans[key] = calls, make_plan(self, calls, layers, layout.places, **sizes, **flags)
+        found = run(plan[1], x, offset, [tensor for tensor in tensors if tensor is not None])
+        self.launches["stack"] += len(found) > 0
+        return found
 
     def run_last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
         """Return the output of the last stage's last inner step plus ``offset``: [T, B, N].

@@ -516,8 +516,9 @@ class FeedForward(SpikingNetwork):
         """
         decoder: Any = self._modules["decoder"]
         # in a single control step a mask has no state to reset
-        starts_from_zero = states is None and (keep is None or signal.shape[0] == 1)
-        if starts_from_zero and decoder.reads_last_step and _can_run_last_step(stack):
+        if states is None and signal.shape[0] == 1:
+            keep = None
+        if states is None and keep is None and decoder.reads_last_step and _can_run_last_step(stack):
             bias = decoder._modules["readout"]._parameters["bias"]
             return stack.run_last_step(signal, self.steps, ops, bias), (), []
         # with an offset, the stack returns the features themselves: the last potential plus the bias
