@@ -148,7 +148,7 @@ def test_only_the_penalty_or_only_the_output_may_have_a_gradient(calls, monkeypa
 
     def rates(network):
         weight = network.layers[0].connection.weight
-        _, _, counted = network._get_stack(stack_backend)(  # noqa: SLF001
+        _, _, counted = network._get_stack(stack_backend)(
             x.unsqueeze(1), network.steps, ops, None, None, True, network.decoder.readout.bias
         )
         return torch.autograd.grad(counted[0].sum(), weight)[0]
