@@ -123,7 +123,7 @@ def make_plan(
         *((name, ctypes.c_long * count) for name in ("signals", "currents")),
         *((f"numbers{i}", ctypes.c_float * max(1, len(values))) for i, values in enumerate(numbers)),
     ]
-    kind = type("_Plan", (ctypes.Structure,), {"_fields_": fields})
+    kind: Any = type("_Plan", (ctypes.Structure,), {"_fields_": fields})
     tensor = torch.zeros(ctypes.sizeof(kind), dtype=torch.uint8)
     content: Any = kind.from_address(tensor.data_ptr())
     for i, (layer, values, (signal, current)) in enumerate(zip(layers, numbers, places, strict=True)):
