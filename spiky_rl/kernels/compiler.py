@@ -175,13 +175,16 @@ def get_cache_folder() -> Path:
 
 
 @cache
-def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+def compile_library(
+    text: str, of: str, flags: tuple[str, ...] = (), duration: str = "some seconds"
+) -> ctypes.CDLL:
     """Return the shared object of a C++ text, from the cache or compiled anew.
 
     Args:
         text: The C++ text.
         of: Name of the kernels for the log line "compiling the kernels of ...".
         flags: Compiler flags besides `FLAGS`.
+        duration: Expected duration, for the log line.
 
     Raises `CompileError` with the compiler's message.
     """
@@ -197,7 +200,7 @@ def compile_library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.C
             return _load(path)
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
-    log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(find_compiler() or ()))
+    log.info("compiling the kernels of %s with %s, once: %s", of, shlex.join(find_compiler() or ()), duration)
     try:
         files.write_atomically(path, lambda temporary: compile_to(temporary, text, flags))
         return _load(path)

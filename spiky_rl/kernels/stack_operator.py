@@ -97,7 +97,7 @@ def _compile() -> ctypes.CDLL:
         f"-L{folder / 'lib'}",
         *("-ltorch_cpu", "-lc10"),
     )
-    return compiler.compile_library(text, "stacks for small batches, with torch's headers,", flags)
+    return compiler.compile_library(text, "stacks in small batches", flags, "some 20 seconds")
 
 
 def make_plan(
