@@ -167,9 +167,11 @@ def compute_row(
         length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
         distance=_mean_over_seeds(results, lambda r: r.nominal.measures.get("distance")),
         firing_rate=_mean_over_seeds(results, lambda r: r.nominal.firing_rate),
-        counts=_average_each(results, lambda r, name: _sum_counts(r, *COUNTS[name]), COUNTS),
+        counts=_average_each(
+            results, lambda r, name: r.cost and sum(getattr(r.cost, field) for field in COUNTS[name]), COUNTS
+        ),
         episode_operations=_mean_over_seeds(
-            results, lambda r: _sum_counts(r, "effective_operations", steps=r.nominal.mean_length)
+            results, lambda r: r.cost and r.cost.effective_operations * r.nominal.mean_length
         ),
         energy=_average_each(results, compute_step_energy, ENERGY_MODELS),
         episode_energy=_average_each(results, compute_episode_energy, ENERGY_MODELS),
@@ -243,13 +245,6 @@ def _average_each(
     """Return the mean over seeds of ``value`` by name; a name without a value for every seed is left out."""
     means = {name: _mean_over_seeds(results, lambda result, name=name: value(result, name)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
-
-
-def _sum_counts(result: CellResult, *names: str, steps: float = 1.0) -> float | None:
-    """Return the sum of the counts ``names`` over a number of control steps; None if nothing was counted."""
-    if result.cost is None:
-        return None
-    return steps * sum(getattr(result.cost, name) for name in names)
 
 
 def find_steps_to_threshold(result: CellResult, solved: float | None) -> int | None:
@@ -345,12 +340,7 @@ def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval 
     measured = [result for result in results if condition in result.conditions]
     if not measured:
         return None
-
-    def get_share(result: CellResult) -> float | None:
-        recovery = result.conditions[condition].recovery
-        return None if recovery is None else recovery.share
-
-    return _mean_over_seeds(measured, get_share)
+    return _mean_over_seeds(measured, lambda r: (found := r.conditions[condition].recovery) and found.share)
 
 
 def compute_plasticity_gain(

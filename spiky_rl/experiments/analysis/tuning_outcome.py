@@ -23,7 +23,6 @@ NEAR_BEST_SHARE = 0.05
 """Share of the best return that the tuned trial may lack if an activity is minimised."""
 MIN_TRIALS, QUANTILE = 10, 0.25
 """Sampled trials from which on importances are estimated; share of them that counts as the best."""
-FINAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class TuningOutcome:
     @property
     def ended(self) -> list[FrozenTrial]:
         """Ended trials."""
-        return [trial for trial in self.trials if trial.state in FINAL_STATES]
+        return [trial for trial in self.trials if trial.state.is_finished()]
 
     @property
     def complete(self) -> list[FrozenTrial]:

@@ -135,8 +135,12 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
 def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the figures of scores and learning."""
     dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
-    if analysis.design.plan:
-        yield from build_ladders(analysis)
+    for task in analysis.tasks if analysis.design.plan else ():
+        yield from make_figure(
+            f"ladder_{make_slug(task)}", f"Return, energy and compute on {task}, in the study's order",
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
+            lambda task=task: figures.draw_ladder(analysis, task),
+        )  # fmt: skip
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
         line = dashed if sum(other == task for _, other in analysis.curves) > figures.MAX_LINES else ""
@@ -161,16 +165,6 @@ def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
         f"Probability that a run scores above a run of {analysis.baseline}, with intervals. Dotted: equal chances.",
         lambda: figures.draw_improvement(analysis),
     )  # fmt: skip
-
-
-def build_ladders(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Yield a figure of return, energy and compute for each task."""
-    for task in analysis.tasks:
-        yield from make_figure(
-            f"ladder_{make_slug(task)}", f"Return, energy and compute on {task}, in the study's order",
-            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
-            lambda task=task: figures.draw_ladder(analysis, task),
-        )  # fmt: skip
 
 
 def build_tests_section(families: Mapping[str, tuple[PairedComparison, ...]]) -> Iterable[Block]:
