@@ -90,9 +90,9 @@ def pair_scores(first: Mapping[int, float], second: Mapping[int, float]) -> tupl
     return np.array([first[seed] for seed in seeds]), np.array([second[seed] for seed in seeds])
 
 
-def normalise[Seed](
-    scores: Mapping[str, Mapping[Seed, float]], random: Mapping[str, float], reference: Mapping[str, float]
-) -> dict[str, dict[Seed, float]]:
+def normalise(
+    scores: Mapping[str, Mapping[int, float]], random: Mapping[str, float], reference: Mapping[str, float]
+) -> dict[str, dict[int, float]]:
     """Return (x - random) / (reference - random) for each task: 0 is a random policy's score, 1 the reference's, which has to be above it.
 
     Both anchors count as exact: intervals of normalised scores ignore their uncertainty.

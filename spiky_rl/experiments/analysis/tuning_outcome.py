@@ -100,7 +100,7 @@ class TuningOutcome:
             content = {"params": trial.params, "distributions": trial.distributions}
             study.add_trial(optuna.trial.create_trial(**content, value=firsts[trial.number]))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # PED-ANOVA is experimental; equal returns give equal importances
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
             return optuna.importance.get_param_importances(study, evaluator=evaluator)
 

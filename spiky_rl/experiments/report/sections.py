@@ -115,11 +115,6 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
     def make_column(title: str, key: str, unit: str = "") -> Column:
         return Column(title, format_intervals([getattr(row, key) for row in rows]), unit)
 
-    evaluations = [
-        make_column("evaluations", "last_ten_evaluations", "last ten"),
-        make_column("evaluations", "max_evaluation", "maximum"),
-    ]
-    is_evaluated = any(row.max_evaluation is not None for row in rows)
     return make_table(
         f"Scores on {task}, return",
         [row.label for row in rows],
@@ -127,7 +122,8 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
         make_column("IQM", "iqm"),
         make_column("IQM", "normalised", "normalised"),
         make_column("training", "training", "last iterations"),
-        *(evaluations if is_evaluated else ()),
+        make_column("evaluations", "last_ten_evaluations", "last ten"),
+        make_column("evaluations", "max_evaluation", "maximum"),
         *(Column(f"seed {s}", [format_fixed(row.by_seed.get(s)) for row in rows]) for s in seeds),
     )
 
