@@ -71,13 +71,13 @@ KINDS = {
         "Weights with a manifest, for `--checkpoint pretrained` of play, evaluate, export and train.",
     ),
 }
-"""Kind -> title and first paragraph of its page; the title of any other kind is its name."""
+"""Kind -> title and first paragraph of its page, in the order of the pages."""
 
 
-def list_kinds() -> list[str]:
-    """Return all kinds in the order of their pages: those of `KINDS` first."""
-    every = [*registry.COMPONENT_KINDS, *registry.FILE_KINDS]
-    return [*(kind for kind in KINDS if kind in every), *(kind for kind in every if kind not in KINDS)]
+def list_kinds() -> dict[str, tuple[str, str]]:
+    """Return `KINDS`, then all other kinds of the registry with their name as title."""
+    every = (*registry.COMPONENT_KINDS, *registry.FILE_KINDS)
+    return KINDS | {kind: (kind.capitalize(), "") for kind in every if kind not in KINDS}
 
 
 def write(folder: Path) -> list[tuple[str, str]]:
@@ -85,8 +85,7 @@ def write(folder: Path) -> list[tuple[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     pages = [("Overview", "index.md")]
     (folder / "index.md").write_text(format_overview(), encoding="utf-8")
-    for kind in list_kinds():
-        title, lead = KINDS.get(kind, (kind.capitalize(), ""))
+    for kind, (title, lead) in list_kinds().items():
         sections = (
             write_file_sections(kind)
             if kind in registry.FILE_KINDS
@@ -106,8 +105,7 @@ def format_overview() -> str:
         "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made from the registry.",
         "",
     ]
-    for kind in list_kinds():
-        title, lead = KINDS.get(kind, (kind.capitalize(), ""))
+    for kind, (title, lead) in list_kinds().items():
         entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.list_names(kind))
         lines += [f"## [{title}]({kind}.md)", "", lead.partition(". ")[0].rstrip(".") + ".", "", entries, ""]
     return "\n".join(lines)

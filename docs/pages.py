@@ -203,7 +203,8 @@ def resolve_local_names(module: ModuleType) -> None:
             continue
         if isinstance(member, type):
             if issubclass(member, tuple) and isinstance(member.__new__, FunctionType):
-                resolve_fields(member)
+                # its constructor is not in its module
+                member.__new__.__annotations__.update(typing.get_type_hints(member))
             nested = {key: value for key, value in vars(member).items() if isinstance(value, type)}
             nested |= {each.__name__: each for each in member.__type_params__}
             for method in list(vars(member).values()):
@@ -215,11 +216,6 @@ def resolve_local_names(module: ModuleType) -> None:
             )
 
 
-def resolve_fields(named_tuple: type) -> None:
-    """Evaluate annotations of a named tuple's constructor, because the constructor is not in its module."""
-    named_tuple.__new__.__annotations__.update(typing.get_type_hints(named_tuple))
-
-
 def resolve_annotations(function: object, names: Mapping[str, object]) -> None:
     """Evaluate the annotations of a function that use ``names`` or its type parameters; the others stay."""
     if not isinstance(function, FunctionType):
@@ -227,20 +223,16 @@ def resolve_annotations(function: object, names: Mapping[str, object]) -> None:
     local = {**names, **{each.__name__: each for each in function.__type_params__}}
     for key, text in function.__annotations__.items():
         if isinstance(text, str) and local.keys() & set(re.findall(r"\w+", text)):
-            with contextlib.suppress(
-                NameError
-            ):  # a name that only type checkers import: pdoc finds it, or warns
+            # a name that only type checkers import: pdoc finds it, or warns
+            with contextlib.suppress(NameError):
                 function.__annotations__[key] = eval(text, inspect.unwrap(function).__globals__, local)
 
 
-class Links:
-    """The links of a page, including the files that it loads, and the places in it to which a link can lead."""
-
-    def __init__(self, text: str) -> None:
-        text = re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL)
-        found = re.findall(r"\b(href|src|id|name)=\"([^\"]+)\"", text)
-        self.links = {html.unescape(value) for key, value in found if key in ("href", "src")}
-        self.places = {html.unescape(value) for key, value in found if key in ("id", "name")}
+def read_attributes(page: Path, *names: str) -> set[str]:
+    """Return the values of all attributes of these ``names`` in a ``page``, except in its scripts."""
+    text = re.sub(r"<script\b.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = re.findall(rf"\b(?:{'|'.join(names)})=\"([^\"]+)\"", text)
+    return set(map(html.unescape, found))
 
 
 def find_broken_links(folder: Path, without_api: bool = False) -> Iterator[str]:
@@ -249,11 +241,11 @@ def find_broken_links(folder: Path, without_api: bool = False) -> Iterator[str]:
     Places are not checked in links between API pages, because pdoc links to inherited members that it does not show.
     """
     folder = folder.resolve()
-    pages = {path: Links(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
-    for page, found in pages.items():
+    places = {page: read_attributes(page, "id", "name") for page in sorted(folder.rglob("*.html"))}
+    for page in places:
         if page.name == "404.html":  # its links start from the page that was not found
             continue
-        for link in sorted(found.links):
+        for link in sorted(read_attributes(page, "href", "src")):
             if re.match(r"[a-z]+:", link):
                 continue
             file, _, place = link.partition("#")
@@ -262,10 +254,7 @@ def find_broken_links(folder: Path, without_api: bool = False) -> Iterator[str]:
             if without_api and inside:
                 continue
             missing = (
-                place
-                and not (inside and own)
-                and target in pages
-                and unquote(place) not in pages[target].places
+                place and not (inside and own) and target in places and unquote(place) not in places[target]
             )
             if missing or not target.is_file():
                 yield f"{page.relative_to(folder)}: {link}"

@@ -80,9 +80,9 @@ def find_row(folder: str, task: str, agent: str) -> AgentTaskRow:
     )
 
 
-def format_number(value: float) -> str:
-    """Return ``value`` with two decimals if it is below 10, else with one."""
-    places = 1 if abs(value) >= 10 else 2
+def format_number(value: float, size: float | None = None) -> str:
+    """Return ``value`` with two decimals if ``size`` is below 10, else with one; a ``size`` of None is the value's own."""
+    places = 1 if abs(value if size is None else size) >= 10 else 2
     return f"{round(value, places) + 0.0:.{places}f}"  # no -0.00
 
 
@@ -93,10 +93,8 @@ def format_energy(energy: Interval) -> str:
 
 def format_interval(found: Interval) -> str:
     """Return estimate and bounds, all with the estimate's decimals; the estimate alone if there is one seed, which gives no bounds."""
-    if math.isinf(found.low):
-        return format_number(found.estimate)
-    places = 1 if abs(found.estimate) >= 10 else 2
-    return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
+    estimate, low, high = (format_number(v, found.estimate) for v in (found.estimate, found.low, found.high))
+    return estimate if math.isinf(found.low) else f"{estimate} [{low}, {high}]"
 
 
 def score(folder: str, task: str, *agent: str) -> str:
@@ -202,9 +200,8 @@ def _format_cell(verdict: Verdict | None) -> str:
     mark = "" if verdict.text == "undecided" else "**"
     words = ", ".join(filter(None, (format_verdict(verdict), format_relative_difference(verdict))))
     cell = f"{mark}{words}{mark}<br>{format_difference(verdict)}<br>p {format_verdict_p(verdict)}"
-    return cell.replace(" %", "\u00a0%").replace(
-        " µJ", "\u00a0µJ"
-    )  # a narrow cell keeps number and unit on one line
+    # a narrow cell keeps number and unit on one line
+    return cell.replace(" %", "\u00a0%").replace(" µJ", "\u00a0µJ")
 
 
 def headline(*studies: str) -> str:
@@ -396,9 +393,9 @@ def narma(*files: str) -> str:
     return format_table("| neurons | features | NRMSE, mean and standard deviation of seeds", lines)
 
 
-def _read_times(file: str) -> list[dict[str, Any]]:
-    """Return the rows of a ``file`` in benchmarks/results/, without the ending, which ``bench.py --json`` wrote."""
-    return read_value(ROOT / "benchmarks" / "results" / f"{file}.json")
+def _read_times(file: str, *keys: str) -> list[dict[str, Any]]:
+    """Return the rows of a ``file`` in benchmarks/results/, without the ending, which ``bench.py --json`` wrote; they may lie under ``keys``."""
+    return read_value(ROOT / "benchmarks" / "results" / f"{file}.json", *keys)
 
 
 def _find_time(file: str, contender: str, column: str) -> float:
@@ -440,11 +437,10 @@ def speeds(file: str, *columns: str) -> str:
         texts = [mode, f"batch {int(batch):,}", *(f"{100.0 * float(one):.0f} % fire" for one in rate)]
         changed = [i for i, part in enumerate(parts) if part not in earlier[i : i + 1]]
         # after the first column of its kind, the part that differs is enough
-        head.append(
-            texts[changed[0]].split()[-1]
-            if changed == [1]
-            else texts[2] if changed == [2] else ", ".join(texts)
-        )
+        if changed == [1]:
+            head.append(texts[1].split()[-1])
+        else:
+            head.append(texts[2] if changed == [2] else ", ".join(texts))
         earlier = parts
     lines = []
     for name in others:
@@ -492,19 +488,18 @@ def latencies(file: str) -> str:
 
     ``file`` is one of ``bench.py latency --json``.
     """
+    rows = _read_times(file, "rows")
+    agents = dict.fromkeys(row["agent"] for row in rows)
     times: dict[str, dict[str, str]] = {}
-    agents: dict[str, None] = {}
-    for row in read_value(ROOT / "benchmarks" / "results" / f"{file}.json", "rows"):
+    for row in rows:
         text = f"{_format_figure(row['best_us'])}, {_format_figure(row['median_us'])}"
         times.setdefault(row["form"], {})[row["agent"]] = text
-        agents[row["agent"]] = None
     lines = [
         ["`{}`{}{}".format(*form.partition(",")), *(found.get(agent, "-") for agent in agents)]
         for form, found in times.items()
     ]
-    return format_table(
-        " | ".join(["µs per action: shortest, median", *(f"`{agent}`" for agent in agents)]), lines
-    )
+    heading = " | ".join(["µs per action: shortest, median", *(f"`{agent}`" for agent in agents)])
+    return format_table(heading, lines)
 
 
 KINDS = {
@@ -585,7 +580,7 @@ def fill_figures(text: str, lists: bool = True) -> str:
 
     def figure(match: re.Match[str]) -> str:
         what, of = match["what"], match["of"]
-        if not lists and what in {function.__name__ for function in LISTS}:
+        if not lists and FIGURES.get(what) in LISTS:
             return match[0]
         try:
             new = find_entry(FIGURES, what, "figure")(*of.split())
@@ -609,7 +604,6 @@ def main(arguments: list[str]) -> int:
         "--check", action="store_true", help="write nothing; exit code 1 where a page differs"
     )
     check = parser.parse_args(arguments).check
-    stale = []
     try:
         files = {page: fill_figures(page.read_text(encoding="utf-8")) for page in PAGES}
     except UserError as error:
@@ -619,13 +613,13 @@ def main(arguments: list[str]) -> int:
         ROOT / "schemas" / f"{kind}.json": f"{json_schema.format_schema(kind)}\n"
         for kind in json_schema.SCHEMAS
     }
-    for page, new in files.items():
-        if not page.is_file() or page.read_text(encoding="utf-8") != new:
-            stale.append(page.relative_to(ROOT))
-            if not check:
-                page.write_text(new, encoding="utf-8")
+    stale = [
+        page for page, new in files.items() if not page.is_file() or page.read_text(encoding="utf-8") != new
+    ]
     for page in stale:
-        print(f"{page}: {'differs from its files: make results' if check else 'written'}")
+        if not check:
+            page.write_text(files[page], encoding="utf-8")
+        print(f"{page.relative_to(ROOT)}: {'differs from its files: make results' if check else 'written'}")
     return int(check and bool(stale))
 
 

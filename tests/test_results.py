@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config.options import UserError
+from spiky_rl.experiments.analysis.statistics import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 specification = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
@@ -103,6 +104,11 @@ def test_a_variant_is_compared_with_the_first_of_its_agent():
     assert found("lif_eprop").startswith(f"{mean:.2f} [") and len(without) == 5
     with pytest.raises(UserError, match="did you mean 'lif_eprop network"):
         found("lif_epro")
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    assert results.format_interval(Interval(-0.001, -0.02, -0.004)) == "0.00 [-0.02, 0.00]"
+    assert results.format_interval(Interval(12.34, 9.87, 15.0)) == "12.3 [9.9, 15.0]"
 
 
 def test_speeds_are_ratios_of_times_in_one_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ import pytest
 from spiky_rl.cli.report import report
 from spiky_rl.experiments.analysis import outcome
 from spiky_rl.experiments.analysis.outcome import analyze_study
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.report.blocks import NONE, format_intervals
 from spiky_rl.experiments.report.design import list_terms
 from spiky_rl.experiments.report.sections import write_report
 from spiky_rl.experiments.report.threats import THREATS
@@ -314,6 +317,12 @@ def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_somet
     write_report(study, DATE)
     assert "the copy tuned.yaml, which has the details, is missing" in section(study, "design")
     assert "Tuned as something else" not in section(study, "threats")
+
+
+def test_a_number_that_is_missing_takes_no_decimals_from_its_column():
+    """As of an agent that shares no seed with the baseline."""
+    missing = Interval(math.nan, math.nan, math.nan)
+    assert format_intervals([missing, Interval(0.7, 0.3, 0.9), None]) == [NONE, "0.70 [0.30, 0.90]", NONE]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

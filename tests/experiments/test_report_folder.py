@@ -29,6 +29,12 @@ def test_only_figures_that_the_last_report_drew_are_deleted(tmp_path: Path):
     assert (tmp_path / "mine.svg").exists()
 
 
+def test_a_heading_is_text_in_both_pages(tmp_path: Path):
+    write_pages(tmp_path, "t", "s", [Section("a", "<b>bold</b>", [Block("text", "seen")])], {}, "2026-11-25")
+    assert "## &lt;b>bold&lt;/b>" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<b>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("kind", ["link", "file"])
 @pytest.mark.parametrize("name", ["figures", "tensorboard"])
 def test_what_is_no_folder_of_the_reports_own_is_refused_and_left_as_it_is(

@@ -140,6 +140,17 @@ def test_the_page_shows_all_of_it(study: Path):
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_plasticity_at_work_is_told_though_nominal_is_the_only_condition(tmp_path: Path):
+    study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2), conditions=("nominal",))
+    for cell in cells("lif_ppo")[:2]:
+        adapted = read_result(study / "cells" / cell).evaluation.model_dump()["conditions"]
+        change(study, cell, "evaluation.adapting", adapted)
+    text = write_report(study, "2026-11-26")[1].read_text(encoding="utf-8")
+    assert f"lif_ppo on {CARTPOLE} with plasticity at work" in text
+    assert "Scores and shares on" not in text, "of no condition"
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path):
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:

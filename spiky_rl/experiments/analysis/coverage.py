@@ -32,12 +32,10 @@ share of poor seeds in words, and number in `SIZES`.
 """
 
 
-def find_coverage(statistic: str, seeds: int) -> dict[str, float] | None:
-    """Return the coverage of intervals of a ``statistic`` over ``seeds`` seeds, by the share of poor seeds in words.
+def find_coverage(statistic: str, seeds: int) -> dict[str, float]:
+    """Return the coverage of intervals of a ``statistic`` over ``seeds`` seeds, at least two, by the share of poor seeds in words.
 
-    Larger numbers take the largest simulated study; None for fewer seeds than the smallest one.
+    More seeds than the largest simulated study has take its coverage.
     """
-    if seeds < SIZES[0]:
-        return None
     place = min(seeds, SIZES[-1]) - SIZES[0]
     return {words: shares[place] for words, shares in COVERAGE[statistic].items()}

@@ -110,20 +110,17 @@ class RobustnessScore:
     """Mean over seeds of the score as a share of the undisturbed one; None if the undisturbed score of a seed is near or below zero."""
 
 
-def _mean_over_seeds(
-    results: Sequence[CellResult], value: Callable[[CellResult], float | None]
-) -> Interval | None:
-    """Return the mean over seeds; None if a seed has no value."""
-    values = [number for number in map(value, results) if number is not None]
-    if len(values) < len(results):
-        return None
+def _average(results: Sequence[CellResult], values: Sequence[float]) -> Interval:
+    """Return the mean over seeds of ``values``, one for each of the ``results``."""
     return statistics.aggregate_interval({results[0].task: values}, statistics.mean, agent=results[0].label)
 
 
-def _require_interval(interval: Interval | None) -> Interval:
-    """Return the ``interval`` of a value that every cell has."""
-    assert interval is not None
-    return interval
+def _average_known(
+    results: Sequence[CellResult], value: Callable[[CellResult], float | None]
+) -> Interval | None:
+    """Return the mean over seeds of ``value``; None if a seed has no value."""
+    values = [number for number in map(value, results) if number is not None]
+    return _average(results, values) if len(values) == len(results) else None
 
 
 def compute_row(
@@ -140,7 +137,7 @@ def compute_row(
     """
 
     def average_training(key: str, of_results: Sequence[CellResult] = results) -> Interval | None:
-        return _mean_over_seeds(of_results, lambda r: r.training and getattr(r.training, key))
+        return _average_known(of_results, lambda r: r.training and getattr(r.training, key))
 
     first = results[0]
     timed = [r for r in results if r.training is not None and r.training.seconds_cpu is not None]
@@ -154,22 +151,24 @@ def compute_row(
         label=first.label,
         task=first.task,
         by_seed=scores[first.task],
-        mean=_require_interval(_mean_over_seeds(results, lambda r: r.score)),
+        mean=_average(results, [r.score for r in results]),
         iqm=statistics.aggregate_interval(statistics.drop_seed_names(scores), agent=first.label),
         normalised=normalised,
         training=average_training("mean_return_final"),
         last_ten_evaluations=average_training("last_ten_evaluations"),
         max_evaluation=average_training("max_evaluation"),
-        final_slope=_mean_over_seeds(results, _compute_final_slope),
+        final_slope=_average_known(results, _compute_final_slope),
         threshold=_summarize_threshold(results, solved),
         seconds=average_training("seconds_total"),
         processor=average_training("seconds_cpu", timed) if timed else None,
-        length=_require_interval(_mean_over_seeds(results, lambda r: r.nominal.mean_length)),
-        distance=_mean_over_seeds(results, lambda r: r.nominal.measures.get("distance")),
-        firing_rate=_mean_over_seeds(results, lambda r: r.nominal.firing_rate),
-        counts=_average_each(results, lambda r, name: _sum_counts(r, *COUNTS[name]), COUNTS),
-        episode_operations=_mean_over_seeds(
-            results, lambda r: _sum_counts(r, "effective_operations", steps=r.nominal.mean_length)
+        length=_average(results, [r.nominal.mean_length for r in results]),
+        distance=_average_known(results, lambda r: r.nominal.measures.get("distance")),
+        firing_rate=_average_known(results, lambda r: r.nominal.firing_rate),
+        counts=_average_each(
+            results, lambda r, name: r.cost and sum(getattr(r.cost, field) for field in COUNTS[name]), COUNTS
+        ),
+        episode_operations=_average_known(
+            results, lambda r: r.cost and r.cost.effective_operations * r.nominal.mean_length
         ),
         energy=_average_each(results, compute_step_energy, ENERGY_MODELS),
         episode_energy=_average_each(results, compute_episode_energy, ENERGY_MODELS),
@@ -241,15 +240,8 @@ def _average_each(
     results: Sequence[CellResult], value: Callable[[CellResult, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
     """Return the mean over seeds of ``value`` by name; a name without a value for every seed is left out."""
-    means = {name: _mean_over_seeds(results, lambda result, name=name: value(result, name)) for name in names}
+    means = {name: _average_known(results, lambda result, name=name: value(result, name)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
-
-
-def _sum_counts(result: CellResult, *names: str, steps: float = 1.0) -> float | None:
-    """Return the sum of the counts ``names`` over a number of control steps; None if nothing was counted."""
-    if result.cost is None:
-        return None
-    return steps * sum(getattr(result.cost, name) for name in names)
 
 
 def find_steps_to_threshold(result: CellResult, solved: float | None) -> int | None:
@@ -333,11 +325,11 @@ def compute_robustness(
     measured = [result for result in results if condition in result.conditions]
     if not measured or condition == "nominal":
         return None
-    share = None
+    returns, share = [result.conditions[condition].mean_return for result in measured], None
     if all(can_share_score(result, reference) for result in measured):
-        share = _mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return / r.score)
-    score = _require_interval(_mean_over_seeds(measured, lambda r: r.conditions[condition].mean_return))
-    return RobustnessScore(measured[0].conditions[condition].text, score, share)
+        shares = [value / result.score for value, result in zip(returns, measured, strict=True)]
+        share = _average(measured, shares)
+    return RobustnessScore(measured[0].conditions[condition].text, _average(measured, returns), share)
 
 
 def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval | None:
@@ -345,12 +337,7 @@ def compute_recovery(results: Sequence[CellResult], condition: str) -> Interval 
     measured = [result for result in results if condition in result.conditions]
     if not measured:
         return None
-
-    def get_share(result: CellResult) -> float | None:
-        recovery = result.conditions[condition].recovery
-        return None if recovery is None else recovery.share
-
-    return _mean_over_seeds(measured, get_share)
+    return _average_known(measured, lambda r: (found := r.conditions[condition].recovery) and found.share)
 
 
 def compute_plasticity_gain(
@@ -362,9 +349,7 @@ def compute_plasticity_gain(
     """
     if not all(condition in result.plastic and condition in result.conditions for result in results):
         return None
-    frozen = _mean_over_seeds(results, lambda r: r.conditions[condition].mean_return)
-    plastic = _mean_over_seeds(results, lambda r: r.plastic[condition].mean_return)
-    gain = _mean_over_seeds(
-        results, lambda r: r.plastic[condition].mean_return - r.conditions[condition].mean_return
-    )
-    return _require_interval(frozen), _require_interval(plastic), _require_interval(gain)
+    frozen = [result.conditions[condition].mean_return for result in results]
+    plastic = [result.plastic[condition].mean_return for result in results]
+    gains = [after - before for before, after in zip(frozen, plastic, strict=True)]
+    return _average(results, frozen), _average(results, plastic), _average(results, gains)

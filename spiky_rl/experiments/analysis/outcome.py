@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import statistics as plain
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -362,7 +362,7 @@ def _average_by_task(results: Iterable[CellResult]) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     for result in results:
         scores.setdefault(result.task, []).append(result.score)
-    return {task: plain.fmean(task_scores) for task, task_scores in scores.items()}
+    return {task: fmean(task_scores) for task, task_scores in scores.items()}
 
 
 def _measure_conditions[T](

@@ -90,9 +90,9 @@ def pair_scores(first: Mapping[int, float], second: Mapping[int, float]) -> tupl
     return np.array([first[seed] for seed in seeds]), np.array([second[seed] for seed in seeds])
 
 
-def normalise[Seed](
-    scores: Mapping[str, Mapping[Seed, float]], random: Mapping[str, float], reference: Mapping[str, float]
-) -> dict[str, dict[Seed, float]]:
+def normalise(
+    scores: Mapping[str, Mapping[int, float]], random: Mapping[str, float], reference: Mapping[str, float]
+) -> dict[str, dict[int, float]]:
     """Return (x - random) / (reference - random) for each task: 0 is a random policy's score, 1 the reference's, which has to be above it.
 
     Both anchors count as exact: intervals of normalised scores ignore their uncertainty.
@@ -135,7 +135,6 @@ def aggregate_interval(
     *,
     agent: str = "scores",
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Interval:
     """Return a ``statistic`` of an agent's runs with a stratified bootstrap interval over the seeds of each task: see `compute_intervals`.
 
@@ -144,7 +143,7 @@ def aggregate_interval(
     checked = check_scores(scores, agent)
     sizes = [len(values) for values in checked.values()]
     pooled = np.concatenate(list(checked.values()))
-    estimate, low, high = compute_intervals(pooled, sizes, statistic, LEVEL, resamples, seed)
+    estimate, low, high = compute_intervals(pooled, sizes, statistic, LEVEL, resamples)
     return Interval(float(estimate), float(low), float(high))
 
 
@@ -154,7 +153,6 @@ def compute_intervals(
     statistic: Statistic = interquartile_mean,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return estimate, low and high [...] of many samples [..., runs]; the runs are ordered by task, ``sizes`` of them for each.
 
@@ -170,12 +168,13 @@ def compute_intervals(
     levels many standard deviations apart reaches 90 to 94 %, because whole runs are cut: a fifth instead of a quarter.
     """
     values, sizes = np.asarray(values, dtype=float), list(sizes)
-    weights = _make_weights(sizes)
+    # every task weighs the same; None: so does every run
+    weights = None if len(set(sizes)) == 1 else np.repeat(1 / np.array(sizes), sizes)
     estimate = np.asarray(statistic(values, weights))
     if min(sizes) == 1:
         return estimate, np.full_like(estimate, -np.inf), np.full_like(estimate, np.inf)
     rows, flat = values.reshape(-1, values.shape[-1]), estimate.reshape(-1)
-    index = _draw_resamples(sizes, resamples, seed)
+    index = _draw_resamples(sizes, resamples)
     # how often each resample drew each run, minus 1, the expected number
     places = index + np.arange(resamples)[:, None] * index.shape[1]
     counts = np.bincount(places.ravel(), minlength=places.size).reshape(index.shape) - 1.0
@@ -189,14 +188,9 @@ def compute_intervals(
     return estimate, bounds[0].reshape(estimate.shape), bounds[1].reshape(estimate.shape)
 
 
-def _make_weights(sizes: Sequence[int]) -> np.ndarray | None:
-    """Return weights of runs that give every task of these ``sizes`` the same weight; None if all runs weigh the same."""
-    return None if len(set(sizes)) == 1 else np.repeat(1 / np.array(sizes), sizes)
-
-
-def _draw_resamples(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
+def _draw_resamples(sizes: Sequence[int], resamples: int) -> np.ndarray:
     """Return the runs of each resample [resamples, runs]: as many of each task as it has."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     starts = np.cumsum([0, *sizes[:-1]])
     drawn = [
         generator.integers(n, size=(resamples, n)) + start for n, start in zip(sizes, starts, strict=True)

@@ -23,7 +23,6 @@ NEAR_BEST_SHARE = 0.05
 """Share of the best return that the tuned trial may lack if an activity is minimised."""
 MIN_TRIALS, QUANTILE = 10, 0.25
 """Sampled trials from which on importances are estimated; share of them that counts as the best."""
-FINAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class TuningOutcome:
     @property
     def ended(self) -> list[FrozenTrial]:
         """Ended trials."""
-        return [trial for trial in self.trials if trial.state in FINAL_STATES]
+        return [trial for trial in self.trials if trial.state.is_finished()]
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -101,7 +100,7 @@ class TuningOutcome:
             content = {"params": trial.params, "distributions": trial.distributions}
             study.add_trial(optuna.trial.create_trial(**content, value=firsts[trial.number]))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # PED-ANOVA is experimental; equal returns give equal importances
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
             return optuna.importance.get_param_importances(study, evaluator=evaluator)
 

@@ -138,7 +138,7 @@ def format_intervals(
 
     With ``each`` every interval has the decimals of its own size. None gives a dash.
     """
-    needed = [_count_decimals(i, scale) for i in intervals if i is not None]
+    needed = [_count_decimals(i, scale) for i in intervals if i is not None and not math.isnan(i.estimate)]
     shared = max(least, min(needed, default=0))
     return [
         format_interval(i, _count_own_decimals(i, scale) if each and i is not None else shared, scale)
@@ -149,7 +149,7 @@ def format_intervals(
 def _count_decimals(interval: Interval, scale: float) -> int:
     """Return the decimals of an estimate in a column."""
     size = abs(interval.estimate * scale)
-    return 0 if not math.isfinite(size) or size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 4
+    return 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 4
 
 
 def _count_own_decimals(interval: Interval, scale: float) -> int:

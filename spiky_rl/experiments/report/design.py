@@ -72,14 +72,12 @@ def describe_teachers(teachers: Mapping[str, str]) -> str:
 
 def describe_coverage(seeds: int) -> str:
     """Return how often intervals over ``seeds`` seeds contain the true value; empty if unknown."""
-    shares = {name: find_coverage(name, seeds) for name in COVERAGE}
-    shares_text = "; ".join(
-        f"{name}: {', '.join(f'{share:.0f} % if {words}' for words, share in found.items())}"
-        for name, found in shares.items()
-        if found
-    )
-    if not shares_text:
+    if seeds < SIZES[0]:
         return ""
+    shares_text = "; ".join(
+        f"{name}: {', '.join(f'{share:.0f} % if {words}' for words, share in find_coverage(name, seeds).items())}"
+        for name in COVERAGE
+    )
     return (
         f"how often intervals over {min(seeds, SIZES[-1])} seeds contain the true value, by simulation; {shares_text}. A poor seed lies"
         f" {FALL:g} standard deviations below the others; a study that happens to draw none has an interval that is narrow and too high"

@@ -108,15 +108,11 @@ def make_metre_table(task: str, rows: Sequence[AgentTaskRow], titles: Mapping[st
 
 def make_counts_table(task: str, rows: Sequence[AgentTaskRow]) -> Block:
     """Return the table of the operations and parameters of the agents on a ``task``."""
-    counts = {
-        key: format_intervals([row.counts.get(key) for row in rows], each=True)
-        for key in (*COUNTS, "parameters")
-    }
     return make_table(
         f"Operations of a control step on {task}",
         [row.label for row in rows],
-        *(Column(title, counts[key], "per step") for key, title in COUNTS.items()),
-        Column("parameters", counts["parameters"]),
+        *_make_columns(COUNTS, "per step", [row.counts for row in rows]),
+        *_make_columns({"parameters": "parameters"}, "", [row.counts for row in rows]),
         note="Effective synaptic operations (EFLOPs): operations that took place, including the decoder's; AC: with spikes as inputs,"
         " accumulates only.",
     )
@@ -162,7 +158,7 @@ def _make_columns(
     anns: Sequence[Mapping[str, Interval]] = (),
     scale: float = 1.0,
 ) -> Iterable[Column]:
-    """Yield a column of ``values`` for each energy model in ``titles``, followed by that of ``anns``."""
+    """Yield a column of ``values`` for each count or energy model in ``titles``, followed by that of ``anns``."""
     for name, title in titles.items():
         yield Column(title, format_intervals([row.get(name) for row in values], scale, each=True), unit)
         if anns:

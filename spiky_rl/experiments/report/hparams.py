@@ -60,8 +60,8 @@ def _remove_old_files(root: Path) -> None:
 
 def _list_scalars(result: CellResult, analysis: StudyAnalysis) -> list[tuple[int, Any]]:
     """Return the metrics of a cell at step 0, and its learning curve, each with its step."""
-    metrics = get_metrics(result, analysis)
-    scalars = [(0, _make_scalar(tag, value)) for tag in METRICS if (value := metrics[tag]) is not None]
+    metrics = get_metrics(result, analysis).items()
+    scalars = [(0, _make_scalar(tag, value)) for tag, value in metrics if value is not None]
     if result.curve is not None:
         points = zip(result.curve.env_steps, result.curve.returns, strict=True)
         scalars += [(step, _make_scalar(CURVE, value)) for step, value in points if value is not None]

@@ -75,5 +75,4 @@ def escape_cell(text: str) -> str:
 
 def make_fence(text: str) -> str:
     """Return backquotes for a Markdown code block that contains ``text``."""
-    runs = re.findall(r"`{3,}", text)
-    return "`" * max([3, *(len(run) + 1 for run in runs)])
+    return "`" * (1 + max(map(len, re.findall(r"`{3,}", text)), default=2))

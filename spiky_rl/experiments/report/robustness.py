@@ -22,11 +22,10 @@ UNMEASURED_TEXT = {"masked": "without velocities in the observation", "delayed":
 
 
 def build_robustness_section(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Yield the scores under each condition."""
-    if not analysis.remaining:
-        return
+    """Yield the scores under each condition, the recovery from damage, and the gain of plasticity."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
-    yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
+    if analysis.remaining:
+        yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
     least = (
         f" or less than {100 * MIN_SCORE_SHARE:g} % of the baseline's mean score"
         if analysis.reference
@@ -39,14 +38,16 @@ def build_robustness_section(analysis: StudyAnalysis) -> Iterable[Block]:
         lambda: figures.draw_robustness(analysis),
     )  # fmt: skip
     for task in analysis.tasks:
-        yield make_condition_tables(analysis, task, conditions)
+        yield from build_condition_tables(analysis, task, conditions)
         yield from build_recovery_section(analysis, task)
         yield from build_plasticity_section(analysis, task)
 
 
-def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequence[str]) -> Block:
-    """Return the collapsed tables of scores and of kept shares under ``conditions`` on a ``task``."""
+def build_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequence[str]) -> Iterable[Block]:
+    """Yield the collapsed tables of scores and of kept shares under ``conditions`` on a ``task``; nothing if none was measured there."""
     remaining = _select_task(analysis.remaining, task)
+    if not remaining:
+        return
     names = keep_known(analysis.labels, {label for label, _ in remaining})
     shares, scores = list[Column](), list[Column]()
     for condition in conditions:
@@ -54,7 +55,7 @@ def make_condition_tables(analysis: StudyAnalysis, task: str, conditions: Sequen
         shares.append(Column(condition, [format_interval(s and s.share, 0, 100) for s in found], "%"))
         scores.append(Column(condition, format_intervals([s and s.score for s in found])))
     nominal = Column("nominal", format_intervals([row.mean for row in analysis.get_task_rows(task, names)]))
-    return make_collapsible(
+    yield make_collapsible(
         f"Scores and shares on {task}",
         make_table(f"Share of the score that is kept on {task}, in %", names, *shares),
         make_table(f"Score on {task}, return", names, nominal, *scores),

@@ -115,11 +115,6 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
     def make_column(title: str, key: str, unit: str = "") -> Column:
         return Column(title, format_intervals([getattr(row, key) for row in rows]), unit)
 
-    evaluations = [
-        make_column("evaluations", "last_ten_evaluations", "last ten"),
-        make_column("evaluations", "max_evaluation", "maximum"),
-    ]
-    is_evaluated = any(row.max_evaluation is not None for row in rows)
     return make_table(
         f"Scores on {task}, return",
         [row.label for row in rows],
@@ -127,7 +122,8 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
         make_column("IQM", "iqm"),
         make_column("IQM", "normalised", "normalised"),
         make_column("training", "training", "last iterations"),
-        *(evaluations if is_evaluated else ()),
+        make_column("evaluations", "last_ten_evaluations", "last ten"),
+        make_column("evaluations", "max_evaluation", "maximum"),
         *(Column(f"seed {s}", [format_fixed(row.by_seed.get(s)) for row in rows]) for s in seeds),
     )
 
@@ -135,8 +131,12 @@ def make_seeds_table(analysis: StudyAnalysis, task: str) -> Block:
 def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
     """Yield the figures of scores and learning."""
     dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
-    if analysis.design.plan:
-        yield from build_ladders(analysis)
+    for task in analysis.tasks if analysis.design.plan else ():
+        yield from make_figure(
+            f"ladder_{make_slug(task)}", f"Return, energy and compute on {task}, in the study's order",
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
+            lambda task=task: figures.draw_ladder(analysis, task),
+        )  # fmt: skip
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
         line = dashed if sum(other == task for _, other in analysis.curves) > figures.MAX_LINES else ""
@@ -161,16 +161,6 @@ def build_figures_section(analysis: StudyAnalysis) -> Iterable[Block]:
         f"Probability that a run scores above a run of {analysis.baseline}, with intervals. Dotted: equal chances.",
         lambda: figures.draw_improvement(analysis),
     )  # fmt: skip
-
-
-def build_ladders(analysis: StudyAnalysis) -> Iterable[Block]:
-    """Yield a figure of return, energy and compute for each task."""
-    for task in analysis.tasks:
-        yield from make_figure(
-            f"ladder_{make_slug(task)}", f"Return, energy and compute on {task}, in the study's order",
-            f"Estimates and {100 * LEVEL:g} % intervals over seeds. Dotted: {analysis.baseline}.",
-            lambda task=task: figures.draw_ladder(analysis, task),
-        )  # fmt: skip
 
 
 def build_tests_section(families: Mapping[str, tuple[PairedComparison, ...]]) -> Iterable[Block]:

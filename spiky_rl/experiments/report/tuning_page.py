@@ -211,13 +211,12 @@ def build_task_blocks(
 
 def make_returns_table(task: str, outcomes: Sequence[TuningOutcome], activity: str, note: str) -> Block:
     """Return the table of objectives and numbers of trials on a ``task``; ``activity`` is the second objective, or empty."""
-    defaults = [NONE if o.default_return is None else format_fixed(o.default_return) for o in outcomes]
     return make_table(
         f"Return on {task}",
         [o.pair.agent_name for o in outcomes],
         *_make_objective_columns(outcomes, 0, ""),
         Column("sensitivity", [format_interval(o.sensitivity) for o in outcomes], "median and quartiles"),
-        Column("default", defaults, "at that point"),
+        Column("default", [format_fixed(o.default_return) for o in outcomes], "at that point"),
         *_make_objective_columns(outcomes, 1, activity),
         Column("trials", [str(len(o.ended)) for o in outcomes]),
         Column("drawn at random", [str(o.random_count) for o in outcomes]),
