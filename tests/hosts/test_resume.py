@@ -239,6 +239,21 @@ def test_a_resumed_budget_counts_the_steps_that_were_made_whatever_the_environme
         assert callback.iterations == 1000 / (num_envs * 10) - 4
 
 
+def test_an_override_may_need_another_that_the_run_recorded(tmp_path):
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    recorded = tuple(f"agent.algorithm.{key}=20" for key in ("learning_starts", "batch_size"))
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=recorded), TrainOptions(), 100)
+    (tmp_path / "model_39.pt").touch()
+    given = {"task": "Pendulum-v1", "agent": "mlp_td3", "checkpoint": str(tmp_path / "model_39.pt")}
+    request = RunRequest.check("", {**given, "overrides": ("agent.algorithm.replay_size=60",)})
+    plan, _ = train.plan_training(request, TrainOptions())
+    assert plan.request.overrides == (*recorded, *request.overrides)
+    assert plan.get_setting("algorithm")["replay_size"] == 60
+    for override in ("agent.algorithm.replay_size=10", "agent.algorithm.replay_sizes=60"):
+        with pytest.raises(UserError, match="replay_size"):
+            train.plan_training(request.with_changes(overrides=(override,)), TrainOptions())
+
+
 CODE = "agent.network.neuron=run/evil.py:Neuron"
 RECORDED = {
     "an override": {"overrides": (CODE,)},
