@@ -130,12 +130,10 @@ def list_policy_overrides(plan: RunPlan) -> list[str]:
 def _check_files(request: RunRequest, overrides: Sequence[str]) -> TunedValuesFile | None:
     """Check the files of a request, and the agent's ``overrides``, without importing anything; return the tuned values.
 
-    If the request has a merged agent, the files of the agent and of tuned values are not read again.
+    If the request has a merged agent, its tuned values are not read again.
     """
     if request.experiment_name:
         files.require_plain_name("--experiment_name", request.experiment_name)
-    if request.spec is None:
-        read_agent(request.agent)
     parse_overrides(overrides)
     files.require_writable("--log_root", request.log_root)
     tuned = None if request.tuning is None or request.spec is not None else read_tuned(request.tuning)
@@ -241,10 +239,8 @@ def check_without_simulator(
             if ":" not in name:
                 find_host(name, f"{agent_file}: tasks")  # raises if no host has the task
     if not is_tuned:
-        no_defaults: PlainMapping = {}  # the host's defaults need the simulator
-        _, values, origins = merge_agent(
-            agent, get_task_id(task), no_defaults, overrides, task_spec, host=host.title
-        )
+        # without the host's defaults, which need the simulator
+        _, values, origins = merge_agent(agent, get_task_id(task), {}, overrides, task_spec, host=host.title)
         check_networks(values, origins)
 
 
