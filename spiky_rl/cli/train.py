@@ -9,8 +9,9 @@ from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import IterationDisplay
-from spiky_rl.cli.flags import parse_settings
+from spiky_rl.cli.flags import CHECKPOINT, LOAD_RUN, parse_settings
 from spiky_rl.cli.tables import print_facts
+from spiky_rl.config.command_line import remove_flag
 from spiky_rl.config.progress import format_count
 from spiky_rl.config.spec import SpecError, parse_overrides
 from spiky_rl.learners import DEFAULT_LEARNER
@@ -53,9 +54,12 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
 
     run = create_training_run(plan, options)
     if options.processes:
-        # a random seed is drawn here, once for all processes
-        seed = ["--seed", str(plan.seed)] if request.seed == -1 else []
-        processes.launch_processes(plan.device, options.processes, [*argv, *seed])
+        # a random seed is drawn and a checkpoint is found here, once for all processes
+        chosen = ["--seed", str(plan.seed)] if request.seed == -1 else []
+        if request.checkpoint is not None and request.spec is None:
+            argv = remove_flag(LOAD_RUN, argv)
+            chosen += [CHECKPOINT, str(plan.request.checkpoint)]
+        processes.launch_processes(plan.device, options.processes, [*argv, *chosen])
     run.make_folder()
     with handle_stop_signals("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: IterationDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0))

@@ -192,9 +192,10 @@ def test_an_optimiser_that_there_is_no_state_for_is_not_left_out():
     options.check_request(RunRequest(task="cartpole", checkpoint="latest"))
 
 
-def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):
+def test_all_processes_get_the_random_seed_that_was_drawn_and_the_checkpoint_that_was_found(monkeypatch):
     started = []
-    plan: Any = SimpleNamespace(device="cpu", seed=4711)
+    found = RunRequest(task="cartpole", checkpoint="logs/model_39.pt")
+    plan: Any = SimpleNamespace(device="cpu", seed=4711, request=found)
     monkeypatch.setattr(TrainOptions, "check_request", lambda *_: None)
     monkeypatch.setattr(train, "plan_training", lambda request, options: (plan, options))
     monkeypatch.setattr("spiky_rl.run.train.create_training_run", lambda *_: None)
@@ -208,6 +209,11 @@ def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):
         with pytest.raises(SystemExit):
             train.run_training(RunRequest(task="cartpole", seed=seed), TrainOptions(processes=2), line)
     assert started == [("cpu", 2, ["--seed", "-1", "--seed", "4711"]), ("cpu", 2, ["--seed", "3"])]
+    for line in (["--checkpoint", "latest"], ["--load_run", "2026.*", "--checkpoint", "best"], ["--resume"]):
+        with pytest.raises(SystemExit):
+            train.run_training(RunRequest(task="cartpole", checkpoint="x"), TrainOptions(processes=2), line)
+        args = train.build_parser().parse(["--task", "cartpole", *started[-1][-1]])
+        assert args.checkpoint == "logs/model_39.pt"
 
 
 def test_a_million_iterations_are_recorded_as_a_number():
