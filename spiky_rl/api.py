@@ -96,7 +96,7 @@ class SpikingModule(nn.Module):
             after: State = ()
         else:
             if returns_state and before is None:
-                before = self._make_zero_state(x)
+                before = tuple(x.new_zeros(1, batch, size) for size in self.state_sizes)
             y, after = self._run(x, before, keep)
         y = y.squeeze(0) if is_step else y
         return (y, after) if returns_state else y
@@ -104,9 +104,6 @@ class SpikingModule(nn.Module):
     @abstractmethod
     def _run(self, x: Tensor, state: State | None, keep: Tensor | None) -> tuple[Tensor, State]:
         """Return the output [T, B, F] of ``x`` [T, B, O], and the new state if ``state`` is not None."""
-
-    def _make_zero_state(self, x: Tensor) -> State:
-        return tuple(x.new_zeros(1, x.shape[1], size) for size in self.state_sizes)
 
     def _to_sequence(self, x: Tensor) -> tuple[Tensor, bool]:
         """Return ``x`` as [T, B, O], and whether it is one control step."""

@@ -10,10 +10,12 @@ import pytest
 from rsl_rl.modules.distribution import GaussianDistribution
 
 from benchmarks import run as bench
+from spiky_rl import hosts
 from spiky_rl.cli import classify, common, compare, evaluate, grow, play, show, train
 from spiky_rl.config import memory_check, registry, spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
+from spiky_rl.run import prepare
 from tests.config.test_reading import LAUGHS
 
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": False}
@@ -399,3 +401,11 @@ def test_every_command_refuses_counts_that_are_none(command, capsys):
 )  # fmt: skip
 def test_what_the_other_commands_cannot_hold_is_refused_too(function, arguments, message, capsys):
     assert message in said(capsys, function, *arguments)
+
+
+def test_an_unknown_task_of_an_agent_is_said_in_one_sentence(caplog):
+    host = hosts.get_host("gymnasium")
+    prepare._check_agent_tasks(host, ["no_package:Task-v0"], "mine.yaml")
+    assert caplog.messages == ["mine.yaml: tasks: 'no_package:Task-v0': there is no module 'no_package'"]
+    with pytest.raises(UserError, match="^mine.yaml: tasks: 'Task-v0' is not registered"):
+        prepare._check_agent_tasks(host, ["Task-v0"], "mine.yaml")

@@ -208,8 +208,14 @@ def find_run(name: str, argv: Sequence[str]) -> Path:
     if Path(name).exists():
         return Path(name)
     root = Path(find_value("--log_root", argv) or "logs")
-    library, experiment = (find_value(flag, argv) or "*" for flag in ("--rl_library", "--experiment_name"))
-    folders = [path for path in root.glob(f"{library}/{experiment}/*") if list_checkpoints(path)]
+    library, experiment = (find_value(flag, argv) for flag in ("--rl_library", "--experiment_name"))
+    folders = [
+        path
+        for path in root.glob("*/*/*")
+        if library in (None, path.parts[-3])
+        and experiment in (None, path.parts[-2])
+        and list_checkpoints(path)
+    ]
     named = [folder for folder in folders if folder.name == name]
     if len(named) == 1:
         return named[0]

@@ -89,42 +89,29 @@ def check_combination(args: argparse.Namespace) -> None:
     """Raise UserError if an argument does not go with the kind of component, or the name of a reservoir is missing."""
     is_reservoir, has_name = args.kind == RESERVOIR, args.name is not None
     example = "spiky show agents lif_ppo --task CartPole-v1"
-    # (argument, whether it may be given, error)
-    rules = (
-        (
-            args.source,
-            args.kind == "neurons" and has_name,
-            "--source: only available for a neuron, as in: spiky show neurons lif --source",
+    faults = {  # error -> whether it applies
+        "--source: only available for a neuron, as in: spiky show neurons lif --source": (
+            args.source and not (args.kind == "neurons" and has_name)
         ),
-        (
-            args.task,
-            args.kind == "agents" and has_name,
-            f"--task: only available for an agent, as in: {example}",
+        f"--task: only available for an agent, as in: {example}": (
+            args.task and not (args.kind == "agents" and has_name)
         ),
-        (args.library, args.task, f"--rl_library: needs --task, as in: {example} --rl_library skrl"),
-        (
-            args.out or args.compare,
-            is_reservoir,
-            "--out, --compare: only available for a reservoir, as in: spiky show reservoir grown.json --compare",
+        f"--rl_library: needs --task, as in: {example} --rl_library skrl": args.library and not args.task,
+        "--out, --compare: only available for a reservoir, as in: spiky show reservoir grown.json --compare": (
+            (args.out or args.compare) and not is_reservoir
         ),
-        (
-            args.overrides,
-            args.kind in ("agents", RESERVOIR),
-            f"{''.join(args.overrides[:1])}: overrides are only available for an agent or a reservoir, not for {args.kind}",
+        f"{''.join(args.overrides[:1])}: overrides are only available for an agent or a reservoir, not for {args.kind}": (
+            args.overrides and args.kind not in ("agents", RESERVOIR)
         ),
-        (
-            args.json,
-            args.compare,
-            "--json: needs --compare, as in: spiky show reservoir grown.json --compare --json grown.json",
+        "--json: needs --compare, as in: spiky show reservoir grown.json --compare --json grown.json": (
+            args.json and not args.compare
         ),
-        (
-            is_reservoir,
-            has_name,
-            "name: missing; give the .json of a grown graph, or an agent, as in: spiky show reservoir grown.json",
+        "name: missing; give the .json of a grown graph, or an agent, as in: spiky show reservoir grown.json": (
+            is_reservoir and not has_name
         ),
-    )
-    for argument, is_available, message in rules:
-        if argument and not is_available:
+    }
+    for message, applies in faults.items():
+        if applies:
             raise UserError(message)
 
 
@@ -146,7 +133,7 @@ def show_agent(args: argparse.Namespace) -> None:
     roles = [role for role, network in (("actor", spec.network), ("critic", spec.critic_network)) if network]
     unused = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
     rows = [
-        (path, format_value(value), origin)
+        (path, _format_cell(value), origin)
         for path, value, origin in spec.list_values()
         if path not in unused
     ]
@@ -195,7 +182,7 @@ def show_task(args: argparse.Namespace) -> None:
         raise UserError(
             f"unknown task {name!r}; known: {', '.join(task_names)}{suggest_name(name, task_names)}"
         )
-    print_columns([(key, format_value(getattr(task, key))) for key in type(task).model_fields])
+    print_columns([(key, _format_cell(getattr(task, key))) for key in type(task).model_fields])
 
 
 def _require_known(args: argparse.Namespace) -> None:
@@ -210,7 +197,7 @@ def show_policy(args: argparse.Namespace) -> None:
     """Print the manifest of a shipped policy, without its specification."""
     _require_known(args)
     rows = flatten(policies.read_policy(args.name).model_dump(exclude={"spec": True}))
-    print_columns([(key, format_value(value)) for key, value in rows.items()])
+    print_columns([(key, _format_cell(value)) for key, value in rows.items()])
 
 
 def show_space(args: argparse.Namespace) -> None:
@@ -285,10 +272,10 @@ def _format_default(option: OptionInfo) -> str:
     if option.default is PydanticUndefined:
         return "required"
     unit = "" if option.unit == "1" or option.default is None else option.unit
-    return f"{format_value(option.default)} {unit}".strip()
+    return f"{_format_cell(option.default)} {unit}".strip()
 
 
-def format_value(value: object) -> str:
+def _format_cell(value: object) -> str:
     """Format a value for a table: a list without brackets."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 

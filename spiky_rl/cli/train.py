@@ -9,16 +9,21 @@ from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import IterationDisplay
-from spiky_rl.cli.flags import parse_settings
+from spiky_rl.cli.flags import CHECKPOINT, LOAD_RUN, parse_settings
 from spiky_rl.cli.tables import print_facts
+from spiky_rl.config.command_line import remove_flag
 from spiky_rl.config.progress import format_count
+from spiky_rl.config.spec import SpecError, parse_overrides
 from spiky_rl.learners import DEFAULT_LEARNER
 from spiky_rl.learners.common import processes
 from spiky_rl.learners.common.checkpoint_names import list_checkpoints
 from spiky_rl.run.command import handle_stop_signals
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import list_policy_overrides, make_plan
-from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions
+from spiky_rl.run.run_plan import RunPlan, RunRequest, TrainOptions, split_overrides
+
+LOCATING_KEYS = ("agent.experiment_name", "agent.algorithm.class_name")
+"""Keys of overrides on which the folder of a run depends."""
 
 
 def build_parser() -> common.Parser:
@@ -49,9 +54,12 @@ def run_training(request: RunRequest, options: TrainOptions, argv: Sequence[str]
 
     run = create_training_run(plan, options)
     if options.processes:
-        # a random seed is drawn here, once for all processes
-        seed = ["--seed", str(plan.seed)] if request.seed == -1 else []
-        processes.launch_processes(plan.device, options.processes, [*argv, *seed])
+        # a random seed is drawn and a checkpoint is found here, once for all processes
+        chosen = ["--seed", str(plan.seed)] if request.seed == -1 else []
+        if request.checkpoint is not None and request.spec is None:
+            argv = remove_flag(LOAD_RUN, argv)
+            chosen += [CHECKPOINT, str(plan.request.checkpoint)]
+        processes.launch_processes(plan.device, options.processes, [*argv, *chosen])
     run.make_folder()
     with handle_stop_signals("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: IterationDisplay(f"{plan.agent} on {plan.task}", plan.rank == 0))
@@ -66,7 +74,17 @@ def plan_training(request: RunRequest, options: TrainOptions) -> tuple[RunPlan, 
 
     A training from a shipped policy records how the policy's agent differs from the agent's file, so that it can be resumed and played.
     """
-    plan = make_plan(request)
+    try:
+        plan = make_plan(request)
+    except SpecError:
+        if request.checkpoint is None or request.spec is not None:
+            raise
+        # an override may be valid only with others that the run recorded: find the run without it
+        agent, environment = split_overrides(request.overrides)
+        parse_overrides(agent)  # raises if one is invalid on its own
+        locating = [text for text in agent if text.partition("=")[0] in LOCATING_KEYS]
+        plan = make_plan(request.with_changes(overrides=[*locating, *environment]))
+        plan.request = request
     if request.checkpoint is None:
         return plan, options
     if request.spec is not None:  # a study's cells have their own record

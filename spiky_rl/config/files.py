@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from spiky_rl.config.errors import UserError
 from spiky_rl.config.plain_data import PlainValue
-from spiky_rl.config.registry import UserError
 
 TEMPORARY_PATTERN = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
 """Name of a temporary file or folder; its groups are the writer's process namespace and process number."""

@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.registry import ComponentSpec, UserError
+from spiky_rl.config.errors import UserError
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import Algorithm, ModelSettings
 from spiky_rl.config.spec import AgentSpec
 

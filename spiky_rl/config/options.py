@@ -75,7 +75,6 @@ def option(
     above: float | None = None,
     below: float | None = None,
     unit: str = "",
-    min_length: int | None = None,
     max_length: int | None = None,
     neutral: bool = False,
     **extra: Metadata,
@@ -90,7 +89,6 @@ def option(
         above: Exclusive lower bound.
         below: Exclusive upper bound.
         unit: Unit of the number; ``1`` for a dimensionless number.
-        min_length: Minimum number of elements of a list.
         max_length: Maximum number of elements of a list.
         neutral: Leave the option out of digests of specifications while it has its default. For an option that was added
             later: with its default the component computes the same as before, so earlier results keep their digest.
@@ -115,7 +113,6 @@ def option(
         le=high,
         gt=above,
         lt=below,
-        min_length=min_length,
         max_length=max_length,
         strict=False if isinstance(default, tuple) else None,  # YAML has lists, not tuples
         json_schema_extra=extra or None,

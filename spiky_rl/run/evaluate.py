@@ -133,10 +133,8 @@ def evaluate(
     """Simulate and return the content of ``evaluation.json``; the policy is quantised first unless ``quantize`` is None."""
     plan, names, episodes = evaluation_plan.plan, evaluation_plan.names, evaluation_plan.episodes
     checkpoint, adapts = evaluation_plan.checkpoint, evaluation_plan.is_plastic
-    log.info(
-        "%s on %s, %s x %s, %s",
-        plan.agent, plan.task, format_count(len(names), "condition"), format_count(episodes, "episode"), plan.device,
-    )  # fmt: skip
+    work = f"{format_count(len(names), 'condition')} x {format_count(episodes, 'episode')}"
+    log.info("%s on %s, %s, %s", plan.agent, plan.task, work, plan.device)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     find_commit()  # found now and cached, because the checkout may change during the evaluation
     log.info("starting the simulator")
@@ -154,7 +152,6 @@ def evaluate(
         obs_groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
             groups = env.make_condition_groups(names, episodes, obs_groups, plan.seed, plan.leg, adapts)
-            work = f"{format_count(len(names), 'condition')} x {format_count(episodes, 'episode')}"
             with progress("evaluating", work) as report_progress:
                 tables, cost = measure_conditions(groups, policy, report_progress)
         resets = env.worlds_reset

@@ -67,9 +67,9 @@ def run_episodes(
                 rows.append(row)
                 running[i] = remaining[i] > 0
         ended += len(rows)
-        goes_on = dones == 0
-        returns *= goes_on
-        lengths *= goes_on
+        continues = dones == 0
+        returns *= continues
+        lengths *= continues
         share = _compute_share(ended, total_episodes, remaining, lengths, int(env.max_episode_length))
         yield MeasuredStep(rewards, dones, running_before, rows, share)
 

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,10 @@ from spiky_rl.config import memory_check
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import SECOND_SIMULATION, SimulationOptions
 from spiky_rl.learners.common.checkpoints import get_random_state, restore_random_state
+from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.run.devices import get_memory
 from spiky_rl.run.measure import run_episodes
-
-if TYPE_CHECKING:
-    from spiky_rl.learners.common.runner import BaseRunner
-    from spiky_rl.run.run_plan import RunPlan
+from spiky_rl.run.run_plan import RunPlan
 
 log = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from spiky_rl.run.measure import make_cost_record, run_episodes, synchronize_tim
 from spiky_rl.run.provenance import get_versions
 from spiky_rl.run.run_plan import PlayOptions, RunPlan
 from spiky_rl.run.simulate import open_policy
+from spiky_rl.run.video import record_video
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,6 @@ def play_policy(
         files.write_json(folder / "playback.json", playback.make_result(plan, checkpoint))
         report(playback)
         if plan.request.video:
-            from spiky_rl.run.video import record_video
-
             video_path = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
             videos = record_video(env, policy, video_path, plan.request.video_length, progress)
         if options.export:

@@ -84,7 +84,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     config = learner.make_runner_cfg(spec)
     experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
     seed = _choose_seed(request, host_task)
-    num_envs = request.num_envs or get_default_num_envs(task_spec, host_task, device, spec.algorithm)
+    num_envs = request.num_envs or _choose_num_envs(task_spec, host_task, device, spec.algorithm)
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
     host_task.configure(device, num_envs, seed)
     return RunPlan(
@@ -130,12 +130,10 @@ def list_policy_overrides(plan: RunPlan) -> list[str]:
 def _check_files(request: RunRequest, overrides: Sequence[str]) -> TunedValuesFile | None:
     """Check the files of a request, and the agent's ``overrides``, without importing anything; return the tuned values.
 
-    If the request has a merged agent, the files of the agent and of tuned values are not read again.
+    If the request has a merged agent, its tuned values are not read again.
     """
     if request.experiment_name:
         files.require_plain_name("--experiment_name", request.experiment_name)
-    if request.spec is None:
-        read_agent(request.agent)
     parse_overrides(overrides)
     files.require_writable("--log_root", request.log_root)
     tuned = None if request.tuning is None or request.spec is not None else read_tuned(request.tuning)
@@ -191,13 +189,14 @@ def _check_agent_tasks(host: Host, names: Iterable[str], file: str) -> None:
     """
     for name in names:
         try:
-            if find_host(name, f"{file}: tasks") is host:  # other simulators are not imported for this
+            if find_host(name, "task") is host:  # other simulators are not imported for this
                 host.resolve_task(get_task_id(name))
         except UnknownTask as error:
+            reason = str(error).removeprefix("task: ")
             if ":" not in name:
-                raise UserError(f"{file}: tasks: {error}") from None
+                raise UserError(f"{file}: tasks: {reason}") from None
             # not this run's task; its module may not be installed
-            log.warning("%s: tasks: %s", file, error)
+            log.warning("%s: tasks: %s", file, reason)
 
 
 def _choose_seed(request: RunRequest, host_task: HostTask) -> int:
@@ -241,10 +240,8 @@ def check_without_simulator(
             if ":" not in name:
                 find_host(name, f"{agent_file}: tasks")  # raises if no host has the task
     if not is_tuned:
-        no_defaults: PlainMapping = {}  # the host's defaults need the simulator
-        _, values, origins = merge_agent(
-            agent, get_task_id(task), no_defaults, overrides, task_spec, host=host.title
-        )
+        # without the host's defaults, which need the simulator
+        _, values, origins = merge_agent(agent, get_task_id(task), {}, overrides, task_spec, host=host.title)
         check_networks(values, origins)
 
 
@@ -275,11 +272,10 @@ def merge_agent_on_task(
     return registered_id, spec
 
 
-def get_default_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str, algorithm: str) -> int:
-    """Return the number of environments of a run on a ``device``.
+def _choose_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str, algorithm: str) -> int:
+    """Return the default number of environments on a ``device``.
 
-    For off-policy algorithms it is the host's number for replay, if the host has one; otherwise the task file's, or without a task
-    file the host's default.
+    An off-policy algorithm gets the host's number for replay if it has one; else the task file's counts, then the host's default.
     """
     if algorithm in OFF_POLICY.values() and host_task.replay_num_envs is not None:
         return host_task.replay_num_envs

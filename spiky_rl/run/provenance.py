@@ -14,18 +14,16 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import spiky_rl
 from spiky_rl import __version__
 from spiky_rl.config.named_code import find_code, list_texts
 from spiky_rl.config.options import FileRecord
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.config.registry import find_data_folder
+from spiky_rl.config.registry import PACKAGE, find_data_folder
 from spiky_rl.hosts import find_host, get_host, list_hosts
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.learners import get_learner, list_learners
 
-PACKAGE = Path(spiky_rl.__file__).parent
 PROVENANCE = "params/provenance.json"
 """File of the provenance in a run folder, written before the first iteration."""
 NAMED_FILES = (".py", ".json", ".nir")

@@ -14,7 +14,7 @@ from scipy import stats
 
 from spiky_rl.config import files, registry
 from spiky_rl.config.named_code import find_code
-from spiky_rl.config.options import UserError
+from spiky_rl.config.options import UserError, shorten
 from spiky_rl.config.progress import format_count
 from spiky_rl.config.safe_loading import parse_json, read_file
 from spiky_rl.config.schema import get_algorithm
@@ -133,8 +133,9 @@ def _get_values(overrides: Sequence[str]) -> dict[str, str]:
 def _read_evaluation(evaluation: Path, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result ``evaluation`` of a ``checkpoint``. Raises UserError if it is another one's, or no such result."""
     result = _read_record(evaluation)
-    if "conditions" not in result:
-        raise UserError(f"{evaluation}: conditions: missing; allowed: a result of spiky evaluate")
+    for key in ("conditions", "checkpoint", "episodes", "seed"):
+        if key not in result:
+            raise UserError(f"{evaluation}: {key}: missing; allowed: a result of spiky evaluate")
     for key in ("task", "agent", "library", "assets"):
         if result.get(key) != identity.get(key):
             raise UserError(f"{evaluation}: {key}: {result.get(key)} given; allowed: {identity.get(key)}")
@@ -155,4 +156,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: not found; allowed: a run folder of spiky train with an evaluation of spiky evaluate"
         )
-    return read_file(path, parse_json)
+    record = read_file(path, parse_json)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: {shorten(record)} given; allowed: a mapping")
+    return record

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, override
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
 from spiky_rl.config import files
 from spiky_rl.config.budget import OptionalBudget
@@ -53,8 +53,6 @@ Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)]
 
 class RunRequest(Settings):
     """Options shared by all commands that run an environment; names follow Isaac Lab."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     task: str = option(
         ...,
@@ -254,7 +252,10 @@ class VisualizerOptions(Settings):
 
     def check_request(self, request: RunRequest) -> None:
         """Raise UserError for conflicting or unavailable options."""
-        check_video_options(request, self)
+        for settings in (request, self):
+            for key in ("video_length", "video_interval"):
+                if key in settings.model_fields_set and not request.video:
+                    raise UserError(f"--{key} {getattr(settings, key)}: has no effect without --video")
         if self.visualizer:
             find_host(request.task).check_visualizers(self.visualizer, request.video)
 
@@ -380,16 +381,6 @@ class PlayOptions(VisualizerOptions):
         if self.export:
             request.learner.require_ability(EXPORTS, "--export", request.algorithm)
         super().check_request(request)
-
-
-def check_video_options(request: RunRequest, options: Settings) -> None:
-    """Raise UserError for an option of videos that is given without ``--video``."""
-    if request.video:
-        return
-    for settings in (request, options):
-        for key in ("video_length", "video_interval"):
-            if key in settings.model_fields_set:
-                raise UserError(f"--{key} {getattr(settings, key)}: has no effect without --video")
 
 
 def _check_logger(options: TrainOptions, learner: Learner) -> None:

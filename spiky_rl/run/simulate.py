@@ -6,16 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.kernels import dispatch
+from spiky_rl.learners.common.inference_policy import InferencePolicy
+from spiky_rl.learners.common.runner import BaseRunner
 from spiky_rl.run.command import start_simulation
 from spiky_rl.run.run_plan import RunPlan, VisualizerOptions
-
-if TYPE_CHECKING:
-    from spiky_rl.learners.common.inference_policy import InferencePolicy
-    from spiky_rl.learners.common.runner import BaseRunner
+from spiky_rl.run.visualized_env import VisualizedEnv
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +56,6 @@ def wrap_for_visualizer(env: Any, view: VisualizerOptions | None, real_time: boo
     """Return ``env`` in a `VisualizedEnv` if ``view`` names visualizers or ``real_time`` is set, else ``env`` itself."""
     if not (real_time or (view is not None and view.visualizer)):
         return env
-    from spiky_rl.run.visualized_env import VisualizedEnv
-
     return VisualizedEnv(env, real_time)
 
 

@@ -10,13 +10,16 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.named_code import check_code_is_named, list_texts
-from spiky_rl.config.options import UserError
-from spiky_rl.config.registry import ComponentSpec, RegistryError
+from spiky_rl.config.options import RegistryError, UserError
+from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.spec import read_agent
+from spiky_rl.hosts.base import NOMINAL
+from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.learners.common.checkpoint_names import has_checkpoint
 from spiky_rl.learners.common.checkpoints import read_checkpoint
 from spiky_rl.learners.common.teacher import Teacher, load_teacher_from_student, read_teacher
 from spiky_rl.run import run_folders
+from spiky_rl.run.evaluate import measure_conditions
 from spiky_rl.run.policies import PRETRAINED, find_teacher_weights
 from spiky_rl.run.run_plan import RunPlan, TrainOptions, list_trusted_packages
 
@@ -119,11 +122,6 @@ def _list_distilled_agents() -> list[str]:
 
 def compare_with_teacher(runner: Any, env: Any, plan: RunPlan) -> dict[str, str | float | int]:
     """Return the noise-free returns of student and teacher, over one episode of every environment from the same states."""
-    # imported late: a training needs these modules only at its end
-    from spiky_rl.hosts.base import NOMINAL
-    from spiky_rl.hosts.condition_groups import ConditionGroups
-    from spiky_rl.run.evaluate import measure_conditions
-
     log.info("comparing student and teacher without noise, one episode in every environment each")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)  # puts the student into evaluation mode

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,15 +26,17 @@ from spiky_rl.config.safe_loading import read_json_record
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.learners.common.runner import BaseRunner, IterationSummary, StopTraining
+from spiky_rl.learners.common.teacher import Teacher
 from spiky_rl.run import periodic_evaluation, policies, resume, run_folders
+from spiky_rl.run.best_checkpoint import choose_best_checkpoint
+from spiky_rl.run.checkpoint import find_checkpoint
 from spiky_rl.run.command import StopRequest
+from spiky_rl.run.periodic_evaluation import PeriodicEvaluation
 from spiky_rl.run.provenance import PROVENANCE, Provenance, collect_provenance, join_commits
 from spiky_rl.run.run_plan import RunPlan, TrainOptions
 from spiky_rl.run.simulate import open_env, wrap_for_visualizer
-
-if TYPE_CHECKING:
-    from spiky_rl.learners.common.teacher import Teacher
-    from spiky_rl.run.periodic_evaluation import PeriodicEvaluation
+from spiky_rl.run.teacher import compare_with_teacher, find_teacher
+from spiky_rl.run.video import VideoRecorder
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +93,10 @@ def create_training_run(plan: RunPlan, options: TrainOptions) -> TrainingRun:
     periodic_evaluation.require_available(plan)
     checkpoint = None
     if plan.request.checkpoint:
-        from spiky_rl.run.checkpoint import find_checkpoint
-
         checkpoint = find_checkpoint(plan, resume=True)
         resume.require_iterations(plan, options, checkpoint)
     teacher = None
     if options.teacher is not None or plan.spec.runner["algorithm"].get("distillation_cfg"):
-        from spiky_rl.run.teacher import find_teacher
-
         teacher = find_teacher(plan, options, checkpoint)
     plan.config["logger"] = options.logger
     if options.logger != "tensorboard":
@@ -131,9 +129,9 @@ class TrainingRun:
     def make_folder(self) -> None:
         """Create the run folder with the run's parameters. Raises UserError if it cannot be written."""
         plan = self.plan
-        root = plan.request.log_root
         if plan.rank != 0:
             return
+        root = plan.request.log_root
         try:
             self.folder = run_folders.create_run_folder(
                 root,
@@ -171,8 +169,6 @@ class TrainingRun:
         ):
             env: Any = host_env
             if request.video and self.folder is not None:
-                from spiky_rl.run.video import VideoRecorder
-
                 folder = self.folder / "videos" / "train"
                 env = recorder = VideoRecorder(env, folder, request.video_length, options.video_interval)
             env = wrap_for_visualizer(env, options)
@@ -184,26 +180,15 @@ class TrainingRun:
                 recorder.finish()
             if self.folder is not None and outcome == "finished":
                 if self.teacher is not None:
-                    self._compare_with_teacher(host_env)
+                    with _warn_of_failure("no returns of student and teacher without noise"):
+                        self.returns = compare_with_teacher(self.runner, host_env, plan)
                 # evaluations of this process have chosen best.pt; earlier ones are of checkpoints in another folder
                 if options.choose_best and not (self.evaluation and self.evaluation.has_evaluated):
-                    self._choose_best(host_env, self.folder, stop)
+                    with _warn_of_failure(
+                        f"{run_folders.BEST} stays the checkpoint of the highest mean return"
+                    ):
+                        self.best = choose_best_checkpoint(self.runner, host_env, plan, self.folder, stop)
         return outcome
-
-    def _compare_with_teacher(self, env: Any) -> None:
-        """Set `returns`; an error or interrupt only logs a warning."""
-        from spiky_rl.run.teacher import compare_with_teacher
-
-        with _warn_of_failure("no returns of student and teacher without noise"):
-            self.returns = compare_with_teacher(self.runner, env, self.plan)
-
-    def _choose_best(self, env: Any, folder: Path, stop: StopRequest) -> None:
-        """Choose the best checkpoint, and set `best`; an error or interrupt only logs a warning and leaves ``best.pt`` as it is."""
-        from spiky_rl.run.best_checkpoint import choose_best_checkpoint
-
-        assert self.runner is not None
-        with _warn_of_failure(f"{run_folders.BEST} stays the checkpoint of the highest mean return"):
-            self.best = choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
 
     def _make_runner(self, env: Any) -> BaseRunner:
         """Return the learner's runner, for a new run or with the checkpoint to resume from."""

@@ -161,6 +161,7 @@ def get_checkpoint(line, runs):
         ("--task ant --agent mlp_ppo --load_run .*", "ant/2026-11-08"),
         ("--task Isaac-Ant --load_run=2026-11-0[67]", "ant/2026-11-07"),
         ("--task Isaac-Cartpole --load_run 2026 --headless", "cartpole/2026-11-09"),
+        ("--task Isaac-Ant --load_run 2026 --rl_library rsl_rl --experiment_name ant", "ant/2026-11-08"),
         ("--task Isaac-Ant --resume --load_run 2026-11-06", "ant/2026-11-06"),
         (
             "--task Isaac-Ant --resume --load_run 2026-11-06 --checkpoint model_0.pt",
@@ -183,6 +184,8 @@ def test_isaac_labs_words_for_runs_find_the_last_match(line, checkpoint, runs):
             "^--load_run 2027.*: no run with checkpoints below .* matches; allowed: a run folder",
         ),
         ("--agent mlp_ppo --load_run 2026-11-0[67]", "--load_run .* matches"),
+        ("--load_run 2026 --experiment_name a**b", "--load_run 2026: no run"),
+        ("--load_run 2026 --rl_library /rsl_rl", "--load_run 2026: no run"),
         (
             "--load_run 2026-11-06 --checkpoint model_7.pt",
             "--checkpoint model_7.pt: not found; allowed: model_0.pt, ",

@@ -192,9 +192,10 @@ def test_an_optimiser_that_there_is_no_state_for_is_not_left_out():
     options.check_request(RunRequest(task="cartpole", checkpoint="latest"))
 
 
-def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):
+def test_all_processes_get_the_random_seed_that_was_drawn_and_the_checkpoint_that_was_found(monkeypatch):
     started = []
-    plan: Any = SimpleNamespace(device="cpu", seed=4711)
+    found = RunRequest(task="cartpole", checkpoint="logs/model_39.pt")
+    plan: Any = SimpleNamespace(device="cpu", seed=4711, request=found)
     monkeypatch.setattr(TrainOptions, "check_request", lambda *_: None)
     monkeypatch.setattr(train, "plan_training", lambda request, options: (plan, options))
     monkeypatch.setattr("spiky_rl.run.train.create_training_run", lambda *_: None)
@@ -208,6 +209,11 @@ def test_all_processes_get_the_random_seed_that_was_drawn(monkeypatch):
         with pytest.raises(SystemExit):
             train.run_training(RunRequest(task="cartpole", seed=seed), TrainOptions(processes=2), line)
     assert started == [("cpu", 2, ["--seed", "-1", "--seed", "4711"]), ("cpu", 2, ["--seed", "3"])]
+    for line in (["--checkpoint", "latest"], ["--load_run", "2026.*", "--checkpoint", "best"], ["--resume"]):
+        with pytest.raises(SystemExit):
+            train.run_training(RunRequest(task="cartpole", checkpoint="x"), TrainOptions(processes=2), line)
+        args = train.build_parser().parse(["--task", "cartpole", *started[-1][-1]])
+        assert args.checkpoint == "logs/model_39.pt"
 
 
 def test_a_million_iterations_are_recorded_as_a_number():
@@ -237,6 +243,21 @@ def test_a_resumed_budget_counts_the_steps_that_were_made_whatever_the_environme
         assert callback.iterations == iterations and callback.total_iterations == 4 + iterations
     else:
         assert callback.iterations == 1000 / (num_envs * 10) - 4
+
+
+def test_an_override_may_need_another_that_the_run_recorded(tmp_path):
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    recorded = tuple(f"agent.algorithm.{key}=20" for key in ("learning_starts", "batch_size"))
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=recorded), TrainOptions(), 100)
+    (tmp_path / "model_39.pt").touch()
+    given = {"task": "Pendulum-v1", "agent": "mlp_td3", "checkpoint": str(tmp_path / "model_39.pt")}
+    request = RunRequest.check("", {**given, "overrides": ("agent.algorithm.replay_size=60",)})
+    plan, _ = train.plan_training(request, TrainOptions())
+    assert plan.request.overrides == (*recorded, *request.overrides)
+    assert plan.get_setting("algorithm")["replay_size"] == 60
+    for override in ("agent.algorithm.replay_size=10", "agent.algorithm.replay_sizes=60"):
+        with pytest.raises(UserError, match="replay_size"):
+            train.plan_training(request.with_changes(overrides=(override,)), TrainOptions())
 
 
 CODE = "agent.network.neuron=run/evil.py:Neuron"

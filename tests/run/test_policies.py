@@ -150,6 +150,8 @@ def assert_other_results_leave_the_policy_as_it_is(run, own):
         "conditions: missing": {
             key: good[key] for key in ("task", "agent", "library", "assets")
         },  # a training's
+        "seed: missing": {key: value for key, value in good.items() if key != "seed"},
+        "5 given; allowed: a mapping": 5,
         "--episodes: 1": {**good, "episodes": 1},
         "assets: another source": {**good, "assets": "another source"},
     }
