@@ -183,9 +183,9 @@ class ReplayRunner(SkrlBaseRunner):
     @override
     def _select_modules(self, path: str, names: Collection[str], loaded: Mapping[str, Any]) -> dict[str, Any]:
         if "target_policy" in names and "target_policy" in loaded and isinstance(self.alg, SpikingTD3):
-            # a proxy is an ANN beside a spiking actor; any other target has the same weights as its actor
+            ann_weight = "body.mlp.0.weight"  # a proxy is an ANN beside a spiking actor
             with wrap_load_errors(path):
-                is_proxy = set(loaded["target_policy"]) != set(loaded["policy"])
+                is_proxy = ann_weight in loaded["target_policy"] and ann_weight not in loaded["policy"]
             if is_proxy != isinstance(self.alg.target_policy, ProxyActor):
                 given, trained = ("spiking", "proxy") if is_proxy else ("proxy", "spiking")
                 raise CheckpointError(
