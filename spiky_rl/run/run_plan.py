@@ -180,7 +180,7 @@ class RunPlan:
     @property
     def process_seed(self) -> int:
         """Seed of this process: that of the run for rank 0, and one that no other run has for any other rank."""
-        from spiky_rl.learners.common.seeds import derive_seed
+        from spiky_rl.learners.common.processes import derive_seed
 
         return derive_seed(self.seed, self.rank) if self.rank else self.seed
 

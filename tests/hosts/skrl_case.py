@@ -71,9 +71,10 @@ def rollout(run: SkrlRunner, observations=None):
             states = environment.state()
             actions, _ = agent.act(observations, states, **clock)
             following, rewards, terminated, truncated, extras = environment.step(actions)
+            successors, next_states = environment.get_successors(extras)
             agent.record_transition(
-                observations=observations, states=states, actions=actions, rewards=rewards, next_observations=following,
-                next_states=environment.state(), terminated=terminated, truncated=truncated, infos=extras, **clock,
+                observations=observations, states=states, actions=actions, rewards=rewards, next_observations=successors,
+                next_states=next_states, terminated=terminated, truncated=truncated, infos=extras, **clock,
             )  # fmt: skip
         observations = following
     return observations

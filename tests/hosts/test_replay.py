@@ -462,6 +462,11 @@ class TestReplayFiles:
         assert len(memory) == 3 * 10 * 4
         assert torch.equal(memory.tensors["actions"][:30], run.alg.memory.tensors["actions"][:30])
 
+    def test_a_file_with_another_name_is_left_alone(self, tmp_path):
+        self.train(tmp_path, iterations=1)
+        (tmp_path / "replay" / "transitions_0 (copy).pt").write_text("")
+        assert len(self.resume(tmp_path / "model_0.pt").alg.memory) == 10 * 4
+
     def test_a_full_buffer_goes_round_and_its_outlived_files_are_deleted(self, tmp_path):
         small = "agent.algorithm.replay_size=160"  # transitions of 40 control steps: 4 iterations
         run = self.train(tmp_path, small, iterations=8)
@@ -577,6 +582,16 @@ def test_checkpoints_of_another_algorithm_are_refused(tmp_path):
     ppo_runner(network=NETWORK).save(path)
     with pytest.raises(CheckpointError):
         runner("lif_td3").load(path)
+
+
+@pytest.mark.parametrize("parts", [None, {"actor": True, "critic": True}])
+@pytest.mark.parametrize("targets", [("proxy", "spiking"), ("spiking", "proxy")])
+def test_another_target_than_in_the_training_is_refused_by_name(targets, parts, tmp_path):
+    trained, given = targets
+    path = str(tmp_path / "model.pt")
+    runner("lif_td3", f"agent.algorithm.target={trained}").save(path)
+    with pytest.raises(CheckpointError, match=f"agent.algorithm.target: {given} given; allowed: {trained}"):
+        runner("lif_td3", f"agent.algorithm.target={given}").load(path, parts)
 
 
 def test_tensorboard_gets_losses_noise_spikes_and_times(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
+from rsl_rl.utils import resolve_callable
 
 from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.learners.rsl_rl.config import make_runner_cfg
@@ -78,6 +79,26 @@ def test_another_ppo_trains_what_asks_for_nothing_of_ours(name):
     chosen = algorithm("lif_ppo", f"{CLASS}={name}", "agent.algorithm.critic_learning_rate=null")
     assert chosen["class_name"] == name
     assert not {"learning_rate_floor", "critic_learning_rate", "burn_in"} & set(chosen)
+
+
+def test_classes_of_a_file_become_names_that_rsl_rl_imports(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from rsl_rl.models import MLPModel\nfrom rsl_rl.modules import GaussianDistribution\n"
+        "from spiky_rl.learners.rsl_rl import SpikingPPO\n"
+        "class Model(MLPModel): ...\nclass Noise(GaussianDistribution): ...\nclass Own(SpikingPPO): ...\n"
+    )
+    names = {"actor": "Model", "critic": "Model", "actor.distribution_cfg": "Noise", "algorithm": "Own"}
+    host = config() | {"algorithm": {"class_name": "PPO", "learning_rate": 1e-3}}
+    chosen = [f"agent.{role}.class_name={file}:{name}" for role, name in names.items()]
+    made = make_runner_cfg(resolve_agent("mlp_ppo", "Isaac-Point", host, chosen))
+    for role, name in names.items():
+        group = made["actor"]["distribution_cfg"] if "." in role else made[role]
+        assert resolve_callable(group["class_name"]).__name__ == name
+    with pytest.raises(SpecError, match=f"actor.class_name: rsl_rl does not find '{file}:None_'"):
+        make_runner_cfg(
+            resolve_agent("mlp_ppo", "Isaac-Point", host, [f"agent.actor.class_name={file}:None_"])
+        )
 
 
 class Tempered(MLPModel):

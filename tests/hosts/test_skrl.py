@@ -327,8 +327,13 @@ def test_the_value_at_a_time_limit_remembers_the_step_before_it(case):
             return obs, rewards, dones, {"time_outs": dones.bool(), "final_observations": obs.clone()}
 
     run = runner(**RECURRENT[case], env=Cut())
-    found, value_of = [], run.alg._compute_values
-    run.alg._compute_values = lambda *seen: found.append((seen[0], value_of(*seen))) or found[-1][1]
+    found, value_of = [], run.alg._compute_next_values
+
+    def compute(transition):
+        found.append((transition["next_observations"], value_of(transition)))
+        return found[-1][1]
+
+    run.alg._compute_next_values = compute
     run._start()
     obs, state = run.environment.reset()[0], run.value.zero_state(8, torch.zeros(1))
     for _ in range(8):

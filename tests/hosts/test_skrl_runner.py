@@ -179,7 +179,7 @@ def test_tensorboard_gets_the_same_tags_from_both_hosts(stateful, tmp_path):
     folders = {name: tmp_path / name for name in ("rsl_rl", "skrl")}
     RslRunner(PointEnv(), config(network), str(folders["rsl_rl"]), picture_interval=2, notes=notes).learn(3)
     run = runner(network=network, folder=folders["skrl"], pictures=2)
-    run.text_summaries = notes
+    run.notes = notes
     run.learn(3)
     (_, theirs), (events, ours) = tags(folders["rsl_rl"]), tags(folders["skrl"])
     assert set(ours["scalars"]) == set(theirs["scalars"])
@@ -199,6 +199,19 @@ def test_reports_of_all_control_steps_count_in_the_means_of_an_iteration():
         episodes.add_step(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool), {"log": {"height": step}})
     assert episodes.fetch_reports() == {"Episode/height": 149.5}
     assert not episodes.fetch_reports()
+
+
+def test_a_run_without_a_folder_keeps_no_reports():
+    run = runner()
+    step = run.env.step
+
+    def report(actions):
+        *result, extras = step(actions)
+        return *result, {**extras, "log": {"height": 1.0}}
+
+    run.env.step = report
+    run.learn(2)
+    assert not run.episodes.reports
 
 
 def test_returns_are_the_environments_whatever_skrl_learns_from():

@@ -12,7 +12,7 @@ def fuse_optimizer(optimizer: Optimizer) -> None:
     """Let ``optimizer`` change all weights in one kernel, if torch has one for it.
 
     On a CPU, torch's default is a dozen operations per weight, which take a sixth of an update of small networks. The kernel rounds in
-    another order. A training that resumes from a checkpoint of an optimiser without the kernel goes on without it, to the same bits.
+    another order. A training that resumes from a checkpoint of an optimiser without the kernel continues without it, with the same bits.
     """
     for group in optimizer.param_groups:
         if "fused" in group:

@@ -51,6 +51,13 @@ def die_with_parent(parent: int) -> None:
         os._exit(PARENT_ENDED_EXIT_CODE)
 
 
+def derive_seed(*numbers: int) -> int:
+    """Return a seed below 2**31 for ``numbers``, such as seed and rank; any other numbers give an unrelated one."""
+    import numpy as np
+
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) % 2**31
+
+
 def setup_distributed_env(distributed: bool) -> None:
     """Check torchrun's variables, or remove them from a single process before a library reads them. Raises UserError.
 

@@ -63,8 +63,10 @@ class BaseRunner(ABC):
     device: str
     identity: Mapping[str, object]
     progress: TrainingProgress
-    figure_interval: int
-    text_summaries: Mapping[str, str]
+    folder: str | None
+    """Run folder; None if the run is not saved."""
+    picture_interval: int
+    notes: Mapping[str, str]
     on_iteration: Callable[[IterationSummary], None]
     """Called after every iteration; may raise `StopTraining`."""
     current_learning_iteration: int
@@ -84,6 +86,7 @@ class BaseRunner(ABC):
 
     def setup_bookkeeping(
         self,
+        folder: str | None,
         identity: Mapping[str, object] | None,
         picture_interval: int,
         notes: Mapping[str, str] | None,
@@ -91,14 +94,14 @@ class BaseRunner(ABC):
         """Initialise progress and checks of a new run.
 
         Args:
+            folder: Run folder; None to save nothing.
             identity: ``task``, ``agent`` and further identity of the run, saved in its checkpoints.
             picture_interval: Iterations between spike rasters.
             notes: Texts for TensorBoard, by name.
         """
-        self.identity = identity or {}
+        self.folder, self.identity = folder, identity or {}
         self.progress = TrainingProgress()
-        self.figure_interval = picture_interval
-        self.text_summaries = notes or {}
+        self.picture_interval, self.notes = picture_interval, notes or {}
         self.silence_check, self.return_check = SilentLayerCheck(), ReturnExplosionCheck()
         self.on_iteration = lambda iteration: None
 
@@ -116,11 +119,6 @@ class BaseRunner(ABC):
     @abstractmethod
     def inference_policy(self) -> InferencePolicy:
         """Inference policy with the weights and the state of the rollouts; does not change the training mode."""
-
-    @property
-    @abstractmethod
-    def folder(self) -> str | None:
-        """Run folder; None if the run is not saved."""
 
     @property
     @abstractmethod
@@ -304,11 +302,11 @@ class BaseRunner(ABC):
             self._meter, self._meter_zeros = make_meter(network), zeros
         return self._meter
 
-    def write_text_summaries(self) -> None:
-        """Write the text summaries if the writer supports text."""
+    def write_notes(self) -> None:
+        """Write the notes if the writer supports text."""
         add_text = getattr(self.writer, "add_text", None)
         if add_text is not None:
-            for name, text in self.text_summaries.items():
+            for name, text in self.notes.items():
                 add_text(name, text, self.current_learning_iteration)
 
     def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
@@ -386,7 +384,7 @@ class BaseRunner(ABC):
 
     def draws_figures(self, index: int) -> bool:
         """Return whether raster and action histogram of iteration ``index`` are drawn."""
-        return self.writer is not None and index % self.figure_interval == 0
+        return self.writer is not None and index % self.picture_interval == 0
 
 
 @contextmanager

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from spiky_rl.learners.common.checkpoints import (
-    CheckpointError,
-    get_identity,
-    read_checkpoint,
-    read_unchecked_checkpoint,
-)
+from spiky_rl.learners.common.checkpoint_names import CheckpointError, OtherLibraryError
+from spiky_rl.learners.common.checkpoints import get_identity, read_checkpoint
 
 if TYPE_CHECKING:
     from spiky_rl.learners.base import Learner
@@ -42,18 +38,19 @@ def read_teacher(path: Path, task: str, learner: Learner) -> Teacher:
 
     Raises CheckpointError if the teacher learned another task, or another program wrote the file.
     """
-    weights_key = learner.checkpoint_keys["ppo"][0]  # teachers are trained by PPO
-    if weights_key not in read_unchecked_checkpoint(str(path)):
+    try:
+        loaded = read_checkpoint(str(path), library=learner.name)
+    except OtherLibraryError:
         raise CheckpointError(
             f"{path}: not a checkpoint of {learner.name}; a teacher must be trained by the student's library"
-        )
-    loaded = read_checkpoint(str(path), library=learner.name)
+        ) from None
     identity = get_identity(loaded)
     if not identity.get("spec") or "task" not in identity:
         raise CheckpointError(f"{path}: not written by spiky train, so the teacher's network is unknown")
     if identity["task"] != task:
         raise CheckpointError(f"{path}: teacher of task {identity['task']!r}, not {task!r}")
-    return Teacher(str(path), identity["agent"], identity["spec"], loaded[weights_key])
+    weights = loaded[learner.checkpoint_keys["ppo"][0]]  # teachers are trained by PPO
+    return Teacher(str(path), identity["agent"], identity["spec"], weights)
 
 
 def load_teacher_from_student(loaded: Mapping[str, Any], path: Path) -> Teacher:

@@ -11,7 +11,7 @@ import torch
 from rsl_rl.models import MLPModel, RNNModel
 from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiky_rl.config.errors import get_error_text
 from spiky_rl.config.options import UserError
@@ -66,18 +66,13 @@ def build_teacher(teacher: Teacher, obs: TensorDict, actions: int, device: str) 
 def load_actor(
     spec: AgentSpec, weights: Mapping[str, Tensor], sizes: tuple[int, int] | None = None
 ) -> MLPModel:
-    """Return the model of an agent's actor with its trained ``weights``; all observation groups are one vector.
+    """Return the model of an agent's actor with its trained ``weights``; raises as `Learner.load_actor`.
 
-    ``sizes`` are the numbers of observations and actions; None to find them by `find_sizes`.
-
-    Raises as `Learner.load_actor`.
+    ``sizes`` are those of `build_for_weights`.
     """
-
-    def build(inputs: int, actions: int) -> MLPModel:
-        obs = TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1])
-        return build_actor(spec, obs, actions, ["policy"])
-
-    model = build(*(sizes or find_sizes(build, {name: value.shape for name, value in weights.items()})))
+    model = build_for_weights(
+        lambda obs, actions: build_actor(spec, obs, actions, ["policy"]), weights, sizes
+    )
     if isinstance(model, RNNModel):
         raise UserError(
             f"agent.actor.class_name: {type(model).__name__} given; allowed: spiking networks and MLPs"
@@ -86,16 +81,28 @@ def load_actor(
     return model
 
 
-def find_sizes(build: Callable[[int, int], nn.Module], shapes: Shapes) -> tuple[int, int]:
-    """Return the numbers of observations and actions with which ``build`` gives a model with the ``shapes``.
+def build_for_weights(
+    build: Callable[[TensorDict, int], MLPModel],
+    weights: Mapping[str, Tensor],
+    sizes: tuple[int, int] | None,
+) -> MLPModel:
+    """Return the model that ``weights`` fit, with initial weights; its observations are one vector, the group ``policy``.
 
-    They follow from how the shapes of small models differ. Raises ValueError if no shape gives whole numbers.
+    ``build`` takes observations and the number of actions. ``sizes`` are the numbers of observations and actions; None to find them from
+    how the shapes of small models differ. Raises ValueError if no shape gives whole numbers.
     """
-    small, with_input, with_action = (
-        {name: value.shape for name, value in build(*sizes).state_dict().items() if isinstance(value, Tensor)}
-        for sizes in ((8, 2), (9, 2), (8, 3))
-    )
-    return 8 + _count_steps(small, with_input, shapes), 2 + _count_steps(small, with_action, shapes)
+
+    def build_with(inputs: int, actions: int) -> MLPModel:
+        return build(TensorDict({"policy": torch.zeros(1, inputs)}, batch_size=[1]), actions)
+
+    if sizes is None:
+        shapes = {name: value.shape for name, value in weights.items()}
+        small, with_input, with_action = (
+            {name: value.shape for name, value in build_with(*few).state_dict().items()}
+            for few in ((8, 2), (9, 2), (8, 3))
+        )
+        sizes = 8 + _count_steps(small, with_input, shapes), 2 + _count_steps(small, with_action, shapes)
+    return build_with(*sizes)
 
 
 def _count_steps(small: Shapes, larger: Shapes, shapes: Shapes) -> int:

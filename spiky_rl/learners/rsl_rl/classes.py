@@ -40,8 +40,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         _check_distribution(distribution, origins, trusted["actor"])
     if symmetry := config["algorithm"].get("symmetry_cfg"):
         path, name = "agent.algorithm.symmetry_cfg.data_augmentation_func", symmetry["data_augmentation_func"]
-        symmetry["data_augmentation_func"] = _load_file(path, name)
-        function = _resolve(path, symmetry["data_augmentation_func"])
+        function = _resolve(path, name)
         if not callable(function):
             raise SpecError(f"{path}: {shorten(name)} is not a function")
         _check_call(path, name, function)
@@ -85,26 +84,12 @@ def resolve_class(role: str, settings: Mapping[str, object]) -> type | None:
     return cls
 
 
-def _load_file(path: str, name: object) -> object:
-    """Return ``path/file.py:function`` as a name that rsl_rl can import, after loading the file; return any other name as it is."""
-    if not isinstance(name, str):
-        return name
-    file, _, function = name.rpartition(":")
-    if not file.endswith(".py"):
-        return name
-    try:
-        return f"{load_module(file).__name__}:{function}"
-    except RegistryError as error:
-        raise SpecError(f"{path}: {error}") from None
-
-
 def _resolve(path: str, name: object) -> object:
+    """Return the class or function called ``name``, a value at ``path``. Raises SpecError if there is none."""
     from rsl_rl.utils import resolve_callable
 
     try:
-        if isinstance(name, str) and ":" in name and (module := name.rpartition(":")[0]) not in sys.modules:
-            load_module(module)
-        return resolve_callable(name)  # type: ignore[arg-type]  # it raises for other types
+        return resolve_callable(make_importable(name))  # type: ignore[arg-type]  # it raises for other types
     except RegistryError as error:
         raise SpecError(f"{path}: {shorten(name)}: {error}") from None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -113,6 +98,15 @@ def _resolve(path: str, name: object) -> object:
         raise
     except BaseException as error:  # rsl_rl imports dotted names, whose foreign code may raise anything
         raise SpecError(f"{path}: {shorten(name)} cannot be imported: {format_exception(error)}") from error
+
+
+def make_importable(name: object) -> object:
+    """Load the module or file in ``module:Class`` or ``path/file.py:Class``; return a name that rsl_rl can import.
+
+    Any other ``name`` is returned as it is. Raises RegistryError if the module or file cannot be loaded.
+    """
+    module, _, attribute = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    return f"{load_module(module).__name__}:{attribute}" if module and module not in sys.modules else name
 
 
 def _is_set_by_host(path: str, origins: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.config.schema import CATEGORICAL, SKRL_ONLY, DistillationSettings
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.learners.common.local_learning import caches_fixed_part, check_learning_rates, get_local_rule
-from spiky_rl.learners.rsl_rl.classes import check_classes, resolve_class
+from spiky_rl.learners.rsl_rl.classes import check_classes, make_importable, resolve_class
 
 CLASSES = "spiky_rl.learners.rsl_rl"
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate", "reward_normalization")
@@ -47,6 +47,11 @@ def make_runner_cfg(spec: AgentSpec) -> dict[str, Any]:
     check_classes(config, spec.origins)
     _check_distillation(spec, algorithm, config["num_steps_per_env"])
     use_spiking_ppo(spec, algorithm, burn_in)
+    for group in (config["actor"], config["critic"], distribution, algorithm):
+        if "class_name" in group:
+            group["class_name"] = make_importable(group["class_name"])
+    if symmetry := algorithm.get("symmetry_cfg"):
+        symmetry["data_augmentation_func"] = make_importable(symmetry["data_augmentation_func"])
     return config
 
 

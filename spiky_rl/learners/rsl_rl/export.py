@@ -213,13 +213,11 @@ class JitPolicy(nn.Module):
 class OnnxPolicy(nn.Module):
     """Module for ``torch.onnx.export``: ``obs -> actions``, or ``obs, state_in -> actions, state_out`` if stateful."""
 
-    def __init__(self, model: SpikingModel, verbose: bool) -> None:
-        """Copy a ``model``. ``verbose``: whether torch prints its progress."""
+    def __init__(self, model: SpikingModel) -> None:
+        """Copy a ``model``."""
         super().__init__()
         self.core = _ControlStep(model)
         self.is_recurrent = self.core.is_recurrent
-        self.verbose = verbose
-        self.input_size = model.obs_dim
 
     def forward(self, obs: Tensor, state_in: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Return action [1, A] and state for ``obs`` [1, O] or [1, C, H, W] and ``state_in`` [1, S]; only the action if stateless."""

@@ -319,13 +319,10 @@ class SpikingModel(MLPModel):
 
     @override
     def as_onnx(self, verbose: bool = False) -> nn.Module:
-        """Return the deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful.
-
-        ``verbose``: whether torch prints its progress.
-        """
+        """Return the deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful."""
         from spiky_rl.learners.rsl_rl.export import OnnxPolicy
 
-        return OnnxPolicy(self, verbose)
+        return OnnxPolicy(self)
 
 
 class BurnInMLPModel(MLPModel):

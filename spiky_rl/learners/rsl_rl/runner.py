@@ -26,7 +26,7 @@ from spiky_rl.learners.common.episodes import EpisodeStatistics
 from spiky_rl.learners.common.interfaces import EnvSettings, ScalarWriter
 from spiky_rl.learners.common.optimizers import keep_learning_rates
 from spiky_rl.learners.common.runner import BaseRunner, wrap_load_errors
-from spiky_rl.learners.common.seeds import derive_seed
+from spiky_rl.learners.common.processes import derive_seed
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy, compute_last_activity, draw_raster
 from spiky_rl.learners.rsl_rl.config import CLASSES
 from spiky_rl.learners.rsl_rl.model import SpikingModel
@@ -66,7 +66,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
                 groups["algorithm"]["class_name"] = f"{CLASSES}:SpikingPPO"
             super().__init__(env, {**train_cfg, **groups}, log_dir, device)
         log.debug("%s", printed.getvalue())
-        self.setup_bookkeeping(identity, picture_interval, notes)
+        self.setup_bookkeeping(log_dir, identity, picture_interval, notes)
         self.alg.optimizer.register_step_pre_hook(self._on_optimizer_step)
         self.logger = _QuietLogger(
             log_dir,
@@ -131,11 +131,6 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
         return RslRlInferencePolicy(self.alg.distillation.teacher)
 
     @property
-    def folder(self) -> str | None:
-        """Run folder; None if the run is not saved."""
-        return self.logger.log_dir
-
-    @property
     def writer(self) -> ScalarWriter | None:
         """Writer of the logger."""
         return self.logger.writer
@@ -151,7 +146,7 @@ class RslRlRunner(BaseRunner, OnPolicyRunner):
             with self.save_on_exit():
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.logger.init_logging_writer()
-                self.write_text_summaries()
+                self.write_notes()
                 super().learn(num_learning_iterations, init_at_random_ep_len)
         finally:
             self.logger.stop_logging_writer()

@@ -1,17 +1,12 @@
-"""Actors that end in a tanh, as of TD3 and SAC, as models of rsl_rl, which export targets take."""
+"""Parts of rsl_rl's models for actors that end in a tanh, as those of TD3 and SAC."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, override
+from typing import override
 
 import torch
-from rsl_rl.models import MLPModel
 from rsl_rl.modules.distribution import Distribution
-from tensordict import TensorDict
 from torch import Tensor, nn
-
-from spiky_rl.learners.rsl_rl.model import SpikingModel
 
 
 class TanhAction(nn.Module):
@@ -46,7 +41,7 @@ class TanhDistribution(Distribution):
 
     @override
     def as_deterministic_output_module(self) -> nn.Module:
-        return TanhAction(self.output_dim)
+        return self.action
 
 
 class ClippedNormalization(nn.Module):
@@ -64,34 +59,3 @@ class ClippedNormalization(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return normalised observations [..., O], at most `bound`."""
         return torch.clamp((x - self.mean) / (self.std + self.eps), -self.bound, self.bound)
-
-
-def build_tanh_actor(
-    settings: Mapping[str, Any], obs: TensorDict, groups: Sequence[str], num_actions: int, features: int
-) -> MLPModel:
-    """Return an actor as a model of rsl_rl, with initial weights.
-
-    Args:
-        settings: ``hidden_dims``, and either the ``network`` of a `SpikingModel` or the ``activation`` of an MLP.
-        obs: Observations of the environment, [B, ...].
-        groups: Observation groups of the actor.
-        num_actions: Number of actions, A.
-        features: Number of outputs before the tanh, whose first ones are the actions.
-    """
-    name = f"{TanhDistribution.__module__}:{TanhDistribution.__name__}"
-    distribution = {"class_name": name, "features": features}
-    cls = SpikingModel if "network" in settings else MLPModel
-    with torch.random.fork_rng():
-        return cls(
-            obs, {"actor": list(groups)}, "actor", num_actions, distribution_cfg=distribution, **settings
-        )
-
-
-def load_trained_parts(
-    model: MLPModel, weights: Mapping[str, Any], normalization: ClippedNormalization | None
-) -> None:
-    """Load the ``weights`` of the network or of the MLP into a ``model``, and set its observation ``normalization``; None for none."""
-    (model.network if isinstance(model, SpikingModel) else model.mlp).load_state_dict(weights)
-    if normalization is not None:
-        model.obs_normalization = True
-        model.obs_normalizer = normalization  # type: ignore[assignment]

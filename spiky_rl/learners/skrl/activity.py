@@ -102,7 +102,7 @@ def compute_last_activity(agent: SpikingAgent, meter: CostMeter | None = None) -
 
     ``meter`` is the network's cost meter; None to make a new one.
     """
-    x = agent.normalize_observations(agent.get_rollout_tensor("observations")[-1, :MAX_MEASURED_ENVS])
+    x = agent.normalize_observations(agent.memory.get_tensor_by_name("observations")[-1, :MAX_MEASURED_ENVS])
     return compute_activity(agent.policy, x, _get_stored_state(agent, -1, slice(MAX_MEASURED_ENVS)), meter)
 
 
@@ -112,8 +112,8 @@ def draw_raster(agent: SpikingAgent) -> Figure | None:
     if policy.network is None:
         return None
     one = slice(1)
-    x = agent.normalize_observations(agent.get_rollout_tensor("observations")[:, one])
-    ends = [agent.get_rollout_tensor(name)[:, 0, 0] for name in ("terminated", "truncated")]
+    x = agent.normalize_observations(agent.memory.get_tensor_by_name("observations")[:, one])
+    ends = [agent.memory.get_tensor_by_name(name)[:, 0, 0] for name in ("terminated", "truncated")]
     return activity.draw_rollout_raster(
         policy.network, x, _get_stored_state(agent, 0, one), ends[0] | ends[1]
     )
@@ -121,5 +121,7 @@ def draw_raster(agent: SpikingAgent) -> Figure | None:
 
 def _get_stored_state(agent: SpikingAgent, step: int, environments: slice) -> State | None:
     """Return the policy's states before control step ``step`` of the rollout, from the memory."""
-    tensors = [agent.get_rollout_tensor(f"rnn_policy_{i}") for i in range(len(agent.policy.state_shapes))]
+    tensors = [
+        agent.memory.get_tensor_by_name(f"rnn_policy_{i}") for i in range(len(agent.policy.state_shapes))
+    ]
     return tuple(tensor[step, environments].transpose(0, 1) for tensor in tensors) or None

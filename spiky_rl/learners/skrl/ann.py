@@ -35,10 +35,10 @@ class AnnModel(nn.Module):
         inputs: int,
         outputs: int,
         hidden_dims: Sequence[int],
-        activation: str,
-        rnn_type: str | None,
-        rnn_hidden_dim: int,
-        rnn_num_layers: int,
+        activation: str = "elu",
+        rnn_type: str | None = None,
+        rnn_hidden_dim: int = 256,
+        rnn_num_layers: int = 1,
     ) -> None:
         """Build an MLP with an ``activation`` of `ACTIVATIONS`, behind recurrent layers if ``rnn_type`` is ``gru`` or ``lstm``."""
         super().__init__()

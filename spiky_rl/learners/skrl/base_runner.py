@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, override
 
@@ -83,16 +83,16 @@ class SkrlBaseRunner(BaseRunner):
         Args:
             env: Environment with rsl_rl's interface; it also measures times and checks values.
             config: The configuration from ``make_runner_cfg`` of the module `config` or `replay_config`.
-            log_dir: Run folder; None to save nothing.
+            log_dir: The run folder.
             device: Device of the models.
         """
         self.env, self.device, self.cfg = env, device, config
-        self.setup_bookkeeping(identity, picture_interval, notes)
+        self.setup_bookkeeping(log_dir, identity, picture_interval, notes)
         bound = config.get("action_bound", math.inf)
         self.environment = SkrlEnv(env, config["obs_groups"], config["states"], bound)
         self.current_learning_iteration = 0
         self.episodes = SkrlEpisodeStatistics(env.num_envs, env.device)
-        self._folder, self._elapsed = log_dir, 0.0
+        self._elapsed = 0.0
         self._writer: SummaryWriter | None = None
         with silence_skrl():
             self._build_agent()
@@ -110,11 +110,6 @@ class SkrlBaseRunner(BaseRunner):
     def inference_policy(self) -> SkrlInferencePolicy:
         """Inference policy of the agent."""
         return SkrlInferencePolicy(self.alg, self.environment)
-
-    @property
-    def folder(self) -> str | None:
-        """Run folder; None if the run is not saved."""
-        return self._folder
 
     @property
     def writer(self) -> SummaryWriter | None:
@@ -136,7 +131,7 @@ class SkrlBaseRunner(BaseRunner):
         try:
             self._start()  # if it fails, such as for a damaged replay file, there is nothing new to save
             with self.save_on_exit():
-                self.write_text_summaries()
+                self.write_notes()
                 self._learn(iterations, init_at_random_ep_len)
         finally:
             if self._writer is not None:
@@ -218,6 +213,7 @@ class SkrlBaseRunner(BaseRunner):
     def _write_iteration(self, index: int, last: int, collecting: float, learning: float) -> None:
         """Record the iteration, and write its scalars under the names of rsl_rl's logger."""
         self.episodes.fetch()
+        reports = self.episodes.fetch_reports()
         losses = self.compute_losses()
         self.require_finite(index, losses)
         env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
@@ -225,7 +221,7 @@ class SkrlBaseRunner(BaseRunner):
             action_std = self.action_std.mean().item()
             self._elapsed += collecting + learning
             scalars = {
-                **self.episodes.fetch_reports(),
+                **reports,
                 **{f"Loss/{name}": value for name, value in losses.items()},
                 "Loss/learning_rate": self._get_learning_rate(),
                 "Policy/mean_std": action_std,
@@ -275,17 +271,13 @@ class SkrlBaseRunner(BaseRunner):
         optimizers = [module for name, module in modules.items() if name.endswith("optimizer")]
         with wrap_load_errors(path), keep_learning_rates([] if scheduled else optimizers):
             for name, module in modules.items():
-                if name.endswith("optimizer"):
-                    module.load_state_dict(loaded[name])
-                else:
-                    module.load_state_dict(loaded[name], strict=strict)
+                options = {} if name.endswith("optimizer") else {"strict": strict}
+                module.load_state_dict(loaded[name], **options)
         if parts.get("iteration"):
             self._resume(loaded)
         return loaded.get("infos") or {}
 
-    def _select_modules(
-        self, path: str, names: Iterable[str], loaded: Mapping[str, object]
-    ) -> dict[str, Any]:
+    def _select_modules(self, path: str, names: Collection[str], loaded: Mapping[str, Any]) -> dict[str, Any]:
         """Return those modules of ``names`` that this agent and the checkpoint ``loaded`` from ``path`` have.
 
         Raises CheckpointError for a module that only one of the two has.

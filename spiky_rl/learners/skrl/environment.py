@@ -15,9 +15,6 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError, suggest_name
 from spiky_rl.learners.common.interfaces import VectorEnv
 
-SUCCESSORS = "successors"
-"""Key of the infos with the actor's and the critic's observations after a step that ended an episode, see `get_successors`."""
-
 
 class SkrlEnv(Wrapper):
     """skrl wrapper around an rsl_rl environment."""
@@ -103,8 +100,6 @@ class SkrlEnv(Wrapper):
         that fails in the step in which its time is up is terminated.
         """
         self._obs, rewards, dones, extras = self._env.step(actions)
-        if "final_observations" in extras:
-            extras[SUCCESSORS] = self.get_successors(extras)
         done = dones.view(-1, 1) > 0
         nowhere = torch.zeros_like(done)
         is_terminated = extras.get("terminated", nowhere).view(-1, 1) > 0

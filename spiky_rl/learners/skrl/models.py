@@ -21,7 +21,6 @@ from torch.distributions import OneHotCategorical
 
 from spiky_rl.config import registry
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.config.schema import ModelSettings
 from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -50,7 +49,7 @@ class SequenceModel(Model):
         sequence_length: int,
         hidden_dims: Sequence[int],
         network: PlainMapping | None = None,
-        ann: Mapping[str, object] | None = None,
+        ann: Mapping[str, Any] | None = None,
         **spaces: Unpack[Spaces],
     ) -> None:
         """Build the model.
@@ -62,7 +61,7 @@ class SequenceModel(Model):
             sequence_length: Control steps per environment and rollout, T.
             hidden_dims: Widths of the hidden layers of the ANN, or of the ANN that the network replaces.
             network: Settings of a spiking network for `spiky_rl.config.registry.configure`; None for an ANN.
-            ann: ``activation``, ``rnn_type``, ``rnn_hidden_dim`` and ``rnn_num_layers`` of the ANN.
+            ann: Further arguments of `AnnModel`.
             spaces: Observation, state and action space, and device.
         """
         Model.__init__(self, **spaces)
@@ -75,9 +74,7 @@ class SequenceModel(Model):
                 inputs=width, outputs=outputs
             )
         else:
-            defaults = {key: ModelSettings.default(key) for key in ("rnn_hidden_dim", "rnn_num_layers")}
-            plain = {"activation": "elu", "rnn_type": None, **defaults, **(ann or {})}
-            self.body = AnnModel(width, outputs, hidden_dims, **plain)
+            self.body = AnnModel(width, outputs, hidden_dims, **(ann or {}))
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))
 
     def count_inputs(self) -> int:

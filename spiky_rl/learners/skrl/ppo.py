@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, override
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from spiky_rl.learners.common.optimizers import fuse_optimizer
 from spiky_rl.learners.common.reward_scaling import RewardScaler
-from spiky_rl.learners.skrl.environment import SUCCESSORS
 from spiky_rl.learners.skrl.models import CategoricalPolicy, NormalizingAgent, SequenceModel, SpikingPolicy
 
 
@@ -56,35 +55,29 @@ class SpikingAgent(NormalizingAgent):
         """Record a control step as skrl does, with rewards scaled by `reward_scaler`; ``transition``: skrl's arguments.
 
         skrl's advantages continue across a time limit into the next episode. If the environment gives the observation after the
-        step, its value is added to the reward instead, and the time limit counts as an end.
+        step, which `SkrlEnv.get_successors` returns, its value is added to the reward instead, and the time limit counts as an end.
         """
         rewards, terminated, truncated = (transition[key] for key in ("rewards", "terminated", "truncated"))
         ended = terminated | truncated
         if self.reward_scaler is not None:
             scaled = self.reward_scaler(rewards.squeeze(-1), terminated.squeeze(-1), ended.squeeze(-1))
             rewards = scaled.unsqueeze(-1)
-        if (successors := transition["infos"].get(SUCCESSORS)) is not None:
+        if "final_observations" in transition["infos"]:
             shaper: Any = self.cfg.rewards_shaper
             # skrl scales the sum of reward and value, so the value is divided by that factor first
             factor = 1.0 if shaper is None else shaper(torch.ones(1), 0, 0).item()
-            final, final_states = successors
-            values = self._compute_values(
-                final, final_states, transition["observations"], transition["states"]
-            )
+            values = self._compute_next_values(transition)
             rewards = rewards + self.cfg.discount_factor * values * truncated / factor
             transition |= {"terminated": ended, "truncated": torch.zeros_like(truncated)}
         super().record_transition(**(transition | {"rewards": rewards}))  # type: ignore[misc]  # pylint: disable=no-member
 
-    def _compute_values(
-        self, observations: Tensor, states: Tensor | None, before: Tensor, states_before: Tensor | None
-    ) -> Tensor:
-        """Return the values [B, 1] of observations [B, O] and states [B, S] after a step, without advancing a state.
-
-        ``before`` and ``states_before`` are those before the step, with which skrl advances the value function's state later.
-        """
-        inputs = self._preprocess(observations, states)
+    def _compute_next_values(self, transition: Mapping[str, Any]) -> Tensor:
+        """Return the values [B, 1] of the observations and states after a step, without advancing a state."""
+        inputs = self._preprocess(transition["next_observations"], transition["next_states"])
         if self.value.stateful:
-            current = {**self._preprocess(before, states_before), "rnn": self._rnn_initial_states["value"]}
+            # skrl advances the value function's state later, with the observations and states before the step
+            current = self._preprocess(transition["observations"], transition["states"])
+            current["rnn"] = self._rnn_initial_states["value"]
             inputs["rnn"] = self.value.act(current, role="value")[1]["rnn"]
         values, _ = self.value.act(inputs, role="value")
         return self._value_preprocessor(values, inverse=True)
@@ -107,10 +100,6 @@ class SpikingAgent(NormalizingAgent):
         """Discard the current rollout and start a new one."""
         self.memory.reset()
         self._rollout = 0
-
-    def get_rollout_tensor(self, name: str) -> Tensor:
-        """Return a tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
-        return self.memory.get_tensor_by_name(name)
 
 
 class SkrlSpikingPPO(SpikingAgent, PPO):  # type: ignore[misc]

@@ -27,7 +27,6 @@ class ReplayAgent(NormalizingAgent):
     training: bool
     policy_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
-    tracking_data: dict[str, list[float]]
     write_interval: int
     _update_counter: int = 0
     """Gradient steps of the critics, which skrl's TD3 counts for its delay of the actor's; SAC has no delay and leaves 0."""
@@ -96,18 +95,6 @@ class ReplayAgent(NormalizingAgent):
         for model in (self.policy, *self.critics):
             if model.network is not None:
                 model.network.count_update()
-
-    def fetch_losses(self) -> dict[str, float]:
-        """Return the mean losses since the last call, by name; empty before the first update."""
-        names = {"Loss / Critic loss": "critic", "Loss / Policy loss": "actor"}
-        names |= {"Coefficient / Entropy coefficient": "entropy_weight"}
-        losses = {
-            name: sum(values) / len(values)
-            for tag, name in names.items()
-            if (values := self.tracking_data.get(tag))
-        }
-        self.tracking_data.clear()
-        return losses
 
 
 class SpikingTD3(ReplayAgent, TD3):  # type: ignore[misc]

@@ -76,13 +76,15 @@ class ReplayFiles:
             del self._steps_by_path[path]
 
     def read(self, folder: Path, iteration: int) -> UpdateCounters | None:
-        """Fill the memory with the transitions up to an ``iteration`` of the run in ``folder``; return the last file's counters, None without files.
+        """Fill the memory with the transitions up to an ``iteration`` of the run in ``folder``; return the last counters, None without files.
 
         A smaller memory keeps the newest ones. Raises CheckpointError for a file that is damaged or of another task.
         """
         counters = None
         paths = {
-            int(path.stem.partition("_")[2]): path for path in (folder / FOLDER).glob("transitions_*.pt")
+            int(number): path
+            for path in (folder / FOLDER).glob("transitions_*.pt")
+            if (number := path.stem.removeprefix("transitions_")).isdecimal()
         }
         for number, path in sorted(paths.items()):
             if number <= iteration:

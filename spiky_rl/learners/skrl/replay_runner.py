@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, override
 
@@ -26,9 +26,9 @@ from spiky_rl.learners.common.activity import (
     draw_rollout_raster,
     write_figures,
 )
-from spiky_rl.learners.common.checkpoint_names import is_numbered
+from spiky_rl.learners.common.checkpoint_names import CheckpointError, is_numbered
+from spiky_rl.learners.common.runner import wrap_load_errors
 from spiky_rl.learners.skrl.activity import compute_activity
-from spiky_rl.learners.skrl.ann import AnnModel
 from spiky_rl.learners.skrl.base_runner import SkrlBaseRunner, silence_skrl
 from spiky_rl.learners.skrl.models import Spaces
 from spiky_rl.learners.skrl.replay_agents import SpikingSAC, SpikingTD3
@@ -43,6 +43,12 @@ from spiky_rl.learners.skrl.replay_models import (
 log = logging.getLogger(__name__)
 
 CRITICS = ("critic_1", "critic_2")
+LOSSES = {
+    "Loss / Critic loss": "critic",
+    "Loss / Policy loss": "actor",
+    "Coefficient / Entropy coefficient": "entropy_weight",
+}
+"""Name of a loss by skrl's tag."""
 
 
 class ReplayRunner(SkrlBaseRunner):
@@ -63,9 +69,7 @@ class ReplayRunner(SkrlBaseRunner):
         ),
         "optimizer": ("policy_optimizer", "critic_optimizer", "proxy_optimizer", "entropy_optimizer"),
     }
-    same_settings = (
-        "agent.algorithm.class_name, its target and learn_entropy, and agent.actor.obs_normalization"
-    )
+    same_settings = "agent.algorithm.class_name, its learn_entropy, and agent.actor.obs_normalization"
 
     @override
     def _build_agent(self) -> None:
@@ -177,32 +181,39 @@ class ReplayRunner(SkrlBaseRunner):
         return infos
 
     @override
-    def get_exportable_policy(self) -> Any:
-        from spiky_rl.learners.rsl_rl.tanh_actor import build_tanh_actor, load_trained_parts
-        from spiky_rl.learners.skrl.trained_actor import convert_scaler
+    def _select_modules(self, path: str, names: Collection[str], loaded: Mapping[str, Any]) -> dict[str, Any]:
+        if "target_policy" in names and "target_policy" in loaded and isinstance(self.alg, SpikingTD3):
+            ann_weight = "body.mlp.0.weight"  # a proxy is an ANN beside a spiking actor
+            with wrap_load_errors(path):
+                is_proxy = ann_weight in loaded["target_policy"] and ann_weight not in loaded["policy"]
+            if is_proxy != isinstance(self.alg.target_policy, ProxyActor):
+                given, trained = ("spiking", "proxy") if is_proxy else ("proxy", "spiking")
+                raise CheckpointError(
+                    f"{path}: agent.algorithm.target: {given} given; allowed: {trained}, as in the training of the checkpoint"
+                )
+        return super()._select_modules(path, names, loaded)
 
-        config, body, scaler = self.cfg["policy"], self.policy.body, self.alg.copy_normalisation()
-        normalization = convert_scaler(scaler) if isinstance(scaler, RunningStandardScaler) else None
-        trained: nn.Module
-        last: Any
-        settings: dict[str, Any]
-        if isinstance(body, AnnModel):
-            trained, last, settings = body.mlp, body.mlp[-1], {"activation": config["ann"]["activation"]}
-        else:
-            trained, last, settings = body, body.readout, {"network": config["network"]}
-        model = build_tanh_actor(
-            {"hidden_dims": list(config["hidden_dims"]), **settings},
-            self.env.get_observations(),
-            self.environment.actor,
-            self.policy.num_actions,
-            last.out_features,
+    @override
+    def get_exportable_policy(self) -> Any:
+        from spiky_rl.learners.skrl.trained_actor import build_actor, convert_weights, set_normalization
+
+        model = build_actor(
+            self.cfg, self.env.get_observations(), self.environment.actor, self.policy.num_actions
         )
-        load_trained_parts(model, trained.state_dict(), normalization)
+        model.load_state_dict(convert_weights(self.cfg, self.policy.state_dict()))
+        if isinstance(scaler := self.alg.copy_normalisation(), RunningStandardScaler):
+            set_normalization(model, scaler)
         return model.to(self.device).eval()
 
     @override
     def compute_losses(self) -> dict[str, float]:
-        return self.alg.fetch_losses()
+        # empty before the first update
+        tracked = self.alg.tracking_data
+        losses = {
+            name: sum(tracked[tag]) / len(tracked[tag]) for tag, name in LOSSES.items() if tag in tracked
+        }
+        tracked.clear()
+        return losses
 
     @override
     def _write_figures(self, index: int) -> None:

@@ -109,7 +109,9 @@ class SkrlRunner(SkrlBaseRunner, ComponentRunner):
 
     @override
     def _write_figures(self, index: int) -> None:
-        write_figures(self.writer, index, self.alg.get_rollout_tensor("actions"), draw_raster(self.alg))
+        write_figures(
+            self.writer, index, self.alg.memory.get_tensor_by_name("actions"), draw_raster(self.alg)
+        )
 
     @override
     def _compute_activity(self) -> PolicyActivity:

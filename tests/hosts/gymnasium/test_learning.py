@@ -71,7 +71,7 @@ def test_an_end_by_the_task_adds_no_value(library):
             runner.alg.post_interaction = lambda **_: None  # no update, which would reset the rollout
             runner._start()
             runner._run_iteration(0, runner.environment.reset()[0])
-            rewards = runner.alg.get_rollout_tensor("rewards")
+            rewards = runner.alg.memory.get_tensor_by_name("rewards")
         else:
             with torch.inference_mode():
                 obs = env.get_observations()
@@ -143,12 +143,13 @@ def test_skrl_adds_the_value_of_the_final_observation(agent, scales):
         runner = make_runner(plan, env)
         alg, scaler, added = runner.alg, RewardScaler(32, 0.99), {}
         alg.post_interaction = lambda **_: None  # no update, which would reset the rollout
-        values = alg._compute_values
-        alg._compute_values = lambda *final: added.setdefault(final[0], values(*final))
+        values = alg._compute_next_values
+        alg._compute_next_values = lambda step: added.setdefault(step["next_observations"], values(step))
         runner._start()
         runner._run_iteration(0, runner.environment.reset()[0])
         rollout = {
-            name: alg.get_rollout_tensor(name).squeeze(-1) for name in ("rewards", "terminated", "truncated")
+            name: alg.memory.get_tensor_by_name(name).squeeze(-1)
+            for name in ("rewards", "terminated", "truncated")
         }
     ((final, value),) = added.items()
     torch.testing.assert_close(final.squeeze(), final.squeeze().round() + 0.05, atol=0.051, rtol=0.0)
