@@ -214,6 +214,11 @@ class Study(Settings):
         """File stems of the agents."""
         return [get_agent_name(agent) for agent in self.agents]
 
+    @property
+    def arm_agents(self) -> list[str]:
+        """File stems of the agents of its arms."""
+        return [agent for arm in self.arms for agent in arm.agents]
+
     def list_variants(self, agent: str) -> list[dict[str, Any]]:
         """Return all combinations of varied values for an ``agent``; keys of a network are skipped for an agent without one."""
         data = read_agent(agent)[1]
@@ -331,8 +336,7 @@ def _check_arms(study: Study) -> None:
             raise StudyError(
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder that contains this study"
             )
-    arm_agents = [agent for arm in study.arms for agent in arm.agents]
-    if (repeated := find_repeated((*study.agent_names, *arm_agents))) is not None:
+    if (repeated := find_repeated((*study.agent_names, *study.arm_agents))) is not None:
         raise StudyError(
             f"arms: {repeated!r} given twice; allowed: once, among the study's agents and all arms"
         )
@@ -383,10 +387,10 @@ def _check_tuned(study: Study, labels: Sequence[str]) -> None:
     sources = {agent: source for agent in study.agent_names if (source := find_tuning(study.tuning, agent))}
     try:
         tunings = {source: read_tuned(Path(source)) for source in dict.fromkeys(sources.values())}
+        for task, (agent, source) in itertools.product(labels, sources.items()):
+            tunings[source].get_layer(task, agent)  # raises if there are no values
     except UserError as error:
         raise StudyError(f"tuning: {error}") from None
-    for task, (agent, source) in itertools.product(labels, sources.items()):
-        tunings[source].get_layer(task, agent)  # raises if there are no values
     for tuned in tunings.values():
         if shared_seeds := sorted({*tuned.seeds} & {*study.seeds}):
             raise StudyError(
@@ -400,7 +404,7 @@ def choose_baseline(study: Study) -> Study:
         return study.with_changes(
             baseline=BASELINE if BASELINE in study.agent_names else study.agent_names[0]
         )
-    known = [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
+    known = [*study.agent_names, *study.arm_agents]
     if get_agent_name(study.baseline) not in known:
         raise StudyError(
             f"baseline: {study.baseline!r} given; allowed: {', '.join(known)}"
@@ -456,19 +460,15 @@ def merge_studies(old: Study, study: Study) -> Study:
     )
 
 
-def _format_value(study: Study, key: str) -> str:
-    """Return the value of a ``key`` of a ``study`` as users write it."""
-    value = getattr(study, key)
-    return str(value) if isinstance(value, Budget) else repr(value)
-
-
 def _require_comparable(old: Study, study: Study, keys: Sequence[str]) -> None:
     """Raise StudyError if the two studies differ in one of the ``keys``, in the varied keys, or in the question."""
     old_values, values = old.to_dict(), study.to_dict()
     for key in keys:
         if old_values.get(key) != values.get(key):
+            pair = (getattr(study, key), getattr(old, key))
+            given, before = (str(value) if isinstance(value, Budget) else repr(value) for value in pair)
             raise StudyError(
-                f"{key}: {_format_value(study, key)} given; the study in the folder has {_format_value(old, key)}; choose another --out"
+                f"{key}: {given} given; the study in the folder has {before}; choose another --out"
             )
     if set(old.vary) != set(study.vary):
         raise StudyError(
