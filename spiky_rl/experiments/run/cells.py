@@ -47,7 +47,7 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
             return study
         existing = read_study_record(path, StudyFile, "study")
         return keep_plan(folder, existing, merge_studies(existing, study))
-    if folder.is_dir() and (folder / "cells").exists():
+    if (folder / "cells").exists():
         raise StudyError(f"{folder}: has cells/ without study.json; choose another --out")
     return study
 
