@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from spiky_rl.config.budget import Budget, OptionalBudget
 from spiky_rl.config.options import (
@@ -64,14 +64,9 @@ def parse_names(value: object) -> tuple[str, ...]:
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n.strip() for n in names):
         raise RegistryError(f"{shorten(value)} given; allowed: a list of names")
-    return tuple(name.strip() for name in names)
-
-
-def require_not_empty[T](items: tuple[T, ...]) -> tuple[T, ...]:
-    """Return ``items`` unchanged. Raises RegistryError if it is empty."""
-    if not items:
+    if not names:
         raise RegistryError("nothing given; allowed: at least one")
-    return items
+    return tuple(name.strip() for name in names)
 
 
 def parse_seeds(value: object) -> tuple[int, ...]:
@@ -102,7 +97,6 @@ def _join_lines(value: object) -> object:
 NamesOrText = Annotated[
     tuple[str, ...],
     BeforeValidator(parse_names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
-    AfterValidator(require_not_empty),
 ]
 Seeds = Annotated[
     tuple[int, ...],

@@ -148,7 +148,7 @@ def get_default_folder(study: Study, file: Path | None) -> Path:
 
 
 class AgentResolver:
-    """Merges each combination of task, agent and variant once, as ``train.py`` does."""
+    """The run plans of a study: each combination of task, agent and variant is merged once, as ``train.py`` does."""
 
     def __init__(self, study: Study, place: ExecutionOptions) -> None:
         self.study, self.place = study, place

@@ -13,7 +13,7 @@ from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED
 
 
 class StudyProgress:
-    """The cells of a study at work."""
+    """States of the cells of a study, and the time that each took."""
 
     def __init__(self, plan: StudyRun) -> None:
         self.parallel = plan.place.parallel

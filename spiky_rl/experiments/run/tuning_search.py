@@ -105,7 +105,7 @@ def start_search(
 
 
 class TuningSearch:
-    """Hands out the cells of trials, and decides by their results how each continues."""
+    """The open trials of a tuning: it hands out their cells, and decides by the results how each trial continues."""
 
     def __init__(
         self,
