@@ -297,7 +297,7 @@ def _list_flags(**values: object) -> list[str]:
 
 @dataclass(frozen=True)
 class _CellBuilder:
-    """Builder of the cells of a study from what they have in common."""
+    """Builder of a study's cells, with the inputs that they share."""
 
     study: Study
     resources: CellResources

@@ -295,5 +295,8 @@ def find_run_files(folder: Path, pattern: str) -> Iterator[Path]:
 
 def read_progress(folder: Path) -> Heartbeat | None:
     """Return the last heartbeat of the training in a cell's ``folder``; None before its first iteration."""
-    reports = sorted(find_run_files(folder, "progress.json"), key=lambda path: path.parent.name)
-    return read_if_valid(reports[-1], Heartbeat) if reports else None
+    from spiky_rl.run.run_folders import get_creation_time
+
+    reports = find_run_files(folder, "progress.json")
+    newest = max(reports, key=lambda path: (get_creation_time(path.parent), path), default=None)
+    return None if newest is None else read_if_valid(newest, Heartbeat)
