@@ -2,9 +2,9 @@
 
     study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
 
-Files are written atomically. A cell is finished if its ``result.json`` is complete and has the hash of the plan. Only the holder of the
-cell's lock may work on an unfinished cell. The kernel of the operating system releases a lock when the last process that inherited it
-ends. So if a killed command left a cell running, the next command waits for it and does not run it twice.
+Files are written atomically. A cell is finished if its ``result.json`` is complete, names the cell and has the hash of the plan. Only the
+holder of the cell's lock may work on an unfinished cell. The kernel of the operating system releases a lock when the last process that
+inherited it ends. So if a killed command left a cell running, the next command waits for it and does not run it twice.
 """
 
 from __future__ import annotations
@@ -232,9 +232,9 @@ def read_json(path: Path) -> Any:
 
 
 def is_finished(folder: Path, cell_hash: str) -> bool:
-    """Return whether a cell's ``folder`` has a complete result with the hash ``cell_hash``."""
+    """Return whether a cell's ``folder`` has a complete result of this cell, with the hash ``cell_hash``."""
     result = read_if_valid(folder / RESULT, CellResult)
-    return result is not None and result.hash == cell_hash
+    return result is not None and (result.cell, result.hash) == (folder.name, cell_hash)
 
 
 def move_damaged_result(folder: Path) -> Path | None:
