@@ -248,8 +248,11 @@ def test_the_newest_run_is_the_last_to_begin_though_the_clock_was_set_back(tmp_p
         files.write_json(
             run / "run.json", {"task": "cartpole", "created_at": f"2026-10-25T0{hour}:00:00+00:00"}
         )
+        files.write_json(run / "progress.json", {"share": hour / 4, "steps_per_second": 1.0})
     assert [run.name[11:16] for run in cell_worker.list_runs(tmp_path)] == ["02-50", "02-10"]
     assert cell_worker.find_latest_checkpoint(tmp_path, "rsl_rl") == run / "model_0.pt"
+    progress = cells.read_progress(tmp_path)
+    assert progress is not None and progress.share == 0.5
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["resumed", "begun anew"])

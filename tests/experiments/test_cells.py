@@ -113,7 +113,12 @@ def test_only_a_complete_result_with_the_plans_hash_counts_and_a_corrupt_one_is_
     folder = tmp_path / "cells" / cell
     complete = json.loads((folder / "result.json").read_text())
     assert cells.is_finished(folder, complete["hash"]) and not cells.is_finished(folder, "b")
-    damages = {"training": None, "evaluation.conditions.nominal.mean_return": math.nan, "budget": {}}
+    damages = {
+        "cell": "of another name",
+        "training": None,
+        "evaluation.conditions.nominal.mean_return": math.nan,
+        "budget": {},
+    }
     for number, (key, value) in enumerate(damages.items()):
         dump(folder / "result.json", complete)
         change(tmp_path, cell, key, value)

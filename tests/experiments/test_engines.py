@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
@@ -163,6 +164,31 @@ def test_cells_at_once_see_different_gpus(tmp_path):
     given = replace(order(tmp_path, look), gpus=("5", "7"))
     engines.create("local").run(replace(given, cells=given.cells[:2]))
     assert sorted(seen.values()) == ["CUDA_VISIBLE_DEVICES=5", "CUDA_VISIBLE_DEVICES=7"]
+
+
+@pytest.mark.parametrize(("agent", "num_envs"), [("mlp_ppo", 8), ("mlp_td3", 1)])
+def test_a_plan_for_the_gpu_of_another_machine_has_the_environments_of_a_run_there(
+    tmp_path, monkeypatch, agent, num_envs
+):
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    task = tmp_path / "mine.yaml"
+    task.write_text("{id: Pendulum-v1, num_envs: {cpu: 4, cuda: 8}}")
+    asked = study.build_study("mine", {"agents": [agent], "tasks": [str(task)]})
+    planned = AgentResolver(asked, ExecutionOptions(device="cuda", dry_run=True))(str(task), agent, {})
+    assert (planned.device, planned.num_envs) == ("cuda", num_envs)
+
+
+def test_several_processes_are_refused_for_an_agent_that_another_library_trains_in_one():
+    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    mixed = study.build_study("mine", {"agents": ["mlp_ppo", "mlp_td3"], "tasks": ["Pendulum-v1"]})
+    resolve = AgentResolver(mixed, ExecutionOptions(device="cpu", distributed=2))
+    assert resolve("Pendulum-v1", "mlp_ppo", {}).library == "rsl_rl"
+    said = "--distributed 2: mlp_td3: not available with --rl_library skrl; allowed: rsl_rl"
+    with pytest.raises(UserError, match=said):
+        resolve("Pendulum-v1", "mlp_td3", {})
 
 
 def test_without_ray_the_install_line_is_named():
@@ -334,14 +360,3 @@ def test_a_cluster_that_a_study_starts_takes_tasks_from_nobody_else(tmp_path):
     assert len(token) == 64 and not any(token.encode() in line for line in lines)
     written = [path for path in (*logs, *tmp_path.rglob("*")) if path.is_file()]
     assert logs and not [path for path in written if token.encode() in path.read_bytes()]
-
-
-def test_several_processes_are_refused_for_an_agent_that_another_library_trains_in_one():
-    pytest.importorskip("gymnasium", reason="the gymnasium extra is not installed")
-    pytest.importorskip("skrl", reason="the skrl extra is not installed")
-    mixed = study.build_study("mine", {"agents": ["mlp_ppo", "mlp_td3"], "tasks": ["Pendulum-v1"]})
-    resolve = AgentResolver(mixed, ExecutionOptions(device="cpu", distributed=2))
-    assert resolve("Pendulum-v1", "mlp_ppo", {}).library == "rsl_rl"
-    said = "--distributed 2: mlp_td3: not available with --rl_library skrl; allowed: rsl_rl"
-    with pytest.raises(UserError, match=said):
-        resolve("Pendulum-v1", "mlp_td3", {})

@@ -1,7 +1,5 @@
 """How long cells will take: as finished ones did, before that as the task's file says."""
 
-import json
-
 import pytest
 
 from spiky_rl.config.budget import parse_budget
@@ -9,6 +7,8 @@ from spiky_rl.config.spec import load_task
 from spiky_rl.experiments.run import progress
 from spiky_rl.experiments.run.comparison import estimate_cells
 from spiky_rl.experiments.run.engines.base import DONE, RUNNING
+from tests.experiments.results import TRUTHS, cell_of
+from tests.experiments.results import finish as write_result
 from tests.experiments.test_grid import cells as planned
 
 STEPS = 1_000_000
@@ -26,11 +26,13 @@ def td3(seed, task="A"):
     return one.model_copy(update={"specification": one.specification.model_copy(update={"spec": spec})})
 
 
-def finish(folder, one, seconds, **more):
+TRAINING = cell_of("lif_ppo", "A", 0, {}, ["nominal"], TRUTHS["lif_ppo"])["training"]
+
+
+def finish(folder, one, seconds, cell_hash=None, **more):
+    training = {**TRAINING, "seconds_total": seconds}
     place = folder / "cells" / one.name
-    place.mkdir(parents=True)
-    held = {"hash": one.hash, "training": {"seconds_total": seconds}, **more}
-    (place / "result.json").write_text(json.dumps(held))
+    return write_result(place, one.name, cell_hash or one.hash, **{"training": training, **more})
 
 
 def seconds_of(folder, cells, tasks=None):
@@ -60,10 +62,9 @@ def test_before_a_cell_is_finished_it_takes_what_the_tasks_file_says(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"training": {}}', '{"training": []}'])
 def test_foreign_results_results_of_other_plans_and_random_actions_tell_nothing(tmp_path, text):
     cells = [cell(0), cell(1), cell(2, kind="random")]
-    finish(tmp_path, cells[0], 30.0)
-    (tmp_path / "cells" / cells[0].name / "result.json").write_text(text)
-    finish(tmp_path, cells[1], 30.0, hash="f" * 16)
-    finish(tmp_path, cells[2], 30.0, training=None)
+    finish(tmp_path, cells[0], 30.0).write_text(text)
+    finish(tmp_path, cells[1], 30.0, "f" * 16)
+    finish(tmp_path, cells[2], 30.0, kind="random", training=None)
     assert seconds_of(tmp_path, cells) == [None, None, None]
 
 

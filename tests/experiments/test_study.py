@@ -242,6 +242,14 @@ def test_an_error_in_a_flag_beside_a_file_names_the_flag_alone(tmp_path, flags, 
         study.read_study(path, flags)
 
 
+def test_a_tuning_without_values_for_a_task_is_named_by_its_key(tmp_path):
+    path, tuned = tmp_path / "study.yaml", tmp_path / "tuned.yaml"
+    path.write_text("agents: [lif_ppo]\ntasks: cartpole\n")
+    tuned.write_text("{version: 1, tuning: mine, trials: 1, seeds: [7], budget: one, tasks: {Isaac-Ant: {}}}")
+    with pytest.raises(StudyError, match=f"^tuning: {tuned}: has no values for the task Isaac-Cartpole"):
+        study.read_study(path, {"tuning": str(tuned)})
+
+
 def test_a_study_has_the_name_of_its_folder_from_inside_too(tmp_path, monkeypatch):
     (tmp_path / "study.yaml").write_text("{agents: lif_ppo, tasks: cartpole}", encoding="utf-8")
     monkeypatch.chdir(tmp_path)

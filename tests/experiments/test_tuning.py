@@ -258,6 +258,17 @@ def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path
     assert "the value loss is nan" in write_tuning_page(made, {})[1].read_text()
 
 
+def test_the_reason_of_a_trial_that_diverges_is_that_of_the_seed_that_did(tmp_path):
+    reasons = {
+        "trial1.rung0.seed90000": "[Errno 28] No space left on device",
+        "trial1.rung0.seed90001": "failed: iteration 3: the value loss is nan",
+    }
+    engine = tunings.Computed(breaks=lambda cell: reasons.get(cell.name.partition("lif_ppo.")[2]))
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=2, seeds="90000-90001"), engine=engine)
+    (held,) = made.studies.values()
+    assert held.get_trials()[1].user_attrs["diverged"] == "failed: iteration 3: the value loss is nan"
+
+
 def test_an_agent_of_which_every_trial_diverged_is_named_and_the_others_have_values(tmp_path):
     def breaks(cell):
         return "failed: iteration 3: the value loss is nan" if "lif_ppo" in cell.name else None

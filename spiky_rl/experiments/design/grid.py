@@ -191,14 +191,14 @@ def build_cells(
     ``resolve_agent`` returns the run plan of each combination. A ``title`` replaces the label of every trained cell, and so the agent and
     variant in its folder's name.
     """
-    inputs = _SharedCellInputs(study, resources, title)
+    builder = _CellBuilder(study, resources, title)
     combinations = [
         (task, agent, variant, resolve_agent(task, agent, variant))
         for task in study.tasks
         for agent in study.agents
         for variant in study.list_variants(agent)
     ]
-    planned = [_build_random_cell(inputs, task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
+    planned = [builder.build_random(task, resolve_agent(task, RANDOM, {})) for task in study.tasks]
     # teachers first; the keys of ``study.teachers`` are the students
     combinations.sort(key=lambda combination: get_agent_name(combination[1]) in study.teachers)
     for seed in study.seeds:
@@ -206,7 +206,7 @@ def build_cells(
         for task, agent, variant, plan in combinations:
             teacher = cells_of_seed.get((plan.task, study.teachers.get(get_agent_name(agent), "")))
             check_teacher(agent, plan, teacher)
-            cell = _build_trained_cell(inputs, task, agent, variant, plan, seed, teacher)
+            cell = builder.build_trained(task, agent, variant, plan, seed, teacher)
             cells_of_seed[cell.task, cell.agent] = cell
             planned.append(cell)
     return planned
@@ -296,8 +296,8 @@ def _list_flags(**values: object) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _SharedCellInputs:
-    """Inputs of all cells of a study."""
+class _CellBuilder:
+    """Builder of a study's cells, with the inputs that they share."""
 
     study: Study
     resources: CellResources
@@ -308,7 +308,7 @@ class _SharedCellInputs:
         """Overrides of the study that are not of an agent."""
         return [text for text in self.study.overrides if not text.startswith("agent.")]
 
-    def make_specification(
+    def _make_specification(
         self, task: str, agent: str, plan: RunPlan, seed: int, overrides: Sequence[str]
     ) -> CellSpecification:
         """Return a cell's specification; it names the physics of ``plan``, so that the cell's machine chooses no other."""
@@ -325,7 +325,7 @@ class _SharedCellInputs:
             conditions=study.conditions, spec=plan.spec.to_dict(), origins=plan.spec.origins,
         )  # fmt: skip
 
-    def make_cell(
+    def _make_cell(
         self,
         plan: RunPlan,
         name: str,
@@ -356,55 +356,52 @@ class _SharedCellInputs:
             provenance=provenance, versions=versions, files=named_files, **own,
         )  # fmt: skip
 
+    def build_trained(
+        self,
+        task: str,
+        agent: str,
+        variant: PlainMapping,
+        plan: RunPlan,
+        seed: int,
+        teacher: Cell | None,
+    ) -> Cell:
+        """Return the cell of an ``agent`` on a ``task`` as the study names them, with their ``plan``; the ``teacher`` is a cell too."""
+        study, processes = self.study, self.resources.processes
+        label = self.title or format_label(agent, variant)
+        varied = [format_override(key, value) for key, value in variant.items()]
+        per_iteration = plan.num_envs * plan.get_setting("num_steps_per_env") * processes
+        budget, all_iterations = study.budget, plan.get_setting("max_iterations")
+        iterations = all_iterations if budget is None else budget.to_iterations(per_iteration)
+        name = name_cell(plan.task, label, seed)
+        specification = self._make_specification(task, agent, plan, seed, [*study.overrides, *varied])
+        defining = {
+            "spec": plan.spec.to_dict(for_digest=True),
+            "seed": seed,
+            "num_envs": plan.num_envs,
+            "processes": processes,
+            "budget": specification.budget,
+        }
+        if teacher is not None:
+            defining["teacher"] = teacher.hash
+        teacher_name = "" if teacher is None else teacher.name
+        return self._make_cell(
+            plan, name, specification, defining, hash_named_files(specification.spec),
+            agent=get_agent_name(agent), label=label, variant=dict(variant), seed=seed, kind="trained", spec_hash=plan.spec.digest,
+            env_steps=None if iterations is None else iterations * per_iteration, processes=processes,
+            commands=format_commands(specification, name, "trained", processes, teacher_name), teacher=teacher_name,
+        )  # fmt: skip
 
-def _build_trained_cell(
-    inputs: _SharedCellInputs,
-    task: str,
-    agent: str,
-    variant: PlainMapping,
-    plan: RunPlan,
-    seed: int,
-    teacher: Cell | None,
-) -> Cell:
-    study, processes = inputs.study, inputs.resources.processes
-    label = inputs.title or format_label(agent, variant)
-    varied = [format_override(key, value) for key, value in variant.items()]
-    per_iteration = plan.num_envs * plan.get_setting("num_steps_per_env") * processes
-    iterations = (
-        plan.get_setting("max_iterations")
-        if study.budget is None
-        else study.budget.to_iterations(per_iteration)
-    )
-    name = name_cell(plan.task, label, seed)
-    specification = inputs.make_specification(task, agent, plan, seed, [*study.overrides, *varied])
-    defining = {
-        "spec": plan.spec.to_dict(for_digest=True),
-        "seed": seed,
-        "num_envs": plan.num_envs,
-        "processes": processes,
-        "budget": specification.budget,
-    }
-    if teacher is not None:
-        defining["teacher"] = teacher.hash
-    teacher_name = "" if teacher is None else teacher.name
-    return inputs.make_cell(
-        plan, name, specification, defining, hash_named_files(specification.spec),
-        agent=get_agent_name(agent), label=label, variant=dict(variant), seed=seed, kind="trained", spec_hash=plan.spec.digest,
-        env_steps=None if iterations is None else iterations * per_iteration, processes=processes,
-        commands=format_commands(specification, name, "trained", processes, teacher_name), teacher=teacher_name,
-    )  # fmt: skip
-
-
-def _build_random_cell(inputs: _SharedCellInputs, task: str, plan: RunPlan) -> Cell:
-    # the agent does not act, so any one of the study will do
-    agent = inputs.study.agents[0]
-    specification = inputs.make_specification(task, agent, plan, 0, inputs.environment_overrides)
-    name = make_folder_name(f"{plan.task}.{RANDOM}")
-    return inputs.make_cell(
-        plan, name, specification, {}, {},
-        agent=RANDOM, label=RANDOM, variant={}, seed=0, kind="random", spec_hash=None, env_steps=0, processes=1,
-        commands=format_commands(specification, name, RANDOM),
-    )  # fmt: skip
+    def build_random(self, task: str, plan: RunPlan) -> Cell:
+        """Return the cell of random actions on a ``task`` of the study; ``plan`` is that of any of its agents, which does not act."""
+        specification = self._make_specification(
+            task, self.study.agents[0], plan, 0, self.environment_overrides
+        )
+        name = make_folder_name(f"{plan.task}.{RANDOM}")
+        return self._make_cell(
+            plan, name, specification, {}, {},
+            agent=RANDOM, label=RANDOM, variant={}, seed=0, kind="random", spec_hash=None, env_steps=0, processes=1,
+            commands=format_commands(specification, name, RANDOM),
+        )  # fmt: skip
 
 
 def plan_provenance(plan: RunPlan, threads: int | None) -> Provenance:

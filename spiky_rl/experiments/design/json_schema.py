@@ -6,8 +6,7 @@ import json
 
 from pydantic.json_schema import JsonSchemaValue
 
-from spiky_rl.config import json_schema
-from spiky_rl.config.json_schema import DIALECT, build_schema
+from spiky_rl.config.json_schema import DIALECT, build_agent_schema, build_schema, build_task_schema
 from spiky_rl.config.options import UserError, suggest_name
 from spiky_rl.experiments.design.study import Study
 
@@ -20,8 +19,8 @@ def build_study_schema() -> JsonSchemaValue:
 
 
 SCHEMAS = {
-    "agent": json_schema.build_agent_schema,
-    "task": json_schema.build_task_schema,
+    "agent": build_agent_schema,
+    "task": build_task_schema,
     "study": build_study_schema,
 }
 

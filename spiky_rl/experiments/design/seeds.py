@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,41 +100,28 @@ def read_uses(path: Path) -> Mapping[str, tuple[SeedUse, ...]]:
 def find_history(folder: Path, study: Study, tasks: Iterable[str]) -> SeedHistory:
     """Return the earlier uses of the seeds of a ``study`` in a ``folder``, on its ``tasks``, given by their labels.
 
-    It is empty without a seeds.yaml, or if that file lists the study as one that chooses. Uses of a seed after the study's own test of this
-    seed do not count.
+    It is empty without a seeds.yaml, and on a task for which that file says that the study only tunes or chooses. Uses of a seed after the
+    study's own last test of this seed do not count; if the file has no such test, as of a seed that the study adds, all uses of the seed count.
     """
     if (path := find_file(folder)) is None:
         return SeedHistory()
     name, uses = folder.absolute().relative_to(path.parent).as_posix(), read_uses(path)
     biased, tested = list[Reuse](), list[Reuse]()
     for task in tasks:
-        for use, shared_seeds in _list_earlier_uses(uses.get(task, ()), name, study.seeds):
-            if shared_seeds and use.use != TESTING:
-                biased.append(Reuse(task, shared_seeds, use))
-            elif shared_seeds and use.study != name:
-                tested.append(Reuse(task, shared_seeds, use))
+        own_uses = {use.use for use in uses.get(task, ()) if use.study == name}
+        if own_uses and TESTING not in own_uses:
+            continue
+        own_tests: dict[int, int] = {}  # seed -> index of the study's last test on it
+        for i, use in enumerate(uses.get(task, ())):
+            if (use.study, use.use) == (name, TESTING):
+                own_tests |= dict.fromkeys(use.seeds, i)
+        for i, use in enumerate(uses.get(task, ())):
+            earlier = tuple(s for s in use.seeds if s in study.seeds and i < own_tests.get(s, math.inf))
+            if earlier and use.use != TESTING:
+                biased.append(Reuse(task, earlier, use))
+            elif earlier and use.study != name:
+                tested.append(Reuse(task, earlier, use))
     return SeedHistory(tuple(biased), tuple(tested))
-
-
-def _list_earlier_uses(
-    uses: Sequence[SeedUse], study: str, seeds: Sequence[int]
-) -> Iterable[tuple[SeedUse, tuple[int, ...]]]:
-    """Yield each of the ``uses`` with the ``seeds`` that it used before the last test of a ``study`` on them.
-
-    If the file has no test of a seed by the study, as of a seed that the study adds, all uses of the seed are earlier ones. A study that only
-    tunes or chooses has no earlier uses.
-    """
-    own_uses = {use.use for use in uses if use.study == study}
-    if own_uses and TESTING not in own_uses:
-        return
-    tests = {
-        seed: i
-        for i, use in enumerate(uses)
-        if (use.study, use.use) == (study, TESTING)
-        for seed in use.seeds
-    }
-    for i, use in enumerate(uses):
-        yield use, tuple(seed for seed in use.seeds if seed in seeds and i < tests.get(seed, len(uses)))
 
 
 def refuse_reused_seeds(folder: Path, study: Study) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from spiky_rl.config.budget import Budget, OptionalBudget
 from spiky_rl.config.options import (
@@ -64,14 +64,9 @@ def parse_names(value: object) -> tuple[str, ...]:
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n.strip() for n in names):
         raise RegistryError(f"{shorten(value)} given; allowed: a list of names")
-    return tuple(name.strip() for name in names)
-
-
-def require_not_empty[T](items: tuple[T, ...]) -> tuple[T, ...]:
-    """Return ``items`` unchanged. Raises RegistryError if it is empty."""
-    if not items:
+    if not names:
         raise RegistryError("nothing given; allowed: at least one")
-    return items
+    return tuple(name.strip() for name in names)
 
 
 def parse_seeds(value: object) -> tuple[int, ...]:
@@ -102,7 +97,6 @@ def _join_lines(value: object) -> object:
 NamesOrText = Annotated[
     tuple[str, ...],
     BeforeValidator(parse_names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
-    AfterValidator(require_not_empty),
 ]
 Seeds = Annotated[
     tuple[int, ...],
@@ -213,6 +207,11 @@ class Study(Settings):
     def agent_names(self) -> list[str]:
         """File stems of the agents."""
         return [get_agent_name(agent) for agent in self.agents]
+
+    @property
+    def arm_agents(self) -> list[str]:
+        """File stems of the agents of its arms."""
+        return [agent for arm in self.arms for agent in arm.agents]
 
     def list_variants(self, agent: str) -> list[dict[str, Any]]:
         """Return all combinations of varied values for an ``agent``; keys of a network are skipped for an agent without one."""
@@ -331,8 +330,7 @@ def _check_arms(study: Study) -> None:
             raise StudyError(
                 f"arms: study: {arm.study!r} given; allowed: a path below a folder that contains this study"
             )
-    arm_agents = [agent for arm in study.arms for agent in arm.agents]
-    if (repeated := find_repeated((*study.agent_names, *arm_agents))) is not None:
+    if (repeated := find_repeated((*study.agent_names, *study.arm_agents))) is not None:
         raise StudyError(
             f"arms: {repeated!r} given twice; allowed: once, among the study's agents and all arms"
         )
@@ -383,10 +381,10 @@ def _check_tuned(study: Study, labels: Sequence[str]) -> None:
     sources = {agent: source for agent in study.agent_names if (source := find_tuning(study.tuning, agent))}
     try:
         tunings = {source: read_tuned(Path(source)) for source in dict.fromkeys(sources.values())}
+        for task, (agent, source) in itertools.product(labels, sources.items()):
+            tunings[source].get_layer(task, agent)  # raises if there are no values
     except UserError as error:
         raise StudyError(f"tuning: {error}") from None
-    for task, (agent, source) in itertools.product(labels, sources.items()):
-        tunings[source].get_layer(task, agent)  # raises if there are no values
     for tuned in tunings.values():
         if shared_seeds := sorted({*tuned.seeds} & {*study.seeds}):
             raise StudyError(
@@ -400,7 +398,7 @@ def choose_baseline(study: Study) -> Study:
         return study.with_changes(
             baseline=BASELINE if BASELINE in study.agent_names else study.agent_names[0]
         )
-    known = [*study.agent_names, *(agent for arm in study.arms for agent in arm.agents)]
+    known = [*study.agent_names, *study.arm_agents]
     if get_agent_name(study.baseline) not in known:
         raise StudyError(
             f"baseline: {study.baseline!r} given; allowed: {', '.join(known)}"
@@ -456,19 +454,15 @@ def merge_studies(old: Study, study: Study) -> Study:
     )
 
 
-def _format_value(study: Study, key: str) -> str:
-    """Return the value of a ``key`` of a ``study`` as users write it."""
-    value = getattr(study, key)
-    return str(value) if isinstance(value, Budget) else repr(value)
-
-
 def _require_comparable(old: Study, study: Study, keys: Sequence[str]) -> None:
     """Raise StudyError if the two studies differ in one of the ``keys``, in the varied keys, or in the question."""
     old_values, values = old.to_dict(), study.to_dict()
     for key in keys:
         if old_values.get(key) != values.get(key):
+            pair = (getattr(study, key), getattr(old, key))
+            given, before = (str(value) if isinstance(value, Budget) else repr(value) for value in pair)
             raise StudyError(
-                f"{key}: {_format_value(study, key)} given; the study in the folder has {_format_value(old, key)}; choose another --out"
+                f"{key}: {given} given; the study in the folder has {before}; choose another --out"
             )
     if set(old.vary) != set(study.vary):
         raise StudyError(

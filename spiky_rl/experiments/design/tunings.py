@@ -15,9 +15,6 @@ from pydantic import BeforeValidator
 from spiky_rl.config.options import RegistryError, shorten, suggest_name
 from spiky_rl.config.tuned_values import FILE_NAME, TunedValuesFile, read_tuned
 
-COPIES = "tuned"
-"""Folder of the copies in a study's folder if agents have tunings of their own."""
-
 
 def parse_tunings(value: object) -> str | dict[str, str]:
     """Return ``value`` if it is a text or a mapping of agents to texts, each on one line. Raises RegistryError.
@@ -51,7 +48,7 @@ def find_copy(tunings: Tunings, agent: str) -> str:
     """Return the path of the ``agent``'s copy of tuned values in a study's folder; empty if it is not tuned."""
     if not find_tuning(tunings, agent):
         return ""
-    return FILE_NAME if isinstance(tunings, str) else f"{COPIES}/{get_agent_name(agent)}/{FILE_NAME}"
+    return FILE_NAME if isinstance(tunings, str) else f"tuned/{get_agent_name(agent)}/{FILE_NAME}"
 
 
 def require_agents(tunings: Tunings, agents: Collection[str]) -> None:

@@ -2,9 +2,9 @@
 
     study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
 
-Files are written atomically. A cell is finished if its ``result.json`` is complete and has the hash of the plan. Only the holder of the
-cell's lock may work on an unfinished cell. The kernel of the operating system releases a lock when the last process that inherited it
-ends. So if a killed command left a cell running, the next command waits for it and does not run it twice.
+Files are written atomically. A cell is finished if its ``result.json`` is complete, names the cell and has the hash of the plan. Only the
+holder of the cell's lock may work on an unfinished cell. The kernel of the operating system releases a lock when the last process that
+inherited it ends. So if a killed command left a cell running, the next command waits for it and does not run it twice.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_or_extend_study(folder: Path, study: Study) -> Study:
             return study
         existing = read_study_record(path, StudyFile, "study")
         return keep_plan(folder, existing, merge_studies(existing, study))
-    if folder.is_dir() and (folder / "cells").exists():
+    if (folder / "cells").exists():
         raise StudyError(f"{folder}: has cells/ without study.json; choose another --out")
     return study
 
@@ -232,9 +232,9 @@ def read_json(path: Path) -> Any:
 
 
 def is_finished(folder: Path, cell_hash: str) -> bool:
-    """Return whether a cell's ``folder`` has a complete result with the hash ``cell_hash``."""
+    """Return whether a cell's ``folder`` has a complete result of this cell, with the hash ``cell_hash``."""
     result = read_if_valid(folder / RESULT, CellResult)
-    return result is not None and result.hash == cell_hash
+    return result is not None and (result.cell, result.hash) == (folder.name, cell_hash)
 
 
 def move_damaged_result(folder: Path) -> Path | None:
@@ -295,5 +295,8 @@ def find_run_files(folder: Path, pattern: str) -> Iterator[Path]:
 
 def read_progress(folder: Path) -> Heartbeat | None:
     """Return the last heartbeat of the training in a cell's ``folder``; None before its first iteration."""
-    reports = sorted(find_run_files(folder, "progress.json"), key=lambda path: path.parent.name)
-    return read_if_valid(reports[-1], Heartbeat) if reports else None
+    from spiky_rl.run.run_folders import get_creation_time
+
+    reports = find_run_files(folder, "progress.json")
+    newest = max(reports, key=lambda path: (get_creation_time(path.parent), path), default=None)
+    return None if newest is None else read_if_valid(newest, Heartbeat)

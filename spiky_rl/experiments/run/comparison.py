@@ -15,7 +15,7 @@ from statistics import fmean
 import yaml
 
 from spiky_rl.config import files
-from spiky_rl.config.options import FileRecord, RegistryError
+from spiky_rl.config.options import RegistryError
 from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.config.progress import format_count, format_duration
 from spiky_rl.config.schema import TaskSpec, get_algorithm
@@ -31,6 +31,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.arms import find_uncontrolled_agents, read_arms, refuse_other_arms
 from spiky_rl.experiments.run.engines.base import DONE, Engine, WorkOrder
 from spiky_rl.experiments.run.planning import AgentResolver, ExecutionOptions
+from spiky_rl.experiments.run.records import CellResult
 from spiky_rl.run.provenance import find_commit, find_compiler_version
 
 log = logging.getLogger(__name__)
@@ -135,9 +136,7 @@ def _check_planned_agents(study: Study, cells: Iterable[Cell], specs: Mapping[st
     if study.plan is None:
         return
     own = [cell for cell in cells if cell.trains_agent]
-    labels = dict.fromkeys(
-        [*(cell.label for cell in own), *(agent for arm in study.arms for agent in arm.agents)]
-    )
+    labels = dict.fromkeys([*(cell.label for cell in own), *study.arm_agents])
     anns = {c.label for c in own if c.agent in study.anns or not specs[str(c.spec_hash)].get("network")}
     try:
         check_agents(study.plan, list(labels), anns)
@@ -216,19 +215,6 @@ def add_base_hashes(cells: Sequence[Cell], study: Study, place: ExecutionOptions
     return [cell.model_copy(update={"base_hash": compute_base_hash(cell)}) for cell in cells]
 
 
-class TrainingSeconds(FileRecord):
-    """The duration of a training in its result."""
-
-    seconds_total: float
-
-
-class FinishedCell(FileRecord):
-    """The keys of a cell's result that tell how long it trained."""
-
-    hash: str
-    training: TrainingSeconds | None
-
-
 def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, TaskSpec]) -> list[Cell]:
     """Return the ``cells`` of the study in ``folder`` with their estimated seconds; ``tasks`` are task files by label.
 
@@ -238,12 +224,10 @@ def estimate_cells(folder: Path, cells: Iterable[Cell], tasks: Mapping[str, Task
     trained = [cell for cell in all_cells if cell.trains_agent]
     finished = defaultdict[tuple[str, ...], list[float]](list)
     for cell in trained:
-        result = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, FinishedCell)
-        if (
-            result is not None
-            and result.training is not None
-            and result.hash in (cell.hash, cell.earlier_hash)
-        ):
+        result = folders.read_if_valid(folder / "cells" / cell.name / folders.RESULT, CellResult)
+        if result is None or result.training is None:
+            continue
+        if result.hash in (cell.hash, cell.earlier_hash):
             for key in (cell.task, cell.label), (cell.task, _get_cell_algorithm(cell)):
                 finished[key].append(result.training.seconds_total)
 

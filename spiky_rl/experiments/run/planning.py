@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from spiky_rl.config.options import Settings, UserError, option, suggest_name
 from spiky_rl.config.plain_data import format_override
-from spiky_rl.config.spec import TaskSpec, load_task, read_algorithm
+from spiky_rl.config.spec import TaskSpec, read_algorithm
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell, CellResources
 from spiky_rl.experiments.design.planned import count_deciding_seeds, list_measures
@@ -21,7 +21,7 @@ from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visi
 from spiky_rl.hosts import find_host
 from spiky_rl.learners import choose_library, get_learner
 from spiky_rl.learners.base import DISTRIBUTED
-from spiky_rl.run.prepare import make_plan
+from spiky_rl.run.prepare import get_default_num_envs, make_plan
 from spiky_rl.run.run_plan import RANDOM, Assets, RunPlan, RunRequest
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def get_default_folder(study: Study, file: Path | None) -> Path:
 
 
 class AgentResolver:
-    """Merges each combination of task, agent and variant once, as ``train.py`` does."""
+    """The run plans of a study: each combination of task, agent and variant is merged once, as ``train.py`` does."""
 
     def __init__(self, study: Study, place: ExecutionOptions) -> None:
         self.study, self.place = study, place
@@ -171,26 +171,18 @@ class AgentResolver:
             self.known[key] = self._make_plan(task, agent, varied)
         return self.known[key]
 
-    def _choose_num_envs(self, task: str) -> int | None:
-        """Return the study's number of environments; None if the task's or the host's default applies.
-
-        A plan for the GPU of another machine sets the task's number for a GPU, because this machine's device would choose another default.
-        """
-        if self.study.num_envs is not None or not self.place.is_elsewhere:
-            return self.study.num_envs
-        task_spec = load_task(task)
-        return None if task_spec is None else task_spec.num_envs["cuda"]
-
     def _require_endpoints(self, plan: RunPlan) -> None:
         """Raise UserError if the task of ``plan`` does not have a condition of the study, or what an endpoint of its plan measures."""
-        study = self.study
-        chosen = plan.host_task.select_conditions(",".join(study.conditions), plan.conditioned_policy)
-        for name in study.plan.conditions if study.plan is not None else ():
+        conditions, test_plan = ",".join(self.study.conditions), self.study.plan
+        chosen = plan.host_task.select_conditions(conditions, plan.conditioned_policy)
+        if test_plan is None:
+            return
+        for name in test_plan.conditions:
             if name not in chosen:
                 raise UserError(
                     f"plan.endpoints: kept: {name!r} given; allowed: {', '.join(chosen)}{suggest_name(name, chosen)}"
                 )
-        for endpoint in study.plan.endpoints if study.plan is not None else ():
+        for endpoint in test_plan.endpoints:
             if plan.task_spec is not None and not endpoint.fits(plan.task_spec.measure):
                 allowed = ", ".join(list_measures(plan.task_spec.measure))
                 raise UserError(
@@ -207,7 +199,7 @@ class AgentResolver:
                 agent=agent,
                 library=choose_library(study.library, read_algorithm(agent, [*agent_overrides, *varied])),
                 tuning=Path(tuning) if tuning else None,
-                num_envs=self._choose_num_envs(task),
+                num_envs=study.num_envs,
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,
                 overrides=(*study.overrides, *varied),
@@ -216,6 +208,13 @@ class AgentResolver:
 
         from spiky_rl.run.train import require_whole_minibatches
 
+        if elsewhere:
+            assert place.device is not None
+            plan.device = place.device
+            plan.physics = plan.host_task.get_physics_on(place.device)
+            plan.num_envs = study.num_envs or get_default_num_envs(
+                plan.task_spec, plan.host_task, place.device, plan.spec.algorithm
+            )
         if place.distributed > 1:  # the study's library may lack the agent's algorithm
             plan.learner.require_ability(DISTRIBUTED, f"--distributed {place.distributed}: {agent}")
         require_whole_minibatches(plan)
@@ -223,10 +222,6 @@ class AgentResolver:
         self.specs[plan.spec.digest] = plan.spec.to_dict()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec
-        if elsewhere:
-            assert place.device is not None
-            plan.device = place.device
-            plan.physics = plan.host_task.get_physics_on(place.device)
         return plan
 
 

@@ -13,14 +13,14 @@ from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED
 
 
 class StudyProgress:
-    """The cells of a study at work."""
+    """States of the cells of a study, and the time that each took."""
 
     def __init__(self, plan: StudyRun) -> None:
         self.parallel = plan.place.parallel
         self.cells = {cell.name: cell for cell in plan.cells}
         self.states = {name: DONE if name in plan.finished else WAITING for name in self.cells}
-        self.started_at = {cell: time.monotonic() for cell in plan.finished}
-        """Name of each cell that has started -> its start by the monotonic clock."""
+        self.started_at: dict[str, float] = {}
+        """Name of each cell that this command has started -> its start by the monotonic clock."""
         self.durations: dict[str, float] = {}
         """Name of each cell that has ended -> seconds that it took; in the order of their ends."""
 
@@ -45,7 +45,7 @@ class StudyProgress:
     @property
     def ended(self) -> int:
         """The number of cells that have ended."""
-        return sum(self.counts[state] for state in (DONE, BROKEN, STOPPED))
+        return sum(state in (DONE, BROKEN, STOPPED) for state in self.states.values())
 
     @property
     def remaining_time(self) -> str:
@@ -62,13 +62,9 @@ class StudyProgress:
 
     def _estimate_duration(self, cell: Cell) -> float | None:
         """Return the mean seconds of finished trainings on the same task; without any, the estimate of the plan."""
-        durations = [
-            seconds
-            for name, seconds in self.durations.items()
-            if self.states[name] == DONE
-            and self.cells[name].task == cell.task
-            and self.cells[name].trains_agent
-        ]
+        trained = [other for other in self.cells.values() if other.trains_agent and other.task == cell.task]
+        ended = [other.name for other in trained if self.states[other.name] == DONE]
+        durations = [self.durations[name] for name in ended if name in self.durations]
         return fmean(durations) if durations else cell.seconds
 
     def list_recent(self, count: int) -> list[str]:

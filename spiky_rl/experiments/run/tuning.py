@@ -179,7 +179,7 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     folder has lost a part, because all trials would run again.
     """
     existing = read_tuning(folder)
-    _require_complete(folder, existing, (existing or design).storage)
+    _require_complete(folder, existing)
     if existing is None:
         return replace(design, id=secrets.token_hex(4))
     study = merge_studies(existing.study, design.study)
@@ -199,11 +199,8 @@ def load_or_extend_tuning(folder: Path, design: TuningDesign) -> TuningDesign:
     return replace(design, study=study, trials=max(design.trials, existing.trials), id=existing.id)
 
 
-def _require_complete(folder: Path, existing: TuningFile | None, storage: str) -> None:
-    """Raise StudyError that names a missing or empty file if the tuning in ``folder`` has lost a part.
-
-    ``existing`` is the content of its tuning.json; an empty ``storage`` is a file in the folder.
-    """
+def _require_complete(folder: Path, existing: TuningFile | None) -> None:
+    """Raise StudyError that names a missing or empty file if the tuning in ``folder``, with an ``existing`` tuning.json, has lost a part."""
     remedy = "bring it back, or choose another --out"
     if existing is None:
         for name in (TRIALS, TUNED):
@@ -211,7 +208,7 @@ def _require_complete(folder: Path, existing: TuningFile | None, storage: str) -
                 raise StudyError(f"{folder / FILE}: missing, though {name} is there; {remedy}")
         if (folder / "cells").exists():
             raise StudyError(f"{folder}: has cells/ without {FILE}; choose another --out")
-    elif not storage:
+    elif not existing.storage:
         database = folder / DATABASE
         fault = "missing" if not database.exists() else "empty" if not database.stat().st_size else ""
         if fault:  # tables are made before tuning.json is written

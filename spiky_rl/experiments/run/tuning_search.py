@@ -105,7 +105,7 @@ def start_search(
 
 
 class TuningSearch:
-    """Hands out the cells of trials, and decides by their results how each continues."""
+    """The open trials of a tuning: it hands out their cells, and decides by the results how each trial continues."""
 
     def __init__(
         self,
@@ -253,9 +253,10 @@ class TuningSearch:
 
     def on_cells_failed(self, trial: RunningTrial, unfinished: Sequence[Cell]) -> Sequence[Cell]:
         """End a trial with ``unfinished`` cells: as diverged, or to be tried again by the next command; return no cells."""
-        lines = read_error_lines(self.out / "cells" / unfinished[0].name) or ["it left no message"]
-        reason = lines[-1]
-        if any(self.has_diverged(cell) for cell in unfinished):
+        diverged = [cell for cell in unfinished if self.has_diverged(cell)]
+        failed = (diverged or unfinished)[0]
+        reason = (read_error_lines(self.out / "cells" / failed.name) or ["it left no message"])[-1]
+        if diverged:
             return self.end_bad_trial(trial, reason)
         self.broken[trial.title] = reason
         log.error("%s: failed; %s", trial.title, reason)

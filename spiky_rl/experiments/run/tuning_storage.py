@@ -57,23 +57,20 @@ def open_studies(
     """
     directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.minimized_activity else [])]
     names = {pair: f"{tuning.id} {pair.task_label} {pair.agent_name}" for pair in pairs}
-    studies: dict[AgentTask, optuna.Study] = {}
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNED_FROM)
     try:
-        for pair, name in names.items():
-            studies[pair] = optuna.create_study(
-                study_name=name,
-                storage=storage,
-                directions=directions,
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNED_FROM),
-                load_if_exists=True,
+        studies = {
+            pair: optuna.create_study(
+                study_name=name, storage=storage, directions=directions, pruner=pruner, load_if_exists=True
             )
-            if studies[pair].directions != directions:
-                raise StudyError(f"{place}: study {name!r}: its directions are damaged; {REMEDY}")
-    except StudyError:
-        raise
+            for pair, name in names.items()
+        }
+        damaged = [names[pair] for pair, study in studies.items() if study.directions != directions]
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a damaged database trips driver, SQLAlchemy or Optuna anywhere
         raise StudyError(f"{place}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
+    if damaged:
+        raise StudyError(f"{place}: study {damaged[0]!r}: its directions are damaged; {REMEDY}")
     for pair, study in studies.items():
         _check_trials(pair, study, place, begun[pair])
     return studies

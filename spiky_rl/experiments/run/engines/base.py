@@ -50,7 +50,7 @@ class WorkOrder:
 
 
 class Engine(ABC):
-    """Runs cells, each in processes of its own; a cell that fails does not affect others."""
+    """Runner of cells, each in processes of its own; a cell that fails does not affect others."""
 
     def run(self, order: WorkOrder) -> dict[str, str]:
         """Run all cells of an ``order`` to their ends or until a stop; return their states by name."""

@@ -24,7 +24,7 @@ POLL_INTERVAL_S = 0.25
 
 
 class LocalEngine(Engine):
-    """Runs cells as child processes, which end with this process."""
+    """Engine whose cells are child processes, which end with this process."""
 
     def __init__(self) -> None:
         self.running = dict[str, subprocess.Popen[bytes]]()

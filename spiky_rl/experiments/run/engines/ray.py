@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class RayEngine(Engine):
-    """Lets Ray's scheduler choose the machine; a cell takes ``cpus`` and ``gpus`` there."""
+    """Engine whose cells run where Ray's scheduler decides; a cell takes ``cpus`` and ``gpus`` there."""
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
         """Set the cluster and the resources of a cell; a fraction of ``gpus`` shares one.
