@@ -84,7 +84,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     config = learner.make_runner_cfg(spec)
     experiment = _set_experiment(config, request.experiment_name or spec.runner.get("experiment_name", ""))
     seed = _choose_seed(request, host_task)
-    num_envs = request.num_envs or _choose_num_envs(task_spec, host_task, device, spec.algorithm)
+    num_envs = request.num_envs or choose_num_envs(task_spec, host_task, device, spec.algorithm)
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
     host_task.configure(device, num_envs, seed)
     return RunPlan(
@@ -272,7 +272,7 @@ def merge_agent_on_task(
     return registered_id, spec
 
 
-def _choose_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str, algorithm: str) -> int:
+def choose_num_envs(task_spec: TaskSpec | None, host_task: HostTask, device: str, algorithm: str) -> int:
     """Return the default number of environments on a ``device``.
 
     An off-policy algorithm gets the host's number for replay if it has one; else the task file's counts, then the host's default.

@@ -21,7 +21,7 @@ from spiky_rl.experiments.run.engines.base import Engine, count_cores, list_visi
 from spiky_rl.hosts import find_host
 from spiky_rl.learners import choose_library, get_learner
 from spiky_rl.learners.base import DISTRIBUTED
-from spiky_rl.run.prepare import get_default_num_envs, make_plan
+from spiky_rl.run.prepare import choose_num_envs, make_plan
 from spiky_rl.run.run_plan import RANDOM, Assets, RunPlan, RunRequest
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class AgentResolver:
             assert place.device is not None
             plan.device = place.device
             plan.physics = plan.host_task.get_physics_on(place.device)
-            plan.num_envs = study.num_envs or get_default_num_envs(
+            plan.num_envs = study.num_envs or choose_num_envs(
                 plan.task_spec, plan.host_task, place.device, plan.spec.algorithm
             )
         if place.distributed > 1:  # the study's library may lack the agent's algorithm
