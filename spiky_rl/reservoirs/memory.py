@@ -89,7 +89,7 @@ def compute_generalisation_rank(
     """Return the rank of the last states under inputs that differ in the past and are equal in their last ``shared`` steps.
 
     Low is good: states of one class span few directions. Source: Legenstein & Maass (2007). The other arguments are those of
-    `kernel_rank`.
+    `compute_kernel_rank`.
     """
     if not 0 <= shared < steps:
         raise ValueError(
