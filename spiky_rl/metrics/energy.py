@@ -200,10 +200,6 @@ class InferenceCost:
         state_access = compute_access_energy(self.state_bytes * model.bytes_per_value / WORD)
         return (weight_access * read_bytes + model.bytes_per_value * state_access * self.state_accesses) / 8
 
-    def compute_throughput(self, per_second: float) -> float:
-        """Return the effective operations per second at a number of actions or samples ``per_second``."""
-        return self.effective_operations * per_second
-
     def scale(self, passes: int) -> InferenceCost:
         """Return the cost of a number of ``passes``: counts are multiplied, shares and memory stay."""
         equal_ann = None if self.equal_ann is None else self.equal_ann.scale(passes)
