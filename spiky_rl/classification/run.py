@@ -283,7 +283,13 @@ def _load_samples(
     ids = None if flags.ids is None else Path(flags.ids)
     chosen = select_subset(dataset.recordings, flags.recordings, ids)
     require_classes(dataset, chosen, folder)
-    return samples.load_samples(settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress)
+    loaded_samples = samples.load_samples(
+        settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress
+    )
+    if loaded_samples.skipped:
+        names = {*loaded_samples.names}
+        require_classes(dataset, [r for r in chosen if r.name in names], folder)
+    return loaded_samples
 
 
 def _build_network(spec: AgentSpec, inputs: Any, outputs: int, seed: int) -> SpikingNetwork:

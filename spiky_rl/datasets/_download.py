@@ -53,7 +53,12 @@ class DatasetArchive:
             return
         path = folder / self.name
         if path.is_file():
-            self._check_file(path)
+            try:
+                wrong = self._find_checksum_error(path)
+            except OSError as error:
+                raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
+            if wrong:
+                raise DownloadError(f"{path}: its {wrong}; delete it and download it again")
             return
         partial = folder / f"{self.name}{PARTIAL}"
         try:
@@ -75,15 +80,6 @@ class DatasetArchive:
             raise DownloadError(
                 f"cannot write {str(partial)!r}: {error.strerror or error}; correct this and run the same command again"
             ) from None
-
-    def _check_file(self, path: Path) -> None:
-        """Raise DownloadError if the archive at ``path`` cannot be read or has a wrong checksum."""
-        try:
-            wrong = self._find_checksum_error(path)
-        except OSError as error:
-            raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        if wrong:
-            raise DownloadError(f"{path}: its {wrong}; delete it and download it again")
 
     def _find_checksum_error(self, path: Path) -> str:
         """Return a description of the first wrong checksum; empty if all match."""
