@@ -112,17 +112,10 @@ def prepare_trainer(
     fetch: bool = False,
     open_progress: ProgressFactory = no_progress,
 ) -> Trainer:
-    """Return a trainer with the data and a network, new or from a checkpoint. Checks that need no data come first.
+    """Return a trainer with the data and a network, new or from the checkpoint ``loaded``. Checks that need no data come first.
 
-    Args:
-        settings: Settings of the run; this function adds the values that depend on the data.
-        loaded: The checkpoint to resume; None for a new run.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
-        fetch: Whether to download the dataset if it is missing.
-        open_progress: Opens a progress display.
-
-    Raises:
-        UserError: If settings contradict each other, or data are missing.
+    Adds the values that depend on the data to ``settings``; downloads the dataset if ``fetch`` and it is missing. Raises UserError if
+    settings contradict each other, or data are missing.
     """
     _require_patience(settings.flags, settings.flags.validation)
     if loaded is not None:
@@ -398,7 +391,7 @@ class ClassificationRun:
                 results.save(path, self.trainer, self.identity)
                 previous, self.latest = self.latest, path
                 if previous is not None:
-                    previous.unlink()
+                    previous.unlink(missing_ok=True)
                 if self.trainer.history.best_epoch == epoch.index:
                     results.save(self.folder / run_folders.BEST, self.trainer, self.identity)
                 display(epoch)

@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 import urllib.response
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -128,25 +127,22 @@ class _NetError(Exception):
     """The server refused the file, or the connection broke."""
 
 
-@contextmanager
-def _open(url: str, start: int) -> Iterator[Any]:
+def _open(url: str, start: int) -> Any:
     """Open the server's response, from byte ``start`` on if the server supports that. Raises _NetError.
 
     If the file ends at ``start``, the response is empty.
     """
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise _NetError(f"{error.code} {error.reason}") from None
-        answer = urllib.response.addinfourl(
+        return urllib.response.addinfourl(
             io.BytesIO(), http.client.HTTPMessage(), url, http.HTTPStatus.PARTIAL_CONTENT
         )
     except (OSError, http.client.HTTPException) as error:
         raise _NetError(getattr(error, "reason", error) or type(error).__name__) from None
-    with answer:
-        yield answer
 
 
 def _read_chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:

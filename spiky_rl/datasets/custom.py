@@ -341,11 +341,7 @@ def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, 
                 rows.append(dict(zip(arrays, texts, strict=True)))
     except DAMAGE as error:
         raise EventFileError(f"{store.path(manifest)}: not a manifest, or damaged: {error}") from None
-
-    def get_key(column: object) -> str:
-        return COLUMNS.get(str(column).strip().lower(), "")
-
-    return [{get_key(column): cell for column, cell in row.items()} for row in rows]
+    return [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
 
 
 def _natural_sort_key(name: str) -> tuple[bool, int, str]:

@@ -39,11 +39,9 @@ CAVEATS = (
     "spikes in training differ from those of a deployed network: measure a playback or a test set",
 )
 
-
 DIVISION_IN_MULTIPLICATIONS = 7.1
 """Energy of a floating-point division, in multiplications, measured on a Cortex-M4F (PMC8934428, table 3). Every transcendental
 operation is assumed to cost as much."""
-
 
 SRAM = ((8 * 2**10, 10.0), (32 * 2**10, 20.0), (2**20, 100.0))
 """Published on-chip memories: size in bytes, and energy in pJ of an access to 8 bytes."""

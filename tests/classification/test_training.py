@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from spiky_rl.classification import training
+from spiky_rl.classification.result import draw_confusion
+from spiky_rl.classification.run import create_run
+from spiky_rl.classification.settings import ClassifyRequest, make_settings
 from spiky_rl.classification.split import split
 from spiky_rl.classification.training import Trainer, TrainerSettings
 from spiky_rl.config import registry
@@ -34,6 +37,28 @@ def test_a_gradient_that_overflows_ends_the_training_before_its_weights_are_kept
 def test_a_training_with_finite_weights_does_all_its_epochs():
     trainer = make_trainer()
     assert len(list(trainer.run_epochs())) == 3 and len(trainer.history.loss) == 3
+
+
+@pytest.mark.parametrize(("classes", "side"), [(2, 5.2), (100, 30.0), (1000, 40.0)])
+def test_a_confusion_matrix_of_any_number_of_classes_is_a_picture_of_bounded_size(classes, side):
+    pytest.importorskip("matplotlib")
+    figure = draw_confusion(np.eye(classes, dtype=int), [*map(str, range(classes))], "title")
+    assert figure.get_size_inches().tolist() == pytest.approx([side + 0.3, side])
+
+
+def test_a_checkpoint_that_somebody_removed_does_not_end_the_training(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
+    flags = {"epochs": 3, "recordings": 100}
+    request = ClassifyRequest(
+        dataset="digits",
+        flags=flags,
+        device="cpu",
+        log_root=tmp_path,
+        overrides=("agent.network.layers=[8]",),
+    )
+    run = create_run(request, make_settings(request))
+    assert run.learn(lambda: False, lambda _: run.latest.unlink()) == "finished"
 
 
 def test_passes_without_gradients_take_few_times_the_samples_of_a_batch(monkeypatch):
