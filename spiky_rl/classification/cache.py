@@ -31,7 +31,7 @@ from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
-FILE_VERSION = 4
+FILE_VERSION = 5
 """Version of the files; files of another version are made anew."""
 LIMIT_GB = 20.0
 INDEX_TYPE = np.dtype(np.uint32)

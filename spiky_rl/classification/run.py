@@ -15,7 +15,7 @@ import torch
 from spiky_rl.classification import ann as anns
 from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
-from spiky_rl.classification.checkpoint import LoadedCheckpoint
+from spiky_rl.classification.checkpoint import ClassifierIdentity, LoadedCheckpoint
 from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import (
     LIBRARY,
@@ -350,7 +350,10 @@ class ClassificationRun:
     def __init__(
         self, trainer: Trainer, settings: ClassificationSettings, log_root: Path, run_name: str
     ) -> None:
-        """Make the run folder, below ``log_root`` and with an optional suffix ``run_name``, and write the run's specification."""
+        """Make the run folder, below ``log_root`` and with an optional suffix ``run_name``, and write the run's specification.
+
+        Raises RegistryError if the run's checkpoints could not be read again.
+        """
         data, split_, spec, seed = trainer.samples, trainer.split, settings.spec, settings.flags.seed
         self.trainer, self.settings = trainer, settings
         self.identity = {
@@ -359,6 +362,8 @@ class ClassificationRun:
             "window": list(settings.window), "scale": data.scale, "device": trainer.device,
             "overridden": list(settings.overridden),
         }  # fmt: skip
+        # a dataset of the user may declare what no checkpoint can hold
+        ClassifierIdentity.check("dataset", self.identity)
         name = format_dataset_label(data.name)
         self.folder = run_folders.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
         run_folders.write_spec(self.folder, spec)
