@@ -26,11 +26,12 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.config.safe_loading import open_regular
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, check_events
+from spiky_rl.datasets._store import make_read_error
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
-FILE_VERSION = 4
+FILE_VERSION = 5
 """Version of the files; files of another version are made anew."""
 LIMIT_GB = 20.0
 INDEX_TYPE = np.dtype(np.uint32)
@@ -63,7 +64,8 @@ def index_events(events: Events, dataset: Dataset) -> np.ndarray:
     start, end = dataset.window
     # first the window: for the times of all events the product below may exceed 64 bits
     inside = (events.t >= start) & (events.t < end)
-    x, y, p, t = (values[inside] for values in (events.x, events.y, events.p, events.t))
+    # a dataset may give times of 8 or 32 bits, whose product with the bins overflows
+    x, y, p, t = (values[inside].astype(np.int64) for values in (events.x, events.y, events.p, events.t))
     k = (t - start) * dataset.bins // (end - start)
     channels, rows, columns = dataset.shape
     return (((k * channels + p) * rows + y) * columns + x).astype(INDEX_TYPE)
@@ -210,10 +212,16 @@ def _build(
 
 
 def _read_valid(dataset: Dataset, recording: Recording) -> Events:
-    """Return the events of a recording. Raises EventFileError if it has a fault, an event outside the sensor, or none in the window."""
+    """Return the events of a recording.
+
+    Raises EventFileError if it has a fault, cannot be read, or has an event outside the sensor or none in the window.
+    """
     if recording.fault:
         raise EventFileError(f"{dataset.path(recording)}: {recording.fault}")
-    events, (start, end) = dataset.read_events(recording), dataset.window
+    try:
+        events, (start, end) = dataset.read_events(recording), dataset.window
+    except OSError as error:
+        raise make_read_error(dataset.path(recording), error) from None
     check_events(events, dataset.path(recording), dataset.shape)
     if not ((events.t >= start) & (events.t < end)).any():
         first, last = int(events.t.min()), int(events.t.max())
@@ -235,7 +243,7 @@ def estimate_bytes(dataset: Dataset, recordings: Sequence[Recording]) -> int:
     counts = []
     for number in sorted({round(i) for i in evenly_spaced}):
         try:
-            counts.append(len(dataset.read_events(recordings[number])))
+            counts.append(len(_read_valid(dataset, recordings[number])))
         except EventFileError:  # it is refused or skipped later, when all are read
             continue
     return round(INDEX_TYPE.itemsize * len(recordings) * sum(counts) / max(len(counts), 1))

@@ -180,21 +180,21 @@ def _open_dataset(request: ClassifyRequest, identity: Mapping[str, Any], folder:
     The folder is read as custom recordings if the request names only a folder, whose layout is not that of the checkpoint's dataset.
     """
     trained, requested_options = identity["settings"]["dataset"], request.get_dataset_options()
+    name = trained["name"]
     frames = {key: trained[key] for key in FRAME_KEYS}
     others = {"others": "unlabelled"} if request.predict else {}
-    if request.dataset not in (None, trained["name"], OWN_DATA):
+    if request.dataset not in (None, name, OWN_DATA):
         other = configure_dataset(request.dataset, {**frames, **requested_options})
         return request.dataset, other.build(data=folder)
-    if trained["name"] == OWN_DATA:
-        return OWN_DATA, _build_trained_dataset(trained, {**others, **requested_options}, folder)
-    if request.dataset == trained["name"] or (request.dataset is None and "data" not in request.flags):
-        return trained["name"], _build_trained_dataset(trained, requested_options, folder)
-    if request.dataset is None:  # the user names a folder, but not its layout
-        if _has_trained_layout(trained, folder):
-            return trained["name"], _build_trained_dataset(trained, requested_options, folder)
-        log.info(
-            "%s does not have the layout of %s; reading it as custom recordings", folder, trained["name"]
-        )
+    if name == OWN_DATA:
+        return name, _build_trained_dataset(trained, {**others, **requested_options}, folder)
+    if request.dataset is None:
+        # a folder that the user names may have another layout
+        if "data" not in request.flags or _has_trained_layout(trained, folder):
+            return name, _build_trained_dataset(trained, requested_options, folder)
+        log.info("%s does not have the layout of %s; reading it as custom recordings", folder, name)
+    elif request.dataset == name:
+        return name, _build_trained_dataset(trained, requested_options, folder)
     channels, *sensor = identity["shape"]
     layout = {
         "sensor": sensor,

@@ -159,7 +159,8 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], titl
     """Draw the confusion matrix ``counts`` [classes, classes] with its numbers: true classes in rows, predicted ones in columns."""
     from matplotlib.figure import Figure
 
-    matrix, side = np.asarray(counts), max(5.2, 0.3 * len(classes))
+    # a wider picture, as of a thousand classes, would take gigabytes
+    matrix, side = np.asarray(counts), float(np.clip(0.3 * len(classes), 5.2, 40.0))
     figure = Figure(figsize=(side + 0.3, side), layout="constrained")
     axes = figure.add_subplot()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

@@ -15,7 +15,7 @@ import torch
 from spiky_rl.classification import ann as anns
 from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
-from spiky_rl.classification.checkpoint import LoadedCheckpoint
+from spiky_rl.classification.checkpoint import ClassifierIdentity, LoadedCheckpoint
 from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import (
     LIBRARY,
@@ -112,17 +112,10 @@ def prepare_trainer(
     fetch: bool = False,
     open_progress: ProgressFactory = no_progress,
 ) -> Trainer:
-    """Return a trainer with the data and a network, new or from a checkpoint. Checks that need no data come first.
+    """Return a trainer with the data and a network, new or from the checkpoint ``loaded``. Checks that need no data come first.
 
-    Args:
-        settings: Settings of the run; this function adds the values that depend on the data.
-        loaded: The checkpoint to resume; None for a new run.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None for the GPU if there is one.
-        fetch: Whether to download the dataset if it is missing.
-        open_progress: Opens a progress display.
-
-    Raises:
-        UserError: If settings contradict each other, or data are missing.
+    Adds the values that depend on the data to ``settings``; downloads the dataset if ``fetch`` and it is missing. Raises UserError if
+    settings contradict each other, or data are missing.
     """
     _require_patience(settings.flags, settings.flags.validation)
     if loaded is not None:
@@ -283,7 +276,13 @@ def _load_samples(
     ids = None if flags.ids is None else Path(flags.ids)
     chosen = select_subset(dataset.recordings, flags.recordings, ids)
     require_classes(dataset, chosen, folder)
-    return samples.load_samples(settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress)
+    loaded_samples = samples.load_samples(
+        settings.dataset["name"], dataset, chosen, flags.skip_bad, open_progress
+    )
+    if loaded_samples.skipped:
+        names = {*loaded_samples.names}
+        require_classes(dataset, [r for r in chosen if r.name in names], folder)
+    return loaded_samples
 
 
 def _build_network(spec: AgentSpec, inputs: Any, outputs: int, seed: int) -> SpikingNetwork:
@@ -351,7 +350,10 @@ class ClassificationRun:
     def __init__(
         self, trainer: Trainer, settings: ClassificationSettings, log_root: Path, run_name: str
     ) -> None:
-        """Make the run folder, below ``log_root`` and with an optional suffix ``run_name``, and write the run's specification."""
+        """Make the run folder, below ``log_root`` and with an optional suffix ``run_name``, and write the run's specification.
+
+        Raises RegistryError if the run's checkpoints could not be read again.
+        """
         data, split_, spec, seed = trainer.samples, trainer.split, settings.spec, settings.flags.seed
         self.trainer, self.settings = trainer, settings
         self.identity = {
@@ -360,6 +362,8 @@ class ClassificationRun:
             "window": list(settings.window), "scale": data.scale, "device": trainer.device,
             "overridden": list(settings.overridden),
         }  # fmt: skip
+        # a dataset of the user may declare what no checkpoint can hold
+        ClassifierIdentity.check("dataset", self.identity)
         name = format_dataset_label(data.name)
         self.folder = run_folders.create_run_folder(log_root, name, run_name, name, spec.name, LIBRARY, seed)
         run_folders.write_spec(self.folder, spec)
@@ -392,7 +396,7 @@ class ClassificationRun:
                 results.save(path, self.trainer, self.identity)
                 previous, self.latest = self.latest, path
                 if previous is not None:
-                    previous.unlink()
+                    previous.unlink(missing_ok=True)
                 if self.trainer.history.best_epoch == epoch.index:
                     results.save(self.folder / run_folders.BEST, self.trainer, self.identity)
                 display(epoch)

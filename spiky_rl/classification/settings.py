@@ -264,19 +264,15 @@ def make_settings(request: ClassifyRequest) -> ClassificationSettings:
     agent, overrides = request.agent or cls.agent, request.get_agent_overrides()
     # if the recordings will determine the agent, check the overrides with one that accepts the union of all overrides
     spec = load_agent(agent or "lif_linear_classifier", name, overrides)
+    # a component's new name (``x.name``) replaces all of ``x``
+    keys = (text.partition("=")[0].removeprefix("agent.").removesuffix(".name") for text in overrides)
     return ClassificationSettings(
         flags,
         dataset.settings(),
         spec,
-        overridden=_list_overridden(overrides),
+        overridden=tuple(keys),
         pending_overrides=None if agent else overrides,
     )
-
-
-def _list_overridden(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths that ``overrides`` of the agent replace; a component's new name (``x.name``) replaces all of ``x``."""
-    keys = (text.partition("=")[0] for text in overrides)
-    return tuple(key.removeprefix("agent.").removesuffix(".name") for key in keys)
 
 
 def resume_settings(request: ClassifyRequest, loaded: LoadedCheckpoint) -> ClassificationSettings:

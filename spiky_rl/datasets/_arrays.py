@@ -66,18 +66,13 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = (
     return Header(shape, dtype, fortran, file.tell())
 
 
-def _list_fields(dtype: np.dtype, names: Sequence[str]) -> list[np.dtype]:
-    """Return the types of the fields in ``names``, or of all fields if none is in ``names``; ``dtype`` itself if it has no fields."""
-    if dtype.names is None:
-        return [dtype]
-    return [dtype[name].base for name in [name for name in dtype.names if name in names] or dtype.names]
-
-
 def _require_kinds(dtype: np.dtype, kinds: str, fields: Sequence[str]) -> None:
     """Raise ValueError if values of ``dtype`` are not of the allowed ``kinds``; see `read_header`."""
     if dtype.hasobject:
         raise ValueError("holds Python objects; it must hold numbers")
-    for field in _list_fields(dtype, fields):
+    names = dtype.names or ()
+    checked = [dtype[name].base for name in [name for name in names if name in fields] or names] or [dtype]
+    for field in checked:
         if field.kind not in kinds or not field.itemsize:
             allowed = "numbers" if kinds == NUMBERS else "numbers or text"
             raise ValueError(f"holds {field}; it must hold {allowed}")

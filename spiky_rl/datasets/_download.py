@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 import urllib.response
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -53,7 +52,12 @@ class DatasetArchive:
             return
         path = folder / self.name
         if path.is_file():
-            self._check_file(path)
+            try:
+                wrong = self._find_checksum_error(path)
+            except OSError as error:
+                raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
+            if wrong:
+                raise DownloadError(f"{path}: its {wrong}; delete it and download it again")
             return
         partial = folder / f"{self.name}{PARTIAL}"
         try:
@@ -75,15 +79,6 @@ class DatasetArchive:
             raise DownloadError(
                 f"cannot write {str(partial)!r}: {error.strerror or error}; correct this and run the same command again"
             ) from None
-
-    def _check_file(self, path: Path) -> None:
-        """Raise DownloadError if the archive at ``path`` cannot be read or has a wrong checksum."""
-        try:
-            wrong = self._find_checksum_error(path)
-        except OSError as error:
-            raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        if wrong:
-            raise DownloadError(f"{path}: its {wrong}; delete it and download it again")
 
     def _find_checksum_error(self, path: Path) -> str:
         """Return a description of the first wrong checksum; empty if all match."""
@@ -132,25 +127,22 @@ class _NetError(Exception):
     """The server refused the file, or the connection broke."""
 
 
-@contextmanager
-def _open(url: str, start: int) -> Iterator[Any]:
+def _open(url: str, start: int) -> Any:
     """Open the server's response, from byte ``start`` on if the server supports that. Raises _NetError.
 
     If the file ends at ``start``, the response is empty.
     """
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise _NetError(f"{error.code} {error.reason}") from None
-        answer = urllib.response.addinfourl(
+        return urllib.response.addinfourl(
             io.BytesIO(), http.client.HTTPMessage(), url, http.HTTPStatus.PARTIAL_CONTENT
         )
     except (OSError, http.client.HTTPException) as error:
         raise _NetError(getattr(error, "reason", error) or type(error).__name__) from None
-    with answer:
-        yield answer
 
 
 def _read_chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:

@@ -196,18 +196,13 @@ def _require_count(count: int, path: str) -> None:
         raise EventFileError(f"{path}: holds {count:,} events; a recording has at most {MAX_EVENTS:,}")
 
 
-def _split_header(rows: Iterator[list[str]]) -> tuple[list[str], Iterator[list[str]]]:
-    """Return the names of the columns, t, x, y, p if the ``rows`` have no header, and the rows of events."""
+def _parse_csv(text: str) -> dict[str, array[float]]:
+    """Return the columns of a CSV by its header; without a header they are t, x, y, p. Raises ValueError."""
+    rows: Iterator[list[str]] = filter(None, csv.reader(io.StringIO(text)))
     first = next(rows, [])
     header = [cell.strip().lower() for cell in first]
     if set(header).isdisjoint(COLUMNS):  # the first row is an event
-        return list(COLUMNS), chain([first] if first else [], rows)
-    return header, rows
-
-
-def _parse_csv(text: str) -> dict[str, array[float]]:
-    """Return the columns of a CSV by its header; without a header they are t, x, y, p. Raises ValueError."""
-    header, rows = _split_header(filter(None, csv.reader(io.StringIO(text))))
+        header, rows = list(COLUMNS), chain([first] if first else [], rows)
     if missing := [key for key in COLUMNS if key not in header]:
         raise ValueError(f"no column {missing[0]}; it has {', '.join(header)}")
     position = {key: header.index(key) for key in COLUMNS}

@@ -1,25 +1,19 @@
-"""The smallest sensor and window that hold all recordings, measured once and kept in the cache."""
+"""The smallest sensor and window that hold all recordings."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError, Settings
-from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import read_header
 from spiky_rl.datasets._events import COLUMNS, LATEST, MAX_CHANNELS, MAX_PIXELS, EventFileError, Events
 from spiky_rl.datasets._store import make_read_error
 from spiky_rl.datasets.base import Recording, to_time_unit
-
-log = logging.getLogger(__name__)
 
 MIN_CHECKED = 10
 """Minimum number of recordings for the checks that none needs more than twice as much as all others, and that times are relative."""
@@ -45,23 +39,11 @@ class Needs(Settings):
     """Whether times are steps of tensors."""
 
 
-def load_needs(path: Path, measure: Callable[[], Needs]) -> Needs:
-    """Return the needs in the cache file ``path``; if it is missing or invalid, call ``measure`` and write the result there."""
-    try:
-        if path.exists():
-            return read_json_record(path, Needs)
-    except ReadingError as error:
-        log.warning("%s; it is made anew", error)
-    needs = measure()
-    files.write_json(path, needs.model_dump(), durable=False)
-    return needs
-
-
 def measure_needs(
     recordings: Sequence[Recording],
     read: Callable[[Recording], Events],
-    time: str = "",
-    set_keys: tuple[str, ...] = (),
+    time: str,
+    set_keys: tuple[str, ...],
 ) -> Needs:
     """Measure the needs of all readable recordings. A tensor is measured by its header alone.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import os
 import re
@@ -20,6 +21,8 @@ from spiky_rl.datasets._events import SUFFIXES, EventFileError, MissingData
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 """Suffixes of archives."""
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""Exceptions of reading a file on a failing disk, or in a damaged archive."""
 MAX_NAMED_ARCHIVES = 3
 """Maximum number of archives that a message names."""
 
@@ -106,7 +109,7 @@ class RecordingStore:
         try:
             with self.open(name) as file:
                 data = b"" if size > LARGEST else file.read(LARGEST + 1)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise make_read_error(self.path(name), error) from None
         if max(size, len(data)) > LARGEST:
             size = size or self.size(name)
@@ -149,7 +152,7 @@ class TensorFile:
         try:
             self.file.seek(self.start + row * self.bytes)
             data = self.file.read(self.bytes)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise EventFileError(f"{self.path}: row {row}: cannot be read: {error}") from None
         if len(data) < self.bytes:
             raise EventFileError(f"{self.path}: row {row}: the file ends within it")

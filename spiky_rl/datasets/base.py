@@ -133,14 +133,16 @@ class Dataset(Component):
     def describe(cls) -> list[tuple[str, str]]:
         """Return the dataset's declaration as pairs of name and text."""
         sensor, window, classes = (getattr(cls, key, ()) for key in ("shape", "window", "classes"))
-        rows = [("title", cls.title), ("licence", cls.licence), ("source", cls.source)]
-        rows += [("sensor", f"{sensor[0]} channels, {sensor[1]} x {sensor[2]} pixels")] if sensor else []
-        rows += [("window", f"from {window[0]} to {window[1]}")] if window else []
-        return [
-            *rows,
-            *([("classes", ", ".join(classes))] if classes else []),
-            ("agent", cls.agent or "one that fits the sensor"),
-        ]
+        rows = {
+            "title": cls.title,
+            "licence": cls.licence,
+            "source": cls.source,
+            "sensor": sensor and f"{sensor[0]} channels, {sensor[1]} x {sensor[2]} pixels",
+            "window": window and f"from {window[0]} to {window[1]}",
+            "classes": ", ".join(classes),
+            "agent": cls.agent or "one that fits the sensor",
+        }
+        return [(name, text) for name, text in rows.items() if text]
 
     @abstractmethod
     def list_recordings(self) -> list[Recording]:

@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Names, RegistryError, option, suggest_name
+from spiky_rl.config.safe_loading import ReadingError, read_json_record
 from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import (
     DAMAGE,
@@ -35,7 +36,7 @@ from spiky_rl.datasets._events import (
     MissingData,
     decode_events,
 )
-from spiky_rl.datasets._needs import Needs, load_needs, measure_needs
+from spiky_rl.datasets._needs import Needs, measure_needs
 from spiky_rl.datasets._store import RecordingStore, format_unpack_hint
 from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording, to_time_unit
 
@@ -227,14 +228,16 @@ class CustomDataset(Dataset):
         set_keys += ("end",) if self.options.window else ()
         request = f"{MEASUREMENT_VERSION} {self.data.resolve()} {self.options.unit} {self.time} {set_keys}"
         key = hashlib.sha256("\n".join([request, *stamps]).encode()).hexdigest()[:16]
-
-        def measure() -> Needs:
-            log.info(
-                "%s: reading %d recordings once to measure sensor and window", self.data, len(recordings)
-            )
-            return measure_needs(recordings, self.read_events, self.time, set_keys)
-
-        return load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure)
+        path = files.cache_folder() / "frames" / f"own-{key}.json"
+        try:
+            if path.exists():
+                return read_json_record(path, Needs)
+        except ReadingError as error:
+            log.warning("%s; it is made anew", error)
+        log.info("%s: reading %d recordings once to measure sensor and window", self.data, len(recordings))
+        needs = measure_needs(recordings, self.read_events, self.time, set_keys)
+        files.write_json(path, needs.model_dump(), durable=False)
+        return needs
 
     def _get_first_time(self, recordings: list[Recording]) -> str:
         """Return the unit of times of the first readable recording."""
@@ -338,13 +341,10 @@ def _read_manifest_rows(store: RecordingStore, manifest: str) -> list[dict[str, 
                 rows.append(dict(zip(arrays, texts, strict=True)))
     except DAMAGE as error:
         raise EventFileError(f"{store.path(manifest)}: not a manifest, or damaged: {error}") from None
-
-    def get_key(column: object) -> str:
-        return COLUMNS.get(str(column).strip().lower(), "")
-
-    return [{get_key(column): cell for column, cell in row.items()} for row in rows]
+    return [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
 
 
 def _natural_sort_key(name: str) -> tuple[bool, int, str]:
     """Return a sort key that puts names that are whole numbers first, by value."""
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+    is_number = name.isdecimal() and len(name) < 100  # `int` refuses thousands of digits
+    return (not is_number, int(name) if is_number else 0, name)

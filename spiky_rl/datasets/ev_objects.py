@@ -20,8 +20,6 @@ from spiky_rl.datasets.base import Dataset, Recording, declare_bins
 
 TAXELS, POLARITIES, STEPS, OBJECTS = 39, 2, 250, 36
 FOLDERS = ("ev_objects", "Ev-Objects", "ev_objects.zip", "Ev-Objects.zip", "ev_objects/ev_objects.zip")
-HOMES = ("ev_objects", "Ev-Objects", ".")
-"""Folders in which archives of another name are looked for."""
 
 
 class EvObjects(Dataset):
@@ -50,7 +48,7 @@ class EvObjects(Dataset):
         raise MissingData(
             f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
             " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it is elsewhere"
-            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='ev_objects')}"
+            f"{format_unpack_hint(*(self.data / name for name in (*FOLDERS, ".")), dataset='ev_objects')}"
         )
 
     @override

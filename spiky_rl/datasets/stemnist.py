@@ -17,7 +17,7 @@ from typing import Literal, override
 
 import numpy as np
 
-from spiky_rl.config.options import option
+from spiky_rl.config.options import option, shorten
 from spiky_rl.datasets._events import EventFileError, Events, MissingData, decode_tensor
 from spiky_rl.datasets._store import RecordingStore, TensorFile, find_stores, format_unpack_hint
 from spiky_rl.datasets.base import Dataset, Recording, declare_bins
@@ -26,8 +26,6 @@ SIDE, STEPS = 16, 240
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"
 CANDIDATES = ("stemnist", "STEMNIST", "stemnist/stemnist_spikes.zip", "stemnist_spikes.zip", "spike")
 """Folders and archives below the data folder that may hold the spikes."""
-ARCHIVE_FOLDERS = ("stemnist", "STEMNIST", ".")
-"""Folders below the data folder that are searched for archives, to name them in the hint."""
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -67,7 +65,7 @@ class Stemnist(Dataset):
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
             " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they are elsewhere"
-            f"{format_unpack_hint(*(self.data / name for name in ARCHIVE_FOLDERS), dataset='stemnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in (*CANDIDATES, ".")), dataset='stemnist')}"
         )
 
     def _read_manifest(self, store: RecordingStore, name: str) -> list[Recording]:
@@ -88,8 +86,11 @@ class Stemnist(Dataset):
             raise EventFileError(
                 f"{store.path(name)}: label {unknown[0]!r} given; allowed: {LETTERS}{DIGITS}"
             )
-        if invalid := [row["row_index"] for row in rows if not str(row["row_index"]).isdecimal()]:
-            raise EventFileError(f"{store.path(name)}: row_index {invalid[0]!r} given; allowed: 0, 1, 2, ...")
+        indices = [row["row_index"] for row in rows]
+        if invalid := [index for index in indices if not re.fullmatch("[0-9]{1,9}", str(index))]:
+            raise EventFileError(
+                f"{store.path(name)}: row_index {shorten(invalid[0])} given; allowed: 0, 1, 2, ..."
+            )
         return [
             Recording(
                 f"{match[1]}/{row['sample_id']}",

@@ -30,8 +30,6 @@ HEADER = 128
 ARCHIVE = "STMNIST dataset NUS Tee Research Group.zip"
 FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
 """Possible folders and archives below the data folder, unpacked or packed."""
-HOMES = ("stmnist", "STMNIST", ".")
-"""Folders in which archives of another name are looked for."""
 
 
 def decode(data: bytes, path: str) -> Events:
@@ -119,7 +117,7 @@ class StMnist(Dataset):
         raise MissingData(
             f"ST-MNIST is not in {str(self.data)!r}, and its authors require a form: get {ARCHIVE!r} from"
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it is elsewhere"
-            f"{format_unpack_hint(*(self.data / name for name in HOMES), dataset='stmnist')}"
+            f"{format_unpack_hint(*(self.data / name for name in FOLDERS), dataset='stmnist')}"
         )
 
     @override

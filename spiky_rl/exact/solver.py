@@ -305,9 +305,8 @@ def build_parameters(neuron: Ode, width: int, overrides: Mapping[str, object]) -
     table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
         table[row] = to_array(f"parameters.{name}", overrides.get(name, neuron.chosen[name]), (width,))
-        if width:
-            param.require(f"parameters.{name}", float(table[row].min()))
-            param.require(f"parameters.{name}", float(table[row].max()))
+        param.require(f"parameters.{name}", float(table[row].min()))
+        param.require(f"parameters.{name}", float(table[row].max()))
     return table
 
 

@@ -39,11 +39,9 @@ CAVEATS = (
     "spikes in training differ from those of a deployed network: measure a playback or a test set",
 )
 
-
 DIVISION_IN_MULTIPLICATIONS = 7.1
 """Energy of a floating-point division, in multiplications, measured on a Cortex-M4F (PMC8934428, table 3). Every transcendental
 operation is assumed to cost as much."""
-
 
 SRAM = ((8 * 2**10, 10.0), (32 * 2**10, 20.0), (2**20, 100.0))
 """Published on-chip memories: size in bytes, and energy in pJ of an access to 8 bytes."""
@@ -199,10 +197,6 @@ class InferenceCost:
         weight_access = DRAM if model.has_dram else compute_access_energy(stored_bytes)
         state_access = compute_access_energy(self.state_bytes * model.bytes_per_value / WORD)
         return (weight_access * read_bytes + model.bytes_per_value * state_access * self.state_accesses) / 8
-
-    def compute_throughput(self, per_second: float) -> float:
-        """Return the effective operations per second at a number of actions or samples ``per_second``."""
-        return self.effective_operations * per_second
 
     def scale(self, passes: int) -> InferenceCost:
         """Return the cost of a number of ``passes``: counts are multiplied, shares and memory stay."""

@@ -32,7 +32,11 @@ class CostMeter:
         """Compute the costs that are the same in every pass."""
         cost = network.measure_cost()
         self.connections = cost.connections
-        self.updates, self.arithmetic, self.accesses = _count_updates(cost.units)
+        self.updates = sum(group.updates for group in cost.units)
+        self.arithmetic = sum(
+            (_count_update(group) * group.updates for group in cost.units), ArithmeticCounts()
+        )
+        self.accesses = 2.0 * sum(group.updates * group.states for group in cost.units)
         self.sparsity = synops.compute_connection_sparsity(cost.connections)
         self.memory = _measure_memory(
             network, [c.storage for c in cost.connections], sum(network.state_sizes)
@@ -88,15 +92,6 @@ def measure_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Inf
         # every output is written and read once
         state_accesses=2.0 * tally.updates / samples + ann.count_state_accesses(body),
         index_reads=tally.index_reads / samples,
-    )
-
-
-def _count_updates(units: Sequence[UnitGroup]) -> tuple[float, ArithmeticCounts, float]:
-    """Return the updates of ``units`` per control step, their arithmetic, and their reads and writes of states."""
-    return (
-        sum(group.updates for group in units),
-        sum((_count_update(group) * group.updates for group in units), ArithmeticCounts()),
-        2.0 * sum(group.updates * group.states for group in units),
     )
 
 

@@ -62,11 +62,6 @@ def _get_spike_counts(spikes: Tensor, record: ForwardRecord) -> Tensor:
     return spikes if record.splits_spikes else spikes != 0
 
 
-def get_spikes(record: ForwardRecord, environment: int = 0) -> list[Tensor]:
-    """Return the spikes [K, N] of every layer in one ``environment``, from the ``record`` of a single control step."""
-    return [spikes[0, :, environment].detach() for spikes in record.layer_spikes]
-
-
 def get_timelines(record: ForwardRecord, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Return the spikes and potentials of every layer over all inner steps of one environment, [steps, N] each.
 

@@ -63,13 +63,13 @@ class RasterPanel:
             if tall > 2:
                 dots[tall - 1 :: tall] = False
             top, right = MARGIN + i * band + title, MARGIN + self.columns * PIXEL
-            if title:
-                image[top - 2, MARGIN:right] = FAINT
             area = image[top : top + dots.shape[0], right - dots.shape[1] : right]
             area[dots] = INK
-            rate = self.past[-1][i].mean()
-            text = f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing" if title else ""
-            labels.append(((MARGIN, top - title), text))
+            if title:
+                image[top - 2, MARGIN:right] = FAINT
+                rate = self.past[-1][i].mean()
+                text = f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing"
+                labels.append(((MARGIN, top - title), text))
         labelled = Image.fromarray(image)
         pen = ImageDraw.Draw(labelled)
         for corner, text in labels:

@@ -155,11 +155,5 @@ def format_comparison(errors_by_network: Mapping[str, Sequence[float]]) -> Rows:
 
 
 def evaluate_narma(drive: ReservoirFunction, order: int, seed: int) -> narma_task.NarmaScore:
-    """Return the NARMA error of ``drive`` with the protocol of this description.
-
-    Args:
-        drive: The reservoir, for standardised inputs.
-        order: Order of the NARMA system, 10 or 30.
-        seed: Seed of the series.
-    """
+    """Return the NARMA error of ``drive`` with the protocol of this description; ``seed`` draws the series."""
     return narma_task.evaluate_narma(drive, default_rng(100 + seed), order, washout=WASHOUT, series=SERIES)

@@ -60,13 +60,7 @@ def draw_echo_state(
 ) -> ReservoirFunction:
     """Return the drive of a common random network with one input: sparse normal weights and uniform input weights.
 
-    A network without cycles, as small ones may be, is drawn again.
-
-    Args:
-        size: N.
-        generator: Random generator of the weights.
-        spectral_radius: Spectral radius of the recurrent weights.
-        input_scaling: Maximum absolute input weight.
+    The absolute input weights are at most ``input_scaling``. A network without cycles, as small ones may be, is drawn again.
     """
     weights = np.zeros((size, size))
     while not has_cycle(weights):

@@ -68,13 +68,7 @@ def compute_kernel_rank(
 ) -> StateRank:
     """Return the rank of the last states under different inputs: the number of directions that separate them.
 
-    Source: Legenstein & Maass (2007), as linear separation.
-
-    Args:
-        drive: The reservoir.
-        generator: Random generator of the inputs.
-        series: Number of input series; the rank cannot be larger, so use at least N.
-        steps: Length of each series.
+    The rank is at most the number of input ``series``, so use at least N. Source: Legenstein & Maass (2007), as linear separation.
     """
     return compute_rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
@@ -88,8 +82,7 @@ def compute_generalisation_rank(
 ) -> StateRank:
     """Return the rank of the last states under inputs that differ in the past and are equal in their last ``shared`` steps.
 
-    Low is good: states of one class span few directions. Source: Legenstein & Maass (2007). The other arguments are those of
-    `kernel_rank`.
+    Low is good: states of one class span few directions. Source: Legenstein & Maass (2007).
     """
     if not 0 <= shared < steps:
         raise ValueError(
@@ -147,9 +140,6 @@ def compute_lyapunov(
     over ``steps`` steps or as long as the distance exceeds rounding errors. It is -inf if the states never differ.
 
     Args:
-        drive: The reservoir.
-        generator: Random generator of the inputs.
-        series: Number of input series.
         washout: Steps before the perturbed step.
         steps: Steps after the perturbed step.
         perturbation: Change of the input; for a discontinuous reservoir it must be large enough to move a spike.
@@ -180,12 +170,6 @@ def compute_separation(
 
     0 means that the reservoir does not distinguish inputs; about 1.4 means unrelated states. Source: Maass, Natschlaeger & Markram
     (2002), who do not divide by the norm.
-
-    Args:
-        drive: The reservoir.
-        generator: Random generator of the inputs.
-        pairs: Number of pairs of inputs.
-        steps: Length of each input.
     """
     states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, 1)))[:, -1].astype(np.float64)
     mean_norm = float(np.linalg.norm(states, axis=-1).mean())

@@ -143,7 +143,7 @@ def make_cost_record(cost: InferenceCost, ann_operations: float, actions_per_sec
         **cost.to_dict(),
         "ann_dense_operations": ann_operations,
         "actions_per_second": actions_per_second,
-        "effective_operations_per_second": cost.compute_throughput(actions_per_second),
+        "effective_operations_per_second": cost.effective_operations * actions_per_second,
     }
 
 

@@ -198,6 +198,21 @@ def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
     assert places[0] != places[1], "another unit of time"
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.int32])
+def test_times_of_few_bits_fall_into_the_same_frames(kind):
+    t = np.arange(0, 250, 25)
+    events = Events(t % 4, t % 3, t % 2, t)
+    few = Events(*(values.astype(kind) for values in (events.x, events.y, events.p, events.t)))
+    assert (frames(few, bins=300) == frames(events, bins=300)).all()
+
+
+def test_a_file_that_a_dataset_does_not_find_is_no_fault_of_the_cache(tmp_path):
+    found = Drawn(0)
+    found.read_events = lambda _: (tmp_path / "nothing.bin").read_bytes()
+    with pytest.raises(EventFileError, match="drawn r0: cannot be read: No such file"):
+        load_cached(found, found.recordings)
+
+
 def test_recordings_are_read_once_for_a_training_and_its_later_uses(tmp_path, own_cache):
     for label in "ab":
         (tmp_path / "data" / label).mkdir(parents=True)

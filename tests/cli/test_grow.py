@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from spiky_rl.config import registry
 from spiky_rl.reservoirs import description
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.growth import scoring
-from spiky_rl.reservoirs.growth.settings import TASKS
+from spiky_rl.reservoirs.growth.settings import Task
 from spiky_rl.reservoirs.picture import compute_spring_layout
 from tests.cli.refusals import run_command
 
@@ -74,7 +75,7 @@ def test_an_interruption_keeps_the_best_so_far(tmp_path):
     assert grown.read(path).size >= 20
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", get_args(Task))
 def test_every_task_of_the_command_is_scored(task):
     score = scoring.ReservoirScore(task, 0, train=40, test=40, series=2, washout=5)
     assert np.isfinite(score.evaluate(lambda u: np.concatenate([np.roll(u, i, 1) for i in range(3)], 2)))

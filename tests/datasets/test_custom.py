@@ -183,6 +183,13 @@ def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_r
     assert found.classes == ("1", "9", "10") and len(found.recordings) == 3
 
 
+def test_a_class_may_be_a_number_of_thousands_of_digits(tmp_path):
+    for number in "12":
+        write(tmp_path / f"{number}.bin")
+    (tmp_path / "manifest.csv").write_text(f"recording,label\n1.bin,{'7' * 5000}\n2.bin,8\n")
+    assert dataset("custom", tmp_path).classes == ("8", "7" * 5000)
+
+
 def test_recordings_without_folders_have_no_class(tmp_path):
     write(tmp_path / "data" / "1.bin")
     assert rows(dataset("custom", tmp_path / "data")) == [("1.bin", None, "train")]
@@ -269,6 +276,20 @@ def test_a_name_that_an_archive_holds_twice_is_one_recording(tmp_path):
             archive.writestr(name, content)
     found = dataset("custom", tmp_path / "data.zip")
     assert len(found.recordings) == 2 and listed(found.read_events(found.recordings[0])) == EVENTS
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_recording_in_an_archive_is_named_however_it_is_packed(tmp_path, method):
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("cat/1.bin", "dog/2.bin"):
+            archive.writestr(name, np.random.default_rng(0).bytes(500))
+    data = bytearray(path.read_bytes())
+    data[60:160] = bytes(byte ^ 0xA5 for byte in data[60:160])
+    path.write_bytes(data)
+    found = dataset("custom", path, sensor=[9, 9], channels=2, window=[0, 100], bins=2)
+    with pytest.raises(EventFileError, match=r"cat/1\.bin: cannot be read: "):
+        found.read_events(found.recordings[0])
 
 
 def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stands(

@@ -110,6 +110,13 @@ def test_recordings_of_one_class_are_nothing_to_tell_apart(tmp_path, capsys):
     assert "all recordings are of one class" in refusal(["--data", tmp_path], capsys)
 
 
+def test_recordings_of_one_class_that_are_left_after_the_skipped_ones_are_refused(tmp_path, capsys):
+    recordings(tmp_path, count=5)
+    for path in (tmp_path / "nmnist" / "Train" / "1").iterdir():
+        path.write_bytes(EVENT[:3])
+    assert "all recordings are of one class" in refusal(["--data", tmp_path, "--skip_bad"], capsys)
+
+
 def test_a_recording_that_cannot_be_read_is_named(tmp_path, capsys):
     recordings(tmp_path)
     path = tmp_path / "nmnist" / "Train" / "1" / "00001.bin"

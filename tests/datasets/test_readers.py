@@ -342,7 +342,12 @@ def test_damaged_stemnist_is_named(tmp_path):
     last = next(r for r in found.recordings if r.name == "val/val_B_2")
     with pytest.raises(EventFileError, match=r"val/spike\.npy: row 2: the file ends within it"):
         found.read_events(last)
-    for row, words in (("0,x,%", "label '%' given; allowed"), ("-1,x,A", "row_index '-1' given; allowed")):
+    for row, words in (
+        ("0,x,%", "label '%' given; allowed"),
+        ("-1,x,A", "row_index '-1' given; allowed"),
+        (f"{'9' * 20},x,A", "row_index '9{20}' given; allowed"),
+        (f"{'9' * 5000},x,A", r"row_index '9+\.\.\. given; allowed"),
+    ):
         (folder / "spike" / "val" / "manifest.csv").write_text(f"row_index,sample_id,label\n{row}\n")
         with pytest.raises(EventFileError, match=rf"val/manifest\.csv: {words}"):
             dataset("stemnist", tmp_path)

@@ -183,7 +183,7 @@ def test_energy_is_counts_times_prices():
         10 * 0.23 + 100 * 0.03 + 20 * 0.03 + 8 * 0.2
     )
     assert cost.compute_energy(get_energy_model("loihi")) == pytest.approx(110 * 23.6 + 7 * 81.0)
-    assert cost.compute_throughput(50.0) == 110 * 50
+    assert cost.effective_operations == 110
     assert cost.to_dict()["energy_nj"]["fp32"] == pytest.approx(
         cost.compute_energy(get_energy_model("fp32")) / 1000
     )

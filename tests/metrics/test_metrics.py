@@ -10,7 +10,6 @@ from spiky_rl.metrics.spikes import (
     compute_layer_activity,
     compute_rate_by_environment,
     draw_raster,
-    get_spikes,
     get_timelines,
     compute_mean_rate,
 )
@@ -236,14 +235,6 @@ def test_the_panel_forgets_what_has_left_it():
         panel.add([torch.zeros(STEPS, n) for n in NEURONS])
     assert len(panel.past) == full
     assert not any(step[0].any() for step in panel.past)
-
-
-def test_spikes_of_one_environment_are_picked_from_the_record():
-    spikes = torch.zeros(1, STEPS, 3, 5)
-    spikes[0, 2, 1, 4] = 1.0
-    (layer,) = get_spikes(record_of(spikes), environment=1)
-    assert layer.shape == (STEPS, 5)
-    assert layer.nonzero().tolist() == [[2, 4]]
 
 
 FRAMES, FPS, HEIGHT, WIDTH = 30, 60.0, 48, 64

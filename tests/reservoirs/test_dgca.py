@@ -11,11 +11,11 @@ from spiky_rl.reservoirs.growth.dgca import ADJACENT, IDENTITY, NONE, TRANSPOSED
 NO, YES = False, True
 
 
-def cells(size, edges, states=None, **kinds):
+def cells(size, edges, states=None):
     adjacency = np.zeros((size, size), bool)
     for a, b in edges:
         adjacency[a, b] = True
-    return CellGraph(adjacency, np.array(states or [0] * size), **kinds)
+    return CellGraph(adjacency, np.array(states or [0] * size))
 
 
 def actions(size, remove=(), **divide):
@@ -85,20 +85,6 @@ def test_removed_nodes_take_their_edges_and_a_child_without_wiring_is_not_born()
     found = dgca.restructure(RING, actions(3, remove=[1], n0=(NONE, NONE, NONE)))
     assert found.states.tolist() == [0, 2]
     assert np.argwhere(found.adjacency).tolist() == [[1, 0]]
-
-
-def test_inputs_and_outputs_are_never_removed_and_only_what_they_reach_stays():
-    seed = dgca.seed_cells(2, 1)
-    assert np.argwhere(seed.adjacency).tolist() == [[0, 3], [1, 3], [3, 2]]
-    death = dgca.GrowthRule((np.repeat([[1.0] + [0.0] * 14], 9, 0),), (np.zeros((9, 3)),))
-    found = dgca.step(death, seed)
-    assert (found.size, found.inputs, found.outputs) == (3, 2, 1)
-    # 1 -> 3 hangs on the input, 4 <-> 5 on nothing
-    apart = cells(6, [(0, 3), (4, 5), (5, 4), (4, 4)], [0, 1, 2, 0, 1, 2], inputs=1, outputs=2)
-    found = dgca.prune(apart)
-    assert found.states.tolist() == [0, 1, 2, 0]
-    whole = cells(4, [(0, 2), (3, 2), (2, 1)], inputs=1, outputs=1)
-    assert dgca.prune(whole) is whole, "one part: what no input reaches may stay"
 
 
 def test_the_largest_part_hangs_together_whatever_the_edges_directions():

@@ -57,7 +57,7 @@ def test_selection_does_better_than_chance(monkeypatch):
 def test_the_best_is_what_its_rule_grows_and_lies_within_the_limits():
     best, _ = run(1)
     assert best is not None
-    again = extract_largest_part(grow(best.rule, LIMITS.max_size, LIMITS.max_steps).cells)
+    again = extract_largest_part(grow(best.rule, LIMITS.max_size).cells)
     assert np.array_equal(again.adjacency, best.cells.adjacency)
     assert density(again) == best.fitness
     assert LIMITS.min_size <= again.size <= LIMITS.max_size

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from spiky_rl.learners.common import activity
 from spiky_rl.learners.common.activity import PolicyActivity
 from spiky_rl.metrics.meter import CostMeter, make_meter
-from spiky_rl.metrics.spikes import get_spikes
 from spiky_rl.networks.base import SpikingNetwork, State
 
 EnvSelection = slice | Tensor
@@ -105,4 +104,4 @@ class InferencePolicy(ABC):
         record = activity.record_step(
             self.network, self.get_network_input(obs)[:1], select_state(self.state, slice(1))
         )
-        return get_spikes(record)
+        return [spikes[0, :, 0].detach() for spikes in record.layer_spikes]

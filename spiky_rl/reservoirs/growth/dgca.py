@@ -37,10 +37,6 @@ class CellGraph:
     """bool [N, N], from row to column"""
     states: np.ndarray
     """int [N]"""
-    inputs: int = 0
-    """Number of input nodes, which come first and are never removed."""
-    outputs: int = 0
-    """Number of output nodes, which follow the inputs and are never removed."""
 
     @property
     def size(self) -> int:
@@ -86,15 +82,6 @@ class NodeActions:
     """int [N]: edges between children"""
 
 
-def seed_cells(inputs: int = 0, outputs: int = 0) -> CellGraph:
-    """Return one node; with ``inputs`` or ``outputs`` also these nodes, and edges inputs -> node -> outputs."""
-    size = inputs + outputs + 1
-    adjacency = np.zeros((size, size), bool)
-    adjacency[:inputs, -1] = True
-    adjacency[-1, inputs:-1] = True
-    return CellGraph(adjacency, np.zeros(size, int), inputs, outputs)
-
-
 def draw_rule(generator: np.random.Generator, hidden: int = 0) -> GrowthRule:
     """Return a rule with weights uniform in [-1, 1]; its action network has ``hidden`` neurons, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
@@ -121,10 +108,8 @@ def choose_actions(rule: GrowthRule, cells: CellGraph) -> NodeActions:
     """Return the actions of all nodes of ``cells``: the largest output in each group of the ``rule``'s outputs."""
     output = _forward(rule.action, collect_neighbourhood(cells))
     action = output[:, :3].argmax(1)
-    remove = action == REMOVE
-    remove[: cells.inputs + cells.outputs] = False
     return NodeActions(
-        remove=remove,
+        remove=action == REMOVE,
         divide=action == DIVIDE,
         forward=output[:, 3:7].argmax(1),
         backward=output[:, 7:11].argmax(1),
@@ -155,29 +140,11 @@ def restructure(cells: CellGraph, actions: NodeActions) -> CellGraph:
     staying = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
     with_children = np.block([[adjacency, to_children], [from_children, among_children]])
     states = np.concatenate([cells.states, cells.states])
-    return CellGraph(with_children[np.ix_(staying, staying)], states[staying], cells.inputs, cells.outputs)
-
-
-def prune(cells: CellGraph) -> CellGraph:
-    """Return ``cells`` without the nodes that no input reaches; inputs and outputs stay.
-
-    ``cells`` without inputs, or in one weakly connected part, are returned unchanged.
-    """
-    if not cells.inputs:
-        return cells
-    sparse = csr_array(cells.adjacency)
-    if csgraph.connected_components(sparse, connection="weak")[0] == 1:
-        return cells
-    staying = np.arange(cells.size) < cells.inputs + cells.outputs
-    for i in range(cells.inputs):
-        staying[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
-    return CellGraph(
-        cells.adjacency[np.ix_(staying, staying)], cells.states[staying], cells.inputs, cells.outputs
-    )
+    return CellGraph(with_children[np.ix_(staying, staying)], states[staying])
 
 
 def extract_largest_part(cells: CellGraph) -> CellGraph:
-    """Return the largest weakly connected part of ``cells`` (the first one of equal size), with 0 input and output nodes."""
+    """Return the largest weakly connected part of ``cells`` (the first one of equal size)."""
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
@@ -187,23 +154,13 @@ def extract_largest_part(cells: CellGraph) -> CellGraph:
 
 def step(rule: GrowthRule, cells: CellGraph) -> CellGraph:
     """Return ``cells`` after one step of development by a ``rule``; the result may be empty."""
-    cells = prune(restructure(cells, choose_actions(rule, cells)))
-    states = _forward(rule.state, collect_neighbourhood(cells)).argmax(1)
-    return CellGraph(cells.adjacency, states, cells.inputs, cells.outputs)
+    cells = restructure(cells, choose_actions(rule, cells))
+    return CellGraph(cells.adjacency, _forward(rule.state, collect_neighbourhood(cells)).argmax(1))
 
 
-def grow(
-    rule: GrowthRule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: CellGraph | None = None
-) -> GrowthResult:
-    """Develop a graph until it dies, returns to an earlier graph, gets too large, or all steps are done.
-
-    Args:
-        rule: The rule of development.
-        max_size: Maximum nodes.
-        max_steps: Maximum steps.
-        seed: The first graph; None for a single node.
-    """
-    cells = seed_cells() if seed is None else seed
+def grow(rule: GrowthRule, max_size: int = 200, max_steps: int = MAX_STEPS) -> GrowthResult:
+    """Develop a graph from one node until it dies, returns to an earlier graph, gets larger than ``max_size`` nodes, or all steps are done."""
+    cells = CellGraph(np.zeros((1, 1), bool), np.zeros(1, int))
     earlier: dict[bytes, list[CellGraph]] = {_compute_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
         next_cells = step(rule, cells)

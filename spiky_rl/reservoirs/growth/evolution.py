@@ -24,7 +24,6 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.progress import ProgressFactory, no_progress
 from spiky_rl.reservoirs.graphs.grown import write
 from spiky_rl.reservoirs.growth.dgca import (
-    MAX_STEPS,
     CellGraph,
     GrowthRule,
     draw_rule,
@@ -53,7 +52,6 @@ class GraphLimits:
     """Minimum nodes of the largest connected part."""
     max_size: int = 200
     """Maximum nodes of the whole graph."""
-    max_steps: int = MAX_STEPS
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ def _grow_individual(
     ``scores`` holds the fitness of every graph by its digest, so that no graph is measured twice.
     """
     rule = GrowthRule(action.layers, state.layers)
-    cells = extract_largest_part(grow(rule, limits.max_size, limits.max_steps).cells)
+    cells = extract_largest_part(grow(rule, limits.max_size).cells)
     value = math.inf
     if cells.size >= limits.min_size:
         # the same two chromosomes meet in several tournaments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from spiky_rl.config import files, memory_check
 from spiky_rl.config.options import Settings, UserError, option
@@ -12,7 +12,6 @@ from spiky_rl.config.schema import MAX_INT32
 
 Task = Literal["narma10", "narma30", "memory"]
 """The NARMA tasks are scored by their NRMSE, memory by the negative capacity."""
-TASKS = get_args(Task)
 
 
 class GrowRequest(Settings):
