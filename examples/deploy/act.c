@@ -15,7 +15,7 @@ int main(void) {
   policy_reset(&state);  // an episode begins
   for (;;) {
     for (int i = 0; i < POLICY_OBSERVATIONS; i++)
-      if (scanf("%f", &observation[i]) != 1) return i ? 1 : 0;  // 1: the last line is too short
+      if (scanf("%f", &observation[i]) != 1) return i || !feof(stdin);  // 1: a line is too short, or has text
 #ifdef POLICY_LAST_ACTION
     for (int i = 0; i < POLICY_ACTIONS; i++) observation[POLICY_LAST_ACTION + i] = state.raw_action[i];
 #endif

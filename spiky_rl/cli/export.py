@@ -53,7 +53,7 @@ def report_footprints(chip: str, files: Sequence[Path]) -> None:
         footprint = _footprint.measure_footprint(path, chip)
         add_note(
             path,
-            f"On a {chip}, compiled at {_footprint.OPTIMISED[0]}: {footprint.flash:,} bytes of flash, the called parts of the C library"
+            f"On a {chip}, compiled at {_footprint.OPTIMIZATION_FLAGS[0]}: {footprint.flash:,} bytes of flash, the called parts of the C library"
             f" included, and at most {footprint.stack:,} bytes of stack.",
         )
         label = "/".join(path.parts[-2:])

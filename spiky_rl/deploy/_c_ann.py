@@ -36,7 +36,7 @@ PLAIN_DISTRIBUTIONS = (
     "CategoricalDistribution",
 )
 """Distributions whose action is the first features."""
-LARGEST = 3.4028234663852886e38
+MAX_FLOAT = 3.4028234663852886e38
 """Largest float."""
 
 
@@ -110,9 +110,11 @@ def write_recurrent(w: CWriter, rnn: nn.GRU | nn.LSTM, signal: Signal) -> Signal
     return signal
 
 
-def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
-    """Write the result of a control step: ``actions`` values of ``distribution``, with ``raw`` as C expression of action n."""
-    commands = get_commands(distribution)
+def write_action(w: CWriter, commands: ActionMap | None, raw: str, actions: int) -> None:
+    """Write the result of a control step: ``commands`` of the C expression ``raw`` of action n, of which there are ``actions``.
+
+    ``commands`` is None if actions stay as they are.
+    """
     lines = []
     if commands is not None:
         raw = _format_limits(commands.limit, raw, w)
@@ -122,11 +124,6 @@ def write_action(w: CWriter, distribution: Any, raw: str, actions: int) -> None:
             lines, raw = [f"{output} = {raw};"], output
         raw = _format_command(commands, raw, w)
     w.write_loop(w.last, "n", actions, *lines, f"action[n] = {raw};")
-
-
-def get_commands(distribution: Any) -> ActionMap | None:
-    """Return the mapping of a ``distribution``'s actions to commands; None if they stay as they are."""
-    return getattr(distribution, "to_task_units", None)
 
 
 def format_action(distribution: Any, features: str, actions: int, w: CWriter) -> str:
@@ -158,7 +155,7 @@ def _format_limits(limit: Tensor, x: str, w: CWriter) -> str:
     """Return the C expression of ``x``, at most ``limit`` [A] in size."""
     if limit.isinf().all():
         return x
-    bound = w.format_element("action_limit", limit.clamp(max=LARGEST))
+    bound = w.format_element("action_limit", limit.clamp(max=MAX_FLOAT))
     return _format_clamp(x, f"-{bound}", bound, w)
 
 
@@ -169,8 +166,8 @@ def _format_command(commands: ActionMap, x: str, w: CWriter) -> str:
     if (commands.middle != 0.0).any():
         x = f"{x} + {w.format_element('action_offset', commands.middle)}"
     if commands.clips:
-        low = w.format_element("action_low", commands.low.clamp(min=-LARGEST))
-        high = w.format_element("action_high", commands.high.clamp(max=LARGEST))
+        low = w.format_element("action_low", commands.low.clamp(min=-MAX_FLOAT))
+        high = w.format_element("action_high", commands.high.clamp(max=MAX_FLOAT))
         x = _format_clamp(x, low, high, w)
     return f"{w.use_function('nearest')}({x})" if commands.rounds else x
 

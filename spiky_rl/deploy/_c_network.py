@@ -13,10 +13,9 @@ from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import LinearConnection
 from spiky_rl.deploy._c_ann import write_mlp
 from spiky_rl.deploy._c_codecs import write_decoder, write_encoder
-from spiky_rl.deploy._c_layers import LayerWriter
 from spiky_rl.deploy._c_step import format_step
 from spiky_rl.deploy._c_term import Term
-from spiky_rl.deploy._c_writer import CWriter, Signal
+from spiky_rl.deploy._c_writer import CWriter, LayerWriter, Signal
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels.convolution import LARGEST_POOL, adds_by_columns
 from spiky_rl.kernels.emit import format_literal
@@ -41,7 +40,7 @@ def write_network(w: CWriter, network: SpikingNetwork, x: Signal) -> Signal:
         title = f"layer {i}: {layer.width} {type(layer.neuron.source_neuron).__name__} neurons"
         recurrent = None if layer.recurrent is None else layer.recurrent.synapses()
         parts = layer.parameters_of_neuron(), layer.width, layer.connection, layer.loop, recurrent
-        signal = FloatLayer(w, f"layers_{i}", layer.neuron, *parts).write(title, signal)
+        signal = FloatLayerWriter(w, f"layers_{i}", layer.neuron, *parts).write(title, signal)
     return write_decoder(w, network.decoder, signal)
 
 
@@ -56,7 +55,7 @@ def _write_normaliser(w: CWriter, network: Nir, x: Signal) -> Signal:
     return Signal(mapped, x.width, constant=True)
 
 
-class FloatLayer(LayerWriter):
+class FloatLayerWriter(LayerWriter):
     """Writer of a layer in floats."""
 
     def __init__(
@@ -160,7 +159,7 @@ def _write_reservoir(w: CWriter, network: Reservoir, signal: Signal) -> Signal:
     size, feedback = network.size, network.feedback
     params, connection = network.parameters_of_neuron(), (network.input_weight, network.bias)
     parts = network.neuron, params, size, connection, feedback, network.weight
-    layer = FloatLayer(w, "reservoir", *parts)
+    layer = FloatLayerWriter(w, "reservoir", *parts)
     fired = layer.write(f"reservoir: {size} {type(network.neuron).__name__} neurons", signal)
     count = size * len(network.trace_decays)
     trace = w.add_state("traces", count, "filtered spikes of the neurons")

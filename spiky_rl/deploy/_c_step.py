@@ -15,10 +15,10 @@ from spiky_rl.kernels.trace import Expression, Node
 from spiky_rl.neurons.base import BELOW_ANY, Neuron
 from spiky_rl.surrogates.rectangle import Rectangle
 
-CALLS = {"exp": "exponential", "tanh": "hyperbolic_tangent", "tan": "tangent", "sqrt": "square_root",
+HELPERS = {"exp": "exponential", "tanh": "hyperbolic_tangent", "tan": "tangent", "sqrt": "square_root",
          "abs": "absolute", "max": "larger", "min": "smaller"}  # fmt: skip
 """Helper functions of `_c_writer.FUNCTIONS` by operation."""
-RANKS = {"<": 3, "<=": 3, ">": 3, ">=": 3, "+": 5, "-": 5, "*": 6, "/": 6}
+PRECEDENCES = {"<": 3, "<=": 3, ">": 3, ">=": 3, "+": 5, "-": 5, "*": 6, "/": 6}
 """Precedence of the infix operations."""
 
 
@@ -134,8 +134,8 @@ class _Printer:
         if x.op == "*" and "1.0f" in (first.text, others[0].text):
             return others[0] if first.text == "1.0f" else first
         if x.op in INFIX:
-            return first.infix(x.op, others[0], RANKS[x.op])
-        return first.call(CALLS[x.op], *others)
+            return first.infix(x.op, others[0], PRECEDENCES[x.op])
+        return first.call(HELPERS[x.op], *others)
 
     def _format_choice(self, condition: Expression, x: Expression, y: Expression) -> Term:
         if isinstance(condition, Node) and not condition.lane:

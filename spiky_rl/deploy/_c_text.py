@@ -12,14 +12,21 @@ from typing import Any
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.deploy._c_ann import format_action, get_commands, write_action, write_mlp, write_recurrent
+from spiky_rl.deploy._c_ann import format_action, write_action, write_mlp, write_recurrent
 from spiky_rl.deploy._c_network import write_network
 from spiky_rl.deploy._c_writer import CSRC, NEEDS_MATH, CWriter, Signal
-from spiky_rl.deploy._commands import CommandMap
-from spiky_rl.deploy._contract import PolicyContract, format_contract, format_macros
-from spiky_rl.deploy._int8_network import IntegerNetwork
-from spiky_rl.deploy._int8_text import describe_values, write_integer_network
-from spiky_rl.deploy.base import ANNS, ExportError, count_observations, get_class_name, get_normalization
+from spiky_rl.deploy._contract import format_contract, format_macros
+from spiky_rl.deploy._int8_network import Int8Network
+from spiky_rl.deploy._int8_text import describe_values, write_int8_network
+from spiky_rl.deploy.base import (
+    ANN_CLASSES,
+    ExportError,
+    Target,
+    count_observations,
+    get_class_name,
+    get_command_scale,
+    get_normalization,
+)
 from spiky_rl.kernels.emit import format_literal
 from spiky_rl.learners.common.action_bounds import ActionMap
 from spiky_rl.learners.common.inference_policy import MAX_OBSERVATION
@@ -31,48 +38,48 @@ MAX_LISTED = 256
 
 
 def write_policy(
+    target: Target,
     model: MLPModel,
     folder: Path,
-    name: str,
-    contract: PolicyContract | None,
-    equality: str,
     width: int = 0,
-    integers: IntegerNetwork | None = None,
+    int8_network: Int8Network | None = None,
 ) -> Path:
     """Write ``NAME.c`` and ``NAME.h`` into ``folder``, which is created if missing, and return the path of ``NAME.c``.
 
     Args:
+        target: The target, whose name, contract and reference policy the files tell.
         model: The policy.
-        folder: The folder.
-        name: Prefix of all names that other files see.
-        contract: Description of the policy's place in its environment, if it is known.
-        equality: What the actions equal, as the end of a sentence: Actions equal ``the live policy's to the last bit``.
+        folder: The folder of both files.
         width: Floats in a vector of the `cpu` backend on this machine. The backend does not fuse products with fewer outputs.
-        integers: The quantised network to write in place of the policy's own; None for single precision.
+        int8_network: The quantised network to write in place of the policy's own; None for single precision.
 
     Raises ExportError, with the agent's key, if a part has no form in C.
     """
     distribution: Any = model.distribution
+    name, contract = target.name, target.contract
+    commands: ActionMap | None = getattr(distribution, "to_task_units", None)
     w, inputs, outputs = CWriter(width), count_observations(model), distribution.output_dim
     x = _write_observations(w, model, inputs)
-    if integers is not None:
-        action, notes = write_integer_network(w, integers, x), describe_values(integers)
+    if int8_network is not None:
+        action, notes = write_int8_network(w, int8_network, x), describe_values(int8_network)
     else:
         with torch.no_grad():
             if isinstance(model, SpikingModel):
                 features = write_network(w, copy.deepcopy(model.network).cpu(), x)
-            elif (kind := get_class_name(model)) in ANNS:
+            elif (kind := get_class_name(model)) in ANN_CLASSES:
                 recurrent: Any = getattr(model, "rnn", None)
                 w.stateful = recurrent is not None
                 x = write_recurrent(w, recurrent.rnn, x) if w.stateful else x
                 features = write_mlp(w, "mlp", model.mlp, x)
             else:
-                raise ExportError(f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANNS)}")
+                raise ExportError(
+                    f"agent.actor.class_name: {kind} given; allowed for c: {', '.join(ANN_CLASSES)}"
+                )
         w.write_comment("action", w.last)
         action = format_action(distribution, features.array, outputs, w)
         notes = _describe_invalid_values(w, isinstance(model, SpikingModel))
-    write_action(w, distribution, action, outputs)
-    body, commands = _format_body(w), get_commands(distribution)  # the body declares helper functions
+    write_action(w, commands, action, outputs)
+    body = _format_body(w)  # declares helper functions
     about = [*format_contract(contract, name, inputs, outputs, commands), *_format_normalization(model, name)]
     texts = {
         "name": name,
@@ -85,9 +92,8 @@ def write_policy(
         "contract": "".join(f"// {line}\n" for line in about),
         "usage": format_comment(make_metadata(model, {}, {}, [], "", "")["usage"]),
         "notes": format_comment(notes),
-        "equality": format_comment(_describe_equality(equality, name, w, isinstance(model, SpikingModel))),
-        "macros": format_macros(contract, name, commands)
-        + _format_last_action(contract, name, outputs, commands),
+        "equality": format_comment(_describe_equality(target, model, w)),
+        "macros": format_macros(contract, name, outputs, commands),
         "inputs": inputs,
         "outputs": outputs,
         "bytes": w.struct_bytes,
@@ -162,21 +168,12 @@ def _describe_invalid_values(w: CWriter, is_spiking: bool) -> str:
     )
 
 
-def _format_last_action(
-    contract: PolicyContract | None, name: str, outputs: int, commands: ActionMap | None
-) -> str:
-    """Return the macro of the index at which the observation repeats ``raw_action`` of the struct; empty if no such index exists."""
-    if contract is None or not isinstance(commands, CommandMap):
-        return ""
-    terms = [term for term in contract.observations if term.is_last_action]
-    if len(terms) != 1 or terms[0].size != outputs or not terms[0].is_plain:
-        return ""
-    return f"#define {name.upper()}_LAST_ACTION {terms[0].start}\n"
-
-
-def _describe_equality(equality: str, name: str, w: CWriter, is_spiking: bool) -> str:
+def _describe_equality(target: Target, model: MLPModel, w: CWriter) -> str:
     """Return the header's sentences on what the actions equal, and with which compilers."""
-    moved = ", which may move a spike" if is_spiking else ""
+    has_own_reference = target.get_reference_model(model) is not model
+    reference = f"those of the policy {target.reference_text}" if has_own_reference else "the live policy's"
+    equality = f"{reference} {target.format_tolerance(model, get_command_scale(model))}".rstrip(",")
+    moved = ", which may move a spike" if isinstance(model, SpikingModel) else ""
     is_fused = "define MULTIPLY_ADD" in w.helpers
     fused = (
         " if the target has fused multiply-adds and the compiler may use them (GCC and Clang: -march=native, -mfma,"
@@ -185,7 +182,7 @@ def _describe_equality(equality: str, name: str, w: CWriter, is_spiking: bool) -
         else ". Products"
     )
     return (
-        f"Actions equal {equality}{fused} and sums are rounded separately: {name}.c disables contraction in GCC and Clang; disable"
+        f"Actions equal {equality}{fused} and sums are rounded separately: {target.name}.c disables contraction in GCC and Clang; disable"
         " it by flag in other compilers. The last bits differ if floats are computed in more than 32 bits (FLT_EVAL_METHOD other"
         " than 0). With -ffast-math the file does not compile."
     )

@@ -1,4 +1,4 @@
-"""Writer of a control step in C: statements before, in and after the inner steps, and the declarations that they use.
+"""Writers of a control step in C, and of a layer of neurons in its inner steps, in floats and in integers alike.
 
 A signal is a dense array; before a linear map reads it, a scan lists its non-zero channels, the events. Sums have the order of the
 `cpu` backend: bias first, then the events by channel, so they are equal to the last bit.
@@ -9,23 +9,33 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+from spiky_rl.connections._cost import WeightStorage
+from spiky_rl.deploy._c_term import Term
 from spiky_rl.deploy.base import ExportError
 from spiky_rl.kernels.emit import format_literal
-from spiky_rl.connections._cost import WeightStorage
 
 CSRC = Path(__file__).parent / "csrc"
 """Folder of the templates of the files, and of the helper functions."""
-SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1, "int8_t": 1}
+ELEMENT_BYTES = {
+    "int64_t": 8,
+    "int32_t": 4,
+    "float": 4,
+    "int16_t": 2,
+    "uint16_t": 2,
+    "uint8_t": 1,
+    "int8_t": 1,
+}
 """Bytes of an element, by C type."""
-INTEGERS = (
+INTEGER_TYPES = (
     ("int8_t", -127, 127),
     ("uint8_t", 0, 2**8 - 1),
     ("int16_t", 1 - 2**15, 2**15 - 1),
@@ -128,7 +138,7 @@ class CWriter:
     @property
     def struct(self) -> str:
         """Declarations of the struct's arrays, the largest elements first, so that no padding lies between them."""
-        order = sorted(self.fields.values(), key=lambda f: (-SIZES[self.resolve(f)], not f.carried))
+        order = sorted(self.fields.values(), key=lambda f: (-ELEMENT_BYTES[self.resolve(f)], not f.carried))
         scratch = "" if self.stateful else " (scratch)"  # a control step that begins at rest keeps nothing
         return "\n".join(
             f"  {self.resolve(f)} {f.name}[{f.size}];  // {f.text}{scratch if f.carried else ''}"
@@ -138,7 +148,7 @@ class CWriter:
     @property
     def struct_bytes(self) -> int:
         """Bytes of the struct, rounded up to the alignment of its largest elements."""
-        align = max(SIZES[self.resolve(field)] for field in self.fields.values())
+        align = max(ELEMENT_BYTES[self.resolve(field)] for field in self.fields.values())
         return -(-self.count_bytes(self.fields.values()) // align) * align
 
     @property
@@ -152,7 +162,7 @@ class CWriter:
 
     def count_bytes(self, fields: Iterable[StructField]) -> int:
         """Return the bytes of the elements of ``fields``."""
-        return sum(SIZES[self.resolve(field)] * field.size for field in fields)
+        return sum(ELEMENT_BYTES[self.resolve(field)] * field.size for field in fields)
 
     def add_scratch(self, name: str, size: int, text: str, kind: str = "float") -> str:
         """Declare an array of the struct that is used within one control step, and return its C expression.
@@ -194,11 +204,11 @@ class CWriter:
             kind, columns, numbers = "float", 12, [_format_number(x) for x in flat.float().numpy()]
         else:
             low, high = int(flat.min()), int(flat.max())
-            kind = kind or next(k for k, least, most in INTEGERS if least <= low and high <= most)
+            kind = kind or next(k for k, least, most in INTEGER_TYPES if least <= low and high <= most)
             numbers = [str(x) for x in flat.tolist()]
         rows = ",\n  ".join(", ".join(row) for row in itertools.batched(numbers, columns))
         self.constants[name] = f"static const {kind} {name}[{len(numbers)}] = {{\n  {rows}}};"
-        self.constant_bytes += len(numbers) * SIZES[kind]
+        self.constant_bytes += len(numbers) * ELEMENT_BYTES[kind]
         return name
 
     def format_element(self, name: str, values: Tensor, index: str = "n") -> str:
@@ -245,13 +255,6 @@ class CWriter:
         if self.steps > 1:
             start = f"{signal.array} + {signal.first}" if signal.first else signal.array
             self.step.append(f"if (k == 1) memset({start}, 0, {count} * sizeof {signal.array}[0]);")
-
-    def write_past_output(self, past: str, delays: int, signal: Signal) -> None:
-        """Write ``signal`` into the array ``past`` of its values in the last ``delays`` inner steps, the latest first."""
-        width = signal.width
-        if delays > 1:
-            self.step.append(f"memmove({past} + {width}, {past}, {width * (delays - 1)} * sizeof {past}[0]);")
-        self.step.append(f"memcpy({past}, {signal.array}, {width} * sizeof {past}[0]);")
 
     def write_event_list(self, block: list[str], signal: Signal) -> None:
         """Append C to ``block`` that lists the events of ``signal``."""
@@ -330,6 +333,74 @@ class CWriter:
             text = f"{total} += {signal.array}[c] * {array}[i];"
         body = f"for (int i = {start}[c]; i < {start}[c + 1]; i++) {text}"
         self.write_loop(block, "e", "events", "const int c = s->event[e];", body)
+
+
+class LayerWriter(ABC):
+    """Writer of a layer: its connection, its feedback and the loop over its neurons.
+
+    The kinds of numbers differ in the sums of a connection and in the statements of a neuron.
+
+    A `Term` that a method takes or returns is of neuron n.
+    """
+
+    def __init__(
+        self, w: CWriter, path: str, width: int, delays: int, output_type: str, state_types: dict[str, str]
+    ) -> None:
+        """Begin a layer.
+
+        Args:
+            w: Writer of the file.
+            path: Prefix of the names of the layer's arrays.
+            width: Number of neurons.
+            delays: Number of delays of the recurrent connection; 0 without one.
+            output_type: C type of the output; uint8_t for spikes.
+            state_types: C type of each state of a neuron.
+        """
+        self.w, self.path, self.width, self.delays = w, path, width, delays
+        self.output_type, self.state_types = output_type, state_types
+        self.body: list[str] = []
+        """Statements of the loop over the neurons."""
+
+    @abstractmethod
+    def write_current(self, block: list[str], signal: Signal, name: str) -> Term:
+        """Append C to ``block`` that computes the connection's current, in an array ``name``, and return the current."""
+
+    @abstractmethod
+    def write_feedback(self, past: Signal) -> Term:
+        """Write the current that the ``past`` outputs send back, and return it."""
+
+    @abstractmethod
+    def write_step(self, current: Term, states: list[Term]) -> str:
+        """Add an inner step of neuron n, which assigns its ``states``, to `body`; return the C expression of the output."""
+
+    def write(self, title: str, signal: Signal) -> Signal:
+        """Write an inner step of the layer with the input ``signal``, and return its output; ``title``: comment before it."""
+        w, width, kind = self.w, self.width, self.output_type
+        w.write_comment(title)
+        name, block = "current", w.step
+        if signal.constant:
+            name, block = f"{self.path}_connection_current", w.once
+            w.write_comment(f"{self.path}_connection: its current is the same in all inner steps", block)
+        current = self.write_current(block, signal, name)
+        past = Signal("", width * self.delays, kind)
+        if self.delays:
+            text = "its output in the last inner steps, the latest first"
+            past = replace(past, array=w.add_state(f"{self.path}_past", past.width, text, kind))
+            current = current + self.write_feedback(past)
+        states = [
+            w.add_state(f"{self.path}_neuron_{name}", width, f"state {name} of a neuron", c_type)
+            for name, c_type in self.state_types.items()
+        ]
+        value = self.write_step(current, [current.make(f"{state}[n]") for state in states])
+        name, text = ("fired", "spikes of a layer") if kind == "uint8_t" else ("sent", "output of a layer")
+        output = Signal(w.add_scratch(name, width, text, kind), width, kind)
+        w.write_loop(w.step, "n", width, *self.body, f"{output.array}[n] = {value};")
+        if self.delays > 1:
+            older = width * (self.delays - 1)
+            w.step.append(f"memmove({past.array} + {width}, {past.array}, {older} * sizeof {past.array}[0]);")
+        if self.delays:
+            w.step.append(f"memcpy({past.array}, {output.array}, {width} * sizeof {past.array}[0]);")
+        return output
 
 
 def _format_number(x: np.float32) -> str:

@@ -19,9 +19,9 @@ from spiky_rl.networks.base import ForwardRecord
 if TYPE_CHECKING:
     from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
-ROBOTS = 64
+MAX_ROBOTS = 64
 """Largest number of recorded environments."""
-ROWS = 4096
+MAX_ROWS = 4096
 """Maximum number of observations in one pass of `compute_ranges`."""
 
 
@@ -50,7 +50,7 @@ class ValueRanges:
 
 
 def record_rollout(model: MLPModel, env: Any, report_progress: ProgressCallback) -> CalibrationRollout:
-    """Record the observations of up to `ROBOTS` environments until the first environment's episode ends.
+    """Record the observations of up to `MAX_ROBOTS` environments until the first environment's episode ends.
 
     Args:
         model: The policy. It is reset before and after.
@@ -61,15 +61,15 @@ def record_rollout(model: MLPModel, env: Any, report_progress: ProgressCallback)
     with torch.inference_mode():
         env.reset()
         model.reset()
-        begins, has_ended = torch.ones(min(ROBOTS, env.num_envs), device=env.device), False
+        begins, has_ended = torch.ones(min(MAX_ROBOTS, env.num_envs), device=env.device), False
         while not has_ended:
             obs = env.get_observations()
             x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
-            seen.append(x[:ROBOTS].flatten(1).clone())
+            seen.append(x[:MAX_ROBOTS].flatten(1).clone())
             keep.append(1.0 - begins)
             dones = env.step(model(obs))[2]
             model.reset(dones)
-            begins, has_ended = (dones[:ROBOTS] > 0).float(), bool(dones[0])
+            begins, has_ended = (dones[:MAX_ROBOTS] > 0).float(), bool(dones[0])
             report_progress(float(len(seen) / env.max_episode_length))
         model.reset()
     return CalibrationRollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
@@ -97,7 +97,8 @@ def read_rollout(path: Path, inputs: int) -> CalibrationRollout:
         raise UserError(
             f"--calibrate: {path}: shape {shape} given; allowed: [T, {inputs}] or [T, B, {inputs}]"
         )
-    observations = torch.from_numpy(values.astype(np.float32)).reshape(shape[0], -1, inputs)
+    # torch, unlike NumPy, does not warn of a number that is too large for single precision
+    observations = torch.from_numpy(values.astype(np.float64)).float().reshape(shape[0], -1, inputs)
     if not observations.isfinite().all():
         raise UserError(f"--calibrate: {path}: a value is not finite; allowed: finite numbers")
     keep = torch.ones(observations.shape[:2])
@@ -112,7 +113,7 @@ def compute_ranges(model: SpikingModel, rollout: CalibrationRollout) -> ValueRan
     observed, states = 0.0, [torch.zeros(width) for width in network.layer_sizes]
     with torch.no_grad():
         carried = network.zero_state(rows, rollout.observations.to(device))
-        length = max(1, ROWS // rows)
+        length = max(1, MAX_ROWS // rows)
         parts = (values.split(length) for values in (rollout.observations, rollout.keep))
         for x, keep in zip(*parts, strict=True):
             x, record = clamp_observations(model.obs_normalizer(x.to(device))), ForwardRecord()

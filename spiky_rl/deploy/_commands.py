@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.deploy._observations import format_settings, to_plain
+from spiky_rl.deploy._observations import PACKAGES, format_settings, to_plain
 from spiky_rl.learners.common.action_bounds import ActionMap
 
 COMMAND_BY_TERM = {
@@ -31,29 +31,26 @@ XML_CONTROL = "control of the motor in the robot's XML file, before its gear and
 MOTOR_UNITS = {
     "stiffness": "N m/rad",
     "damping": "N m s/rad",
-    **dict.fromkeys(
-        (
-            "actuator_effort_limit",
-            "joint_effort_limit",
-            "effort_limit",
-            "effort_limit_sim",
-            "saturation_effort",
-        ),
-        "N m",
-    ),
-    **dict.fromkeys(
-        ("actuator_velocity_limit", "joint_velocity_limit", "velocity_limit", "velocity_limit_sim"), "rad/s"
-    ),
-    **dict.fromkeys(("min_delay", "max_delay", "delay_min_lag", "delay_max_lag"), "physics steps"),
+    "actuator_effort_limit": "N m",
+    "joint_effort_limit": "N m",
+    "effort_limit": "N m",
+    "effort_limit_sim": "N m",
+    "saturation_effort": "N m",
+    "actuator_velocity_limit": "rad/s",
+    "joint_velocity_limit": "rad/s",
+    "velocity_limit": "rad/s",
+    "velocity_limit_sim": "rad/s",
+    "min_delay": "physics steps",
+    "max_delay": "physics steps",
+    "delay_min_lag": "physics steps",
+    "delay_max_lag": "physics steps",
 }
 """Unit by name of a value in a motor's configuration in Isaac Lab 3.0 and mjlab 1.6, of a revolute joint."""
 TERM_SETTINGS = (
-    *("scale", "offset", "clip", "use_default_offset"),
-    *("open_command_expr", "close_command_expr", "threshold", "positive_threshold"),
-)
+    "scale", "offset", "clip", "use_default_offset",
+    "open_command_expr", "close_command_expr", "threshold", "positive_threshold",
+)  # fmt: skip
 """Settings of an action term whose commands are not known; those of a gripper have the commands of both its states."""
-PACKAGES = ("isaaclab", "mjlab")
-"""Packages that define the classes of `COMMAND_BY_TERM`."""
 
 
 class CommandMap(ActionMap):

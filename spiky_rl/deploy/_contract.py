@@ -18,15 +18,11 @@ from spiky_rl.deploy._observations import ContractTerm, describe_observations
 from spiky_rl.learners.common.action_bounds import LARGEST_BOUND, ActionMap
 
 UNITS_TEXT = "Units{} are those of hinges: of {}, rad stands for m, rad/s for m/s and N m for N."
-LAST_ACTION_TEXT = "For the observation of the last action pass {}, clipped and scaled as its line says; before the first step pass zeros."
-RAW_TEXT = "raw actions of the policy, without their scale, offset and clip:"
 HISTORY_TEXT = (
     "A history has the oldest values first, and all values of a control step together; when an episode begins, the first"
     " observation fills all of it."
 )
-COMMANDS_TEXT = "commands to the robot; their scale, offset and clip are applied:"
 UNBOUNDED_TEXT = "without bounds"
-MAPPED_TEXT = "raw: the mapping below gives the actions in the units of the task"
 
 
 @dataclass(frozen=True)
@@ -77,24 +73,24 @@ def describe_contract(
     actions, joints = _describe_actions(manager)
     interface = getattr(env, "interface", None)
     return PolicyContract(
-        agent,
-        task,
-        checkpoint.name,
-        hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16],
-        getattr(env, "control_period", getattr(env, "step_dt", None)),
-        describe_observations(base, groups),
-        actions,
-        joints or getattr(interface, "joints", ()),
-        getattr(env, "history", 1),
-        getattr(env, "image_shape", ()),
-        tuple(describe_motors(env)),
-        None if manager is None else getattr(env, "clip_actions", None),
-        _place_terms(getattr(interface, "observations", ())),
-        getattr(interface, "note", ""),
-        getattr(interface, "actions", ()),
-        _read_bounds(env),
-        getattr(env, "sliding_joints", None),
-        getattr(env, "takes_whole_numbers", False),
+        agent=agent,
+        task=task,
+        checkpoint=checkpoint.name,
+        digest=hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16],
+        period=getattr(env, "control_period", getattr(env, "step_dt", None)),
+        observations=describe_observations(base, groups),
+        actions=actions,
+        joints=joints or getattr(interface, "joints", ()),
+        history=getattr(env, "history", 1),
+        image_shape=getattr(env, "image_shape", ()),
+        motors=tuple(describe_motors(env)),
+        action_limit=None if manager is None else getattr(env, "clip_actions", None),
+        task_terms=_place_terms(getattr(interface, "observations", ())),
+        task_note=getattr(interface, "note", ""),
+        task_actions=getattr(interface, "actions", ()),
+        bounds=_read_bounds(env),
+        sliding_joints=getattr(env, "sliding_joints", None),
+        takes_whole_numbers=getattr(env, "takes_whole_numbers", False),
     )
 
 
@@ -167,23 +163,26 @@ def format_contract(
     if contract.history > 1 or any(term.has_history for term in contract.observations):
         lines.append(HISTORY_TEXT)
     if contract.actions:
-        text = RAW_TEXT if commands is None else COMMANDS_TEXT
+        text = "raw actions of the policy, without their scale, offset and clip:"
+        if commands is not None:
+            text = "commands to the robot; their scale, offset and clip are applied:"
         lines.append(f"action[{outputs}], of these terms: {text}")
         lines += [_format_term(replace(term, parts=()) if commands else term) for term in contract.actions]
     else:
         lines += _format_task_actions(contract, outputs, commands)
     if isinstance(commands, CommandMap):
-        lines += _format_commands(contract, commands)
+        lines += [
+            f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}"
+            for i, joint in enumerate(contract.joints)
+        ]
     elif contract.action_limit is not None:
         lines.append(f"Limit raw actions to -{contract.action_limit:g} to {contract.action_limit:g} first.")
     if any(term.is_last_action for term in contract.observations):
-        passed = "the raw action, so limited" if contract.action_limit is not None else "the raw action"
+        passed = "the raw action" if contract.action_limit is None else "the raw action, so limited"
+        if isinstance(commands, CommandMap):
+            passed = "raw_action, which the struct holds after each step"
         lines.append(
-            LAST_ACTION_TEXT.format(
-                "raw_action, which the struct holds after each step"
-                if isinstance(commands, CommandMap)
-                else passed
-            )
+            f"For the observation of the last action pass {passed}, clipped and scaled as its line says; before the first step pass zeros."
         )
     return [*lines, *contract.motors]
 
@@ -217,7 +216,9 @@ def _format_task_actions(contract: PolicyContract, outputs: int, commands: Actio
         if contract.takes_whole_numbers
         else "in the units of the task"
     )
-    heading = f"action[{outputs}], {MAPPED_TEXT if is_mapped_later else units}"
+    if is_mapped_later:
+        units = "raw: the mapping below gives the actions in the units of the task"
+    heading = f"action[{outputs}], {units}"
     if len(set(bounds)) == 1:
         heading, bounds = f"{heading}, {bounds[0]}{' each' if outputs > 1 else ''}", [""] * outputs
     else:
@@ -239,13 +240,6 @@ def _format_bounds(low: float, high: float) -> str:
     return UNBOUNDED_TEXT
 
 
-def _format_commands(contract: PolicyContract, commands: CommandMap) -> list[str]:
-    return [
-        f"  action[{i}]: {commands.quantities[i]} of {joint}, {commands.units[i]}"
-        for i, joint in enumerate(contract.joints)
-    ]
-
-
 def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     """Return a line on a ``term``; ``joints``: names of the joints by action."""
     line = f"  {term.start:>4} to {term.start + term.size - 1:<4} {term.text}"
@@ -255,8 +249,10 @@ def _format_term(term: ContractTerm, joints: tuple[str, ...] = ()) -> str:
     return f"{line}, {term.note}" if term.note else line
 
 
-def format_macros(contract: PolicyContract | None, name: str, commands: ActionMap | None) -> str:
-    """Return C macros of the values of a ``contract`` that programs use: period, digest, joints, and units of ``commands``."""
+def format_macros(
+    contract: PolicyContract | None, name: str, outputs: int, commands: ActionMap | None
+) -> str:
+    """Return C macros of the values of a ``contract`` that programs use; see `format_contract` for the arguments."""
     if contract is None:
         return ""
     values = {"CHECKPOINT": f'"{contract.digest}"'}
@@ -266,6 +262,10 @@ def format_macros(contract: PolicyContract | None, name: str, commands: ActionMa
         values["JOINTS"] = _format_names(contract.joints)
     if isinstance(commands, CommandMap):
         values["UNITS"] = _format_names(commands.units)
+        last_actions = [term for term in contract.observations if term.is_last_action]
+        # the index at which the observation repeats ``raw_action`` of the struct
+        if len(last_actions) == 1 and last_actions[0].size == outputs and last_actions[0].is_plain:
+            values["LAST_ACTION"] = str(last_actions[0].start)
     return "".join(f"#define {name.upper()}_{key} {value}\n" for key, value in values.items())
 
 

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 def run_export(
     plan: RunPlan, options: ExportOptions, targets: dict[str, Target], progress: ProgressFactory = no_progress
-) -> dict[Path, VerificationResult]:
-    """Export the policy of ``plan``; return the verification result of every file.
+) -> dict[Path, VerificationResult | None]:
+    """Export the policy of ``plan``; return the verification result of every file, as `write_and_verify`.
 
     Raises UserError, before a simulator starts, if the agent or the checkpoint cannot be exported.
     """
@@ -56,7 +56,7 @@ def write_and_verify(
     progress: ProgressFactory = no_progress,
     raw_actions: bool = False,
     calibration: Path | None = None,
-) -> dict[Path, VerificationResult]:
+) -> dict[Path, VerificationResult | None]:
     """Write all targets to a staging folder, verify them, and move the files to ``folder``. If one fails, ``folder`` is unchanged.
 
     Args:
@@ -67,14 +67,16 @@ def write_and_verify(
         calibration: File of observations that set the ranges of integers, see `read_rollout`; None to record an episode.
 
     Returns:
-        The verification result of every file.
+        The verification result of every file; None if the runtime of its target is not installed.
     """
-    command_model = None
+    command_model = None  # a copy of the policy whose actions are commands
     if raw_actions:
         _describe_raw_actions(policy, env)
     else:
         policy = _map_to_bounds(policy, env, targets)
-        command_model = _make_command_model(policy, env)
+        is_discrete = isinstance(policy.distribution, CategoricalDistribution)
+        if not is_discrete and (commands := find_command_map(env)) is not None:
+            command_model = convert_actions(policy, commands, len(commands.scale))
     _calibrate(targets.values(), policy, env, progress, calibration)
     written: dict[Path, Target] = {}
     stale_files = [name for target in targets.values() for name in target.stale_files]
@@ -92,7 +94,7 @@ def write_and_verify(
     exported = {path: folder / path.relative_to(staging) for path in written}
     for path, result in results.items():
         _log_result(exported[path], result, written[path], policy)
-    return {exported[path]: result for path, result in results.items()}
+    return {exported[path]: results.get(path) for path in written}
 
 
 def _log_result(path: Path, result: VerificationResult, target: Target, policy: Any) -> None:
@@ -154,14 +156,6 @@ def _calibrate(
         rollout = read_rollout(file, count_observations(policy))
     for target in calibrated:
         target.calibrate(rollout)
-
-
-def _make_command_model(policy: Any, env: Any) -> Any:
-    """Return a copy of ``policy`` whose actions are commands; None if the environment's action terms are not known."""
-    if isinstance(policy.distribution, CategoricalDistribution):
-        return None
-    commands = find_command_map(env)
-    return None if commands is None else convert_actions(policy, commands, len(commands.scale))
 
 
 def quantize_policy(policy: Any, env: Any, target: Target, progress: ProgressFactory = no_progress) -> Any:

@@ -18,7 +18,7 @@ CHIPS = {
     )
 }
 """By chip: the prefix of the compiler's programs, its flags, and the Debian packages."""
-OPTIMISED = ("-O2", "-ffunction-sections", "-fdata-sections")
+OPTIMIZATION_FLAGS = ("-O2", "-ffunction-sections", "-fdata-sections")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def measure_footprint(policy: Path, chip: str) -> Footprint:
 
         text = f'#include "{policy.stem}.h"\n{policy.stem}_state state;\n'
         (folder / "state.c").write_text(text, encoding="utf-8")
-        flags = (*STANDARD, *machine, *OPTIMISED, f"-I{policy.parent}")
+        flags = (*STANDARD, *machine, *OPTIMIZATION_FLAGS, f"-I{policy.parent}")
         run("gcc", *flags, "-fstack-usage", "-c", str(policy), "-o", "policy.o")
         run("gcc", *flags, "-c", "state.c", "-o", "state.o")
         entries = (f"-Wl,-e,{policy.stem}_step", f"-Wl,-u,{policy.stem}_reset", "-nostartfiles")

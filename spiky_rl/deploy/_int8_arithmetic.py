@@ -20,8 +20,8 @@ CURRENT_LIMIT, SUM_LIMIT = 2**28, 2**29
 """Largest current of a step in a membrane's unit, and largest sum of weights times graded inputs. Sums of both do not overflow."""
 DECAY_BITS = {False: 15, True: 30}
 """Fraction bits of a decay factor, by whether its state is wide (32 bits)."""
-ONE_BITS = 15
-"""Fraction bits of the activity of a receptive field; 2^ONE_BITS is 1."""
+ACTIVITY_BITS = 15
+"""Fraction bits of the activity of a receptive field; 2^ACTIVITY_BITS is 1."""
 
 type Integer = Tensor | Term | int
 
@@ -51,12 +51,12 @@ def select(condition: Any, x: Any, y: Integer) -> Any:
     return _c_term.select(condition, x, y)  # type: ignore[arg-type]
 
 
-def clamp(x: Any, most: int) -> Any:
-    """Return ``x``, at most ``most`` in size."""
-    return x.clamp(-most, most) if isinstance(x, Tensor) else x.call("clamped", most)
+def clamp(x: Any, limit: int) -> Any:
+    """Return ``x``, at most ``limit`` in size."""
+    return x.clamp(-limit, limit) if isinstance(x, Tensor) else x.call("clamped", limit)
 
 
-def take_size(x: Any) -> Any:
+def take_absolute(x: Any) -> Any:
     """Return the absolute value of a named ``x``."""
     return x.abs() if isinstance(x, Tensor) else x.make(f"({x.text} < 0 ? -{x.text} : {x.text})")
 
@@ -66,11 +66,11 @@ def shift(x: Any, bits: int) -> Any:
     return (x + (1 << (bits - 1))) >> bits
 
 
-def multiply(x: Any, factor: Any, bits: int, most: int) -> Any:
-    """Return ``x`` * ``factor`` / 2^``bits`` by a product of 64 bits, rounded and clamped to ``most``."""
+def multiply(x: Any, factor: Any, bits: int, limit: int) -> Any:
+    """Return ``x`` * ``factor`` / 2^``bits`` by a product of 64 bits, rounded and clamped to ``limit``."""
     if isinstance(x, Tensor):
-        return shift(x * factor, bits).clamp(-most, most)
-    return x.call("multiplied", factor, bits, most)
+        return shift(x * factor, bits).clamp(-limit, limit)
+    return x.call("multiplied", factor, bits, limit)
 
 
 def decay(x: Any, factor: Integer, wide: bool, bits: int | None = None) -> Any:
@@ -85,16 +85,16 @@ def scale_by_power(x: Any, bits: Integer) -> Any:
         return x.call("scaled", bits)
     assert isinstance(bits, Tensor)
     up, down = bits.clamp(min=0), (-bits).clamp(min=0)
-    most = CURRENT_LIMIT >> up
+    limit = CURRENT_LIMIT >> up
     half = torch.where(down > 0, 1 << (down - 1).clamp(min=0), 0)
-    return torch.where(down > 0, (x + half) >> down, x.clamp(-most, most) << up)
+    return torch.where(down > 0, (x + half) >> down, x.clamp(-limit, limit) << up)
 
 
-def divide(x: Any, y: Integer, bits: int, most: int) -> Any:
-    """Return ``x`` * 2^``bits`` / ``y``, towards 0, clamped to ``most``; ``y`` > 0."""
+def divide(x: Any, y: Integer, bits: int, limit: int) -> Any:
+    """Return ``x`` * 2^``bits`` / ``y``, towards 0, clamped to ``limit``; ``y`` > 0."""
     if isinstance(x, Tensor):
-        return torch.div(x << bits, y, rounding_mode="trunc").clamp(-most, most)  # type: ignore[arg-type]
-    return x.call("divided", y, bits, most)
+        return torch.div(x << bits, y, rounding_mode="trunc").clamp(-limit, limit)  # type: ignore[arg-type]
+    return x.call("divided", y, bits, limit)
 
 
 def interpolate(position: Any, table: Integer, bits: int) -> Any:
@@ -112,7 +112,7 @@ def interpolate(position: Any, table: Integer, bits: int) -> Any:
 def send_change(x: Any, reference: Any, threshold: Any) -> tuple[Any, Any]:
     """Return the change of ``x`` from ``reference`` if it reaches the ``threshold``, else 0, and the new reference."""
     change = name(x - reference, "change")
-    event = name(select(take_size(change) >= threshold, change, 0), "event")
+    event = name(select(take_absolute(change) >= threshold, change, 0), "event")
     return event, reference + event
 
 
@@ -121,9 +121,9 @@ def fill(x: Any, value: int) -> Any:
     return torch.full_like(x, value) if isinstance(x, Tensor) else x.make(str(value))
 
 
-def clip(x: Any, most: float) -> Any:
-    """Return the float ``x``, at most ``most`` in size."""
-    return x.clamp(-most, most) if isinstance(x, Tensor) else x.call("observed", most)
+def clip(x: Any, limit: float) -> Any:
+    """Return the float ``x``, at most ``limit`` in size."""
+    return x.clamp(-limit, limit) if isinstance(x, Tensor) else x.call("observed", limit)
 
 
 def round_clamped(x: Any, limit: int) -> Any:

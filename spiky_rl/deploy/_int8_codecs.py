@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from spiky_rl.deploy import _int8_arithmetic as op
-from spiky_rl.deploy._int8_arithmetic import DECAY_BITS, NARROW_LIMIT, ONE_BITS, SUM_LIMIT, WIDE_LIMIT
+from spiky_rl.deploy._int8_arithmetic import ACTIVITY_BITS, DECAY_BITS, NARROW_LIMIT, SUM_LIMIT, WIDE_LIMIT
 from spiky_rl.deploy._int8_layers import Int8Format, choose_exponent
 from spiky_rl.deploy.base import ExportError, get_entry_name, list_encoders
 from spiky_rl.networks.feedforward import FeedForward
 
-OBSERVED_ROOM = 4.0
+OBSERVATION_HEADROOM = 4.0
 """Headroom: an observation is clamped at this multiple of its range in the rollout."""
-DELTA_STEPS = 256
+DELTA_THRESHOLD = 256
 """Integer of the delta encoder's threshold."""
-NOISE = 2.0**16
+PROBABILITY_ONE = 2.0**16
 """Integer of a probability of 1."""
 FIELD_BITS = 5
 """Fraction bits of a distance between two entries of a receptive field's table."""
@@ -53,14 +53,16 @@ class Int8Encoder:
         self.noise: Tensor | None = None
         self.state_sizes, self.state_types = encoder.state_sizes, dict[str, str]()
         if self.kind == "delta":
-            scale, self.limit, self.threshold = DELTA_STEPS / encoder.threshold, WIDE_LIMIT, DELTA_STEPS
+            scale = DELTA_THRESHOLD / encoder.threshold
+            self.limit, self.threshold = WIDE_LIMIT, DELTA_THRESHOLD
             self.state_types = {"reference": "int32_t"}
             # the reference starts at the first observation
             if len(self.state_sizes) > 1 and network.stateful:
                 self.state_types["begun"] = "uint8_t"
         elif self.kind == "rate":
-            scale, self.limit = NOISE * encoder.max_rate / encoder.span, round(NOISE * encoder.max_rate)
-            self.noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
+            scale = PROBABILITY_ONE * encoder.max_rate / encoder.span
+            self.limit = round(PROBABILITY_ONE * encoder.max_rate)
+            self.noise = (encoder.noise.detach().cpu() * PROBABILITY_ONE).floor().long()
         elif self.kind == "sigma_delta":
             self.threshold, self.state_types = round(encoder.threshold * scale), {"reference": "int16_t"}
         self.factor = torch.full((network.inputs,), scale)
@@ -74,13 +76,13 @@ class Int8Encoder:
         if self.kind == "latency":
             shape = len(self.factor), self.fields
             deviation = torch.full(shape, 1.0 / encoder.scale, dtype=torch.float64)
-            self.threshold, self.span = max(1, round(encoder.cutoff * 2**ONE_BITS)), encoder.span
+            self.threshold, self.span = max(1, round(encoder.cutoff * 2**ACTIVITY_BITS)), encoder.span
         else:
             deviation = encoder.log_deviation.detach().cpu().double().exp()
             if encoder.mode == "poisson":
-                self.noise = (encoder.noise.detach().cpu() * 2**ONE_BITS).floor().long()
+                self.noise = (encoder.noise.detach().cpu() * 2**ACTIVITY_BITS).floor().long()
         distance = torch.arange(FIELD_REACH * FIELD_ENTRIES + 1, dtype=torch.float64) / FIELD_ENTRIES
-        self.table = ((-0.5 * distance.square()).exp() * 2**ONE_BITS).round().long()
+        self.table = ((-0.5 * distance.square()).exp() * 2**ACTIVITY_BITS).round().long()
         self.factor = (steps / deviation).float().flatten()
         self.centre = (encoder.centre.detach().cpu().double() * steps / deviation).float().flatten()
 
@@ -118,9 +120,9 @@ class Int8Encoder:
             count = op.name(op.divide(x - reference, self.threshold, 0, self.steps), "count")
             return count, [reference + count * self.threshold, *(op.fill(state, 1) for state in begun)]
         if self.fields > 1:
-            x = op.name(op.interpolate(op.take_size(x), c.table, FIELD_BITS), "activity")
+            x = op.name(op.interpolate(op.take_absolute(x), c.table, FIELD_BITS), "activity")
         if self.kind == "latency":  # the inner step of the spike, -1 without one
-            time = op.shift((-x + (1 << ONE_BITS)) * (self.steps - 1), ONE_BITS)
+            time = op.shift((-x + (1 << ACTIVITY_BITS)) * (self.steps - 1), ACTIVITY_BITS)
             x = op.select(x >= self.threshold, time, -1)
         return x, states
 
@@ -134,7 +136,8 @@ class Int8Encoder:
             return op.as_integer(value > k)
         if self.kind == "latency":
             return op.is_equal(value, k)
-        return ((value * (k + 1)) >> ONE_BITS) - ((value * k) >> ONE_BITS)  # of the integral of the activity
+        # the spikes in which the integral of the activity changes
+        return ((value * (k + 1)) >> ACTIVITY_BITS) - ((value * k) >> ACTIVITY_BITS)
 
     def __call__(self, x: Tensor, states: list[Tensor]) -> tuple[list[Tensor], Sequence[Tensor]]:
         """Encode an observation [B, O]; return the signal [B, C] of every inner step, or one if it is constant, and the new state."""
@@ -172,7 +175,7 @@ def quantize_encoder(
     # a change of a value is at most twice as large as the value
     halves = 1 if get_entry_name(encoder) == "direct" else 2
     limit = min(NARROW_LIMIT, SUM_LIMIT // largest) // halves
-    exponent, spike = choose_exponent(limit, OBSERVED_ROOM * observed, 14), 1
+    exponent, spike = choose_exponent(limit, OBSERVATION_HEADROOM * observed, 14), 1
     if not encoder.binary and any(part.binary for part in parts.values()):
         if not 0 <= exponent <= 14:
             raise ExportError(

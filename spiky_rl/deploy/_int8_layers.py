@@ -27,7 +27,7 @@ from spiky_rl.neurons.sigma_delta import SigmaDeltaNeuron
 MAX_CHANNELS = 2**16
 """Number of channels from which an event's 16-bit index overflows."""
 
-STATE_ROOM = 2.0
+STATE_HEADROOM = 2.0
 """Headroom: a state is clamped at this multiple of its range in the rollout."""
 MIN_LEAK = 32
 """Smallest leak of a membrane at its threshold in a step, in the membrane's smallest unit, for which 16 bits are enough."""
@@ -189,11 +189,11 @@ class Int8SpikingLayer(Int8Layer):
             )
             return bits.floor().clamp(-16, max_bits).long()
 
-        narrow = choose(NARROW_LIMIT, STATE_ROOM, 8)
+        narrow = choose(NARROW_LIMIT, STATE_HEADROOM, 8)
         leak = threshold / self.unit * 2.0**narrow * (1.0 - decay)
         raised = adaptation / self.unit * 2.0**narrow
         self.is_wide = bool((narrow < 0).any() or (leak < MIN_LEAK).any() or (raised >= 2**16).any())
-        self.fraction = choose(WIDE_LIMIT, 2.0 * STATE_ROOM, 12).clamp(min=0) if self.is_wide else narrow
+        self.fraction = choose(WIDE_LIMIT, 2.0 * STATE_HEADROOM, 12).clamp(min=0) if self.is_wide else narrow
 
     def _quantize_trace(self, decay: Tensor) -> None:
         largest = float(1.0 / (1.0 - decay.max().clamp(max=1.0 - 1e-6))) + 1.0
@@ -239,7 +239,7 @@ class Int8SigmaDeltaLayer(Int8Layer):
         # an event is a difference of two values
         limit = min(NARROW_LIMIT, SUM_LIMIT // next_largest) // (1 if self.is_rectified else 2)
         largest, threshold = float(values["max_potential"].max()), values["threshold"]
-        exponent = choose_exponent(limit, STATE_ROOM * largest, 14)
+        exponent = choose_exponent(limit, STATE_HEADROOM * largest, 14)
         self.output_format = Int8Format(True, exponent, limit)
         self.threshold = (threshold * 2.0**exponent).round().long()
         if (self.threshold < 1).any():

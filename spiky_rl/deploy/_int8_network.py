@@ -32,7 +32,7 @@ type StepRecord = tuple[list[list[Tensor]], list[list[Tensor]]]
 per inner step."""
 
 
-class IntegerNetwork(SpikingNetwork):
+class Int8Network(SpikingNetwork):
     """A feed-forward network in integers: observations [T, B, O] -> features [T, B, F]. It is not trained."""
 
     def __init__(self, origin: FeedForward, ranges: ValueRanges) -> None:

@@ -7,16 +7,15 @@ from typing import override
 from torch import Tensor
 
 from spiky_rl.deploy._c_codecs import split_channels
-from spiky_rl.deploy._c_layers import LayerWriter
 from spiky_rl.deploy._c_term import Term, bracket
-from spiky_rl.deploy._c_writer import CWriter, Signal
+from spiky_rl.deploy._c_writer import CWriter, LayerWriter, Signal
 from spiky_rl.deploy._int8_arithmetic import NARROW_LIMIT
 from spiky_rl.deploy._int8_codecs import Int8Encoder, Int8Readout
 from spiky_rl.deploy._int8_layers import Int8Layer
-from spiky_rl.deploy._int8_network import IntegerNetwork
+from spiky_rl.deploy._int8_network import Int8Network
 
 
-def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str:
+def write_int8_network(w: CWriter, network: Int8Network, x: Signal) -> str:
     """Write ``network`` of the normalised observations ``x``, and return the C expression of the policy's action n."""
     w.steps, w.stateful = network.steps, network.stateful
     w.write_comment("encoder: observations become integers", w.once)
@@ -30,7 +29,7 @@ def write_integer_network(w: CWriter, network: IntegerNetwork, x: Signal) -> str
     for path, encoder, out in split_channels(signal, encoders.items()):
         _write_channels(w, path, encoder, x, out)
     for i, layer in enumerate(network.stages):
-        signal = IntegerLayer(w, f"layers_{i}", layer).write(layer.title, signal)
+        signal = Int8LayerWriter(w, f"layers_{i}", layer).write(layer.title, signal)
     return _write_readout(w, network.decoding, signal)
 
 
@@ -114,7 +113,7 @@ def _write_sums(w: CWriter, block: list[str], path: str, weight: Tensor, signal:
     return array
 
 
-class IntegerLayer(LayerWriter):
+class Int8LayerWriter(LayerWriter):
     """Writer of a layer in integers."""
 
     def __init__(self, w: CWriter, path: str, layer: Int8Layer) -> None:
@@ -187,7 +186,7 @@ def _write_integration(w: CWriter, readout: Int8Readout, drive: str, count: int)
     return result
 
 
-def describe_values(network: IntegerNetwork) -> str:
+def describe_values(network: Int8Network) -> str:
     """Return the sentences of the header on the integers of ``network``."""
     return (
         "Weights are int8, in a unit of their postsynaptic neuron. A neuron's input is a whole number of this unit; its membrane"

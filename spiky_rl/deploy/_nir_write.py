@@ -28,6 +28,9 @@ from spiky_rl.neurons.lif import Lif
 
 log = logging.getLogger(__name__)
 
+type Normalization = tuple[np.ndarray, np.ndarray]
+"""Mean and divisor of the observations, [O] each."""
+
 
 def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGraph:
     """Build the graph of ``model``. Raises ExportError if NIR cannot express it or a number is not finite.
@@ -40,7 +43,8 @@ def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGra
             f"--to nir: {type(model.distribution).__name__} given; allowed: distributions whose mean is the network's output"
         )
     with torch.no_grad():
-        builder = _GraphBuilder(model, is_old_version)
+        normalization = _get_normalization(model)
+        builder = _GraphBuilder(model, normalization, is_old_version)
         for i, layer in enumerate(network.layers):
             if layer.neuron.graded and not isinstance(layer.neuron, Potential):
                 raise ExportError(
@@ -52,7 +56,7 @@ def build_graph(model: SpikingModel, is_old_version: bool = False) -> nir.NIRGra
         builder.add("readout", builder.make_map(_to_numpy("readout", weight)))
         builder.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
         _warn_of_resets(network, is_old_version)
-        return nir.NIRGraph(builder.nodes, builder.edges, metadata=_build_metadata(model))
+        return nir.NIRGraph(builder.nodes, builder.edges, metadata=_build_metadata(model, normalization))
 
 
 def _warn_of_resets(network: Any, is_old_version: bool) -> None:
@@ -78,19 +82,21 @@ def _warn_of_resets(network: Any, is_old_version: bool) -> None:
 class _GraphBuilder:
     """Builder of a chain of nodes."""
 
-    def __init__(self, model: SpikingModel, is_old_version: bool) -> None:
+    def __init__(
+        self, model: SpikingModel, normalization: Normalization | None, is_old_version: bool
+    ) -> None:
         self.is_old_version = is_old_version
         self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
         network: Any = model.network
-        first, normalisation = network.layers[0].connection, _get_normalization(model)
+        first = network.layers[0].connection
         self.shape = get_signal_shape(network.encoder, model.input_shape)
-        if isinstance(first, Convolutional) and len(self.shape) == 1 and normalisation is None:
+        if isinstance(first, Convolutional) and len(self.shape) == 1 and normalization is None:
             self.shape = first.inputs  # the input has the shape of the maps, not of a vector
         self.add("input", nir.Input({"input": np.array(self.shape)}))
-        if _is_direct(model) and normalisation is not None:
-            mean, scale = normalisation
+        if _is_direct(model) and normalization is not None:
+            mean, scale = normalization
             self.add("normaliser", nir.Affine(np.diag(1.0 / scale), -mean / scale))
 
     def add(self, name: str, node: nir.NIRNode) -> None:
@@ -211,7 +217,7 @@ def _choose_primitive(
     return nir.LIF, {"tau": tau[0], "r": r, "v_leak": zeros}, gain
 
 
-def _build_metadata(model: SpikingModel) -> dict[str, Any]:
+def _build_metadata(model: SpikingModel, normalization: Normalization | None) -> dict[str, Any]:
     """Build the graph metadata (layout in docs/deploying.md)."""
     network: Any = model.network
     codecs = get_codecs(model)
@@ -233,8 +239,8 @@ def _build_metadata(model: SpikingModel) -> dict[str, Any]:
     }
     for key, value in network.encoder.state_dict().items():
         metadata[f"encoder_{key}"] = _to_numpy(key, value)
-    if not _is_direct(model) and (normalisation := _get_normalization(model)) is not None:
-        metadata["normaliser_mean"], metadata["normaliser_scale"] = normalisation
+    if not _is_direct(model) and normalization is not None:
+        metadata["normaliser_mean"], metadata["normaliser_scale"] = normalization
     return metadata
 
 
@@ -252,8 +258,8 @@ def _describe_decoder(network: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _get_normalization(model: SpikingModel) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return mean and divisor of the observations, [O] each, in double precision; None if they are not normalised.
+def _get_normalization(model: SpikingModel) -> Normalization | None:
+    """Return the normalisation of the observations in double precision; None if they are not normalised.
 
     Raises ExportError if a number is not finite, or if both the agent and its NIR file normalise.
     """

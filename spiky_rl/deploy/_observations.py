@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-LAST_ACTION = "last_action"
+LAST_ACTION_FUNCTION = "last_action"
 """Name of the function that observes the last action."""
-_GRAVITY = "direction of gravity, of length 1: 0, 0, -1 if {} is upright; an accelerometer at rest shows the opposite sign"
-_BASE_VELOCITY = (
+GRAVITY = "direction of gravity, of length 1: 0, 0, -1 if {} is upright; an accelerometer at rest shows the opposite sign"
+BASE_VELOCITY = (
     "m/s, X forward, Y left, Z up in the robot's frame, of {}; no sensor measures it, so estimate it"
 )
-_MEANINGS = {
-    "projected_gravity": _GRAVITY.format("the robot"),
-    "projected_gravity_from_sensor": _GRAVITY.format("the sensor"),
-    "pva_projected_gravity": _GRAVITY.format("the sensor"),
-    "body_projected_gravity_b": _GRAVITY.format("a body"),
-    "base_lin_vel": _BASE_VELOCITY.format("the base"),
+MEANINGS = {
+    "projected_gravity": GRAVITY.format("the robot"),
+    "projected_gravity_from_sensor": GRAVITY.format("the sensor"),
+    "pva_projected_gravity": GRAVITY.format("the sensor"),
+    "body_projected_gravity_b": GRAVITY.format("a body"),
+    "base_lin_vel": BASE_VELOCITY.format("the base"),
     "base_ang_vel": "rad/s, X forward, Y left, Z up in the robot's frame",
     "root_lin_vel_w": "m/s, X Y Z in the world's frame",
     "root_ang_vel_w": "rad/s, X Y Z in the world's frame",
@@ -48,26 +48,26 @@ _MEANINGS = {
     "joint_vel_rel": "rad/s",
 }
 """Meaning by name of a function of Isaac Lab 3.0 or mjlab 1.6; joints are hinges."""
-_MEANINGS_IN_PACKAGES = {
-    ("isaaclab", "base_lin_vel"): _BASE_VELOCITY.format("the base's centre of mass"),
-    ("mjlab", "base_lin_vel"): _BASE_VELOCITY.format("the origin of the base's frame"),
+MEANINGS_IN_PACKAGES = {
+    ("isaaclab", "base_lin_vel"): BASE_VELOCITY.format("the base's centre of mass"),
+    ("mjlab", "base_lin_vel"): BASE_VELOCITY.format("the origin of the base's frame"),
     ("isaaclab", "root_lin_vel_w"): "m/s, X Y Z in the world's frame, of the base's centre of mass",
 }
 """Meaning by package and name, of functions whose package decides which point of the base they observe."""
-_COMMANDS = {
+COMMANDS = {
     "UniformVelocityCommand": "m/s forward, m/s to the left, rad/s of a turn to the left",
     "UniformPoseCommand": "position X Y Z in m, then quaternion X Y Z W, in the robot's frame",
     "UniformPose2dCommand": "position X Y Z in m, then heading in rad, in the robot's frame",
     "MotionCommand": "joint positions in rad, then joint velocities in rad/s, of the motion",
 }
 """Meaning by name of a command's class, or of a base class of it."""
-_SENSORS = {"velocimeter": "m/s, X Y Z in the sensor's frame", "gyro": "rad/s, X Y Z in the sensor's frame"}
+SENSORS = {"velocimeter": "m/s, X Y Z in the sensor's frame", "gyro": "rad/s, X Y Z in the sensor's frame"}
 """Meaning by type of a sensor of MuJoCo."""
-_PACKAGES = ("isaaclab", "mjlab")
-"""Beginnings of the names of packages whose functions have a meaning here."""
-_DEFAULTS = {"joint_pos_rel": "default_joint_pos", "joint_vel_rel": "default_joint_vel"}
+PACKAGES = ("isaaclab", "mjlab")
+"""Packages of managers. Those of Isaac Lab's tasks begin with the same name."""
+DEFAULTS = {"joint_pos_rel": "default_joint_pos", "joint_vel_rel": "default_joint_vel"}
 """Names of functions that observe differences from default values, and of these values in the robot's data."""
-_NORMALISED = "joint_pos_limit_normalized"
+NORMALISED = "joint_pos_limit_normalized"
 """Name of the function that observes positions as shares of the joints' ranges."""
 
 
@@ -120,14 +120,21 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
         settings = format_settings(
             config, "scale", "clip", "delay_min_lag", "delay_max_lag", "history_length"
         )
-        details = [*([function_name] if function_name not in ("", name) else []), *_list_arguments(config)]
+        # numbers and names, such as ``offset 0.5``; a value that is switched off is left out
+        details = [
+            f"{argument} {value}"
+            for argument, value in _get_arguments(config).items()
+            if isinstance(value, int | float | str | tuple) and value is not False
+        ]
+        if function_name not in ("", name):
+            details.insert(0, function_name)
         source = f" ({', '.join(details)})" if details else ""
         meaning = _find_meaning(env, config)
         modifiers = [modifier.func for modifier in getattr(config, "modifiers", None) or ()]
         modified = ", ".join(getattr(each, "__name__", type(each).__name__) for each in modifiers)
         text = f"{group}.{name}{source}{f', {meaning}' if meaning else ''}{settings}"
         text += f"; modified first by {modified}" if modified else ""
-        is_last_action, is_plain = function_name == LAST_ACTION, not settings and not modified
+        is_last_action, is_plain = function_name == LAST_ACTION_FUNCTION, not settings and not modified
         has_history = (getattr(config, "history_length", 0) or 0) > 1
         parts, note = _list_observed_parts(env, config, size)
         terms.append(ContractTerm(0, size, text, is_last_action, is_plain, parts, has_history, note))
@@ -142,16 +149,13 @@ def _describe_group(env: Any, manager: Any, group: str) -> list[ContractTerm]:
     ]
 
 
-def _list_arguments(config: Any) -> list[str]:
-    """Return the numbers and names that a term passes to its function, such as ``offset 0.5``, defaults included."""
-    function, given = getattr(config, "func", None), getattr(config, "params", {})
+def _get_arguments(config: Any) -> dict[str, Any]:
+    """Return the arguments of a term's function by name, defaults included; empty if the function is not known."""
+    function = getattr(config, "func", None)
     if not callable(function):
-        return []
+        return {}
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    arguments: Mapping[str, Any] = {**defaults, **given}
-    # True and numbers; a value that is switched off is left out
-    shown = {name: value for name, value in arguments.items() if isinstance(value, int | float | str | tuple)}
-    return [f"{name} {value}" for name, value in shown.items() if value is not False]
+    return {**defaults, **getattr(config, "params", {})}
 
 
 def _find_meaning(env: Any, config: Any) -> str:
@@ -160,17 +164,16 @@ def _find_meaning(env: Any, config: Any) -> str:
     if command := params.get("command_name"):
         term = env.command_manager.get_term(command)
         kinds = [kind.__name__ for kind in type(term).__mro__]
-        meaning = next((_COMMANDS[kind] for kind in kinds if kind in _COMMANDS), "")
+        meaning = next((COMMANDS[kind] for kind in kinds if kind in COMMANDS), "")
         return meaning + _describe_ranges(term) if meaning else ""
     name = getattr(function, "__name__", "")
     if name == "builtin_sensor":
-        return _SENSORS.get(getattr(env.scene[params["sensor_name"]].cfg, "sensor_type", ""), "")
+        return SENSORS.get(getattr(env.scene[params["sensor_name"]].cfg, "sensor_type", ""), "")
     module = str(getattr(function, "__module__", ""))
-    if name in _MEANINGS and (package := next(filter(module.startswith, _PACKAGES), None)):
-        return _MEANINGS_IN_PACKAGES.get((package, name), _MEANINGS[name])
-    declared = getattr(
-        getattr(function, "_descriptor", None), "extras", {}
-    )  # Isaac Lab's own functions have one
+    if name in MEANINGS and (package := next(filter(module.startswith, PACKAGES), None)):
+        return MEANINGS_IN_PACKAGES.get((package, name), MEANINGS[name])
+    # Isaac Lab's own functions have a descriptor
+    declared = getattr(getattr(function, "_descriptor", None), "extras", {})
     parts = (declared.get("units"), " ".join(declared.get("axes", ())))
     return ", ".join(text for text in parts if text and text != "unit")  # "unit": values without one
 
@@ -193,13 +196,11 @@ def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, .
     Both are empty if the term observes something else. In Isaac Lab and mjlab the name of such a function begins with ``joint`` or ``body``, and
     an argument selects the joints or bodies.
     """
-    function = getattr(config, "func", None)
-    name = getattr(function, "__name__", "")
+    name = getattr(getattr(config, "func", None), "__name__", "")
     kind = name.partition("_")[0]
-    if function is None or kind not in ("joint", "body"):
+    if kind not in ("joint", "body"):
         return (), ""
-    arguments = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    for selected in {**arguments, **config.params}.values():
+    for selected in _get_arguments(config).values():
         indices = getattr(selected, f"{kind}_ids", None)
         if indices is None:
             continue
@@ -217,10 +218,10 @@ def _list_observed_parts(env: Any, config: Any, size: int) -> tuple[tuple[str, .
 
 def _describe_reference(robot: Any, function: str, joints: list[int]) -> list[str]:
     """Return the values of a robot's ``joints`` to which a ``function`` is relative, as text; nothing if there are none, or zeros."""
-    if function in _DEFAULTS:
-        values = _read_first_world(robot, _DEFAULTS[function])[joints]
+    if function in DEFAULTS:
+        values = _read_first_world(robot, DEFAULTS[function])[joints]
         return [f"minus their default values {_join(to_plain(values))}"] if values.any() else []
-    if function == _NORMALISED:
+    if function == NORMALISED:
         limits = _read_first_world(robot, "soft_joint_pos_limits")[joints]
         low, high = (_join(to_plain(bound)) for bound in limits.T)
         return [f"from -1 at {low} to 1 at {high} rad"]

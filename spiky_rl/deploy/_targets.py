@@ -134,15 +134,14 @@ class ExportOptions(Settings):
         if self.out is not None:
             files.require_writable("--out", self.out)
         if self.calibrate is not None:
-            self._check_calibration(self.calibrate, targets)
+            if not any(target.needs_rollout for target in targets.values()):
+                raise UserError(
+                    f"--calibrate: {self.calibrate} given with --to {self.to}; allowed: --to c_int8"
+                )
+            if not self.calibrate.is_file():
+                raise UserError(f"--calibrate: {self.calibrate} given; there is no such file")
         if self.report is not None:
             require_chip(self.report, targets.values())
         if (agent := merge_agent_without_simulator(request)) is not None:
             check_expressible(targets.values(), agent)
         return targets
-
-    def _check_calibration(self, file: Path, targets: dict[str, Target]) -> None:
-        if not any(target.needs_rollout for target in targets.values()):
-            raise UserError(f"--calibrate: {file} given with --to {self.to}; allowed: --to c_int8")
-        if not file.is_file():
-            raise UserError(f"--calibrate: {file} given; there is no such file")

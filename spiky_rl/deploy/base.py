@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from spiky_rl.deploy._contract import PolicyContract
     from spiky_rl.learners.rsl_rl.model import MLPModel
 
-ANNS = ("BurnInMLPModel", "MLPModel", "RNNModel")
+ANN_CLASSES = ("BurnInMLPModel", "MLPModel", "RNNModel")
 """Classes of ANNs that a file in C can hold: rsl_rl's, and ours."""
-WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
+BINARY_SPIKE_RULES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
 """Learning rules whose spikes are 0 or 1. With other rules a spike is shared between two steps, so its values are graded."""
 
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]

@@ -3,7 +3,7 @@
 The caller owns one struct. A spike adds a row of weights. Sums have the order of the `cpu` backend and, if the hardware has
 them, its fused multiply-adds, so the actions are bit-equal to the live policy's. Exception: convolutions that torch sums, in an
 order that depends on CPU, batch and threads. Then the file is bit-equal to the same policy with the backend's convolution kernels.
-Decoders that sum floats over many inner steps are torch's too: their actions are equal within `OTHER_ORDER`.
+Decoders that sum floats over many inner steps are torch's too: their actions are equal within `SUM_ORDER_TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.deploy.base import ANNS, Session, Target, get_command_scale
+from spiky_rl.deploy.base import ANN_CLASSES, Session, Target
 from spiky_rl.kernels.compiler import find_command
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 """Flags under which the file compiles without a warning."""
 
-OTHER_ORDER = 1e-5
+SUM_ORDER_TOLERANCE = 1e-5
 """Tolerance if torch sums in another order, as a share of the largest action so far, or of 1. torch sums in blocks, so its result is
 up to four times nearer to that in double precision. Rounding errors grow with the summands, and a small action may be the difference
 of large ones. Largest measured error: 4.3e-6, over 120 steps, for observations with standard deviations of 1 to 1000, ANNs of 64-64
 to 1024-512-256, GRU, LSTM and reservoirs."""
-MAX_ORDERED = 4
+MAX_SEQUENTIAL_SUMMANDS = 4
 """Largest number of summands that torch adds one after the other: of more it makes four sums side by side."""
-OTHER_TANH = 2.5e-7
+TANH_TOLERANCE = 2.5e-7
 """Tolerance if the action is a tanh, in the same shares: torch's and the C library's differ by one unit in the last place, for 0.06 %
 of 200,000 normal arguments."""
 
@@ -77,13 +77,15 @@ class C(Target):
         from spiky_rl.learners.rsl_rl.model import SpikingModel
         from spiky_rl.networks.reservoir import Reservoir
 
+        if (
+            not isinstance(model, SpikingModel)
+            or isinstance(model.network, Reservoir)
+            or _decodes_by_sums_of_torch(model.network)
+        ):
+            return SUM_ORDER_TOLERANCE
         distribution = getattr(model.distribution, "inner", model.distribution)
-        if not isinstance(model, SpikingModel) or isinstance(model.network, Reservoir):
-            return OTHER_ORDER
-        if _decodes_by_sums_of_torch(model.network):
-            return OTHER_ORDER
-        functions = {"BetaDistribution": OTHER_ORDER, "TanhDistribution": OTHER_TANH}
-        return functions.get(type(distribution).__name__, 0.0)
+        tolerances = {"BetaDistribution": SUM_ORDER_TOLERANCE, "TanhDistribution": TANH_TOLERANCE}
+        return tolerances.get(type(distribution).__name__, 0.0)
 
     @override
     def get_reference_model(self, model: MLPModel) -> MLPModel:
@@ -113,14 +115,13 @@ class C(Target):
             super().check_network(agent)
         else:
             path = "actor.distribution_cfg.class_name"
-            self.check_values(agent, {"actor.class_name": ANNS, path: self.supported[path]})
+            self.check_values(agent, {"actor.class_name": ANN_CLASSES, path: self.supported[path]})
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         from spiky_rl.deploy._c_text import write_policy
 
-        equality = format_equality(self, model)
-        return write_policy(model, folder, self.name, self.contract, equality, get_vector_width())
+        return write_policy(self, model, folder, get_vector_width())
 
     @override
     def open_session(self, path: Path) -> Session:
@@ -133,19 +134,12 @@ def _decodes_by_sums_of_torch(network: SpikingNetwork) -> bool:
     from spiky_rl.codecs.decoders.membrane import Membrane
 
     parts: Any = network
-    if network.steps <= MAX_ORDERED:
+    if network.steps <= MAX_SEQUENTIAL_SUMMANDS:
         return False
     if isinstance(parts.decoder, Membrane):
         return parts.decoder.which == "mean"
     # sums of spikes are whole numbers, which every order gives
     return parts.layers[-1].neuron.graded and not isinstance(parts.decoder, LinearDecoder)
-
-
-def format_equality(target: Target, model: MLPModel) -> str:
-    """Return the header's words for what the actions of ``model`` in C equal: ``the live policy's to the last bit``."""
-    changed = target.get_reference_model(model) is not model
-    reference = f"those of the policy {target.reference_text}" if changed else "the live policy's"
-    return f"{reference} {target.format_tolerance(model, get_command_scale(model))}".rstrip(",")
 
 
 def read_sizes(path: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain_data import PlainMapping, get_section
 from spiky_rl.deploy.base import (
-    WHOLE_SPIKES,
+    BINARY_SPIKE_RULES,
     ExportError,
     Session,
     Target,
@@ -23,15 +23,15 @@ from spiky_rl.deploy.base import (
     find_parts,
     find_values,
 )
-from spiky_rl.deploy.c import DECODERS, ENCODERS, format_equality, open_c_session, require_compiler
+from spiky_rl.deploy.c import DECODERS, ENCODERS, open_c_session, require_compiler
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import CalibrationRollout
-    from spiky_rl.deploy._int8_network import IntegerNetwork
+    from spiky_rl.deploy._int8_network import Int8Network
     from spiky_rl.learners.rsl_rl.model import MLPModel, SpikingModel
 
-GRADED = ("sigma_delta",)
-"""Neurons with graded events, which have no recurrent int8 implementation."""
+BINARY_NEURONS = ("alif", "lif", "quadratic")
+"""Neurons that spike; those with graded events have no recurrent int8 implementation."""
 MAX_POTENTIAL = 32767
 """Largest size of a quadratic neuron's peak and reset: 32 bits have 16 below the unit, see `_int8_layers.REAL_BITS`."""
 
@@ -46,16 +46,16 @@ class CInt8(Target):
         "network.encoder.name": ENCODERS,
         "network.connection.name": ("linear",),
         "network.recurrent.name": ("lateral", "recurrent"),
-        "network.neuron.name": ("alif", "lif", "quadratic", "sigma_delta"),
+        "network.neuron.name": (*BINARY_NEURONS, "sigma_delta"),
         "network.decoder.name": DECODERS,
-        "network.learning.name": WHOLE_SPIKES,
+        "network.learning.name": BINARY_SPIKE_RULES,
         "actor.distribution_cfg.class_name": ("GaussianDistribution",),
     }
     own = ("network.learning.name",)
 
     def __init__(self) -> None:
         self.rollout: CalibrationRollout | None = None
-        self.network: IntegerNetwork | None = None
+        self.network: Int8Network | None = None
 
     @override
     def check_requirements(self) -> None:
@@ -66,9 +66,8 @@ class CInt8(Target):
         super().check_network(agent)
         if get_section(agent, "network").get("recurrent"):
             for key, neuron in find_values(agent, "network.neuron.name"):
-                if neuron in GRADED:
-                    binary = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
-                    raise self.refusal(key, f"{neuron} beside agent.network.recurrent", binary)
+                if neuron not in BINARY_NEURONS:
+                    raise self.refusal(key, f"{neuron} beside agent.network.recurrent", BINARY_NEURONS)
         for key, neuron in find_parts(agent, "network.neuron"):
             for name in ("peak", "reset"):
                 value = neuron.get(name) if isinstance(neuron, Mapping) else None
@@ -79,17 +78,17 @@ class CInt8(Target):
     def calibrate(self, rollout: CalibrationRollout) -> None:
         self.rollout = rollout
 
-    def quantize(self, model: SpikingModel) -> IntegerNetwork:
+    def quantize(self, model: SpikingModel) -> Int8Network:
         """Quantise the network of ``model``. Raises ExportError if it has no int8 implementation."""
         from spiky_rl.deploy._calibration import compute_ranges
-        from spiky_rl.deploy._int8_network import IntegerNetwork
+        from spiky_rl.deploy._int8_network import Int8Network
         from spiky_rl.networks.feedforward import FeedForward
 
         self.check_network(describe_model(model))
         if self.rollout is None:
             raise ExportError("c_int8: no ranges of the states; call calibrate() with a rollout first")
         assert isinstance(model.network, FeedForward)
-        return IntegerNetwork(model.network, compute_ranges(model, self.rollout))
+        return Int8Network(model.network, compute_ranges(model, self.rollout))
 
     @override
     def get_reference_model(self, model: MLPModel) -> SpikingModel:
@@ -104,10 +103,7 @@ class CInt8(Target):
 
         spiking = cast("SpikingModel", model)
         self.network = self.quantize(spiking)
-        equality = format_equality(self, spiking)
-        return write_policy(
-            spiking, folder / "int8", self.name, self.contract, equality, integers=self.network
-        )
+        return write_policy(self, spiking, folder / "int8", int8_network=self.network)
 
     @override
     def open_session(self, path: Path) -> Session:

@@ -21,7 +21,7 @@ import numpy as np
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plain_data import PlainMapping
-from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, find_parts, find_values
+from spiky_rl.deploy.base import BINARY_SPIKE_RULES, Session, Target, describe_model, find_parts, find_values
 from spiky_rl.networks._nir_graph import require_nir
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Nir(Target):
         "network.connection.name": ("convolutional", "linear"),
         "network.encoder.name": tuple(registry.list_names("encoders")),
         "network.decoder.name": ("linear", "membrane", "population_vector", "rate"),
-        "network.learning.name": WHOLE_SPIKES,
+        "network.learning.name": BINARY_SPIKE_RULES,
         "actor.distribution_cfg.class_name": ("GaussianDistribution",),
     }
     own = ("network.learning.name", "actor.distribution_cfg.class_name")

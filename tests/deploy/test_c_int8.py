@@ -111,7 +111,7 @@ def made_once(tmp_path_factory):
 def test_the_file_does_what_the_reference_does(made, case):
     policy, target, path = made(case)
     seen, step = walk(policy, seed=1), target.open_session(path)
-    seen[5] *= 1e6  # far beyond what was calibration_source on
+    seen[5] *= 1e6  # far beyond the ranges of the calibration
     seen[9, :, 0] = float("nan")
     found = act(step, seen)
     assert found.std() > 0.0
@@ -255,6 +255,7 @@ WRONG = {
     "dimensions": (np.zeros(4), "shape"),
     "nothing": (np.zeros((0, 4)), "shape"),
     "not finite": (np.full((5, 4), np.nan), "not finite"),
+    "too large": (np.full((5, 4), 1e300), "not finite"),
     "text": (np.array(["a"]), "no array of numbers"),
     "objects": (np.array([None]), "allow_pickle"),
     "an empty file": (b"", "No data left"),

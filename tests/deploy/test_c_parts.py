@@ -143,7 +143,9 @@ def test_sums_over_inner_steps_are_torchs_to_the_last_bit_or_within_the_toleranc
     policy = trained("lif_stateful_ppo", *parts)
     seen = walk(policy)
     found = act(c.open_c_session(c.C().write(policy, tmp_path), QUICK), seen)
-    assert c.C().get_tolerance(policy) == (c.OTHER_ORDER if is_summed and steps > c.MAX_ORDERED else 0.0)
+    assert c.C().get_tolerance(policy) == (
+        c.SUM_ORDER_TOLERANCE if is_summed and steps > c.MAX_SEQUENTIAL_SUMMANDS else 0.0
+    )
     expected = live(policy, seen)
     size = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, rtol=0.0, atol=c.C().get_tolerance(policy) * size)
@@ -204,7 +206,7 @@ def test_an_ann_with_an_activation_acts_as_before(activation, tmp_path):
     policy = trained("mlp_ppo", f"agent.actor.activation={activation}")
     step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy)
     found = act(step, seen)
-    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=c.OTHER_ORDER)
+    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=c.SUM_ORDER_TOLERANCE)
 
 
 @pytest.mark.slow
@@ -213,7 +215,7 @@ def test_an_ann_that_observes_large_numbers_is_off_by_rounding_alone(tmp_path):
     step, seen = c.C().open_session(c.C().write(policy, tmp_path)), walk(policy) * 10.0
     found, expected = act(step, seen), live(policy, seen)
     exact = live(copy.deepcopy(policy).double(), seen.double())
-    assert np.abs(found - expected).max() < c.OTHER_ORDER * np.abs(expected).max()
+    assert np.abs(found - expected).max() < c.SUM_ORDER_TOLERANCE * np.abs(expected).max()
     assert np.abs(found - exact).max() < 8.0 * np.abs(expected - exact).max()
 
 

@@ -60,7 +60,7 @@ def test_the_ants_recurrent_agent_fits_into_400_kb_at_every_level(level, tmp_pat
     ant = TensorDict({"policy": torch.zeros(1, 60)}, batch_size=[1])
     policy = perturb_learned_values(build_actor(spec, ant, 8, ["policy"]).eval())
     path = c.C().write(policy, tmp_path)
-    monkeypatch.setattr(_footprint, "OPTIMISED", (level, *_footprint.OPTIMISED[1:]))
+    monkeypatch.setattr(_footprint, "OPTIMIZATION_FLAGS", (level, *_footprint.OPTIMIZATION_FLAGS[1:]))
     found = _footprint.measure_footprint(path, CHIP)
     weights = 4 * (60 * 256 + 256 * 256 + 256 * 8)
     assert weights < found.flash < 400_000, found

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from spiky_rl.config.options import UserError
-from spiky_rl.deploy import _c_text, _export, _targets, _verification, c, c_int8
+from spiky_rl.deploy import _export, _targets, _verification, c, c_int8
 from spiky_rl.deploy._c_text import add_note
 from spiky_rl.deploy._commands import CommandMap, find_command_map
-from spiky_rl.deploy._contract import HISTORY_TEXT, describe_contract, format_contract
+from spiky_rl.deploy._contract import HISTORY_TEXT, describe_contract, format_contract, format_macros
 from spiky_rl.deploy._targets import ExportOptions
 from spiky_rl.deploy.base import get_command_scale
 from spiky_rl.learners.rsl_rl.action_bounds import convert_actions
@@ -549,10 +549,10 @@ def test_the_header_has_the_index_of_a_last_action_that_is_the_raw_one(settings,
     contract, _ = describe_lines(env, 4, tmp_path)
     assert sum(term.is_last_action for term in contract.observations) == 1 + len(more)
     commands = find_command_map(Driven())
-    found = _c_text._format_last_action(contract, "policy", 2, commands)
-    assert found == (f"{macro}\n" if macro else "")
-    assert not _c_text._format_last_action(contract, "policy", 2, None), "raw actions have no raw_action"
-    assert not _c_text._format_last_action(None, "policy", 2, commands)
+    found = format_macros(contract, "policy", 2, commands)
+    assert [line for line in found.splitlines() if "LAST_ACTION" in line] == ([macro] if macro else [])
+    assert "LAST_ACTION" not in format_macros(contract, "policy", 2, None), "raw actions have no raw_action"
+    assert not format_macros(None, "policy", 2, commands)
 
 
 def test_an_environment_without_managers_has_a_period_alone(tmp_path):

@@ -37,11 +37,12 @@ def test_the_c_program_acts_as_the_policy_does(example, tmp_path):
     np.testing.assert_allclose(answers([example / "act"], seen), live(policy, seen), rtol=0.0, atol=1e-5)
 
 
-def test_a_line_that_is_too_short_is_an_error(example, tmp_path):
+@pytest.mark.parametrize("text", ["1.0 2.0", "x y z\n", "0 0 0 0\nx y z\n"])
+def test_a_line_that_is_too_short_or_no_numbers_is_an_error(text, example, tmp_path):
     c.C().write(agent_runner("lif_ppo").alg.get_policy().eval(), tmp_path)
     make(example, tmp_path)
-    done = subprocess.run([example / "act"], input="1.0 2.0", capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    done = subprocess.run([example / "act"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("\n")) == (1, text.count("0 0\n"))
 
 
 def test_a_policy_in_integers_is_driven_from_python_by_the_bytes_that_its_header_says(example, tmp_path):

@@ -18,9 +18,9 @@ from spiky_rl.deploy.c import C
 from spiky_rl.deploy.nir import Nir
 from spiky_rl.deploy.onnx import Onnx
 from spiky_rl.deploy.torchscript import TorchScript
-from tests.deploy.perturbed import perturb_learned_values
 from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import Restarted
+from tests.deploy.trained import trained_on_torch
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 
 SLOW_TO_UNROLL = ("hodgkin_huxley_ppo",)
@@ -38,14 +38,6 @@ EACH = [
 ]
 
 
-def trained(agent, *overrides):
-    """A policy whose learned values and statistics are as a training leaves them, on the backend that files are compared on."""
-    policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
-    if hasattr(policy, "network"):
-        policy.network.set_backend("torch")
-    return policy
-
-
 @pytest.fixture(name="written", scope="module")
 def written_once(tmp_path_factory):
     """Policy, target and file of an agent, made when they are first asked for."""
@@ -54,7 +46,10 @@ def written_once(tmp_path_factory):
     def written(name, agent, *overrides):
         case = (name, agent, *overrides)
         if case not in held:
-            policy, target = trained(agent, *overrides), registry.configure("targets", name, "--to").build()
+            policy, target = (
+                trained_on_torch(agent, *overrides),
+                registry.configure("targets", name, "--to").build(),
+            )
             held[case] = policy, target, target.write(policy, tmp_path_factory.mktemp("export"))
         return held[case]
 
@@ -232,7 +227,7 @@ FAILURES = {
 def test_a_failed_export_leaves_every_older_file_as_it_was(case, place, monkeypatch):
     fail, cls, said = FAILURES[case]
     fail(cls, monkeypatch)
-    before, policy = listing(place), trained("lif_ppo")
+    before, policy = listing(place), trained_on_torch("lif_ppo")
     with pytest.raises(UserError, match=re.escape(said)) as refusal:
         _export.write_and_verify(policy, Restarted(), place, _targets.make_targets(QUICK))
     assert listing(place) == before
@@ -246,7 +241,9 @@ def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
     wrong_sign(cls, monkeypatch)
     before, name = listing(place), cls.__name__.lower()
     with pytest.raises(UserError, match=f"policy.{name}: actions differ"):
-        _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets([name]))
+        _export.write_and_verify(
+            trained_on_torch("lif_ppo"), Restarted(), place, _targets.make_targets([name])
+        )
     assert listing(place) == before
 
 
@@ -254,13 +251,23 @@ def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
 def test_files_that_are_proved_take_their_places_and_leave_nothing_else(names, place):
     if "onnx" in names:
         pytest.importorskip("onnxruntime")
-    found = _export.write_and_verify(trained("lif_ppo"), Restarted(), place, _targets.make_targets(names))
+    found = _export.write_and_verify(
+        trained_on_torch("lif_ppo"), Restarted(), place, _targets.make_targets(names)
+    )
     after = listing(place)
     assert set(found) == {place / FILES[name][0] for name in names}
     new = {name for target in names for name in FILES[target]} - {"policy.onnx.data"}
     old = {"notes.txt", *(name for target in FILES if target not in names for name in FILES[target])}
     assert set(after) == new | old, "older weights beside the ONNX file are gone"
     assert {name for name, content in after.items() if content.startswith(b"older")} == old
+
+
+def test_a_file_without_a_runtime_is_exported_without_a_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(TorchScript, "open_session", lambda _self, _path: None)
+    targets = _targets.make_targets(["torchscript", "c"])
+    found = _export.write_and_verify(trained_on_torch("lif_ppo"), Restarted(), tmp_path, targets)
+    assert list(found) == [tmp_path / "policy.pt", tmp_path / "policy.c"]
+    assert found[tmp_path / "policy.pt"] is None and found[tmp_path / "policy.c"].mismatches == 0
 
 
 @pytest.mark.parametrize(
@@ -271,7 +278,7 @@ def test_files_that_are_proved_take_their_places_and_leave_nothing_else(names, p
     ],
 )
 def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_action(agent, tmp_path):
-    policy, target = trained(*agent), C()
+    policy, target = trained_on_torch(*agent), C()
     step, seen = target.open_session(target.write(policy, tmp_path)), 100.0 * walk(policy)
     wanted, agreement, wrong = live(policy, seen), VerificationResult(), VerificationResult()
     for x, action in zip(seen, wanted, strict=True):
@@ -290,5 +297,5 @@ def test_an_action_or_a_state_that_is_no_number_is_no_agreement(broken):
     agreement, action = VerificationResult(), np.zeros((1, 2), np.float32)
     returned = [action, action]
     returned[broken] = action * np.nan
-    agreement.compare(returned, [action, action], Onnx(), trained("lif_ppo"))
+    agreement.compare(returned, [action, action], Onnx(), trained_on_torch("lif_ppo"))
     assert (agreement.mismatches, agreement.max_mismatch_error) == (1, math.inf)

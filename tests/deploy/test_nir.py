@@ -22,6 +22,7 @@ from spiky_rl.networks.base import ForwardRecord
 from tests import processes
 from tests.deploy.perturbed import perturb_learned_values
 from tests.deploy.test_c import live, walk
+from tests.deploy.trained import trained_on_torch
 from tests.hosts import test_first_minibatch
 from tests.hosts.point_env import PointEnv
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
@@ -102,13 +103,6 @@ FOREIGN = {
 }
 
 
-def policy_of(agent, *overrides):
-    """As if trained, on the torch backend."""
-    policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
-    policy.network.set_backend("torch")
-    return policy
-
-
 def reread(policy, folder):
     path = target.Nir().write(policy, folder)
     return path, target.read(path)
@@ -135,14 +129,14 @@ FAST_AGENTS = ("lif_ppo", "lif_stateful_ppo", "lif_population_ppo", "lif_conv_pp
     ],
 )
 def test_every_agent_that_is_exported_acts_as_before(agent, tmp_path):
-    assert_equal(policy_of(agent), tmp_path)
+    assert_equal(trained_on_torch(agent), tmp_path)
 
 
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in LIKE_ANOTHER)) for way in WAYS]
 )
 def test_every_way_to_build_a_network_acts_as_before(way, tmp_path):
-    assert_equal(policy_of(*WAYS[way]), tmp_path)
+    assert_equal(trained_on_torch(*WAYS[way]), tmp_path)
 
 
 @pytest.mark.parametrize("decoder", ["rate", "linear", "population_vector"])
@@ -154,7 +148,7 @@ def test_one_action_of_8_bits_acts_as_before(decoder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(test_first_minibatch, "PointEnv", OneAction)
     settings = (WIDE, "agent.network.quantize=int8", f"agent.network.decoder={decoder}")
-    assert_equal(policy_of("lif_ppo", *settings), tmp_path)
+    assert_equal(trained_on_torch("lif_ppo", *settings), tmp_path)
 
 
 @pytest.mark.parametrize("agent", REFUSED)
@@ -194,7 +188,7 @@ def test_what_nir_cannot_say_is_named(agent, override, named, tmp_path):
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path):
-    policy = policy_of("lif_ppo")
+    policy = trained_on_torch("lif_ppo")
     with torch.no_grad():
         policy.network.layers[0].connection.weight[0, 0] = float("inf")
     with pytest.raises(ExportError, match="layer_0 has a number that is not finite"):
@@ -213,7 +207,7 @@ class OnDevice(torch.Tensor):
 
 
 def test_learned_parameters_of_neurons_on_a_gpu_are_exported_too(tmp_path, monkeypatch):
-    policy = policy_of("lif_ppo", "agent.network.neuron.learn=[tau,threshold]")
+    policy = trained_on_torch("lif_ppo", "agent.network.neuron.learn=[tau,threshold]")
     kind = type(policy.network.layers[0].parameters_of_neuron)
     forward = kind.forward
     with monkeypatch.context() as patch:
@@ -224,7 +218,7 @@ def test_learned_parameters_of_neurons_on_a_gpu_are_exported_too(tmp_path, monke
 
 
 def test_robots_of_a_batch_start_again_one_by_one(tmp_path):
-    policy = policy_of("lif_stateful_ppo")
+    policy = trained_on_torch("lif_stateful_ppo")
     read = reread(policy, tmp_path)[1]
     seen = walk(policy)[:6]
     with torch.inference_mode():
@@ -269,7 +263,7 @@ def altered(path, change):
     ],
 )
 def test_a_file_of_another_kind_is_refused_in_a_line(change, said, tmp_path):
-    path, _ = reread(policy_of("lif_ppo"), tmp_path)
+    path, _ = reread(trained_on_torch("lif_ppo"), tmp_path)
     with pytest.raises(UserError, match=said) as refusal:
         target.read(altered(path, change))
     assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
@@ -286,7 +280,7 @@ def test_what_is_no_nir_file_is_refused_in_a_line(tmp_path):
 def test_the_decoder_is_the_sum_that_the_metadata_say(tmp_path):
     """What stands in docs/deploying.md for whoever runs the graph elsewhere."""
     for decoder in ("membrane", "rate", "linear", "population_vector"):
-        policy = policy_of("lif_ppo", f"agent.network.decoder={decoder}")
+        policy = trained_on_torch("lif_ppo", f"agent.network.decoder={decoder}")
         path, read = reread(policy, tmp_path)
         graph = nir.read(path)
         said, weight = graph.metadata, graph.nodes["readout"].weight
@@ -322,7 +316,7 @@ BACK = {
     [pytest.param(way, marks=[] if way == "current-based" else pytest.mark.slow) for way in BACK],
 )
 def test_an_export_is_an_agent_again_that_acts_as_before_and_is_exported_alike(way, tmp_path):
-    policy = policy_of(*BACK[way])
+    policy = trained_on_torch(*BACK[way])
     path, _ = reread(policy, tmp_path)
     normalised = [key for key in BACK[way] if "obs_normalization" in key]
     back = agent_runner(
@@ -347,7 +341,7 @@ def test_an_export_is_an_agent_again_that_acts_as_before_and_is_exported_alike(w
 
 def test_an_older_version_of_the_format_has_no_reset_and_is_read_alike(tmp_path):
     h5py = pytest.importorskip("h5py")
-    policy = policy_of("lif_stateful_ppo", "agent.network.recurrent=recurrent")
+    policy = trained_on_torch("lif_stateful_ppo", "agent.network.recurrent=recurrent")
     path = target.Nir.from_options(version="1.0.4").write(policy, tmp_path)
     with h5py.File(path) as file:
         nodes = file["node/nodes"]
@@ -365,7 +359,7 @@ SINABS = os.environ.get("SPIKY_RL_SINABS", "")
 )
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_sinabs_spikes_as_the_policy_does_with_its_own_nir(reset, tmp_path):
-    policy = policy_of("lif_ppo", WIDE, f"agent.network.neuron.reset={reset}")
+    policy = trained_on_torch("lif_ppo", WIDE, f"agent.network.neuron.reset={reset}")
     path, seen = target.Nir.from_options(version="1.0.4").write(policy, tmp_path), walk(policy)
     np.save(tmp_path / "seen.npy", seen[:, 0].numpy())
     out = tmp_path / "spikes.npz"
@@ -528,14 +522,16 @@ def is_fast(case, library):
     ],
 )
 def test_foreign_libraries_spike_as_the_policy_does(case, library, seen, tmp_path):
-    policy = policy_of(*FOREIGN[case], WIDE)
+    policy = trained_on_torch(*FOREIGN[case], WIDE)
     different, rate = compared(library(reread(policy, tmp_path)[0]), policy, seen)
     assert 0.02 < rate < 0.9
     assert different == 0.0
 
 
 def test_spikingjelly_runs_a_recurrent_layer_as_the_policy_does(seen, tmp_path):
-    policy = policy_of("lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}")
+    policy = trained_on_torch(
+        "lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}"
+    )
     different, rate = compared(InSpikingJelly(reread(policy, tmp_path)[0]), policy, seen)
     assert 0.02 < rate < 0.9
     assert different == 0.0
@@ -548,7 +544,9 @@ def test_a_feedback_edge_is_the_recurrent_connection_to_nirtorchs_interpreter(se
     import nirtorch
     from snntorch.import_nir import _nir_to_snntorch_module
 
-    policy = policy_of("lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}")
+    policy = trained_on_torch(
+        "lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}"
+    )
     path, _ = reread(policy, tmp_path)
 
     class Interpreted(InSnnTorch):

@@ -10,7 +10,7 @@ import pytest
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _targets
-from spiky_rl.deploy.base import WHOLE_SPIKES, ExportError, Target
+from spiky_rl.deploy.base import BINARY_SPIKE_RULES, ExportError, Target
 from tests.processes import ROOT
 
 TASK = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
@@ -118,7 +118,9 @@ def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():
     rules = {
         name: registry.configure("rules", name, "learning").build() for name in registry.list_names("rules")
     }
-    assert {name for name, rule in rules.items() if not rule.wrap_neuron(lif).graded} == set(WHOLE_SPIKES)
+    assert {name for name, rule in rules.items() if not rule.wrap_neuron(lif).graded} == set(
+        BINARY_SPIKE_RULES
+    )
 
 
 def test_a_rule_of_ones_own_is_looked_at_when_the_policy_is_written():

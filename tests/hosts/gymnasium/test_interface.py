@@ -61,7 +61,7 @@ def test_the_header_has_the_values_the_bounds_and_the_joints_of_a_mujoco_robot(t
         "  action[5]: joint ffoot, torque = 30 (gear) x action, N m",
     ]
     joints = '{"bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"}'
-    assert f"#define POLICY_JOINTS {joints}\n" in format_macros(contract, "policy", None)
+    assert f"#define POLICY_JOINTS {joints}\n" in format_macros(contract, "policy", 1, None)
     _, lines = describe_task("HalfCheetah-v5", tmp_path, raw=True)
     assert (
         "action[6], raw: the mapping below gives the actions in the units of the task, -1 to 1 each:" in lines
