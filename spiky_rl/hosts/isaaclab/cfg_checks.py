@@ -108,7 +108,7 @@ def check_values(path: str, value: object, current: object) -> None:
         return
     if not isinstance(value, list | tuple):
         value = (value,)
-    elif current and _is_vector(current) and len(value) != len(current):
+    elif current and _is_vector(current) and not (len(value) == len(current) and _is_vector(tuple(value))):
         raise UserError(f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}")
     for number in value:
         if is_number(number):

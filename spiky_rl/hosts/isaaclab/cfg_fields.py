@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.errors import suggest_name
+from spiky_rl.config.errors import get_error_text, shorten, suggest_name
 from spiky_rl.hosts.base import OverrideError
 from spiky_rl.hosts.isaaclab.cfg_checks import (
     check_null_allowed,
@@ -56,7 +56,10 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
     owner, leaf = _find_owner(env_cfg, path)
     current = get_fields(owner)[leaf]
     declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
-    value = parse(text)
+    try:
+        value = parse(text)
+    except (TypeError, MemoryError) as error:  # of a set with a list in it, and of thousands of brackets
+        raise OverrideError(f"{path}: {shorten(text)} is not a value: {get_error_text(error)}") from None
     if fields := get_fields(current):
         if value is not None or path.count(".") == 1:
             raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields)}")
