@@ -10,8 +10,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -19,11 +19,10 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.errors import get_error_text, require_module
-from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.schema import CATEGORICAL
-from spiky_rl.config.spec import AgentSpec
+from spiky_rl.config.spec import AgentSpec, strip_version
 from spiky_rl.hosts.base import (
     SECOND_SIMULATION,
     VIDEO,
@@ -69,7 +68,6 @@ class GymnasiumTask(HostTask):
     """A task of Gymnasium with the keyword arguments of its environments."""
 
     physics = "gymnasium"
-    assets = "the task's own"
     replay_num_envs = 1
     camera: str | None = None
     """Name of the camera that follows the robot; None if the task has none."""
@@ -79,7 +77,7 @@ class GymnasiumTask(HostTask):
     def __init__(self, request: TaskRequest) -> None:
         import gymnasium
 
-        self.id = request.name
+        self.id, self.assets = request.name, request.assets
         self.settings = dict(request.task_spec.env) if request.task_spec else {}
         self.settings |= _parse_overrides(request.overrides)
         if reserved := RESERVED & self.settings.keys():
@@ -175,21 +173,15 @@ class GymnasiumTask(HostTask):
         return NUM_ENVS
 
     @override
-    def configure(self, device: str, num_envs: int, seed: int) -> None:
-        """Do nothing: `open` gets these values itself."""
-
-    @override
-    @contextmanager
-    def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> AbstractContextManager[Any]:
         from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
 
-        with closing(GymnasiumVecEnv(self, device, num_envs, options)) as env:
-            yield env
+        return closing(GymnasiumVecEnv(self, device, num_envs, options))
 
     @override
     def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
-        environment = {"id": self.id, "vectorization_mode": self.vectorization_mode, **self.settings}
-        for name, content in (("env.yaml", environment), ("agent.yaml", dict(runner_cfg))):
+        env_cfg = {"id": self.id, "vectorization_mode": self.vectorization_mode, **self.settings}
+        for name, content in (("env.yaml", env_cfg), ("agent.yaml", dict(runner_cfg))):
             files.write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
 
 
@@ -247,11 +239,10 @@ class Gymnasium(Host):
 
     @override
     def owns(self, task: str) -> bool:
-        if importlib.util.find_spec("gymnasium") is not None:
-            return find_latest_version(task, _list_ids()) is not None
+        if known := self.list_tasks():
+            return find_latest_version(task, known) is not None
         # without Gymnasium, an id such as Hopper-v5 is taken for one of its tasks, to say that it must be installed
-        has_version = re.search(r"-v\d+$", task) is not None
-        return has_version and ":" not in task and not task.startswith("Isaac")
+        return strip_version(task) != task and not task.startswith("Isaac")
 
     @override
     def list_tasks(self) -> Collection[str]:
@@ -268,21 +259,11 @@ class Gymnasium(Host):
                 os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it at its import
 
     @override
-    def configure_assets(self, source: str) -> str:
-        if source == "nucleus":
-            raise UserError(
-                f"--assets {source}: not available on tasks of {self.title}; allowed: auto, local"
-            )
-        return GymnasiumTask.assets
-
-    @override
     def resolve_task(self, name: str) -> str:
-        module, _, registered_id = name.rpartition(":")
-        if module:
-            load_module(module)
-        task_id = find_latest_version(registered_id, _list_ids())
+        known = self.list_tasks()
+        task_id = find_latest_version(name.rpartition(":")[2], known)
         if task_id is None:
-            raise make_unknown_task("task", name, self.list_tasks())
+            raise make_unknown_task("task", name, known)
         return task_id
 
     @override

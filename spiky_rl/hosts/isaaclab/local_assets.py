@@ -109,7 +109,7 @@ def build_assets(source: Path, root: Path) -> None:
         layer.Export(str(root / target))
 
 
-def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
+def load_mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
     """Return MuJoCo's specification and compiled model of the MJCF file at ``path``."""
     mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
     spec = mujoco.MjSpec.from_file(str(path))
@@ -120,7 +120,7 @@ def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
 
 def copy_mjcf_parameters(layer: UsdLayer, path: Path) -> None:
     """Copy the parameters of bodies, shapes and joints from the robot's MJCF model at ``path`` to a ``layer``."""
-    spec, model = mjcf_model(path)
+    spec, model = load_mjcf_model(path)
     materials: dict[tuple[float, ...], UsdPrim] = {}
     for prim in iterate_prims(layer):
         if "physics:density" in prim.attributes:
@@ -195,7 +195,7 @@ def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
     for old, new in names.items():
         if old not in joints:
             raise AssetError(
-                f"Newton {newton_version()} has no humanoid joint {old}: another version is needed"
+                f"Newton {get_newton_version()} has no humanoid joint {old}: another version is needed"
             )
         edits.Add(Sdf.NamespaceEdit.Rename(joints[old], new))
     if not layer.Apply(edits):
@@ -235,7 +235,7 @@ def iterate_prims(layer: UsdLayer) -> list[UsdPrim]:
     return [layer.GetPrimAtPath(path) for path in paths if path.IsPrimPath()]
 
 
-def newton_version() -> str:
+def get_newton_version() -> str:
     """Return the version of the installed Newton. Raises AssetError if it is not installed."""
     try:
         return importlib.metadata.version("newton")

@@ -20,7 +20,7 @@ from spiky_rl.hosts.isaaclab.camera import (
     compute_viewpoint,
     get_body_positions,
 )
-from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
@@ -127,14 +127,14 @@ def find_free_port(first: int) -> int:
     raise OSError(f"no port is free from {first} to {first + 999}")
 
 
-def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
+def get_visualizers(env: Any) -> list[LiveVisualizer]:
     """Return our visualizers of ``env``."""
     from spiky_rl.hosts.isaaclab.live import base
 
     return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.LiveVisualizer)]
 
 
-def set_default_camera(env: WrappedEnv, follows: bool = False) -> None:
+def set_default_camera(env: Any, follows: bool = False) -> None:
     """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos.
 
     If it ``follows``, the cameras of our visualizers move with a robot that can move; otherwise they stay.
