@@ -38,11 +38,11 @@ LIVE_VIEW = "live view"
 SECOND_SIMULATION = "second simulation"
 """Ability to simulate a task twice in one process."""
 RUN_KEYS = {
-    "scene.num_envs": "the task file's num_envs, or --num_envs",
-    "seed": "--seed",
-    "sim.device": "--device",
+    "env.scene.num_envs": "--num_envs, or the task file's num_envs",
+    "env.seed": "--seed",
+    "env.sim.device": "--device",
 }
-"""Fields of an environment's configuration that every run sets, and where to set them instead."""
+"""Fields of an environment's configuration that every run sets -> where to set them instead."""
 NOMINAL = "nominal"
 """Name of the condition of an undisturbed task, which every host has."""
 
@@ -84,10 +84,10 @@ class TaskRequest:
         if self.task_spec is None:
             return {}
         values = flatten(self.task_spec.env)
-        for path, remedy in RUN_KEYS.items():
-            if path in values:
+        for path, value in values.items():
+            if remedy := RUN_KEYS.get(f"env.{path}"):
                 raise UserError(
-                    f"tasks/{self.task_spec.name}.yaml: env.{path}: {values[path]!r} given, but every run sets it; use {remedy}"
+                    f"tasks/{self.task_spec.name}.yaml: env.{path}: {value!r} given, but every run sets it; use {remedy}"
                 )
         return values
 
@@ -141,10 +141,10 @@ class HostTask(ABC):
     def get_default_num_envs(self, device: str) -> int:
         """Return the default number of environments on a ``device``, ``cpu`` or ``cuda:N``."""
 
-    def choose_physics(self, device: str) -> None:  # pylint: disable=unused-argument
+    def choose_physics(self, device: str) -> None:
         """Set `physics` to the backend for a ``device``, if the host has several. Raises UserError if it is not available."""
 
-    def get_physics_on(self, device: str) -> str:  # pylint: disable=unused-argument
+    def get_physics_on(self, device: str) -> str:
         """Return the name of the configured task's physics backend on another ``device``; by default that of every device."""
         return self.physics
 

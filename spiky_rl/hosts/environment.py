@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.hosts.condition_groups import ConditionGroups
-from spiky_rl.hosts.nonfinite import EXPLODED, explain_non_finite, find_largest, get_leaves
+from spiky_rl.hosts.nonfinite import EXPLOSION_LIMIT, explain_non_finite, find_largest, get_leaves
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class TimedEnvironment(HostEnvironment):
         if self.latest_observations is None:
             return ""
         name, largest = find_largest(self.unwrapped, self.latest_observations, worlds)
-        if largest <= EXPLODED:
+        if largest <= EXPLOSION_LIMIT:
             return ""
         return f"the simulation has blown up, with {self.format_settings()}: the policy saw {largest:.3g} in observation {name}"
 

@@ -21,9 +21,9 @@ from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 if TYPE_CHECKING:
     from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
 
-PLAIN = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneType"}
+PLAIN_TYPES = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneType"}
 """Types in annotations whose values can all be written as text."""
-SIMILAR = {"float": "int", "list": "tuple", "tuple": "list"}
+COMPATIBLE_TYPE = {"float": "int", "list": "tuple", "tuple": "list"}
 """Type in an annotation -> another type whose values it takes."""
 
 
@@ -103,6 +103,10 @@ def is_compatible(value: object, current: object, declared: str) -> bool:
         return True
     if current is None:
         # a field of no declared type, or of a class of Isaac Lab's own, may have any value
-        return not named or not PLAIN.issuperset(named) or any(SIMILAR.get(name) == kind for name in named)
+        return (
+            not named
+            or not PLAIN_TYPES.issuperset(named)
+            or any(COMPATIBLE_TYPE.get(name) == kind for name in named)
+        )
     kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
     return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})

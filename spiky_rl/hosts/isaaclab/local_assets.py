@@ -122,7 +122,7 @@ def copy_mjcf_parameters(layer: UsdLayer, path: Path) -> None:
     """Copy the parameters of bodies, shapes and joints from the robot's MJCF model at ``path`` to a ``layer``."""
     spec, model = load_mjcf_model(path)
     materials: dict[tuple[float, ...], UsdPrim] = {}
-    for prim in iterate_prims(layer):
+    for prim in list_prims(layer):
         if "physics:density" in prim.attributes:
             shapes = prim.nameChildren["collisions"].nameChildren
             set_attribute(prim, "physics:density", "Float", spec.geom(shapes[0].name).density)
@@ -181,7 +181,7 @@ def remove_collision_groups(layer: UsdLayer) -> None:
     In Newton, a shape of a group collides only within its group, and so not with the ground. The groups only disable collisions
     of neighbours, which joints already do.
     """
-    for prim in iterate_prims(layer):
+    for prim in list_prims(layer):
         if prim.typeName == "PhysicsCollisionGroup":
             del prim.nameParent.nameChildren[prim.name]
 
@@ -190,7 +190,7 @@ def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
     """Rename joints of a ``layer`` by old and new ``names``. Raises AssetError for a missing joint."""
     from pxr import Sdf
 
-    joints = {prim.name: prim.path for prim in iterate_prims(layer) if prim.typeName.endswith("Joint")}
+    joints = {prim.name: prim.path for prim in list_prims(layer) if prim.typeName.endswith("Joint")}
     edits = Sdf.BatchNamespaceEdit()
     for old, new in names.items():
         if old not in joints:
@@ -204,7 +204,7 @@ def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
 
 def set_colors(layer: UsdLayer) -> None:
     """Colour the shapes of a ``layer`` by `COLORS`, because Newton's assets have no materials."""
-    for prim in iterate_prims(layer):
+    for prim in list_prims(layer):
         if prim.typeName in ("Capsule", "Cube", "Sphere"):
             colour = next(colour for pattern, colour in COLORS if re.search(pattern, str(prim.path)))
             set_attribute(prim, "primvars:displayColor", "Color3fArray", [colour])
@@ -228,7 +228,7 @@ def apply_schema(prim: UsdPrim, name: str) -> None:
     prim.SetInfo("apiSchemas", Sdf.TokenListOp.Create(prependedItems=[*applied.prependedItems, name]))
 
 
-def iterate_prims(layer: UsdLayer) -> list[UsdPrim]:
+def list_prims(layer: UsdLayer) -> list[UsdPrim]:
     """Return every prim of a ``layer``."""
     paths: list[Any] = []
     layer.Traverse("/", paths.append)

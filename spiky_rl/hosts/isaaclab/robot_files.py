@@ -61,7 +61,7 @@ FREE, BALL, SLIDE, HINGE = range(4)
 """MuJoCo's joint types."""
 PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
 """MuJoCo's geom types."""
-UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
+UNSUPPORTED_FEATURES = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
 """Unsupported features, by MuJoCo's counts."""
 
 
@@ -112,7 +112,7 @@ def load_mujoco_model(path: Path) -> MjModel:
 
 def list_unsupported(model: MjModel) -> list[str]:
     """Return the features of a ``model`` that a robot may not have, in words."""
-    faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
+    faults = [text for count, text in UNSUPPORTED_FEATURES.items() if getattr(model, count)]
     balls = numpy.flatnonzero(model.jnt_type == BALL)
     faults += [f"the ball joint {model.joint(i).name!r}" for i in balls]
     several = numpy.flatnonzero(model.body_jntnum > 1)

@@ -90,15 +90,11 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
             f"{agent}: needs the history of observations in the task's own groups; use spiky train"
         )
     config = get_learner(DEFAULT_LEARNER).make_registered_cfg(spec, defaults)
-    changed: dict[str, Any] = {
-        "actor": _make_part(config["actor"], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg)),
-        "critic": _make_part(config["critic"], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg)),
-        "algorithm": _make_part(config["algorithm"], (RslRlPpoAlgorithmCfg, SpikingPpoAlgorithmCfg)),
-    }
-    for field in dataclasses.fields(rl_cfg):
-        if field.name in config and field.name not in changed:
-            changed[field.name] = config[field.name]
-    return dataclasses.replace(rl_cfg, **changed)
+    values = {field.name: config[field.name] for field in dataclasses.fields(rl_cfg) if field.name in config}
+    for role in ("actor", "critic"):
+        values[role] = _make_part(config[role], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg))
+    values["algorithm"] = _make_part(config["algorithm"], (RslRlPpoAlgorithmCfg, SpikingPpoAlgorithmCfg))
+    return dataclasses.replace(rl_cfg, **values)
 
 
 def _make_part(settings: Mapping[str, Any], classes: tuple[type[Any], ...]) -> Any:
