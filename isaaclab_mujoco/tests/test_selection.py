@@ -88,7 +88,9 @@ def test_mujoco_warps_manager_is_replaced_however_it_is_named(manager):
 
 
 def test_auto_without_a_compiler_is_mujoco_warp_and_says_why_in_one_line(monkeypatch, caplog):
-    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(compiler, "get_compiler", compiler.get_compiler.__wrapped__)
     monkeypatch.setattr(compiler, "compile_library", compiler.compile_library.__wrapped__)
     worlds.load_library.cache_clear()
     name = selection.apply_physics(load(), "auto", "cpu")

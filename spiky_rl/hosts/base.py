@@ -38,11 +38,11 @@ LIVE_VIEW = "live view"
 SECOND_SIMULATION = "second simulation"
 """Ability to simulate a task twice in one process."""
 RUN_KEYS = {
-    "scene.num_envs": "the task file's num_envs, or --num_envs",
-    "seed": "--seed",
-    "sim.device": "--device",
+    "env.scene.num_envs": "--num_envs, or the task file's num_envs",
+    "env.seed": "--seed",
+    "env.sim.device": "--device",
 }
-"""Fields of an environment's configuration that every run sets, and where to set them instead."""
+"""Fields of an environment's configuration that every run sets -> where to set them instead."""
 NOMINAL = "nominal"
 """Name of the condition of an undisturbed task, which every host has."""
 
@@ -84,10 +84,10 @@ class TaskRequest:
         if self.task_spec is None:
             return {}
         values = flatten(self.task_spec.env)
-        for path, remedy in RUN_KEYS.items():
-            if path in values:
+        for path, value in values.items():
+            if remedy := RUN_KEYS.get(f"env.{path}"):
                 raise UserError(
-                    f"tasks/{self.task_spec.name}.yaml: env.{path}: {values[path]!r} given, but every run sets it; use {remedy}"
+                    f"tasks/{self.task_spec.name}.yaml: env.{path}: {value!r} given, but every run sets it; use {remedy}"
                 )
         return values
 
@@ -141,11 +141,10 @@ class HostTask(ABC):
     def get_default_num_envs(self, device: str) -> int:
         """Return the default number of environments on a ``device``, ``cpu`` or ``cuda:N``."""
 
-    @abstractmethod
-    def configure(self, device: str, num_envs: int, seed: int) -> None:
-        """Set device, number of environments and seed, and choose the physics backend. Raises UserError if it is not available."""
+    def choose_physics(self, device: str) -> None:
+        """Set `physics` to the backend for a ``device``, if the host has several. Raises UserError if it is not available."""
 
-    def get_physics_on(self, device: str) -> str:  # pylint: disable=unused-argument
+    def get_physics_on(self, device: str) -> str:
         """Return the name of the configured task's physics backend on another ``device``; by default that of every device."""
         return self.physics
 
@@ -208,6 +207,8 @@ class Host(ABC):
     """Some of `VIDEO`, `LIVE_VIEW` and `SECOND_SIMULATION`."""
     distributions: ClassVar[tuple[str, ...]]
     """Distributions that simulate worlds or run networks; another version may give other bits."""
+    assets: ClassVar[str] = "the task's own"
+    """Source of the robots in words, if there is only one."""
     code_packages: ClassVar[tuple[str, ...]] = ()
     """Packages whose classes a checkpoint may name, because every run imports them."""
 
@@ -228,13 +229,20 @@ class Host(ABC):
     def require_installed(self, video: bool = False) -> None:
         """Raise UserError if the simulator, or its graphics for ``video``, is not available on this machine."""
 
-    @abstractmethod
     def configure_assets(self, source: str) -> str:
-        """Set the source of the robots, ``auto``, ``local`` or ``nucleus``, and return it in words."""
+        """Set the source of the robots, ``auto``, ``local`` or ``nucleus``, and return it in words. Raises UserError."""
+        if source == "nucleus":
+            raise UserError(
+                f"--assets {source}: not available on tasks of {self.title}; allowed: auto, local"
+            )
+        return self.assets
 
     @abstractmethod
     def resolve_task(self, name: str) -> str:
-        """Return the registered id of a task. Imports the simulator. Raises UnknownTask with the nearest ids."""
+        """Return the registered id of a task. Imports the simulator. Raises UnknownTask with the nearest ids.
+
+        If ``name`` begins with a module and a colon, the module is imported already, by `hosts.find_host`.
+        """
 
     @abstractmethod
     def load_task(self, request: TaskRequest) -> HostTask:

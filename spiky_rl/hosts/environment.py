@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from spiky_rl.hosts.base import NonFiniteError
 from spiky_rl.hosts.condition_groups import ConditionGroups
-from spiky_rl.hosts.nonfinite import EXPLODED, explain_non_finite, find_largest, get_leaves
+from spiky_rl.hosts.nonfinite import EXPLOSION_LIMIT, explain_non_finite, find_largest, get_leaves
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +32,8 @@ class HostEnvironment:
 
     checks_finite = True
     """Whether `step` raises for non-finite values, so that rsl_rl need not check."""
-
-    def make_condition_groups(
-        self,
-        names: Sequence[str],
-        episodes: int,
-        groups: Sequence[str],
-        seed: int,
-        leg: str = "",
-        adapting: bool = False,
-    ) -> ConditionGroups:
-        """Divide the environments among conditions; `ConditionGroups` describes the arguments."""
-        return self._get_condition_groups_class()(self, names, episodes, groups, seed, leg, adapting)
-
-    def _get_condition_groups_class(self) -> type[ConditionGroups]:
-        """Return the class with the conditions of the host."""
-        return ConditionGroups
+    condition_groups_class: type[ConditionGroups] = ConditionGroups
+    """Class with the conditions of the host, which divides the environments among them."""
 
     def reseed(self, seed: int, env_steps: int) -> None:
         """Seed the environments' own random generators for a training with ``seed`` that is resumed after ``env_steps``.
@@ -145,7 +132,7 @@ class TimedEnvironment(HostEnvironment):
         if self.latest_observations is None:
             return ""
         name, largest = find_largest(self.unwrapped, self.latest_observations, worlds)
-        if largest <= EXPLODED:
+        if largest <= EXPLOSION_LIMIT:
             return ""
         return f"the simulation has blown up, with {self.format_settings()}: the policy saw {largest:.3g} in observation {name}"
 
@@ -246,6 +233,18 @@ def share_terrain(env: Any, parts: Sequence[Tensor], seed: int) -> Iterator[None
         yield
     finally:
         del curriculum.compute
+
+
+@contextmanager
+def log_prints(source: str) -> Iterator[None]:
+    """Redirect what the block prints to the debug log, each line after the name of its ``source``."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            log.debug("%s: %s", source, line)
 
 
 def initialise_warp() -> None:

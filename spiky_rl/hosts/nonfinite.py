@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from spiky_rl.hosts.environment import TimedEnvironment
 
-EXPLODED = 1e5
+EXPLOSION_LIMIT = 1e5
 """Absolute value above which an action or observation counts as exploded; those of robots are near one."""
 
 type Leaves = Mapping[str | tuple[str, ...], Tensor]
@@ -38,7 +38,7 @@ def explain_non_finite(
         bad, fault = _find_faults(env.unwrapped, rewards, leaves)
     largest = float(actions.nan_to_num(0.0).abs().max())
     cause = env.describe_blow_up(bad)
-    blames_policy = (acted_badly or (largest > EXPLODED and env.is_trained)) and not cause
+    blames_policy = (acted_badly or (largest > EXPLOSION_LIMIT and env.is_trained)) and not cause
     if blames_policy:  # the action is too large for any simulation
         remedy = ", lower agent.algorithm.learning_rate" if env.is_trained else ""
         fault = f"the policy has exploded{remedy}: {fault}"

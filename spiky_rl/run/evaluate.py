@@ -151,7 +151,7 @@ def evaluate(
                 policy = quantize(policy, env)
         obs_groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
-            groups = env.make_condition_groups(names, episodes, obs_groups, plan.seed, plan.leg, adapts)
+            groups = env.condition_groups_class(env, names, episodes, obs_groups, plan.seed, plan.leg, adapts)
             with progress("evaluating", work) as report_progress:
                 tables, cost = measure_conditions(groups, policy, report_progress)
         resets = env.worlds_reset

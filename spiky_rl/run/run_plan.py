@@ -19,7 +19,7 @@ from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MAX_INT32
 from spiky_rl.config.spec import AgentSpec, TaskSpec, read_algorithm
 from spiky_rl.hosts import find_host, get_host, list_hosts
-from spiky_rl.hosts.base import ConditionedPolicy, HostTask
+from spiky_rl.hosts.base import RUN_KEYS, ConditionedPolicy, HostTask
 from spiky_rl.learners import get_learner, list_learners, select_learner
 from spiky_rl.learners.base import DISTRIBUTED, EXPORTS, Learner
 
@@ -35,8 +35,6 @@ MAX_VIDEO_FRAMES = 10_000
 """Maximum frames of a video; all frames stay in memory (some 10 GB) until the video is written."""
 DEFAULT_VISIBLE_ENVS = 16
 """Number of environments in the live view; thousands are slow to send and to draw."""
-FLAG_BY_ENV_KEY = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
-"""Key of the environment's configuration -> flag to use instead."""
 
 
 def parse_names(value: object) -> object:
@@ -135,8 +133,8 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     agent = [text for text in overrides if text.startswith("agent.")]
     environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
     for text in overrides:
-        if flag := FLAG_BY_ENV_KEY.get(text.partition("=")[0]):
-            raise UserError(f"{text!r}: use {flag}")
+        if remedy := RUN_KEYS.get(text.partition("=")[0]):
+            raise UserError(f"{text!r}: use {remedy}")
         if text not in agent and text not in environment:
             key = text.partition("=")[0]
             # keys of an agent file are written without their prefix on the command line

@@ -69,7 +69,7 @@ def main(library, logs, *agents):
                     )
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
-                        groups = env.make_condition_groups(NAMES, EPISODES, ["policy"], SEED)
+                        groups = env.condition_groups_class(env, NAMES, EPISODES, ["policy"], SEED)
                         (conditions,), cost = measure_conditions(groups, policy)
                         found |= parts(policy, env, groups)
                 found |= {"conditions": conditions, "cost": cost}

@@ -144,13 +144,17 @@ def test_resuming_goes_on_from_the_next_iteration(trained):
 @pytest.mark.slow
 def test_isaac_labs_own_command_trains_our_agent_and_plays_our_run(trained, tmp_path):
     """The stock entry point finds the agent; its playback finds the run that our command made, and exports it."""
-    from spiky_rl.hosts.isaaclab.assets import local_asset_root
+    from spiky_rl.hosts.isaaclab.assets import get_local_asset_root
 
     (tmp_path / "logs").symlink_to(trained.parents[2])
     shared = ["--rl_library", "rsl_rl", "--task", "Isaac-Cartpole", "--agent", "lif_ppo", "--device", "cpu"]
 
     def start(verb: str, *arguments: str) -> subprocess.Popen:
-        environment = {**os.environ, "ISAACSIM_ASSET_ROOT": str(local_asset_root()), "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "ISAACSIM_ASSET_ROOT": str(get_local_asset_root()),
+            "PYTHONUNBUFFERED": "1",
+        }
         line = [str(Path(sys.executable).parent / "isaaclab"), verb, *shared, "--num_envs", "4", *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(

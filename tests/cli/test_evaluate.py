@@ -9,7 +9,8 @@ import pytest
 
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.config import registry, spec
-from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
+from spiky_rl.hosts.isaaclab.condition_names import ROBUSTNESS_NAMES
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
 from tests import processes
 from tests.cli.refusals import run_command, run_lines
 
@@ -69,9 +70,9 @@ def test_an_evaluation_lies_beside_its_checkpoint_with_every_condition(run, whol
     assert found["provenance"]["threads"] == int(
         found["provenance"]["omp_num_threads"] or found["provenance"]["threads"]
     )
-    assert list(found["conditions"]) == list(ROBUSTNESS)
+    assert list(found["conditions"]) == list(ROBUSTNESS_NAMES)
     for name, condition in found["conditions"].items():
-        assert condition["text"] == ROBUSTNESS[name].text
+        assert condition["text"] == CONDITIONS[name].text
         assert len(condition["returns"]) == len(condition["lengths"]) == EPISODES
         assert all(1 <= length <= STEPS for length in condition["lengths"])
         mean = sum(condition["returns"]) / EPISODES
@@ -87,7 +88,7 @@ def test_conditions_differ_from_nominal_in_their_returns(whole):
     conditions = whole[0]["conditions"]
     nominal = conditions["nominal"]["returns"]
     # the first push comes after a second at least, when an untrained policy may have lost its cart
-    acting = [name for name in ROBUSTNESS if name not in ("nominal", "push")]
+    acting = [name for name in ROBUSTNESS_NAMES if name not in ("nominal", "push")]
     assert all(conditions[name]["returns"] != nominal for name in acting)
 
 
@@ -112,7 +113,7 @@ def test_a_policy_is_measured_in_integers_beside_its_evaluation_in_single_precis
 
 def test_the_table_has_a_line_per_condition(whole):
     lines = whole[1].stdout.splitlines()
-    assert all(any(line.split()[:1] == [name] for line in lines) for name in ROBUSTNESS)
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in ROBUSTNESS_NAMES)
     assert "upright" in whole[1].stdout and max(map(len, lines[:-1])) <= 80
 
 
@@ -179,7 +180,7 @@ def test_a_policy_that_sees_pixels_is_measured_too(tmp_path):
     train(tmp_path, "cartpole_camera_small", "lif_conv_ppo")
     arguments = ["--task", "cartpole_camera_small", "--agent", "lif_conv_ppo", "--log_root", tmp_path]
     found, _ = evaluated(*arguments, "--episodes", 2, SHORT)
-    assert list(found["conditions"]) == list(ROBUSTNESS)
+    assert list(found["conditions"]) == list(ROBUSTNESS_NAMES)
     nominal = found["conditions"]["nominal"]["returns"]
     for name in ("observation_noise", "sensor_dropout", "sensor_loss"):
         assert found["conditions"][name]["returns"] != nominal, name

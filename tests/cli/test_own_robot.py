@@ -12,7 +12,8 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 import gymnasium
 
 from spiky_rl.hosts import find_host
-from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task
+from spiky_rl.hosts.base import UnknownTask
+from spiky_rl.hosts.isaaclab.environment import resolve_task
 from spiky_rl.hosts.isaaclab.tasks import list_registered_ids
 
 pytestmark = pytest.mark.timeout(900)
@@ -35,7 +36,7 @@ def test_file_that_registers_no_such_task_is_said_in_one_line(tmp_path, monkeypa
     (tmp_path / "broken.py").write_text("# a task\n1 / 0\n")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UnknownTask) as refused:
-        resolve_task(name)
+        find_host(name, "task")
     assert str(refused.value).startswith("task: ") and "\n" not in str(refused.value)
     for word in words:
         assert word in str(refused.value)

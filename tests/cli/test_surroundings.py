@@ -344,7 +344,7 @@ def test_what_rsl_rls_logger_imports_needs_a_git_that_runs_only_where_nothing_is
 @pytest.mark.skipif(importlib.util.find_spec("newton") is None, reason="Newton is not installed")
 @pytest.mark.parametrize("cause", ["a file in the folder's place", "no home"])
 def test_robots_that_cannot_be_written_are_refused_with_what_to_set(cause, tmp_path, monkeypatch):
-    from spiky_rl.hosts.isaaclab.assets import AssetError, local_asset_root
+    from spiky_rl.hosts.isaaclab.assets import AssetError, get_local_asset_root
 
     (tmp_path / "file").touch()
     if cause == "no home":
@@ -354,7 +354,7 @@ def test_robots_that_cannot_be_written_are_refused_with_what_to_set(cause, tmp_p
     else:
         monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(AssetError, match="cannot write robots.*; set SPIKY_RL_CACHE"):
-        local_asset_root()
+        get_local_asset_root()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("newton") is None, reason="Newton is not installed")

@@ -13,7 +13,7 @@ import torch
 from spiky_rl.hosts.base import NonFiniteError, SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.conditions import find_robot
+from spiky_rl.hosts.isaaclab.conditions.body import find_robot
 from spiky_rl.hosts.isaaclab.environment import (
     IsaacLabVecEnv,
     load_configs,

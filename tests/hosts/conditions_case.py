@@ -12,7 +12,8 @@ from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
-from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, find_robot
+from spiky_rl.hosts.isaaclab.condition_names import ROBUSTNESS_NAMES
+from spiky_rl.hosts.isaaclab.conditions.body import find_robot
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
 
 EPISODES, SEED, STEPS = 4, 5, 30
@@ -73,14 +74,14 @@ def main(task, physics):
     selection.apply_physics(cfg, physics, "cpu")
     share_env_origin(cfg)
     cfg.events.own_mass = make_mass_event()
-    names = list(ROBUSTNESS)
+    names = list(ROBUSTNESS_NAMES)
     count = len(names) * EPISODES
     with open_simulation(
         cfg, task_id=resolve_task(task), device="cpu", num_envs=count, options=SimulationOptions(seed=1)
     ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
-            groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED)
+            groups = env.condition_groups_class(env, names, EPISODES, ["policy"], SEED)
             start = groups.restart()["policy"].clone()
             still = torch.zeros(count, env.num_actions)
             before, stream = model(), torch.get_rng_state()

@@ -42,7 +42,9 @@ def main(task, agent):
             return torch.cat(scaled, 1).tolist()
 
         with torch.inference_mode():
-            groups = env.make_condition_groups(["nominal", "observation_delay_1"], ENVS // 2, ["policy"], 0)
+            groups = env.condition_groups_class(
+                env, ["nominal", "observation_delay_1"], ENVS // 2, ["policy"], 0
+            )
             policy, obs = groups.make_random_policy(), groups.restart()
             seen, true, ends = [], [], []
             groups.frames.reset()

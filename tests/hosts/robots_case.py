@@ -13,11 +13,11 @@ import torch
 
 from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
-from spiky_rl.hosts.isaaclab.assets import configure_assets, newton_folder
+from spiky_rl.hosts.isaaclab.assets import configure_assets, get_newton_folder
 from spiky_rl.hosts.isaaclab.condition_groups import share_env_origin
-from spiky_rl.hosts.isaaclab.conditions import find_robot
+from spiky_rl.hosts.isaaclab.conditions.body import find_robot
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
-from spiky_rl.hosts.isaaclab.local_assets import mjcf_model
+from spiky_rl.hosts.isaaclab.local_assets import load_mjcf_model
 
 ENVS, SEED = 4, 1
 STARTS = 64
@@ -351,7 +351,7 @@ def main(task, wanted):
         partners, found["symmetry"] = mirror(sim.body)
         weight = 9.81 * float(sim.model.body_mass.sum())
         if walker:
-            theirs = Body(mjcf_model(newton_folder() / f"nv_{walker}.xml")[1])
+            theirs = Body(load_mjcf_model(get_newton_folder() / f"nv_{walker}.xml")[1])
             found["beside"] = beside(sim.body, theirs)
             weight = 9.81 * float(theirs.model.body_mass.sum())
 

@@ -13,7 +13,9 @@ from spiky_rl.hosts.base import SimulationOptions
 from spiky_rl.hosts.isaaclab import physics_selection as selection
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.condition_groups import configure_env
-from spiky_rl.hosts.isaaclab.conditions import ConditionSubject, find_robot, parse_conditions
+from spiky_rl.hosts.isaaclab.conditions import parse_conditions
+from spiky_rl.hosts.isaaclab.conditions.body import find_robot
+from spiky_rl.hosts.isaaclab.conditions.requirements import ConditionSubject
 from spiky_rl.hosts.isaaclab.environment import IsaacLabVecEnv, load_configs, open_simulation, resolve_task
 
 EPISODES, SEED, STEPS = 3, 5, 40
@@ -43,7 +45,7 @@ def main(task, wanted):
     ) as gym_env:
         env = IsaacLabVecEnv(gym_env)
         with torch.inference_mode():
-            groups = env.make_condition_groups(names, EPISODES, ["policy"], SEED, spec.leg)
+            groups = env.condition_groups_class(env, names, EPISODES, ["policy"], SEED, spec.leg)
             robot = find_robot(env.unwrapped)[1]
             policy, obs = groups.make_random_policy(), groups.restart()
             for condition in groups.conditions:

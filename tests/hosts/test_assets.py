@@ -10,7 +10,12 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 Usd = pytest.importorskip("pxr.Usd")
 
 from spiky_rl.hosts.isaaclab import local_assets
-from spiky_rl.hosts.isaaclab.assets import explain_missing_asset, get_asset_server, newton_folder, probe_url
+from spiky_rl.hosts.isaaclab.assets import (
+    explain_missing_asset,
+    get_asset_server,
+    get_newton_folder,
+    probe_url,
+)
 
 FRANKA = "Isaac/IsaacLab/Robots/FrankaEmika/franka_panda.usda"
 DERIVED = "/cache/isaaclab-assets-newton-1.6.1-layout-3"
@@ -19,7 +24,7 @@ DERIVED = "/cache/isaaclab-assets-newton-1.6.1-layout-3"
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
     root = tmp_path_factory.mktemp("derived")
-    local_assets.build_assets(newton_folder(), root)
+    local_assets.build_assets(get_newton_folder(), root)
     names = ("GROUND", "CARTPOLE", "ANT", "HUMANOID")
     return {name: Usd.Stage.Open(str(root / getattr(local_assets, name))) for name in names}
 
@@ -32,7 +37,7 @@ def test_lookalikes_have_no_collision_group_that_keeps_them_off_the_ground(stage
 
 @pytest.mark.parametrize(("name", "file"), [("ANT", "nv_ant.xml"), ("HUMANOID", "nv_humanoid.xml")])
 def test_every_body_of_a_lookalike_has_the_density_of_nvidias_model(stages, name, file):
-    spec, _ = local_assets.mjcf_model(newton_folder() / file)
+    spec, _ = local_assets.load_mjcf_model(get_newton_folder() / file)
     densities = {geom.name: geom.density for geom in spec.geoms}
     bodies = [
         prim for prim in stages[name].Traverse() if prim.GetAttribute("physics:density").HasAuthoredValue()

@@ -25,9 +25,6 @@ class Bare(Host):
     def require_installed(self, video=False):
         """Be installed."""
 
-    def configure_assets(self, source):
-        return source
-
     def resolve_task(self, name):
         return name
 
@@ -127,6 +124,7 @@ def test_every_learner_is_found_by_its_name(name):
     "ask, words",
     [
         (lambda: Bare().require_ability(VIDEO, "--video"), ("--video", "Bare", "no video")),
+        (lambda: Bare().configure_assets("nucleus"), ("--assets nucleus", "Bare", "auto, local")),
         (lambda: Bare().check_visualizers(["viser"], False), ("--visualizer viser", "Bare", "no live view")),
         (lambda: Bare().parse_conditions("all,push"), ("--conditions", "'push'", "nominal, all, stress")),
         (

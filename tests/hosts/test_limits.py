@@ -38,6 +38,9 @@ ENVIRONMENT = {
         "env.actions.joint_effort.scale.slider: ",
         "finite number, got inf",
     ],
+    "env.sim.gravity=[0, [1], 2]": ["env.sim.gravity: expected 3 numbers", "got [0, [1], 2]"],
+    "env.sim.dt={[1]}": ["env.sim.dt: '{[1]}' is not a value", "unhashable"],
+    f"env.sim.dt={'-' * 100_000}1": ["env.sim.dt: '---", "is not a value"],
     # fields that are null now
     "env.observations.policy.history_length=abc": ["history_length: expected int | None", "got abc"],
     "env.observations.policy.joint_pos_rel.clip=5": ["clip: expected tuple[float, float] | None", "got 5"],

@@ -127,7 +127,7 @@ def test_the_picture_is_drawn_seldom_and_only_for_somebody(view):
     assert len(view.frames) == 100 and not view.shown
     view.watched = True
     run(view, 100, base.FRAME_INTERVAL_S)
-    assert len(view.shown) == pytest.approx(100 * base.FRAME_INTERVAL_S / base.PICTURE_PERIOD, abs=1)
+    assert len(view.shown) == pytest.approx(100 * base.FRAME_INTERVAL_S / base.PICTURE_INTERVAL_S, abs=1)
 
 
 def runner(env, **network) -> RslRlRunner:
@@ -204,7 +204,7 @@ class SeenEnv(PointEnv):
         setup.set_default_camera(self, follows)
 
     def step(self, actions):
-        self.view.clock.now += base.PICTURE_PERIOD
+        self.view.clock.now += base.PICTURE_INTERVAL_S
         self.view.step(DT)
         return super().step(actions)
 
@@ -265,7 +265,7 @@ def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeyp
     env.step_seconds, begun = 1.0, view.clock.now
     for _ in range(10):
         env.step(torch.zeros(env.num_envs, 2))
-    assert view.clock.now - begun == pytest.approx(9.0 + base.PICTURE_PERIOD, abs=0.01)
+    assert view.clock.now - begun == pytest.approx(9.0 + base.PICTURE_INTERVAL_S, abs=0.01)
 
 
 def watched_with(text):

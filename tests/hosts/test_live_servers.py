@@ -56,7 +56,7 @@ def test_a_request_is_the_own_pages_where_host_and_origin_are_one_and_this_machi
 def a_viser_server():
     viser = pytest.importorskip("viser", reason="viser is not installed: the extra 'live'")
     with refuse_other_pages():
-        server = viser.ViserServer(host=setup.LOCAL, port=setup.find_free_port(18080), verbose=False)
+        server = viser.ViserServer(host=setup.LOCAL_ADDRESS, port=setup.find_free_port(18080), verbose=False)
     yield server.get_port()
     server.stop()
 
@@ -73,7 +73,7 @@ def test_visers_websocket_and_its_page_are_there_for_their_own_page_only(host, o
 
     def open_websocket():
         # a name that leads to the server without being one of this machine's, as a page can change its own behind a browser's back
-        with socket.create_connection((setup.LOCAL, viser_port)) as link:
+        with socket.create_connection((setup.LOCAL_ADDRESS, viser_port)) as link:
             protocols = [f"viser-v{viser.__version__}"]
             with connect(
                 f"ws://{host}", subprotocols=protocols, additional_headers=headers, sock=link
@@ -123,12 +123,12 @@ def ports() -> tuple[int, int]:
 def test_reruns_server_listens_on_this_machine_alone_and_ends():
     rerun = pytest.importorskip("rerun", reason="rerun is not installed: the extra 'live'")
     data, page = ports()
-    with closing(RerunServer(setup.LOCAL, data, page)) as server:
+    with closing(RerunServer(setup.LOCAL_ADDRESS, data, page)) as server:
         assert listeners(data, page) == {"0100007F"}
-        with urlopen(f"http://{setup.LOCAL}:{page}") as opened:
+        with urlopen(f"http://{setup.LOCAL_ADDRESS}:{page}") as opened:
             assert opened.status == 200
         stream = rerun.RecordingStream("test")
-        stream.connect_grpc(f"rerun+http://{setup.LOCAL}:{data}/proxy")
+        stream.connect_grpc(f"rerun+http://{setup.LOCAL_ADDRESS}:{data}/proxy")
         stream.log("a", rerun.TextLog("b"))
         stream.flush()
         stream.disconnect()

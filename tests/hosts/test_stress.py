@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.hosts.isaaclab.condition_names import ROBUSTNESS_NAMES
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS,
-    ROBUSTNESS,
-    ConditionError,
-    ConditionSubject,
     find_unavailable,
     parse_conditions,
     require_conditions,
 )  # fmt: skip
+from spiky_rl.hosts.isaaclab.conditions.base import ConditionError
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
+from spiky_rl.hosts.isaaclab.conditions.requirements import ConditionSubject
 from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, UPDATE_PROBABILITY
 from spiky_rl.hosts.isaaclab.history import HistoryLayout
 from spiky_rl.run.evaluate import RecoveryMeter
@@ -126,7 +126,7 @@ def spiking(neuron: str = "lif"):
 
 
 def test_stress_is_all_that_a_task_and_an_agent_can_have(cartpole):
-    everything = [name for name in CONDITIONS if name not in ROBUSTNESS]
+    everything = [name for name in CONDITIONS if name not in ROBUSTNESS_NAMES]
     assert parse_conditions("stress") == ["nominal", *everything]
     left_out = find_unavailable(everything, cartpole)
     assert set(left_out) == {"locked_leg", "lost_spikes", "spurious_spikes"}

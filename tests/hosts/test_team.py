@@ -7,8 +7,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, EnvGroup, EvalCondition, map_values_to_sensors
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
 from spiky_rl.hosts.isaaclab.conditions.faults import FAULTS
+from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 from spiky_rl.learners.rsl_rl.activity import RslRlInferencePolicy
 from spiky_rl.learners.rsl_rl.model import SpikingModel
 from spiky_rl.run.measure import PolicyGroup

@@ -20,6 +20,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -59,8 +60,7 @@ def compile_library(text: str, name: str, flags: tuple[str, ...] = ()) -> ctypes
     Raises CompileError with the compiler's message, and PhysicsError if another user could have written the library. ``name`` is
     for messages.
     """
-    if find_compiler() is None:
-        raise CompileError(get_missing_message())
+    compiler = get_compiler()
     parts = [text, *FLAGS, *get_openmp_flags(), *flags, get_compiler_identity()]
     path = get_cache_folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
     if path.is_file():
@@ -69,7 +69,7 @@ def compile_library(text: str, name: str, flags: tuple[str, ...] = ()) -> ctypes
             return _load(path)
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
-    log.info("compiling %s with %s: once, some seconds", name, shlex.join(find_compiler() or ()))
+    log.info("compiling %s with %s: once, some seconds", name, shlex.join(compiler))
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             new = Path(folder) / path.name
@@ -84,8 +84,7 @@ def compile_library(text: str, name: str, flags: tuple[str, ...] = ()) -> ctypes
 
 def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
     """Compile a C++ ``text`` to the file ``path``, with OpenMP if the compiler has it, and check that the result loads."""
-    words = find_compiler()
-    assert words is not None
+    words = get_compiler()
     line = [*words, *FLAGS, *get_openmp_flags(), "-x", "c++", "-", "-x", "none", *flags, "-o", str(path)]
     result = _run(line, text)
     if result.returncode != 0:
@@ -108,30 +107,26 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
 
 
 @cache
-def find_compiler() -> tuple[str, ...] | None:
-    """Return the command of the compiler: $CXX if set, else the first of g++, clang++ and c++; None if there is none."""
+def get_compiler() -> tuple[str, ...]:
+    """Return the command of the compiler: $CXX if set, else the first of g++, clang++ and c++. Raises CompileError."""
     if chosen := os.environ.get("CXX", "").strip():
-        try:
+        with suppress(ValueError):  # an unclosed quote
             words = tuple(shlex.split(chosen))
-        except ValueError:  # an unclosed quote
-            return None
-        return words if shutil.which(words[0]) else None
-    first = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
-    return (first,) if first else None
-
-
-def get_missing_message() -> str:
-    """Return the message for a machine without a compiler."""
-    if chosen := os.environ.get("CXX", "").strip():
-        return f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
-    return "there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX"
+            if shutil.which(words[0]):
+                return words
+        raise CompileError(
+            f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
+        )
+    for name in ("g++", "clang++", "c++"):
+        if shutil.which(name):
+            return (name,)
+    raise CompileError("there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX")
 
 
 @cache
 def get_compiler_identity() -> str:
     """Return a text that differs between compilers, their versions, and CPUs that ``-march=native`` distinguishes."""
-    words = find_compiler()
-    assert words is not None
+    words = get_compiler()
     version = _run([*words, "--version"], limit=VERSION_TIMEOUT_S).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -147,7 +142,7 @@ def get_compiler_identity() -> str:
 def get_openmp_flags() -> tuple[str, ...]:
     """Return the compiler's flags for OpenMP, empty if it has none; the answer takes 0.05 s and is the same for all texts of a process."""
     with tempfile.TemporaryDirectory(prefix=".openmp-", dir=get_cache_folder()) as folder:
-        line = [*(find_compiler() or ()), *FLAGS, "-fopenmp", "-x", "c++", "-", "-o", f"{folder}/test.so"]
+        line = [*get_compiler(), *FLAGS, "-fopenmp", "-x", "c++", "-", "-o", f"{folder}/test.so"]
         return ("-fopenmp",) if _run(line, OPENMP_TEST).returncode == 0 else ()
 
 

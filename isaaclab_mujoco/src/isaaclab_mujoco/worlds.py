@@ -246,7 +246,7 @@ class Worlds:
                 view = self.get_view(f"{name}.{key}", array)
                 if not view.size:
                     continue
-                addresses = [get_address(holder, key) for holder in holders]
+                addresses = [getattr(holder, key).ctypes.data for holder in holders]
                 threads = (POINTER * len(holders))(*addresses)
                 self.set_memory(None, f"{name}.{key} of threads", threads)
                 # floats become doubles in a thread; all other arrays hold bytes, which are copied
@@ -321,8 +321,3 @@ class Worlds:
         if key not in self.logged:
             self.logged.add(key)
             log.warning(message, *values)
-
-
-def get_address(holder: object, name: str) -> int:
-    """Return the address of the array ``name`` in ``holder``: a MuJoCo model, its options, or data."""
-    return getattr(holder, name).ctypes.data

@@ -145,12 +145,10 @@ class GymnasiumVecEnv(HostEnvironment):
         ``parts`` are disjoint groups of environment indices. The i-th environments of all groups start in the same state, drawn from
         ``seed``; a training with this seed starts in other states.
         """
-        seeds = [0] * self.num_envs
+        seeds = np.zeros(self.num_envs, np.int64)
         for ids in parts:
-            part_seeds = derive_seeds([RESTART_STREAM, seed], len(ids))
-            for index, env_seed in zip(ids.tolist(), part_seeds, strict=True):
-                seeds[index] = env_seed
-        observations, _ = self.vector_env.reset(seed=seeds)
+            seeds[ids.cpu().numpy()] = derive_seeds([RESTART_STREAM, seed], len(ids))
+        observations, _ = self.vector_env.reset(seed=seeds.tolist())
         self._begin(observations)
         return self.get_observations()
 

@@ -10,8 +10,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -19,11 +19,10 @@ import yaml
 
 from spiky_rl.config import files
 from spiky_rl.config.errors import get_error_text, require_module
-from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError, check_number, suggest_name
 from spiky_rl.config.safe_loading import ReadingError, parse_yaml
 from spiky_rl.config.schema import CATEGORICAL
-from spiky_rl.config.spec import AgentSpec
+from spiky_rl.config.spec import AgentSpec, strip_version
 from spiky_rl.hosts.base import (
     SECOND_SIMULATION,
     VIDEO,
@@ -49,7 +48,7 @@ PLUGINS = "gymnasium.envs"
 """Entry point group of packages that register tasks with Gymnasium."""
 MAX_EPISODE_STEPS = 10_000
 """Time limit of an episode, in control steps, on tasks that register none."""
-RESERVED = {"num_envs", "vector_kwargs", "wrappers"}
+RESERVED_KEYS = {"num_envs", "vector_kwargs", "wrappers"}
 """Parameters of ``gymnasium.make_vec`` that every run sets."""
 VECTORIZATION_MODES = ("sync", "async")
 """Values of the override ``env.vectorization_mode``: all environments in this process, or one process each."""
@@ -69,7 +68,6 @@ class GymnasiumTask(HostTask):
     """A task of Gymnasium with the keyword arguments of its environments."""
 
     physics = "gymnasium"
-    assets = "the task's own"
     replay_num_envs = 1
     camera: str | None = None
     """Name of the camera that follows the robot; None if the task has none."""
@@ -79,10 +77,10 @@ class GymnasiumTask(HostTask):
     def __init__(self, request: TaskRequest) -> None:
         import gymnasium
 
-        self.id = request.name
+        self.id, self.assets = request.name, request.assets
         self.settings = dict(request.task_spec.env) if request.task_spec else {}
         self.settings |= _parse_overrides(request.overrides)
-        if reserved := RESERVED & self.settings.keys():
+        if reserved := RESERVED_KEYS & self.settings.keys():
             name = min(reserved)
             raise UserError(
                 f"env.{name}: {self.settings[name]!r} given, but every run sets it; allowed: --num_envs, keyword arguments of the task"
@@ -110,49 +108,25 @@ class GymnasiumTask(HostTask):
 
         from spiky_rl.hosts.gymnasium.spaces import TaskSpaces
 
+        own_settings = {key: value for key, value in self.settings.items() if key != "max_episode_steps"}
         try:
             env = gymnasium.make(self.id, **self.settings)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(f"--task {self.id}: {error}") from error
         except Exception as error:  # a task may raise anything
-            self._refuse_settings(error, registered)
+            if own_settings:
+                raise _make_settings_error(registered, own_settings, error) from error
             raise
         with closing(env):
             self.camera = _find_camera(env)
             spaces = TaskSpaces.read(self.id, env)
-            if self.settings.keys() - {"max_episode_steps"}:
+            if own_settings:
                 try:
                     env.reset()
                     env.step(env.action_space.sample())
                 except Exception as error:
-                    self._refuse_settings(error, registered)
-                    raise
+                    raise _make_settings_error(registered, own_settings, error) from error
         return spaces
-
-    def _refuse_settings(self, error: Exception, registered: EnvSpec) -> None:
-        """Raise UserError with the settings under which the task raised ``error``, or only the one that it does not know.
-
-        Returns if the user set nothing, so that the caller raises the ``error`` itself.
-        """
-        from gymnasium.envs.registration import load_env_creator
-
-        own_settings = {key: value for key, value in self.settings.items() if key != "max_episode_steps"}
-        if not own_settings:
-            return
-        # part of the message of Python's TypeError for an unknown keyword argument
-        if key := next((key for key in own_settings if f"argument '{key}'" in str(error)), None):
-            entry = registered.entry_point
-            if isinstance(entry, str):
-                entry = load_env_creator(entry)
-            parameters = inspect.signature(entry).parameters.values() if entry else ()
-            allowed = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-            names = sorted(allowed - {"render_mode"} | {"max_episode_steps", "vectorization_mode"})
-            hint = suggest_name(key, names)
-            raise UserError(f"env.{key}: unknown; allowed: {', '.join(names)}{hint}") from error
-        given = ", ".join(f"env.{key}={value!r}" for key, value in own_settings.items())
-        raise UserError(
-            f"{given}: {registered.id} does not start with it: {type(error).__name__}: {get_error_text(error)}"
-        ) from error
 
     @override
     def adapt_to_agent(self, spec: AgentSpec) -> None:
@@ -175,22 +149,35 @@ class GymnasiumTask(HostTask):
         return NUM_ENVS
 
     @override
-    def configure(self, device: str, num_envs: int, seed: int) -> None:
-        """Do nothing: `open` gets these values itself."""
-
-    @override
-    @contextmanager
-    def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> AbstractContextManager[Any]:
         from spiky_rl.hosts.gymnasium.environment import GymnasiumVecEnv
 
-        with closing(GymnasiumVecEnv(self, device, num_envs, options)) as env:
-            yield env
+        return closing(GymnasiumVecEnv(self, device, num_envs, options))
 
     @override
     def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
-        environment = {"id": self.id, "vectorization_mode": self.vectorization_mode, **self.settings}
-        for name, content in (("env.yaml", environment), ("agent.yaml", dict(runner_cfg))):
+        env_cfg = {"id": self.id, "vectorization_mode": self.vectorization_mode, **self.settings}
+        for name, content in (("env.yaml", env_cfg), ("agent.yaml", dict(runner_cfg))):
             files.write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
+
+
+def _make_settings_error(registered: EnvSpec, settings: Mapping[str, Any], error: Exception) -> UserError:
+    """Return the error for ``settings`` under which a task raised ``error``; it names only the setting that the task does not know."""
+    from gymnasium.envs.registration import load_env_creator
+
+    # part of the message of Python's TypeError for an unknown keyword argument
+    if key := next((key for key in settings if f"argument '{key}'" in str(error)), None):
+        entry = registered.entry_point
+        if isinstance(entry, str):
+            entry = load_env_creator(entry)
+        parameters = inspect.signature(entry).parameters.values() if entry else ()
+        allowed = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        names = sorted(allowed - {"render_mode"} | {"max_episode_steps", "vectorization_mode"})
+        return UserError(f"env.{key}: unknown; allowed: {', '.join(names)}{suggest_name(key, names)}")
+    given = ", ".join(f"env.{key}={value!r}" for key, value in settings.items())
+    return UserError(
+        f"{given}: {registered.id} does not start with it: {type(error).__name__}: {get_error_text(error)}"
+    )
 
 
 def make_agent_defaults(task: str, spaces: TaskSpaces) -> dict[str, Any]:
@@ -247,11 +234,10 @@ class Gymnasium(Host):
 
     @override
     def owns(self, task: str) -> bool:
-        if importlib.util.find_spec("gymnasium") is not None:
-            return find_latest_version(task, _list_ids()) is not None
+        if known := self.list_tasks():
+            return find_latest_version(task, known) is not None
         # without Gymnasium, an id such as Hopper-v5 is taken for one of its tasks, to say that it must be installed
-        has_version = re.search(r"-v\d+$", task) is not None
-        return has_version and ":" not in task and not task.startswith("Isaac")
+        return strip_version(task) != task and not task.startswith("Isaac")
 
     @override
     def list_tasks(self) -> Collection[str]:
@@ -268,21 +254,11 @@ class Gymnasium(Host):
                 os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it at its import
 
     @override
-    def configure_assets(self, source: str) -> str:
-        if source == "nucleus":
-            raise UserError(
-                f"--assets {source}: not available on tasks of {self.title}; allowed: auto, local"
-            )
-        return GymnasiumTask.assets
-
-    @override
     def resolve_task(self, name: str) -> str:
-        module, _, registered_id = name.rpartition(":")
-        if module:
-            load_module(module)
-        task_id = find_latest_version(registered_id, _list_ids())
+        known = self.list_tasks()
+        task_id = find_latest_version(name.rpartition(":")[2], known)
         if task_id is None:
-            raise make_unknown_task("task", name, self.list_tasks())
+            raise make_unknown_task("task", name, known)
         return task_id
 
     @override

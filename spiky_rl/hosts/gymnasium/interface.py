@@ -22,7 +22,7 @@ MUJOCO_PACKAGE = "gymnasium.envs.mujoco."
 """Beginning of the modules of Gymnasium's MuJoCo robots, whose actions are the controls of the model's actuators."""
 MAX_CHOICES = 64
 """Largest number of choices of discrete actions that are listed."""
-PLAIN = 0
+SIMPLEST_KIND = 0
 """MuJoCo's number of an actuator's simplest kinds: on a joint (mjTRN_JOINT), with a fixed gain (mjGAIN_FIXED), no bias (mjBIAS_NONE) and
 no dynamics (mjDYN_NONE)."""
 type JointValue = tuple[str, str, str]
@@ -207,17 +207,17 @@ def _describe_robot(task: Any) -> TaskInterface:
 def _describe_actuator(model: Any, index: int) -> tuple[str, str]:
     """Return the meaning of an actuator's control, and the name of the joint that it moves, empty if it moves something else."""
     name, gear = model.actuator(index).name, model.actuator_gear[index, 0]
-    if model.actuator_trntype[index] != PLAIN:
+    if model.actuator_trntype[index] != SIMPLEST_KIND:
         return f"control of actuator {name or index}", ""
     joint = int(model.actuator_trnid[index, 0])
     joint_name = _get_name(model.joint(joint).name, "joint", joint)
     text = f"actuator {name} of joint {joint_name}" if name not in ("", joint_name) else f"joint {joint_name}"
     efforts = JOINT_VALUES[model.jnt_type[joint]][2]
     is_motor = (
-        model.actuator_gaintype[index] == PLAIN
+        model.actuator_gaintype[index] == SIMPLEST_KIND
         and model.actuator_gainprm[index, 0] == 1.0
-        and model.actuator_biastype[index] == PLAIN
-        and model.actuator_dyntype[index] == PLAIN
+        and model.actuator_biastype[index] == SIMPLEST_KIND
+        and model.actuator_dyntype[index] == SIMPLEST_KIND
         and not model.actuator_forcelimited[index]
         and not model.jnt_actfrclimited[joint]
     )

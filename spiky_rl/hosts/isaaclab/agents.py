@@ -11,6 +11,7 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from spiky_rl.config import registry, spec
@@ -97,7 +98,10 @@ def _get_entry(library: str) -> str:
 
 
 def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, action: str) -> spec.AgentSpec:
-    merged = spec.resolve_agent(agent, task, defaults, task_spec=spec.load_task(task), host=HOST.title)
+    resolve = partial(
+        spec.resolve_agent, agent, task, defaults, task_spec=spec.load_task(task), host=HOST.title
+    )
+    merged = resolve()
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
             f"--agent {agent}: needs a teacher, for which isaaclab train has no option; use spiky train --teacher RUN"
@@ -106,10 +110,7 @@ def _merge_agent(task: str, agent: str, defaults: PlainMapping, library: str, ac
         return merged
     command.require_exportable(agent, library, merged.network)
     # LEAPP traces torch operations and cannot trace compiled kernels
-    overrides = [] if merged.network is None else ["agent.network.backend=torch"]
-    return spec.resolve_agent(
-        agent, task, defaults, overrides, task_spec=spec.load_task(task), host=HOST.title
-    )
+    return merged if merged.network is None else resolve(["agent.network.backend=torch"])
 
 
 def _change_cfg(registered: Any, config: PlainMapping) -> None:

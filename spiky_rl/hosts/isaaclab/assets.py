@@ -27,7 +27,7 @@ from spiky_rl.hosts.isaaclab.local_assets import (
     GROUND,
     AssetError,
     build_assets,
-    newton_version,
+    get_newton_version,
 )
 
 logger = logging.getLogger(__name__)
@@ -66,10 +66,10 @@ def configure_assets(mode: str) -> str:
         require_not_imported(get_asset_server())
         logger.info("Isaac Lab fetches the robots and the ground from %s", get_asset_server())
         return f"nucleus ({get_asset_server()})"
-    derived = local_asset_root()
+    derived = get_local_asset_root()
     require_not_imported(str(derived))
     os.environ[ROOT] = str(derived)
-    return f"local (look-alikes {FILE_VERSION}, derived from Newton {newton_version()})"
+    return f"local (look-alikes {FILE_VERSION}, derived from Newton {get_newton_version()})"
 
 
 def _get_user_root() -> str:
@@ -82,14 +82,14 @@ def _get_user_root() -> str:
     return root
 
 
-def local_asset_root() -> Path:
+def get_local_asset_root() -> Path:
     """Return the folder of the local assets, built on first use. Raises AssetError."""
 
     def build(folder: Path) -> None:
-        logger.info("deriving robots and ground from Newton %s in the cache", newton_version())
-        build_assets(newton_folder(), folder)
+        logger.info("deriving robots and ground from Newton %s in the cache", get_newton_version())
+        build_assets(get_newton_folder(), folder)
 
-    return make_cached_folder(f"isaaclab-assets-newton-{newton_version()}-layout-{FILE_VERSION}", build)
+    return make_cached_folder(f"isaaclab-assets-newton-{get_newton_version()}-layout-{FILE_VERSION}", build)
 
 
 @contextlib.contextmanager
@@ -201,11 +201,11 @@ def probe_url(address: str) -> str:
         return str(error) or type(error).__name__
 
 
-def newton_folder() -> Path:
+def get_newton_folder() -> Path:
     """Return the folder of the installed Newton's example assets. Raises UserError if it is missing."""
     folder = require_module("newton", "isaaclab").parent / "examples/assets"
     if not folder.is_dir():
         raise AssetError(
-            f"Newton {newton_version()} lacks its example assets: pip install --force-reinstall newton"
+            f"Newton {get_newton_version()} lacks its example assets: pip install --force-reinstall newton"
         )
     return folder

@@ -13,9 +13,9 @@ from spiky_rl.hosts.isaaclab.workflows import Env
 if TYPE_CHECKING:
     from isaaclab.envs import DirectRLEnv, ManagerBasedRLEnv
 
-FAR = 1e9
+MAX_VALID_VALUE = 1e9
 """Maximum absolute position or velocity (m, rad, per second) of a valid world; its square is still a finite float32."""
-WINDOW = 100
+WINDOW_STEPS = 100
 """Control steps that the running count of resets covers. If the count exceeds the number of worlds, over 1 % of all steps broke."""
 PENALTIES = ("is_terminated", "terminated_penalty")
 """Isaac Lab's reward terms for termination alone, which also apply to a broken world."""
@@ -34,9 +34,9 @@ class BrokenWorlds:
         self.count = torch.zeros((), dtype=torch.long, device=env.device)
         """Number of broken worlds since the start."""
         self.recent = torch.zeros((), device=env.device)
-        """Running count of broken worlds, see `WINDOW`."""
+        """Running count of broken worlds, see `WINDOW_STEPS`."""
         self.sizes = self.sizes_before = torch.zeros(0, env.num_envs, device=env.device)
-        """Maximum of every quantity in every world, [Q, B], in the latest and the previous step, before resets."""
+        """Maximum absolute value of every quantity in every world, [Q, B], in the latest and the previous step, before resets."""
         if isinstance(env, ManagerBasedRLEnv):
             self._follow_managers(env)
         elif isinstance(env, DirectRLEnv):
@@ -71,14 +71,14 @@ class BrokenWorlds:
         sizes = [values.abs().flatten(1).amax(1) for values in self.get_quantities().values()]
         if sizes:
             self.sizes = torch.stack(sizes)
-            self.mask = ~(self.sizes <= FAR).all(0)  # NaN is not below anything
+            self.mask = ~(self.sizes <= MAX_VALID_VALUE).all(0)  # NaN is not below anything
         number = self.mask.sum()
         self.count += number
-        self.recent = self.recent * (1.0 - 1.0 / WINDOW) + number
+        self.recent = self.recent * (1.0 - 1.0 / WINDOW_STEPS) + number
 
     def describe(self) -> str:
         """Return a phrase with a broken quantity, its value one step before, and the number of worlds. Waits for the device."""
-        which, world = (int(index) for index in (~(self.sizes <= FAR)).nonzero()[0])
+        which, world = (int(index) for index in (~(self.sizes <= MAX_VALID_VALUE)).nonzero()[0])
         name, now = list(self.get_quantities())[which], float(self.sizes[which, world])
         before = f" after {float(self.sizes_before[which, world]):.3g}" if len(self.sizes_before) else ""
         hit = f"{int(self.mask.sum())} of {len(self.mask)} environments, the first is {world}"

@@ -6,13 +6,13 @@ import contextlib
 import ctypes
 import importlib.util
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spiky_rl.config.errors import format_install_command
 from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.isaaclab.workflows import WrappedEnv
+from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
@@ -78,9 +78,9 @@ def halve_picture(picture: np.ndarray) -> np.ndarray:
 class IsaacLabCamera:
     """Camera that follows the robot of environment 0; needs Newton physics. Raises GraphicsError if rendering is not available."""
 
-    def __init__(self, env: WrappedEnv) -> None:
+    def __init__(self, env: Any) -> None:
         setup_graphics()
-        self.env = env.unwrapped
+        self.env: Env = env.unwrapped
         if "newton" not in self.env.sim.physics_manager.__name__.lower():
             raise GraphicsError(
                 f"video: not available with {self.env.sim.physics_manager.__name__}; use physics=newton_mjwarp"

@@ -35,13 +35,13 @@ SOLVER_CHOICES = {
     "cone": ("pyramidal", "elliptic", "0", "1"),
 }
 """Fields of MuJoCo-Warp's solver configuration, and their values: names, in upper or lower case, and MuJoCo's constants for them."""
-MAY_BE_ZERO = ("update_data_interval",)
+ZERO_COUNTS = ("update_data_interval",)
 """Counts of a solver that are positive by default and may be 0."""
 MIN_NORMAL_FLOAT = 1.2e-38
 """Smallest normal 32-bit float."""
-COUNT = re.compile(r"(^|_)(iterations|substeps)$")
+COUNT_PATTERN = re.compile(r"(^|_)(iterations|substeps)$")
 """Pattern of the names of a solver's counts."""
-NOT_NEGATIVE = re.compile(
+NONNEGATIVE_PATTERN = re.compile(
     r"\.(mass|density|stiffness|damping|armature|((static|dynamic|viscous)_)?friction|(effort|velocity)_limit(_sim)?)(\.|$)"
 )
 """Pattern of the paths of quantities that must not be negative."""
@@ -108,7 +108,7 @@ def check_values(path: str, value: object, current: object) -> None:
         return
     if not isinstance(value, list | tuple):
         value = (value,)
-    elif current and _is_vector(current) and len(value) != len(current):
+    elif current and _is_vector(current) and not (len(value) == len(current) and _is_vector(tuple(value))):
         raise UserError(f"{path}: expected {len(current)} numbers such as {current}, got {shorten(value)}")
     for number in value:
         if is_number(number):
@@ -139,7 +139,7 @@ def _check_field_number(path: str, number: float, current: object) -> None:
     """Raise UserError if ``number`` at ``path`` is out of range; ``current``: the present value."""
     _check_representable(path, number, current)
     name = path.rpartition(".")[2]
-    if COUNT.search(name):
+    if COUNT_PATTERN.search(name):
         check_number(path, number, int, low=1, high=100_000)
     elif (
         is_number(current)
@@ -148,9 +148,9 @@ def _check_field_number(path: str, number: float, current: object) -> None:
         and path.removeprefix("env.") not in BOUNDS
     ):
         # a solver setting that is positive now must not become negative, and most counts must stay at least 1
-        is_from_one = isinstance(current, int) and name not in MAY_BE_ZERO
+        is_from_one = isinstance(current, int) and name not in ZERO_COUNTS
         check_number(path, number, type(number), low=1 if is_from_one else 0)
-    elif NOT_NEGATIVE.search(path):
+    elif NONNEGATIVE_PATTERN.search(path):
         check_number(path, number, type(number), low=0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.config.errors import suggest_name
+from spiky_rl.config.errors import get_error_text, shorten, suggest_name
 from spiky_rl.hosts.base import OverrideError
 from spiky_rl.hosts.isaaclab.cfg_checks import (
     check_null_allowed,
@@ -21,9 +21,9 @@ from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 if TYPE_CHECKING:
     from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
 
-PLAIN = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneType"}
+PLAIN_TYPES = {"bool", "int", "float", "str", "list", "tuple", "dict", "None", "NoneType"}
 """Types in annotations whose values can all be written as text."""
-SIMILAR = {"float": "int", "list": "tuple", "tuple": "list"}
+COMPATIBLE_TYPE = {"float": "int", "list": "tuple", "tuple": "list"}
 """Type in an annotation -> another type whose values it takes."""
 
 
@@ -56,7 +56,10 @@ def apply_override(env_cfg: EnvCfg, path: str, text: str) -> None:
     owner, leaf = _find_owner(env_cfg, path)
     current = get_fields(owner)[leaf]
     declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
-    value = parse(text)
+    try:
+        value = parse(text)
+    except (TypeError, MemoryError) as error:  # of a set with a list in it, and of thousands of brackets
+        raise OverrideError(f"{path}: {shorten(text)} is not a value: {get_error_text(error)}") from None
     if fields := get_fields(current):
         if value is not None or path.count(".") == 1:
             raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields)}")
@@ -100,6 +103,10 @@ def is_compatible(value: object, current: object, declared: str) -> bool:
         return True
     if current is None:
         # a field of no declared type, or of a class of Isaac Lab's own, may have any value
-        return not named or not PLAIN.issuperset(named) or any(SIMILAR.get(name) == kind for name in named)
+        return (
+            not named
+            or not PLAIN_TYPES.issuperset(named)
+            or any(COMPATIBLE_TYPE.get(name) == kind for name in named)
+        )
     kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
     return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})

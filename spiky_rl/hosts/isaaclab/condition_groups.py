@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,13 +11,10 @@ from torch import Tensor
 
 from spiky_rl.hosts.condition_groups import ConditionGroups
 from spiky_rl.hosts.environment import seed_torch
-from spiky_rl.hosts.isaaclab.conditions import (
-    CONDITIONS,
-    EnvGroup,
-    EvalCondition,
-    get_newton_solver,
-    map_values_to_sensors,
-)
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+from spiky_rl.hosts.isaaclab.conditions.base import EnvGroup, EvalCondition
+from spiky_rl.hosts.isaaclab.conditions.requirements import get_newton_solver
+from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
 from spiky_rl.hosts.isaaclab.history import make_history_layout
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.learners.common.inference_policy import InferencePolicy
@@ -104,7 +102,7 @@ class IsaacLabConditionGroups(ConditionGroups):
         seen = self.frames.assemble(
             torch.cat([c.perturb_observations(values[c.group.ids]) for c in self.conditions])
         )
-        perturbed, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
+        perturbed, parts = obs.copy(), seen.split([math.prod(shape) for shape in self.shapes], dim=1)
         for group, part, shape in zip(self.groups, parts, self.shapes, strict=True):
             perturbed[group] = part.unflatten(1, shape)
         return perturbed

@@ -15,19 +15,9 @@ from typing import TYPE_CHECKING, Any, override
 
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 
-from spiky_rl.config.modules import load_module
-from spiky_rl.config.registry import RegistryError, suggest_name
-from spiky_rl.hosts.base import (
-    OverrideError,
-    SimulationOptions,
-    UnknownTask,
-    make_unknown_task,
-)
-from spiky_rl.hosts.environment import (
-    Stopwatch,
-    TimedEnvironment,
-    initialise_warp,
-)
+from spiky_rl.config.registry import suggest_name
+from spiky_rl.hosts.base import OverrideError, SimulationOptions, make_unknown_task
+from spiky_rl.hosts.environment import Stopwatch, TimedEnvironment, initialise_warp, log_prints
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, explain_missing_asset, is_local_root
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.cfg_checks import (
@@ -38,13 +28,13 @@ from spiky_rl.hosts.isaaclab.cfg_checks import (
     get_fields,
 )
 from spiky_rl.hosts.isaaclab.cfg_fields import apply_override, to_plain_dict
+from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
 from spiky_rl.hosts.isaaclab.physics_selection import translate_errors
 from spiky_rl.hosts.isaaclab.tasks import get_possible_ids
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 from spiky_rl.hosts.robot_measures import RobotMeasures
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.condition_groups import ConditionGroups
     from spiky_rl.hosts.isaaclab.camera import IsaacLabCamera
 
 logger = logging.getLogger(__name__)
@@ -60,19 +50,13 @@ NOISY_LOGGERS = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 def resolve_task(name: str) -> str:
     """Return the registered id of ``name``, with or without Isaac Lab 2's ``-v0``. Raises UnknownTask with the nearest ids.
 
-    ``name`` may begin with the module or ``.py`` file that registers the task, and a colon.
+    ``name`` may begin with the module or ``.py`` file that has registered the task, and a colon.
     """
     import gymnasium
 
     _register_tasks()
-    module, _, stem = name.rpartition(":")
-    if module:
-        try:
-            load_module(module)
-        except RegistryError as error:
-            raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    for task in get_possible_ids(stem):
+    for task in get_possible_ids(name.rpartition(":")[2]):
         if task in known:
             return task
     raise make_unknown_task("task", name, known)
@@ -121,18 +105,18 @@ def load_configs(
     with silence_isaaclab():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
         choices, values = _split_overrides(overrides or [], presets)
+        env_cfg: Any
         try:
             env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
         except ValueError as error:  # Isaac Lab raises it for an unknown preset
             raise OverrideError(str(error)) from error
         agent = to_plain_dict(agent_cfg)
     for key, value in values:
-        apply_override(env_cfg, key, value)  # type: ignore[arg-type]
+        apply_override(env_cfg, key, value)
     for check in (check_bounds, check_solver_names, check_delays):
-        check(env_cfg)  # type: ignore[arg-type]
-    scene: Any = env_cfg.scene  # type: ignore[attr-defined]
+        check(env_cfg)
     changed = [key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene.")]
-    check_scene(env_cfg, [name for name in changed if getattr(scene, name, "") is None])  # type: ignore[arg-type]
+    check_scene(env_cfg, [name for name in changed if getattr(env_cfg.scene, name, "") is None])
     return env_cfg, agent
 
 
@@ -265,20 +249,20 @@ def silence_isaaclab() -> Iterator[None]:
     levels = [(item, item.level) for item in (root, *root.handlers, *noisy)]
     for item in noisy:
         item.setLevel(logging.ERROR)
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(isaaclab|newton|warp)")
-            yield
-    finally:
-        for item, level in levels:
-            item.setLevel(level)
-        for line in printed.getvalue().splitlines():
-            logger.debug("Isaac Lab: %s", line)
+    with log_prints("Isaac Lab"):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=FutureWarning, module=r"(isaaclab|newton|warp)")
+                yield
+        finally:
+            for item, level in levels:
+                item.setLevel(level)
 
 
 class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
     """rsl_rl environment of Isaac Lab, with a stopwatch and a check for non-finite values."""
+
+    condition_groups_class = IsaacLabConditionGroups
 
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
         with silence_isaaclab():
@@ -315,29 +299,23 @@ class IsaacLabVecEnv(TimedEnvironment, RslRlVecEnvWrapper):
             if kind == JointType.PRISMATIC
         )
 
-    @override
-    def _get_condition_groups_class(self) -> type[ConditionGroups]:
-        from spiky_rl.hosts.isaaclab.condition_groups import IsaacLabConditionGroups
-
-        return IsaacLabConditionGroups
-
     def open_camera(self) -> IsaacLabCamera:
         """Return a camera on environment 0."""
         from spiky_rl.hosts.isaaclab.camera import IsaacLabCamera
 
-        return IsaacLabCamera(self)  # type: ignore[arg-type]
+        return IsaacLabCamera(self)
 
     @override
     def get_live_views(self) -> Sequence[Any]:
         from spiky_rl.hosts.isaaclab.live.setup import get_visualizers
 
-        return get_visualizers(self)  # type: ignore[arg-type]
+        return get_visualizers(self)
 
     @override
     def set_default_camera(self, follows: bool = False) -> None:
         from spiky_rl.hosts.isaaclab.live.setup import set_default_camera
 
-        set_default_camera(self, follows)  # type: ignore[arg-type]
+        set_default_camera(self, follows)
 
     @staticmethod
     def make_deterministic(seed: int) -> None:

@@ -109,7 +109,7 @@ def build_assets(source: Path, root: Path) -> None:
         layer.Export(str(root / target))
 
 
-def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
+def load_mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
     """Return MuJoCo's specification and compiled model of the MJCF file at ``path``."""
     mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
     spec = mujoco.MjSpec.from_file(str(path))
@@ -120,9 +120,9 @@ def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
 
 def copy_mjcf_parameters(layer: UsdLayer, path: Path) -> None:
     """Copy the parameters of bodies, shapes and joints from the robot's MJCF model at ``path`` to a ``layer``."""
-    spec, model = mjcf_model(path)
+    spec, model = load_mjcf_model(path)
     materials: dict[tuple[float, ...], UsdPrim] = {}
-    for prim in iterate_prims(layer):
+    for prim in list_prims(layer):
         if "physics:density" in prim.attributes:
             shapes = prim.nameChildren["collisions"].nameChildren
             set_attribute(prim, "physics:density", "Float", spec.geom(shapes[0].name).density)
@@ -181,7 +181,7 @@ def remove_collision_groups(layer: UsdLayer) -> None:
     In Newton, a shape of a group collides only within its group, and so not with the ground. The groups only disable collisions
     of neighbours, which joints already do.
     """
-    for prim in iterate_prims(layer):
+    for prim in list_prims(layer):
         if prim.typeName == "PhysicsCollisionGroup":
             del prim.nameParent.nameChildren[prim.name]
 
@@ -190,12 +190,12 @@ def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
     """Rename joints of a ``layer`` by old and new ``names``. Raises AssetError for a missing joint."""
     from pxr import Sdf
 
-    joints = {prim.name: prim.path for prim in iterate_prims(layer) if prim.typeName.endswith("Joint")}
+    joints = {prim.name: prim.path for prim in list_prims(layer) if prim.typeName.endswith("Joint")}
     edits = Sdf.BatchNamespaceEdit()
     for old, new in names.items():
         if old not in joints:
             raise AssetError(
-                f"Newton {newton_version()} has no humanoid joint {old}: another version is needed"
+                f"Newton {get_newton_version()} has no humanoid joint {old}: another version is needed"
             )
         edits.Add(Sdf.NamespaceEdit.Rename(joints[old], new))
     if not layer.Apply(edits):
@@ -204,7 +204,7 @@ def rename_joints(layer: UsdLayer, names: Mapping[str, str]) -> None:
 
 def set_colors(layer: UsdLayer) -> None:
     """Colour the shapes of a ``layer`` by `COLORS`, because Newton's assets have no materials."""
-    for prim in iterate_prims(layer):
+    for prim in list_prims(layer):
         if prim.typeName in ("Capsule", "Cube", "Sphere"):
             colour = next(colour for pattern, colour in COLORS if re.search(pattern, str(prim.path)))
             set_attribute(prim, "primvars:displayColor", "Color3fArray", [colour])
@@ -228,14 +228,14 @@ def apply_schema(prim: UsdPrim, name: str) -> None:
     prim.SetInfo("apiSchemas", Sdf.TokenListOp.Create(prependedItems=[*applied.prependedItems, name]))
 
 
-def iterate_prims(layer: UsdLayer) -> list[UsdPrim]:
+def list_prims(layer: UsdLayer) -> list[UsdPrim]:
     """Return every prim of a ``layer``."""
     paths: list[Any] = []
     layer.Traverse("/", paths.append)
     return [layer.GetPrimAtPath(path) for path in paths if path.IsPrimPath()]
 
 
-def newton_version() -> str:
+def get_newton_version() -> str:
     """Return the version of the installed Newton. Raises AssetError if it is not installed."""
     try:
         return importlib.metadata.version("newton")

@@ -10,9 +10,10 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from spiky_rl.config.errors import UserError, format_install_command, require_module
-from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 NATIVE, AUTO, WARP = "mujoco", "auto", "newton_mjwarp"
 """Names of `isaaclab_mujoco.selection`."""
@@ -47,7 +48,7 @@ def apply_physics(env_cfg: EnvCfg, physics: str, device: str) -> str:
         return selection.apply_physics(env_cfg, physics, device)
 
 
-def get_solver_name(env: WrappedEnv, name: str) -> str:
+def get_solver_name(env: Any, name: str) -> str:
     """Return the name of the backend that steps the worlds of ``env`` after its reset; ``name`` is the configured one."""
     with translate_errors():
         from isaaclab_mujoco import selection

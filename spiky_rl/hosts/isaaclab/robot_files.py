@@ -61,7 +61,7 @@ FREE, BALL, SLIDE, HINGE = range(4)
 """MuJoCo's joint types."""
 PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
 """MuJoCo's geom types."""
-UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
+UNSUPPORTED_FEATURES = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
 """Unsupported features, by MuJoCo's counts."""
 
 
@@ -112,7 +112,7 @@ def load_mujoco_model(path: Path) -> MjModel:
 
 def list_unsupported(model: MjModel) -> list[str]:
     """Return the features of a ``model`` that a robot may not have, in words."""
-    faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
+    faults = [text for count, text in UNSUPPORTED_FEATURES.items() if getattr(model, count)]
     balls = numpy.flatnonzero(model.jnt_type == BALL)
     faults += [f"the ball joint {model.joint(i).name!r}" for i in balls]
     several = numpy.flatnonzero(model.body_jntnum > 1)
@@ -216,18 +216,13 @@ def get_body_name(model: MjModel, body: int) -> str:
 
 def get_prim_path(model: MjModel, body: int) -> str:
     """Return the path on the stage of a ``model``'s ``body``, given by index."""
-    return f"/robot/{to_usd_identifier(get_body_name(model, body))}"
+    return f"/robot/{Tf.MakeValidIdentifier(get_body_name(model, body))}"
 
 
 def get_geom_path(model: MjModel, number: int) -> str:
     """Return the path on the stage of a ``model``'s geom, given by index."""
-    name = to_usd_identifier(model.geom(number).name or f"geom_{number}")
+    name = Tf.MakeValidIdentifier(model.geom(number).name or f"geom_{number}")
     return f"{get_prim_path(model, int(model.geom_bodyid[number]))}/{name}"
-
-
-def to_usd_identifier(name: str) -> str:
-    """Return ``name`` as a valid USD identifier."""
-    return Tf.MakeValidIdentifier(name)
 
 
 def define_prim(schema: UsdSchema, stage: UsdStage, path: str) -> Any:
@@ -271,7 +266,7 @@ def add_joint(stage: UsdStage, model: MjModel, data: MjData, body: int) -> None:
     else:
         kind, name = model.jnt_type[number], model.joint(number).name
         schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint
-    joint = define_prim(schema, stage, f"/robot/joints/{to_usd_identifier(name or f'joint_{number}')}")
+    joint = define_prim(schema, stage, f"/robot/joints/{Tf.MakeValidIdentifier(name or f'joint_{number}')}")
     joint.CreateBody0Rel().SetTargets([get_prim_path(model, parent)])
     joint.CreateBody1Rel().SetTargets([get_prim_path(model, body)])
     anchor, axis_rotation = Gf.Vec3d(0.0), Gf.Quatd(1.0)

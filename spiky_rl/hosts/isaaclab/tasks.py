@@ -14,17 +14,17 @@ from spiky_rl.hosts.base import read_registered_ids
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
-OWN = "Spiky-Velocity-Flat-Go1"
+OWN_TASK = "Spiky-Velocity-Flat-Go1"
 GO1 = "isaaclab_tasks.contrib.velocity.config.go1.agents"
 """Package of Isaac Lab's PPO configurations for its flat velocity task of the same robot."""
 
 
 PREFIXES = ("Isaac-", "IsaacContrib-", "Spiky-")
-"""Prefixes of the ids of Isaac Lab's tasks and of `OWN`."""
+"""Prefixes of the ids of Isaac Lab's tasks and of `OWN_TASK`."""
 ENV_CFG = "env_cfg_entry_point"
 """Keyword argument of every task of Isaac Lab in gymnasium's registry."""
 OUR_ENTRIES = ("spiky_rl.", "isaaclab_mujoco.")
-"""Entry points that register no tasks beyond `OWN`."""
+"""Entry points that register no tasks beyond `OWN_TASK`."""
 EXTENSIONS = "isaaclab.tasks"
 """Entry point group of packages that register tasks with Isaac Lab."""
 
@@ -59,7 +59,7 @@ def _get_registry() -> Mapping[str, EnvSpec]:
 def list_registered_ids() -> frozenset[str]:
     """Return the ids that Isaac Lab and this package register, without importing it; empty as for `read_registered_ids`."""
     ids = read_registered_ids("isaaclab_tasks", EXTENSIONS, OUR_ENTRIES, _iterate_ids)
-    return ids | {OWN} if ids else ids
+    return ids | {OWN_TASK} if ids else ids
 
 
 def _iterate_ids(text: str) -> Iterator[ast.expr]:
@@ -74,9 +74,9 @@ def register_tasks() -> None:
     """Register our task with gymnasium, once."""
     import gymnasium
 
-    if OWN not in gymnasium.registry:
+    if OWN_TASK not in gymnasium.registry:
         gymnasium.register(
-            id=OWN,
+            id=OWN_TASK,
             entry_point="isaaclab.envs:ManagerBasedRLEnv",
             disable_env_checker=True,
             kwargs={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from isaaclab.envs import (
@@ -18,12 +18,3 @@ type Env = "ManagerBasedRLEnv | DirectRLEnv | ManagerBasedRLEnvWarp"
 """Environment without wrappers."""
 type EnvCfg = "ManagerBasedRLEnvCfg | DirectRLEnvCfg | DirectMARLEnvCfg"
 """Configuration of an environment."""
-
-
-class WrappedEnv(Protocol):
-    """Environment in any wrappers; gymnasium's wrappers do not type the inner environment better."""
-
-    @property
-    def unwrapped(self) -> Env:
-        """Environment without wrappers."""
-        ...  # pylint: disable=unnecessary-ellipsis

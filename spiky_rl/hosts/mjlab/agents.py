@@ -16,9 +16,11 @@ from spiky_rl.config.errors import UserError
 
 
 def find_agent(name: str) -> tuple[str, str] | None:
-    """Return (task, agent) of a task's id with an agent's name, or None if the name ends with no agent's."""
-    task, _, agent = name.rpartition("-")
-    return (task, agent) if task and agent in registry.list_names("agents") else None
+    """Return (task, agent) of a task's id with an agent's name, or None if the name ends with no agent's; the longest counts."""
+    agents = [agent for agent in registry.list_names("agents") if name.endswith(f"-{agent}")]
+    agent = max(agents, key=len, default="")
+    task = name.removesuffix(f"-{agent}")
+    return (task, agent) if agent and task else None
 
 
 def register_agent(task: str, agent: str) -> str:

@@ -11,10 +11,8 @@ from typing import Any
 from mjlab.rl import MjlabOnPolicyRunner, RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
 
 from spiky_rl.config.spec import SpecError, resolve_agent
+from spiky_rl.hosts.mjlab.host import HOST
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
-
-TITLE = "mjlab"
-"""Name of the host for users."""
 
 
 @dataclass
@@ -82,7 +80,7 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
         SpecError: There is no such agent, or mjlab's command cannot train it.
     """
     defaults = convert_to_agent_layout(rl_cfg)
-    spec = resolve_agent(agent, task, defaults, host=TITLE)
+    spec = resolve_agent(agent, task, defaults, host=HOST.title)
     if spec.runner["algorithm"].get("distillation_cfg"):
         raise SpecError(
             f"{agent}: needs a teacher, for which mjlab's train has no option; use spiky train --teacher RUN"
@@ -92,15 +90,11 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
             f"{agent}: needs the history of observations in the task's own groups; use spiky train"
         )
     config = get_learner(DEFAULT_LEARNER).make_registered_cfg(spec, defaults)
-    changed: dict[str, Any] = {
-        "actor": _make_part(config["actor"], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg)),
-        "critic": _make_part(config["critic"], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg)),
-        "algorithm": _make_part(config["algorithm"], (RslRlPpoAlgorithmCfg, SpikingPpoAlgorithmCfg)),
-    }
-    for field in dataclasses.fields(rl_cfg):
-        if field.name in config and field.name not in changed:
-            changed[field.name] = config[field.name]
-    return dataclasses.replace(rl_cfg, **changed)
+    values = {field.name: config[field.name] for field in dataclasses.fields(rl_cfg) if field.name in config}
+    for role in ("actor", "critic"):
+        values[role] = _make_part(config[role], (RslRlModelCfg, SpikingModelCfg, BurnInMLPModelCfg))
+    values["algorithm"] = _make_part(config["algorithm"], (RslRlPpoAlgorithmCfg, SpikingPpoAlgorithmCfg))
+    return dataclasses.replace(rl_cfg, **values)
 
 
 def _make_part(settings: Mapping[str, Any], classes: tuple[type[Any], ...]) -> Any:

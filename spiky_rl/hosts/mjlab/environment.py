@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 from collections.abc import Iterator
 from typing import override
@@ -17,11 +16,7 @@ from mjlab.rl import RslRlVecEnvWrapper
 from mjlab.utils.random import seed_rng
 
 from spiky_rl.hosts.base import SimulationOptions
-from spiky_rl.hosts.environment import (
-    Stopwatch,
-    TimedEnvironment,
-    initialise_warp,
-)
+from spiky_rl.hosts.environment import Stopwatch, TimedEnvironment, initialise_warp, log_prints
 from spiky_rl.hosts.robot_measures import RobotMeasures
 from spiky_rl.metrics.video import scale_frame
 
@@ -29,18 +24,6 @@ log = logging.getLogger(__name__)
 
 ROBOT = "robot"
 """Name of the entity whose distance is measured; the tasks of mjlab with a robot use it."""
-
-
-@contextlib.contextmanager
-def silence_mjlab() -> Iterator[None]:
-    """Redirect the prints of mjlab, Warp and MuJoCo to the debug log."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            yield
-    finally:
-        for line in printed.getvalue().splitlines():
-            log.debug("mjlab: %s", line)
 
 
 @contextlib.contextmanager
@@ -55,17 +38,17 @@ def open_environment(
     if not log.isEnabledFor(logging.DEBUG):
         # Warp announces every kernel that it loads, also during a training
         warp.config.log_level = warp.LOG_WARNING
-    with silence_mjlab():
+    with log_prints("mjlab"):
         initialise_warp()
         if options.deterministic:
             seed_rng(env_cfg.seed or 0, torch_deterministic=True)
         env = ManagerBasedRlEnv(env_cfg, device, render_mode="rgb_array" if options.video else None)
     try:
-        with silence_mjlab():
+        with log_prints("mjlab"):
             wrapped = MjlabVecEnv(env, options.clip_actions)
         yield wrapped
     finally:
-        with silence_mjlab():
+        with log_prints("mjlab"):
             env.close()
 
 

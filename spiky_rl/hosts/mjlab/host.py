@@ -10,12 +10,11 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
 from spiky_rl.config.errors import format_install_command, require_module
-from spiky_rl.config.modules import load_module
 from spiky_rl.config.options import UserError
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.base import (
@@ -45,7 +44,6 @@ class MjlabTask(HostTask):
     """A task of mjlab with its training configuration."""
 
     physics = "mujoco_warp"
-    assets = "mjlab's own"
 
     def __init__(self, request: TaskRequest) -> None:
         from mjlab.tasks.registry import load_env_cfg, load_rl_cfg
@@ -57,7 +55,7 @@ class MjlabTask(HostTask):
             raise UserError(
                 f"--rl_library {request.learner.name}: not available on tasks of mjlab; allowed: {DEFAULT_LEARNER}"
             )
-        self.id = request.name
+        self.id, self.assets = request.name, request.assets
         self.description = f"{self.id} of mjlab {importlib.metadata.version('mjlab')}"
         self.env_cfg: ManagerBasedRlEnvCfg = load_env_cfg(self.id)
         values = request.flatten_task_env()
@@ -85,17 +83,11 @@ class MjlabTask(HostTask):
         return NUM_ENVS[device.partition(":")[0]]
 
     @override
-    def configure(self, device: str, num_envs: int, seed: int) -> None:
-        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, seed
-
-    @override
-    @contextmanager
-    def open(self, device: str, num_envs: int, options: SimulationOptions) -> Iterator[Any]:
+    def open(self, device: str, num_envs: int, options: SimulationOptions) -> AbstractContextManager[Any]:
         from spiky_rl.hosts.mjlab.environment import open_environment
 
-        self.configure(device, num_envs, options.seed)
-        with open_environment(self.env_cfg, device, options) as env:
-            yield env
+        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, options.seed
+        return open_environment(self.env_cfg, device, options)
 
     @override
     def write_params(self, folder: Path, runner_cfg: Mapping[str, Any]) -> None:
@@ -108,19 +100,17 @@ class MjlabTask(HostTask):
 class Mjlab(Host):
     """mjlab 1.6: manager-based tasks on MuJoCo Warp."""
 
-    name = "mjlab"
-    title = "mjlab"
+    name, title, assets = "mjlab", "mjlab", "mjlab's own"
     abilities = frozenset({VIDEO})
     distributions = ("mjlab", "mujoco", "mujoco-warp", "warp-lang", "torch")
     code_packages = ("mjlab",)
 
     @override
     def owns(self, task: str) -> bool:
-        registered_id = task.rpartition(":")[2]
-        if registered_id in self.list_tasks():
+        if task in self.list_tasks():
             return True
         # without mjlab, or with packages that register tasks, not all ids are known
-        return not list_registered_ids() and registered_id.startswith(PREFIX)
+        return not list_registered_ids() and task.startswith(PREFIX)
 
     @override
     def list_tasks(self) -> Collection[str]:
@@ -137,28 +127,17 @@ class Mjlab(Host):
             require_module("av", "video")
 
     @override
-    def configure_assets(self, source: str) -> str:
-        if source == "nucleus":
-            raise UserError(
-                "--assets nucleus: not available on tasks of mjlab, which ships its robots; allowed: auto, local"
-            )
-        return MjlabTask.assets
-
-    @override
     def resolve_task(self, name: str) -> str:
-        from spiky_rl.hosts.mjlab.environment import silence_mjlab
+        from spiky_rl.hosts.environment import log_prints
 
-        with silence_mjlab():
+        with log_prints("mjlab"):
             import mjlab.tasks  # noqa: F401  # pylint: disable=unused-import  # registers them
             from mjlab.tasks.registry import list_tasks
 
-        module, _, stem = name.rpartition(":")
-        if module:
-            load_module(module)
-        known = list_tasks()
-        if stem not in known:
+        registered_id, known = name.rpartition(":")[2], list_tasks()
+        if registered_id not in known:
             raise make_unknown_task("task", name, known)
-        return stem
+        return registered_id
 
     @override
     def load_task(self, request: TaskRequest) -> HostTask:

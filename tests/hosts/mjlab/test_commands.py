@@ -123,7 +123,6 @@ def test_a_task_file_takes_out_a_term_and_a_cell_of_a_study_names_the_physics():
 
 def open_task(name, *overrides):
     task = find_host(name).load_task(TaskRequest(name, get_learner(DEFAULT_LEARNER), overrides=overrides))
-    task.configure("cpu", 4, 0)
     return task.open("cpu", 4, SimulationOptions(seed=0))
 
 

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from spiky_rl.config import registry
 from spiky_rl.hosts import find_host
 from spiky_rl.hosts.base import UnknownTask
 from spiky_rl.hosts.mjlab import agents, host
@@ -25,9 +26,11 @@ def test_without_mjlab_the_line_that_installs_it_is_the_answer():
         find_host("Mjlab-Cartpole-Balance").require_installed()
 
 
-def test_the_agent_of_a_registered_id_is_its_last_part():
+def test_the_agent_of_a_registered_id_is_its_last_part(monkeypatch):
     assert agents.find_agent("Mjlab-Cartpole-Balance-lif_ppo") == ("Mjlab-Cartpole-Balance", "lif_ppo")
     assert agents.find_agent("Mjlab-Cartpole-Balance") is None and agents.find_agent("lif_ppo") is None
+    monkeypatch.setattr(registry, "list_names", lambda kind: ["ppo", "my-ppo"])
+    assert agents.find_agent("Mjlab-Cartpole-Balance-my-ppo") == ("Mjlab-Cartpole-Balance", "my-ppo")
 
 
 @with_mjlab

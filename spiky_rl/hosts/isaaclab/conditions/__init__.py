@@ -10,33 +10,15 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from spiky_rl.config.registry import suggest_name
+from spiky_rl.hosts.isaaclab.condition_names import ROBUSTNESS_NAMES
 from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
-from spiky_rl.hosts.isaaclab.conditions.base import ConditionError, EnvGroup, EvalCondition, Nominal
-from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, find_robot
-from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject, get_newton_solver
-from spiky_rl.hosts.isaaclab.conditions.sensing import map_values_to_sensors
-
-__all__ = [
-    "CONDITIONS",
-    "CONDITION_SETS",
-    "ROBUSTNESS",
-    "ConditionError",
-    "ConditionSubject",
-    "EnvGroup",
-    "EvalCondition",
-    "find_robot",
-    "find_unavailable",
-    "get_newton_solver",
-    "map_values_to_sensors",
-    "parse_conditions",
-    "remove_network_faults",
-    "require_conditions",
-    "split_names",
-]
+from spiky_rl.hosts.isaaclab.conditions.base import ConditionError, EvalCondition, Nominal
+from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push
+from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, ConditionSubject
 
 log = logging.getLogger("spiky_rl")
 
-ROBUSTNESS: Mapping[str, type[EvalCondition]] = {
+CONDITIONS: Mapping[str, type[EvalCondition]] = {
     "nominal": Nominal,
     "observation_noise": sensing.ObservationNoise,
     "sensor_dropout": sensing.SensorDropout,
@@ -44,10 +26,6 @@ ROBUSTNESS: Mapping[str, type[EvalCondition]] = {
     "push": Push,
     "mass": Mass,
     "friction": Friction,
-}
-"""Conditions for nearly every task, by name: the set ``all`` of the command line."""
-CONDITIONS: Mapping[str, type[EvalCondition]] = {
-    **ROBUSTNESS,
     **sensing.DELAY_CONDITIONS,
     "observation_held": sensing.HeldObservations,
     **damage.DAMAGES,
@@ -55,7 +33,7 @@ CONDITIONS: Mapping[str, type[EvalCondition]] = {
 }
 """Conditions by name; a new condition needs a class, a line here and its name in `condition_names`."""
 CONDITION_SETS = ("all", "stress")
-"""Names of sets: the conditions of `ROBUSTNESS`, and all others that task and agent support."""
+"""Names of sets: the conditions of `ROBUSTNESS_NAMES`, and all others that task and agent support."""
 
 
 def parse_conditions(names: str, subject: ConditionSubject | None = None) -> list[str]:
@@ -72,7 +50,7 @@ def parse_conditions(names: str, subject: ConditionSubject | None = None) -> lis
             )
         if requested.count(name) > 1:
             raise ConditionError(f"--conditions: {name!r} is named {requested.count(name)} times")
-    sets = {"all": list(ROBUSTNESS), "stress": _list_stress(subject) if "stress" in requested else []}
+    sets = {"all": ROBUSTNESS_NAMES, "stress": _list_stress(subject) if "stress" in requested else []}
     conditions = [condition for name in requested for condition in sets.get(name, [name])]
     return list(dict.fromkeys(["nominal", *conditions]))
 
@@ -84,7 +62,7 @@ def split_names(names: str) -> list[str]:
 
 def _list_stress(subject: ConditionSubject | None) -> list[str]:
     """Return the conditions of the set ``stress`` that are available for ``subject``, or all of them if it is None."""
-    names = [name for name in CONDITIONS if name not in ROBUSTNESS]
+    names = [name for name in CONDITIONS if name not in ROBUSTNESS_NAMES]
     if subject is None or not (unavailable := find_unavailable(names, subject)):
         return names
     log.info("stress leaves out on %s: %s", subject.task, _group_by_reason(unavailable))

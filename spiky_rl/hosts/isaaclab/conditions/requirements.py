@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spiky_rl.config.registry import ComponentSpec
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
-CONVOLUTIONAL = ("CNNModel",)
+CNN_MODELS = ("CNNModel",)
 """Models of rsl_rl with feature maps as hidden units."""
 EFFORT_CLASSES = ("JointEffortAction", "WeakeningEffort")
 """Classes of joint efforts that can be weakened: Isaac Lab's own, and its replacement in `motors`."""
@@ -105,7 +105,7 @@ def check_binary_spikes(subject: ConditionSubject) -> str | None:
 
 def check_neurons(subject: ConditionSubject) -> str | None:
     """Return the reason why single hidden units of the agent of ``subject`` cannot die, or None if they can."""
-    if subject.network is None and subject.model in CONVOLUTIONAL:
+    if subject.network is None and subject.model in CNN_MODELS:
         return f"the hidden units of the {subject.model} of {subject.agent} are maps, not neurons"
     return None
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 FRAME_INTERVAL_S = 0.04
 """Minimum seconds between frames."""
-PICTURE_PERIOD = 0.2
+PICTURE_INTERVAL_S = 0.2
 """Minimum seconds between pictures."""
 SHARE = 0.2
 """Maximum share of a run's time spent on frames."""
@@ -65,7 +65,7 @@ class LiveVisualizer(BaseVisualizer):
             self.follow(self.target())
         if self.picture is not None and begun >= self.picture_due and self.is_watched():
             self.show(self.picture())
-            self.picture_due = begun + PICTURE_PERIOD
+            self.picture_due = begun + PICTURE_INTERVAL_S
         spent = time.monotonic() - begun
         self.due = begun + max(FRAME_INTERVAL_S, spent / SHARE)
 

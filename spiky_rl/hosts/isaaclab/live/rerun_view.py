@@ -12,7 +12,7 @@ from PIL import Image
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, LiveVisualizer
 from spiky_rl.hosts.isaaclab.live.rerun_server import RerunServer
-from spiky_rl.hosts.isaaclab.live.setup import LOCAL
+from spiky_rl.hosts.isaaclab.live.setup import LOCAL_ADDRESS
 
 if TYPE_CHECKING:
     from isaaclab.scene_data import SceneDataProvider
@@ -38,7 +38,7 @@ class RerunView(LiveVisualizer, RerunVisualizer):
     def initialize(self, scene_data_provider: SceneDataProvider) -> None:
         """Start our server first, so that Isaac Lab starts none."""
         if self.server is None:
-            self.server = RerunServer(LOCAL, self.cfg.grpc_port, self.cfg.web_port)
+            self.server = RerunServer(LOCAL_ADDRESS, self.cfg.grpc_port, self.cfg.web_port)
         super().initialize(scene_data_provider)
 
     @override

@@ -20,7 +20,7 @@ from spiky_rl.hosts.isaaclab.camera import (
     compute_viewpoint,
     get_body_positions,
 )
-from spiky_rl.hosts.isaaclab.workflows import EnvCfg, WrappedEnv
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
@@ -35,15 +35,15 @@ REQUIREMENTS = {
     "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
 }
 """Visualizer -> modules that it imports, and the pip requirement that installs them."""
-EXTENDED = {
+OWN_VIEWS = {
     "newton_gl": ("isaaclab_visualizers.newton:NewtonGLVisualizerCfg", "NewtonGLView"),
     "viser": ("isaaclab_visualizers.viser:ViserVisualizerCfg", "ViserView"),
     "rerun": ("isaaclab_visualizers.rerun:RerunVisualizerCfg", "RerunView"),
 }
 """Visualizer that this package extends -> Isaac Lab's configuration, and our class; all others are used unchanged."""
-LOCAL = "127.0.0.1"
+LOCAL_ADDRESS = "127.0.0.1"
 """Address of the servers: viewers can pause and reset without a password, so other machines must use ssh."""
-FURTHER = 2.0
+DISTANCE_FACTOR = 2.0
 """Distance of the camera from the robot, relative to that of videos."""
 
 
@@ -94,9 +94,9 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
     there = env_cfg.sim.visualizer_cfgs or []
     there = list(there) if isinstance(there, (list, tuple)) else [there]
     for name in names:
-        if name not in EXTENDED:
+        if name not in OWN_VIEWS:
             continue
-        configuration, view = EXTENDED[name]
+        configuration, view = OWN_VIEWS[name]
         cfg: Any = next((cfg for cfg in there if cfg.visualizer_type == name), None)
         if cfg is None:
             cfg = pkgutil.resolve_name(configuration)()
@@ -104,9 +104,9 @@ def add_visualizers(env_cfg: EnvCfg, names: Sequence[str]) -> None:
         cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:{view}")
         cfg.randomly_sample_visible_envs = False  # so that environment 0 is visible
         if name == "viser":
-            cfg.bind_address, cfg.verbose = LOCAL, False
+            cfg.bind_address, cfg.verbose = LOCAL_ADDRESS, False
         if name == "rerun":
-            cfg.bind_address = LOCAL
+            cfg.bind_address = LOCAL_ADDRESS
             # Isaac Lab would connect to whatever server uses an occupied port
             cfg.web_port, cfg.grpc_port = find_free_port(cfg.web_port), find_free_port(cfg.grpc_port)
             # otherwise poses are static data, which rerun's server never drops
@@ -127,14 +127,14 @@ def find_free_port(first: int) -> int:
     raise OSError(f"no port is free from {first} to {first + 999}")
 
 
-def get_visualizers(env: WrappedEnv) -> list[LiveVisualizer]:
+def get_visualizers(env: Any) -> list[LiveVisualizer]:
     """Return our visualizers of ``env``."""
     from spiky_rl.hosts.isaaclab.live import base
 
     return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.LiveVisualizer)]
 
 
-def set_default_camera(env: WrappedEnv, follows: bool = False) -> None:
+def set_default_camera(env: Any, follows: bool = False) -> None:
     """Point every visualizer of ``env`` at the robot of environment 0, from further away than in videos.
 
     If it ``follows``, the cameras of our visualizers move with a robot that can move; otherwise they stay.
@@ -143,7 +143,7 @@ def set_default_camera(env: WrappedEnv, follows: bool = False) -> None:
     for robot in list(scene.articulations.values())[:1]:
         middle, offset = compute_viewpoint(robot)
         for view in env.unwrapped.sim.visualizers:
-            view.set_camera_view(tuple((middle + FURTHER * offset).tolist()), tuple(middle.tolist()))
+            view.set_camera_view(tuple((middle + DISTANCE_FACTOR * offset).tolist()), tuple(middle.tolist()))
         if follows and not robot.is_fixed_base:
             for view in get_visualizers(env):
                 view.target = partial(_get_ground_point, robot, middle[2])
