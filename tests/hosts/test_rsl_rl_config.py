@@ -95,7 +95,7 @@ def test_classes_of_a_file_become_names_that_rsl_rl_imports(tmp_path):
     for role, name in names.items():
         group = made["actor"]["distribution_cfg"] if "." in role else made[role]
         assert resolve_callable(group["class_name"]).__name__ == name
-    with pytest.raises(SpecError, match=f"actor.class_name: rsl_rl does not find '{file}:None_'"):
+    with pytest.raises(SpecError, match="actor.class_name: rsl_rl does not find .* no attribute 'None_'"):
         make_runner_cfg(
             resolve_agent("mlp_ppo", "Isaac-Point", host, [f"agent.actor.class_name={file}:None_"])
         )
