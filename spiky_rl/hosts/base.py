@@ -141,8 +141,11 @@ class HostTask(ABC):
     def get_default_num_envs(self, device: str) -> int:
         """Return the default number of environments on a ``device``, ``cpu`` or ``cuda:N``."""
 
-    def choose_physics(self, device: str) -> None:
-        """Set `physics` to the backend for a ``device``, if the host has several. Raises UserError if it is not available."""
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
+        """Set device, number of environments and seed in the host's configuration, which `write_params` writes, and choose the physics backend.
+
+        Raises UserError if the backend is not available.
+        """
 
     def get_physics_on(self, device: str) -> str:
         """Return the name of the configured task's physics backend on another ``device``; by default that of every device."""

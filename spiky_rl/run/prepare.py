@@ -86,7 +86,7 @@ def make_plan(request: RunRequest) -> RunPlan:
     seed = _choose_seed(request, host_task)
     num_envs = request.num_envs or choose_num_envs(task_spec, host_task, device, spec.algorithm)
     memory_check.check_run_memory(spec, num_envs, get_memory(device))
-    host_task.choose_physics(device)
+    host_task.configure(device, num_envs, seed)
     return RunPlan(
         request=request,
         task=label,

@@ -74,8 +74,9 @@ class IsaacLabTask(HostTask):
         return registered if device.startswith("cuda") else min(CPU_ENVS, registered)
 
     @override
-    def choose_physics(self, device: str) -> None:
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
         self.physics = physics_selection.apply_physics(self.env_cfg, self.wanted_physics, device)
+        self.env_cfg.scene.num_envs, self.env_cfg.sim.device, self.env_cfg.seed = num_envs, device, seed
 
     @override
     def get_physics_on(self, device: str) -> str:

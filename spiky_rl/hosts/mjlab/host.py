@@ -83,10 +83,14 @@ class MjlabTask(HostTask):
         return NUM_ENVS[device.partition(":")[0]]
 
     @override
+    def configure(self, device: str, num_envs: int, seed: int) -> None:
+        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, seed
+
+    @override
     def open(self, device: str, num_envs: int, options: SimulationOptions) -> AbstractContextManager[Any]:
         from spiky_rl.hosts.mjlab.environment import open_environment
 
-        self.env_cfg.scene.num_envs, self.env_cfg.seed = num_envs, options.seed
+        self.configure(device, num_envs, options.seed)
         return open_environment(self.env_cfg, device, options)
 
     @override
