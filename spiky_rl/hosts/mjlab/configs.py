@@ -11,8 +11,10 @@ from typing import Any
 from mjlab.rl import MjlabOnPolicyRunner, RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
 
 from spiky_rl.config.spec import SpecError, resolve_agent
-from spiky_rl.hosts.mjlab.host import HOST
 from spiky_rl.learners import DEFAULT_LEARNER, get_learner
+
+TITLE = "mjlab"
+"""Name of the host for users."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ def make_agent_cfg(agent: str, rl_cfg: RslRlOnPolicyRunnerCfg, task: str = "") -
         SpecError: There is no such agent, or mjlab's command cannot train it.
     """
     defaults = convert_to_agent_layout(rl_cfg)
-    spec = resolve_agent(agent, task, defaults, host=HOST.title)
+    spec = resolve_agent(agent, task, defaults, host=TITLE)
     if spec.runner["algorithm"].get("distillation_cfg"):
         raise SpecError(
             f"{agent}: needs a teacher, for which mjlab's train has no option; use spiky train --teacher RUN"
