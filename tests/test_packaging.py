@@ -119,7 +119,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(
     source = {
         path
         for path in (checkout / "spiky_rl").rglob("*")
-        if path.suffix in {".py", ".c", ".h", ".j2"} or path.name == "py.typed"
+        if path.suffix in {".py", ".c", ".cpp", ".h", ".j2"} or path.name == "py.typed"
     }
     expected = {path.relative_to(checkout).as_posix() for path in source}
     for kind in ("agents", "tasks", "spaces", "policies"):

@@ -11,9 +11,10 @@ from spiky_rl.cli.flags import CHECKPOINT_FLAGS, parse_settings
 from spiky_rl.cli.tables import MEASURE_TITLES, print_table
 from spiky_rl.config import files, registry
 from spiky_rl.hosts import find_host, get_host, list_hosts
+from spiky_rl.learners.common.checkpoint_names import require_checkpoint
 from spiky_rl.run.policies import resolve_pretrained
 from spiky_rl.run.prepare import make_plan, merge_agent_without_simulator
-from spiky_rl.run.run_plan import EvaluateOptions, RunPlan, RunRequest
+from spiky_rl.run.run_plan import RANDOM, EvaluateOptions, RunPlan, RunRequest
 
 
 def build_parser() -> common.Parser:
@@ -41,6 +42,8 @@ def evaluate(argv: list[str]) -> int:
 def run_evaluation(request: RunRequest, options: EvaluateOptions) -> int:
     """Evaluate a policy, write the result and print it; return the exit code."""
     options.check_request(request)
+    if request.checkpoint not in (None, RANDOM):
+        require_checkpoint(request.checkpoint)  # before the parser of conditions, which imports torch
     bits = options.quantize
     target = None if bits is None else registry.configure("targets", f"c_{bits}", "--quantize").build()
     if target is not None and (early_values := merge_agent_without_simulator(request)) is not None:
