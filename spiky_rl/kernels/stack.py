@@ -32,6 +32,8 @@ _SHAPES = 16
 """Number of input shapes whose layouts a stack remembers."""
 _ALIGNMENT = 64
 """Bytes; vectors do not cross cache lines."""
+OPENMP = "omp_get_thread_num"
+"""A function that kernels with OpenMP have."""
 
 
 @dataclass
@@ -204,7 +206,7 @@ class LayerStack:
         T, inner, B, _ = x.shape
         if B == 0 or not torch.is_grad_enabled() or (run := find_operator(T * B)) is None:
             return []
-        key = (x.shape, steps, counted, torch.get_num_threads())
+        key = (x.shape, steps, counted)
         plan = self._plans.get(key)
         if plan is None or plan[0] != calls:
             self.check_signal(x, steps)
@@ -213,12 +215,15 @@ class LayerStack:
                 layer.bias = None if bias is None else bias.data_ptr()
             layout = self.get_layout(T, inner, steps, B, True, counted)
             sizes = {"T": T, "inner": inner, "K": steps, "B": B, "width": layers[-1].N, "memory": layout.size}
-            flags = {"counted": counted, "bfloat16": self.bfloat16, "threads": count_threads(self.core)}
+            flags = {"counted": counted, "bfloat16": self.bfloat16, "has_openmp": hasattr(self.core, OPENMP)}
             if len(self._plans) >= _SHAPES:
                 self._plans.clear()
             plan = self._plans[key] = calls, make_plan(self, calls, layers, layout.places, **sizes, **flags)
         found = run(plan[1], x, offset, [tensor for tensor in tensors if tensor is not None])
-        self.launches["stack"] += len(found) > 0
+        if found:
+            self.launches["stack"] += 1
+        else:
+            self._plans.pop(key, None)
         return found
 
     def run_last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
@@ -471,7 +476,7 @@ def count_threads(core: ctypes.CDLL) -> int:
 @cache
 def _has_openmp(core: ctypes.CDLL) -> bool:
     """Return whether the kernels ``core`` have OpenMP; log a warning if they have not."""
-    if hasattr(core, "omp_get_thread_num"):
+    if hasattr(core, OPENMP):
         return True
     log.warning("kernels run on one thread, because the C++ compiler has no OpenMP")
     return False

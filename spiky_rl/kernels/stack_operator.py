@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.errors import UserError
 from spiky_rl.kernels import compiler, operators, programs
-from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.structures import LayerStruct
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ CALLS = 10_000
 """Number of such calls in a process before the operator is compiled or loaded."""
 
 _calls = Counter[str]()
+_loading = threading.Lock()
+"""Held by the thread that loads the operator, which torch registers only once."""
 
 
 class PlanStruct(ctypes.Structure):
@@ -43,7 +46,7 @@ class PlanStruct(ctypes.Structure):
             for name in ("layers", "signals", "currents", "forward", "backward", "count_events")
         ),
         *((name, ctypes.c_long) for name in ("count", "T", "inner", "K", "B", "width", "memory")),
-        *((name, ctypes.c_int) for name in ("counted", "bfloat16", "threads")),
+        *((name, ctypes.c_int) for name in ("counted", "bfloat16", "has_openmp")),
     ]
 
 
@@ -65,12 +68,17 @@ def use_operator() -> None:
     _calls["small"] = CALLS
 
 
-@cache
 def load_operator() -> Callable[..., list[Tensor]] | None:
     """Compile or load the operator, and return it; None if that fails, with the reason in the log."""
+    with _loading:
+        return _load_once()
+
+
+@cache
+def _load_once() -> Callable[..., list[Tensor]] | None:
     try:
         _compile().spiky_register()
-    except CompileError as error:
+    except (UserError, OSError) as error:
         log.info("small batches run without the compiled operator, some 0.1 ms slower per update: %s", error)
         return None
     return torch.ops.spiky_rl.run_stack.default
@@ -83,6 +91,7 @@ def _compile() -> ctypes.CDLL:
         [
             f"// torch {torch.__version__}",  # a cache entry is of one version
             "#include <ATen/ATen.h>",
+            "#include <ATen/Parallel.h>",
             "#include <torch/csrc/autograd/custom_function.h>",
             "#include <torch/library.h>",
             f'static const char *const NO_SECOND_DERIVATIVE = "{operators.NO_SECOND_DERIVATIVE}";',
@@ -117,14 +126,8 @@ def make_plan(
         **sizes: Fields of `PlanStruct` that are numbers.
     """
     count, numbers = len(layers), [call.uniforms for call in calls]
-    fields = [
-        ("plan", PlanStruct),
-        ("layers", LayerStruct * count),
-        *((name, ctypes.c_long * count) for name in ("signals", "currents")),
-        *((f"numbers{i}", ctypes.c_float * max(1, len(values))) for i, values in enumerate(numbers)),
-    ]
-    kind: Any = type("_Plan", (ctypes.Structure,), {"_fields_": fields})
-    tensor = torch.zeros(ctypes.sizeof(kind), dtype=torch.uint8)
+    kind = _make_content_type(tuple(map(len, numbers)))
+    tensor = torch.zeros(ctypes.sizeof(kind), dtype=torch.uint8, device="cpu")
     content: Any = kind.from_address(tensor.data_ptr())
     for i, (layer, values, (signal, current)) in enumerate(zip(layers, numbers, places, strict=True)):
         content.layers[i] = layer
@@ -143,3 +146,15 @@ def make_plan(
     for name, size in {"count": count, **sizes}.items():
         setattr(plan, name, size)
     return tensor
+
+
+@cache
+def _make_content_type(lengths: tuple[int, ...]) -> Any:
+    """Return the structure of a plan's content; ``lengths`` are the counts of the layers' numbers."""
+    fields = [
+        ("plan", PlanStruct),
+        ("layers", LayerStruct * len(lengths)),
+        *((name, ctypes.c_long * len(lengths)) for name in ("signals", "currents")),
+        *((f"numbers{i}", ctypes.c_float * max(1, length)) for i, length in enumerate(lengths)),
+    ]
+    return type("_Content", (ctypes.Structure,), {"_fields_": fields})

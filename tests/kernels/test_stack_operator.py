@@ -5,23 +5,28 @@ import gc
 import itertools
 import logging
 import threading
+import time
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import compiler, stack, stack_operator
 from spiky_rl.kernels.compiler import CompileError
-from tests.kernels.test_stack import BATCH, PAID, SPARSE, build, observations, pytestmark  # noqa: F401
+from tests.kernels.cases import CPU
+from tests.kernels.test_stack import BATCH, PAID, SPARSE, build, observations
 
+pytestmark = pytest.mark.skipif(
+    CPU.get_unavailable_reason() is not None, reason=f"no compiled kernels: {CPU.get_unavailable_reason()}"
+)
 NEVER = 1 << 60
 
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
     """What the operator returned in each call; it is used from the first one."""
-    if stack_operator.load_operator() is None:
-        pytest.skip("torch's headers do not compile here")
+    assert stack_operator.load_operator() is not None, "torch's headers compile where kernels do"
     returned = []
 
     def find(samples):
@@ -201,6 +206,75 @@ def test_a_second_derivative_and_a_changed_weight_are_refused(calls):
     assert len(calls) == 2 and all(calls)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: torch.randn(5, 5),
+        lambda weight: weight.double(),
+        lambda weight: weight.bfloat16(),
+        lambda weight: weight.t().contiguous().t(),
+    ],
+    ids=["shape", "double", "bfloat16", "strides"],
+)
+def test_a_weight_whose_data_changed_before_the_backward_pass_is_refused_or_read_right(change, calls):
+    network, x = build(), observations().requires_grad_()
+    (expected,) = torch.autograd.grad(network(x, None)[0].square().sum(), x)
+    loss, weight = network(x, None)[0].square().sum(), network.layers[1].connection.weight
+    before = weight.data
+    weight.data = change(before)
+    if weight.shape == before.shape and weight.dtype == before.dtype:
+        assert torch.equal(torch.autograd.grad(loss, x)[0], expected)
+    else:
+        with pytest.raises((TypeError, ValueError, RuntimeError), match="type or shape"):
+            torch.autograd.grad(loss, x)
+    assert len(calls) == 2 and all(calls)
+
+
+def test_a_checkpoint_may_begin_before_the_operator_and_end_with_it(calls, monkeypatch):
+    network, x = build(sparsity=PAID), observations().requires_grad_()
+    monkeypatch.setattr(stack_operator, "CALLS", 1)
+    monkeypatch.setattr(stack_operator, "_calls", type(stack_operator._calls)())
+    y = torch.utils.checkpoint.checkpoint(lambda x: network(x, None)[0], x, use_reentrant=False)
+    (found,) = torch.autograd.grad(y.square().sum(), x)
+    assert len(calls) == 1 and calls[0] and found.any()
+
+
+def test_another_default_device_and_number_of_threads_change_nothing(calls, monkeypatch):
+    network, x, before = build(), observations(batch=300), torch.get_num_threads()
+    found = []
+    for limit in (NEVER, 0):
+        monkeypatch.setattr(stack_operator, "CALLS", limit)
+        try:
+            torch.set_num_threads(1)
+            with torch.device("meta"):
+                y, _ = network(x, None)
+            torch.set_num_threads(2)
+            found.append(torch.autograd.grad(y.square().sum(), list(network.parameters())))
+        finally:
+            torch.set_num_threads(before)
+    assert len(calls) == 1 and calls[0] and all(map(torch.equal, *found))
+
+
+def test_threads_that_load_it_at_once_wait_for_one_of_them(monkeypatch):
+    monkeypatch.setattr(stack_operator, "_load_once", stack_operator._load_once.__wrapped__)
+    inside, most = [], []
+
+    def compile_slowly(*_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        raise CompileError("none")
+
+    monkeypatch.setattr(compiler, "compile_library", compile_slowly)
+    workers = [threading.Thread(target=stack_operator.load_operator) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert most == [1] * 4
+
+
 def test_it_begins_after_many_calls_and_leaves_large_batches_alone(calls, monkeypatch):
     monkeypatch.setattr(stack_operator, "CALLS", 3)
     monkeypatch.setattr(stack_operator, "_calls", type(stack_operator._calls)())
@@ -220,7 +294,7 @@ def test_without_torchs_headers_python_runs_the_stack_and_says_so(calls, monkeyp
         raise CompileError("no such header")
 
     monkeypatch.setattr(compiler, "compile_library", refuse)
-    monkeypatch.setattr(stack_operator, "load_operator", stack_operator.load_operator.__wrapped__)
+    monkeypatch.setattr(stack_operator, "_load_once", stack_operator._load_once.__wrapped__)
     network, x = build(), observations()
     expected = train_from_python(copy.deepcopy(network), x, monkeypatch)
     with caplog.at_level(logging.INFO):

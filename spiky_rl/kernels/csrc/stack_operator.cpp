@@ -9,7 +9,7 @@ struct Plan {
   int (*forward)(const Stack *), (*backward)(const Stack *);
   void (*count_events)(const Word *, long *, long, long);
   long count, T, inner, K, B, width, memory;  // inner: K, or 1 if x is [T, 1, B, C]
-  int counted, bfloat16, threads;
+  int counted, bfloat16, has_openmp;
 };
 
 namespace {
@@ -28,7 +28,7 @@ bool can_read(const Tensor &x, long size) {
   return x.has_storage() && x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous() && x.numel() == size;
 }
 
-// Whether weights and biases are what the layers expect; the caller names what is wrong.
+// Whether x, if it is defined, weights and biases are what the layers expect; the caller names what is wrong.
 bool can_read_all(const Plan &plan, const Tensor &x, const std::optional<Tensor> &offset, at::TensorList weights) {
   size_t i = 0;
   for (long l = 0; l < plan.count; l++) {
@@ -39,7 +39,7 @@ bool can_read_all(const Plan &plan, const Tensor &x, const std::optional<Tensor>
     if (layer.bias && (i >= weights.size() || !can_read(weights[i], layer.N) || weights[i].dim() != 1)) return false;
     i += layer.bias != nullptr;
   }
-  return i == weights.size() && can_read(x, plan.T * plan.inner * plan.B * plan.layers[0].C) &&
+  return i == weights.size() && (!x.defined() || can_read(x, plan.T * plan.inner * plan.B * plan.layers[0].C)) &&
          (!offset || (can_read(*offset, plan.width) && offset->dim() == 1));
 }
 
@@ -63,7 +63,8 @@ Stack make_stack(const Plan &plan, const std::vector<Layer> &layers) {
   Stack stack = {};
   stack.layers = layers.data(), stack.count = plan.count;
   stack.T = plan.T, stack.K = plan.K, stack.B = plan.B;
-  stack.constant = plan.inner == 1, stack.bfloat16 = plan.bfloat16, stack.threads = plan.threads;
+  stack.constant = plan.inner == 1, stack.bfloat16 = plan.bfloat16;
+  stack.threads = plan.has_openmp ? at::get_num_threads() : 1;
   return stack;
 }
 
@@ -92,7 +93,7 @@ struct RunStack : torch::autograd::Function<RunStack> {
     }
     ctx->set_materialize_grads(false);
     ctx->saved_data["plan"] = plan_tensor, ctx->saved_data["offset"] = offset.has_value();
-    variable_list saved{layers[0].binary ? Tensor() : x, memory};
+    variable_list saved{layers[0].binary ? Tensor() : x, memory, offset.value_or(Tensor())};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
     return outputs;
@@ -105,9 +106,15 @@ struct RunStack : torch::autograd::Function<RunStack> {
     const bool has_offset = ctx->saved_data["offset"].toBool();
     const Plan &plan = plan_of(plan_tensor);
     const variable_list saved = ctx->get_saved_variables();
-    const at::TensorList weights = at::TensorList(saved).slice(2);
+    const Tensor x = saved[0].defined() ? saved[0].contiguous() : saved[0], memory = saved[1];
+    variable_list weights;
+    for (size_t i = 3; i < saved.size(); i++) weights.push_back(saved[i].contiguous());
+    // hooks of saved tensors, and `data` of a weight, may have changed what was saved
+    TORCH_CHECK_VALUE(can_read_all(plan, x, std::nullopt, weights) && memory.is_cpu() && memory.scalar_type() == at::kByte &&
+                          memory.is_contiguous() && memory.numel() == plan.memory,
+                      "a signal, weight or bias has another type or shape than in the forward pass");
     const auto options = weights[0].options();
-    std::vector<Layer> layers = fill_layers(plan, weights, saved[1]);
+    std::vector<Layer> layers = fill_layers(plan, weights, memory);
     variable_list kept_alive, results(3 + weights.size());
     Tensor grad_output = grads[0];
     if (!grad_output.defined())
@@ -125,7 +132,7 @@ struct RunStack : torch::autograd::Function<RunStack> {
       }
     }
     Stack stack = make_stack(plan, layers);
-    stack.x = saved[0].defined() ? constants(saved[0]) : nullptr;
+    stack.x = x.defined() ? constants(x) : nullptr;
     (has_offset ? stack.grad_last_step : stack.grad_output) = constants(grad_output);
     if (ctx->needs_input_grad(1)) {
       results[1] = at::empty({plan.T, plan.inner, plan.B, layers[0].C}, options);
@@ -146,6 +153,7 @@ variable_list run_stack(const Tensor &plan, const Tensor &x, const std::optional
 
 }  // namespace
 
+// Call it once per process: torch refuses a second registration.
 extern "C" void spiky_register() {
   static torch::Library library(torch::Library::FRAGMENT, "spiky_rl", std::nullopt, __FILE__, __LINE__);
   library.def("run_stack(Tensor plan, Tensor x, Tensor? offset, Tensor[] weights) -> Tensor[]");
