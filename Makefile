@@ -61,7 +61,7 @@ GYMNASIUM_PYTHON ?= 3.12
 GYMNASIUM := .venv-gymnasium/bin
 GYMNASIUM_STAMP := .venv-gymnasium/.stamp-$(GYMNASIUM_PYTHON)
 install_gymnasium = $(UV) pip install --python $(GYMNASIUM)/python --quiet --compile-bytecode --constraint requirements.lock \
-  --editable '.[gymnasium,skrl]' pip psutil pytest pytest-timeout
+  --editable '.[gymnasium,skrl]' onnxruntime pip psutil pytest pytest-timeout
 
 setup-gymnasium: $(GYMNASIUM_STAMP) ## build .venv-gymnasium: Gymnasium's tasks, without Isaac Lab
 

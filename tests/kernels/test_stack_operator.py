@@ -151,21 +151,22 @@ def test_a_graph_may_outlive_the_network_and_its_plans(calls, monkeypatch):
 def test_only_the_penalty_or_only_the_output_may_have_a_gradient(calls, monkeypatch):
     x = observations()
 
-    def rates(network):
+    def count(network):
+        """Each layer's rates, and the gradient of the first layer's."""
         weight = network.layers[0].connection.weight
         _, _, counted = network._get_stack(stack_backend)(
             x.unsqueeze(1), network.steps, ops, None, None, True, network.decoder.readout.bias
         )
-        return torch.autograd.grad(counted[0].sum(), weight)[0]
+        return [*counted, torch.autograd.grad(counted[0].sum(), weight)[0]]
 
     network = build(sparsity=PAID)
     train(network, x)
     stack_backend = network._stack_backend
     ops = stack.TorchOps(network.surrogate, network.surrogate.slope)
-    found = rates(network)
+    found = count(network)
     with monkeypatch.context() as patch:
         patch.setattr(stack_operator, "CALLS", NEVER)
-        assert torch.equal(rates(network), found) and found.any()
+        assert all(map(torch.equal, count(network), found)) and all(each.any() for each in found)
     assert len(calls) == 2 and all(calls)
 
 
