@@ -109,28 +109,33 @@ static void tile_product(const Half *a, const Half *b, float *y, long rows, long
 
 // y [R, 32] of rows of C numbers; c is the first column.
 template <int R>
-static void dot_tile(const Half *a, const Half *b, float *y, long C, long c, long depth, long width) {
+static void dot_tile(const Half *a, const Half *b, float *y, long C, long c, long N, long width) {
+  const long depth = PADDED(N, 32);
   __m512 sum[R][2] = {};
-  for (long p = 0; p < depth / 2; p++)
+  for (long p = 0; p < (N + 1) / 2; p++) {
+    __m512bh weights[2];
+    for (int j = 0; j < 2; j++) weights[j] = (__m512bh)_mm512_loadu_si512(b + (p * width + 16 * j) * 2);
     for (int i = 0; i < R; i++) {
       int pair;
       memcpy(&pair, a + i * depth + 2 * p, 4);
-      for (int j = 0; j < 2; j++)
-        sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)_mm512_set1_epi32(pair),
-                                     (__m512bh)_mm512_loadu_si512(b + (p * width + 16 * j) * 2));
+      for (int j = 0; j < 2; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)_mm512_set1_epi32(pair), weights[j]);
     }
+  }
   const uint32_t some = C - c < 32 ? ((uint32_t)1 << (C - c)) - 1 : 0xffffffff;
   for (int i = 0; i < R; i++)
     for (int j = 0; j < 2; j++) _mm512_mask_storeu_ps(y + i * C + 16 * j, (__mmask16)(some >> 16 * j), sum[i][j]);
 }
 
-// Takes all rows for 32 columns before the next columns, so that their weights stay in the first-level cache.
-static void dot_product(const Half *a, const Half *b, float *y, long rows, long C, long depth, long width) {
-  for (long c = 0; c < C; c += 32) {
-    long r = 0;
-    for (; r + 4 <= rows; r += 4) dot_tile<4>(a + r * depth, b + c * 2, y + r * C + c, C, c, depth, width);
-    for (; r < rows; r++) dot_tile<1>(a + r * depth, b + c * 2, y + r * C + c, C, c, depth, width);
-  }
+// Takes all rows for 32 columns before the next columns, so that their weights stay in the first-level cache. Eight rows are 16 sums,
+// enough to hide the latency of an instruction.
+static void dot_product(const Half *a, const Half *b, float *y, long rows, long C, long N, long width) {
+  for (long c = 0; c < C; c += 32)
+    for (long r = 0; r < rows; r += 8)
+      switch (LESS(rows - r, 8)) {
+#define CASE(n) case n: dot_tile<n>(a + r * PADDED(N, 32), b + c * 2, y + r * C + c, C, c, N, width); break;
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#undef CASE
+      }
 }
 
 // `scratch` holds PADDED(rows, 32) x PADDED(N, 32) halves, aligned to 64 bytes.
@@ -139,7 +144,7 @@ static void rounded_product(const float *g, const Half *packed, Half *scratch, f
 #if defined(__AMX_BF16__)
   if (tiles()) return tile_product(scratch, packed, y, rows, C, PADDED(N, 32), PADDED(C, 32));
 #endif
-  dot_product(scratch, packed, y, rows, C, PADDED(N, 32), PADDED(C, 32));
+  dot_product(scratch, packed, y, rows, C, N, PADDED(C, 32));
 }
 
 #else

@@ -57,6 +57,13 @@ INLINE F load_some(const float *x, long count) {  // count < WIDTH
   return value;
 #endif
 }
+INLINE void store_some(float *x, F value, long count) {  // count < WIDTH
+#ifdef __AVX512F__
+  _mm512_mask_storeu_ps(x, (__mmask16)((1 << count) - 1), (__m512)value);
+#else
+  memcpy(x, &value, sizeof(float) * count);
+#endif
+}
 
 // Start of vector v in an output row; the last vector overlaps its neighbour if WIDTH does not divide the row.
 INLINE long place(long v, long outputs) { return (v + 1) * WIDTH <= outputs ? v * WIDTH : outputs - WIDTH; }
@@ -129,7 +136,7 @@ static void add_events(const float *x, const int *index, long count, const float
     sum[NV - 1] = BINARY ? sum[NV - 1] + load(row + tail) : multiply_add(value, load(row + tail), sum[NV - 1]);
   }
   for (int i = 0; i < NV; i++)
-    if (PADDED && at[i] + WIDTH > outputs) memcpy(y + at[i], &sum[i], sizeof(float) * (outputs - at[i]));
+    if (PADDED && at[i] + WIDTH > outputs) store_some(y + at[i], sum[i], outputs - at[i]);
     else store(y + at[i], sum[i]);
 }
 
@@ -140,7 +147,7 @@ static void event_row(const float *x, const int *index, long count, const float 
     F sum = bias ? load_some(bias, outputs) : LANE(0);
     for (long e = 0; e < count; e++)
       sum = sum + LANE(BINARY ? 1.0f : x[index[e]]) * load_some(w + index[e] * outputs, outputs);
-    memcpy(y, &sum, sizeof(float) * outputs);
+    store_some(y, sum, outputs);
     return;
   }
   const long vectors = (outputs + WIDTH - 1) / WIDTH;
@@ -179,7 +186,7 @@ static void dense_tile(const float *x, long inputs, const float *w, const float 
   }
   for (int r = 0; r < R; r++)
     for (int i = 0; i < NV; i++)
-      if (PADDED && at[i] + WIDTH > outputs) memcpy(y + r * outputs + at[i], &sum[r][i], sizeof(float) * (outputs - at[i]));
+      if (PADDED && at[i] + WIDTH > outputs) store_some(y + r * outputs + at[i], sum[r][i], outputs - at[i]);
       else store(y + r * outputs + at[i], sum[r][i]);
 }
 
@@ -327,17 +334,19 @@ extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const fl
   return failed;
 }
 
-// sum [width] += the rows of `block`, NV vectors wide, whose bits are set in `mask`; a `fresh` sum is taken to be 0.
+// sum [width] += the rows of `block`, NV vectors wide, whose bits are set in `mask`; a `fresh` sum is taken to be 0. The width ends
+// within the last vector.
 template <int NV> static void add_rows(const float *block, Word mask, float *sum, long width, bool fresh) {
   F total[NV] = {};
   for (; mask; mask &= mask - 1) {
     const float *row = block + __builtin_ctzll(mask) * NV * WIDTH;
     for (int i = 0; i < NV; i++) total[i] = total[i] + load(row + i * WIDTH);
   }
-  for (int i = 0; i < NV; i++)
-    if ((i + 1) * WIDTH <= width) store(sum + i * WIDTH, fresh ? total[i] : load(sum + i * WIDTH) + total[i]);
-    else
-      for (long j = i * WIDTH; j < width; j++) sum[j] = (fresh ? 0.0f : sum[j]) + total[i][j - i * WIDTH];
+  for (int i = 0; i < NV - 1; i++) store(sum + i * WIDTH, fresh ? total[i] : load(sum + i * WIDTH) + total[i]);
+  float *tail = sum + (NV - 1) * WIDTH;
+  const long left = width - (NV - 1) * WIDTH;
+  if (left == WIDTH) store(tail, fresh ? total[NV - 1] : load(tail) + total[NV - 1]);
+  else store_some(tail, fresh ? total[NV - 1] : load_some(tail, left) + total[NV - 1], left);
 }
 
 // Transposes 64 x 64 bits in place.
