@@ -23,14 +23,8 @@ INLINE uint32_t rounded(float x) {  // nearest, ties to even
 // The first 32 of `count` numbers in bfloat16, as 16 pairs; 0 beyond them.
 INLINE __m512 rounded_pairs(const float *x, long count) {
   const uint32_t some = count < 32 ? ((uint32_t)1 << count) - 1 : 0xffffffff;
-  __m512i halves[2];
-  for (int i = 0; i < 2; i++) {
-    const __m512i bits = _mm512_maskz_loadu_epi32((__mmask16)(some >> 16 * i), x + 16 * i);
-    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    halves[i] = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff))), 16);
-  }
-  const __m512i low = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(halves[0]));
-  return _mm512_castsi512_ps(_mm512_inserti64x4(low, _mm512_cvtepi32_epi16(halves[1]), 1));
+  return (__m512)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps((__mmask16)(some >> 16), x + 16),
+                                     _mm512_maskz_loadu_ps((__mmask16)some, x));
 }
 
 // Whether this process may use the tiles; Linux requires a request, once per process.
