@@ -274,6 +274,22 @@ def test_bfloat16_input_gradients_leave_the_forward_alone_and_the_gradient_nearl
     assert torch.equal(*last), "what is above the first input gradient is exact"
 
 
+@pytest.mark.parametrize("gradient_precision", ["float32", "bfloat16"])
+def test_an_input_gradient_has_the_same_bits_whatever_the_batch(gradient_precision):
+    if gradient_precision == "bfloat16" and precision.FLAGS.isdisjoint(precision.read_cpu_flags()):
+        pytest.skip("this CPU does not multiply bfloat16 matrices")
+    # a product takes eight rows at once, and an odd width of a layer leaves half of a pair
+    network = build(layers=[33, 21], steps=1, gradient_precision=gradient_precision)
+    x = observations(batch=11)
+    gradients = []
+    for batch in range(1, 12):
+        part = x[:, :batch].clone().requires_grad_()
+        network(part, None)[0].square().sum().backward()
+        gradients.append(part.grad)
+    assert all(torch.equal(gradient, gradients[-1][:, : gradient.shape[1]]) for gradient in gradients)
+    assert gradients[-1].flatten(0, 1).any(1).all()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
