@@ -320,7 +320,7 @@ class _Nothing(torch.autograd.Function):
 
 
 class AutogradFloor(Contender):
-    """Torch's autograd around an empty function of the network's weights: a lower bound of every contender in torch."""
+    """Torch's autograd around an empty function of the network's weights: a lower bound of contenders with a gradient in Python."""
 
     comparable = False
 

@@ -101,7 +101,7 @@ CONTENDERS = {
         AutogradFloor,
         form="other work",
         quick=False,
-        note="torch's autograd around an empty function of these weights",
+        note="an empty autograd function in Python of these weights",
     ),
     "mlp": Entry(Multilayer, form="other work", note="an ELU network of the same widths, no inner steps"),
     "spyx": Entry(
