@@ -13,7 +13,7 @@ from spiky_rl.kernels import compiler, emit
 
 FOLDER = Path(__file__).parent / "csrc"
 ON_GPU_ONLY = "_gpu"
-"""Suffix of the names of headers that only GPUs compile."""
+"""Suffix of the names of files that only GPUs compile."""
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\\n])*")', re.DOTALL)
 """A comment, or a string literal (first group), which may contain the signs of a comment."""
 
@@ -21,16 +21,17 @@ COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\\n])*")', re.DOTALL)
 def compute_digest(on_gpu: bool, others: Iterable[Path] = ()) -> str:
     """Return 16 hexadecimal digits that identify the sources of all kernels.
 
-    The digest covers the headers in ``csrc``, the generated programs of the built-in neurons and surrogates with their default options,
+    The digest covers the files in ``csrc``, the generated programs of the built-in neurons and surrogates with their default options,
     and the flags of the C++ compiler. It ignores comments, white space, the user's own neurons, and the compiler and processor, on
     which ``-march=native`` depends.
 
     Args:
-        on_gpu: Whether to include the headers for GPUs.
+        on_gpu: Whether to include the files for GPUs.
         others: Further source files to include.
     """
-    headers = sorted(path for path in FOLDER.glob("*.h") if on_gpu or not path.stem.endswith(ON_GPU_ONLY))
-    texts = [strip_comments(path.read_text(encoding="utf-8")) for path in (*headers, *sorted(others))]
+    own = sorted(path for path in FOLDER.iterdir() if path.suffix in (".h", ".cpp"))
+    files = [path for path in own if on_gpu or not path.stem.endswith(ON_GPU_ONLY)]
+    texts = [strip_comments(path.read_text(encoding="utf-8")) for path in (*files, *sorted(others))]
     return hashlib.sha256("\0".join([*compiler.FLAGS, *texts, *emit_programs()]).encode()).hexdigest()[:16]
 
 

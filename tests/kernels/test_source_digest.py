@@ -30,12 +30,13 @@ def test_comments_and_white_space_do_not_count_and_a_text_in_quotes_does():
         ("loops.h", "/* the */ int a;\n\n", True, True),
         ("loops.h", "long a;\n", False, False),
         ("more.h", "int c;\n", False, False),
+        ("more.cpp", "int c;\n", False, False),
         ("bits_gpu.h", "long b;\n", False, True),
         ("bits_gpu.h", "long b;\n", True, False),
         ("loops.py", "a = 1\n", True, True),
     ],
 )
-def test_a_header_counts_for_the_device_that_compiles_it(headers, file, text, on_gpu, is_same):
+def test_a_file_counts_for_the_device_that_compiles_it(headers, file, text, on_gpu, is_same):
     before = compute_digest(on_gpu)
     assert re.fullmatch("[0-9a-f]{16}", before)
     (headers / file).write_text(text)
