@@ -150,15 +150,14 @@ def solve_network(
     if not width:
         raise UserError("weights: no neuron given; allowed: a row for each of at least one neuron")
     _count("input_times", input_times)
-    inputs = tuple(
-        solver.to_array(name, times, (_count(name, times),))
-        for name, times in ((f"input_times[{i}]", times) for i, times in enumerate(input_times))
-    )
-    for i, times in enumerate(inputs):
-        for time in times:
+    inputs = []
+    for i, times in enumerate(input_times):
+        name = f"input_times[{i}]"
+        inputs.append(solver.to_array(name, times, (_count(name, times),)))
+        for time in inputs[i]:
             if not 0.0 <= time <= duration:
                 raise UserError(
-                    f"input_times[{i}]: {time!r} is out of range; allowed: 0 to the duration, {duration} ms"
+                    f"{name}: {time!r} is out of range; allowed: 0 to the duration, {duration} ms"
                 )
     _count("readouts", readouts)
     for n in readouts:
@@ -171,7 +170,7 @@ def solve_network(
     problem = SpikingProblem(
         NeuronTerms(neuron, solver.build_parameters(neuron, width, parameters or {})),
         solver.to_array("weights", weights, (width, len(inputs) + width)),
-        inputs,
+        tuple(inputs),
         float(duration),
         taus,
         ~np.isin(np.arange(width), readouts),
