@@ -81,7 +81,7 @@ class Convolutional(Connection):
             key, value = ("pool", self.pool) if fewest else ("kernel", kernel)
             most = fewest or min(size) + 2 * self.padding
             raise RegistryError(
-                f"convolutional.{key}: {value} does not fit maps of {_format_shape(self.inputs)}; at most {most}"
+                f"convolutional.{key}: {value} does not fit maps of {' x '.join(map(str, self.inputs))}; at most {most}"
             )
         self.shape = (outputs, *(count // self.pool for count in self.positions))
         weight = torch.empty(outputs, channels, kernel, kernel)
@@ -106,14 +106,12 @@ class Convolutional(Connection):
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        if not self.summed_by_torch:
-            geometry = (self.inputs, self.stride, self.padding, self.pool)
+        if self.in_order or not self.summed_by_torch:
+            geometry = (self.inputs, self.stride, self.padding, 1 if self.summed_by_torch else self.pool)
             kernels = dispatch.choose_backend(backend, x)
-            return kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
-        if self.in_order:
-            without_pool = (self.inputs, self.stride, self.padding, 1)
-            kernels = dispatch.choose_backend(backend, x)
-            current = kernels.convolution(x, self.weight, self.bias, without_pool, binary, bfloat16)
+            current = kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
+            if not self.summed_by_torch:
+                return current
             current = current.reshape(-1, self.shape[0], *self.positions)
         else:
             maps = x.reshape(-1, *self.inputs)
@@ -185,7 +183,3 @@ def _expected_maximum(count: int) -> float:
     """Return the expected maximum of ``count`` standard normal values, by Blom's formula."""
     share = (count - 0.375) / (count + 0.25)
     return float(math.sqrt(2.0) * torch.erfinv(torch.tensor(2.0 * share - 1.0)))
-
-
-def _format_shape(shape: Shape) -> str:
-    return " x ".join(map(str, shape))
