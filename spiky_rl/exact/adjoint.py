@@ -96,7 +96,7 @@ class Solution:
 
         Args:
             of_spikes: dL/dt of every spike in ``spikes``, in 1/ms.
-            integrand: (time in ms, one tensor [N] per state) -> a scalar tensor. It may jump in time, as a loss of a time window does;
+            integrand: (time in ms, one tensor [N] per state) -> a number or scalar tensor. It may jump in time, as a loss of a time window does;
                 a window shorter than `solver.MAX_INTEGRAND_STEP_MS` may be missed.
 
         Raises:
@@ -286,7 +286,7 @@ class _Backward:
             return 0.0, np.zeros_like(values[:-1])
         states = torch.tensor(values[:-1], requires_grad=True)
         with torch.enable_grad():
-            value = self.integrand(time, *states)
+            value = torch.as_tensor(self.integrand(time, *states), dtype=torch.float64)
         if not value.requires_grad:  # a constant, as outside of the time window of a loss
             return value.item(), np.zeros_like(values[:-1])
         (gradient,) = torch.autograd.grad(value, states)
