@@ -93,11 +93,7 @@ class Convolutional(Connection):
         self.bias = torch.nn.Parameter(
             torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
         )
-        height, width = size
-        pooled_rows, pooled_columns = (count // self.pool * self.pool for count in self.positions)
-        per_row = _count_covering(height, kernel, self.stride, self.padding, pooled_rows)
-        per_column = _count_covering(width, kernel, self.stride, self.padding, pooled_columns)
-        fan_out = (per_row[:, None] * per_column * outputs).repeat(channels, 1, 1).flatten()
+        fan_out = self._count_reached_weights(torch.ones_like(weight))
         self.register_buffer("fan_out", fan_out, persistent=False)
         self.fan_out: Tensor
         """Number of synapses [C H W] of every input."""
@@ -135,7 +131,8 @@ class Convolutional(Connection):
 
     @override
     def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
-        weight, reached = self.weight.detach(), self._count_reached_weights()
+        weight = self.weight.detach()
+        reached = self._count_reached_weights(weight)
         return ConnectionCost(
             signal_index,
             weights=weight.numel(),
@@ -145,9 +142,8 @@ class Convolutional(Connection):
             fan_out=float(reached.sum()),
         )
 
-    def _count_reached_weights(self) -> Tensor:
+    def _count_reached_weights(self, weight: Tensor) -> Tensor:
         """Return the number of non-zero weights that each input reaches, [C H W], without positions that pooling cuts off."""
-        weight = self.weight.detach()
         _, rows, columns = self.shape
         used = weight.new_zeros(1, weight.shape[0], *self.positions)
         used[..., : rows * self.pool, : columns * self.pool] = 1.0
@@ -171,12 +167,6 @@ def _get_map_shape(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
             "set map: [channels, height, width], an encoder that keeps maps (direct), or connection: linear"
         )
     return inputs
-
-
-def _count_covering(side: int, kernel: int, stride: int, padding: int, positions: int) -> Tensor:
-    """Return how many of the first ``positions`` of the kernel along a side cover each input, [side]."""
-    index_in_kernel = torch.arange(side)[:, None] + padding - stride * torch.arange(positions)
-    return ((index_in_kernel >= 0) & (index_in_kernel < kernel)).sum(1).float()
 
 
 def _expected_maximum(count: int) -> float:
