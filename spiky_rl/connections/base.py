@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, override
+from typing import override
 
 import torch
 from torch import Tensor
@@ -36,8 +36,6 @@ class Connection(Component, torch.nn.Module):
     neurons, or of channels of maps.
     """
 
-    is_intra_layer: ClassVar[bool] = False
-    """Whether the connection is among the neurons of one layer; True for `IntraLayerConnection` only."""
     shape: Shape
     """Shape of the current."""
     quantiser: WeightQuantizer | None = None
@@ -93,7 +91,6 @@ class Connection(Component, torch.nn.Module):
 class IntraLayerConnection(Connection):
     """Connection among the neurons of a layer; a spike arrives 1 to ``delays`` inner steps later."""
 
-    is_intra_layer = True
     delays: int
     """D: number of past inner steps of spikes that the layer stores."""
 
@@ -161,6 +158,9 @@ def make_sparse_mask(shape: tuple[int, int], density: float, diagonal: bool = Tr
         density: Fraction of ones.
         diagonal: Whether a neuron may connect to itself.
     """
+    if density == 1.0:  # nothing is drawn
+        mask = torch.ones(shape)
+        return mask if diagonal else mask.fill_diagonal_(0.0)
     drawn = torch.rand(shape)
     if not diagonal:
         drawn.fill_diagonal_(torch.inf)

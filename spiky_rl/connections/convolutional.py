@@ -81,7 +81,7 @@ class Convolutional(Connection):
             key, value = ("pool", self.pool) if fewest else ("kernel", kernel)
             most = fewest or min(size) + 2 * self.padding
             raise RegistryError(
-                f"convolutional.{key}: {value} does not fit maps of {_format_shape(self.inputs)}; at most {most}"
+                f"convolutional.{key}: {value} does not fit maps of {' x '.join(map(str, self.inputs))}; at most {most}"
             )
         self.shape = (outputs, *(count // self.pool for count in self.positions))
         weight = torch.empty(outputs, channels, kernel, kernel)
@@ -93,11 +93,7 @@ class Convolutional(Connection):
         self.bias = torch.nn.Parameter(
             torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
         )
-        height, width = size
-        pooled_rows, pooled_columns = (count // self.pool * self.pool for count in self.positions)
-        per_row = _count_covering(height, kernel, self.stride, self.padding, pooled_rows)
-        per_column = _count_covering(width, kernel, self.stride, self.padding, pooled_columns)
-        fan_out = (per_row[:, None] * per_column * outputs).repeat(channels, 1, 1).flatten()
+        fan_out = self._count_reached_weights(torch.ones_like(weight))
         self.register_buffer("fan_out", fan_out, persistent=False)
         self.fan_out: Tensor
         """Number of synapses [C H W] of every input."""
@@ -106,14 +102,12 @@ class Convolutional(Connection):
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        if not self.summed_by_torch:
-            geometry = (self.inputs, self.stride, self.padding, self.pool)
+        if self.in_order or not self.summed_by_torch:
+            geometry = (self.inputs, self.stride, self.padding, 1 if self.summed_by_torch else self.pool)
             kernels = dispatch.choose_backend(backend, x)
-            return kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
-        if self.in_order:
-            without_pool = (self.inputs, self.stride, self.padding, 1)
-            kernels = dispatch.choose_backend(backend, x)
-            current = kernels.convolution(x, self.weight, self.bias, without_pool, binary, bfloat16)
+            current = kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
+            if not self.summed_by_torch:
+                return current
             current = current.reshape(-1, self.shape[0], *self.positions)
         else:
             maps = x.reshape(-1, *self.inputs)
@@ -137,7 +131,8 @@ class Convolutional(Connection):
 
     @override
     def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
-        weight, reached = self.weight.detach(), self._count_reached_weights()
+        weight = self.weight.detach()
+        reached = self._count_reached_weights(weight)
         return ConnectionCost(
             signal_index,
             weights=weight.numel(),
@@ -147,9 +142,8 @@ class Convolutional(Connection):
             fan_out=float(reached.sum()),
         )
 
-    def _count_reached_weights(self) -> Tensor:
+    def _count_reached_weights(self, weight: Tensor) -> Tensor:
         """Return the number of non-zero weights that each input reaches, [C H W], without positions that pooling cuts off."""
-        weight = self.weight.detach()
         _, rows, columns = self.shape
         used = weight.new_zeros(1, weight.shape[0], *self.positions)
         used[..., : rows * self.pool, : columns * self.pool] = 1.0
@@ -175,17 +169,7 @@ def _get_map_shape(inputs: Shape | int, given: tuple[int, ...]) -> Shape:
     return inputs
 
 
-def _count_covering(side: int, kernel: int, stride: int, padding: int, positions: int) -> Tensor:
-    """Return how many of the first ``positions`` of the kernel along a side cover each input, [side]."""
-    index_in_kernel = torch.arange(side)[:, None] + padding - stride * torch.arange(positions)
-    return ((index_in_kernel >= 0) & (index_in_kernel < kernel)).sum(1).float()
-
-
 def _expected_maximum(count: int) -> float:
     """Return the expected maximum of ``count`` standard normal values, by Blom's formula."""
     share = (count - 0.375) / (count + 0.25)
     return float(math.sqrt(2.0) * torch.erfinv(torch.tensor(2.0 * share - 1.0)))
-
-
-def _format_shape(shape: Shape) -> str:
-    return " x ".join(map(str, shape))

@@ -40,12 +40,7 @@ class LinearConnection(Connection):
         dale: bool = option(False, "Dale's law: all weights of an input have one sign")
         inhibitory: float = option(0.2, "with dale: fraction of inhibitory inputs", low=0.0, high=1.0)
 
-    def __init__(
-        self,
-        options: Options,
-        inputs: Shape | int,
-        outputs: int,
-    ) -> None:
+    def __init__(self, options: Options, inputs: Shape | int, outputs: int) -> None:
         super().__init__()
         self.in_features, self.out_features, self.shape = count_values(inputs), outputs, (outputs,)
         # torch.nn.Linear advances the generator first: seeds give the same networks as in earlier versions
@@ -59,29 +54,22 @@ class LinearConnection(Connection):
         self.bias = torch.nn.Parameter(
             drawn if options.bias else torch.zeros(outputs), requires_grad=options.bias
         )
-        self.register_buffer(
-            "mask",
-            _make_mask(
-                self.in_features, outputs, options.density, options.inhibitory if options.dale else None
-            ),
-        )
-        self.mask: Tensor | None
         self.dale = options.dale
-        if self.mask is not None:
+        mask = None
+        if self.dale or options.density < 1.0:
+            mask = make_sparse_mask((self.in_features, outputs), options.density)
+            if self.dale:
+                mask *= make_dale_factors(self.in_features, options.inhibitory)
             with torch.no_grad():
-                self.weight *= 1.0 / math.sqrt(self.mask.square().sum(0).mean() / self.in_features)
-                self.weight *= self.mask != 0
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the effective weights are the stored ones, possibly times the mask, without rounding."""
-        return self.quantiser is None
+                self.weight *= 1.0 / math.sqrt(mask.square().sum(0).mean() / self.in_features)
+                self.weight *= mask != 0
+        self.register_buffer("mask", mask)
+        self.mask: Tensor | None
+        """Factors of the stored weights: 0 without a synapse, else sign and strength. None if all are 1."""
 
     def synapses(self) -> Tensor:
         """Return the effective weights [inputs, outputs], rounded if quantised."""
-        weights = self.unrounded_weights()
-        # asked here too, so that plain weights take one call less
-        return weights if self.quantiser is None else self.get_effective_weights(weights)
+        return self.get_effective_weights(self.unrounded_weights())
 
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [inputs, outputs]."""
@@ -104,11 +92,3 @@ class LinearConnection(Connection):
     @override
     def measure_cost(self, signal_index: int, inputs: int) -> ConnectionCost:
         return make_matrix_cost(self.synapses(), signal_index)
-
-
-def _make_mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -> Tensor | None:
-    """Draw the factors of the stored weights: 0 without a synapse, else sign and strength. None if all are 1."""
-    if density == 1.0 and inhibitory is None:
-        return None
-    mask = torch.ones(inputs, outputs) if density == 1.0 else make_sparse_mask((inputs, outputs), density)
-    return mask if inhibitory is None else mask * make_dale_factors(inputs, inhibitory)

@@ -49,21 +49,14 @@ class Recurrent(IntraLayerConnection):
         size = count_values(inputs)
         require_neurons("recurrent", size)
         self.shape, self.delays, self.dale = (size,), options.delays, options.dale
-        if options.density == 1.0:
-            mask = torch.ones(size, size)
-            if not options.self_connections:
-                mask.fill_diagonal_(0.0)
-        else:
-            mask = make_sparse_mask((size, size), options.density, diagonal=options.self_connections)
-        self.fan_in = float(mask.sum(0).mean())
+        mask = make_sparse_mask((size, size), options.density, diagonal=options.self_connections)
+        fan_in = float(mask.sum(0).mean())
         gain = options.gain
         if options.dale:
             strength = make_dale_factors(size, options.inhibitory)
             mask = mask * strength
             gain /= math.sqrt(float(strength.square().mean()))
-        self.weight = torch.nn.Parameter(
-            torch.randn(size, size) * (mask != 0) * gain / math.sqrt(self.fan_in)
-        )
+        self.weight = torch.nn.Parameter(torch.randn(size, size) * (mask != 0) * gain / math.sqrt(fan_in))
         if options.delays > 1:
             delay = torch.randint(options.delays, (size, size))
             mask = torch.cat([mask * (delay == d) for d in range(options.delays)])

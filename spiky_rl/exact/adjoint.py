@@ -96,7 +96,7 @@ class Solution:
 
         Args:
             of_spikes: dL/dt of every spike in ``spikes``, in 1/ms.
-            integrand: (time in ms, one tensor [N] per state) -> a scalar tensor. It may jump in time, as a loss of a time window does;
+            integrand: (time in ms, one tensor [N] per state) -> a number or scalar tensor. It may jump in time, as a loss of a time window does;
                 a window shorter than `solver.MAX_INTEGRAND_STEP_MS` may be missed.
 
         Raises:
@@ -150,15 +150,14 @@ def solve_network(
     if not width:
         raise UserError("weights: no neuron given; allowed: a row for each of at least one neuron")
     _count("input_times", input_times)
-    inputs = tuple(
-        solver.to_array(name, times, (_count(name, times),))
-        for name, times in ((f"input_times[{i}]", times) for i, times in enumerate(input_times))
-    )
-    for i, times in enumerate(inputs):
-        for time in times:
+    inputs = []
+    for i, times in enumerate(input_times):
+        name = f"input_times[{i}]"
+        inputs.append(solver.to_array(name, times, (_count(name, times),)))
+        for time in inputs[i]:
             if not 0.0 <= time <= duration:
                 raise UserError(
-                    f"input_times[{i}]: {time!r} is out of range; allowed: 0 to the duration, {duration} ms"
+                    f"{name}: {time!r} is out of range; allowed: 0 to the duration, {duration} ms"
                 )
     _count("readouts", readouts)
     for n in readouts:
@@ -171,7 +170,7 @@ def solve_network(
     problem = SpikingProblem(
         NeuronTerms(neuron, solver.build_parameters(neuron, width, parameters or {})),
         solver.to_array("weights", weights, (width, len(inputs) + width)),
-        inputs,
+        tuple(inputs),
         float(duration),
         taus,
         ~np.isin(np.arange(width), readouts),
@@ -287,7 +286,7 @@ class _Backward:
             return 0.0, np.zeros_like(values[:-1])
         states = torch.tensor(values[:-1], requires_grad=True)
         with torch.enable_grad():
-            value = self.integrand(time, *states)
+            value = torch.as_tensor(self.integrand(time, *states), dtype=torch.float64)
         if not value.requires_grad:  # a constant, as outside of the time window of a loss
             return value.item(), np.zeros_like(values[:-1])
         (gradient,) = torch.autograd.grad(value, states)

@@ -44,8 +44,8 @@ MAX_INTEGRAND_STEP_MS = 1.0
 QUADRATURE_TOLERANCE, MAX_INTERVALS = 1e-12, 200
 """Relative tolerance of one quadrature, and the maximum number of parts into which it divides its interval, as at a jump."""
 
-Integrand = Callable[..., Tensor]
-"""A function to integrate over time: (time in ms, one tensor [N] per state) -> a scalar tensor."""
+Integrand = Callable[..., Tensor | float]
+"""A function to integrate over time: (time in ms, one tensor [N] per state) -> a number or scalar tensor."""
 Function = Callable[[Array], Array]
 """A function of states and currents: [S + 1, ..., N] -> [..., N]."""
 Interpolant = Callable[..., Array]

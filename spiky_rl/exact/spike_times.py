@@ -168,7 +168,9 @@ class _SpikeTimes(torch.autograd.Function):
         grid = torch.linspace(0.0, kernels.duration, steps + 1, dtype=torch.float64, device=times.device)
         arrivals = times[..., None] + delays
         # [B, I, M, grid]: the responses to an input's spikes add up before they are weighted
-        response = sum(kernels.postsynaptic(grid - part[..., None])[0] for part in arrivals.unbind(2))
+        response = grid.new_zeros(*times.shape[:2], len(delays), len(grid))
+        for part in arrivals.unbind(2):
+            response += kernels.postsynaptic(grid - part[..., None])[0]
         potential = torch.einsum("bimg,jim->bjg", response, weights)
         spikes: list[Tensor] = []
         for _ in range(kernels.spikes):

@@ -27,7 +27,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self, override
+from typing import Annotated, Literal, Self, override
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -200,15 +200,10 @@ TRIPLET_FIELDS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y"
 WINDOW_FIELDS = ("potentiation", "depression", "tau_plus", "tau_minus", *TRIPLET_FIELDS)
 """Fields of `StdpWindow` that an agent may set."""
 Normalisation = Literal["none", "subtractive", "multiplicative"]
-
-
-def declare_normalisation(default: Normalisation) -> Any:
-    """Declare the option ``normalisation``."""
-    description = (
-        "conserved quantity of a neuron's incoming weights: their sum (subtractive) or the sum of their absolute values"
-        " (multiplicative)"
-    )
-    return option(default, description)
+NORMALISATION_TEXT = (
+    "conserved quantity of a neuron's incoming weights: their sum (subtractive) or the sum of their absolute values"
+    " (multiplicative)"
+)
 
 
 class LocalRule(LearningRule):
@@ -263,7 +258,7 @@ class LocalRule(LearningRule):
         limit: float = option(
             1.0, "largest size of a weight, in units of the largest initial weight", low=1e-3
         )
-        normalisation: Normalisation = declare_normalisation("none")
+        normalisation: Normalisation = option("none", NORMALISATION_TEXT)
 
         @model_validator(mode="after")
         def _check_kind(self) -> Self:
@@ -369,7 +364,8 @@ class LocalRule(LearningRule):
         sign = torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
         exists = link.weight.new_ones(()) if link.mask is None else link.mask != 0
         weights = (link.weight.abs() * sign if link.dale else link.weight) * exists
-        bound = self.limit * size
+        # above 0, since the weight dependence divides by the range; a layer whose initial weights are all 0 keeps them
+        bound = (self.limit * size).clamp(min=1e-30)
         low, high = -bound, bound
         if link.dale:
             low, high = sign.clamp(max=0.0) * bound, sign.clamp(min=0.0) * bound

@@ -14,7 +14,8 @@ from typing import override
 
 from torch import Tensor
 
-from spiky_rl.learning._traces import LocalRule, Normalisation, declare_normalisation
+from spiky_rl.config.options import option
+from spiky_rl.learning._traces import NORMALISATION_TEXT, LocalRule, Normalisation
 from spiky_rl.networks._layer import SpikingLayer
 
 
@@ -22,7 +23,7 @@ class StdpRule(LocalRule):
     """Spike-timing-dependent plasticity: pairs or triplets of spikes change a synapse."""
 
     class Options(LocalRule.Options):
-        normalisation: Normalisation = declare_normalisation("subtractive")
+        normalisation: Normalisation = option("subtractive", NORMALISATION_TEXT)
 
     @override
     def modulation(self, credit: Tensor, keep: Tensor | None, layer: SpikingLayer, steps: int) -> None:

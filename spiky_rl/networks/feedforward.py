@@ -62,7 +62,7 @@ def check_connection_position(path: str, connection: ComponentSpec, is_recurrent
     """Raise RegistryError at ``path`` unless ``connection`` is for its position: in a layer if ``is_recurrent``, else between layers."""
 
     def fits(cls: type) -> bool:
-        return getattr(cls, "is_intra_layer", False) == is_recurrent
+        return issubclass(cls, IntraLayerConnection) == is_recurrent
 
     if not fits(connection.cls):
         allowed = [name for name in list_names("connections") if fits(resolve("connections", name))]
@@ -344,7 +344,8 @@ class FeedForward(SpikingNetwork):
                 UnitGroup(layer.neuron, layer.width * self.steps, len(layer.neuron.states) + is_filtered)
             )
         connections.append(self.decoder.measure_cost(len(self.layer_sizes)))
-        if (potential := self.decoder.potential) is not None:
+        if isinstance(self.decoder, Membrane):
+            potential = self.decoder.potential
             units.append(UnitGroup(potential, self.readout.out_features * self.steps, len(potential.states)))
         biases = sum(layer.connection.shape[0] for layer in self.layers)
         return NetworkCost(connections, units, biases, self.inputs / self.encoder.width)
@@ -478,9 +479,10 @@ class FeedForward(SpikingNetwork):
         self._can_use_stack = all(
             layer.__class__ is SpikingLayer
             and layer.channel is None
-            and getattr(layer.connection, "is_plain", False)
+            and isinstance(layer.connection, LinearConnection)
+            and layer.connection.quantiser is None
             for layer in layers
-        ) and (decoder.potential is None or decoder.__class__ is Membrane)
+        ) and (decoder.__class__ is Membrane or not isinstance(decoder, Membrane))
         # linear maps and their expected classes: a parametrization changes the class in place
         links: list[Any] = [layer.connection for layer in layers]
         self._linear_maps = [
@@ -495,8 +497,8 @@ class FeedForward(SpikingNetwork):
         """Return the stack of these layers on ``backend``, or None if it has no stacks; the last one is kept."""
         if self._stack_backend is not backend:
             stages = [layer.make_stage() for layer in self.layers]
-            if self.decoder.potential is not None:
-                stages.append(self.decoder.stage())
+            if isinstance(self.decoder, Membrane):
+                stages.append(self.decoder.make_stage())
             self._stack = backend.stack(stages, self.bfloat16_gradient, self.recompute)
             self._stack_backend = backend
         return self._stack
@@ -515,14 +517,17 @@ class FeedForward(SpikingNetwork):
         A stack on a GPU adds the penalty's gradient itself, times ``share``, and returns no rates.
         """
         decoder: Any = self._modules["decoder"]
+        is_membrane = isinstance(decoder, Membrane)
+        # features are then the last potential plus the bias
+        reads_last_step = is_membrane and decoder.which == "last"
         # in a single control step a mask has no state to reset
         if states is None and signal.shape[0] == 1:
             keep = None
-        if states is None and keep is None and decoder.reads_last_step and _can_run_last_step(stack):
+        if states is None and keep is None and reads_last_step and _can_run_last_step(stack):
             bias = decoder._modules["readout"]._parameters["bias"]
             return stack.run_last_step(signal, self.steps, ops, bias), (), []
-        # with an offset, the stack returns the features themselves: the last potential plus the bias
-        offset = decoder.readout.bias if decoder.reads_last_step else None
+        # with an offset, the stack returns the features themselves
+        offset = decoder.readout.bias if reads_last_step else None
         rates: list[Tensor] = []
         if isinstance(stack, GpuStack):
             output, new = stack(
@@ -532,7 +537,7 @@ class FeedForward(SpikingNetwork):
             output, new, rates = stack(signal, self.steps, ops, states, keep, self._has_penalty, offset)
         if offset is not None:
             return output, new, rates
-        if decoder.potential is not None:
+        if is_membrane:
             return decoder.decode_potentials(output), new, rates
         features, last = decoder(output, _take(states, len(new)), keep)
         if self._has_penalty and isinstance(stack, LayerStack):

@@ -35,7 +35,8 @@ def test_channels_states_and_operations_are_those_of_the_two(first, second):
     assert torch.equal(right, b.expand_as(right))
     assert all(torch.equal(p, q) for p, q in zip(state, (*state_a, *state_b), strict=True))
     assert torch.equal(built.count_operations(x), one.count_operations(x) + two.count_operations(x))
-    assert built.binary == (one.binary and two.binary)
+    for ability in ("binary", "topographic", "only_changes"):
+        assert getattr(built, ability) == (getattr(one, ability) and getattr(two, ability))
 
 
 def test_noise_of_both_is_drawn_anew():

@@ -29,7 +29,7 @@ def test_groups_are_contiguous_disjoint_complete_and_as_equal_as_can_be(inputs, 
 def test_fewer_neurons_than_features_are_refused_with_both_numbers():
     with pytest.raises(
         registry.RegistryError,
-        match="population_vector needs at least one neuron for each of 3 features; the last layer has 2",
+        match="population_vector needs at least one neuron for each of 3 features; a layer that it reads has 2",
     ):
         decoder(2, 3)
 

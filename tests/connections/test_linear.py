@@ -24,7 +24,6 @@ def events(binary=True):
 
 def test_dense_is_the_plain_product():
     built, x = linear(), events(binary=False)
-    assert built.is_plain
     assert torch.allclose(built(x), torch.nn.functional.linear(x, built.weight.t(), built.bias), atol=1e-6)
     assert built.shape == (OUTPUTS,)
 

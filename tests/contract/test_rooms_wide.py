@@ -10,11 +10,16 @@ import torch
 
 from spiky_rl.classification import samples
 from spiky_rl.config import registry
+from spiky_rl.connections.base import IntraLayerConnection
 from spiky_rl.datasets._events import MissingData, check_events
 
 SIZE, BATCH, STEPS = 24, 5, 30
 MAPS = (2, 6, 6)
 CONNECTIONS = registry.list_names("connections")
+INTRA_LAYER = [
+    name for name in CONNECTIONS if issubclass(registry.resolve("connections", name), IntraLayerConnection)
+]
+"""Connections among the neurons of one layer."""
 GRAPHS = [name for name in registry.list_names("graphs") if name != "grown"]
 """A grown graph is a file's: its own tests have one."""
 PLASTICITIES = registry.list_names("plasticities")
@@ -23,8 +28,7 @@ DATASETS = registry.list_names("datasets")
 
 def connection(name, seed=0):
     torch.manual_seed(seed)
-    cls = registry.resolve("connections", name)
-    inputs = (SIZE,) if cls.is_intra_layer else MAPS
+    inputs = (SIZE,) if name in INTRA_LAYER else MAPS
     return registry.configure("connections", name, "c").build(inputs=inputs, outputs=7), inputs
 
 
@@ -74,7 +78,7 @@ def test_operations_are_none_without_events_and_grow_with_them(name):
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_a_connection_among_neurons_says_what_it_weighs_by_delay(name):
     built, inputs = connection(name)
-    if not registry.resolve("connections", name).is_intra_layer:
+    if name not in INTRA_LAYER:
         assert not hasattr(built, "delays")
         return
     x = events(built, inputs)
@@ -137,13 +141,9 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
 WIRED = [
     *({"encoder": name} for name in registry.list_names("encoders")),
     *({"decoder": name} for name in registry.list_names("decoders")),
-    *(
-        {"connection": name}
-        for name in CONNECTIONS
-        if not registry.resolve("connections", name).is_intra_layer
-    ),
+    *({"connection": name} for name in CONNECTIONS if name not in INTRA_LAYER),
     {"connection": {"name": "linear", "density": 0.5, "dale": True}},
-    *({"recurrent": name} for name in CONNECTIONS if registry.resolve("connections", name).is_intra_layer),
+    *({"recurrent": name} for name in INTRA_LAYER),
     {"recurrent": {"name": "recurrent", "delays": 3, "density": 0.5, "dale": True}},
 ]
 """Every part of a feed-forward network with weights or states of its own."""

@@ -225,6 +225,13 @@ def late(time, v, *_):
     return everyone(time, v) if time > 12.0 else torch.zeros((), dtype=v.dtype)
 
 
+def test_an_integrand_may_be_a_number():
+    solution = NETS["lif"].solve()
+    duration = solution.problem.duration
+    assert solution.integral(lambda *_: 0.1) == pytest.approx(0.1 * duration)
+    assert not solution.gradient(integrand=lambda *_: 0.1).weights.any()
+
+
 @pytest.mark.slow
 def test_a_loss_of_a_time_window_may_be_a_constant_outside_of_it():
     net = NETS["lif"]

@@ -149,6 +149,14 @@ def test_silent_neurons_have_no_gradient_and_are_revived():
     assert layer.weights.flatten().tolist() == pytest.approx([0.21, 0.0, 3.0, -0.5])
 
 
+def test_without_input_spikes_all_neurons_are_silent():
+    layer = SpikeTimeLayer(3, 2, torch.Generator().manual_seed(0))
+    found = layer(torch.zeros(4, 3, 0))
+    assert found.shape == (4, 2, 1) and found.isinf().all()
+    found.nan_to_num(posinf=0.0).sum().backward()
+    assert layer.weights.grad is not None and not layer.weights.grad.any()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -607,7 +607,7 @@ def test_a_weight_or_bias_that_does_not_fit_its_layer_is_refused(gradients_on, n
 )
 def test_a_bias_that_does_not_fit_the_readout_is_refused(gradients_on, value, error):
     network = build()
-    assert network.decoder.reads_last_step
+    assert network.decoder.which == "last"
     network.decoder.readout.bias = torch.nn.Parameter(value)
     with torch.set_grad_enabled(gradients_on), pytest.raises((ValueError, TypeError), match=error):
         network(observations(), None)

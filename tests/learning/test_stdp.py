@@ -277,6 +277,15 @@ def test_a_neuron_without_synapses_keeps_weights_of_zero(normalisation):
     assert (link.weight[:, 2] == 0.0).all()
 
 
+@pytest.mark.parametrize("wiring", [{}, {"dale": True}])
+def test_a_layer_whose_initial_weights_are_zero_keeps_them(wiring):
+    net = network(
+        {"name": "stdp", "mu": 1.0}, connection={"name": "linear", "gain": 0.0, "offset": 1.0, **wiring}
+    )
+    learn(net)
+    assert all((weight == 0.0).all() for weight in weights_of(net))
+
+
 def test_a_checkpoint_keeps_the_bounds_of_the_first_weights():
     net, other = network("stdp"), network("stdp", seed=5)
     assert not torch.equal(net.learning.sizes, other.learning.sizes)

@@ -11,9 +11,6 @@ from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.connections._cost import ConnectionCost, make_matrix_cost
 from spiky_rl.connections._quantization import WeightQuantizer
 from spiky_rl.connections.base import read_weight
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack import StackStage
-from spiky_rl.neurons.base import Neuron
 
 
 class Decoder(Component, torch.nn.Module):
@@ -21,13 +18,6 @@ class Decoder(Component, torch.nn.Module):
 
     state_width: int = 0
     """Width of the hidden state between control steps; 0 if there is none."""
-
-    potential: Neuron | None = None
-    """Neuron that integrates the readout's output, or None; `decode_potentials` maps its output to features."""
-    ops: TorchOps | None = None
-    """Functions that the step of ``potential`` uses; None if there is no potential."""
-    reads_last_step: bool = False
-    """Whether features are the potential after the last inner step plus the readout's bias."""
     backend: str = "auto"
     """Kernel backend."""
     spikes_only: bool = False
@@ -36,7 +26,6 @@ class Decoder(Component, torch.nn.Module):
     """Whether the last layer's output is 0 or 1."""
     bfloat16_gradient: bool = False
     """Whether the gradient of the input may be computed in bfloat16."""
-
     quantiser: WeightQuantizer | None = None
     """Rounds the readout's weights in training; None for float weights."""
 
@@ -79,29 +68,6 @@ class Decoder(Component, torch.nn.Module):
     def unrounded_weights(self) -> Tensor:
         """Return the readout's float weights [N, F]."""
         return read_weight(self.readout).t()
-
-    def get_potential_parameters(self) -> tuple[Tensor | float, ...]:
-        """Return the parameters of the potential's step; empty if there is no potential."""
-        return ()
-
-    def stage(self) -> StackStage:
-        """Return readout and potential as a stage for backends that run all layers in one call."""
-        assert self.potential is not None
-        return StackStage(
-            map=self.readout,
-            neuron=self.potential,
-            parameters=self.get_potential_parameters,
-            ops=self.ops,
-            binary=self.binary,
-            biased=False,
-            output_major=True,
-        )
-
-    def decode_potentials(self, potentials: Tensor) -> Tensor:
-        """Map ``potentials`` [T, K, B, F] to features [T, B, F]; only for decoders with a potential."""
-        raise NotImplementedError(
-            f"{type(self).__name__} defines no decode_potentials; a decoder with a potential must"
-        )
 
     def select_events(self, spikes: Tensor) -> Tensor:
         """Return the events [T, K or 1, B, N] of ``spikes`` [T, K, B, N] that reach the readout's weights."""

@@ -8,7 +8,6 @@ steps. Source: Chen et al. (2024), ILC-SAN.
 
 from __future__ import annotations
 
-import math
 from typing import Literal, override
 
 from torch import Tensor
@@ -17,7 +16,8 @@ from torch.nn import Parameter
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import SPIKELESS, TorchOps
+from spiky_rl.kernels.ops import SPIKELESS
+from spiky_rl.kernels.stack import StackStage
 from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, parameter
 
 
@@ -31,17 +31,14 @@ class Membrane(Decoder):
         tau: float = option(2.0, "time constant of the potential", low=1e-3, unit="ms")
         dt: float = DT
 
-    potential: Neuron
-    ops: TorchOps
-
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         self.which = options.read
         """The feature that is read from the potential: last, mean or max."""
-        self.reads_last_step = options.read == "last"
-        self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
+        self.state_width = outputs
         self.potential = Potential.from_options(dt=options.dt, tau=options.tau)
-        self.ops = SPIKELESS
+        """Neuron that integrates the readout's output."""
+        self.decay = self.potential.get_step_value("tau")
 
     @override
     def forward(
@@ -56,15 +53,28 @@ class Membrane(Decoder):
         drive = dispatch.linear(self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient)
         params = self.get_potential_parameters()
         v, new = dispatch.unroll(
-            self.backend, self.potential, self.ops, drive, steps, state, params, keep=keep
+            self.backend, self.potential, SPIKELESS, drive, steps, state, params, keep=keep
         )
         return self.decode_potentials(v), new
 
     def get_potential_parameters(self) -> tuple[float]:
+        """Return the parameters of the potential's step."""
         return (self.decay,)
 
-    @override
+    def make_stage(self) -> StackStage:
+        """Return readout and potential as a stage for backends that run all layers in one call."""
+        return StackStage(
+            map=self.readout,
+            neuron=self.potential,
+            parameters=self.get_potential_parameters,
+            ops=SPIKELESS,
+            binary=self.binary,
+            biased=False,
+            output_major=True,
+        )
+
     def decode_potentials(self, potentials: Tensor) -> Tensor:
+        """Map ``potentials`` [T, K, B, F] to features [T, B, F]."""
         if self.which == "last":
             v = potentials[:, -1]
         elif self.which == "mean":

@@ -31,8 +31,8 @@ class PopulationVector(Decoder):
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         if inputs < outputs:
             raise RegistryError(
-                f"network.decoder: population_vector needs at least one neuron for each of {outputs} features; the last layer"
-                f" has {inputs}; set network.layers[-1] to at least {outputs}"
+                f"network.decoder: population_vector needs at least one neuron for each of {outputs} features; a layer that"
+                f" it reads has {inputs}; set its entry in network.layers to at least {outputs}"
             )
         super().__init__(inputs, outputs)
         groups = torch.arange(inputs).tensor_split(outputs)

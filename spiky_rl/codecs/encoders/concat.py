@@ -32,6 +32,7 @@ class ConcatEncoder(Encoder):
         self.width = self.first.width + self.second.width
         self.binary = self.first.binary and self.second.binary
         self.topographic = self.first.topographic and self.second.topographic
+        self.only_changes = self.first.only_changes and self.second.only_changes
         self.state_sizes = (*self.first.state_sizes, *self.second.state_sizes)
 
     @override

@@ -44,7 +44,7 @@ class Delta(Encoder):
         super().__init__()
         self.width, self.steps, self.threshold = 2 * inputs, steps, options.threshold
         self.state_sizes = (inputs,) if options.start == "zero" else (inputs, 1)
-        self.register_buffer("step", torch.arange(1, steps + 1).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
+        self.register_buffer("step", torch.arange(1, steps + 1).view(-1, 1, 1))  # [K, 1, 1]
         self.step: Tensor
 
     @override
@@ -57,24 +57,17 @@ class Delta(Encoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
             return self(x), ()
-        x = x.detach()
-        reference = state[0]
-        has_begun = state[1] if len(state) > 1 else None
-        counts = []
+        x, counts = x.detach(), []
         for t in range(x.shape[0]):
             if keep is not None:
-                kept = keep[t].unsqueeze(-1)
-                reference = reference * kept
-                if has_begun is not None:
-                    has_begun = has_begun * kept
-            if has_begun is not None:
-                reference = torch.where(has_begun > 0, reference, x[t])
-                has_begun = torch.ones_like(has_begun)
+                state = tuple(part * keep[t].unsqueeze(-1) for part in state)
+            reference, *has_begun = state
+            if has_begun:
+                reference = torch.where(has_begun[0] > 0, reference, x[t])
             count = self._count_events(x[t] - reference)
             counts.append(count)
-            reference = reference + self.threshold * count
-        events = self._make_events(torch.stack(counts))
-        return events, (reference,) if has_begun is None else (reference, has_begun)
+            state = (reference + self.threshold * count, *map(torch.ones_like, has_begun))
+        return self._make_events(torch.stack(counts)), state
 
     def _count_events(self, change: Tensor) -> Tensor:
         """Return the number of events in a control step for a ``change`` of x since the reference; negative for OFF events."""

@@ -42,7 +42,7 @@ class Latency(Encoder):
         self.scale = options.sharpness * (options.fields - 1) / (2.0 * options.span)
         """Inverse of the standard deviation."""
         self.register_buffer("centre", torch.linspace(-options.span, options.span, options.fields))  # [P]
-        self.register_buffer("step", torch.arange(steps).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
+        self.register_buffer("step", torch.arange(steps).view(-1, 1, 1))  # [K, 1, 1]
         self.centre: Tensor
         self.step: Tensor
 
