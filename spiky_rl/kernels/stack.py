@@ -21,7 +21,7 @@ from torch import Tensor
 from spiky_rl.kernels import dispatch, operators, programs, structures
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack_operator import find_operator, make_plan
+from spiky_rl.kernels.stack_operator import PlanStruct, find_operator, make_plan
 from spiky_rl.kernels.structures import LayerStruct, get_pointer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
@@ -209,11 +209,12 @@ class LayerStack:
             for layer, bias in zip(layers, tensors[1::2], strict=True):
                 layer.bias = None if bias is None else bias.data_ptr()
             layout = self.get_layout(T, inner, steps, B, True, counted)
-            sizes = {"T": T, "inner": inner, "K": steps, "B": B, "width": layers[-1].N, "memory": layout.size}
-            flags = {"counted": counted, "bfloat16": self.bfloat16, "has_openmp": hasattr(self.core, OPENMP)}
+            sizes = PlanStruct(T=T, inner=inner, K=steps, B=B, width=layers[-1].N, memory=layout.size)
+            sizes.counted, sizes.bfloat16 = counted, self.bfloat16
+            sizes.has_openmp = hasattr(self.core, OPENMP)
             if len(self._plans) >= _SHAPES:
                 self._plans.clear()
-            plan = self._plans[key] = calls, make_plan(self, calls, layers, layout.places, **sizes, **flags)
+            plan = self._plans[key] = calls, make_plan(self.core, calls, layers, layout.places, sizes)
         found = run(plan[1], x, offset, [tensor for tensor in tensors if tensor is not None])
         if found:
             self.launches["stack"] += 1
