@@ -36,8 +36,6 @@ class KernelProgram:
     """Whether each parameter differs between neurons, in the order of ``names``."""
     states: int
     """Number of states."""
-    substeps: int
-    """Number of sub-steps in a step."""
 
     def uniforms(self, numbers: dict[str, float]) -> list[float]:
         """Return the values of ``u``, given the ``numbers``: "parameter NAME" for each uniform parameter, and "slope"."""
@@ -82,7 +80,6 @@ def build_program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...
         tuple(neuron.params),
         varying,
         len(neuron.states),
-        neuron.substeps,
     )
 
 

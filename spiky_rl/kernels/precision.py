@@ -43,14 +43,8 @@ def has_fast_bfloat16() -> bool:
 
 def check_gradient_precision(name: str) -> str:
     """Return the ``name`` of an option gradient_precision. Raises RegistryError for bfloat16 on a machine without it."""
-    if name == "bfloat16":
-        require_bfloat16()
-    return name
-
-
-def require_bfloat16() -> None:
-    """Raise `RegistryError` if the CPU has no instruction that multiplies bfloat16."""
-    if FLAGS.isdisjoint(read_cpu_flags()):
+    if name == "bfloat16" and FLAGS.isdisjoint(read_cpu_flags()):
         raise RegistryError(
             f"bfloat16 needs a CPU with one of {', '.join(sorted(FLAGS))}; use auto or float32"
         )
+    return name

@@ -21,7 +21,7 @@ from torch import Tensor
 from spiky_rl.kernels import dispatch, operators, programs, structures
 from spiky_rl.kernels.launch import RecurrentFeedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack_operator import find_operator, make_plan
+from spiky_rl.kernels.stack_operator import PlanStruct, find_operator, make_plan
 from spiky_rl.kernels.structures import LayerStruct, get_pointer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
@@ -73,14 +73,9 @@ class StackStage:
         return call
 
     @property
-    def masked(self) -> bool:
-        """Whether a mask applies to the map's weights."""
-        return self.map._buffers.get("mask") is not None  # pylint: disable=protected-access
-
-    @property
     def weight(self) -> Tensor:
         """The effective weights, after the mask."""
-        if self.masked:
+        if self.map._buffers.get("mask") is not None:  # pylint: disable=protected-access
             return self.map.synapses()
         # twice as fast as the module's attribute
         return self.map._parameters["weight"]  # pylint: disable=protected-access
@@ -214,11 +209,12 @@ class LayerStack:
             for layer, bias in zip(layers, tensors[1::2], strict=True):
                 layer.bias = None if bias is None else bias.data_ptr()
             layout = self.get_layout(T, inner, steps, B, True, counted)
-            sizes = {"T": T, "inner": inner, "K": steps, "B": B, "width": layers[-1].N, "memory": layout.size}
-            flags = {"counted": counted, "bfloat16": self.bfloat16, "has_openmp": hasattr(self.core, OPENMP)}
+            sizes = PlanStruct(T=T, inner=inner, K=steps, B=B, width=layers[-1].N, memory=layout.size)
+            sizes.counted, sizes.bfloat16 = counted, self.bfloat16
+            sizes.has_openmp = hasattr(self.core, OPENMP)
             if len(self._plans) >= _SHAPES:
                 self._plans.clear()
-            plan = self._plans[key] = calls, make_plan(self, calls, layers, layout.places, **sizes, **flags)
+            plan = self._plans[key] = calls, make_plan(self.core, calls, layers, layout.places, sizes)
         found = run(plan[1], x, offset, [tensor for tensor in tensors if tensor is not None])
         if found:
             self.launches["stack"] += 1
@@ -242,24 +238,18 @@ class LayerStack:
         weights = [m["weight"] for m in self._maps]
         biases = [m["bias"] for m in self._maps if m["bias"] is not None]
         key = (
-            *(x.shape, steps, ops.slope, torch.get_num_threads(), offset.data_ptr()),
-            *[weight.data_ptr() for weight in weights],
-            *[weight.is_contiguous() for weight in weights],  # a transposed weight has the same address
-            *[bias.data_ptr() for bias in biases],
-            # a view of a part has the same address
-            *[tensor.nbytes for tensor in (*weights, *biases, offset)],
+            *(x.shape, steps, ops.slope, torch.get_num_threads()),
+            # a view, of a part or in strides, may have the same address
+            *[(t.data_ptr(), t.nbytes, t.is_contiguous()) for t in (*weights, *biases, offset)],
         )
         rollout = self._rollout
         if rollout is None or rollout.key != key:
             rollout = self._rollout = self._prepare_rollout(key, x, steps, ops, offset)
         features = x.new_empty(*rollout.shape)  # faster than with a tuple
-        if features.numel() == 0:
-            return features
         # a structure of this call's own, because other threads may run the same network
         stack = structures.StackStruct.from_buffer_copy(rollout.struct)
         stack.x, stack.last_step = x.data_ptr(), features.data_ptr()
-        if self.core.spiky_stack_forward(ctypes.addressof(stack)):
-            raise MemoryError(f"no memory to run {stack.B} samples")
+        run_forward(self.core, stack)
         self.launches["stack"] += 1
         return features
 
@@ -274,9 +264,9 @@ class LayerStack:
         for stage, call in zip(self.stages, calls, strict=True):
             tensors += [stage.weight, stage.bias, call.params, None, None]
         layers, kept_alive = self.fill_layers(calls, tensors)
-        T, K, B, _ = x.shape
-        struct = structures.StackStruct(ctypes.addressof(layers), count=len(layers), T=T, K=steps, B=B)
-        struct.offset, struct.constant, struct.threads = offset.data_ptr(), K == 1, count_threads(self.core)
+        T, _, B, _ = x.shape
+        struct = make_struct(self.core, layers, x.shape, steps)
+        struct.offset = offset.data_ptr()
         # after the first object come copies, of parameters and of weights and biases that are not contiguous. Copies miss later
         # changes, so the next call fills the structures again
         has_copies = len(kept_alive) > 1
@@ -464,6 +454,26 @@ def _check_tensor(name: str, given: Tensor, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: shape {[*given.shape]} given; expected: {[*expected]}")
 
 
+def make_struct(core: ctypes.CDLL, layers: Any, shape: Sequence[int], steps: int) -> structures.StackStruct:
+    """Return the structure for a run of ``layers``, an array of `LayerStruct`; the signal has this ``shape``, ``steps`` is K."""
+    T, K, B, _ = shape
+    struct = structures.StackStruct(ctypes.addressof(layers), count=len(layers), T=T, K=steps, B=B)
+    struct.constant, struct.threads = K == 1, count_threads(core)
+    return struct
+
+
+def run_forward(core: ctypes.CDLL, struct: structures.StackStruct) -> None:
+    """Run the stack ``struct`` forward, unless it has no samples. Raises `MemoryError` without memory."""
+    if struct.B and core.spiky_stack_forward(ctypes.addressof(struct)):
+        raise MemoryError(f"no memory to run {struct.B} samples")
+
+
+def run_backward(core: ctypes.CDLL, struct: structures.StackStruct) -> None:
+    """Run the stack ``struct`` backward, unless it has no samples. Raises `MemoryError` without memory."""
+    if struct.B and core.spiky_stack_backward(ctypes.addressof(struct)):
+        raise MemoryError(f"no memory for the gradients of {struct.B} samples")
+
+
 def count_threads(core: ctypes.CDLL) -> int:
     """Return the number of threads that the kernels ``core`` may divide a batch among: torch's, or 1 if they have no OpenMP.
 
@@ -520,15 +530,13 @@ class _Run(torch.autograd.Function):
         layout.fill(layers, stack.stages, memory.data_ptr())
         width = stack.stages[-1].map.out_features
         output = x.new_empty((T, steps, B, width) if offset is None else (T, B, width))
-        c = structures.StackStruct(ctypes.addressof(layers), x.data_ptr(), get_pointer(keep))
+        c = make_struct(stack.core, layers, x.shape, steps)
+        c.x, c.keep = x.data_ptr(), get_pointer(keep)
         if offset is None:
             c.output = output.data_ptr()
         else:
             c.last_step, c.offset = output.data_ptr(), offset.data_ptr()
-        c.count, c.T, c.K, c.B = len(layers), T, steps, B
-        c.constant, c.threads = K == 1, count_threads(stack.core)
-        if B > 0 and stack.core.spiky_stack_forward(ctypes.addressof(c)):
-            raise MemoryError(f"no memory to run {B} samples")
+        run_forward(stack.core, c)
         stack.launches["stack"] += 1
         rates = []
         if request.counted:
@@ -548,7 +556,7 @@ class _Run(torch.autograd.Function):
         stack = request.stack
         x, keep, memory, offset, *tensors = ctx.saved_tensors
         grad_output, grad_last, grad_rates = grads[0], grads[1 : 1 + ctx.states], grads[1 + ctx.states :]
-        T, K, B, _ = ctx.shape
+        T, _, B, _ = ctx.shape
         like = tensors[0]
         layers, kept_alive = stack.fill_layers(request.calls, tensors)
         ctx.layout.fill(layers, stack.stages, memory.data_ptr())
@@ -576,18 +584,16 @@ class _Run(torch.autograd.Function):
                 layer.within.grad_weight = of_synapses
             gradients += of_part[:per_stage]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
-        c = structures.StackStruct(ctypes.addressof(layers), get_pointer(x), get_pointer(keep))
+        c = make_struct(stack.core, layers, ctx.shape, request.steps)
+        c.x, c.keep, c.grad_x = map(get_pointer, (x, keep, grad_x))
+        c.bfloat16 = stack.bfloat16
         if offset is None:
             c.grad_output = grad_output.data_ptr()
         else:
             c.grad_last_step = grad_output.data_ptr()
-        c.grad_x = get_pointer(grad_x)
-        c.count, c.T, c.K, c.B = len(layers), T, request.steps, B
-        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, count_threads(stack.core)
+        run_backward(stack.core, c)
         if B == 0:
             gradients = [None if t is None else torch.zeros_like(t) for t in gradients]
-        elif stack.core.spiky_stack_backward(ctypes.addressof(c)):
-            raise MemoryError(f"no memory for the gradients of {B} samples")
         stack.launches["stack backward"] += 1
         grad_offset = None if offset is None else grad_output.sum((0, 1))
         return None, grad_x, None, grad_offset, *gradients

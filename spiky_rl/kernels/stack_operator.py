@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from torch import Tensor
 from spiky_rl.config.errors import UserError
 from spiky_rl.kernels import compiler, operators, programs
 from spiky_rl.kernels.structures import LayerStruct
-
-if TYPE_CHECKING:
-    from spiky_rl.kernels.stack import LayerStack
 
 log = logging.getLogger(__name__)
 
@@ -110,22 +107,22 @@ def _compile() -> ctypes.CDLL:
 
 
 def make_plan(
-    stack: LayerStack,
+    core: ctypes.CDLL,
     calls: Sequence[programs.NeuronCall],
     layers: Sequence[LayerStruct],
     places: Sequence[tuple[int | None, int | None]],
-    **sizes: Any,
+    sizes: PlanStruct,
 ) -> Tensor:
     """Return the plan of a call: a tensor of bytes that autograd keeps as long as it may run backward.
 
     Args:
-        stack: The stack.
+        core: The compiled kernels that do not depend on a neuron.
         calls: The calls of its neurons.
         layers: Copies of a template's structures, with an address of the bias, any, if it has one.
         places: Offsets of each layer's input and current in the memory of a forward pass; None if it is not kept.
-        **sizes: Fields of `PlanStruct` that are numbers.
+        sizes: A structure with the fields that are numbers, but for ``count``.
     """
-    count, numbers = len(layers), [call.uniforms for call in calls]
+    numbers = [call.uniforms for call in calls]
     kind = _make_content_type(tuple(map(len, numbers)))
     tensor = torch.zeros(ctypes.sizeof(kind), dtype=torch.uint8, device="cpu")
     content: Any = kind.from_address(tensor.data_ptr())
@@ -136,15 +133,14 @@ def make_plan(
         content.layers[i].uniforms = ctypes.addressof(own_numbers)
         content.signals[i] = -1 if signal is None else signal
         content.currents[i] = -1 if current is None else current
+    content.plan = sizes
     plan = content.plan
+    plan.count = len(layers)
     for name in ("layers", "signals", "currents"):
         setattr(plan, name, ctypes.addressof(getattr(content, name)))
-    core = stack.core
     kernels = (core.spiky_stack_forward, core.spiky_stack_backward, core.spiky_count)
     for name, kernel in zip(("forward", "backward", "count_events"), kernels, strict=True):
         setattr(plan, name, ctypes.cast(kernel, ctypes.c_void_p).value)
-    for name, size in {"count": count, **sizes}.items():
-        setattr(plan, name, size)
     return tensor
 
 

@@ -392,6 +392,17 @@ def test_a_weight_that_is_transposed_in_place_is_read_anew():
         assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
 
 
+def test_a_bias_that_becomes_a_strided_view_of_its_memory_is_read_anew():
+    network, x = build(), observations()
+    values = torch.randn(2 * LAYERS[0])
+    with torch.no_grad():
+        network.layers[0].connection.bias.data = values[: LAYERS[0]]
+        before, _ = network(x, None)
+        network.layers[0].connection.bias.data = values[::2]  # the same address and size
+        after, _ = network(x, None)
+        assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
+
+
 def test_a_weight_that_shrinks_in_place_is_refused():
     network, x = build(), observations()
     link = network.layers[1].connection

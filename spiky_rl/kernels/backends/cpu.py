@@ -16,7 +16,7 @@ from spiky_rl.kernels.backends._compiled import CompiledBackend
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.launch import KernelLaunch, RecurrentLaunch
-from spiky_rl.kernels.stack import LayerStack, StackStage, count_threads
+from spiky_rl.kernels.stack import LayerStack, StackStage, make_struct, run_backward, run_forward
 from spiky_rl.kernels.structures import JobStruct, LayerStruct, get_pointer
 
 
@@ -148,13 +148,12 @@ class Cpu(CompiledBackend):
     def recurrent_forward(
         self, run: RecurrentLaunch, last: bool, trace: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        B, count = run.current.shape[2], programs.PROGRAMS[run.key].states + run.feedback.states
+        count = programs.PROGRAMS[run.key].states + run.feedback.states
         output, final, potentials = self.allocate_outputs(run, count, last, trace)
         layer, stack, kept_alive = _make_stack_struct(run)
         layer.within.trace = potentials.data_ptr() if trace else None
         stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
-        if B and load_core_kernels().spiky_stack_forward(ctypes.addressof(stack)):
-            raise MemoryError(f"no memory to run {B} samples")
+        run_forward(load_core_kernels(), stack)
         self.launches[f"{run.key} recurrent"] += 1
         del kept_alive
         return output, final, potentials
@@ -180,21 +179,20 @@ class Cpu(CompiledBackend):
         stack.grad_x, layer.within.grad_weight = grad_current.data_ptr(), grad_synapses.data_ptr()
         layer.grad_state = None if run.state is None else grad_state.data_ptr()
         layer.grad_params = None if run.params is None else grad_params.data_ptr()
-        if B and load_core_kernels().spiky_stack_backward(ctypes.addressof(stack)):
-            raise MemoryError(f"no memory for the gradients of {B} samples")
+        run_backward(load_core_kernels(), stack)
         self.launches[f"{run.key} recurrent backward"] += 1
         del kept_alive
         return grad_current, grad_state, grad_params, grad_synapses
 
+    @override
     def linear_forward(
-        self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
+        self, x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """Run `CompiledBackend.linear_forward`; if ``x`` is None, read the events from ``bits`` instead."""
         operators.check_weight(weight)
         inputs_major = weight.t().contiguous()
-        rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
+        rows = x.shape[0]
         y = weight.new_empty(rows, weight.shape[0])
-        x, bias = (None if t is None else t.contiguous() for t in (x, bias))
+        x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         failed = load_core_kernels().spiky_linear(
             *map(get_pointer, (x, bits, inputs_major, bias, y)),
             rows,
@@ -289,28 +287,25 @@ class Cpu(CompiledBackend):
 def _make_stack_struct(run: RecurrentLaunch) -> tuple[LayerStruct, structures.StackStruct, list[Any]]:
     """Return the run as a stack of one layer without a map, and the objects that must outlive it."""
     operators.check_weight(run.synapses)
-    T, inner, B, N = run.current.shape
+    N = run.current.shape[-1]
     x, synapses = run.current.contiguous(), run.synapses.contiguous()
     others = [None if t is None else t.to(x.dtype).contiguous() for t in (run.state, run.params, run.keep)]
-    layer = LayerStruct(C=N, N=N, states=programs.PROGRAMS[run.key].states)
+    layers = (LayerStruct * 1)(LayerStruct(C=N, N=N, states=programs.PROGRAMS[run.key].states))
+    layer = layers[0]
     numbers = layer.set_neuron(load_kernels(run.key), run.uniforms)
     layer.state, layer.params, keep = map(get_pointer, others)
     layer.parameters = 0 if run.params is None else run.params.shape[0]
     layer.within.fill(run.feedback, synapses)
-    stack = structures.StackStruct(
-        ctypes.addressof(layer), x.data_ptr(), keep, count=1, T=T, K=run.steps, B=B
-    )
-    stack.constant, stack.threads = inner == 1, count_threads(load_core_kernels())
-    return layer, stack, [layer, x, synapses, *others, numbers]
+    stack = make_struct(load_core_kernels(), layers, run.current.shape, run.steps)
+    stack.x, stack.keep = x.data_ptr(), keep
+    return layer, stack, [layers, x, synapses, *others, numbers]
 
 
-def _make_job(run: KernelLaunch) -> tuple[JobStruct, list[Tensor]]:
-    """Return the run as a job, and the tensors that must outlive it."""
-    current = run.current
-    kept_alive = [current.contiguous()]
-    numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
+def _make_job(run: KernelLaunch) -> tuple[JobStruct, list[Any]]:
+    """Return the run as a job, and the objects that must outlive it."""
+    current, numbers = run.current, (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
+    kept_alive = [current.contiguous(), numbers]
     job = JobStruct(current=kept_alive[0].data_ptr(), uniforms=ctypes.addressof(numbers))
-    job.numbers = numbers  # keeps the buffer alive
     for name, tensor in (("state", run.state), ("params", run.params), ("keep", run.keep)):
         if tensor is not None:
             kept_alive.append(tensor.to(current.dtype).contiguous())
