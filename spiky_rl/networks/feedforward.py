@@ -524,8 +524,8 @@ class FeedForward(SpikingNetwork):
         if states is None and signal.shape[0] == 1:
             keep = None
         if states is None and keep is None and reads_last_step and _can_run_last_step(stack):
-            bias = decoder._modules["readout"]._parameters["bias"]
-            return stack.run_last_step(signal, self.steps, ops, bias), (), []
+            readout: Any = decoder._modules["readout"]
+            return stack.run_last_step(signal, self.steps, ops, readout._parameters["bias"]), (), []
         # with an offset, the stack returns the features themselves
         offset = decoder.readout.bias if reads_last_step else None
         rates: list[Tensor] = []
