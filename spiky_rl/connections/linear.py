@@ -69,7 +69,9 @@ class LinearConnection(Connection):
 
     def synapses(self) -> Tensor:
         """Return the effective weights [inputs, outputs], rounded if quantised."""
-        return self.get_effective_weights(self.unrounded_weights())
+        weights = self.unrounded_weights()
+        # plain weights take one call less
+        return weights if self.quantiser is None else self.get_effective_weights(weights)
 
     def unrounded_weights(self) -> Tensor:
         """Return the float weights [inputs, outputs]."""
