@@ -220,8 +220,8 @@ CORE = {
     ),
     "a row's end left out": (
         linear,
-        "for (long j = i * WIDTH; j < width",
-        "for (long j = i * WIDTH + 1; j < width",
+        "load_some(tail, left) + total[NV - 1], left);",
+        "load_some(tail, left) + total[NV - 1], left - 1);",
     ),
     "the last row of the bias": (linear, "((Word)1 << n) - 1", "((Word)1 << (n - 1)) - 1"),
     "the first row for all that are left": (

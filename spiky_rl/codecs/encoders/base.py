@@ -66,3 +66,8 @@ class Encoder(Component, torch.nn.Module):
 def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
     """Draw noise [steps, width], uniform in [0, 1), the same for all environments, from a generator of its own."""
     return torch.rand(steps, width, generator=torch.Generator().manual_seed(seed))
+
+
+def resample_noise(noise: Tensor, seed: int) -> None:
+    """Draw the ``noise`` of `uniform_noise` again, in place, with another ``seed``."""
+    noise.copy_(uniform_noise(seed, *noise.shape))

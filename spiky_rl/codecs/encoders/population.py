@@ -19,7 +19,7 @@ from typing import Literal, override
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
@@ -69,7 +69,7 @@ class Population(Encoder):
 
     @override
     def resample_noise(self, updates: int) -> None:
-        self.noise.copy_(uniform_noise(self.seed + updates, self.steps, self.width))
+        resample_noise(self.noise, self.seed + updates)
 
     def count_operations(self, x: Tensor) -> Tensor:
         """Count three operations per field and control step: difference, scaling, square; the exponential does not count.

@@ -20,7 +20,7 @@ from typing import override
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, resample_noise, uniform_noise
 from spiky_rl.config.options import Settings, option
 
 
@@ -56,7 +56,7 @@ class RateEncoder(Encoder):
 
     @override
     def resample_noise(self, updates: int) -> None:
-        self.noise.copy_(uniform_noise(self.seed + updates, self.steps, self.width))
+        resample_noise(self.noise, self.seed + updates)
 
     def count_operations(self, x: Tensor) -> Tensor:
         """Count one per observation: the scaling."""
