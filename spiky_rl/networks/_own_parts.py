@@ -1,4 +1,4 @@
-"""Checks of encoders, decoders, penalties and learning rules from outside the package, which run on zeros when a network is built.
+"""Checks of encoders, connections, decoders, penalties and learning rules from outside the package, on zeros when a network is built.
 
 Without them a wrong shape appears in a kernel, far from the part that returned it.
 """
@@ -19,6 +19,8 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.modules import format_exception
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.registry import Component, is_foreign
+from spiky_rl.connections.base import Connection, IntraLayerConnection
+from spiky_rl.kernels import dispatch
 from spiky_rl.penalties.base import Penalty, expand_factors
 
 if TYPE_CHECKING:
@@ -52,6 +54,25 @@ def check_encoder(name: str, encoder: Encoder, inputs: int, steps: int) -> None:
         raise RegistryError(
             f"encoder: {name}: encode_stateful returned states of shapes {given}; allowed: [B, size] for each of state_sizes, here {allowed}"
         )
+
+
+def check_connection(name: str, connection: Connection, inputs: int) -> None:
+    """Raise RegistryError if an own ``connection`` from ``inputs`` values returns currents, weights or counts of wrong shapes."""
+    if not is_foreign(name):
+        return
+    key = "recurrent" if isinstance(connection, IntraLayerConnection) else "connection"
+    events = torch.zeros(T, 1, B, inputs)
+    with _run(name, key, connection):
+        counts, width = connection.operations(events), connection.width
+    _check_shape(key, name, counts, "[T, K or 1, B]", [T, 1, B], method="operations")
+    if isinstance(connection, IntraLayerConnection):
+        with _run(name, key, connection):
+            weights, rows = connection.synapses(), connection.delays * width
+        _check_shape(key, name, weights, "[D N, N]", [rows, width], method="synapses")
+    else:
+        with _run(name, key, connection):
+            current = copy.deepcopy(connection)(events, dispatch.REFERENCE, False, False)
+        _check_shape(key, name, current, "[T, K or 1, B, N]", [T, 1, B, width])
 
 
 def check_decoder(name: str, decoder: Decoder, steps: int, inputs: int, outputs: int) -> None:

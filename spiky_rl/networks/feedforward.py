@@ -302,11 +302,14 @@ class FeedForward(SpikingNetwork):
         layers: list[SpikingLayer] = []
         binary = self.encoder.binary
         for i, width in enumerate(widths):
-            link: Connection = _get_component(connection, i).build(inputs=shape, outputs=width)  # type: ignore[union-attr]
+            spec: Any = _get_component(connection, i)
+            link: Connection = spec.build(inputs=shape, outputs=width)
+            _own_parts.check_connection(spec.name, link, count_values(shape))
             cell = self.learning.wrap_neuron(_get_component(neuron, i).build())  # type: ignore[union-attr]
-            feedback: IntraLayerConnection | None = None
+            feedback = None
             if (spec := _get_component(recurrent, i)) is not None:
                 feedback = spec.build(inputs=link.shape, outputs=width)
+                _own_parts.check_connection(spec.name, feedback, link.width)
             layers.append(self._make_layer(link, cell, feedback, binary))
             shape, binary = link.shape, not cell.graded
         return layers

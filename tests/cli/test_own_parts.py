@@ -109,6 +109,31 @@ class Summed(Damped):
 class Unpaired(Damped):
     def decode(self, decoder, outputs, state, keep):
         return decoder(outputs[-1], state, keep)[0]
+
+
+from spiky_rl.connections.linear import LinearConnection
+from spiky_rl.connections.recurrent import Recurrent
+
+
+class Narrow(LinearConnection):
+    def forward(self, *args):
+        return super().forward(*args)[..., 1:]
+
+
+class Total(LinearConnection):
+    def operations(self, events):
+        return super().operations(events).sum()
+
+
+class Shapeless(LinearConnection):
+    def __init__(self, options, inputs, outputs):
+        super().__init__(options, inputs, outputs)
+        del self.shape
+
+
+class Cut(Recurrent):
+    def synapses(self):
+        return super().synapses()[1:]
 """
 
 
@@ -146,6 +171,10 @@ class Unpaired(Damped):
             "on_layer_output returned [2, 3, 16]; allowed: [T, K, B, N], here [2, 4, 3, 16]",
         ),
         ("learning: Unpaired", "decode returned a Tensor; allowed: a pair"),
+        ("connection: Narrow", "returned [2, 1, 3, 15]; allowed: [T, K or 1, B, N], here [2, 1, 3, 16]"),
+        ("connection: Total", "operations returned []; allowed: [T, K or 1, B], here [2, 1, 3]"),
+        ("connection: Shapeless", "fails on zeros: "),
+        ("recurrent: Cut", "synapses returned [15, 16]; allowed: [D N, N], here [16, 16]"),
     ],
 )
 def test_a_part_that_returns_a_wrong_shape_is_refused_when_a_network_is_built(mine, part, fault, monkeypatch):
