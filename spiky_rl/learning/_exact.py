@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.learning._exact_spike_neuron import ExactSpikeNeuron
-from spiky_rl.learning.base import LearningRule
-from spiky_rl.networks._layer import OutputHook, SpikingLayer
+from spiky_rl.learning.base import LearningRule, OutputHook
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 
 

@@ -66,7 +66,7 @@ class NeuronWrapper(Neuron):
         return self.inner
 
     @override
-    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+    def get_parameter_range(self, name: str) -> tuple[float, float]:
         return self.inner.get_parameter_range(name)
 
 

@@ -7,7 +7,7 @@ optimiser. A rule does not change the forward pass unless its docstring says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,9 +15,12 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.registry import Component, ComponentSpec
-from spiky_rl.networks._layer import OutputHook, SpikingLayer
+from spiky_rl.networks._layer import SpikingLayer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
+
+type OutputHook = Callable[[SpikingLayer, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Function with the arguments of `LearningRule.on_layer_output`."""
 
 
 class LearningRule(Component, torch.nn.Module):

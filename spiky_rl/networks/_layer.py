@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import StackStage
 from spiky_rl.networks.base import SpikeChannel
 from spiky_rl.neurons.base import Neuron, is_time_constant
-
-MAX_LEARNED_VALUE = 1e9
-"""Default upper bound of a learned positive parameter; with larger values, intermediate results overflow float32."""
 
 
 class NeuronParameters(torch.nn.Module):
@@ -61,12 +58,11 @@ class NeuronParameters(torch.nn.Module):
     def _clamp_to_range(self, name: str, param: OptionInfo) -> Tensor:
         stored, (low, high) = getattr(self, name), self.neuron.get_parameter_range(name)
         if _is_positive(param):
-            top = MAX_LEARNED_VALUE if high is None else high
-            return _clamp(stored, math.log(low or 1.0), math.log(top)).exp()
-        return stored if low is None and high is None else _clamp(stored, low, high)
+            return _clamp(stored, math.log(low), math.log(high)).exp()
+        return _clamp(stored, low, high)
 
 
-def _clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
+def _clamp(x: Tensor, low: float, high: float) -> Tensor:
     """Return the clamped ``x``; a trace gets torch's own operation, since TorchScript cannot save a call of a Python function."""
     is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return x.clamp(low, high) if is_tracing else _Clamp.apply(x, low, high)  # type: ignore[return-value]
@@ -76,7 +72,7 @@ class _Clamp(torch.autograd.Function):
     """Clamp whose gradient is zero only for values out of the range that descent would move further away: others can return."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float | None, high: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
         clamped = x.clamp(low, high)
         ctx.save_for_backward(x - clamped)
         return clamped
@@ -85,25 +81,6 @@ class _Clamp(torch.autograd.Function):
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
         (excess,) = ctx.saved_tensors  # below 0 under the range
         return grad[0].masked_fill(excess * grad[0] < 0.0, 0.0), None, None
-
-
-type OutputHook = Callable[[SpikingLayer, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Function of a learning rule with the arguments of `LayerRule.on_layer_output`."""
-
-
-class LayerRule(Protocol):
-    """The members of `spiky_rl.learning.base.LearningRule` that a layer uses; a protocol, because networks may not import learning."""
-
-    has_hooks: bool
-    cut_recurrent: bool
-
-    def on_layer_input(self, signal: Tensor, /) -> Tensor: ...
-
-    def on_layer_output(
-        self, layer: SpikingLayer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
-    ) -> Tensor: ...
-
-    def get_output_hook(self) -> OutputHook: ...
 
 
 class SpikingLayer(torch.nn.Module):
@@ -118,7 +95,7 @@ class SpikingLayer(torch.nn.Module):
         binary: bool,
         bfloat16: bool,
         recompute: bool,
-        rule: LayerRule,
+        rule: Any,
     ) -> None:
         """Build the layer.
 
@@ -129,12 +106,12 @@ class SpikingLayer(torch.nn.Module):
             bfloat16: Whether the gradient of the signal may be computed in bfloat16.
             recompute: Whether the forward pass keeps only the signal (one bit per event if it is binary) and the backward pass
                 runs the layer again.
-            rule: Learning rule, which may change the gradients.
+            rule: Learning rule, which may change the gradients; a `spiky_rl.learning.base.LearningRule`, which this package may not import.
         """
         super().__init__()
         # object.__setattr__ does not register the rule as a submodule: the network owns it and saves it once
         object.__setattr__(self, "rule", rule)
-        self.rule: LayerRule
+        self.rule: Any
         self.connection = connection
         self.neuron = neuron
         self.recurrent = recurrent
@@ -199,12 +176,25 @@ class SpikingLayer(torch.nn.Module):
         if self.recompute and recorded_potentials is None and torch.is_grad_enabled():
             # soft spikes do not fit into bits
             is_binary = self.binary and not ops.soft_spike
-            output, *new = run_with_recomputation(
-                run, self.backend, is_binary, self.parameters, signal, *old_states
-            )
+            output, *new = self._run_with_recomputation(run, is_binary, signal, *old_states)
         else:
             output, *new = run(signal, *old_states)
         return output, tuple(new)
+
+    def _run_with_recomputation(
+        self, run: Callable[..., tuple[Tensor, ...]], is_binary: bool, signal: Tensor, *states: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return ``run(signal, *states)`` and keep only its inputs for the backward pass, which runs it again.
+
+        If the signal ``is_binary``, one bit per event is kept. The backward pass raises RuntimeError if the layer's parameters are
+        other tensors than in the forward pass.
+        """
+        if dispatch.is_traced():
+            # a tracer can only follow torch's own checkpointing, which keeps floats
+            return checkpoint(run, signal, *states, use_reentrant=False)  # type: ignore[return-value]
+        packs = dispatch.choose_backend(self.backend, signal) if is_binary else None
+        learned = tuple(self.parameters())
+        return _Recomputation.apply(run, packs, self.parameters, learned, signal, *states, *learned)  # type: ignore[return-value]
 
     def make_stage(self) -> StackStage:
         """Return the layer as a stage for backends that run all layers in one call."""
@@ -236,33 +226,6 @@ class SpikingLayer(torch.nn.Module):
         return total + ((output != 0) * arrivals.unsqueeze(1)).sum((1, 3))
 
 
-def run_with_recomputation(
-    run: Callable[..., tuple[Tensor, ...]],
-    backend: str,
-    binary: bool,
-    list_parameters: Callable[[], Iterable[Tensor]],
-    signal: Tensor,
-    *rest: Tensor,
-) -> tuple[Tensor, ...]:
-    """Return ``run(signal, *rest)`` and keep only its inputs, one bit per event, for the backward pass, which runs it again.
-
-    Args:
-        run: The function; it also reads the tensors of ``list_parameters``.
-        backend: Name of the backend that packs the signal.
-        binary: Whether the signal is 0 or 1, and so is kept as bits.
-        list_parameters: Returns the learned tensors that receive gradients. The backward pass raises RuntimeError if these are others
-            than in the forward pass.
-        signal: First input, [..., C].
-        rest: Further inputs.
-    """
-    if dispatch.is_traced():
-        # a tracer can only follow torch's own checkpointing, which keeps floats
-        return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
-    packs = dispatch.choose_backend(backend, signal) if binary else None
-    learned = tuple(list_parameters())
-    return _Recomputation.apply(run, packs, list_parameters, learned, signal, *rest, *learned)  # type: ignore[return-value]
-
-
 class _Recomputation(torch.autograd.Function):
     """``run(signal, *others)`` that saves only its inputs; the last of the others are the ``learned`` parameters, which ``run`` reads."""
 
@@ -277,7 +240,8 @@ class _Recomputation(torch.autograd.Function):
         *others: Tensor,
     ) -> Any:
         ctx.run, ctx.packs, ctx.list_parameters, ctx.learned = run, packs, list_parameters, learned
-        ctx.shape, ctx.dtype = signal.shape, signal.dtype
+        ctx.shape, ctx.dtype, device = signal.shape, signal.dtype, signal.device.type
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         saved = signal if packs is None else packs.pack(signal.reshape(-1, signal.shape[-1]))
         ctx.save_for_backward(saved, *others)
         return run(signal, *others[: len(others) - len(learned)])
@@ -299,7 +263,8 @@ class _Recomputation(torch.autograd.Function):
         wanted = [*inputs, *others[count:]]
         needs = ctx.needs_input_grad[4:]
         inputs[0].requires_grad_(needs[0])
-        with torch.enable_grad():
+        # torch runs a backward pass outside of the forward pass's autocast
+        with torch.enable_grad(), torch.autocast(*ctx.autocast):
             outputs = ctx.run(*inputs)
         # a rule may cut the gradient of an output, as e-prop does of the spikes that a recurrent layer carries on
         differentiable = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if y.requires_grad]
@@ -317,9 +282,7 @@ class _Recomputation(torch.autograd.Function):
 def quantize_weights(layers: Sequence[SpikingLayer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, with a common scale for weights to the same neuron."""
     for layer in layers:
-        links: list[Any] = [layer.connection]
-        if layer.recurrent is not None:
-            links.append(layer.recurrent)
+        links: list[Any] = [link for link in (layer.connection, layer.recurrent) if link is not None]
         quantiser = WeightQuantizer(*(link.unrounded_weights for link in links))
         for link in links:
             link.quantiser = quantiser

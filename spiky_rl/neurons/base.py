@@ -271,14 +271,15 @@ class Neuron(Component):
         value = self.chosen[name]
         return math.exp(-self.dt / value) if is_time_constant(self.params[name]) else value
 
-    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
-        """Return (low, high) of a learned parameter; None for no bound."""
+    def get_parameter_range(self, name: str) -> tuple[float, float]:
+        """Return (low, high) of a learned parameter."""
         declared = self.params[name]
-        low, above = declared.low, declared.above
+        low, above, high = declared.low, declared.above, declared.high
         if above is not None:
             lowest = above + EXCLUSIVE_MARGIN * max(abs(above), MIN_EXCLUSIVE)
             low = lowest if low is None else max(low, lowest)
-        return low, declared.high
+        assert low is not None and high is not None  # `parameter` gives every parameter both bounds
+        return low, high
 
     @abstractmethod
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:

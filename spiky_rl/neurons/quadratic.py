@@ -62,7 +62,7 @@ class Quadratic(Ode):
 
     options: Options
 
-    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+    def get_parameter_range(self, name: str) -> tuple[float, float]:
         low, high = super().get_parameter_range(name)
         return (low, self.options.peak) if name == "critical" else (low, high)
 

@@ -81,7 +81,7 @@ class Resonate(Ode):
 
     options: Options
 
-    def get_parameter_range(self, name: str) -> tuple[float | None, float | None]:
+    def get_parameter_range(self, name: str) -> tuple[float, float]:
         low, high = super().get_parameter_range(name)
         return (low, LEARNED_SHARE * SECOND_MS / self.dt) if name == "omega" else (low, high)
 

@@ -472,3 +472,15 @@ def test_a_pruned_network_learns_as_one_whose_weights_are_set_to_zero_after_ever
                         link.weight *= mask
         results.append(network(x, network.zero_state(BATCH, x))[0])
     torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_recompute_changes_no_gradient_in_autocast(backend):
+    found = []
+    for recompute in (False, True):
+        network = build(backend=backend, recompute=recompute).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            features = network(observations().float(), None)[0]
+        features.float().square().sum().backward()
+        found.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -121,7 +121,7 @@ class Converter:
             deviation = (square - mean.square()).clamp(min=0.0).sqrt()
             values: Any = layer.parameters_of_neuron
             low, _ = layer.neuron.get_parameter_range("threshold")
-            values.threshold.copy_((self.share * deviation).clamp(min=low or 0.0).log())
+            values.threshold.copy_((self.share * deviation).clamp(min=low).log())
             values.bias.copy_(link.bias)
             connection: Any = layer.connection
             connection.weight.copy_(link.weight.t())
