@@ -210,11 +210,14 @@ class _Builder:
         metadata = dict(graph.metadata)
         self.metadata = metadata if metadata.get("producer") == PRODUCER else {}
         """Metadata of one of our own files; empty for another file."""
+        _check_finite("metadata", self.metadata)
         if self.metadata and int(self.metadata.get("layout", 0)) != FILE_VERSION:
             raise RegistryError(
                 f"metadata.layout: {self.metadata.get('layout')} given; allowed: {FILE_VERSION}"
             )
         self.dt = options.dt or float(self.metadata.get("dt", DT))
+        if self.dt <= 0.0:
+            raise RegistryError(f"metadata.dt: {self.dt:g} given; allowed: above 0")
         self.spike = options.spike or ("at" if self.metadata else "above")
         self.reset = options.reset
         for name, node in self.nodes.items():
@@ -263,9 +266,7 @@ class _Builder:
     def _check_node(self, name: str, node: Any) -> None:
         if _get_type_name(node) not in ALLOWED:
             raise RegistryError(f"{name}: {_get_type_name(node)} given; allowed: {', '.join(ALLOWED)}")
-        for key, value in vars(node).items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise RegistryError(f"{name}.{key} is not finite")
+        _check_finite(name, vars(node))
 
     def build(self) -> NirContent:
         """Walk from the input to the output."""
@@ -303,7 +304,7 @@ class _Builder:
         return bool(walk.link) and _get_type_name(self.nodes[walk.link]) == "Conv2d"
 
     def _pass_map(self, content: NirContent, walk: _Walk, name: str) -> None:
-        """Go behind the map ``name``. In our own files, two maps may begin the graph: the first one normalises observations."""
+        """Continue the walk behind the map ``name``. In our own files, two maps may begin the graph: the first one normalises observations."""
         if walk.link and not (self.metadata and not content.layers and content.normaliser is None):
             raise self._make_error(name, f"behind {walk.link}", f"behind {', '.join(NEURONS)}")
         if walk.link:
@@ -312,7 +313,7 @@ class _Builder:
         walk.shape = self._get_map_shape(name, walk.shape)
 
     def _pass_neurons(self, content: NirContent, walk: _Walk, name: str) -> list[str]:
-        """Go behind the neurons ``name``, which complete a layer; return the nodes of their feedback."""
+        """Continue the walk behind the neurons ``name``, which complete a layer; return the nodes of their feedback."""
         paths = [self._trace_back(name, start) for start in self.after.get(name, [])]
         feedback_paths = [path for path in paths if path is not None]
         content.layers.append(self._build_layer(name, walk, feedback_paths))
@@ -335,8 +336,7 @@ class _Builder:
             raise self._make_error(name, "as the last node", "Affine, Linear")
         if content.layers[-1].kind == "LI" and not self.metadata:
             raise self._make_error(name, "behind LI", f"behind {', '.join(SPIKING)}")
-        bias = _to_double(node.bias) if _get_type_name(node) == "Affine" else None
-        content.readout = _to_double(node.weight), bias
+        content.readout = _to_double(node.weight), self._get_bias(name)
 
     def _read_metadata(self, content: NirContent) -> None:
         """Read the metadata of one of our own files."""
@@ -349,12 +349,17 @@ class _Builder:
             for key, value in metadata.items()
             if key.startswith("encoder_")
         }
+
+        def read(key: str, count: int) -> np.ndarray:
+            return _expand(f"metadata.{key}", _to_double(metadata[key]), count)
+
         if "normaliser_mean" in metadata:
-            mean, scale = _to_double(metadata["normaliser_mean"]), _to_double(metadata["normaliser_scale"])
-            content.normaliser = mean, scale
+            count = math.prod(content.inputs)
+            content.normaliser = read("normaliser_mean", count), read("normaliser_scale", count)
         if content.readout is None:
             raise RegistryError("damaged: no readout")
-        content.readout = content.readout[0], _to_double(metadata["decoder_bias"])
+        weight, _ = content.readout
+        content.readout = weight, read("decoder_bias", len(weight))
 
     def _find_single_node(self, kind: str) -> str:
         """Return the name of the node of a ``kind``. Raises RegistryError unless there is exactly one."""
@@ -395,9 +400,10 @@ class _Builder:
     def _get_map_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape behind a map, for the ``shape`` of its input."""
         node = self.nodes[name]
-        if _get_type_name(node) != "Conv2d":
-            if node.weight.ndim != 2:
-                raise self._make_error(name, f"weight of shape {list(node.weight.shape)}", "2 dimensions")
+        is_convolution = _get_type_name(node) == "Conv2d"
+        if node.weight.ndim != (dims := 4 if is_convolution else 2):
+            raise self._make_error(name, f"weight of shape {list(node.weight.shape)}", f"{dims} dimensions")
+        if not is_convolution:
             if math.prod(shape) != node.weight.shape[1]:
                 raise self._make_error(
                     name, f"an input of shape {list(shape)}", f"{node.weight.shape[1]} values"
@@ -409,6 +415,13 @@ class _Builder:
             node.weight.shape[0],
             *((s + 2 * geometry.padding - side) // geometry.stride + 1 for s in geometry.inputs[1:]),
         )
+
+    def _get_bias(self, name: str) -> np.ndarray | None:
+        """Return the bias of the map ``name``, one value per output or channel; None if it has none."""
+        node, kind = self.nodes[name], _get_type_name(self.nodes[name])
+        if kind == "Linear":
+            return None
+        return _expand(f"{name} ({kind}): bias", _to_double(node.bias), len(node.weight))
 
     def _get_geometry(self, name: str, shape: tuple[int, ...]) -> ConvGeometry:
         """Return the geometry of a Conv2d without its pooling, for the ``shape`` of its input."""
@@ -473,7 +486,7 @@ class _Builder:
         tolerance = OWN_GAIN_TOLERANCE if self.metadata else GAIN_TOLERANCE
         gain = np.where(np.abs(gain - 1.0) < tolerance, 1.0, gain)
         weight = _to_double(node.weight)
-        bias = None if link_kind == "Linear" else _to_double(node.bias)
+        bias = self._get_bias(link)
         feedback, constant = self._read_feedback(name, feedback_paths, math.prod(shape))
         if constant is not None:
             if link_kind == "Conv2d":
@@ -501,10 +514,7 @@ class _Builder:
         node, kind = self.nodes[name], _get_type_name(self.nodes[name])
 
         def get(key: str) -> np.ndarray:
-            value = _to_decimal(getattr(node, key)).reshape(-1)
-            if value.size not in (1, width):
-                raise self._make_error(name, f"{key} of {value.size} values", f"1 or {width}, as the current")
-            return np.broadcast_to(value, (width,)) if value.size == 1 else value
+            return _expand(f"{name} ({kind}): {key}", _to_decimal(getattr(node, key)), width)
 
         def decay(key: str) -> np.ndarray:
             tau = get(key)
@@ -516,17 +526,13 @@ class _Builder:
         if kind == "LI":
             self._require(name, "v_leak", get("v_leak"), 0.0)
             return {}, r, (decay("tau"),)
-        if kind == "IF":
-            return (
-                self._read_reset(name, 0.0, get),
-                r * self.dt,
-                (np.ones(width), self._read_threshold(name, 0.0, get)),
-            )
-        v_rest = get("v_leak")
+        v_rest = 0.0 if kind == "IF" else get("v_leak")
         options = self._read_reset(name, v_rest, get)
         threshold = self._read_threshold(name, v_rest, get)
+        if kind == "IF":
+            return options, r * self.dt, (np.ones(width), threshold)
         if kind == "CubaLIF":
-            self._require(name, "v_leak", v_rest, 0.0)
+            self._require(name, "v_leak", get("v_leak"), 0.0)
             gain = r * self.dt / get("tau_mem") * get("w_in") * self.dt / get("tau_syn")
             return options, gain, (decay("tau_syn"), decay("tau_mem"), threshold)
         metadata = node.metadata if self.metadata else {}
@@ -604,13 +610,12 @@ class _Builder:
             )
         delay, weight, bias = np.zeros(width), np.eye(width), None
         for each in delays:
-            delay = delay + np.broadcast_to(_to_double(self.nodes[each].delay).reshape(-1), (width,))
+            delay = delay + _expand(f"{each} (Delay): delay", _to_double(self.nodes[each].delay), width)
         for each in maps:
-            node = self.nodes[each]
-            weight = _to_double(node.weight)
+            weight = _to_double(self.nodes[each].weight)
             if weight.shape != (width, width):
                 raise self._make_error(each, f"weight of shape {list(weight.shape)}", str([width, width]))
-            bias = _to_double(node.bias) if kinds == ["Affine"] else None
+            bias = self._get_bias(each)
         steps = np.rint(delay / self.dt)
         if (np.abs(delay / self.dt - steps) > DELAY_TOLERANCE_STEPS).any():
             raise self._make_error(path[0], f"delay {delay.max():g} s", f"whole steps of {self.dt:g} s")
@@ -648,6 +653,21 @@ def _add_values(digest: Any, path: str, values: Mapping[str, Any]) -> None:
         elif isinstance(value, np.ndarray | np.generic | int | float | tuple | list):
             array = np.ascontiguousarray(value)
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+
+
+def _check_finite(path: str, values: Mapping[str, Any]) -> None:
+    """Raise RegistryError if a number or an array among the ``values`` at ``path`` is not finite in float32."""
+    for key, value in values.items():
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f":
+            if not (np.abs(value) <= np.finfo(np.float32).max).all():
+                raise RegistryError(f"{path}.{key} is not finite in float32")
+
+
+def _expand(path: str, values: np.ndarray, count: int) -> np.ndarray:
+    """Return the ``values`` at ``path`` as ``count`` values; a single one is repeated. Raises RegistryError for another number."""
+    if values.size not in (1, count):
+        raise RegistryError(f"{path} of {values.size} values given; allowed: 1 or {count}")
+    return np.broadcast_to(values.reshape(-1), (count,))
 
 
 def _get_type_name(node: Any) -> str:

@@ -44,7 +44,7 @@ READOUTS = ("linear", "membrane", "rate")
 """Decoders that can take over the readout of a file."""
 PER_INNER_STEP = ("noise", "step")
 """Tensors of encoders with a value per inner step, which are not learned."""
-NEURONS = {"CubaLIF": "cuba_lif", "IF": "lif", "LIF": "lif"}
+NEURON_NAMES = {"CubaLIF": "cuba_lif", "IF": "lif", "LIF": "lif"}
 """Neuron of the registry by the type of a node."""
 
 
@@ -236,8 +236,8 @@ class Nir(FeedForward):
     @override
     def set_extra_state(self, state: Tensor) -> None:
         """Set the number of updates from a checkpoint. Raises RegistryError if it was trained on another graph."""
-        updates, digest = state.tolist()
-        if digest != self.digest:
+        updates, *digest = state.flatten().tolist()  # other networks have no digest
+        if digest != [self.digest]:
             raise RegistryError(
                 "network.file: the graph differs from that of the checkpoint; restore the file"
             )
@@ -325,7 +325,7 @@ def _make_neuron(layer: NirLayer) -> Neuron:
         return Potential.from_options(dt=dt, tau=times[0])
     named = {"tau_synapse": times[0], "tau": times[1]} if layer.kind == "CubaLIF" else {"tau": times[0]}
     threshold = max(float(layer.values[-1].mean()), 1e-3)
-    settings = {"name": NEURONS[layer.kind], **layer.options, **named, "threshold": threshold}
+    settings = {"name": NEURON_NAMES[layer.kind], **layer.options, **named, "threshold": threshold}
     return registry.configure("neurons", settings, layer.name).build()
 
 

@@ -512,6 +512,16 @@ REFUSED = {
         affine(4, 6), lif(6), affine(6, 6), lif(6), affine(6, 6), lif(6)
     ),
     "n1.tau is not finite": lambda: chain(affine(4, 6), lif(6, tau=np.nan)),
+    "n0.weight is not finite in float32": lambda: chain(
+        nir.Affine(np.full((6, 4), 1e39), np.zeros(6)), lif(6)
+    ),
+    "back.delay is not finite": lambda: chain(affine(4, 6), lif(6), back=nir.Delay(np.float64(np.nan))),
+    r"n2 \(Affine\): bias of 3 values given; allowed: 1 or 2": lambda: chain(
+        affine(4, 6), lif(6), nir.Affine(drawn(2, 6), drawn(3))
+    ),
+    r"n0 \(Linear\): weight of shape \[6, 4, 1\] given; allowed: 2 dimensions": lambda: chain(
+        nir.Linear(drawn(6, 4, 1)), lif(6)
+    ),
 }
 
 
@@ -649,3 +659,32 @@ def test_a_file_without_a_tensor_of_its_encoder_is_refused(tmp_path):
     nir.write(tmp_path / "own.nir", graph)
     with pytest.raises(RegistryError, match="encoder_centre of 0 values given; allowed: 40"):
         read_own(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dt", np.nan, "metadata.dt is not finite"),
+        ("dt", 0.0, "metadata.dt: 0 given; allowed: above 0"),
+        ("steps", np.inf, "metadata.steps is not finite"),
+        ("encoder_centre", np.full((4, 10), np.nan), "metadata.encoder_centre is not finite"),
+        ("decoder_bias", np.array([np.nan, 0.0]), "metadata.decoder_bias is not finite"),
+        ("decoder_bias", np.zeros(3), "metadata.decoder_bias of 3 values given; allowed: 1 or 2"),
+        ("normaliser_mean", np.zeros(3), "metadata.normaliser_mean of 3 values given; allowed: 1 or 4"),
+    ],
+)
+def test_metadata_of_an_own_file_that_are_not_finite_or_of_another_size_are_refused(
+    key, value, words, tmp_path
+):
+    export("population", tmp_path)
+    graph = nir.read(tmp_path / "own.nir", type_check=False)
+    graph.metadata |= {"normaliser_mean": np.zeros(4), "normaliser_scale": np.ones(4), key: value}
+    nir.write(tmp_path / "own.nir", graph)
+    with pytest.raises(RegistryError, match=words):
+        read_own(tmp_path)
+
+
+def test_the_weights_of_another_network_are_refused_by_the_file(file):
+    other = registry.configure("networks", {"name": "feedforward", "layers": [16]}, "network")
+    with pytest.raises(RegistryError, match="the graph differs from that of the checkpoint"):
+        network_of(file, 2).load_state_dict(other.build(inputs=4, outputs=2).state_dict(), strict=False)
