@@ -270,7 +270,7 @@ class Reservoir(SpikingNetwork):
         # the last linear map of the readout has no activation
         for width, module in zip(self.readout_widths, activations, strict=False):
             units.append(UnitGroup(module, width, states=1))
-        return NetworkCost(connections, units, sum(self.layer_sizes), self.inputs / self.encoder.width)
+        return NetworkCost(connections, units, self.size, self.inputs / self.encoder.width)
 
     def count_update(self) -> None:
         super().count_update()
@@ -311,16 +311,16 @@ class Reservoir(SpikingNetwork):
         input_current = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )
-        potentials: list[Tensor] = []
-        recorded_potentials = None if record is None else potentials
+        potentials: list[Tensor] | None = None if record is None or record.only_signals else []
         if plastic is None:
-            spikes, traces, states = self._run_neurons(input_current, states, keep, recorded_potentials)
+            spikes, traces, states = self._run_neurons(input_current, states, keep, potentials)
         else:
-            spikes, traces, states = self._run_plastic(
-                input_current, states, keep, recorded_potentials, plastic
-            )
+            spikes, traces, states = self._run_plastic(input_current, states, keep, plastic)
         if record is not None:
-            self._record(record, x, signal, spikes, torch.stack(potentials), traces)
+            record.signals += [signal, spikes]
+            if potentials is not None:
+                record.potentials.append(torch.stack(potentials).view_as(spikes))
+                record.operations += self._count_operations(x, signal, spikes, traces)
         new_state = () if state is None else tuple(s.unsqueeze(0) for s in (*new_encoder_state, *states))
         return traces, new_state
 
@@ -329,7 +329,6 @@ class Reservoir(SpikingNetwork):
         input_current: Tensor,
         states: list[Tensor],
         keep: Tensor | None,
-        potentials: list[Tensor] | None,
         plastic: Plasticity,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Call `_run_neurons` for one control step at a time and change weights and bias after each.
@@ -340,7 +339,7 @@ class Reservoir(SpikingNetwork):
         for t in range(input_current.shape[0]):
             step_keep = None if keep is None else keep[t : t + 1]
             current = input_current[t : t + 1] + self.bias
-            spikes, traces, states = self._run_neurons(current, states, step_keep, potentials, plastic)
+            spikes, traces, states = self._run_neurons(current, states, step_keep, None, plastic)
             all_spikes.append(spikes)
             all_traces.append(traces)
             plastic.adapt(self.weight, self.bias)
@@ -389,21 +388,12 @@ class Reservoir(SpikingNetwork):
         new_states += plastic_state
         return spikes, torch.cat(traces, -1), new_states
 
-    def _record(
-        self,
-        record: ForwardRecord,
-        x: Tensor,
-        signal: Tensor,
-        spikes: Tensor,
-        potentials: Tensor,
-        traces: Tensor,
-    ) -> None:
+    def _count_operations(self, x: Tensor, signal: Tensor, spikes: Tensor, traces: Tensor) -> list[Tensor]:
+        """Count effective operations [T, B] of the encoder, of input and recurrent synapses, and of the readout."""
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
         later_layers = sum(a * b for a, b in itertools.pairwise(self.readout_widths))
-        record.signals += [signal, spikes]
-        record.potentials.append(potentials.view_as(spikes))
-        record.operations += [
+        return [
             self.encoder.count_operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
@@ -417,9 +407,8 @@ class Reservoir(SpikingNetwork):
 
     def _calibrate(self, options: Options, generator: torch.Generator) -> None:
         """Scale the recurrent weights, then measure the mean and standard deviation that standardise the traces."""
-        drawn = self.get_buffer("weight")
-        synapses_per_neuron = (drawn != 0).sum(0).float().mean().clamp(min=1.0)
-        weight = drawn / synapses_per_neuron.sqrt()
+        synapses_per_neuron = (self.weight != 0).sum(0).float().mean().clamp(min=1.0)
+        weight = self.weight / synapses_per_neuron.sqrt()
         x = calibration.make_observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if options.control == "rate":
@@ -454,7 +443,7 @@ class Reservoir(SpikingNetwork):
 
     def _measure_rate(self, x: Tensor) -> float:
         """Return the mean firing rate in Hz on observations [T, B, O]."""
-        record = ForwardRecord()
+        record = ForwardRecord(only_signals=True)
         with torch.no_grad():
             self._forward_reservoir(x, self.zero_state(x.shape[1], x), None, record)
         return float(record.signals[1][WASHOUT:].mean()) * 1000.0 / self.neuron.dt
@@ -462,14 +451,9 @@ class Reservoir(SpikingNetwork):
 
 def _make_mlp_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Make an MLP with ELU from ``inputs`` through ``hidden`` to ``outputs`` values; its initial output is near zero."""
-    widths = [inputs, *hidden, outputs]
-    parts: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths):
-        parts += [nn.Linear(a, b), nn.ELU()]
-    last = parts[-2]
-    assert isinstance(last, nn.Linear)
+    *first, last = [nn.Linear(a, b) for a, b in itertools.pairwise([inputs, *hidden, outputs])]
     # a random readout of many traces would give large first actions
     with torch.no_grad():
         last.weight *= 0.1
         last.bias.zero_()
-    return nn.Sequential(*parts[:-1])
+    return nn.Sequential(*(part for linear in first for part in (linear, nn.ELU())), last)

@@ -92,3 +92,14 @@ def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatc
     with torch.no_grad():
         made(torch.rand(1, BATCH, 6), None, record=record)
     assert len(record.signals) == len(LAYERS) + 1 and record.potentials == record.operations == []
+
+
+def test_a_record_of_signals_only_has_the_same_signals_and_nothing_else_of_a_reservoir():
+    settings = {"name": "reservoir", "size": 20}
+    made = registry.configure("networks", settings, "network").build(inputs=6, outputs=2)
+    x = torch.randn(3, BATCH, 6)
+    whole, signals = ForwardRecord(), ForwardRecord(only_signals=True)
+    for record in (whole, signals):
+        made(x, made.zero_state(BATCH, x), record=record)
+    assert all(torch.equal(a, b) for a, b in zip(signals.signals, whole.signals, strict=True))
+    assert not (signals.potentials or signals.operations) and whole.potentials and whole.operations
