@@ -60,10 +60,10 @@ def wrap_for_visualizer(env: Any, view: VisualizerOptions | None, real_time: boo
 
 
 def load_inference_policy(plan: RunPlan, env: Any, checkpoint: Path) -> tuple[BaseRunner, InferencePolicy]:
-    """Return the runner with the weights of a checkpoint, and its inference policy."""
+    """Return the runner with the actor of a checkpoint, and its inference policy."""
     runner_class = plan.learner.get_runner_class(plan.spec.algorithm)
     runner = runner_class(env, plan.config, None, plan.device, identity=plan.identity)
-    runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
+    runner.load(str(checkpoint), {"actor": True}, map_location=plan.device)
     return runner, runner.get_inference_policy(plan.device)
 
 

@@ -594,6 +594,21 @@ def test_another_target_than_in_the_training_is_refused_by_name(targets, parts, 
         runner("lif_td3", f"agent.algorithm.target={given}").load(path, parts)
 
 
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_an_actor_is_loaded_alone_whatever_target_trained_it(weights_only, tmp_path):
+    path = str(tmp_path / "model.pt")
+    trained, other = runner("lif_td3", "agent.algorithm.target=proxy"), runner("lif_td3", seed=1)
+    trained.save(path)
+    if weights_only:
+        content = torch.load(path, weights_only=True)
+        content["infos"]["spiky_rl"]["weights_only"] = True
+        torch.save(content, path)
+    expected = weights(other) | {f"policy.{key}": value for key, value in trained.policy.state_dict().items()}
+    other.load(path, {"actor": True})
+    assert weights(other).keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in weights(other).items())
+
+
 def test_tensorboard_gets_losses_noise_spikes_and_times(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

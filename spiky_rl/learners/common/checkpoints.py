@@ -229,9 +229,9 @@ def get_runner_state(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def select_parts(loaded: Mapping[str, Any], parts: Mapping[str, bool] | None) -> dict[str, bool] | None:
-    """Return the parts of a ``loaded`` checkpoint to load: the models if it holds the weights alone, else ``parts``."""
+    """Return the ``parts`` of a ``loaded`` checkpoint to load, None for all; of a checkpoint with weights alone the models among them."""
     if get_runner_state(loaded).get("weights_only"):
-        return {"actor": True, "critic": True}
+        return {model: True for model in ("actor", "critic") if parts is None or parts.get(model)}
     return None if parts is None else dict(parts)
 
 

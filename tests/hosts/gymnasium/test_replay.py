@@ -24,7 +24,9 @@ def last_result(folder):
 @pytest.mark.slow
 def test_an_agent_trains_resumes_plays_and_is_evaluated_without_naming_a_library(command, tmp_path):
     own = ["--task", "Pendulum-v1", "--agent", "lif_td3", "--log_root", tmp_path]
-    code, _, stderr = command("train", *own, *TRAIN, *SMALL, "agent.network.layers=[8, 8]")
+    # The target matters to a training alone.
+    trained = ["agent.network.layers=[8, 8]", "agent.algorithm.target=proxy"]
+    code, _, stderr = command("train", *own, *TRAIN, *SMALL, *trained)
     assert code == 0, stderr
     result = last_result(tmp_path)
     assert (result["library"], result["outcome"], result["env_steps"]) == ("skrl", "finished", 200)
