@@ -14,6 +14,7 @@ from spiky_rl.config.options import UserError, get_options
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.comparison import (
+    log_kept_entries,
     merge_study,
     plan_study,
     warn_of_missing_controls,
@@ -73,6 +74,7 @@ def compare(argv: list[str]) -> int:
         plan = write_plan(requested, plan)
     print_plan(plan, place.dry_run, args.verbose)
     print_missing_lines(out, plan.study)
+    log_kept_entries(requested, plan.study)
     warn_of_unequal_steps(plan.study, plan.cells)
     warn_of_undecidable_tests(plan.study)
     warn_of_missing_controls(plan)

@@ -280,6 +280,18 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
     assert "seeds: 2 of Isaac-Cartpole: choosing in first (a rate)" in again
 
 
+def test_what_the_folders_study_keeps_is_said(tmp_path, capsys):
+    given = {"agents": "lif_ppo,mlp_ppo", "tasks": "cartpole,ant", "seeds": "0-3", "num_envs": 64}
+    held = study.choose_baseline(study.build_study("study", given))
+    comparison.plan_study(held, tmp_path, ExecutionOptions(device="cpu")).write()
+    fewer = ["--agents", "lif_ppo", "--tasks", "ant", "--seeds", "1,4", "--num_envs", "64", "--dry-run"]
+    assert compare([*fewer, "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr()
+    lines = [line for line in (output.out + output.err).splitlines() if " kept from " in line]
+    kept = {"agents": "mlp_ppo", "tasks": "cartpole", "seeds": "0,2-3"}
+    assert [line.split(" kept")[0] for line in lines] == [f"{key}: {text}" for key, text in kept.items()]
+
+
 def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
     held = {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-2", "num_envs": 64, "episodes": 2}
     same = study.build_study("study", {**held, "conditions": "nominal,push"}).to_dict()

@@ -24,7 +24,7 @@ from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.planned import check_agents
-from spiky_rl.experiments.design.seeds import refuse_reused_seeds
+from spiky_rl.experiments.design.seeds import format_seeds, refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
@@ -142,6 +142,17 @@ def _check_planned_agents(study: Study, cells: Iterable[Cell], specs: Mapping[st
         check_agents(study.plan, list(labels), anns)
     except RegistryError as error:
         raise StudyError(f"plan.{error}") from None
+
+
+def log_kept_entries(requested: Study, merged: Study) -> None:
+    """Log the agents, tasks and seeds that only the folder's study has: ``merged`` keeps them although ``requested`` leaves them out."""
+    for key in ("agents", "tasks", "seeds"):
+        kept = [entry for entry in getattr(merged, key) if entry not in getattr(requested, key)]
+        if kept:
+            text = format_seeds(kept) if key == "seeds" else ", ".join(kept)
+            log.info(
+                "%s: %s kept from the study in the folder; to leave them out, choose another --out", key, text
+            )
 
 
 def warn_of_missing_controls(plan: StudyRun) -> None:
