@@ -92,8 +92,9 @@ class SpikingModule(nn.Module):
             self._check_state(before, batch)
         if not self.state_sizes:
             # control steps are independent, and a network carries its neurons through T
-            y = self._run(x.flatten(0, 1).unsqueeze(0), None, None)[0].squeeze(0).unflatten(0, (steps, batch))
-            after: State = ()
+            samples = x if steps == 1 else x.flatten(0, 1).unsqueeze(0)
+            y, after = self._run(samples, None, None)
+            y = y if steps == 1 else y.squeeze(0).unflatten(0, (steps, batch))
         else:
             if returns_state and before is None:
                 before = tuple(x.new_zeros(1, batch, size) for size in self.state_sizes)
@@ -208,7 +209,7 @@ def network(
         outputs: F.
         layers: Neurons of each layer, or channels of a convolutional layer; a feed-forward network needs them.
         neuron: Neuron of all layers, or a list with one per layer; by default lif.
-        name: Network of the registry: feedforward or reservoir.
+        name: Network of the registry: feedforward, reservoir or nir.
         options: Further options and parts of the network, such as ``steps=8``, ``stateful=True``, ``encoder="population"``,
             ``recurrent="lateral"``, ``learning="eprop"``; ``spiky show networks feedforward`` lists them.
 

@@ -210,6 +210,40 @@ def test_the_compiler_takes_them_whole(build):
     torch.testing.assert_close(compiled(x[0], None)[0], module(x[0]))
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(build, id=name, marks=[pytest.mark.slow] * (name != "network"))
+        for name, build in MODULES.items()
+    ],
+)
+def test_torchs_exporter_writes_them_as_onnx(build, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    module = build()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        _, state = module(torch.randn(T, B, OBS), None)
+        x = torch.randn(B, OBS)
+        y, after = module(x, state)
+    torch.onnx.export(module, (x, state), tmp_path / "module.onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "module.onnx")
+    names = [entry.name for entry in session.get_inputs()]
+    written = session.run(None, dict(zip(names, map(torch.Tensor.numpy, (x, *state)), strict=True)))
+    assert len(written) == 1 + len(after) and written[0].std() > 0.0
+    for ours, theirs in zip((y, *after), written, strict=True):
+        torch.testing.assert_close(torch.from_numpy(theirs), ours)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of tracing
+def test_kernels_that_were_named_are_not_written_as_onnx(tmp_path):
+    module = spiky_rl.network(OBS, F, layers=[16], backend="cpu")
+    with pytest.raises(UserError, match="backend 'cpu' has no operators in ONNX; backend: torch does"):
+        torch.onnx.export(
+            nn.Sequential(module), (torch.randn(B, OBS),), tmp_path / "module.onnx", dynamo=False
+        )
+
+
 def test_maps_come_in_their_shape_or_flat():
     net = spiky_rl.network((2, 12, 12), F, layers=[4], connection="convolutional")
     layer = spiky_rl.layer((2, 12, 12), 4, connection="convolutional")

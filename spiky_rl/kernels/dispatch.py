@@ -149,9 +149,14 @@ def _is_transformed() -> bool:
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None  # 0.1 us
 
 
-# torch.compile does not trace these three and treats their results as constants; torch.compiler.assume_constant_result has the same
+def _exports_onnx() -> bool:
+    """Return whether `torch.onnx.export` sees the operations."""
+    return (torch.compiler.is_exporting() or _is_tracing()) and torch.onnx.is_in_onnx_export()  # 0.1 us
+
+
+# torch.compile does not trace these four and treats their results as constants; torch.compiler.assume_constant_result has the same
 # effect, but takes seconds to import
-for function in (_resolve_name, _log_fallback_if_eager, _is_transformed):
+for function in (_resolve_name, _log_fallback_if_eager, _is_transformed, _exports_onnx):
     setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  # functions declare no such attribute
 
 
@@ -178,6 +183,8 @@ def choose_backend(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend
         reason = "has no smooth spikes"
     elif _is_transformed():
         reason = "supports neither torch.func nor derivatives of forward mode"
+    elif _exports_onnx():
+        reason = "has no operators in ONNX"
     if reason is None:
         return chosen
     if name != AUTO:
