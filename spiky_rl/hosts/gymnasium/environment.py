@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, override
@@ -237,12 +238,18 @@ class GymnasiumVecEnv(HostEnvironment):
 
 
 class CheckedTask(gymnasium.Wrapper):
-    """Task whose observations have the declared shape and are copied: a task may reset into the array of its last observation."""
+    """Task whose observations have the declared shape and are copied: a task may reset into the array of its last observation.
+
+    A seed also goes to the generators of `random` and NumPy, from which some tasks draw.
+    """
 
     @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
         observation, infos = self.env.reset(seed=seed, options=options)
         return self._copy(observation), infos
 

@@ -56,7 +56,7 @@ class TaskSpaces:
         observations, actions = env.observation_space, env.action_space
         if not _is_flattenable(observations):
             raise UserError(
-                f"--task {task}: {type(observations).__name__} observations are not available; allowed: Box, and what"
+                f"--task {task}: {_describe_unflattenable(observations)} are not available; allowed: Box, and what"
                 " gymnasium.wrappers.FlattenObservation flattens"
             )
         is_box = isinstance(observations, Box)
@@ -219,3 +219,12 @@ def _is_flattenable(space: gymnasium.Space) -> bool:
         return space.is_np_flattenable
     except NotImplementedError:  # a task's own space
         return False
+
+
+def _describe_unflattenable(space: gymnasium.Space, name: str = "observations") -> str:
+    """Return class and name of the first part of ``space`` that Gymnasium cannot flatten, such as ``Text observations.mission``."""
+    spaces = getattr(space, "spaces", ())
+    for key, part in spaces.items() if isinstance(spaces, dict) else enumerate(spaces):
+        if not _is_flattenable(part):
+            return _describe_unflattenable(part, f"{name}.{key}")
+    return f"{type(space).__name__} {name}"

@@ -1,5 +1,6 @@
 """Tasks of Gymnasium with scripted episodes, registered on import."""
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,14 @@ class Reused(Script):
         self.place[:] = observed
         self.observed = self.place
         return self.observed, infos
+
+
+class Global(Script):
+    """Rewards from the generators of `random` and NumPy, which the task itself does not seed."""
+
+    def step(self, action):
+        observed, _, *others = super().step(action)
+        return observed, random.random() + np.random.random(), *others
 
 
 class Turn(Script):
@@ -149,6 +158,13 @@ class Series(Script):
     observation_space = spaces.Sequence(spaces.Box(0, 1, (1,)))
 
 
+class Mission(Groups):
+    """Dict observations with a graph in a part of a part."""
+
+    pair = spaces.Tuple((spaces.Discrete(2), spaces.Graph(spaces.Box(0, 1, (1,)), None)))
+    observation_space = spaces.Dict({**Groups.observation_space.spaces, "mission": pair})
+
+
 class Choices(Script):
     """Actions of two choices, the second from 5 on; the reward has both as digits."""
 
@@ -205,6 +221,7 @@ for name, cls, limit in (
     ("Script-v0", Script, 5),
     ("Script-v1", Script, None),
     ("Reused-v0", Reused, 5),
+    ("Global-v0", Global, 5),
     ("Turn-v0", Turn, 5),
     ("OneSided-v0", OneSided, 5),
     ("Fine-v0", Fine, 5),
@@ -213,6 +230,7 @@ for name, cls, limit in (
     ("Shaped-v0", Shaped, 3),
     ("Groups-v0", Groups, 5),
     ("Series-v0", Series, 5),
+    ("Mission-v0", Mission, 5),
     ("Choices-v0", Choices, 5),
     ("Switches-v0", Switches, 5),
     ("Words-v0", Words, 5),

@@ -76,6 +76,10 @@ def test_the_same_seed_gives_the_same_run(command, tmp_path):
     [
         (["--task", "HalfCheeta-v5"], ["--task", "'HalfCheeta-v5'", "HalfCheetah-v5"]),
         (["--task", f"{SCRIPTS}Series-v0"], ["Series-v0", "Sequence observations", "allowed: Box"]),
+        (
+            ["--task", f"{SCRIPTS}Mission-v0"],
+            ["Mission-v0", "Graph observations.mission.1 are not available"],
+        ),
         (["--task", f"{SCRIPTS}Words-v0"], ["Words-v0", "Text actions", "allowed: Box, Discrete"]),
         (
             ["--task", f"{SCRIPTS}Choices-v0", "agent.actor.distribution_cfg.choices=[3,2]"],

@@ -249,6 +249,20 @@ def test_runs_with_neighbouring_seeds_share_no_stream():
     assert len(set(derive_seeds(0, 1000))) == 1000
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_task_that_draws_from_global_generators_follows_the_seed(mode):
+    """Processes of their own would else all begin with the numbers of this one."""
+    rewards, actions = [], torch.zeros(2, 2)
+    for seed in (0, 1, 0):
+        with open_env(f"{SCRIPTS}Global-v0", 2, f"env.vectorization_mode={mode}", seed=seed) as env:
+            begun = [env.step(actions)[1] for _ in range(7)]
+            env.restart([torch.arange(2)], seed)
+            rewards.append(torch.stack([*begun, env.step(actions)[1]]))
+    assert torch.equal(rewards[0], rewards[2])
+    drawn = torch.cat([part.flatten() for part in rewards[:2]])
+    assert len(drawn.unique()) == len(drawn)
+
+
 def test_restart_gives_every_part_the_same_states():
     with open_env("Pendulum-v1", 6) as env:
         parts = torch.arange(6).split(3)
