@@ -54,6 +54,7 @@ OWN_GAIN_TOLERANCE = 1e-14
 """The same for our own files, whose numbers have 64 bits."""
 DELAY_TOLERANCE_STEPS = 1e-3
 """Largest distance of a delay from a whole number of steps, in steps."""
+MAX_FLOAT32 = 3.4028234663852886e38
 MAX_DELAY = 10_000
 """Longest delay of feedback, in steps, as in recurrent connections; the feedback itself takes one of them."""
 
@@ -659,7 +660,7 @@ def _check_finite(path: str, values: Mapping[str, Any]) -> None:
     """Raise RegistryError if a number or an array among the ``values`` at ``path`` is not finite in float32."""
     for key, value in values.items():
         if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f":
-            if not (np.abs(value) <= np.finfo(np.float32).max).all():
+            if not (np.abs(value) <= MAX_FLOAT32).all():
                 raise RegistryError(f"{path}.{key} is not finite in float32")
 
 
